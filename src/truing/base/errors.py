@@ -1,0 +1,126 @@
+"""The errors, in one tree. Each is named for the mistake; the message says what happened, where, and what to do.
+
+TruingError              exit 1  (ours; never raised itself)
+  BadInput               exit 2  the user can mend it
+    NoCheckpoints, AmbiguousTarget, ShardedTrainingState, PickledWeights, DamagedWeights, AdapterMismatch,
+    AlteredBase, WrongBase, NoChatTemplate, TemplateMismatch, BadRow, BadPromptSet, BadRecipe, ReferenceLeak,
+    ModelUnavailable, MissingExtra, Unsupported, AuditChanged, AuditTooNew, NotAnAudit, AuditLocked, DiskFull
+  GateFailed             exit 3  a release gate said no
+  Unfinished             exit 4  finished with failed checkpoints or the budget spent
+"""
+
+
+class TruingError(Exception):
+    """Base of every error raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class BadInput(TruingError):
+    """Something the user gave cannot be used; the message names it and the remedy."""
+
+    exit_code = 2
+
+
+class NoCheckpoints(BadInput):
+    """A target holds no checkpoint."""
+
+
+class AmbiguousTarget(BadInput):
+    """A target holds several runs and one must be chosen."""
+
+
+class ShardedTrainingState(BadInput):
+    """A checkpoint holds only DeepSpeed or FSDP shards."""
+
+
+class PickledWeights(BadInput):
+    """Weights exist only as pickles, which can run code when loaded."""
+
+
+class DamagedWeights(BadInput):
+    """A weight file is truncated, unreadable or holds NaN."""
+
+
+class AdapterMismatch(BadInput):
+    """An adapter's tensors do not all reach the base model."""
+
+
+class AlteredBase(BadInput):
+    """An adapter whose initialisation changed the base weights, so that "adapter off" is not step 0."""
+
+
+class WrongBase(BadInput):
+    """The base model is missing, unknown or contradicts the checkpoints."""
+
+
+class NoChatTemplate(BadInput):
+    """The tokenizer has no chat template."""
+
+
+class TemplateMismatch(BadInput):
+    """Checkpoints of one audit bring different templates or tokenizers."""
+
+
+class BadRow(BadInput):
+    """A row of a data file cannot be read; the message names file and row."""
+
+    def __init__(self, path: object, row: int | None, problem: str) -> None:
+        where = f"{path}, row {row}" if row is not None else f"{path}"
+        super().__init__(f"{where}: {problem}")
+
+
+class BadPromptSet(BadInput):
+    """A prompt set as a whole is unusable, e.g. duplicate ids."""
+
+
+class BadRecipe(BadInput):
+    """A training recipe is incomplete or contradicts itself."""
+
+
+class ReferenceLeak(BadInput):
+    """Training data contains evaluation-only reference answers."""
+
+
+class ModelUnavailable(BadInput):
+    """A model cannot be fetched, or what was fetched is not what was asked for."""
+
+
+class MissingExtra(BadInput):
+    """An optional dependency is not installed; the message holds the install line."""
+
+
+class Unsupported(BadInput):
+    """The backend cannot do what the plan needs."""
+
+
+class AuditChanged(BadInput):
+    """The audit folder was made with another base, rule or rendered prompt."""
+
+
+class AuditTooNew(BadInput):
+    """The audit folder was written by a newer version."""
+
+
+class NotAnAudit(BadInput):
+    """The folder is not an audit, or is damaged."""
+
+
+class AuditLocked(BadInput):
+    """Another process is writing to the audit."""
+
+
+class DiskFull(BadInput):
+    """No space is left; what was committed is safe."""
+
+
+class GateFailed(TruingError):
+    """A release gate said no."""
+
+    exit_code = 3
+
+
+class Unfinished(TruingError):
+    """The work ended with failed checkpoints or a spent budget."""
+
+    exit_code = 4
