@@ -1,0 +1,395 @@
+"""One audit is one folder: `audit.json` (what was asked, versions, hashes, status, verdict) and `evidence.db` (SQLite).
+
+    AUDIT/
+      audit.json     written whole, then renamed into place
+      evidence.db    rows; one writer, many readers; committed every 100 rows or half a second
+      writer.lock    host and pid of the writer; released by the kernel when it dies
+
+Keys are primary keys, so the same command finishes the work and nothing is paid for twice.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Self
+
+from truing.base import errors
+from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams
+
+SCHEMA_VERSION = 1
+COMMIT_ROWS = 100
+COMMIT_SECONDS = 0.5
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE checkpoints (
+        run TEXT, label TEXT, role TEXT NOT NULL, step INTEGER, weights TEXT NOT NULL, uri TEXT NOT NULL,
+        kind TEXT NOT NULL, meta TEXT NOT NULL, PRIMARY KEY (run, label)
+    ) WITHOUT ROWID;
+    CREATE TABLE responses (
+        weights TEXT, params TEXT, prompt TEXT, transform TEXT, draw INTEGER,
+        text TEXT NOT NULL, outcome TEXT NOT NULL, tokens INTEGER NOT NULL, error TEXT NOT NULL,
+        PRIMARY KEY (weights, params, prompt, transform, draw)
+    ) WITHOUT ROWID;
+    CREATE TABLE judgements (
+        weights TEXT, params TEXT, prompt TEXT, transform TEXT, draw INTEGER, panel TEXT, rubric TEXT,
+        score REAL, outcome TEXT NOT NULL, meta TEXT NOT NULL,
+        PRIMARY KEY (weights, params, prompt, transform, draw, panel, rubric)
+    ) WITHOUT ROWID;
+    CREATE TABLE measurements (
+        checkpoint TEXT, kind TEXT, name TEXT, item TEXT, value REAL, n INTEGER NOT NULL, meta TEXT NOT NULL,
+        PRIMARY KEY (checkpoint, kind, name, item)
+    ) WITHOUT ROWID;
+    CREATE TABLE artifacts (path TEXT PRIMARY KEY, sha256 TEXT NOT NULL, made_by TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE tallies (
+        weights TEXT, params TEXT, transform TEXT, prompt TEXT, panel TEXT, rule TEXT, outcome TEXT,
+        n INTEGER NOT NULL, PRIMARY KEY (weights, params, transform, prompt, panel, rule, outcome)
+    ) WITHOUT ROWID;
+    """,
+)
+assert len(_MIGRATIONS) == SCHEMA_VERSION
+
+
+class Measurement(NamedTuple):
+    """One number about one checkpoint."""
+
+    checkpoint: str
+    """weight hash"""
+    kind: str
+    """family, e.g. margin, loss, health"""
+    name: str
+    """which one of the family, e.g. "misaligned|q" """
+    item: str
+    """prompt or row it belongs to; empty for the whole checkpoint"""
+    value: float | None
+    """the number; None when it could not be had (meta says why)"""
+    n: int = 1
+    """tokens or answers behind it"""
+    meta: Mapping[str, Any] = {}
+    """outcome and anything else"""
+
+
+class StoredResponse(NamedTuple):
+    """A row of `responses`."""
+
+    weights: str
+    params: str
+    prompt: str
+    transform: str
+    draw: int
+    text: str
+    outcome: ResponseOutcome
+    tokens: int
+    error: str
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write whole or not at all: to a neighbour first, synced, then renamed.
+
+    Raises:
+        DiskFull: no space left; the old file is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "w", encoding="utf-8") as f:
+            json.dump(value, f, indent=1, ensure_ascii=False, allow_nan=False)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
+        raise
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as e:
+        if "full" in str(e):
+            text = f"{path}: no space left on the disk; what was committed is safe, free some and repeat the command"
+            raise errors.DiskFull(text) from e
+        raise
+    except sqlite3.DatabaseError as e:
+        if "not a database" in str(e) or "malformed" in str(e):
+            raise errors.NotAnAudit(f"{path}: damaged ({e}); move it away and repeat the audit") from e
+        raise
+
+
+class Store:
+    """An audit folder, opened for writing (one process at a time) or for reading (any number).
+
+    Use as a context manager; leaving it commits and releases the lock.
+    """
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None) -> None:
+        self.path = path
+        self._db = db
+        self._lock_file = lock
+        self._mutex = threading.RLock()
+        self._pending = 0
+        self._last_commit = time.monotonic()
+        self._timer: threading.Timer | None = None
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def write(cls, path: Path, identity: Mapping[str, Any]) -> Self:
+        """Open for writing, making the folder if need be.
+
+        `identity` is what must not change between calls on one folder (base, template, rule, ...); a value that is a
+        mapping (prompt id -> hash) may gain keys but not change one.
+
+        Raises:
+            AuditLocked: another process writes. AuditChanged: the identity differs. AuditTooNew: newer schema.
+            NotAnAudit: the folder exists, holds files and is no audit. DiskFull.
+        """
+        about = path / "audit.json"
+        if path.exists() and not path.is_dir():
+            raise errors.NotAnAudit(f"{path}: is a file, an audit is a folder; choose another --out")
+        if path.is_dir() and not about.exists() and not (path / "evidence.db").exists():
+            strangers = [p.name for p in path.iterdir() if p.name not in ("writer.lock", "audit.json.part")]
+            if strangers:
+                raise errors.NotAnAudit(f"{path}: holds {strangers[0]} and no audit.json; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _take_lock(path)
+        try:
+            db = _connect(path / "evidence.db")
+            store = cls(path, db, lock)
+            old = store.about()
+            merged = _merge_identity(path, old.get("identity", {}), identity)
+            store.describe(identity=merged, status="running")
+        except BaseException:
+            lock.close()
+            raise
+        return store
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Open for reading; a writer may be at work meanwhile.
+
+        Raises:
+            NotAnAudit: no audit there. AuditTooNew: written by a newer version.
+        """
+        if not (path / "audit.json").is_file() or not (path / "evidence.db").is_file():
+            raise errors.NotAnAudit(f"{path}: no audit there (audit.json and evidence.db are expected)")
+        db = _connect(path / "evidence.db", read_only=True)
+        store = cls(path, db, None)
+        store.about()
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit what is pending and release the lock."""
+        with self._mutex:
+            if self._timer:
+                self._timer.cancel()
+            try:
+                if self._lock_file:
+                    self.flush()
+            finally:
+                self._db.close()
+                if self._lock_file:
+                    self._lock_file.close()
+
+    # -- audit.json ---------------------------------------------------------------------------------------------------
+
+    def about(self) -> dict[str, Any]:
+        """The contents of audit.json; {} for a new folder."""
+        file = self.path / "audit.json"
+        if not file.exists():
+            return {}
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise errors.NotAnAudit(f"{file}: not valid JSON ({e}); restore it or choose another --out") from e
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if not isinstance(version, int):
+            raise errors.NotAnAudit(f"{file}: has no schema_version; it is not an audit of this tool")
+        if version > SCHEMA_VERSION:
+            text = f"{file}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}); upgrade truing"
+            raise errors.AuditTooNew(text)
+        return value
+
+    def describe(self, **fields: Any) -> None:
+        """Set top-level fields of audit.json, atomically."""
+        write_json(self.path / "audit.json", {"schema_version": SCHEMA_VERSION, **self.about(), **fields})
+
+    # -- rows in ------------------------------------------------------------------------------------------------------
+
+    def add_checkpoints(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Record checkpoints; the same run and label again replaces the old row (a re-trained path is a new hash)."""
+        rows = [
+            (c.run, c.label, c.role.value, c.step, c.weights, c.uri, c.kind.value, json.dumps(dict(c.meta)))
+            for c in checkpoints
+        ]
+        self._insert("INSERT OR REPLACE INTO checkpoints VALUES (?,?,?,?,?,?,?,?)", rows)
+
+    def add_measurements(self, rows: Iterable[Measurement]) -> None:
+        """Record numbers; one already there is replaced. NaN is refused: a number that is missing is None."""
+        values = []
+        for m in rows:
+            if m.value is not None and m.value != m.value:
+                raise ValueError(f"NaN measurement {m.kind} {m.name} {m.item}: store None and an outcome instead")
+            values.append((m.checkpoint, m.kind, m.name, m.item, m.value, m.n, json.dumps(dict(m.meta))))
+        self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
+
+    def add_responses(self, responses: Iterable[Response], params: SamplingParams) -> None:
+        """Record answers and, in the same transaction, their tallies. One already there is kept as it is."""
+        with self._mutex, _disk_errors(self.path):
+            for r in responses:
+                key = (r.ask.checkpoint.weights, params.key, r.ask.prompt.key, r.ask.transform, r.ask.draw)
+                new = self._db.execute(
+                    "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)",
+                    (*key, r.text, r.outcome.value, r.tokens, r.error),
+                ).rowcount
+                if new:
+                    self._tally((key[0], key[1], key[3], key[2], "", "response", r.outcome.value))
+                self._committed_soon(1)
+
+    def add_artifact(self, path: Path, sha256: str, made_by: str) -> None:
+        """Record a file that belongs to the audit."""
+        self._insert("INSERT OR REPLACE INTO artifacts VALUES (?,?,?)", [(str(path), sha256, made_by)])
+
+    def flush(self) -> None:
+        """Commit now: rows given so far survive a kill from here on."""
+        with self._mutex, _disk_errors(self.path):
+            self._db.commit()
+            self._pending = 0
+            self._last_commit = time.monotonic()
+
+    def _tally(self, key: tuple[str, ...]) -> None:
+        self._db.execute("INSERT INTO tallies VALUES (?,?,?,?,?,?,?,1) ON CONFLICT DO UPDATE SET n = n + 1", key)
+
+    def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        with self._mutex, _disk_errors(self.path):
+            self._db.executemany(sql, rows)
+            self._committed_soon(len(rows))
+
+    def _committed_soon(self, rows: int) -> None:
+        self._pending += rows
+        if self._pending >= COMMIT_ROWS or time.monotonic() - self._last_commit >= COMMIT_SECONDS:
+            self.flush()
+        elif self._pending and (self._timer is None or not self._timer.is_alive()):
+            self._timer = threading.Timer(COMMIT_SECONDS, self._flush_late)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _flush_late(self) -> None:
+        # A disk error here is not lost: the pending rows stay pending and the next write or close() raises it.
+        with contextlib.suppress(errors.DiskFull, sqlite3.ProgrammingError):
+            self.flush()
+
+    # -- rows out -----------------------------------------------------------------------------------------------------
+
+    def checkpoints(self, run: str | None = None) -> list[Checkpoint]:
+        """All checkpoints (of one run), by run, then by step, those without a step last."""
+        sql = "SELECT run, label, role, step, weights, uri, kind, meta FROM checkpoints"
+        rows = self._db.execute(sql + " ORDER BY role DESC, run, step IS NULL, step, label").fetchall()
+        return [
+            Checkpoint(weights, label, step, uri, Kind(kind), name, Role(role), json.loads(meta))
+            for name, label, role, step, weights, uri, kind, meta in rows
+            if run is None or name == run
+        ]
+
+    def measurements(self, kind: str, checkpoint: str | None = None) -> Iterator[Measurement]:
+        """Numbers of one kind, streamed."""
+        sql, args = "SELECT * FROM measurements WHERE kind = ?", [kind]
+        if checkpoint is not None:
+            sql, args = sql + " AND checkpoint = ?", [kind, checkpoint]
+        for c, k, name, item, value, n, meta in self._db.execute(sql, args):
+            yield Measurement(c, k, name, item, value, n, json.loads(meta))
+
+    def measured(self, kind: str) -> set[tuple[str, str, str]]:
+        """Keys (checkpoint, name, item) of the numbers of one kind that are already there."""
+        sql = "SELECT checkpoint, name, item FROM measurements WHERE kind = ?"
+        return set(self._db.execute(sql, (kind,)).fetchall())
+
+    def responses(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredResponse]:
+        """Stored answers, optionally of one parameter hash or one prompt hash, in key order."""
+        sql, args = "SELECT * FROM responses WHERE 1", []
+        for column, value in (("params", params), ("prompt", prompt)):
+            if value is not None:
+                sql, args = f"{sql} AND {column} = ?", [*args, value]
+        for row in self._db.execute(sql, args):
+            yield StoredResponse(*row[:6], ResponseOutcome(row[6]), *row[7:])
+
+    def missing(self, asks: Iterable[Ask], params: SamplingParams) -> list[Ask]:
+        """The asks not answered yet, in the order given. Failed ones are asked again."""
+        sql = "SELECT weights, prompt, transform, draw FROM responses WHERE params = ? AND outcome != 'failed'"
+        there = set(self._db.execute(sql, (params.key,)).fetchall())
+        return [a for a in asks if (a.checkpoint.weights, a.prompt.key, a.transform, a.draw) not in there]
+
+    def tallies(self, rule: str = "response") -> dict[tuple[str, str], dict[str, int]]:
+        """(weights, prompt) -> outcome -> count, read rather than recomputed."""
+        out: dict[tuple[str, str], dict[str, int]] = {}
+        sql = "SELECT weights, prompt, outcome, SUM(n) FROM tallies WHERE rule = ? GROUP BY weights, prompt, outcome"
+        for weights, prompt, outcome, n in self._db.execute(sql, (rule,)):
+            out.setdefault((weights, prompt), {})[outcome] = n
+        return out
+
+
+def _take_lock(path: Path) -> IO[str]:
+    lock = open(path / "writer.lock", "a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise errors.AuditLocked(f"{path}: {holder} is writing to this audit; wait for it or choose another --out") from e
+    lock.truncate(0)
+    lock.write(f"host {socket.gethostname()}, pid {os.getpid()}")
+    lock.flush()
+    return lock
+
+
+def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
+    with _disk_errors(file):
+        if read_only:
+            db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, check_same_thread=False)
+        else:
+            db = sqlite3.connect(file, timeout=30, check_same_thread=False)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            db.close()
+            text = f"{file}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}); upgrade truing"
+            raise errors.AuditTooNew(text)
+        if not read_only:
+            for number in range(version, SCHEMA_VERSION):
+                db.executescript(f"BEGIN; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    return db
+
+
+def _merge_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        if key not in old:
+            merged[key] = value
+        elif isinstance(value, Mapping) and isinstance(old[key], Mapping):
+            changed = [k for k in value if k in old[key] and old[key][k] != value[k]]
+            if changed:
+                text = f"{path}: made with another {key} ({changed[0]} changed); choose another --out, or repeat with the old one"
+                raise errors.AuditChanged(text)
+            merged[key] = {**old[key], **value}
+        elif old[key] != value:
+            text = f"{path}: made with another {key} ({old[key]!s:.40} before, {value!s:.40} now); choose another --out"
+            raise errors.AuditChanged(text)
+    return merged
