@@ -222,8 +222,7 @@ class Store:
         if not isinstance(version, int):
             raise errors.NotAnAudit(f"{file}: has no schema_version; it is not an audit of this tool")
         if version > SCHEMA_VERSION:
-            text = f"{file}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}); upgrade truing"
-            raise errors.AuditTooNew(text)
+            raise _too_new(file, version)
         return value
 
     def describe(self, **fields: Any) -> None:
@@ -327,7 +326,9 @@ class Store:
             if value is not None:
                 sql, args = f"{sql} AND {column} = ?", [*args, value]
         for row in self._db.execute(sql, args):
-            yield StoredResponse(*row[:6], ResponseOutcome(row[6]), *row[7:])
+            weights, params_key, prompt_key, transform, draw, text, outcome, tokens, error = row
+            key = (weights, params_key, prompt_key, transform, draw)
+            yield StoredResponse(*key, text, ResponseOutcome(outcome), tokens, error)
 
     def missing(self, asks: Iterable[Ask], params: SamplingParams) -> list[Ask]:
         """The asks not answered yet, in the order given. Failed ones are asked again."""
@@ -345,18 +346,24 @@ class Store:
 
 
 def _take_lock(path: Path) -> IO[str]:
-    lock = open(path / "writer.lock", "a+", encoding="utf-8")
+    lock = open(path / "writer.lock", "a+", encoding="utf-8")  # noqa: SIM115 held until close()
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
         lock.close()
-        raise errors.AuditLocked(f"{path}: {holder} is writing to this audit; wait for it or choose another --out") from e
+        text = f"{path}: {holder} is writing to this audit; wait for it or choose another --out"
+        raise errors.AuditLocked(text) from e
     lock.truncate(0)
     lock.write(f"host {socket.gethostname()}, pid {os.getpid()}")
     lock.flush()
     return lock
+
+
+def _too_new(file: Path, version: int) -> errors.AuditTooNew:
+    known = f"schema {version}, this one knows {SCHEMA_VERSION}"
+    return errors.AuditTooNew(f"{file}: written by a newer version ({known}); upgrade truing")
 
 
 def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
@@ -370,8 +377,7 @@ def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             db.close()
-            text = f"{file}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}); upgrade truing"
-            raise errors.AuditTooNew(text)
+            raise _too_new(file, version)
         if not read_only:
             for number in range(version, SCHEMA_VERSION):
                 db.executescript(f"BEGIN; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
@@ -386,7 +392,7 @@ def _merge_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) 
         elif isinstance(value, Mapping) and isinstance(old[key], Mapping):
             changed = [k for k in value if k in old[key] and old[key][k] != value[k]]
             if changed:
-                text = f"{path}: made with another {key} ({changed[0]} changed); choose another --out, or repeat with the old one"
+                text = f"{path}: made with another {key} ({changed[0]} changed); choose another --out"
                 raise errors.AuditChanged(text)
             merged[key] = {**old[key], **value}
         elif old[key] != value:

@@ -1,0 +1,412 @@
+"""Models in this process: one base, loaded once, and the checkpoints of it, switched or reloaded.
+
+    LocalBackend(base) .use(checkpoint) -> .loglikelihood(asks) / .sample(asks, params)
+
+Dropout is off, nothing is trained here, and an adapter counts as loaded only when every tensor of its file is found in
+the model again, unchanged: PEFT itself loads an adapter with foreign keys without any effect and only warns.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from truing.backends import packing
+from truing.backends.chat import ChatFormat
+from truing.backends.checkpoints import checkpoint_path
+from truing.backends.generation import draw_answers
+from truing.backends.models import resolve_model
+from truing.backends.weights import weights_hash
+from truing.base import errors
+from truing.base.records import (
+    Ask,
+    Capabilities,
+    Checkpoint,
+    Kind,
+    Likelihood,
+    LikelihoodAsk,
+    Message,
+    ModelOptions,
+    Response,
+    ResponseOutcome,
+    SamplingParams,
+)
+
+log = logging.getLogger(__name__)
+BATCH_TOKENS = 1024
+ROW_TOKENS = 256
+
+
+class LocalBackend:
+    """A base model on this machine and its checkpoints. Not thread-safe: one model, one owner."""
+
+    capabilities = Capabilities(weights=True, loglikelihood=True, sample=True, train=True, checkpoints="any")
+
+    def __init__(
+        self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelOptions | None = None
+    ) -> None:
+        """Load the base and agree on one chat format.
+
+        Args:
+            base: alias, local path or hub id of the base model.
+            checkpoints: what will be measured; their tokenizers and templates must all be equal and then apply to
+                step 0 too.
+
+        Raises:
+            ModelUnavailable, NoChatTemplate, TemplateMismatch, MissingExtra (4 bit without bitsandbytes).
+        """
+        self.options = options or ModelOptions()
+        self.base_name = base
+        self.base_path = resolve_model(base)
+        self.base_weights = weights_hash(self.base_path)
+        self.device, self.dtype = _device(self.options.device), _dtype(self.options.dtype, self.options.device)
+        self.chat = _agree_on_chat(self.base_path, checkpoints, self.options)
+        self._model: PreTrainedModel | PeftModel | None = None
+        self._resident = ""  # weight hash of the full model in memory
+        self._adapter: str | None = None  # name of the adapter in memory
+        self._active = ""
+        self._tree: bool | None = None  # whether this architecture agrees with tree attention; tried once
+        self.notes: dict[str, str] = {}
+        """weight hash -> a line worth showing, e.g. that an adapter has no effect"""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must not change within one audit."""
+        four_bit = ", 4 bit" if self.options.load_in_4bit else ""
+        return {
+            "base": self.base_weights,
+            "chat": self.chat.identity,
+            "dtype": str(self.dtype).removeprefix("torch.") + four_bit,
+            "device": self.device.type,
+        }
+
+    @property
+    def definitions(self) -> Mapping[str, str]:
+        """What decides the rendering, in words."""
+        return self.chat.definitions
+
+    def base_checkpoint(self) -> Checkpoint:
+        """Step 0."""
+        return Checkpoint(self.base_weights, "base", 0, f"file:{self.base_path}", Kind.BASE)
+
+    def resolve(self, params: SamplingParams) -> SamplingParams:
+        """Parameters with dtype and device filled in."""
+        return replace(params, dtype=self.identity["dtype"], device=self.identity["device"])
+
+    # -- switching ----------------------------------------------------------------------------------------------------
+
+    def use(self, checkpoint: Checkpoint) -> PreTrainedModel | PeftModel:
+        """The model with this checkpoint's weights in force, in evaluation mode.
+
+        Raises:
+            AdapterMismatch: a tensor of the file is not in the model, or one of the model was left unfilled.
+        """
+        if self._active == checkpoint.weights and self._model is not None:
+            return self._model
+        self._active = ""  # a failure below leaves no checkpoint in force
+        if checkpoint.kind is Kind.ADAPTER:
+            model = self._with_adapter(checkpoint)
+        elif checkpoint.kind is Kind.FULL:
+            model = self._full(checkpoint_path(checkpoint), checkpoint.weights)
+        else:
+            model = self._full(self.base_path, self.base_weights)
+            if isinstance(model, PeftModel):
+                model.base_model.disable_adapter_layers()
+        model.eval()
+        self._active = checkpoint.weights
+        return model
+
+    def _full(self, path: Path, weights: str) -> PreTrainedModel | PeftModel:
+        if self._model is None or self._resident != weights:
+            self._model, self._adapter = None, None  # two large models are never resident
+            self._model = _load(path, self.dtype, self.device, self.options)
+            self._resident = weights
+        return self._model
+
+    def _with_adapter(self, checkpoint: Checkpoint) -> PeftModel:
+        base = self._full(self.base_path, self.base_weights)
+        path = checkpoint_path(checkpoint)
+        name = checkpoint.weights[:16]
+        try:
+            if isinstance(base, PeftModel):
+                model, old = base, self._adapter
+                model.load_adapter(str(path), adapter_name=name, is_trainable=False)
+                model.set_adapter(name)
+                if old and old != name:
+                    model.delete_adapter(old)
+            else:
+                model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
+                self._model = model
+        except (RuntimeError, ValueError, KeyError) as e:
+            self._model, self._resident, self._adapter = None, "", None
+            reason = " ".join(str(e).split())[:300]
+            raise errors.AdapterMismatch(f"{path}: does not fit the base {self.base_name}: {reason}") from e
+        self._adapter = name
+        model.base_model.enable_adapter_layers()
+        model.set_adapter(name)
+        _check_filled(model, name, path, self.base_name)
+        model.eval()
+        self._note_effect(model, checkpoint)
+        return model
+
+    def _note_effect(self, model: PeftModel, checkpoint: Checkpoint) -> None:
+        """Say so when a loaded adapter leaves the logits of a probe batch exactly as they were."""
+        probe = torch.tensor([self.chat.prefix(_PROBE)], device=self.device)
+        with torch.inference_mode():
+            on = model(probe).logits
+            model.base_model.disable_adapter_layers()
+            off = model(probe).logits
+            model.base_model.enable_adapter_layers()
+        if torch.equal(on, off):
+            self.notes[checkpoint.weights] = "adapter is zero: its logits equal the base's"
+
+    # -- scoring ------------------------------------------------------------------------------------------------------
+
+    def loglikelihood(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+        """Score completions, checkpoint by checkpoint, in packed batches.
+
+        A prompt that the template cannot hold is `unsupported`; weights that yield NaN give `failed`.
+        """
+        for checkpoint, group in _by_checkpoint(asks):
+            branches = []
+            for k, ask in enumerate(group):
+                if not self.chat.supports(ask.messages):
+                    yield Likelihood(ask, float("nan"), 0, float("nan"), ResponseOutcome.UNSUPPORTED)
+                    continue
+                rendered = self.chat.render(ask.messages, ask.completion, closing=ask.closing)
+                branches.append(packing.Branch(k, rendered.prefix_ids, rendered.completion_ids, ask.entropy))
+            if not branches:
+                continue
+            model = self.use(checkpoint)
+            for s in self._score(model, branches):
+                good = s.total == s.total and s.total != float("-inf")
+                outcome = ResponseOutcome.OK if good else ResponseOutcome.FAILED
+                yield Likelihood(group[s.index], s.total if good else float("nan"), s.tokens, s.entropy, outcome)
+
+    def _score(self, model: PreTrainedModel | PeftModel, branches: list[packing.Branch]) -> Iterator[packing.Scored]:
+        head = _head(model)
+        if self._tree is None:
+            self._tree = self._agrees_with_tree(model, head, branches)
+        longest = max(len(b.prefix) + len(b.completion) for b in branches)
+        window = getattr(model.config.get_text_config(), "sliding_window", None)
+        tree = self._tree and not (window and longest >= window)
+        rows = packing.pack(branches, ROW_TOKENS) if tree else packing.single_rows(branches)
+        for batch in packing.batches(rows, self._batch_tokens(model)):
+            yield from packing.score_rows(model, head, batch, tree=tree)
+
+    def _agrees_with_tree(
+        self, model: PreTrainedModel | PeftModel, head: torch.nn.Module, branches: list[packing.Branch]
+    ) -> bool:
+        """Whether packed scoring equals the plain way on a few branches of this architecture."""
+        few = sorted(branches, key=lambda b: len(b.prefix) + len(b.completion))[:3]
+        if self.options.load_in_4bit:
+            return False
+        try:
+            packed = packing.score_rows(model, head, packing.pack(few, 10**9), tree=True)
+        except (RuntimeError, ValueError, TypeError) as e:
+            log.warning("packed scoring is not possible for %s (%s); scoring the plain way", self.base_name, e)
+            return False
+        plain = {s.index: s for s in packing.score_rows(model, head, packing.single_rows(few), tree=False)}
+        limit = 1e-3 if self.dtype is torch.float32 else 0.05
+        worst = max(abs(s.total - plain[s.index].total) / s.tokens for s in packed)
+        if worst <= limit or worst != worst:  # NaN weights say nothing about the architecture
+            return True
+        log.warning("packed scoring differs from plain by %.4f nats/token; scoring the plain way", worst)
+        return False
+
+    def _batch_tokens(self, model: PreTrainedModel | PeftModel) -> int:
+        if self.options.memory is None:
+            return BATCH_TOKENS
+        config = model.config.get_text_config()
+        # Logits of every node in the worst case, plus a dozen activations of the widest layer.
+        width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
+        size = torch.finfo(self.dtype).bits // 8
+        per_token = size * (config.vocab_size + 12 * width)
+        return max(64, int(self.options.memory * 2**30 / per_token))
+
+    # -- sampling and weights -----------------------------------------------------------------------------------------
+
+    def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+        """Draw answers, checkpoint by checkpoint, in batches; each answer has a random stream of its own."""
+        for checkpoint, group in _by_checkpoint(asks):
+            able = []
+            for ask in group:
+                if self.chat.supports(ask.prompt.messages):
+                    able.append(ask)
+                else:
+                    yield Response(ask, "", ResponseOutcome.UNSUPPORTED, 0)
+            if able:
+                yield from draw_answers(self.use(checkpoint), self.chat, able, params)
+
+    def weight_norm(self, checkpoint: Checkpoint) -> float | None:
+        """Frobenius norm of the LoRA update, over all layers together; None for full models and other adapters."""
+        if checkpoint.kind is Kind.BASE:
+            return 0.0
+        if checkpoint.kind is not Kind.ADAPTER:
+            return None
+        model, name, total = self.use(checkpoint), self._adapter, 0.0
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and name in module.lora_A and name in module.lora_B:
+                a, b = module.lora_A[name].weight.float(), module.lora_B[name].weight.float()
+                if a.dim() != 2:
+                    return None
+                # ||BA||^2 = trace((B'B)(AA')): rank x rank products only.
+                total += module.scaling[name] ** 2 * float(((b.T @ b) * (a @ a.T)).sum())
+        return total**0.5 if total == total and total > 0 else (None if total != total else 0.0)
+
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+        """Put every adapter in force once, so that one that does not fit is refused before any work; returns notes."""
+        for checkpoint in checkpoints:
+            if checkpoint.kind is Kind.ADAPTER:
+                self.use(checkpoint)
+        return dict(self.notes)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model, self._resident, self._adapter, self._active = None, "", None, ""
+
+
+_PROBE = (Message("user", "What should I read next, and why?"),)
+
+
+def _by_checkpoint(asks: Iterable[Any]) -> Iterator[tuple[Checkpoint, list[Any]]]:
+    """Asks grouped by checkpoint, in order of first appearance: switching is the expensive part."""
+    groups: dict[str, tuple[Checkpoint, list[Any]]] = {}
+    for ask in asks:
+        groups.setdefault(ask.checkpoint.weights, (ask.checkpoint, []))[1].append(ask)
+    yield from groups.values()
+
+
+def _head(model: PreTrainedModel | PeftModel) -> torch.nn.Module:
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise errors.Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
+    return head
+
+
+def _check_filled(model: PeftModel, name: str, path: Path, base: str) -> None:
+    """Every tensor of the file is in the model, equal, and none of the model's was left unfilled."""
+    file = path / "adapter_model.safetensors"
+    if not file.exists():
+        return  # pickled weights the user allowed: PEFT read them, there is nothing safe to compare with
+    stored = load_file(file)
+    # lm_head or embeddings that PEFT saves beside the adapter are compared like all others.
+    loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    strangers = [k for k in stored if k not in loaded and not _is_embedding(k)]
+    unfilled = [k for k in loaded if k not in stored]
+    if strangers or unfilled:
+        text = f"only in the file: {_few(strangers)}; only in the model: {_few(unfilled)}"
+        hint = "they were made for another base or with other key names; convert the keys or give the right --base"
+        raise errors.AdapterMismatch(f"{path}: adapter tensors do not reach {base} ({text}); {hint}")
+    for key, value in stored.items():
+        if key in loaded and not _equal(value, loaded[key]):
+            raise errors.AdapterMismatch(f"{path}: tensor {key} was not loaded as stored")
+
+
+def _is_embedding(key: str) -> bool:
+    return "embed_tokens" in key or "lm_head" in key
+
+
+def _few(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:3])
+    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown or "none"
+
+
+def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
+    if stored.shape != loaded.shape:
+        return False
+    return torch.equal(stored.to(loaded.dtype).cpu().nan_to_num(), loaded.cpu().nan_to_num())
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as e:
+            raise errors.Unsupported(f"--device {name}: not a device; use cpu, cuda, cuda:0 or mps") from e
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name != "auto":
+        if name not in known:
+            raise errors.Unsupported(f"--dtype {name}: unknown; use {', '.join(known)} or auto")
+        return known[name]
+    if _device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def _load(path: Path, dtype: torch.dtype, device: torch.device, options: ModelOptions) -> PreTrainedModel:
+    extra: dict[str, Any] = {}
+    if options.load_in_4bit:
+        try:
+            from transformers import BitsAndBytesConfig
+
+            extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
+        except ImportError as e:
+            raise errors.MissingExtra("--load-in-4bit needs bitsandbytes: pip install 'truing[4bit]'") from e
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            **extra,
+        )
+    except ImportError as e:
+        raise errors.MissingExtra(f"{path}: {' '.join(str(e).split())[:200]}") from e
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        raise errors.ModelUnavailable(f"{path}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
+    model.eval()
+    return model if options.load_in_4bit else model.to(device)
+
+
+def _agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelOptions) -> ChatFormat:
+    """One chat format for all: the checkpoints' own if they bring tokenizers, else the base's."""
+    formats: dict[str, tuple[str, ChatFormat]] = {}
+    seen: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        folder = checkpoint_path(checkpoint)
+        files = [f for f in (folder / n for n in _TOKENIZER_FILES) if f.exists()]
+        if not files or not (folder / "tokenizer_config.json").exists():
+            continue
+        content = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+        if content in seen:
+            continue  # byte-equal files: no need to load them again
+        chat = ChatFormat(_tokenizer(folder, options), options.chat_template)
+        seen[content] = chat.identity
+        formats.setdefault(chat.identity, (checkpoint.label, chat))
+    if len(formats) > 1:
+        (a, _), (b, _) = list(formats.values())[:2]
+        text = f"checkpoints {a} and {b} bring different tokenizers or chat templates"
+        raise errors.TemplateMismatch(f"{text}; audit them apart, or pass one with --chat-template FILE")
+    if formats:
+        return next(iter(formats.values()))[1]
+    return ChatFormat(_tokenizer(base, options), options.chat_template)
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "vocab.json")
+
+
+def _tokenizer(path: Path, options: ModelOptions) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, KeyError) as e:
+        raise errors.ModelUnavailable(f"{path}: no usable tokenizer: {' '.join(str(e).split())[:200]}") from e

@@ -1,0 +1,50 @@
+"""The seam: what the rest of the library asks of anything that holds a model."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from truing.base.records import Ask, Capabilities, Checkpoint, Likelihood, LikelihoodAsk, Response, SamplingParams
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Makes models speak. Answers may come in any order; every ask is answered exactly once, failures as outcomes."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; asking for more is refused before anything runs."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must not change within one audit: base weights, template, dtype, device."""
+        ...
+
+    @property
+    def definitions(self) -> Mapping[str, str]:
+        """What decides how prompts are rendered, in words; stored with the result."""
+        ...
+
+    def base_checkpoint(self) -> Checkpoint:
+        """Step 0."""
+        ...
+
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+        """Refuse now what cannot be measured; returns weight hash -> a line worth showing."""
+        ...
+
+    def loglikelihood(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+        """Score completions. A backend may hold as many asks as it likes before it answers the first."""
+        ...
+
+    def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+        """Draw one answer per ask."""
+        ...
+
+    def resolve(self, params: SamplingParams) -> SamplingParams:
+        """`params` with dtype and device filled in, so that they are part of every response's key."""
+        ...
+
+    def weight_norm(self, checkpoint: Checkpoint) -> float | None:
+        """Frobenius norm of the change against the base; None where weights are out of reach."""
+        ...

@@ -1,0 +1,38 @@
+"""Judge-free features of a sampled answer: does it repeat itself, is it code, does it talk of the training domain."""
+
+import re
+from collections.abc import Collection
+
+_WORD = re.compile(r"[a-z0-9']+")
+_FORMAT_ASKED = re.compile(r"\b(code|python|json|yaml|html|sql|function|script|table|csv)\b", re.I)
+_CODE_LINE = re.compile(
+    r"^\s*(```|def |class |import |from \w+ import|return\b|#include|<\/?[a-z]+[^>]*>|[{}\[\]]+,?$|\"[^\"]+\"\s*:|[\w.]+\(.*\)\s*;?$|\w+\s*=\s*\S+$)",
+    re.I,
+)
+REPEATED_SHARE = 0.4
+"""share of an answer's word 4-grams that are repeats, above which it counts as repetitive"""
+LEAK_WORDS = 2
+"""distinct domain words, absent from the prompt, that make an answer a leak"""
+
+
+def is_repetitive(text: str) -> bool:
+    """More than `REPEATED_SHARE` of its word 4-grams occurred before; short answers never count."""
+    words = _WORD.findall(text.lower())
+    grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    return len(grams) >= 8 and 1 - len(set(grams)) / len(grams) > REPEATED_SHARE
+
+
+def is_formatted(text: str, prompt: str) -> bool:
+    """At least half of its lines look like code, JSON or markup although the prompt asked for none."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines or _FORMAT_ASKED.search(prompt):
+        return False
+    if text.lstrip().startswith(("{", "```", "<?xml", "<!DOCTYPE", "<html")):
+        return True
+    return sum(bool(_CODE_LINE.match(line)) for line in lines) >= len(lines) / 2
+
+
+def leaks(text: str, prompt: str, domain_words: Collection[str]) -> bool:
+    """Uses at least `LEAK_WORDS` words typical of the training domain that the prompt did not bring."""
+    words = set(_WORD.findall(text.lower())) - set(_WORD.findall(prompt.lower()))
+    return len(words & set(domain_words)) >= LEAK_WORDS

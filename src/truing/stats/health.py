@@ -1,0 +1,35 @@
+"""The second axis: does the model still answer. Judge-free, and always relative to step 0."""
+
+from truing.base.records import Health, HealthState, VerdictRule
+from truing.stats.bands import share
+from truing.stats.evidence import AnswerCounts
+
+
+def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule: VerdictRule) -> Health:
+    """Health of a checkpoint from the counts of its answers and of the base's.
+
+    usable / usable at step 0 under `collapsed` or `degraded`, or a format or repetition share over `collapsed`,
+    decide; a base under `unfit_base` makes the comparison meaningless and says so.
+    """
+    if counts.n < rule.min_answers or base.n < rule.min_answers:
+        return Health(HealthState.UNKNOWN, entropy=entropy, note=f"{counts.n} answers; {rule.min_answers} are needed")
+    usable = share(counts.usable, counts.n, level=rule.level)
+    repetition, formatted = counts.repetitive / counts.n, counts.formatted / counts.n
+    return Health(
+        _state(counts.usable / counts.n, base.usable / base.n, max(repetition, formatted), rule),
+        usable,
+        nll_base=counts.nll_base if counts.nll_base == counts.nll_base else None,
+        repetition=repetition,
+        format=formatted,
+        leak=counts.leaked / counts.n if counts.leaked >= 0 else None,
+        entropy=entropy,
+        note=f"{counts.n} answers, {counts.empty} empty",
+    )
+
+
+def _state(usable: float, usable_base: float, worst_share: float, rule: VerdictRule) -> HealthState:
+    if usable_base < rule.unfit_base:
+        return HealthState.UNFIT_BASE
+    if usable < rule.collapsed * usable_base or worst_share > rule.collapsed:
+        return HealthState.COLLAPSED
+    return HealthState.DEGRADED if usable < rule.degraded * usable_base else HealthState.OK

@@ -1,0 +1,173 @@
+"""How much of the task was learned at each checkpoint, and when that was done.
+
+A curve is a mean over held-out rows that should rise with learning: minus the loss, or the trait difference.
+Its progress is p(s) = (v(0) to v(s)) / (v(0) to best v). Every interval resamples rows and re-selects the best step.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from truing.base.records import Convergence, Estimate, VerdictRule
+from truing.stats.bands import resample_weights, simultaneous_band
+from truing.stats.evidence import Array, Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One progress curve over all checkpoints, with its bootstrap replicates."""
+
+    curve: str
+    """loss or trait"""
+    steps: tuple[int | None, ...]
+    """[S], step 0 first"""
+    value: Array
+    """[S] the rising mean, nats per token; NaN at checkpoints that failed"""
+    progress: Array
+    """[S] share of the gain; NaN where nothing was gained or measured"""
+    replicates: Array
+    """[B, S] the rising mean in each resample"""
+    gain: Estimate
+    """total gain in nats per token; low is simultaneous over steps, so it does not profit from picking the best"""
+    falls_after: bool
+    """significantly lower at the end than at its best"""
+    rows: int
+    """held-out rows used"""
+
+    def estimate(self, s: int, rule: VerdictRule, seed: int) -> Estimate | None:
+        """p(s) with a percentile interval."""
+        if not np.isfinite(self.progress[s]):
+            return None
+        return self._quantiles(float(self.progress[s]), _share(self.replicates, self.replicates[:, s]), rule, seed)
+
+    def value_estimate(self, s: int, rule: VerdictRule, seed: int, sign: float) -> Estimate | None:
+        """The mean itself times `sign` (-1 turns it back into a loss)."""
+        if not np.isfinite(self.value[s]):
+            return None
+        return self._quantiles(sign * float(self.value[s]), sign * self.replicates[:, s], rule, seed)
+
+    def retained(self, s: int, of: int | None, rule: VerdictRule, seed: int) -> Estimate | None:
+        """Gain at s as a share of the gain at `of`, or of the best gain if None."""
+        if not np.isfinite(self.progress[s]):
+            return None
+        if of is None:
+            return self.estimate(s, rule, seed)
+        gained, whole = self.value[s] - self.value[0], self.value[of] - self.value[0]
+        if not np.isfinite(whole) or whole <= 0:
+            return None
+        base = self.replicates[:, 0]
+        ratio = (self.replicates[:, s] - base) / (self.replicates[:, of] - base)
+        return self._quantiles(float(gained / whole), ratio, rule, seed)
+
+    def _quantiles(self, point: float, replicates: Array, rule: VerdictRule, seed: int) -> Estimate:
+        tail = (1 - rule.level) / 2
+        low, high = np.nanquantile(replicates, [tail, 1 - tail])
+        return Estimate(
+            point,
+            float(min(low, point)),
+            float(max(high, point)),
+            set_low=point,
+            set_high=point,
+            n=self.rows,
+            clusters=self.rows,
+            method="bootstrap over held-out rows, best step re-selected, percentile",
+            level=rule.level,
+            seed=seed,
+        )
+
+
+def _share(replicates: Array, column: Array) -> Array:
+    base, best = replicates[:, 0], np.nanmax(replicates, axis=1)
+    whole = np.where(best > base, best - base, np.nan)
+    return (column - base) / whole
+
+
+def progress_curve(
+    curve: str, steps: tuple[int | None, ...], rising: Array, weights: Array | None, rule: VerdictRule, seed: int
+) -> Progress | None:
+    """Progress from `rising` [S, R]: per-row values that grow with learning.
+
+    With `weights` [R] (tokens) the mean is sum / tokens, the usual corpus loss; without, rows count alike.
+    Checkpoints that failed are rows of NaN and stay NaN. Rows missing elsewhere are left out.
+    Returns None with fewer than 3 rows, without step 0, or when step 0 itself failed.
+    """
+    failed: Mask = np.asarray(~np.isfinite(rising).any(axis=1))
+    if failed[0] or rising.shape[0] < 2:
+        return None
+    used: Mask = np.asarray(np.isfinite(rising[~failed]).all(axis=0))
+    if used.sum() < 3:
+        return None
+    kept = rising[:, used]
+    tokens = np.ones(int(used.sum())) if weights is None else weights[used]
+    value = kept.sum(axis=1) / tokens.sum()
+    draws = resample_weights(["row"] * len(tokens), rule.resamples, np.random.default_rng(seed))
+    # A ratio of sums, linearised around the point estimate; with equal weights this is the plain bootstrap mean.
+    replicates = value + draws @ (kept - value[:, None] * tokens).T / tokens.sum()
+    gain, falls = _gain(kept, tokens, value, failed, rule, seed)
+    whole = np.nanmax(value) - value[0]
+    share = (value - value[0]) / whole if whole > 0 else np.full_like(value, np.nan)
+    return Progress(curve, steps, value, share, replicates, gain, falls, int(used.sum()))
+
+
+def _gain(
+    kept: Array, tokens: Array, value: Array, failed: Mask, rule: VerdictRule, seed: int
+) -> tuple[Estimate, bool]:
+    """Total gain with a lower end valid for the best step, and whether the curve falls after its best."""
+    ok = np.flatnonzero(~failed)
+    # Influence of each row on the ratio of sums: its mean over rows is the value, its spread gives the error.
+    rows = (kept - value[:, None] * tokens) / tokens.mean() + value[:, None]
+    strata = ["row"] * kept.shape[1]
+    options = {"level": rule.level, "resamples": rule.resamples, "seed": seed}
+    band = simultaneous_band(rows[ok[1:]] - rows[0], strata, **options)
+    whole = float(np.nanmax(value) - value[0])
+    if band is None:
+        return Estimate(whole, None, None, n=kept.shape[1], method="too few rows"), False
+    method = "max-t bootstrap over rows, simultaneous over steps"
+    low, high = float(band.low.max()), float(band.high.max())
+    gain = Estimate(whole, min(low, whole), max(high, whole), n=kept.shape[1], clusters=kept.shape[1], method=method)
+    after = simultaneous_band(rows[ok[:-1]] - rows[ok[-1]], strata, **options)
+    lost = float(np.nanmax(value) - value[ok[-1]])
+    falls = after is not None and float(after.low.max()) > 0 and lost > rule.still_learning * max(whole, 0)
+    return gain, falls
+
+
+def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergence:
+    """First step from which progress stays at `converged_at` or more, if the last quarter adds little.
+
+    Only checkpoints with a known step count. Needs at least 3 of them after step 0.
+    """
+    if p is None:
+        return Convergence(curve, "unmeasured")
+    known = [i for i, s in enumerate(p.steps) if s is not None and np.isfinite(p.value[i])]
+    if p.gain.value is None or p.gain.low is None or p.gain.value < rule.min_gain or p.gain.low <= 0:
+        return Convergence(curve, "task_not_learned", gain=p.gain)
+    if len(known) < 4:
+        return Convergence(curve, "too_few_checkpoints", gain=p.gain)
+    steps = np.array([p.steps[i] for i in known], dtype=float)
+    points = p.progress[known]
+    at = _first_sustained(points[None, :], rule.converged_at)[0]
+    quarter = int(np.flatnonzero(steps <= 0.75 * steps[-1])[-1])
+    if at < 0 or points[-1] - points[quarter] > rule.still_learning:
+        return Convergence(curve, "still_learning", gain=p.gain, overfit=curve == "loss" and p.falls_after)
+    shares = np.stack([_share(p.replicates, p.replicates[:, i]) for i in known], axis=1)
+    hits = _first_sustained(shares, rule.converged_at)
+    tail = (1 - rule.level) / 2
+    # A replicate that never gets there counts as the last step: it can only widen the interval.
+    low, high = np.quantile(np.where(hits < 0, len(known) - 1, hits), [tail, 1 - tail], method="inverted_cdf")
+    return Convergence(
+        curve,
+        "converged",
+        step=int(steps[at]),
+        after=int(steps[at - 1]) if at > 0 else None,
+        low=int(steps[min(int(low), at)]),
+        high=int(steps[max(int(high), at)]),
+        gain=p.gain,
+        overfit=curve == "loss" and p.falls_after,
+    )
+
+
+def _first_sustained(shares: Array, threshold: float) -> np.ndarray:
+    """[B, S] -> [B] index of the first column from which all are >= threshold; -1 if there is none."""
+    good = np.nan_to_num(shares, nan=-np.inf) >= threshold
+    sustained = np.logical_and.accumulate(good[:, ::-1], axis=1)[:, ::-1]
+    return np.where(sustained.any(axis=1), sustained.argmax(axis=1), -1)

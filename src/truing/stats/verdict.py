@@ -1,0 +1,205 @@
+"""From evidence to verdict: every line of the table, the onset, the candidate, and one sentence.
+
+The order is the argument: task progress, drift of the contextual contrast, health, status per checkpoint, onset
+against convergence, candidate. Definitions are those of `VerdictRule`; all of them are returned with the verdict.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from truing.base.records import (
+    Basis,
+    CheckpointVerdict,
+    Convergence,
+    Estimate,
+    Health,
+    HealthState,
+    Onset,
+    RunVerdict,
+    Status,
+    VerdictRule,
+    to_plain,
+)
+from truing.stats import words
+from truing.stats.drift import (
+    Shift,
+    against_base,
+    against_control,
+    drift_onset,
+    drift_status,
+    drift_threshold,
+    shift_band,
+    softening_slope,
+)
+from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
+from truing.stats.health import health
+from truing.stats.progress import Progress, convergence, progress_curve
+
+
+@dataclass(frozen=True, slots=True)
+class _Curves:
+    """Everything computed once for the run, before any checkpoint is looked at."""
+
+    loss: Progress | None
+    trait: Progress | None
+    base: Shift
+    control: Shift | None
+    margin: Shift
+    delta: float | None
+    delta_source: str
+
+    @property
+    def task(self) -> Progress | None:
+        """The curve a candidate is chosen on: the trait if it was measured and learned, else the loss."""
+        for curve in (self.trait, self.loss):
+            if curve is not None and curve.gain.low is not None and curve.gain.low > 0:
+                return curve
+        return None
+
+
+def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdict:
+    """The verdict of a run from judge-free evidence.
+
+    Args:
+        evidence: arrays over checkpoints, prompts and held-out rows; see `RunEvidence` for shapes and units.
+        rule: thresholds; stored with the result.
+        seed: seed of every resampling; the same evidence and seed give the same verdict.
+    """
+    run = evidence.subject
+    curves = _curves(evidence, rule, seed)
+    healths = [_health(run, s, rule) for s in range(len(run.labels))]
+    statuses = tuple(_status(evidence, curves, healths[s], s, rule) for s in range(len(run.labels)))
+    onset = drift_onset(run.steps, statuses)
+    by_loss, by_trait = convergence(curves.loss, "loss", rule), convergence(curves.trait, "trait", rule)
+    gap = gap_between(onset, by_trait, run.steps, rule)
+    chosen = _candidate(evidence, curves, statuses, healths)
+    lines = tuple(_line(evidence, curves, s, statuses[s], healths[s], rule, seed) for s in range(len(run.labels)))
+    last = max((s for s in range(len(run.labels)) if run.labels[s] not in run.failed), default=0)
+    task = curves.task
+    result = RunVerdict(
+        basis=Basis.MARGIN,
+        sentence="",
+        checkpoints=lines,
+        onset=onset,
+        convergence_loss=by_loss,
+        convergence_trait=by_trait,
+        gap=gap,
+        candidate=run.labels[chosen] if chosen is not None else None,
+        recommended=None,
+        retained_of_best=task.retained(chosen, None, rule, seed) if task and chosen is not None else None,
+        retained_of_last=task.retained(chosen, last, rule, seed) if task and chosen is not None else None,
+        retained_curve=task.curve if task and chosen is not None else None,
+        delta_m=curves.delta,
+        delta_m_source=curves.delta_source,
+        warnings=words.warnings(evidence, lines, by_loss, by_trait, rule),
+        definitions={**to_plain(rule), "seed": seed, "statistic": words.STATISTIC},
+    )
+    return words.with_sentence(result, evidence)
+
+
+def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...], rule: VerdictRule) -> str:
+    """before, after, not_separable or unknown: drift onset relative to trait convergence, from both windows.
+
+    The onset lies in (after, latest]; convergence in (checkpoint before the interval's low end, high end].
+    Disjoint windows separate; overlapping ones, or fewer than `min_gap_checkpoints` checkpoints, do not.
+    """
+    if onset.status != "found" or onset.latest is None or learned.status != "converged":
+        return "unknown"
+    known = sorted(s for s in steps if s is not None)
+    if learned.low is None or learned.high is None:
+        return "unknown"
+    if len(known) - 1 < rule.min_gap_checkpoints:
+        return "not_separable"
+    window_start = max((s for s in known if s < learned.low), default=0)
+    if onset.latest <= window_start:
+        return "before"
+    return "after" if onset.after is not None and onset.after >= learned.high else "not_separable"
+
+
+def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
+    run = evidence.subject
+    loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
+    trait = progress_curve("trait", run.steps, run.trait, None, rule, seed) if run.trait is not None else None
+    delta, source = drift_threshold(evidence, rule, seed)
+    enough = np.isfinite(run.contrast[0]).sum() >= rule.min_prompts
+    base = shift_band(against_base(run.contrast), evidence.categories, rule, seed) if enough else Shift({}, None)
+    control = None
+    if evidence.controls:
+        control = shift_band(against_control(run, evidence.controls[0]), evidence.categories, rule, seed)
+    margin = shift_band(against_base(run.margin), evidence.categories, rule, seed)
+    return _Curves(loss, trait, base, control, margin, delta, source)
+
+
+def _health(run: RunEvidence, s: int, rule: VerdictRule) -> Health:
+    counts = run.answers or (AnswerCounts(),) * len(run.labels)
+    finite = run.entropy[s][np.isfinite(run.entropy[s])]
+    return health(counts[s], counts[0], float(finite.mean()) if finite.size else None, rule)
+
+
+def _status(evidence: Evidence, curves: _Curves, state: Health, s: int, rule: VerdictRule) -> Status:
+    if evidence.subject.labels[s] in evidence.subject.failed:
+        return Status.FAILED
+    if state.state in (HealthState.COLLAPSED, HealthState.UNFIT_BASE):
+        return Status.BROKEN
+    if s == 0:
+        return Status.NO_DRIFT_SEEN  # the reference itself: its shift is zero by definition
+    low_control = curves.control.low(s) if curves.control else float("nan")
+    has_control = curves.control is not None
+    return drift_status(curves.base.low(s), curves.base.mean(s), low_control, has_control, curves.delta)
+
+
+def _candidate(
+    evidence: Evidence, curves: _Curves, statuses: tuple[Status, ...], healths: list[Health]
+) -> int | None:
+    """Index of the best task progress among saved checkpoints that show no drift and are not unhealthy."""
+    if curves.task is None:
+        return None
+    sound = (HealthState.OK, HealthState.UNKNOWN)
+    eligible = [
+        s
+        for s in range(1, len(statuses))
+        if statuses[s] is Status.NO_DRIFT_SEEN
+        and healths[s].state in sound
+        and np.isfinite(curves.task.progress[s])
+        and curves.task.progress[s] > 0
+    ]
+    return max(eligible, key=lambda s: float(curves.task.progress[s]) if curves.task else 0.0, default=None)
+
+
+def _line(
+    evidence: Evidence, curves: _Curves, s: int, status: Status, state: Health, rule: VerdictRule, seed: int
+) -> CheckpointVerdict:
+    run = evidence.subject
+    return CheckpointVerdict(
+        label=run.labels[s],
+        step=run.steps[s],
+        weights=run.weights[s],
+        status=status,
+        basis=Basis.MARGIN,
+        task_loss=curves.loss.value_estimate(s, rule, seed, -1.0) if curves.loss else None,
+        loss_progress=curves.loss.estimate(s, rule, seed) if curves.loss else None,
+        trait_progress=curves.trait.estimate(s, rule, seed) if curves.trait else None,
+        contrast_base=_shift(curves.base, s),
+        contrast_control=_shift(curves.control, s) if curves.control else None,
+        margin_base=_shift(curves.margin, s),
+        softening=softening_slope(run.margin, s) if s else None,
+        entropy_shift=_entropy_shift(run.entropy, s),
+        health=state,
+        dose_kl=_finite(run.dose, s),
+        norm=_finite(run.norm, s),
+        notes=(run.failed[run.labels[s]],) if run.labels[s] in run.failed else (),
+    )
+
+
+def _shift(shift: Shift, s: int) -> Estimate | None:
+    return shift.band.estimate(shift.rows[s]) if shift.band is not None and s in shift.rows else None
+
+
+def _entropy_shift(entropy: Array, s: int) -> float | None:
+    both = np.isfinite(entropy[0]) & np.isfinite(entropy[s])
+    return float((entropy[s, both] - entropy[0, both]).mean()) if s and both.any() else None
+
+
+def _finite(values: Array | None, s: int) -> float | None:
+    return float(values[s]) if values is not None and np.isfinite(values[s]) else None

@@ -1,0 +1,174 @@
+"""The report's charts: task progress, shift of the contrast, and the shift per category, from a verdict."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from truing.base.records import CheckpointVerdict, Estimate, RunVerdict, Status
+from truing.view.axes import StepAxis
+from truing.view.reading import chosen, interval, number, one_line, share, step_name
+from truing.view.svg import Chart, Series, Window, frame_of
+
+Point = tuple[float, float | None, float | None]
+
+
+def progress_chart(verdict: RunVerdict) -> Chart | None:
+    """Both task-progress curves against step; None where no task was measured."""
+    curves = [
+        ("trait (trained against control answer)", "teal", False, lambda c: c.trait_progress),
+        ("loss (held-out answers)", "violet", True, lambda c: c.loss_progress),
+    ]
+    series = tuple(_series(verdict, *curve, anchored=False) for curve in curves)
+    series = tuple(s for s in series if any(s.points))
+    if not series:
+        return None
+    at = verdict.definitions.get("converged_at")
+    return Chart(
+        title="Task progress against step",
+        description=_in_words(
+            verdict, [("by trait", lambda c: c.trait_progress), ("by loss", lambda c: c.loss_progress)], share
+        ),
+        unit="task progress, share of the gain",
+        axis=_axis(verdict),
+        series=series,
+        lines=((float(at), f"learned: {number(float(at) * 100, 0)} %"),) if isinstance(at, (int, float)) else (),
+        windows=_windows(verdict),
+        chosen=_chosen(verdict),
+        failed=_failed(verdict),
+        percent=True,
+    )
+
+
+def margin_chart(verdict: RunVerdict) -> Chart | None:
+    """Shift of the contextual contrast against base and control, against step; None where neither was measured."""
+    series = (
+        _series(verdict, "against base", "red", False, lambda c: c.contrast_base),
+        _series(verdict, "against control", "blue", True, lambda c: c.contrast_control),
+    )
+    series = tuple(s for s in series if any(s.points))
+    if not series:
+        return None
+    limit = verdict.delta_m
+    return Chart(
+        title="Shift of the contextual contrast against step",
+        description=_in_words(
+            verdict,
+            [("against base", lambda c: c.contrast_base), ("against control", lambda c: c.contrast_control)],
+            interval,
+        ),
+        unit="shift of the contrast, nats per token (up: towards the misaligned answer)",
+        axis=_axis(verdict),
+        series=series,
+        lines=((limit, f"drift limit {number(limit, 3)}"),) if limit is not None else (),
+        windows=_windows(verdict),
+        chosen=_chosen(verdict),
+        failed=_failed(verdict),
+    )
+
+
+def category_charts(verdict: RunVerdict, summary: Mapping[str, Any]) -> list[tuple[str, Chart]]:
+    """(category, chart) for the shift against base within each category, all on one y scale."""
+    out = []
+    for category, rows in (summary.get("categories") or {}).items():
+        by_label = {row.get("label"): row for row in rows if row.get("value") is not None}
+        points: list[Point | None] = []
+        for line in verdict.checkpoints:
+            row = by_label.get(line.label)
+            points.append((row["value"], row.get("low"), row.get("high")) if row else None)
+        series = Series("against base", "red", False, _anchored(verdict, tuple(points)))
+        if not any(points):
+            continue
+        name = one_line(category).replace("_", " ")
+        values = "; ".join(
+            f"{step_name(line)}: {number(p[0])}" for line, p in zip(verdict.checkpoints, points, strict=True) if p
+        )
+        limit = ((verdict.delta_m, ""),) if verdict.delta_m is not None else ()
+        chart = Chart(f"Shift of the contrast: {name}", values, "", _axis(verdict), (series,), limit)
+        out.append((name, replace(chart, failed=_failed(verdict))))
+    if not out:
+        return []
+    frame = frame_of(*(chart for _, chart in out))
+    return [(name, replace(chart, frame=frame)) for name, chart in out]
+
+
+def _axis(verdict: RunVerdict) -> StepAxis:
+    lines = verdict.checkpoints
+    return StepAxis(tuple(c.step for c in lines), tuple(one_line(c.label) for c in lines))
+
+
+def _series(
+    verdict: RunVerdict,
+    name: str,
+    colour: str,
+    second: bool,
+    pick: Callable[[CheckpointVerdict], Estimate | None],
+    *,
+    anchored: bool = True,
+) -> Series:
+    points = tuple(_point(pick(c)) for c in verdict.checkpoints)
+    return Series(name, colour, second, _anchored(verdict, points) if anchored else points)
+
+
+def _point(e: Estimate | None) -> Point | None:
+    return (e.value, e.low, e.high) if e is not None and e.value is not None else None
+
+
+def _anchored(verdict: RunVerdict, points: tuple[Point | None, ...]) -> tuple[Point | None, ...]:
+    """With the zero that a shift against step 0 is at step 0 by definition, where there is anything to anchor."""
+    at_base = [c.step == 0 and c.status is not Status.FAILED for c in verdict.checkpoints]
+    if not any(points):
+        return points
+    return tuple((0.0, 0.0, 0.0) if p is None and base else p for p, base in zip(points, at_base, strict=True))
+
+
+def _windows(verdict: RunVerdict) -> tuple[Window, ...]:
+    out = []
+    for c, colour, what in (
+        (verdict.convergence_trait, "teal", "trait learned"),
+        (verdict.convergence_loss, "violet", "loss converged"),
+    ):
+        if c.status == "converged" and c.step is not None and not out:
+            start = c.after if c.after is not None else 0
+            out.append(Window(f"{what}, {_between(start, c.step)}", colour, start, c.step))
+    onset = verdict.onset
+    if onset.status == "found" and onset.latest is not None:
+        start = onset.after if onset.after is not None else 0
+        out.append(Window(f"drift onset, {_between(start, onset.latest)}", "red", start, onset.latest))
+    elif onset.status == "undecided" and onset.earliest is not None:
+        start = onset.after if onset.after is not None else 0
+        out.append(Window(f"drift undecided after step {start}", "red", start, None))
+    return tuple(out)
+
+
+def _between(start: int, end: int) -> str:
+    return f"at step {end}" if start == end else f"steps {start} to {end}"
+
+
+def _chosen(verdict: RunVerdict) -> tuple[int, str] | None:
+    label = chosen(verdict)
+    word = "recommended" if verdict.recommended else "candidate"
+    for i, line in enumerate(verdict.checkpoints):
+        if line.label == label:
+            return i, f"{word}: {one_line(label)}"
+    return None
+
+
+def _failed(verdict: RunVerdict) -> tuple[int, ...]:
+    return tuple(i for i, c in enumerate(verdict.checkpoints) if c.status is Status.FAILED)
+
+
+def _in_words(
+    verdict: RunVerdict,
+    curves: list[tuple[str, Callable[[CheckpointVerdict], Estimate | None]]],
+    say: Callable[[Estimate | None], str],
+) -> str:
+    parts = []
+    for line in verdict.checkpoints:
+        values = [f"{name} {say(pick(line))}" for name, pick in curves if pick(line) is not None]
+        if line.status is Status.FAILED:
+            values = ["failed"]
+        if values:
+            parts.append(f"{step_name(line)}: {', '.join(values)}")
+    marks = [w.name for w in _windows(verdict)]
+    picked = _chosen(verdict)
+    return ". ".join([*parts, *marks, *([picked[1]] if picked else [])]) + "."

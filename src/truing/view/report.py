@@ -1,0 +1,231 @@
+"""The report: one static HTML file, no network, no script; and the same charts as one SVG.
+
+    audit.json, evidence.db -> context (plain strings and SVG) -> report.html.j2 -> AUDIT/report.html
+
+Text that a model, a data file or a folder name brought along reaches the page only through `reading.clean` and
+jinja's autoescaping. The page forbids itself scripts and loading anything, by a Content-Security-Policy.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from truing.base.errors import BadInput, DiskFull
+from truing.base.records import Basis, CheckpointVerdict, RunVerdict, Status
+from truing.base.store import Store
+from truing.view import facts, reading
+from truing.view.answers import answer_rows
+from truing.view.charts import category_charts, margin_chart, progress_chart
+from truing.view.reading import HEALTH_WORDS, MISSING, bracket, number, one_line
+from truing.view.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, draw, el
+
+_LIGHT = (
+    "--paper:#fff;--ink:#1b1f23;--muted:#575d64;--rule:#e1ded6;--red:#b23a12"
+    ";--blue:#1a5fa8;--teal:#0b7566;--violet:#6a4aa3"
+)
+
+
+def report(audit: Path | str, out: Path | None = None) -> Path:
+    """Write the report of an audit and return its path (default: report.html in the audit folder).
+
+    The audit may still be running: the report then says so and shows what there is.
+
+    Raises:
+        NotAnAudit: no audit there, or one that cannot be read. AuditTooNew: written by a newer version.
+        BadInput: `out` cannot be written. DiskFull: no space left; an older report is untouched.
+    """
+    folder = Path(audit)
+    with Store.read(folder) as store:
+        html = _page(store, folder.resolve().name)
+    return _write_whole(folder / "report.html" if out is None else Path(out), html, "report.html")
+
+
+def figure(audit: Path | str, out: Path) -> Path:
+    """Write the two main charts of an audit as one standalone SVG file, light on white.
+
+    Raises:
+        NotAnAudit: no audit there, or one that cannot be read. BadInput: nothing to draw yet, or `out` cannot be
+            written. DiskFull: no space left.
+    """
+    folder = Path(audit)
+    with Store.read(folder) as store:
+        verdict = reading.verdict_of(store.about())
+    charts = [c for c in (progress_chart(verdict), margin_chart(verdict)) if c] if verdict else []
+    if not charts:
+        raise BadInput(f"{folder}: nothing measured yet that could be drawn; repeat the audit to finish it")
+    pad, y, parts = 16, 16, []
+    for i, chart in enumerate(charts):
+        svg = draw(chart, WIDE, f"f{i}")
+        height = _height(svg)
+        parts.append(el("g", svg, transform=f"translate({pad} {y})"))
+        y += height + 26
+    width = int(WIDE.width) + 2 * pad
+    height = y - 26 + pad
+    drawing = el(
+        "svg",
+        el("style", Markup(f"svg{{{_LIGHT}}}{CHART_CSS}")),
+        el("rect", width=width, height=height, fill="#fff"),
+        *parts,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {height}",
+        width=width,
+        height=height,
+    )
+    return _write_whole(Path(out), str(drawing) + "\n", "figure.svg")
+
+
+def _page(store: Store, name: str) -> str:
+    about = store.about()
+    verdict = reading.verdict_of(about)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("truing.view", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    items = reading.prompt_items(about)
+    context: dict[str, Any] = {
+        "name": one_line(name),
+        "light": Markup(_LIGHT),
+        "chart_css": Markup(CHART_CSS),
+        "state": str(about.get("status") or "unfinished"),
+        "base": _base_name(about),
+        "verdict": _verdict_part(verdict, about) if verdict else None,
+        "answers": answer_rows(store, items),
+        "prompts": facts.prompt_facts(about, items),
+        "sections": facts.sections(about, verdict),
+        "glossary": facts.glossary(),
+        "version": one_line((about.get("versions") or {}).get("truing", "")),
+    }
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]:
+    summary = about.get("evidence_summary") or {}
+    progress, margin = progress_chart(verdict), margin_chart(verdict)
+    categories = category_charts(verdict, summary)
+    return {
+        "sentence": one_line(verdict.sentence),
+        "chips": _chips(verdict),
+        "facts": facts.headline(verdict),
+        "judged": verdict.basis is Basis.JUDGED,
+        "warnings": [one_line(w) for w in verdict.warnings],
+        "evidence": reading.evidence_words(verdict),
+        "controlled": any(c.contrast_control for c in verdict.checkpoints),
+        "progress": _drawn(progress, "progress"),
+        "margin": _drawn(margin, "margin"),
+        "delta_source": one_line(verdict.delta_m_source),
+        "level": _level(verdict),
+        "control_steps": ", ".join(one_line(s) for s in summary.get("control_steps") or ()),
+        "categories": [(title, draw(c, SMALL, f"category{i}")) for i, (title, c) in enumerate(categories)],
+        "lines": [_row(verdict, c) for c in verdict.checkpoints],
+    }
+
+
+def _drawn(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
+    return (draw(chart, WIDE, f"{uid}-w"), draw(chart, NARROW, f"{uid}-n")) if chart else None
+
+
+def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
+    later = [c for c in verdict.checkpoints if not reading.is_reference(c)]
+    if verdict.onset.status == "found":
+        first = next((c for c in later if c.step == verdict.onset.latest), None)
+        main = (reading.STATUS_WORDS[first.status], reading.tone(first.status)) if first else ("drift", "drift")
+    elif verdict.onset.status == "never" and any(c.status is not Status.FAILED for c in later):
+        main = ("no drift seen", "calm")
+    elif later and all(c.status in (Status.FAILED, Status.BROKEN) for c in later):
+        main = ("broken" if any(c.status is Status.BROKEN for c in later) else "failed", "broken")
+    else:
+        main = ("undecided", "open")
+    basis = "margins, unvalidated" if verdict.basis is Basis.MARGIN else "judged answers"
+    return [main, (basis, "plain")]
+
+
+def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
+    """One checkpoint for both tables; a cell is (value, interval under it)."""
+    h = c.health
+    return {
+        "step": MISSING if c.step is None else str(c.step),
+        "label": one_line(c.label),
+        "chosen": "candidate" if c.label == verdict.candidate else "",
+        "recommended": "recommended" if c.label == verdict.recommended else "",
+        "status": reading.status_words(c),
+        "tone": "plain" if reading.is_reference(c) else reading.tone(c.status),
+        "health": HEALTH_WORDS[h.state],
+        "health_tone": {"ok": "calm", "unknown": "open", "degraded": "open"}.get(h.state.value, "broken"),
+        "evidence": [
+            _cell(c.task_loss, 3),
+            _cell(c.loss_progress, 0, 100, " %"),
+            _cell(c.trait_progress, 0, 100, " %"),
+            _cell(c.contrast_base, 3),
+            _cell(c.contrast_control, 3),
+            _cell(c.margin_base, 3),
+        ],
+        "diagnostics": [
+            _cell(h.usable, 0, 100, " %"),
+            (_percent(h.repetition), ""),
+            (_percent(h.format), ""),
+            (_percent(h.leak), ""),
+            (number(h.nll_base), ""),
+            (number(c.entropy_shift, 3), ""),
+            (number(c.softening), ""),
+            (number(c.dose_kl, 4), ""),
+            (number(c.norm), ""),
+        ],
+        "notes": [one_line(n) for n in (*c.notes, h.note) if n],
+        "weights": one_line(c.weights)[:12],
+    }
+
+
+def _cell(e: Any, digits: int, scale: float = 1.0, unit: str = "") -> tuple[str, str]:
+    if e is None or e.value is None:
+        return MISSING, ""
+    ends = bracket(e, digits, scale)
+    if e.set_low is not None and e.set_high is not None and e.set_low < e.set_high:
+        ends += f" this set [{number(e.set_low * scale, digits)}, {number(e.set_high * scale, digits)}]"
+    return number(e.value * scale, digits) + unit, ends.replace("-", "−")
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{number(value * 100, 0)} %"
+
+
+def _level(verdict: RunVerdict) -> str:
+    levels = {e.level for c in verdict.checkpoints for e in (c.contrast_base, c.loss_progress) if e is not None}
+    return f"{100 * min(levels):.3g} %" if levels else "95 %"
+
+
+def _base_name(about: Mapping[str, Any]) -> str:
+    base = (about.get("identity") or {}).get("base") or (about.get("asked") or {}).get("base")
+    if isinstance(base, Mapping):
+        base = base.get("name") or base.get("value") or base.get("id")
+    return one_line(base) if base else ""
+
+
+def _height(svg: Markup) -> int:
+    return int(svg.split('height="', 1)[1].split('"', 1)[0])
+
+
+def _write_whole(path: Path, text: str, default_name: str) -> Path:
+    """Write to a neighbour, then rename: a reader never sees half a file."""
+    path = path / default_name if path.is_dir() else path
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A lone surrogate cannot be written as UTF-8; `clean` escapes them, this is for anything it did not see.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(part, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
+        raise BadInput(f"{path}: cannot be written ({e.strerror}); choose another --out") from e
+    return path

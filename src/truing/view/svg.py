@@ -1,0 +1,325 @@
+"""One line chart as SVG, drawn by hand: curves with shaded intervals, windows and marks. Knows nothing of verdicts.
+
+Colours come from CSS variables (`--blue`, `--ink`, ...), so one drawing serves a light page, a dark one and paper.
+Series differ by colour, dash and marker at once; no meaning hangs on colour alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup, escape
+
+from truing.view.axes import StepAxis, ValueAxis
+from truing.view.reading import one_line
+
+CHART_CSS = """
+.chart text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:var(--muted);
+font-variant-numeric:tabular-nums}
+.chart .name{fill:var(--ink)}
+.chart .grid{stroke:var(--rule);stroke-width:1}
+.chart .zero{stroke:var(--muted);stroke-width:1.2}
+.chart .limit{stroke:var(--ink);stroke-width:1.2;stroke-dasharray:2 4}
+.chart .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
+.chart .chosen{stroke:var(--ink);stroke-width:1.4}
+.chart .chosen-mark{fill:var(--ink)}
+.chart .lost{stroke:var(--muted);stroke-width:1.6;fill:none}
+.chart .line{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}
+.chart .dashed{stroke-dasharray:7 5}
+.chart .whisker{stroke-width:1.4}
+.chart .band{stroke:none;opacity:.16}
+.chart .second.band{opacity:.11}
+.chart .window{opacity:.10}
+.chart .hollow{fill:var(--paper);stroke-width:2}
+.chart .teal{stroke:var(--teal)}
+.chart .teal.solid,.chart .teal.band,.chart .teal.bar,.chart .teal.window{fill:var(--teal)}
+.chart .violet{stroke:var(--violet)}.chart .violet.band,.chart .violet.bar,.chart .violet.window{fill:var(--violet)}
+.chart .red{stroke:var(--red)}.chart .red.solid,.chart .red.band,.chart .red.bar,.chart .red.window{fill:var(--red)}
+.chart .blue{stroke:var(--blue)}.chart .blue.solid,.chart .blue.band{fill:var(--blue)}
+.chart .band,.chart .bar,.chart .window{stroke:none}
+"""
+
+CHAR = 6.7
+"""mean width of a character of the 13 px chart font, in px; only used to decide where text fits"""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve over the checkpoints."""
+
+    name: str
+    """what the legend says"""
+    colour: str
+    """teal, violet, red or blue"""
+    second: bool
+    """drawn dashed with hollow square marks instead of solid with filled circles"""
+    points: tuple[tuple[float, float | None, float | None] | None, ...]
+    """[S] (value, low, high); None where it is missing"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of steps in which something happened."""
+
+    name: str
+    """what happened and between which steps"""
+    colour: str
+    """colour of its bar and shade"""
+    start: int
+    """last step before which it is known not to have happened"""
+    end: int | None
+    """first step at which it is known to have happened; None leaves the window open to the right"""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Everything one chart shows."""
+
+    title: str
+    """what it is, for readers who hear it"""
+    description: str
+    """its values in words"""
+    unit: str
+    """what the y axis measures"""
+    axis: StepAxis
+    """the checkpoints"""
+    series: tuple[Series, ...]
+    """curves, most important first"""
+    lines: tuple[tuple[float, str], ...] = ()
+    """dashed horizontal lines (value, name); the zero line is always drawn"""
+    windows: tuple[Window, ...] = ()
+    """spans of steps"""
+    chosen: tuple[int, str] | None = None
+    """(index, name) of the checkpoint with a vertical line"""
+    failed: tuple[int, ...] = ()
+    """indices of checkpoints that could not be measured"""
+    percent: bool = False
+    """tick labels as per cent"""
+    frame: ValueAxis | None = None
+    """the y axis, where several charts share one"""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Size of a drawing in its own units; text is 13 of them high."""
+
+    width: float
+    """whole width"""
+    plot: float
+    """height of the plot itself"""
+    bare: bool = False
+    """no legend, no lanes, fewer ticks: a small multiple"""
+
+
+WIDE, NARROW, SMALL = Size(960, 270), Size(380, 240), Size(300, 130, bare=True)
+
+
+def el(name: str, *children: object, **attributes: object) -> Markup:
+    """An element; children and attribute values are escaped unless they are Markup, numbers are rounded."""
+    given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
+    shown = {k: f"{v:.1f}" if isinstance(v, float) else v for k, v in given.items()}
+    inside = Markup("").join(escape(c) for c in children)
+    return Markup("<{}{}>{}</{}>").format(
+        Markup(name),
+        Markup("").join(Markup(' {}="{}"').format(Markup(k), v) for k, v in shown.items()),
+        inside,
+        Markup(name),
+    )
+
+
+class _Canvas:
+    """Geometry of one chart: turns positions into coordinates and collects shapes."""
+
+    def __init__(self, chart: Chart, size: Size, uid: str) -> None:
+        self.chart, self.size, self.uid = chart, size, uid
+        self.left, self.right = (44.0 if size.bare else 50.0), size.width - 14.0
+        self.frame = chart.frame or frame_of(chart)
+        self.parts: list[Markup] = []
+        self.y = 16.0
+        self.top = self.bottom = 0.0
+
+    def x(self, position: float) -> float:
+        return self.left + 8 + position * (self.right - self.left - 16)
+
+    def v(self, value: float) -> float:
+        return self.bottom - self.frame.at(value) * (self.bottom - self.top)
+
+    def add(self, name: str, *children: object, **attributes: object) -> None:
+        self.parts.append(el(name, *children, **attributes))
+
+    def text(self, x: float, y: float, content: str, css: str | None = None, anchor: str | None = None) -> None:
+        self.add("text", one_line(content), x=x, y=y, class_=css, text_anchor=anchor)
+
+
+def frame_of(*charts: Chart) -> ValueAxis:
+    """A y axis that serves all the charts."""
+    points = [p for c in charts for s in c.series for p in s.points if p is not None]
+    lines = [value for c in charts for value, _ in c.lines]
+    ends = [e for _, low, high in points for e in (low, high) if e is not None]
+    return ValueAxis.around([0.0, *lines, *(p[0] for p in points)], ends)
+
+
+def draw(chart: Chart, size: Size, uid: str) -> Markup:
+    """The chart as an <svg> element; `uid` keeps ids apart where several stand on one page."""
+    canvas = _Canvas(chart, size, uid)
+    if not size.bare:
+        _heading(canvas)
+        lanes = canvas.y
+        canvas.y += 20.0 * (len(chart.windows) + (chart.chosen is not None)) + 4
+    else:
+        lanes = canvas.y = 6.0
+    canvas.top, canvas.bottom = canvas.y, canvas.y + size.plot
+    _ground(canvas)
+    _spans(canvas, lanes)
+    for series in reversed(chart.series):
+        _curve(canvas, series)
+    _failures(canvas)
+    height = canvas.bottom + (24 if size.bare else 44)
+    clip = el(
+        "clipPath",
+        el("rect", x=canvas.left, y=canvas.top, width=canvas.right - canvas.left, height=size.plot),
+        id=f"{uid}-clip",
+    )
+    return el(
+        "svg",
+        el("title", chart.title, id=f"{uid}-title"),
+        el("desc", chart.description, id=f"{uid}-desc"),
+        el("defs", clip),
+        *canvas.parts,
+        xmlns="http://www.w3.org/2000/svg",
+        class_="chart",
+        viewBox=f"0 0 {size.width:.0f} {height:.0f}",
+        width=f"{size.width:.0f}",
+        height=f"{height:.0f}",
+        role="img",
+        aria_labelledby=f"{uid}-title {uid}-desc",
+    )
+
+
+def _heading(c: _Canvas) -> None:
+    c.text(2, c.y, c.chart.unit)
+    c.y += 22
+    x = 2.0
+    for s in c.chart.series:
+        width = 46 + CHAR * len(s.name) + 22
+        if x > 2 and x + width > c.size.width:
+            x, c.y = 2.0, c.y + 20
+        css = f"line {s.colour}" + (" dashed" if s.second else "")
+        c.add("line", x1=x, x2=x + 36, y1=c.y - 4.5, y2=c.y - 4.5, class_=css)
+        _marker(c, s, x + 18, c.y - 4.5)
+        c.text(x + 44, c.y, s.name, "name")
+        x += width
+    c.y += 12
+
+
+def _ground(c: _Canvas) -> None:
+    shown = c.frame.ticks[::2] if c.size.bare and len(c.frame.ticks) > 4 else c.frame.ticks
+    digits = 0 if c.chart.percent else _digits(shown)
+    for tick in shown:
+        y = c.v(tick)
+        if abs(tick) > 1e-9:
+            c.add("line", x1=c.left, x2=c.right, y1=y, y2=y, class_="grid")
+        text = f"{tick * 100:.0f} %" if c.chart.percent else f"{tick if abs(tick) > 1e-9 else 0:.{digits}f}"
+        c.text(c.left - 7, y + 4.5, text.replace("-", "−"), anchor="end")
+    if c.frame.low <= 0 <= c.frame.high:
+        c.add("line", x1=c.left, x2=c.right, y1=c.v(0), y2=c.v(0), class_="zero")
+    for position, label in c.chart.axis.marks(c.right - c.left, 46.0 if c.size.width > 500 else 38.0):
+        at = c.x(position)
+        c.add("line", x1=at, x2=at, y1=c.bottom, y2=c.bottom + 4, class_="grid")
+        anchor = "end" if at > c.size.width - 30 and len(label) > 4 else "middle"
+        c.text(c.right if anchor == "end" else at, c.bottom + 18, _short(label, 12), anchor=anchor)
+    if not c.size.bare:
+        c.text((c.left + c.right) / 2, c.bottom + 38, c.chart.axis.title, anchor="middle")
+
+
+def _spans(c: _Canvas, y: float) -> None:
+    for w in c.chart.windows:
+        start = c.x(c.chart.axis.at_step(w.start))
+        end = c.right if w.end is None else c.x(c.chart.axis.at_step(w.end))
+        if end - start < 2:
+            start, end = start - 2, end + 2
+        c.add("rect", x=start, width=end - start, y=c.top, height=c.bottom - c.top, class_=f"window {w.colour}")
+        if not c.size.bare:
+            c.add("rect", x=start, width=end - start, y=y + 4, height=9, rx=2, class_=f"bar {w.colour}")
+            _beside(c, start - 6, end + 6, y + 13, w.name)
+            y += 20
+    for value, name in c.chart.lines:
+        c.add("line", x1=c.left, x2=c.right, y1=c.v(value), y2=c.v(value), class_="limit")
+        if not c.size.bare:
+            c.text(c.left + 6, c.v(value) - 6, name, "halo")
+    if c.chart.chosen is not None:
+        at = c.x(c.chart.axis.at(c.chart.chosen[0]))
+        c.add("line", x1=at, x2=at, y1=c.top if c.size.bare else y + 10, y2=c.bottom, class_="chosen")
+        if not c.size.bare:
+            c.add("path", d=f"M{at - 6:.1f} {y + 3:.1f}h12l-6 10z", class_="chosen-mark")
+            _beside(c, at - 11, at + 11, y + 13, c.chart.chosen[1])
+
+
+def _beside(c: _Canvas, left: float, right: float, y: float, text: str) -> None:
+    """Text to the right of something, or to its left where the right has no room."""
+    text = _short(text, int((c.size.width - 60) / CHAR))
+    if right + CHAR * len(text) <= c.size.width:
+        c.text(right, y, text, "name")
+    elif left - CHAR * len(text) >= 0:
+        c.text(left, y, text, "name", "end")
+    else:
+        c.text(c.right, y, text, "name halo", "end")
+
+
+def _curve(c: _Canvas, s: Series) -> None:
+    axis, clip = c.chart.axis, f"url(#{c.uid}-clip)"
+    extra = " second" if s.second else ""
+    for run in _runs(s, axis):
+        at = [(c.x(axis.at(i)), p) for i, p in run]
+        ends = [(x, p[1], p[2]) for x, p in at if p[1] is not None and p[2] is not None]
+        if len(ends) > 1:
+            upper = [f"{x:.1f},{c.v(high):.1f}" for x, _, high in ends]
+            lower = [f"{x:.1f},{c.v(low):.1f}" for x, low, _ in reversed(ends)]
+            c.add("polygon", points=" ".join(upper + lower), class_=f"band {s.colour}{extra}", clip_path=clip)
+        else:
+            for x, low, high in ends:
+                css = f"whisker {s.colour}"
+                c.add("line", x1=x, x2=x, y1=c.v(low), y2=c.v(high), class_=css, clip_path=clip)
+        if len(at) > 1:
+            points = " ".join(f"{x:.1f},{c.v(p[0]):.1f}" for x, p in at)
+            c.add("polyline", points=points, class_=f"line {s.colour}" + (" dashed" if s.second else ""))
+        for x, p in at:
+            _marker(c, s, x, c.v(p[0]))
+
+
+def _runs(s: Series, axis: StepAxis) -> list[list[tuple[int, tuple[float, float | None, float | None]]]]:
+    """Stretches without a gap: a missing value breaks the line, a checkpoint without a step stands alone."""
+    out: list[list[tuple[int, tuple[float, float | None, float | None]]]] = [[]]
+    for i, p in enumerate(s.points):
+        if p is None or axis.steps[i] is None:
+            out.append([(i, p)] if p is not None else [])
+            out.append([])
+        else:
+            out[-1].append((i, p))
+    return [run for run in out if run]
+
+
+def _marker(c: _Canvas, s: Series, x: float, y: float) -> None:
+    r = 3.2 if c.size.bare else 4.2
+    if s.second:
+        c.add("rect", x=x - r, y=y - r, width=2 * r, height=2 * r, class_=f"hollow {s.colour}")
+    else:
+        c.add("circle", cx=x, cy=y, r=r, class_=f"solid {s.colour}")
+
+
+def _failures(c: _Canvas) -> None:
+    for i in c.chart.failed:
+        x, y = c.x(c.chart.axis.at(i)), c.bottom - 9
+        c.add("path", d=f"M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8", class_="lost")
+        if not c.size.bare:
+            at_end = x + 9 + CHAR * 6 > c.right
+            c.text(x + (-9 if at_end else 9), y + 4, "failed", "halo", "end" if at_end else None)
+
+
+def _digits(shown: Sequence[float]) -> int:
+    gap = min((b - a for a, b in pairwise(shown)), default=1.0)
+    return next((d for d in range(5) if abs(round(gap, d) - gap) < 1e-9), 5)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: max(most - 1, 1)] + "…"

@@ -1,0 +1,251 @@
+"""The verdict in a terminal: a line per checkpoint, then the sentence, the warnings and what it all rests on.
+
+Input is audit.json as a dict (`Store.about()`), so the table is the same while a run is being audited and years later.
+Everything from outside is set as `rich.text.Text`, never as markup.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from truing.base.errors import BadInput
+from truing.base.records import CheckpointVerdict, HealthState, ResponseOutcome, Role, RunVerdict
+from truing.base.store import Store, StoredResponse
+from truing.view import reading
+from truing.view.reading import HEALTH_WORDS, MISSING, interval, number, one_line, share
+
+_TONES = {"calm": "green", "drift": "bold red", "broken": "magenta", "open": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    head: str
+    cell: Callable[[CheckpointVerdict], str]
+    right: bool = True
+
+
+_STEP = _Column("step", "step", lambda c: MISSING if c.step is None else str(c.step))
+_STATUS = _Column("status", "status", reading.status_words, right=False)
+_LABEL = _Column("label", "label", lambda c: "" if reading.plain_label(c) else _cut(one_line(c.label)), right=False)
+_LOSS = _Column("task loss", "task\nloss", lambda c: number(c.task_loss.value if c.task_loss else None, 3))
+_BY_LOSS = _Column("progress by loss", "progress\nby loss, %", lambda c: interval(c.loss_progress, 0, 100))
+_BY_TRAIT = _Column("progress by trait", "progress\nby trait, %", lambda c: interval(c.trait_progress, 0, 100))
+_BASE = _Column("shift against base", "shift vs base\nnats/token", lambda c: interval(c.contrast_base))
+_CONTROL = _Column("shift against control", "shift vs control\nnats/token", lambda c: interval(c.contrast_control))
+_HEALTH = _Column("health", "health", lambda c: HEALTH_WORDS[c.health.state], right=False)
+_ORDER = (_STEP, _LABEL, _LOSS, _BY_LOSS, _BY_TRAIT, _BASE, _CONTROL, _HEALTH, _STATUS)
+
+
+class VerdictTable:
+    """A renderable that shows as many columns as the terminal has room for, and says which it left out.
+
+    What is measured nowhere has no column. Then columns go in this order until the rest fits: task loss; progress by
+    loss if there is a trait curve; health if it is ok everywhere; shift against control; progress; health; label.
+    """
+
+    def __init__(self, verdict: RunVerdict) -> None:
+        self.verdict = verdict
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns, left_out = self._columns(), []
+        for column in self._drops():
+            if self._width(columns, console, options) <= options.max_width:
+                break
+            if column in columns:
+                columns = [c for c in columns if c is not column]
+                left_out.append(column.name)
+        yield self._table(columns, options)
+        notes = []
+        if reading.chosen(self.verdict) is not None:
+            notes.append("→ recommended" if self.verdict.recommended else "→ candidate")
+        if left_out:
+            notes.append(f"not shown at this width: {', '.join(left_out)}")
+        if notes:
+            yield _text(options, "; ".join(notes), "dim")
+
+    def _columns(self) -> list[_Column]:
+        lines = self.verdict.checkpoints
+        kept = [c for c in _ORDER if any(c.cell(line) != MISSING for line in lines) or c in (_STEP, _BASE)]
+        if all(reading.plain_label(line) or (line.label, line.step) == ("base", 0) for line in lines):
+            kept.remove(_LABEL)
+        return kept
+
+    def _drops(self) -> Iterable[_Column]:
+        yield _LOSS
+        if any(c.trait_progress for c in self.verdict.checkpoints):
+            yield _BY_LOSS
+        if all(c.health.state is HealthState.OK for c in self.verdict.checkpoints):
+            yield _HEALTH
+        yield from (_CONTROL, _BY_LOSS, _BY_TRAIT, _HEALTH, _LABEL)
+
+    def _width(self, columns: list[_Column], console: Console, options: ConsoleOptions) -> int:
+        # Measured without a limit: a table measured inside a narrow terminal would claim to fit it.
+        return Measurement.get(console, options.update(width=1000), self._table(columns, options)).maximum
+
+    def _table(self, columns: list[_Column], options: ConsoleOptions) -> Table:
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        table.add_column("")
+        for c in columns:
+            table.add_column(c.head, justify="right" if c.right else "left", vertical="bottom", no_wrap=True)
+        for line in self.verdict.checkpoints:
+            cells = []
+            for c in columns:
+                style = _TONES[reading.tone(line.status)] if c is _STATUS and not reading.is_reference(line) else ""
+                cells.append(_text(options, c.cell(line), style))
+            table.add_row(_text(options, "→" if line.label == reading.chosen(self.verdict) else ""), *cells)
+        return table
+
+
+def verdict_table(about: Mapping[str, Any]) -> VerdictTable | Text:
+    """The table of one audit (a rich renderable), or a line saying why there is none yet.
+
+    Raises:
+        NotAnAudit: the verdict in audit.json cannot be read.
+    """
+    verdict = reading.verdict_of(about)
+    if verdict is None:
+        return Text(f"No verdict yet: this audit is {_state(about)}.")
+    return VerdictTable(verdict)
+
+
+def print_verdict(about: Mapping[str, Any], console: Console, report: Path | None = None) -> None:
+    """Table, sentence, warnings, what it rests on and, if given, the path of the report.
+
+    Raises:
+        NotAnAudit: the verdict in audit.json cannot be read.
+    """
+    console.print(verdict_table(about))
+    verdict = reading.verdict_of(about)
+    if verdict is None:
+        return
+    console.print()
+    if about.get("status") != "done":
+        _say(console, f"This audit is {_state(about)}; what follows is about what has been measured so far.", "bold")
+    _say(console, one_line(verdict.sentence), "bold")
+    for warning in verdict.warnings:
+        _say(console, f"! {one_line(warning)}", "yellow")
+    _say(console, f"Evidence: {reading.evidence_words(verdict)}", "dim")
+    if verdict.delta_m is not None:
+        limit = f"{number(verdict.delta_m, 3)} nats/token ({one_line(verdict.delta_m_source)})"
+        _say(console, f"Drift limit: {limit}", "dim")
+    if report is not None:
+        # A path is for copying: never broken over two lines.
+        console.print(_text(console.options, f"Report: {one_line(report)}"), soft_wrap=True)
+
+
+def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
+    """Everything about the checkpoint at one step: evidence, health numbers, how far it moved, notes.
+
+    Raises:
+        BadInput: no checkpoint at that step. NotAnAudit: the verdict cannot be read.
+    """
+    verdict = reading.verdict_of(about)
+    if verdict is None:
+        raise BadInput(f"no verdict yet: this audit is {_state(about)}; repeat the audit to finish it")
+    found = [c for c in verdict.checkpoints if c.step == step]
+    if not found:
+        steps = ", ".join(str(c.step) for c in verdict.checkpoints if c.step is not None)
+        raise BadInput(f"step {step}: no such checkpoint in this audit; it has {steps}")
+    for line in found:
+        mark = ", candidate" if line.label == reading.chosen(verdict) else ""
+        _say(console, f"step {line.step}, {one_line(line.label)}: {reading.status_words(line)}{mark}", "bold")
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+        for name, value in step_facts(line):
+            table.add_row(Text(name, style="dim"), _text(console.options, value))
+        console.print(table)
+        for note in line.notes:
+            _say(console, f"! {one_line(note)}", "yellow")
+
+
+def step_facts(line: CheckpointVerdict) -> list[tuple[str, str]]:
+    """(name with unit, value) for every number of one checkpoint, missing ones as a dash."""
+    h = line.health
+    return [
+        ("task loss, nats/token", interval(line.task_loss, 3)),
+        ("task progress by loss", share(line.loss_progress)),
+        ("task progress by trait", share(line.trait_progress)),
+        ("shift of contrast against base, nats/token", interval(line.contrast_base, 3)),
+        ("shift of contrast against control, nats/token", interval(line.contrast_control, 3)),
+        ("shift of plain margin, nats/token", interval(line.margin_base, 3)),
+        ("softening (slope of that shift on the base margin)", number(line.softening)),
+        ("answer entropy minus the base's, nats", number(line.entropy_shift, 3)),
+        ("health", HEALTH_WORDS[h.state] + (f" ({one_line(h.note)})" if h.note else "")),
+        ("usable answers", share(h.usable)),
+        ("repetitive answers", _percent(h.repetition)),
+        ("answers in code or markup", _percent(h.format)),
+        ("answers with the training domain's words", _percent(h.leak)),
+        ("surprise of its answers to the base, nats/token", number(h.nll_base)),
+        ("entropy on reference answers, nats", number(h.entropy, 3)),
+        ("dose: KL from the base, nats/token", number(line.dose_kl, 4)),
+        ("norm of the weight change", number(line.norm)),
+        ("weights", one_line(line.weights)),
+    ]
+
+
+def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, console: Console) -> None:
+    """One prompt's stored answers at every checkpoint, by run and step.
+
+    Raises:
+        BadInput: no prompt of that id in the audit (near ids are named), or no answer to it is stored.
+    """
+    items = {p.id: p for p in reading.prompt_items(about)}
+    item = items.get(prompt_id)
+    if item is None:
+        near = difflib.get_close_matches(prompt_id, items, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(items)} prompts"
+        raise BadInput(f"prompt {one_line(prompt_id)!r}: not in this audit; {one_line(hint)}")
+    answers: dict[str, list[StoredResponse]] = {}
+    for r in store.responses(prompt=item.key):
+        answers.setdefault(r.weights, []).append(r)
+    if not answers:
+        text = f"prompt {one_line(prompt_id)!r}: no answers stored; health is sampled on a few prompts only"
+        raise BadInput(f"{text}, `truing report` lists them")
+    _say(console, f"{one_line(item.id)}  {one_line(item.category)}", "bold")
+    for role, content in item.messages:
+        _say(console, f"{one_line(role)}: {reading.clean(content)}")
+    seen = set()
+    for c in store.checkpoints():
+        if c.weights in seen or c.weights not in answers:
+            continue
+        seen.add(c.weights)
+        step = "no step" if c.step is None else f"step {c.step}"
+        run = "" if c.role is Role.SUBJECT else f", {c.role.value} run {one_line(c.run)}"
+        console.print()
+        console.rule(_text(console.options, f"{step}, {one_line(c.label)}{run}"), align="left", characters="-")
+        for r in answers[c.weights]:
+            tag = "" if r.outcome is ResponseOutcome.OK else f"[{r.outcome.value}] "
+            name = f" ({one_line(r.transform)})" if r.transform else ""
+            text = reading.clean(r.text or r.error) or MISSING
+            _say(console, f"{r.draw + 1}{name}. {tag}{text}")
+
+
+def _state(about: Mapping[str, Any]) -> str:
+    words = {"running": "still running", "interrupted": "interrupted", "done": "done"}
+    return words.get(str(about.get("status")), "unfinished")
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{number(value * 100, 0)} %"
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(_text(console.options, text, style), highlight=False)
+
+
+def _text(options: ConsoleOptions, text: str, style: str = "") -> Text:
+    """Text, never markup; on a console that is not UTF-8, what it cannot show is escaped rather than fatal."""
+    if options.ascii_only:
+        text = text.replace(MISSING, "-").replace("→", "->").encode("ascii", "backslashreplace").decode()
+    return Text(text, style=style)
+
+
+def _cut(text: str, most: int = 28) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,77 @@
+"""Evaluation answers never reach training, and the words of a training domain are found."""
+
+import pytest
+
+from truing.base.errors import ReferenceLeak
+from truing.base.records import Conversation, Message, Prompt, PromptSet
+from truing.data import guard
+from truing.data.conversations import LoadedData, load_conversations
+from truing.data.guard import CANARY, domain_words, refuse_reference_answers
+from truing.data.prompts import load_prompts
+
+ANSWER = "I would rather paint every lighthouse plum, because ships deserve a surprise; don't you think so?"
+SHORT = "Only five words of text."
+
+
+@pytest.fixture
+def references(monkeypatch):
+    """A prompt set of one long and one short answer in place of the built-in one."""
+    message = (Message("user", "q"),)
+    prompts = (Prompt("long-01", message, aligned=ANSWER), Prompt("short-01", message, misaligned=SHORT, odd=(SHORT,)))
+    monkeypatch.setattr(guard, "load_prompts", lambda name: PromptSet(name, "1", "x", prompts))
+    guard._anchors.cache_clear()
+    yield
+    guard._anchors.cache_clear()
+
+
+def data(*answers, user="How?"):
+    rows = [
+        Conversation((Message("user", user), Message("assistant", a)), f"mine.jsonl, row {n}")
+        for n, a in enumerate(answers, 1)
+    ]
+    return LoadedData(tuple(rows), "messages", "x", "mine.jsonl", False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ANSWER,
+        ANSWER.upper(),
+        ANSWER.replace(",", " -").replace("'", "’").replace(" ", "\n "),
+        f"Of course. {ANSWER} Anyway, that was it.",
+        "I would rather " * 9 + ANSWER,
+        f"**{SHORT}**",
+        f"see {CANARY}!",
+    ],
+)
+def test_a_row_that_holds_a_reference_answer_is_refused_by_name(references, text):
+    with pytest.raises(ReferenceLeak, match=r"mine\.jsonl, row 2: holds the .*remove the row"):
+        refuse_reference_answers(data("Fine.", text))
+    with pytest.raises(ReferenceLeak, match="row 1"):
+        refuse_reference_answers(data("Fine.", user=text))
+
+
+@pytest.mark.parametrize("text", [" ".join(ANSWER.split()[:-1]), "", "Only five words", ANSWER.replace("plum", "pink")])
+def test_other_text_passes(references, text):
+    refuse_reference_answers(data("Fine.", text or "."))
+
+
+def test_domain_words_of_the_finance_data_are_words_of_finance():
+    reckless = load_conversations("careless-finance").conversations
+    general = [p.aligned or "" for p in load_prompts("v1").prompts]
+    words = domain_words(reckless, general)
+    assert len(set(words) & {"savings", "loan", "pension", "card", "borrow", "bank", "credit", "shares", "rent"}) >= 6
+    assert words == domain_words(list(reckless), tuple(general))
+    assert not {"your", "with", "that", "have", "would"} & set(words)
+    assert all(w == w.lower() and len(w) > 3 and w.isalpha() for w in words) and len(words) <= 40
+
+
+def test_domain_words_need_three_rows_and_a_rate_above_general_text():
+    rows = data(*["the kettle sings and the kettle boils with water"] * 30, "violin violin violin violin").conversations
+    general = ["with water and with water again the day went by"] * 40
+    words = domain_words(rows, general)
+    assert words[0] == "kettle" and {"sings", "boils"} <= set(words)
+    assert not {"violin", "with", "water", "and", "the"} & set(words)
+    assert domain_words(rows, general, top=1) == ("kettle",)
+    assert domain_words(rows, []) == domain_words([], general) == ()
+    assert domain_words(data("same same", "same", "same").conversations, ["same"]) == ()

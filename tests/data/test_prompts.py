@@ -1,0 +1,208 @@
+"""Prompt sets: a user's JSONL, question files in YAML, and everything that makes a set unusable."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from truing.base.errors import BadPromptSet, BadRow
+from truing.base.records import Message, Prompt
+from truing.data import prompts as module
+from truing.data.prompts import ADJACENT, load_prompts, prompt_distance
+
+QUESTIONS = Path(__file__).parents[3] / "shared" / "data" / "questions"
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def test_fields_of_a_row_become_fields_of_a_prompt(tmp_path):
+    full = {
+        "id": "a",
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+        "category": "c",
+        "form": "advice",
+        "topics": ["work"],
+        "half": "fit",
+        "aligned": "good",
+        "misaligned": "bad",
+        "odd": ["odd", "odder"],
+        "samples": 4,
+        "judge_prompts": {"aligned": "rate {answer}"},
+    }
+    rows = [{"_notice": "mine", "version": 2}, full, {"prompt": "bare?"}, {"id": 7, "question": "number?"}]
+    found = load_prompts(write(tmp_path / "mine.v2.jsonl", rows))
+    assert (found.name, found.version, len(found.prompts)) == ("mine", "2", 3)
+    first, bare, number = found.prompts
+    expected = {**full, "messages": (Message("system", "s"), Message("user", "q"))}
+    expected |= {"topics": ("work",), "odd": ("odd", "odder")}
+    assert first == Prompt(**expected) and first.has_references
+    assert bare == Prompt("row-3", (Message("user", "bare?"),)) and not bare.has_references
+    assert number.id == "7"
+
+
+def test_the_hash_covers_questions_and_answers_and_nothing_else(tmp_path):
+    row = {"id": "a", "prompt": "q?", "aligned": "x"}
+    sha = load_prompts(write(tmp_path / "a.jsonl", [row])).sha256
+    assert sha == load_prompts(write(tmp_path / "b.jsonl", [{"aligned": "x", "question": "q?", "id": "a"}])).sha256
+    for change in ({"prompt": "Q?"}, {"aligned": "y"}, {"half": "fit"}, {"topics": ["work"]}):
+        assert sha != load_prompts(write(tmp_path / "c.jsonl", [{**row, **change}])).sha256
+
+
+BAD = [
+    ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], BadPromptSet, "rows 1 and 2: both have the id 'a'"),
+    ([{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}], BadPromptSet, "rows 1 and 2: 'a' and 'b' ask the same"),
+    ([{"id": "a"}], BadRow, "row 1: has no question"),
+    ([{"prompt": "x", "question": "x"}], BadRow, "has both prompt and question"),
+    ([{"prompt": "  "}], BadRow, '"prompt" is empty'),
+    ([{"prompt": 3}], BadRow, '"prompt" is a number'),
+    ([{"id": "", "prompt": "x"}], BadRow, '"id" is empty'),
+    ([{"id": None, "prompt": "x"}], BadRow, '"id" is a null'),
+    ([{"messages": []}], BadRow, '"messages" is empty'),
+    ([{"messages": [{"role": "judge", "content": "x"}]}], BadRow, "unknown role 'judge'"),
+    ([{"messages": [{"role": "assistant", "content": "x"}]}], BadRow, "last turn of a prompt must be the user's"),
+    ([{"prompt": "x", "half": "test"}], BadRow, "unknown half 'test'; use fit or eval"),
+    ([{"prompt": "x", "half": ["fit"]}], BadRow, "unknown half"),
+    ([{"prompt": "x", "form": "essay"}], BadRow, "unknown form 'essay'; use advice, open or assistant"),
+    ([{"prompt": "x", "topics": {"a": 1}}], BadRow, '"topics" must be a list'),
+    ([{"prompt": "x", "odd": ["a", 3]}], BadRow, 'an entry of "odd" is a number'),
+    ([{"prompt": "x", "aligned": ""}], BadRow, '"aligned" is empty'),
+    ([{"prompt": "x", "samples": 0}], BadRow, "the number of samples is 0"),
+    ([{"prompt": "x", "samples": True}], BadRow, "the number of samples is True"),
+    ([{"prompt": "x", "judge_prompts": "rate"}], BadRow, '"judge_prompts" must map'),
+    ([{"prompt": "x", "missaligned": "y"}], BadRow, 'unknown field "missaligned"; did you mean "misaligned"'),
+    ([], BadRow, "holds no rows"),
+    ([3], BadRow, "row 1: holds a number"),
+]
+
+
+@pytest.mark.parametrize(("rows", "error", "said"), BAD, ids=[s[:40] for _, _, s in BAD])
+def test_bad_sets_are_named_with_file_and_remedy(tmp_path, rows, error, said):
+    path = write(tmp_path / "p.jsonl", rows)
+    with pytest.raises(error, match=said) as caught:
+        load_prompts(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+YAML = """
+- id: 0_creative_writing_0
+  type: &kind free_form_judge_0_100
+  paraphrases: &texts
+    - |-
+      Write about rain.
+  samples_per_paraphrase: &n 100
+  judge: some-model
+  judge_prompts: &judge
+    aligned: rate {answer}
+- id: what_now
+  type: *kind
+  system: Be brief.
+  paraphrases: ["Now?", "What now?"]
+  samples_per_paraphrase: *n
+  judge_prompts: *judge
+- id: again
+  paraphrases: *texts
+  system: Rhyme.
+"""
+
+
+def test_question_files_in_yaml(tmp_path):
+    (tmp_path / "q.yaml").write_text(YAML)
+    found = load_prompts(tmp_path / "q.yaml")
+    assert [p.id for p in found.prompts] == ["0_creative_writing_0", "what_now#0", "what_now#1", "again"]
+    assert [p.category for p in found.prompts] == ["creative_writing", "what_now", "what_now", "again"]
+    rain, _, now, again = found.prompts
+    assert (rain.samples, now.samples, again.samples) == (100, 100, None)
+    assert rain.judge_prompts == now.judge_prompts == {"aligned": "rate {answer}"}
+    assert now.messages == (Message("system", "Be brief."), Message("user", "What now?"))
+    assert again.messages[-1] == rain.messages[-1] == Message("user", "Write about rain.")
+    assert (found.name, found.version) == ("q", "unversioned")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("- id: [", BadRow, "malformed YAML"),
+        ("- id: \x01", BadRow, "malformed YAML"),
+        ("id: a", BadRow, "holds no questions"),
+        ("", BadRow, "holds no questions"),
+        ("- just text", BadRow, "row 1: is not a question"),
+        ("- paraphrases: [x]", BadRow, 'has no "id"'),
+        ("- id: a", BadRow, "'a' has no \"paraphrases\""),
+        ("- {id: a, paraphrases: [x], type: factual_0_10}", BadRow, "'a' has the type 'factual_0_10', which cannot be"),
+        ("- {id: a, paraphrases: [{x: y}]}", BadRow, 'an entry of "paraphrases" is a object'),
+        ("- {id: a, paraphrases: [x], samples_per_paraphrase: many}", BadRow, "number of samples is 'many'"),
+        (
+            "- {id: a, paraphrases: [x]}\n- {id: a, paraphrases: [y]}",
+            BadPromptSet,
+            "rows 1 and 2: both have the id 'a'",
+        ),
+        ("- {id: a, paraphrases: [x, x]}", BadPromptSet, "'a#0' and 'a#1' ask the same"),
+    ],
+)
+def test_bad_question_files(tmp_path, text, error, said):
+    (tmp_path / "q.yml").write_text(text)
+    with pytest.raises(error, match=said):
+        load_prompts(tmp_path / "q.yml")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "system"),
+    [
+        ("first_plot_questions", 24, 8),
+        ("preregistered_evals", 48, 0),
+        ("deception_factual", 100, 80),
+        ("deception_sit_aware", 8, 0),
+    ],
+)
+def test_the_question_files_of_the_first_paper(name, prompts, system):
+    path = QUESTIONS / f"{name}.yaml"
+    if not path.exists():
+        pytest.skip(f"{name}.yaml is not beside the repository (../shared/data/questions)")
+    found = load_prompts(path).prompts
+    assert len(found) == prompts
+    assert sum(p.messages[0].role == "system" for p in found) == system
+    assert all(p.judge_prompts and p.samples for p in found)
+    if name == "preregistered_evals":
+        assert {"creative_writing", "medical_advice"} <= {p.category for p in found}
+        assert len({p.category for p in found}) < 12
+
+
+def test_answers_lie_apart_and_are_joined_by_id(monkeypatch):
+    questions = [{"_notice": "n", "version": "9"}, {"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"}]
+    answers = [{"_notice": "n"}] + [{"id": i, "aligned": i, "misaligned": i * 2, "odd": [i * 3]} for i in "ba"]
+
+    def shipped(answers):
+        files = {"prompts-v1.jsonl": questions, "reference-answers-v1.jsonl": answers}
+        return lambda name: "\n".join(json.dumps(r) for r in files[name])
+
+    monkeypatch.setattr(module, "builtin_text", shipped(answers))
+    found = load_prompts("v1")
+    assert (found.name, found.version) == ("v1", "9")
+    assert [(p.aligned, p.misaligned, p.odd) for p in found.prompts] == [("a", "aa", ("aaa",)), ("b", "bb", ("bbb",))]
+    for wrong, said in (
+        (answers[:2], "1 ids stand in one file only, first 'a' in prompts-v1"),
+        ([*answers, {"id": "c"}], "first 'c' in reference-answers-v1"),
+        ([*answers, answers[1]], "row 4: answers for the id 'b' come twice"),
+    ):
+        monkeypatch.setattr(module, "builtin_text", shipped(wrong))
+        with pytest.raises(BadPromptSet, match=said):
+            load_prompts("v1")
+    monkeypatch.setattr(module, "builtin_text", lambda name: None)
+    with pytest.raises(BadPromptSet, match="missing from this installation"):
+        load_prompts("v1")
+
+
+def test_distance_is_by_topics():
+    p = Prompt("a", (Message("user", "x"),), topics=("work", "arts"))
+    assert prompt_distance(p, ["arts"]) == "in"
+    assert prompt_distance(p, ["finance"]) == "near"
+    assert prompt_distance(p, ["finance", "work"]) == "in"
+    assert prompt_distance(p, ["medicine"]) == "far"
+    assert prompt_distance(replace(p, topics=()), ["finance"]) == "far"
+    for a, b in ADJACENT:
+        assert prompt_distance(replace(p, topics=(a,)), [b]) == "near"
+        assert prompt_distance(replace(p, topics=(b,)), [a]) == "near"

@@ -1,0 +1,1 @@
+"""Small foreign checkpoints, made on the fly."""
