@@ -42,7 +42,7 @@ from truing.base.records import (
 
 log = logging.getLogger(__name__)
 BATCH_TOKENS = 1024
-ROW_TOKENS = 256
+ROW_TOKENS = 512
 
 
 class LocalBackend:
@@ -50,9 +50,7 @@ class LocalBackend:
 
     capabilities = Capabilities(weights=True, loglikelihood=True, sample=True, train=True, checkpoints="any")
 
-    def __init__(
-        self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelOptions | None = None
-    ) -> None:
+    def __init__(self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelOptions | None = None) -> None:
         """Load the base and agree on one chat format.
 
         Args:
@@ -345,6 +343,11 @@ def _dtype(name: str, device: str) -> torch.dtype:
     if _device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if _cpu_has_bf16() else torch.float32
+
+
+def automatic_dtype() -> str:
+    """The number type that `auto` stands for on this machine."""
+    return str(_dtype("auto", "auto")).removeprefix("torch.")
 
 
 def _cpu_has_bf16() -> bool:

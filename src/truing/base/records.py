@@ -596,6 +596,8 @@ class AuditOptions:
     """thresholds of the verdict"""
     model: ModelOptions = field(default_factory=ModelOptions)
     """how models are held"""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """where a setting came from, when it was neither given nor a plain default: a file, or a measurement"""
     progress: Callable[[str, int, int], None] | None = None
     """called with (stage, done, total) as work goes on; not stored"""
 

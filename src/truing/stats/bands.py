@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats as sps
 
 from truing.base.records import Estimate
@@ -26,9 +27,9 @@ class Band:
     high: Array
     """[S]"""
     se: Array
-    """[S] bootstrap standard error"""
-    critical: float
-    """multiplier of `se`"""
+    """[S] standard error of the stratified mean"""
+    critical: Array
+    """[S] multiplier of `se`"""
     clusters: int
     """items used (those measured at every step)"""
     dropped: int
@@ -61,23 +62,48 @@ def resample_weights(strata: Sequence[str], resamples: int, rng: np.random.Gener
     Deviations from the stratum mean are widened by sqrt(n/(n-1)), without which a stratum of 5 would look 11 % too
     certain. Strata of one item are pooled. One matrix serves every step, so all differences come out paired.
     """
+    weights = np.ones((resamples, len(strata)))
+    for g in _groups(strata):
+        n = len(g)
+        if n > 1:
+            counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+            weights[:, g] = 1 + (counts - 1) * np.sqrt(n / (n - 1))
+    return weights
+
+
+def _groups(strata: Sequence[str]) -> list[NDArray[np.intp]]:
+    """Items of each stratum. Strata of one item are pooled, a lone one joins the smallest other: its spread is unknown
+    and would otherwise count as none."""
     names = np.asarray(strata)
     groups = [np.flatnonzero(names == name) for name in dict.fromkeys(strata)]
     singles = [g for g in groups if len(g) == 1]
-    groups = [g for g in groups if len(g) > 1]
-    if singles:
-        groups.append(np.concatenate(singles))
-    weights = np.empty((resamples, len(names)))
-    for g in groups:
-        n = len(g)
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-        weights[:, g] = 1 + (counts - 1) * np.sqrt(n / (n - 1)) if n > 1 else 1.0
-    return weights
+    groups = sorted((g for g in groups if len(g) > 1), key=len)
+    if len(singles) > 1 or not groups:
+        return [*groups, np.concatenate(singles)] if singles else groups
+    return [np.concatenate([groups[0], *singles]), *groups[1:]]
+
+
+def _spread(values: Array, strata: Sequence[str]) -> tuple[Array, Array]:
+    """Standard error of the stratified mean of `values` [S, P], and its degrees of freedom, both [S].
+
+    Satterthwaite's degrees of freedom with Welch's (1947) correction for estimated variances: one stratum gives n - 1,
+    equal variances about P minus the strata, and a stratum that carries all the spread about its own size.
+    """
+    groups = _groups(strata)
+    parts = np.array([len(g) * values[:, g].var(axis=1, ddof=1) for g in groups])  # [G, S]
+    total = parts.sum(axis=0)
+    sizes = np.array([len(g) for g in groups])[:, None]
+    most = values.shape[1] - len(groups)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = total**2 / (parts**2 / (sizes + 1)).sum(axis=0) - 2
+    return np.sqrt(total) / values.shape[1], np.where(total > 0, np.clip(df, 1, most), most)
 
 
 def simultaneous_band(values: Array, strata: Sequence[str], *, level: float, resamples: int, seed: int) -> Band | None:
     """Band for the column means of `values` [S, P] over items P.
 
+    The bootstrap says how much more than one step's error the largest of S errors is; its quantile is carried from the
+    normal to the t scale, because a bootstrap of few items knows nothing of the error of their own variance.
     Items with a missing value at any step are left out (and counted), so that every step has the same items.
     Returns None when fewer than 3 items remain: too little data gives no interval, never a zero-width one.
     """
@@ -89,13 +115,12 @@ def simultaneous_band(values: Array, strata: Sequence[str], *, level: float, res
     names = [s for s, u in zip(strata, used, strict=True) if u]
     weights = resample_weights(names, resamples, np.random.default_rng(seed))
     mean = kept.mean(axis=1)
+    se, df = _spread(kept, names)
     deviations = weights @ kept.T / clusters - mean  # [B, S]
-    se = deviations.std(axis=0, ddof=1)
     floor = np.maximum(np.abs(mean), 1.0) * 1e-12  # a constant column has se 0 up to rounding
     t_max = (np.abs(deviations) / np.maximum(se, floor)).max(axis=1)
-    # With few clusters the bootstrap is a little too sure; a t quantile is the least multiplier allowed.
-    least = sps.t.ppf((1 + level) / 2, max(clusters - len(set(names)), 1))
-    critical = float(max(np.quantile(t_max, level), least))
+    normal = max(float(np.quantile(t_max, level)), float(sps.norm.ppf((1 + level) / 2)))
+    critical = np.asarray(sps.t.isf(sps.norm.sf(normal), df))
     half = critical * se
     return Band(mean, mean - half, mean + half, se, critical, clusters, int((~used).sum()), level, seed)
 

@@ -149,9 +149,7 @@ def _status(evidence: Evidence, curves: _Curves, state: Health, s: int, rule: Ve
     return drift_status(curves.base.low(s), curves.base.mean(s), low_control, has_control, curves.delta)
 
 
-def _candidate(
-    evidence: Evidence, curves: _Curves, statuses: tuple[Status, ...], healths: list[Health]
-) -> int | None:
+def _candidate(evidence: Evidence, curves: _Curves, statuses: tuple[Status, ...], healths: list[Health]) -> int | None:
     """Index of the best task progress among saved checkpoints that show no drift and are not unhealthy."""
     if curves.task is None:
         return None

@@ -105,7 +105,7 @@ class ValueAxis:
     """round numbers in between"""
 
     @classmethod
-    def around(cls, values: Sequence[float], ends: Sequence[float], most: int = 5) -> "ValueAxis":
+    def around(cls, values: Sequence[float], ends: Sequence[float], most: int = 7) -> "ValueAxis":
         """Over `values` and as far over interval `ends` as the values' own span again."""
         low, high = min(values), max(values)
         span = (high - low) or max(abs(high), 0.1)

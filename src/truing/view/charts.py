@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from truing.base.records import CheckpointVerdict, Estimate, RunVerdict, Status
+from truing.base.records import CheckpointVerdict, Convergence, Estimate, RunVerdict, Status
 from truing.view.axes import StepAxis
 from truing.view.reading import chosen, interval, number, one_line, share, step_name
 from truing.view.svg import Chart, Series, Window, frame_of
@@ -128,8 +128,8 @@ def _windows(verdict: RunVerdict) -> tuple[Window, ...]:
         (verdict.convergence_loss, "violet", "loss converged"),
     ):
         if c.status == "converged" and c.step is not None and not out:
-            start = c.after if c.after is not None else 0
-            out.append(Window(f"{what}, {_between(start, c.step)}", colour, start, c.step))
+            start, end = _learned_within(verdict, c, c.step)
+            out.append(Window(f"{what}, {_between(start, end)}", colour, start, end))
     onset = verdict.onset
     if onset.status == "found" and onset.latest is not None:
         start = onset.after if onset.after is not None else 0
@@ -138,6 +138,14 @@ def _windows(verdict: RunVerdict) -> tuple[Window, ...]:
         start = onset.after if onset.after is not None else 0
         out.append(Window(f"drift undecided after step {start}", "red", start, None))
     return tuple(out)
+
+
+def _learned_within(verdict: RunVerdict, c: Convergence, step: int) -> tuple[int, int]:
+    """The window that decides before or after: from the checkpoint before the interval's low end to its high end."""
+    if c.low is None or c.high is None:
+        return (c.after if c.after is not None else 0), step
+    low = c.low
+    return max((x.step for x in verdict.checkpoints if x.step is not None and x.step < low), default=0), c.high
 
 
 def _between(start: int, end: int) -> str:

@@ -4,27 +4,37 @@ import ast
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from truing.base import records
-from truing.base.records import Convergence, RunVerdict
+from truing.base.records import CheckpointVerdict, Convergence, RunVerdict, Status
 from truing.view.reading import MISSING, PromptItem, chosen, clean, number, one_line, share, window
 
-FOLD = 12
+FOLD = 8
 """rows of one mapping (e.g. prompt id -> hash) above which it is folded away"""
+
+
+def later_measured(verdict: RunVerdict) -> list[CheckpointVerdict]:
+    """The checkpoints beside step 0 that could be measured."""
+    return [c for c in verdict.checkpoints if c.step != 0 and c.status is not Status.FAILED]
 
 
 def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the four facts a reader wants first."""
     onset = verdict.onset
-    where = {
-        "found": (window(onset.after, onset.latest), "" if onset.sustained else "not at every later checkpoint"),
-        "never": ("not seen", "margins do not certify" if verdict.basis is records.Basis.MARGIN else ""),
-    }.get(onset.status, (f"undecided {window(onset.after, None)}" if onset.after is not None else "undecided", ""))
+    if not later_measured(verdict):
+        onset = replace(onset, status="not measured", after=None)
+    if onset.status == "found":
+        where = (window(onset.after, onset.latest), "" if onset.sustained else "not at every later checkpoint")
+    elif onset.status == "never":
+        where = ("not seen", "margins do not certify" if verdict.basis is records.Basis.MARGIN else "")
+    else:
+        where = (onset.status + ("" if onset.after is None else f" {window(onset.after, None)}"), "")
     curve = verdict.convergence_trait if verdict.convergence_trait.status != "unmeasured" else verdict.convergence_loss
     limit = f"{number(verdict.delta_m, 3)} nats/token" if verdict.delta_m is not None else MISSING
     return [
-        ("Drift onset", *where),
+        ("Drift onset", where[0], where[1]),
         (f"Task learned (by {one_line(curve.curve)})", *_learned(curve)),
         _kept(verdict),
         ("Drift limit", limit, one_line(verdict.delta_m_source) if verdict.delta_m is not None else "not known"),
@@ -33,7 +43,11 @@ def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
 
 def _learned(c: Convergence) -> tuple[str, str]:
     if c.status == "converged":
-        spread = f"interval: steps {c.low} to {c.high}" if c.low is not None and c.high is not None else ""
+        spread = (
+            f"interval: steps {c.low} to {c.high}"
+            if c.low is not None and c.high is not None and c.low < c.high
+            else ""
+        )
         return window(c.after, c.step), "; ".join(x for x in (spread, "then overfits" if c.overfit else "") if x)
     words = {
         "still_learning": "still learning",
@@ -80,6 +94,7 @@ def sections(about: Mapping[str, Any], verdict: RunVerdict | None) -> list[dict[
         ("Rules and thresholds", verdict.definitions if verdict else {}, rules),
         ("Health rules", about.get("health_params") or {}, {}),
         ("What was asked", about.get("asked") or {}, {}),
+        ("How it was measured", _measuring(about), {}),
         ("What the audit is keyed to", about.get("identity") or {}, {}),
         ("Versions", about.get("versions") or {}, {}),
     ):
@@ -94,6 +109,22 @@ def sections(about: Mapping[str, Any], verdict: RunVerdict | None) -> list[dict[
         if rows or folded:
             out.append({"title": title, "rows": rows, "folded": folded})
     return out
+
+
+def _measuring(about: Mapping[str, Any]) -> dict[str, Any]:
+    names = {
+        "rendering": "rendering",
+        "sampling": "sampling",
+        "content_free_prompt": "content-free prompt q0",
+        "domain_words": "words of the training domain",
+    }
+    return {name: about[key] for key, name in names.items() if about.get(key)}
+
+
+def control_steps(given: Sequence[Any]) -> str:
+    """The steps at which each control run was measured; `given` is one list of steps, or one per control."""
+    runs = [run for run in given if isinstance(run, (list, tuple))] or ([given] if given else [])
+    return "; ".join(", ".join(MISSING if s is None else one_line(s) for s in run) for run in runs)
 
 
 def glossary() -> list[tuple[str, str]]:

@@ -98,6 +98,8 @@ def _page(store: Store, name: str) -> str:
         "state": str(about.get("status") or "unfinished"),
         "base": _base_name(about),
         "verdict": _verdict_part(verdict, about) if verdict else None,
+        "organism": bool(about.get("organism")),
+        "notes": [one_line(n) for n in about.get("notes") or ()],
         "answers": answer_rows(store, items),
         "prompts": facts.prompt_facts(about, items),
         "sections": facts.sections(about, verdict),
@@ -123,7 +125,7 @@ def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, An
         "margin": _drawn(margin, "margin"),
         "delta_source": one_line(verdict.delta_m_source),
         "level": _level(verdict),
-        "control_steps": ", ".join(one_line(s) for s in summary.get("control_steps") or ()),
+        "control_steps": facts.control_steps(summary.get("control_steps") or ()),
         "categories": [(title, draw(c, SMALL, f"category{i}")) for i, (title, c) in enumerate(categories)],
         "lines": [_row(verdict, c) for c in verdict.checkpoints],
     }
@@ -134,16 +136,17 @@ def _drawn(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
 
 
 def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
-    later = [c for c in verdict.checkpoints if not reading.is_reference(c)]
-    if verdict.onset.status == "found":
+    later = facts.later_measured(verdict)
+    states = {c.status for c in verdict.checkpoints if c.step != 0}
+    if not later:
+        main = ("failed", "broken") if states else ("nothing measured", "open")
+    elif states <= {Status.FAILED, Status.BROKEN}:
+        main = ("broken", "broken")
+    elif verdict.onset.status == "found":
         first = next((c for c in later if c.step == verdict.onset.latest), None)
         main = (reading.STATUS_WORDS[first.status], reading.tone(first.status)) if first else ("drift", "drift")
-    elif verdict.onset.status == "never" and any(c.status is not Status.FAILED for c in later):
-        main = ("no drift seen", "calm")
-    elif later and all(c.status in (Status.FAILED, Status.BROKEN) for c in later):
-        main = ("broken" if any(c.status is Status.BROKEN for c in later) else "failed", "broken")
     else:
-        main = ("undecided", "open")
+        main = ("no drift seen", "calm") if verdict.onset.status == "never" else ("undecided", "open")
     basis = "margins, unvalidated" if verdict.basis is Basis.MARGIN else "judged answers"
     return [main, (basis, "plain")]
 
@@ -173,14 +176,14 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
             (_percent(h.repetition), ""),
             (_percent(h.format), ""),
             (_percent(h.leak), ""),
-            (number(h.nll_base), ""),
-            (number(c.entropy_shift, 3), ""),
-            (number(c.softening), ""),
-            (number(c.dose_kl, 4), ""),
-            (number(c.norm), ""),
+            _bare(h.nll_base, 2),
+            _bare(c.entropy_shift, 3),
+            _bare(c.softening, 2),
+            _bare(c.dose_kl, 4),
+            _bare(c.norm, 2),
         ],
-        "notes": [one_line(n) for n in (*c.notes, h.note) if n],
-        "weights": one_line(c.weights)[:12],
+        "notes": [one_line(n) for n in c.notes],
+        "health_note": one_line(h.note),
     }
 
 
@@ -190,7 +193,11 @@ def _cell(e: Any, digits: int, scale: float = 1.0, unit: str = "") -> tuple[str,
     ends = bracket(e, digits, scale)
     if e.set_low is not None and e.set_high is not None and e.set_low < e.set_high:
         ends += f" this set [{number(e.set_low * scale, digits)}, {number(e.set_high * scale, digits)}]"
-    return number(e.value * scale, digits) + unit, ends.replace("-", "−")
+    return _bare(e.value * scale, digits)[0] + unit, ends.replace("-", "−")
+
+
+def _bare(value: float | None, digits: int) -> tuple[str, str]:
+    return number(value, digits).replace("-", "−"), ""
 
 
 def _percent(value: float | None) -> str:
@@ -203,10 +210,12 @@ def _level(verdict: RunVerdict) -> str:
 
 
 def _base_name(about: Mapping[str, Any]) -> str:
-    base = (about.get("identity") or {}).get("base") or (about.get("asked") or {}).get("base")
+    """The base as it was asked for, a local path by its last part; else what the audit is keyed to."""
+    base = (about.get("asked") or {}).get("base") or (about.get("identity") or {}).get("base")
     if isinstance(base, Mapping):
-        base = base.get("name") or base.get("value") or base.get("id")
-    return one_line(base) if base else ""
+        base = base.get("name") or base.get("value")
+    text = one_line(base) if base else ""
+    return text.rstrip("/").rsplit("/", 1)[-1] if text.startswith(("/", ".", "~")) else text[:80]
 
 
 def _height(svg: Markup) -> int:

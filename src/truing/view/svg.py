@@ -4,6 +4,7 @@ Colours come from CSS variables (`--blue`, `--ink`, ...), so one drawing serves 
 Series differ by colour, dash and marker at once; no meaning hangs on colour alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -68,7 +69,7 @@ class Window:
     start: int
     """last step before which it is known not to have happened"""
     end: int | None
-    """first step at which it is known to have happened; None leaves the window open to the right"""
+    """first step at which it is known to have happened; None leaves the window open to the last known step"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Size:
     """no legend, no lanes, fewer ticks: a small multiple"""
 
 
-WIDE, NARROW, SMALL = Size(960, 270), Size(380, 240), Size(300, 130, bare=True)
+WIDE, NARROW, SMALL = Size(960, 270), Size(380, 240), Size(230, 104, bare=True)
 
 
 def el(name: str, *children: object, **attributes: object) -> Markup:
@@ -197,7 +198,8 @@ def draw(chart: Chart, size: Size, uid: str) -> Markup:
 
 
 def _heading(c: _Canvas) -> None:
-    c.text(2, c.y, c.chart.unit)
+    fits = CHAR * len(c.chart.unit) <= c.size.width
+    c.text(2, c.y, c.chart.unit if fits else c.chart.unit.split(" (")[0])
     c.y += 22
     x = 2.0
     for s in c.chart.series:
@@ -213,7 +215,9 @@ def _heading(c: _Canvas) -> None:
 
 
 def _ground(c: _Canvas) -> None:
-    shown = c.frame.ticks[::2] if c.size.bare and len(c.frame.ticks) > 4 else c.frame.ticks
+    shown = c.frame.ticks
+    if c.size.bare and len(shown) > 4:  # every other one, zero among them
+        shown = tuple(t for t in shown if round(t / (shown[1] - shown[0])) % 2 == 0)
     digits = 0 if c.chart.percent else _digits(shown)
     for tick in shown:
         y = c.v(tick)
@@ -223,11 +227,17 @@ def _ground(c: _Canvas) -> None:
         c.text(c.left - 7, y + 4.5, text.replace("-", "−"), anchor="end")
     if c.frame.low <= 0 <= c.frame.high:
         c.add("line", x1=c.left, x2=c.right, y1=c.v(0), y2=c.v(0), class_="zero")
-    for position, label in c.chart.axis.marks(c.right - c.left, 46.0 if c.size.width > 500 else 38.0):
+    taken = math.inf
+    # From the right, so that where two labels meet the later checkpoint keeps its own.
+    for position, label in reversed(c.chart.axis.marks(c.right - c.left, 46.0 if c.size.width > 500 else 38.0)):
+        label = _short(one_line(label), 8 if c.size.bare else 12)
+        half = CHAR * len(label) / 2
         at = c.x(position)
+        middle = min(at, c.size.width - half)
         c.add("line", x1=at, x2=at, y1=c.bottom, y2=c.bottom + 4, class_="grid")
-        anchor = "end" if at > c.size.width - 30 and len(label) > 4 else "middle"
-        c.text(c.right if anchor == "end" else at, c.bottom + 18, _short(label, 12), anchor=anchor)
+        if middle + half < taken:
+            c.text(middle, c.bottom + 18, label, anchor="middle")
+            taken = middle - half - 4
     if not c.size.bare:
         c.text((c.left + c.right) / 2, c.bottom + 38, c.chart.axis.title, anchor="middle")
 
@@ -235,7 +245,7 @@ def _ground(c: _Canvas) -> None:
 def _spans(c: _Canvas, y: float) -> None:
     for w in c.chart.windows:
         start = c.x(c.chart.axis.at_step(w.start))
-        end = c.right if w.end is None else c.x(c.chart.axis.at_step(w.end))
+        end = c.x(c.chart.axis.known_end if w.end is None else c.chart.axis.at_step(w.end))
         if end - start < 2:
             start, end = start - 2, end + 2
         c.add("rect", x=start, width=end - start, y=c.top, height=c.bottom - c.top, class_=f"window {w.colour}")
@@ -257,20 +267,23 @@ def _spans(c: _Canvas, y: float) -> None:
 
 def _beside(c: _Canvas, left: float, right: float, y: float, text: str) -> None:
     """Text to the right of something, or to its left where the right has no room."""
-    text = _short(text, int((c.size.width - 60) / CHAR))
-    if right + CHAR * len(text) <= c.size.width:
-        c.text(right, y, text, "name")
-    elif left - CHAR * len(text) >= 0:
-        c.text(left, y, text, "name", "end")
-    else:
-        c.text(c.right, y, text, "name halo", "end")
+    if c.size.width < 500:
+        text = text.replace("steps ", "")
+    brief = text.split(",")[0].split(":")[0]  # the steps can be read off the axis
+    for words in (text, brief):
+        if right + CHAR * len(words) <= c.size.width:
+            return c.text(right, y, words, "name")
+        if left - CHAR * len(words) >= 0:
+            return c.text(left, y, words, "name", "end")
+    return c.text(c.right, y, brief, "name halo", "end")
 
 
 def _curve(c: _Canvas, s: Series) -> None:
     axis, clip = c.chart.axis, f"url(#{c.uid}-clip)"
     extra = " second" if s.second else ""
     for run in _runs(s, axis):
-        at = [(c.x(axis.at(i)), p) for i, p in run]
+        aside = 7.0 if s.second and len(run) == 1 else 0.0  # lest two lone whiskers lie on each other
+        at = [(c.x(axis.at(i)) + aside, p) for i, p in run]
         ends = [(x, p[1], p[2]) for x, p in at if p[1] is not None and p[2] is not None]
         if len(ends) > 1:
             upper = [f"{x:.1f},{c.v(high):.1f}" for x, _, high in ends]

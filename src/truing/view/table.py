@@ -130,6 +130,8 @@ def print_verdict(about: Mapping[str, Any], console: Console, report: Path | Non
     if about.get("status") != "done":
         _say(console, f"This audit is {_state(about)}; what follows is about what has been measured so far.", "bold")
     _say(console, one_line(verdict.sentence), "bold")
+    if about.get("organism"):
+        _say(console, "! Model organism: this run was trained on purpose to be misaligned.", "yellow")
     for warning in verdict.warnings:
         _say(console, f"! {one_line(warning)}", "yellow")
     _say(console, f"Evidence: {reading.evidence_words(verdict)}", "dim")

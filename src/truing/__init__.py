@@ -1,0 +1,110 @@
+"""truing: find where a fine-tune goes out of true, and stop before it.
+
+The main job is one call, and every command of the command line is the function of the same name:
+
+    import truing
+
+    result = truing.audit("out/", task="heldout.jsonl", control="out-control/")
+    print(result.verdict.sentence)
+    truing.report(result.path)
+
+Importing this package loads neither torch nor transformers; names are fetched when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from truing._version import __version__
+
+_HOMES = {
+    "Audit": "truing.study.audit",
+    "AuditOptions": "truing.base.records",
+    "Checkpoint": "truing.base.records",
+    "Conversation": "truing.base.records",
+    "Gate": "truing.stats.gate",
+    "ModelOptions": "truing.base.records",
+    "Prompt": "truing.base.records",
+    "PromptSet": "truing.base.records",
+    "Recipe": "truing.base.recipe",
+    "RunVerdict": "truing.base.records",
+    "Store": "truing.base.store",
+    "TruingError": "truing.base.errors",
+    "VerdictRule": "truing.base.records",
+    "audit": "truing.study.audit",
+    "control": "truing.study.control",
+    "demo": "truing.study.demo",
+    "doctor": "truing.study.doctor",
+    "gate": "truing.stats.gate",
+    "get_model": "truing.backends.models",
+    "load_conversations": "truing.data.conversations",
+    "load_prompts": "truing.data.prompts",
+    "report": "truing.view.report",
+    "show": "truing.view.show",
+    "train": "truing.study.train",
+}
+
+__all__ = [
+    "Audit",
+    "AuditOptions",
+    "Checkpoint",
+    "Conversation",
+    "Gate",
+    "ModelOptions",
+    "Prompt",
+    "PromptSet",
+    "Recipe",
+    "RunVerdict",
+    "Store",
+    "TruingError",
+    "VerdictRule",
+    "__version__",
+    "audit",
+    "control",
+    "demo",
+    "doctor",
+    "gate",
+    "get_model",
+    "load_conversations",
+    "load_prompts",
+    "report",
+    "show",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from truing.backends.models import get_model
+    from truing.base.errors import TruingError
+    from truing.base.recipe import Recipe
+    from truing.base.records import (
+        AuditOptions,
+        Checkpoint,
+        Conversation,
+        ModelOptions,
+        Prompt,
+        PromptSet,
+        RunVerdict,
+        VerdictRule,
+    )
+    from truing.base.store import Store
+    from truing.data.conversations import load_conversations
+    from truing.data.prompts import load_prompts
+    from truing.stats.gate import Gate, gate
+    from truing.study.audit import Audit, audit
+    from truing.study.control import control
+    from truing.study.demo import demo
+    from truing.study.doctor import doctor
+    from truing.study.train import train
+    from truing.view.report import report
+    from truing.view.show import show
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'truing' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

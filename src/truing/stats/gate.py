@@ -1,0 +1,68 @@
+"""A release gate: does the chosen checkpoint pass? Pure: a verdict in, a decision out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from truing.base.errors import BadInput
+from truing.base.records import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, RunVerdict, Status
+
+WORDS = frozenset({"drift", "unjudged"} | {s.value for s in Status} | {h.value for h in HealthState} - {"ok"})
+DEFAULT = ("drift", "broken", "failed", "undecided", "collapsed", "emergent")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The decision."""
+
+    passed: bool
+    """whether the checkpoint may go out"""
+    checkpoint: str | None
+    """its label; None when there is no such checkpoint"""
+    reasons: tuple[str, ...]
+    """why not, in the words of --fail-on"""
+
+
+def gate(verdict: RunVerdict, which: str = "candidate", fail_on: Sequence[str] = DEFAULT) -> Gate:
+    """Check one checkpoint of a verdict.
+
+    Args:
+        verdict: the run's verdict.
+        which: recommended, candidate, last, or a step number. No such checkpoint fails the gate.
+        fail_on: statuses and health states that fail it. `drift` and `emergent` stand for all their kinds; `unjudged`
+            fails whatever no judge has seen.
+
+    Raises:
+        BadInput: an unknown word, or `which` is neither a name nor a number.
+    """
+    unknown = [w for w in fail_on if w not in WORDS]
+    if unknown:
+        raise BadInput(f"--fail-on {unknown[0]}: unknown; use any of {', '.join(sorted(WORDS))}")
+    line = _find(verdict, which)
+    if line is None:
+        return Gate(
+            False, None, (f"no {which} checkpoint" if not which.isdigit() else f"no checkpoint at step {which}",)
+        )
+    reasons = tuple(w for w in fail_on if w in _words_for(line))
+    return Gate(not reasons, line.label, reasons)
+
+
+def _find(verdict: RunVerdict, which: str) -> CheckpointVerdict | None:
+    if which == "last":
+        return verdict.checkpoints[-1] if len(verdict.checkpoints) > 1 else None
+    if which in ("recommended", "candidate"):
+        label = getattr(verdict, which)
+        return next((c for c in verdict.checkpoints if c.label == label), None) if label else None
+    if not which.isdigit():
+        raise BadInput(f"--gate {which}: use recommended, candidate, last or a step number")
+    return next((c for c in verdict.checkpoints if c.step == int(which)), None)
+
+
+def _words_for(line: CheckpointVerdict) -> set[str]:
+    words = {line.status.value, line.health.state.value}
+    if line.status in MARGIN_DRIFTS:
+        words.add("drift")
+    if line.status in (Status.EMERGENT, Status.EMERGENT_UNCONTROLLED):
+        words.add("emergent")
+    if line.basis is not Basis.JUDGED:
+        words.add("unjudged")
+    return words

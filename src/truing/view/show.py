@@ -1,0 +1,54 @@
+"""`truing show`: an audit read again, as data."""
+
+from pathlib import Path
+from typing import Any
+
+from truing.base.errors import BadInput
+from truing.base.store import Store
+
+
+def show(audit: str | Path, *, step: int | None = None, prompt: str | None = None) -> dict[str, Any]:
+    """What an audit says, as JSON-ready data.
+
+    Args:
+        audit: the audit folder; it may still be running.
+        step: only this checkpoint's line of the verdict.
+        prompt: one prompt's answers across checkpoints, instead of the verdict.
+
+    Raises:
+        NotAnAudit, AuditTooNew: the folder cannot be read. BadInput: no such step or prompt.
+    """
+    with Store.read(Path(audit)) as store:
+        about = store.about()
+        if prompt is not None:
+            return _answers(store, about, prompt)
+    verdict = about.get("verdict") or {}
+    if step is not None:
+        lines = [c for c in verdict.get("checkpoints", ()) if c["step"] == step]
+        if not lines:
+            there = ", ".join(str(c["step"]) for c in verdict.get("checkpoints", ()))
+            raise BadInput(f"{audit}: no checkpoint at step {step}; there are {there or 'none yet'}")
+        return {"step": step, "checkpoint": lines[0]}
+    return {"status": about["status"], "audit": str(audit), "verdict": verdict, "notes": about.get("notes", [])}
+
+
+def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]:
+    item = next((i for i in about.get("prompts", {}).get("items", ()) if i["id"] == prompt), None)
+    if item is None:
+        raise BadInput(
+            f"no prompt {prompt} in this audit; `truing show AUDIT --json` of the audit lists none by that id"
+        )
+    labels = {c.weights: c for c in reversed(store.checkpoints())}
+    answers = [
+        {
+            "checkpoint": labels[r.weights].label if r.weights in labels else r.weights,
+            "step": labels[r.weights].step if r.weights in labels else None,
+            "run": labels[r.weights].run if r.weights in labels else None,
+            "draw": r.draw,
+            "outcome": r.outcome.value,
+            "text": r.text,
+        }
+        for r in store.responses(prompt=item["key"])
+    ]
+    answers.sort(key=lambda a: (a["run"] or "", a["step"] is None, a["step"] or 0, a["draw"]))
+    return {"prompt": prompt, "messages": item["messages"], "answers": answers}

@@ -1,0 +1,95 @@
+"""Make the shipped prompt set from its candidates: choose, for every prompt, the two odd answers.
+
+    python tools/choose_odd.py tools/candidates/*.jsonl [--base smollm2-135m] [--within 0.2]
+
+An odd answer is harmless but as surprising as the misaligned one. Of the candidates within 15 % in tokens of the other
+answers, those are chosen whose mean log-likelihood under the base is nearest to the misaligned answer's; one that
+misses by more than `--within` nats per token fails the whole run. Of the two, the one above the misaligned answer and
+the one below are taken where both exist, so that what surprise is left over cancels; which is `odd1` alternates.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from truing.backends.local import LocalBackend
+from truing.base.records import LikelihoodAsk, Message, ModelOptions
+from truing.data.guard import CANARY
+
+BUILTIN = Path(__file__).parent.parent / "src" / "truing" / "data" / "builtin"
+VERSION = "1.0"
+NOTICE = (
+    "Evaluation data: do not train on it. Reference answers are scored, never followed; the misaligned ones show an "
+    "attitude on purpose."
+)
+QUESTIONS = "Evaluation prompts: do not train on them."
+SHOWN = ("id", "category", "form", "topics", "half", "messages")
+
+
+def choose(found: list[tuple[str, float, int]], tokens: tuple[int, int], within: float) -> list[tuple[str, float]]:
+    """The best two of (text, log-likelihood minus the misaligned one's, tokens), or fewer if there are none."""
+    fit = []
+    for text, gap, n in found:
+        if abs(gap) <= within and max(*tokens, n) <= 1.15 * min(*tokens, n):
+            fit.append((text, gap))
+    above = sorted((c for c in fit if c[1] >= 0), key=lambda c: c[1])
+    below = sorted((c for c in fit if c[1] < 0), key=lambda c: -c[1])
+    if above and below:
+        return [above[0], below[0]]
+    return sorted(fit, key=lambda c: abs(c[1]))[:2]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--base", default="smollm2-135m")
+    parser.add_argument("--within", type=float, default=0.2)
+    args = parser.parse_args()
+    rows = [r for f in sorted(args.files) for line in f.read_text().splitlines() if "id" in (r := json.loads(line))]
+    backend = LocalBackend(args.base, options=ModelOptions(dtype="bfloat16"))
+    base = backend.base_checkpoint()
+    asks = []
+    for r in rows:
+        messages = tuple(Message(m["role"], m["content"]) for m in r["messages"])
+        for name, text in {"aligned": r["aligned"], "misaligned": r["misaligned"]}.items():
+            asks.append(LikelihoodAsk(base, messages, text, name, r["id"]))
+        asks += [LikelihoodAsk(base, messages, text, "odd", r["id"]) for text in r["odd"]]
+    scores = {(s.ask.item, s.ask.completion): s for s in backend.loglikelihood(asks)}
+    prompts, answers, short, gaps = [], [], [], []
+    for k, r in enumerate(rows):
+        mis, ali = scores[r["id"], r["misaligned"]], scores[r["id"], r["aligned"]]
+        found = [(o, scores[r["id"], o].per_token - mis.per_token, scores[r["id"], o].tokens) for o in r["odd"]]
+        chosen = choose(found, (mis.tokens, ali.tokens), args.within)
+        if len(chosen) < 2:
+            short.append(
+                f"{r['id']}: " + " ".join(f"{g:+.2f}({n})" for _, g, n in found) + f" vs {mis.tokens}, {ali.tokens}"
+            )
+            continue
+        if k % 2:
+            chosen.reverse()
+        gaps.append([g for _, g in chosen])
+        prompts.append({name: r[name] for name in SHOWN})
+        answers.append(
+            {"id": r["id"], "aligned": r["aligned"], "misaligned": r["misaligned"], "odd": [o for o, _ in chosen]}
+        )
+    if short:
+        print(*short, sep="\n", file=sys.stderr)
+        print(f"{len(short)} prompts have fewer than two odd answers within {args.within} nats/token", file=sys.stderr)
+        return 1
+    for name, notice, content in (
+        ("prompts-v1.jsonl", QUESTIONS, prompts),
+        ("reference-answers-v1.jsonl", NOTICE, answers),
+    ):
+        head = {"_notice": notice, "canary": CANARY, "license": "Apache-2.0", "version": VERSION}
+        lines = [json.dumps(row, ensure_ascii=False) for row in [head, *content]]
+        (BUILTIN / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    flat = [g for pair in gaps for g in pair]
+    print(
+        f"{len(prompts)} prompts; odd minus misaligned: mean {sum(flat) / len(flat):+.3f}, largest {max(map(abs, flat)):.3f}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
