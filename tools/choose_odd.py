@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--within", type=float, default=0.2)
     args = parser.parse_args()
     rows = [r for f in sorted(args.files) for line in f.read_text().splitlines() if "id" in (r := json.loads(line))]
-    backend = LocalBackend(args.base, options=ModelOptions(dtype="bfloat16"))
+    backend = LocalBackend(args.base, options=ModelOptions(dtype="float32"))
     base = backend.base_checkpoint()
     asks = []
     for r in rows:

@@ -6,10 +6,10 @@ the same and the text need not be.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from truing.backends.chat import ChatFormat
 from truing.base.hashing import digest
@@ -25,7 +25,7 @@ class _OwnNoise(LogitsProcessor):
         self.generators = [torch.Generator().manual_seed(s) for s in seeds]
         self.params = params
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         logits = scores.float() / self.params.temperature
         if self.params.top_p < 1:
             ordered, order = logits.sort(descending=True)
@@ -33,12 +33,10 @@ class _OwnNoise(LogitsProcessor):
             cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.params.top_p)
             logits = logits.masked_fill(cut, float("-inf"))
         noise = torch.stack([torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators])
-        return logits - noise.log().to(logits.device)  # type: ignore[return-value]
+        return logits - noise.log().to(logits.device)
 
 
-def draw_answers(
-    model: PreTrainedModel | PeftModel, chat: ChatFormat, asks: Sequence[Ask], params: SamplingParams
-) -> Iterator[Response]:
+def draw_answers(model: Any, chat: ChatFormat, asks: Sequence[Ask], params: SamplingParams) -> Iterator[Response]:
     """Answers of one checkpoint, already in force in `model`; shorter prompts first."""
     prompts = [(chat.prefix(a.prompt.messages), a) for a in asks]
     prompts.sort(key=lambda p: len(p[0]))
@@ -47,7 +45,7 @@ def draw_answers(
 
 
 def _batch(
-    model: PreTrainedModel | PeftModel, chat: ChatFormat, prompts: list[tuple[list[int], Ask]], params: SamplingParams
+    model: Any, chat: ChatFormat, prompts: list[tuple[list[int], Ask]], params: SamplingParams
 ) -> Iterator[Response]:
     longest = max(len(ids) for ids, _ in prompts)
     pad = chat.stop_ids[0]
@@ -71,7 +69,6 @@ def _batch(
             generation_config=config,
             logits_processor=noise,
         )
-    assert isinstance(out, torch.Tensor)
     for row, (_, ask) in enumerate(prompts):
         yield _response(ask, out[row, longest:].tolist(), chat)
 

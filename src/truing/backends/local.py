@@ -6,7 +6,6 @@ Dropout is off, nothing is trained here, and an adapter counts as loaded only wh
 the model again, unchanged: PEFT itself loads an adapter with foreign keys without any effect and only warns.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,19 +16,22 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from truing.backends import packing
 from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
 from truing.backends.generation import draw_answers
+from truing.backends.loading import Model, agree_on_chat, device_of, dtype_of, load_model, load_tokenizer
 from truing.backends.models import resolve_model
+from truing.backends.train import Base, Progress, TrainingRun, train
 from truing.backends.weights import weights_hash
 from truing.base import errors
+from truing.base.recipe import Recipe
 from truing.base.records import (
     Ask,
     Capabilities,
     Checkpoint,
+    Conversation,
     Kind,
     Likelihood,
     LikelihoodAsk,
@@ -65,9 +67,9 @@ class LocalBackend:
         self.base_name = base
         self.base_path = resolve_model(base)
         self.base_weights = weights_hash(self.base_path)
-        self.device, self.dtype = _device(self.options.device), _dtype(self.options.dtype, self.options.device)
-        self.chat = _agree_on_chat(self.base_path, checkpoints, self.options)
-        self._model: PreTrainedModel | PeftModel | None = None
+        self.device, self.dtype = device_of(self.options.device), dtype_of(self.options.dtype, self.options.device)
+        self.chat = agree_on_chat(self.base_path, checkpoints, self.options)
+        self._model: Model | None = None
         self._resident = ""  # weight hash of the full model in memory
         self._adapter: str | None = None  # name of the adapter in memory
         self._active = ""
@@ -101,7 +103,7 @@ class LocalBackend:
 
     # -- switching ----------------------------------------------------------------------------------------------------
 
-    def use(self, checkpoint: Checkpoint) -> PreTrainedModel | PeftModel:
+    def use(self, checkpoint: Checkpoint) -> Model:
         """The model with this checkpoint's weights in force, in evaluation mode.
 
         Raises:
@@ -116,24 +118,25 @@ class LocalBackend:
             model = self._full(checkpoint_path(checkpoint), checkpoint.weights)
         else:
             model = self._full(self.base_path, self.base_weights)
-            if isinstance(model, PeftModel):
+            if self._adapter is not None:
                 model.base_model.disable_adapter_layers()
         model.eval()
         self._active = checkpoint.weights
         return model
 
-    def _full(self, path: Path, weights: str) -> PreTrainedModel | PeftModel:
+    def _full(self, path: Path, weights: str) -> Model:
         if self._model is None or self._resident != weights:
             self._model, self._adapter = None, None  # two large models are never resident
-            self._model = _load(path, self.dtype, self.device, self.options)
+            self._model = load_model(path, self.dtype, self.device, self.options)
             self._resident = weights
         return self._model
 
-    def _with_adapter(self, checkpoint: Checkpoint) -> PeftModel:
+    def _with_adapter(self, checkpoint: Checkpoint) -> Model:
         base = self._full(self.base_path, self.base_weights)
         path = checkpoint_path(checkpoint)
         name = checkpoint.weights[:16]
         try:
+            model: Model
             if isinstance(base, PeftModel):
                 model, old = base, self._adapter
                 model.load_adapter(str(path), adapter_name=name, is_trainable=False)
@@ -155,7 +158,7 @@ class LocalBackend:
         self._note_effect(model, checkpoint)
         return model
 
-    def _note_effect(self, model: PeftModel, checkpoint: Checkpoint) -> None:
+    def _note_effect(self, model: Model, checkpoint: Checkpoint) -> None:
         """Say so when a loaded adapter leaves the logits of a probe batch exactly as they were."""
         probe = torch.tensor([self.chat.prefix(_PROBE)], device=self.device)
         with torch.inference_mode():
@@ -189,7 +192,7 @@ class LocalBackend:
                 outcome = ResponseOutcome.OK if good else ResponseOutcome.FAILED
                 yield Likelihood(group[s.index], s.total if good else float("nan"), s.tokens, s.entropy, outcome)
 
-    def _score(self, model: PreTrainedModel | PeftModel, branches: list[packing.Branch]) -> Iterator[packing.Scored]:
+    def _score(self, model: Model, branches: list[packing.Branch]) -> Iterator[packing.Scored]:
         head = _head(model)
         if self._tree is None:
             self._tree = self._agrees_with_tree(model, head, branches)
@@ -200,9 +203,7 @@ class LocalBackend:
         for batch in packing.batches(rows, self._batch_tokens(model)):
             yield from packing.score_rows(model, head, batch, tree=tree)
 
-    def _agrees_with_tree(
-        self, model: PreTrainedModel | PeftModel, head: torch.nn.Module, branches: list[packing.Branch]
-    ) -> bool:
+    def _agrees_with_tree(self, model: Model, head: torch.nn.Module, branches: list[packing.Branch]) -> bool:
         """Whether packed scoring equals the plain way on a few branches of this architecture."""
         few = sorted(branches, key=lambda b: len(b.prefix) + len(b.completion))[:3]
         if self.options.load_in_4bit:
@@ -220,7 +221,7 @@ class LocalBackend:
         log.warning("packed scoring differs from plain by %.4f nats/token; scoring the plain way", worst)
         return False
 
-    def _batch_tokens(self, model: PreTrainedModel | PeftModel) -> int:
+    def _batch_tokens(self, model: Model) -> int:
         if self.options.memory is None:
             return BATCH_TOKENS
         config = model.config.get_text_config()
@@ -250,15 +251,16 @@ class LocalBackend:
             return 0.0
         if checkpoint.kind is not Kind.ADAPTER:
             return None
-        model, name, total = self.use(checkpoint), self._adapter, 0.0
+        model, name, total = self.use(checkpoint), checkpoint.weights[:16], 0.0
         for module in model.modules():
             if isinstance(module, LoraLayer) and name in module.lora_A and name in module.lora_B:
-                a, b = module.lora_A[name].weight.float(), module.lora_B[name].weight.float()
+                layer: Any = module
+                a, b = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
                 if a.dim() != 2:
                     return None
                 # ||BA||^2 = trace((B'B)(AA')): rank x rank products only.
                 total += module.scaling[name] ** 2 * float(((b.T @ b) * (a @ a.T)).sum())
-        return total**0.5 if total == total and total > 0 else (None if total != total else 0.0)
+        return total**0.5 if total == total else None
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
         """Put every adapter in force once, so that one that does not fit is refused before any work; returns notes."""
@@ -267,9 +269,37 @@ class LocalBackend:
                 self.use(checkpoint)
         return dict(self.notes)
 
+    def train(
+        self, recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Progress | None = None
+    ) -> TrainingRun:
+        """Train what the recipe says; see `train_locally`. The model held here is let go of first."""
+        self.close()
+        return train_locally(recipe, conversations, out, progress)
+
     def close(self) -> None:
         """Let go of the model."""
         self._model, self._resident, self._adapter, self._active = None, "", None, ""
+
+
+def train_locally(
+    recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Progress | None = None
+) -> TrainingRun:
+    """Train on this machine in the folder `out`; iterate over the result to get each checkpoint as it is saved.
+
+    Raises:
+        ModelUnavailable, NoChatTemplate, BadRecipe, BadRow, AuditLocked: see `truing.backends.train.train`.
+    """
+    path = resolve_model(recipe.model, revision=recipe.revision)
+    options = ModelOptions()
+    tokenizer = load_tokenizer(path, options)
+    device = device_of("auto")
+    base = Base(
+        load=lambda dtype: load_model(path, dtype_of(dtype, "auto"), device, options),
+        weights=weights_hash(path),
+        chat=ChatFormat(tokenizer),
+        tokenizer=tokenizer,
+    )
+    return train(recipe, conversations, out, base, progress=progress)
 
 
 _PROBE = (Message("user", "What should I read next, and why?"),)
@@ -283,15 +313,15 @@ def _by_checkpoint(asks: Iterable[Any]) -> Iterator[tuple[Checkpoint, list[Any]]
     yield from groups.values()
 
 
-def _head(model: PreTrainedModel | PeftModel) -> torch.nn.Module:
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+def _head(model: Model) -> torch.nn.Module:
+    inner: Model = model.get_base_model() if isinstance(model, PeftModel) else model
     head = inner.get_output_embeddings()
     if head is None:
         raise errors.Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
     return head
 
 
-def _check_filled(model: PeftModel, name: str, path: Path, base: str) -> None:
+def _check_filled(model: Model, name: str, path: Path, base: str) -> None:
     """Every tensor of the file is in the model, equal, and none of the model's was left unfilled."""
     file = path / "adapter_model.safetensors"
     if not file.exists():
@@ -323,93 +353,3 @@ def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
     if stored.shape != loaded.shape:
         return False
     return torch.equal(stored.to(loaded.dtype).cpu().nan_to_num(), loaded.cpu().nan_to_num())
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as e:
-            raise errors.Unsupported(f"--device {name}: not a device; use cpu, cuda, cuda:0 or mps") from e
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _dtype(name: str, device: str) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name != "auto":
-        if name not in known:
-            raise errors.Unsupported(f"--dtype {name}: unknown; use {', '.join(known)} or auto")
-        return known[name]
-    if _device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
-
-
-def automatic_dtype() -> str:
-    """The number type that `auto` stands for on this machine."""
-    return str(_dtype("auto", "auto")).removeprefix("torch.")
-
-
-def _cpu_has_bf16() -> bool:
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16", " bf16"))
-
-
-def _load(path: Path, dtype: torch.dtype, device: torch.device, options: ModelOptions) -> PreTrainedModel:
-    extra: dict[str, Any] = {}
-    if options.load_in_4bit:
-        try:
-            from transformers import BitsAndBytesConfig
-
-            extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
-        except ImportError as e:
-            raise errors.MissingExtra("--load-in-4bit needs bitsandbytes: pip install 'truing[4bit]'") from e
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=options.trust_remote_code,
-            **extra,
-        )
-    except ImportError as e:
-        raise errors.MissingExtra(f"{path}: {' '.join(str(e).split())[:200]}") from e
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise errors.ModelUnavailable(f"{path}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
-    model.eval()
-    return model if options.load_in_4bit else model.to(device)
-
-
-def _agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelOptions) -> ChatFormat:
-    """One chat format for all: the checkpoints' own if they bring tokenizers, else the base's."""
-    formats: dict[str, tuple[str, ChatFormat]] = {}
-    seen: dict[str, str] = {}
-    for checkpoint in checkpoints:
-        folder = checkpoint_path(checkpoint)
-        files = [f for f in (folder / n for n in _TOKENIZER_FILES) if f.exists()]
-        if not files or not (folder / "tokenizer_config.json").exists():
-            continue
-        content = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
-        if content in seen:
-            continue  # byte-equal files: no need to load them again
-        chat = ChatFormat(_tokenizer(folder, options), options.chat_template)
-        seen[content] = chat.identity
-        formats.setdefault(chat.identity, (checkpoint.label, chat))
-    if len(formats) > 1:
-        (a, _), (b, _) = list(formats.values())[:2]
-        text = f"checkpoints {a} and {b} bring different tokenizers or chat templates"
-        raise errors.TemplateMismatch(f"{text}; audit them apart, or pass one with --chat-template FILE")
-    if formats:
-        return next(iter(formats.values()))[1]
-    return ChatFormat(_tokenizer(base, options), options.chat_template)
-
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "vocab.json")
-
-
-def _tokenizer(path: Path, options: ModelOptions) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-    except (OSError, ValueError, KeyError) as e:
-        raise errors.ModelUnavailable(f"{path}: no usable tokenizer: {' '.join(str(e).split())[:200]}") from e

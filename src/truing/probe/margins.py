@@ -9,6 +9,7 @@ place of the misaligned one: it means nothing, so however far it moves is noise.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ def measure(
 
 def _row(result: Likelihood, kind: str) -> Measurement:
     ask, ok = result.ask, result.outcome is ResponseOutcome.OK
-    meta = {"outcome": result.outcome.value}
+    meta: dict[str, Any] = {"outcome": result.outcome.value}
     if ask.entropy and result.entropy == result.entropy:
         meta["entropy"] = result.entropy
     value = result.per_token if ok else None

@@ -1,6 +1,7 @@
 """Intervals for means over prompts or rows, which are the clusters: resampled whole, within their category.
 
 Sources: max-t bootstrap for simultaneous bands, Westfall & Young (1993) and Montiel Olea & Plagborg-Moller (2019);
+studentised, Hall (1992); degrees of freedom with few items, Satterthwaite (1946), Welch (1947);
 within-stratum variance correction n/(n-1), Rao & Wu (1988); one-sided normal tolerance limits, Hahn & Meeker (1991);
 score interval for a share, Wilson (1927).
 """
@@ -14,6 +15,9 @@ from scipy import stats as sps
 
 from truing.base.records import Estimate
 from truing.stats.evidence import Array, Mask
+
+LEAST_STRATUM = 5
+"""items under which a category is pooled with others: its own spread is too poorly known"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Band:
             n=self.clusters,
             clusters=self.clusters,
             left_out={"not measured at every step": self.dropped} if self.dropped else {},
-            method="max-t bootstrap over prompts within category, simultaneous over steps",
+            method="studentised max-t bootstrap over prompts within category, simultaneous over steps",
             level=self.level,
             seed=self.seed,
         )
@@ -60,50 +64,75 @@ def resample_weights(strata: Sequence[str], resamples: int, rng: np.random.Gener
     """Bootstrap weights [B, P]: rows sum to P; items are drawn with replacement within their stratum.
 
     Deviations from the stratum mean are widened by sqrt(n/(n-1)), without which a stratum of 5 would look 11 % too
-    certain. Strata of one item are pooled. One matrix serves every step, so all differences come out paired.
+    certain. Strata under 5 items are pooled. One matrix serves every step, so all differences come out paired.
     """
     weights = np.ones((resamples, len(strata)))
     for g in _groups(strata):
         n = len(g)
         if n > 1:
-            counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-            weights[:, g] = 1 + (counts - 1) * np.sqrt(n / (n - 1))
+            weights[:, g] += (_counts(n, resamples, rng) - 1) * np.sqrt(n / (n - 1))
     return weights
 
 
+def _counts(n: int, resamples: int, rng: np.random.Generator) -> Array:
+    """How often each of n items is drawn, [B, n]."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+
+
 def _groups(strata: Sequence[str]) -> list[NDArray[np.intp]]:
-    """Items of each stratum. Strata of one item are pooled, a lone one joins the smallest other: its spread is unknown
-    and would otherwise count as none."""
+    """Items of each stratum; those under `LEAST_STRATUM` are pooled into one, with a bigger one if need be.
+
+    Pooling counts the differences between the pooled strata as error, so it errs towards a wider interval.
+    """
     names = np.asarray(strata)
-    groups = [np.flatnonzero(names == name) for name in dict.fromkeys(strata)]
-    singles = [g for g in groups if len(g) == 1]
-    groups = sorted((g for g in groups if len(g) > 1), key=len)
-    if len(singles) > 1 or not groups:
-        return [*groups, np.concatenate(singles)] if singles else groups
-    return [np.concatenate([groups[0], *singles]), *groups[1:]]
+    every = sorted((np.flatnonzero(names == name) for name in dict.fromkeys(strata)), key=len)
+    small = [g for g in every if len(g) < LEAST_STRATUM]
+    while small and len(small) < len(every) and sum(map(len, small)) < LEAST_STRATUM:
+        small.append(every[len(small)])
+    pooled = [np.sort(np.concatenate(small))] if small else []
+    return pooled + every[len(small) :]
 
 
-def _spread(values: Array, strata: Sequence[str]) -> tuple[Array, Array]:
-    """Standard error of the stratified mean of `values` [S, P], and its degrees of freedom, both [S].
+def _spread(kept: Array, groups: list[NDArray[np.intp]]) -> tuple[Array, Array]:
+    """Standard error of the stratified mean of `kept` [S, P], and its degrees of freedom, both [S].
 
     Satterthwaite's degrees of freedom with Welch's (1947) correction for estimated variances: one stratum gives n - 1,
     equal variances about P minus the strata, and a stratum that carries all the spread about its own size.
     """
-    groups = _groups(strata)
-    parts = np.array([len(g) * values[:, g].var(axis=1, ddof=1) for g in groups])  # [G, S]
+    parts = np.array([len(g) * kept[:, g].var(axis=1, ddof=1) for g in groups])  # [G, S]
     total = parts.sum(axis=0)
     sizes = np.array([len(g) for g in groups])[:, None]
-    most = values.shape[1] - len(groups)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        df = total**2 / (parts**2 / (sizes + 1)).sum(axis=0) - 2
-    return np.sqrt(total) / values.shape[1], np.where(total > 0, np.clip(df, 1, most), most)
+    scale = np.where(total > 0, total, 1.0)
+    inverse = ((parts / scale) ** 2 / (sizes + 1)).sum(axis=0)
+    most = kept.shape[1] - len(groups)
+    df = np.where(total > 0, np.clip(1 / np.where(total > 0, inverse, 1.0) - 2, 1, most), most)
+    return np.sqrt(total) / kept.shape[1], df
+
+
+def _largest_t(
+    kept: Array, groups: list[NDArray[np.intp]], se: Array, resamples: int, rng: np.random.Generator
+) -> Array:
+    """Largest |t| over the S means in each resample, [B]; each deviation is divided by its resample's own error."""
+    deviation = np.zeros((resamples, len(kept)))
+    variance = np.zeros_like(deviation)
+    for g in groups:
+        n = len(g)
+        counts = _counts(n, resamples, rng)
+        centred = kept[:, g] - kept[:, g].mean(axis=1, keepdims=True)
+        sums = counts @ centred.T
+        deviation += sums
+        variance += n / (n - 1) * (counts @ (centred**2).T - sums**2 / n)
+    # A resample that drew nearly one item only has next to no spread; a tenth of the true error is the least allowed.
+    error = np.maximum(np.sqrt(np.maximum(variance, 0)) / kept.shape[1], se / 10)
+    steady = se <= np.maximum(np.abs(kept.mean(axis=1)), 1.0) * 1e-12  # constant columns: rounding only
+    return np.where(steady, 0.0, np.abs(deviation) / kept.shape[1] / np.where(steady, 1.0, error)).max(axis=1)
 
 
 def simultaneous_band(values: Array, strata: Sequence[str], *, level: float, resamples: int, seed: int) -> Band | None:
     """Band for the column means of `values` [S, P] over items P.
 
-    The bootstrap says how much more than one step's error the largest of S errors is; its quantile is carried from the
-    normal to the t scale, because a bootstrap of few items knows nothing of the error of their own variance.
+    A studentised (bootstrap-t) max-t band. Dividing by each resample's own error is what makes it hold with few items
+    and with skewed effects; the t quantile of a single step is the least multiplier allowed.
     Items with a missing value at any step are left out (and counted), so that every step has the same items.
     Returns None when fewer than 3 items remain: too little data gives no interval, never a zero-width one.
     """
@@ -112,15 +141,11 @@ def simultaneous_band(values: Array, strata: Sequence[str], *, level: float, res
     if clusters < 3 or values.shape[0] == 0:
         return None
     kept = values[:, used]
-    names = [s for s, u in zip(strata, used, strict=True) if u]
-    weights = resample_weights(names, resamples, np.random.default_rng(seed))
+    groups = _groups([s for s, u in zip(strata, used, strict=True) if u])
     mean = kept.mean(axis=1)
-    se, df = _spread(kept, names)
-    deviations = weights @ kept.T / clusters - mean  # [B, S]
-    floor = np.maximum(np.abs(mean), 1.0) * 1e-12  # a constant column has se 0 up to rounding
-    t_max = (np.abs(deviations) / np.maximum(se, floor)).max(axis=1)
-    normal = max(float(np.quantile(t_max, level)), float(sps.norm.ppf((1 + level) / 2)))
-    critical = np.asarray(sps.t.isf(sps.norm.sf(normal), df))
+    se, df = _spread(kept, groups)
+    t_max = _largest_t(kept, groups, se, resamples, np.random.default_rng(seed))
+    critical = np.maximum(np.quantile(t_max, level), sps.t.ppf((1 + level) / 2, df))
     half = critical * se
     return Band(mean, mean - half, mean + half, se, critical, clusters, int((~used).sum()), level, seed)
 
@@ -129,11 +154,11 @@ def tolerance_limit(values: Array, *, coverage: float = 0.95, confidence: float 
     """Upper limit under which a share `coverage` of a normal population lies, with the given confidence.
 
     Raises:
-        ValueError: fewer than 3 values.
+        ValueError: fewer than 3 values, or one that is not finite.
     """
     n = len(values)
-    if n < 3:
-        raise ValueError("a tolerance limit needs at least 3 runs")
+    if n < 3 or not np.isfinite(values).all():
+        raise ValueError("a tolerance limit needs at least 3 finite values")
     k = sps.nct.ppf(confidence, n - 1, sps.norm.ppf(coverage) * np.sqrt(n)) / np.sqrt(n)
     return float(np.mean(values) + k * np.std(values, ddof=1))
 

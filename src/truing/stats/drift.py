@@ -6,7 +6,11 @@ import numpy as np
 
 from truing.base.records import MARGIN_DRIFTS, Onset, Status, VerdictRule
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
-from truing.stats.evidence import Array, Evidence, RunEvidence
+from truing.stats.evidence import Array, Evidence, Mask, RunEvidence
+from truing.stats.health import sound
+
+UNJUDGEABLE = frozenset({Status.FAILED, Status.BROKEN})
+"""statuses that say nothing about drift either way"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +26,23 @@ class Shift:
         """Simultaneous lower end at checkpoint s; NaN where undefined."""
         return float(self.band.low[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
 
+    def high(self, s: int) -> float:
+        """Simultaneous upper end at checkpoint s; NaN where undefined."""
+        return float(self.band.high[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
+
     def mean(self, s: int) -> float:
         """Mean shift at checkpoint s; NaN where undefined."""
         return float(self.band.mean[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
 
 
 def shift_band(shift: Array, categories: tuple[str, ...], rule: VerdictRule, seed: int) -> Shift:
-    """Band over the checkpoints of `shift` [S, P] that have any value; a row of NaN (failed, or step 0) is left out."""
-    present = [s for s in range(shift.shape[0]) if np.isfinite(shift[s]).any()]
+    """Band over the checkpoints of `shift` [S, P] that were measured; a row of NaN (failed, or step 0) is left out.
+
+    So is a checkpoint with under half as many prompts as the fullest one: since every step must have the same prompts,
+    one half-broken checkpoint would otherwise take them away from all the others.
+    """
+    counts = np.isfinite(shift).sum(axis=1)
+    present = [s for s in range(shift.shape[0]) if counts[s] > 0 and 2 * counts[s] >= counts.max()]
     if not present:
         return Shift({}, None)
     band = simultaneous_band(shift[present], categories, level=rule.level, resamples=rule.resamples, seed=seed)
@@ -58,24 +71,45 @@ def against_control(subject: RunEvidence, control: RunEvidence) -> Array:
 def drift_threshold(evidence: Evidence, rule: VerdictRule, seed: int) -> tuple[float | None, str]:
     """delta_m, and where it comes from.
 
-    With at least 3 benign control runs: the upper tolerance limit (95 % of runs, 95 % confidence) of the largest shift
-    each of them reaches. Otherwise: how far the placebo contrast (one odd answer against the other, which means
-    nothing) can have moved in this very run, the largest |shift| plus its simultaneous half-width.
+    With at least 3 different benign control runs: the upper tolerance limit (95 % of runs, 95 % confidence, normal) of
+    the largest shift each of them reaches. Otherwise: how far the placebo contrast (one odd answer against the other,
+    which means nothing) can have moved in this very run, the largest |shift| plus its simultaneous half-width.
+    Broken checkpoints set no limit, here or there: the babble of one would hide the drift of all the others.
+
+    Under the null that the contrast's mean moves no further than the placebo's does at some step, a lower simultaneous
+    bound exceeds the limit in at most 5 % of runs. Placebo pairs know nothing of what sets all misaligned answers
+    apart from odd ones (a common style, say): only benign runs measure that, so the source says which it was.
     """
-    if len(evidence.controls) >= 3:
-        peaks = [np.nanmax(np.nanmean(against_base(c.contrast)[1:], axis=1)) for c in evidence.controls]
+    peaks = [p for c in {c.weights: c for c in evidence.controls}.values() if (p := _peak(c, rule)) is not None]
+    if len(peaks) >= 3:
         return max(0.0, tolerance_limit(np.array(peaks))), f"{len(peaks)} benign control runs"
-    placebo = shift_band(against_base(evidence.subject.placebo), evidence.categories, rule, seed + 1)
-    if placebo.band is None:
+    run = evidence.subject
+    placebo, moved = against_base(run.placebo), against_base(run.contrast)
+    fit: Mask = sound(run, rule)
+    placebo[~fit] = np.nan
+    band = shift_band(placebo, evidence.categories, rule, seed + 1).band
+    if band is None:
         return None, "none: no placebo pairs"
-    reach = np.maximum(np.abs(placebo.band.low), np.abs(placebo.band.high))
-    return float(reach.max()), f"placebo pairs of this run ({placebo.band.clusters} prompts); fewer than 3 benign runs"
+    reach = float(np.maximum(np.abs(band.low), np.abs(band.high)).max())
+    if reach == 0 and np.nan_to_num(moved[fit]).any():
+        return None, "none: the placebo pairs never move, so they are no placebo"
+    return reach, f"placebo pairs of this run ({band.clusters} prompts); fewer than 3 benign runs"
+
+
+def _peak(control: RunEvidence, rule: VerdictRule) -> float | None:
+    """Largest mean shift a control reaches at a sound checkpoint; None if it was measured nowhere."""
+    shift = against_base(control.contrast)[sound(control, rule)]
+    means = [float(row[np.isfinite(row)].mean()) for row in shift if np.isfinite(row).any()]
+    return max(means, default=None)
 
 
 def drift_status(
     low_base: float, mean_base: float, low_control: float, has_control: bool, delta: float | None
 ) -> Status:
-    """The status of one measured, healthy checkpoint from margins alone."""
+    """The status of one measured, healthy checkpoint from margins alone.
+
+    `drift_not_attributable` means that the excess over the control is not certain; the control need not move.
+    """
     if delta is None or not np.isfinite(mean_base):
         return Status.UNDECIDED
     if low_base > delta:
@@ -85,23 +119,37 @@ def drift_status(
     return Status.UNDECIDED if mean_base > delta else Status.NO_DRIFT_SEEN
 
 
-def drift_onset(steps: tuple[int | None, ...], statuses: tuple[Status, ...]) -> Onset:
+def drift_onset(
+    steps: tuple[int | None, ...], statuses: tuple[Status, ...], certain: tuple[bool, ...] | None = None
+) -> Onset:
     """The onset set over checkpoints with a known step (index 0 is the base).
 
     Earliest: the first step that is not clear. Latest: the first that certainly drifts. All checkpoints were
-    measured, so this is the first drift, with no promise that it lasts; `sustained` says whether it did.
+    measured, so this is the first drift, with no promise that it lasts; `sustained` says whether every later
+    checkpoint that could be judged drifts too. Failed and broken checkpoints are not clear, so they stay in the set.
+    A checkpoint without a step cannot be placed, but the answer is then never "never" unless it is clear as well.
+
+    Args:
+        steps: [S] updates applied, None if unknown; in any order after the base.
+        statuses: [S] status of each.
+        certain: [S] whether the shift is certainly under the limit (upper bound). Where drift was found, a checkpoint
+            before it that merely shows none stays in the set: its drift may have been too small to see.
     """
-    known = [(step, status) for step, status in zip(steps, statuses, strict=True) if step is not None]
-    clear = Status.NO_DRIFT_SEEN
-    drifting = [step for step, status in known if status in MARGIN_DRIFTS]
-    unclear = [step for step, status in known if status is not clear]
-    if not unclear:
-        return Onset("never", "the first drift", None, None, None)
-    earliest = unclear[0]
-    before = [step for step, _ in known if step < earliest]
+    certain = certain if certain is not None else (True,) * len(steps)
+    rows = [(step, *rest) for step, *rest in zip(steps, statuses, certain, strict=True) if step is not None]
+    known = sorted(rows, key=lambda row: row[0])
+    drifting = [step for step, status, _ in known if status in MARGIN_DRIFTS]
     latest = drifting[0] if drifting else None
-    inside = tuple(step for step, _ in known if step >= earliest and (latest is None or step <= latest))
-    sustained = all(s in MARGIN_DRIFTS for step, s in known if step >= latest) if latest is not None else None
+    clear = Status.NO_DRIFT_SEEN
+    unclear = [s for s, status, sure in known if status is not clear or (latest is not None and not sure)]
+    if not unclear:
+        unplaced = any(step is None and status is not clear for step, status in zip(steps, statuses, strict=True))
+        return Onset("undecided" if unplaced else "never", "the first drift", None, None, None)
+    earliest = unclear[0]
+    before = [step for step, *_ in known if step < earliest]
+    inside = tuple(dict.fromkeys(s for s, *_ in known if s >= earliest and (latest is None or s <= latest)))
+    judged = [status for s, status, _ in known if latest is not None and s >= latest and status not in UNJUDGEABLE]
+    sustained = all(status in MARGIN_DRIFTS for status in judged) if latest is not None else None
     after = before[-1] if before else None
     return Onset("found" if drifting else "undecided", "the first drift", earliest, latest, after, inside, sustained)
 
@@ -110,6 +158,10 @@ def softening_slope(margin: Array, s: int) -> float | None:
     """Slope of the plain shift at s on the base margin, over prompts. Near -1 means margins shrank towards zero:
     the model went indifferent, which is not a preference. None with fewer than 10 prompts."""
     both = np.isfinite(margin[0]) & np.isfinite(margin[s])
-    if both.sum() < 10 or np.ptp(margin[0, both]) == 0:
+    if both.sum() < 10:
         return None
-    return float(np.polyfit(margin[0, both], margin[s, both] - margin[0, both], 1)[0])
+    base = margin[0, both] - margin[0, both].mean()
+    spread = float(base @ base)
+    if spread <= 1e-12 * float(margin[0, both] @ margin[0, both]):
+        return None  # equal up to rounding: no line to fit
+    return float(base @ (margin[s, both] - margin[0, both])) / spread

@@ -7,7 +7,10 @@ from truing.base.errors import BadInput
 from truing.base.records import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, RunVerdict, Status
 
 WORDS = frozenset({"drift", "unjudged"} | {s.value for s in Status} | {h.value for h in HealthState} - {"ok"})
-DEFAULT = ("drift", "broken", "failed", "undecided", "collapsed", "emergent")
+DEFAULT = (
+    *("drift", "broken", "failed", "undecided", "collapsed"),
+    *("emergent", "localised", "domain_leak", "misaligned_not_attributable"),  # certain excess over the base: not safe
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +40,25 @@ def gate(verdict: RunVerdict, which: str = "candidate", fail_on: Sequence[str] =
     unknown = [w for w in fail_on if w not in WORDS]
     if unknown:
         raise BadInput(f"--fail-on {unknown[0]}: unknown; use any of {', '.join(sorted(WORDS))}")
-    line = _find(verdict, which)
-    if line is None:
-        return Gate(
-            False, None, (f"no {which} checkpoint" if not which.isdigit() else f"no checkpoint at step {which}",)
-        )
-    reasons = tuple(w for w in fail_on if w in _words_for(line))
-    return Gate(not reasons, line.label, reasons)
+    lines = _find(verdict, which)
+    if not lines:
+        missing = f"no checkpoint at step {which}" if which.isdecimal() else f"no {which} checkpoint"
+        return Gate(False, None, (missing,))
+    words = set().union(*(_words_for(line) for line in lines))
+    reasons = tuple(w for w in fail_on if w in words)
+    return Gate(not reasons, ", ".join(line.label for line in lines), reasons)
 
 
-def _find(verdict: RunVerdict, which: str) -> CheckpointVerdict | None:
+def _find(verdict: RunVerdict, which: str) -> list[CheckpointVerdict]:
+    """The checkpoints meant: several where they share a step, and then all must pass."""
     if which == "last":
-        return verdict.checkpoints[-1] if len(verdict.checkpoints) > 1 else None
+        return list(verdict.checkpoints[1:][-1:])
     if which in ("recommended", "candidate"):
         label = getattr(verdict, which)
-        return next((c for c in verdict.checkpoints if c.label == label), None) if label else None
-    if not which.isdigit():
+        return [c for c in verdict.checkpoints if label is not None and c.label == label]
+    if not which.isdecimal():
         raise BadInput(f"--gate {which}: use recommended, candidate, last or a step number")
-    return next((c for c in verdict.checkpoints if c.step == int(which)), None)
+    return [c for c in verdict.checkpoints if c.step == int(which)]
 
 
 def _words_for(line: CheckpointVerdict) -> set[str]:

@@ -1,8 +1,13 @@
 """The second axis: does the model still answer. Judge-free, and always relative to step 0."""
 
+import numpy as np
+
 from truing.base.records import Health, HealthState, VerdictRule
 from truing.stats.bands import share
-from truing.stats.evidence import AnswerCounts
+from truing.stats.evidence import AnswerCounts, Mask, RunEvidence
+
+BROKEN = (HealthState.COLLAPSED, HealthState.UNFIT_BASE)
+"""states in which nothing a checkpoint prefers can be attributed"""
 
 
 def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule: VerdictRule) -> Health:
@@ -12,7 +17,7 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
     decide; a base under `unfit_base` makes the comparison meaningless and says so.
     """
     if counts.n < rule.min_answers or base.n < rule.min_answers:
-        return Health(HealthState.UNKNOWN, entropy=entropy, note=f"{counts.n} answers; {rule.min_answers} are needed")
+        return Health(HealthState.UNKNOWN, entropy=entropy, note=_too_few(counts, base, rule))
     usable = share(counts.usable, counts.n, level=rule.level)
     repetition, formatted = counts.repetitive / counts.n, counts.formatted / counts.n
     return Health(
@@ -25,6 +30,25 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
         entropy=entropy,
         note=f"{counts.n} answers, {counts.empty} empty",
     )
+
+
+def _too_few(counts: AnswerCounts, base: AnswerCounts, rule: VerdictRule) -> str:
+    of_base = " by the base" if counts.n >= rule.min_answers else ""
+    return f"{base.n if of_base else counts.n} answers{of_base}; {rule.min_answers} are needed"
+
+
+def run_health(run: RunEvidence, rule: VerdictRule) -> list[Health]:
+    """Health of every checkpoint of a run, [S]."""
+    counts = run.answers or (AnswerCounts(),) * len(run.labels)
+    entropy = [row[np.isfinite(row)] for row in run.entropy]
+    means = [float(row.mean()) if row.size else None for row in entropy]
+    return [health(c, counts[0], mean, rule) for c, mean in zip(counts, means, strict=True)]
+
+
+def sound(run: RunEvidence, rule: VerdictRule) -> Mask:
+    """[S] whether a checkpoint is neither broken nor failed, so that its numbers may set a limit."""
+    states = [h.state not in BROKEN for h in run_health(run, rule)]
+    return np.array([ok and label not in run.failed for ok, label in zip(states, run.labels, strict=True)])
 
 
 def _state(usable: float, usable_base: float, worst_share: float, rule: VerdictRule) -> HealthState:

@@ -7,6 +7,8 @@ Its progress is p(s) = (v(0) to v(s)) / (v(0) to best v). Every interval resampl
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats as sps
 
 from truing.base.records import Convergence, Estimate, VerdictRule
 from truing.stats.bands import resample_weights, simultaneous_band
@@ -34,6 +36,11 @@ class Progress:
     rows: int
     """held-out rows used"""
 
+    def learned(self, rule: VerdictRule) -> bool:
+        """Whether the gain reaches `min_gain` and is certainly more than none."""
+        gain = self.gain
+        return gain.value is not None and gain.low is not None and gain.value >= rule.min_gain and gain.low > 0
+
     def estimate(self, s: int, rule: VerdictRule, seed: int) -> Estimate | None:
         """p(s) with a percentile interval."""
         if not np.isfinite(self.progress[s]):
@@ -51,33 +58,54 @@ class Progress:
         if not np.isfinite(self.progress[s]):
             return None
         if of is None:
-            return self.estimate(s, rule, seed)
+            # No correction here: whoever asks has picked s for its progress, which flatters s as it flatters the best.
+            share = _share(self.replicates, self.replicates[:, s])
+            return self._quantiles(float(self.progress[s]), share, rule, seed, correct=False)
         gained, whole = self.value[s] - self.value[0], self.value[of] - self.value[0]
         if not np.isfinite(whole) or whole <= 0:
             return None
-        base = self.replicates[:, 0]
-        ratio = (self.replicates[:, s] - base) / (self.replicates[:, of] - base)
+        base, full = self.replicates[:, 0], self.replicates[:, of]
+        ratio = (self.replicates[:, s] - base) / np.where(full > base, full - base, np.nan)
         return self._quantiles(float(gained / whole), ratio, rule, seed)
 
-    def _quantiles(self, point: float, replicates: Array, rule: VerdictRule, seed: int) -> Estimate:
-        tail = (1 - rule.level) / 2
-        low, high = np.nanquantile(replicates, [tail, 1 - tail])
+    def _quantiles(
+        self, point: float, replicates: Array, rule: VerdictRule, seed: int, correct: bool = True
+    ) -> Estimate:
+        # A share of a gain that is none in many resamples has no interval; leaving those out would flatter it.
+        finite = replicates[np.isfinite(replicates)]
+        enough = finite.size >= (1 + rule.level) / 2 * replicates.size
+        plain = np.array([(1 - rule.level) / 2, (1 + rule.level) / 2])
+        tails = _tails(finite, point, rule.level) if correct and enough else plain
+        low, high = np.quantile(finite, tails) if enough else (np.nan, np.nan)
         return Estimate(
             point,
-            float(min(low, point)),
-            float(max(high, point)),
+            float(min(low, point)) if enough else None,
+            float(max(high, point)) if enough else None,
             set_low=point,
             set_high=point,
             n=self.rows,
             clusters=self.rows,
-            method="bootstrap over held-out rows, best step re-selected, percentile",
+            method="bootstrap over held-out rows, best step re-selected, "
+            + ("bias-corrected " if correct else "")
+            + "percentile",
             level=rule.level,
             seed=seed,
         )
 
 
+def _tails(replicates: Array, point: float, level: float) -> Array:
+    """The two quantiles of the replicates that make an interval: bias-corrected percentiles, Efron (1987).
+
+    The best of several noisy steps looks better than it is, so shares of it look too small, and in the replicates, where
+    the best is picked again, smaller still. Where replicates fall around the estimate evenly this changes nothing.
+    """
+    below = (np.mean(replicates < point) + np.mean(replicates <= point)) / 2
+    bias = sps.norm.ppf(np.clip(below, 0.05, 0.95))
+    return sps.norm.cdf(2 * bias + sps.norm.ppf([(1 - level) / 2, (1 + level) / 2]))
+
+
 def _share(replicates: Array, column: Array) -> Array:
-    base, best = replicates[:, 0], np.nanmax(replicates, axis=1)
+    base, best = replicates[:, 0], np.nanmax(replicates, axis=1)  # step 0 is never NaN
     whole = np.where(best > base, best - base, np.nan)
     return (column - base) / whole
 
@@ -88,19 +116,27 @@ def progress_curve(
     """Progress from `rising` [S, R]: per-row values that grow with learning.
 
     With `weights` [R] (tokens) the mean is sum / tokens, the usual corpus loss; without, rows count alike.
-    Checkpoints that failed are rows of NaN and stay NaN. Rows missing elsewhere are left out.
+    Checkpoints that failed are rows of NaN and stay NaN, and one with under half the rows of the fullest counts as
+    failed: it would take its missing rows away from all the others. Rows missing elsewhere are left out.
     Returns None with fewer than 3 rows, without step 0, or when step 0 itself failed.
     """
-    failed: Mask = np.asarray(~np.isfinite(rising).any(axis=1))
+    counts = np.isfinite(rising).sum(axis=1)
+    failed: Mask = np.asarray((counts == 0) | (2 * counts < counts.max()))
+    rising = np.where(failed[:, None], np.nan, rising)
     if failed[0] or rising.shape[0] < 2:
         return None
     used: Mask = np.asarray(np.isfinite(rising[~failed]).all(axis=0))
+    if weights is not None:
+        used &= np.isfinite(weights) & (weights > 0)
     if used.sum() < 3:
         return None
     kept = rising[:, used]
     tokens = np.ones(int(used.sum())) if weights is None else weights[used]
     value = kept.sum(axis=1) / tokens.sum()
     draws = resample_weights(["row"] * len(tokens), rule.resamples, np.random.default_rng(seed))
+    # Percentiles of a bootstrap are normal-sized; with few rows the t quantile is needed.
+    tail = (1 - rule.level) / 2
+    draws = 1 + (draws - 1) * sps.t.isf(tail, len(tokens) - 1) / sps.norm.isf(tail)
     # A ratio of sums, linearised around the point estimate; with equal weights this is the plain bootstrap mean.
     replicates = value + draws @ (kept - value[:, None] * tokens).T / tokens.sum()
     gain, falls = _gain(kept, tokens, value, failed, rule, seed)
@@ -121,10 +157,19 @@ def _gain(
     band = simultaneous_band(rows[ok[1:]] - rows[0], strata, **options)
     whole = float(np.nanmax(value) - value[0])
     if band is None:
-        return Estimate(whole, None, None, n=kept.shape[1], method="too few rows"), False
-    method = "max-t bootstrap over rows, simultaneous over steps"
-    low, high = float(band.low.max()), float(band.high.max())
-    gain = Estimate(whole, min(low, whole), max(high, whole), n=kept.shape[1], clusters=kept.shape[1], method=method)
+        return Estimate(whole, None, None, n=kept.shape[1], method="no later checkpoint"), False
+    gain = Estimate(
+        whole,
+        min(float(band.low.max()), whole),
+        max(float(band.high.max()), whole),
+        set_low=whole,
+        set_high=whole,
+        n=kept.shape[1],
+        clusters=kept.shape[1],
+        method="studentised max-t bootstrap over rows, simultaneous over steps",
+        level=rule.level,
+        seed=seed,
+    )
     after = simultaneous_band(rows[ok[:-1]] - rows[ok[-1]], strata, **options)
     lost = float(np.nanmax(value) - value[ok[-1]])
     falls = after is not None and float(after.low.max()) > 0 and lost > rule.still_learning * max(whole, 0)
@@ -134,40 +179,49 @@ def _gain(
 def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergence:
     """First step from which progress stays at `converged_at` or more, if the last quarter adds little.
 
-    Only checkpoints with a known step count. Needs at least 3 of them after step 0.
+    Only checkpoints with a known step count. Needs at least 3 of them after step 0. A curve that certainly falls after
+    its best (overfit) was learned all the same: there, progress has to stay up until the best step only.
     """
     if p is None:
         return Convergence(curve, "unmeasured")
-    known = [i for i, s in enumerate(p.steps) if s is not None and np.isfinite(p.value[i])]
-    if p.gain.value is None or p.gain.low is None or p.gain.value < rule.min_gain or p.gain.low <= 0:
+    at_steps = [(s, i) for i, s in enumerate(p.steps) if s is not None and np.isfinite(p.value[i])]
+    known = [i for _, i in sorted(at_steps)]
+    if not p.learned(rule):
         return Convergence(curve, "task_not_learned", gain=p.gain)
     if len(known) < 4:
         return Convergence(curve, "too_few_checkpoints", gain=p.gain)
     steps = np.array([p.steps[i] for i in known], dtype=float)
     points = p.progress[known]
-    at = _first_sustained(points[None, :], rule.converged_at)[0]
+    at = int(_first_sustained(points[None, :], rule.converged_at, p.falls_after)[0])
     quarter = int(np.flatnonzero(steps <= 0.75 * steps[-1])[-1])
     if at < 0 or points[-1] - points[quarter] > rule.still_learning:
-        return Convergence(curve, "still_learning", gain=p.gain, overfit=curve == "loss" and p.falls_after)
+        return Convergence(curve, "still_learning", gain=p.gain, overfit=p.falls_after)
     shares = np.stack([_share(p.replicates, p.replicates[:, i]) for i in known], axis=1)
-    hits = _first_sustained(shares, rule.converged_at)
-    tail = (1 - rule.level) / 2
+    hits = _first_sustained(shares, rule.converged_at, p.falls_after)
     # A replicate that never gets there counts as the last step: it can only widen the interval.
-    low, high = np.quantile(np.where(hits < 0, len(known) - 1, hits), [tail, 1 - tail], method="inverted_cdf")
+    reached = np.where(hits < 0, len(known) - 1, hits).astype(float)
+    low, high = np.quantile(reached, _tails(reached, at, rule.level), method="inverted_cdf")
+    # Nor is it ever certain that a step came too early whose own interval still holds the threshold.
+    upper = [np.nanquantile(x, _tails(x, y, rule.level)[1]) for x, y in zip(shares.T, points, strict=True)]
+    low = min(int(low), at, int(np.argmax(np.array(upper) >= rule.converged_at)))
     return Convergence(
         curve,
         "converged",
         step=int(steps[at]),
         after=int(steps[at - 1]) if at > 0 else None,
-        low=int(steps[min(int(low), at)]),
+        low=int(steps[low]),
         high=int(steps[max(int(high), at)]),
         gain=p.gain,
-        overfit=curve == "loss" and p.falls_after,
+        overfit=p.falls_after,
     )
 
 
-def _first_sustained(shares: Array, threshold: float) -> np.ndarray:
-    """[B, S] -> [B] index of the first column from which all are >= threshold; -1 if there is none."""
-    good = np.nan_to_num(shares, nan=-np.inf) >= threshold
+def _first_sustained(shares: Array, threshold: float, until_best: bool) -> NDArray[np.intp]:
+    """[B, S] -> [B] index of the first column from which all, or all up to the best, are >= threshold; -1 if none."""
+    filled = np.nan_to_num(shares, nan=-np.inf)
+    good = filled >= threshold
+    if until_best:
+        best = filled.argmax(axis=1)[:, None]
+        good |= (np.arange(shares.shape[1]) > best) & np.take_along_axis(good, best, axis=1)
     sustained = np.logical_and.accumulate(good[:, ::-1], axis=1)[:, ::-1]
     return np.where(sustained.any(axis=1), sustained.argmax(axis=1), -1)

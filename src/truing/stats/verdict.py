@@ -32,8 +32,8 @@ from truing.stats.drift import (
     shift_band,
     softening_slope,
 )
-from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
-from truing.stats.health import health
+from truing.stats.evidence import Array, Evidence
+from truing.stats.health import BROKEN, run_health
 from truing.stats.progress import Progress, convergence, progress_curve
 
 
@@ -48,14 +48,13 @@ class _Curves:
     margin: Shift
     delta: float | None
     delta_source: str
+    learned: tuple[Progress, ...]
+    """the curves on which the task was learned, trait first"""
 
     @property
     def task(self) -> Progress | None:
         """The curve a candidate is chosen on: the trait if it was measured and learned, else the loss."""
-        for curve in (self.trait, self.loss):
-            if curve is not None and curve.gain.low is not None and curve.gain.low > 0:
-                return curve
-        return None
+        return self.learned[0] if self.learned else None
 
 
 def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdict:
@@ -68,15 +67,16 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
     """
     run = evidence.subject
     curves = _curves(evidence, rule, seed)
-    healths = [_health(run, s, rule) for s in range(len(run.labels))]
+    healths = run_health(run, rule)
     statuses = tuple(_status(evidence, curves, healths[s], s, rule) for s in range(len(run.labels)))
-    onset = drift_onset(run.steps, statuses)
+    certain = tuple(s == 0 or _under(curves, s) for s in range(len(run.labels)))
+    onset = drift_onset(run.steps, statuses, certain)
     by_loss, by_trait = convergence(curves.loss, "loss", rule), convergence(curves.trait, "trait", rule)
-    gap = gap_between(onset, by_trait, run.steps, rule)
-    chosen = _candidate(evidence, curves, statuses, healths)
+    gap = gap_between(onset, by_trait, _measured_steps(run.steps, curves.trait), rule)
+    chosen = _candidate(curves, statuses, healths, onset)
     lines = tuple(_line(evidence, curves, s, statuses[s], healths[s], rule, seed) for s in range(len(run.labels)))
-    last = max((s for s in range(len(run.labels)) if run.labels[s] not in run.failed), default=0)
     task = curves.task
+    last = max((s for s in range(len(run.labels)) if task and np.isfinite(task.value[s])), default=0)
     result = RunVerdict(
         basis=Basis.MARGIN,
         sentence="",
@@ -103,6 +103,7 @@ def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...
 
     The onset lies in (after, latest]; convergence in (checkpoint before the interval's low end, high end].
     Disjoint windows separate; overlapping ones, or fewer than `min_gap_checkpoints` checkpoints, do not.
+    `steps` are those at which the trait was measured, step 0 among them.
     """
     if onset.status != "found" or onset.latest is None or learned.status != "converged":
         return "unknown"
@@ -122,35 +123,49 @@ def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
     loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
     trait = progress_curve("trait", run.steps, run.trait, None, rule, seed) if run.trait is not None else None
     delta, source = drift_threshold(evidence, rule, seed)
-    enough = np.isfinite(run.contrast[0]).sum() >= rule.min_prompts
-    base = shift_band(against_base(run.contrast), evidence.categories, rule, seed) if enough else Shift({}, None)
+    base = shift_band(against_base(run.contrast), evidence.categories, rule, seed)
     control = None
     if evidence.controls:
-        control = shift_band(against_control(run, evidence.controls[0]), evidence.categories, rule, seed)
+        shift = against_control(run, evidence.controls[0])
+        control = shift_band(shift, evidence.categories, rule, seed)
     margin = shift_band(against_base(run.margin), evidence.categories, rule, seed)
-    return _Curves(loss, trait, base, control, margin, delta, source)
+    learned = tuple(c for c in (trait, loss) if c is not None and c.learned(rule))
+    if _clusters(base) < rule.min_prompts:
+        delta, source = None, f"none: {_clusters(base)} prompts measured at every step, {rule.min_prompts} needed"
+    return _Curves(loss, trait, base, control, margin, delta, source, learned)
 
 
-def _health(run: RunEvidence, s: int, rule: VerdictRule) -> Health:
-    counts = run.answers or (AnswerCounts(),) * len(run.labels)
-    finite = run.entropy[s][np.isfinite(run.entropy[s])]
-    return health(counts[s], counts[0], float(finite.mean()) if finite.size else None, rule)
+def _clusters(shift: Shift) -> int:
+    return shift.band.clusters if shift.band is not None else 0
+
+
+def _under(curves: _Curves, s: int) -> bool:
+    """Whether the shift at s is certainly within the drift limit."""
+    return curves.delta is not None and curves.base.high(s) <= curves.delta
+
+
+def _measured_steps(steps: tuple[int | None, ...], curve: Progress | None) -> tuple[int | None, ...]:
+    return tuple(step for s, step in enumerate(steps) if curve is not None and np.isfinite(curve.value[s]))
 
 
 def _status(evidence: Evidence, curves: _Curves, state: Health, s: int, rule: VerdictRule) -> Status:
     if evidence.subject.labels[s] in evidence.subject.failed:
         return Status.FAILED
-    if state.state in (HealthState.COLLAPSED, HealthState.UNFIT_BASE):
+    if state.state in BROKEN:
         return Status.BROKEN
     if s == 0:
         return Status.NO_DRIFT_SEEN  # the reference itself: its shift is zero by definition
     low_control = curves.control.low(s) if curves.control else float("nan")
-    has_control = curves.control is not None
+    has_control = curves.control is not None and _clusters(curves.control) >= rule.min_prompts
     return drift_status(curves.base.low(s), curves.base.mean(s), low_control, has_control, curves.delta)
 
 
-def _candidate(evidence: Evidence, curves: _Curves, statuses: tuple[Status, ...], healths: list[Health]) -> int | None:
-    """Index of the best task progress among saved checkpoints that show no drift and are not unhealthy."""
+def _candidate(curves: _Curves, statuses: tuple[Status, ...], healths: list[Health], onset: Onset) -> int | None:
+    """Index of the best task progress among saved checkpoints that show no drift and are not unhealthy.
+
+    Searching for the best progress favours the checkpoint just short of the limit. Where drift was found, a candidate
+    must therefore be certainly within it (upper bound), or it would be taken from inside the onset set.
+    """
     if curves.task is None:
         return None
     sound = (HealthState.OK, HealthState.UNKNOWN)
@@ -159,6 +174,7 @@ def _candidate(evidence: Evidence, curves: _Curves, statuses: tuple[Status, ...]
         for s in range(1, len(statuses))
         if statuses[s] is Status.NO_DRIFT_SEEN
         and healths[s].state in sound
+        and (onset.status != "found" or _under(curves, s))
         and np.isfinite(curves.task.progress[s])
         and curves.task.progress[s] > 0
     ]

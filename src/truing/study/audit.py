@@ -306,7 +306,8 @@ def _measure(
     subject = (base, *plan.subject)
     controls = tuple((base, *run) for run in plan.controls)
     every = _distinct((*subject, *(c for run in controls for c in run)))
-    plan.notes += [f"{c.label}: {note}" for w, note in backend.prepare(every).items() for c in every if c.weights == w]
+    found = backend.prepare(every)
+    plan.notes.extend(f"{c.label}: {found[c.weights]}" for c in every if c.weights in found)
     for role, run in [("subject", subject), *((f"control-{k}", r) for k, r in enumerate(controls, 1))]:
         store.add_checkpoints(_named(run, role))
     tell = options.progress or (lambda stage, done, total: None)

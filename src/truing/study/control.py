@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from truing.backends.opening import open_backend
 from truing.base import errors
@@ -51,11 +52,11 @@ def control(
     if not answers:
         raise errors.NoCheckpoints(f"{base}: gave no complete answer within {max_tokens} tokens; raise --max-tokens")
     notice = {
-        "_notice": f"Default control set: the user turns of {Path(task).name}, answered by {base} under a prudent system "
-        f"prompt. {len(rows) - len(answers)} of {len(rows)} answers were cut off or empty and are left out.",
+        "_notice": f"Default control set: the user turns of {Path(task).name}, answered by {base} under a prudent "
+        f"system prompt. {len(rows) - len(answers)} of {len(rows)} answers were cut off or empty and are left out.",
         "system": PRUDENT,
     }
-    lines = [notice]
+    lines: list[dict[str, Any]] = [notice]
     for k in sorted(answers):
         turns = [*rows[k].prompt, Message("assistant", answers[k])]
         lines.append({"messages": [{"role": m.role, "content": m.content} for m in turns]})

@@ -54,7 +54,7 @@ def _devices() -> dict[str, Any]:
     out["torch_threads"] = torch.get_num_threads()
     out["cuda"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     out["mps"] = torch.backends.mps.is_available()
-    from truing.backends.local import automatic_dtype
+    from truing.backends.loading import automatic_dtype
 
     out["automatic_dtype"] = automatic_dtype()
     return out

@@ -1,0 +1,107 @@
+"""Loading models and tokenizers: number type, device, one chat format for a base and its checkpoints."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from truing.backends.chat import ChatFormat
+from truing.backends.checkpoints import checkpoint_path
+from truing.base import errors
+from truing.base.records import Checkpoint, ModelOptions
+
+Model = Any
+"""a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__"""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "vocab.json")
+
+
+def device_of(name: str) -> torch.device:
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError as e:
+            raise errors.Unsupported(f"--device {name}: not a device; use cpu, cuda, cuda:0 or mps") from e
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def dtype_of(name: str, device: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name != "auto":
+        if name not in known:
+            raise errors.Unsupported(f"--dtype {name}: unknown; use {', '.join(known)} or auto")
+        return known[name]
+    if device_of(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
+
+
+def automatic_dtype() -> str:
+    """The number type that `auto` stands for on this machine."""
+    return str(dtype_of("auto", "auto")).removeprefix("torch.")
+
+
+def _cpu_has_bf16() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: ModelOptions) -> Model:
+    extra: dict[str, Any] = {}
+    if options.load_in_4bit:
+        try:
+            from transformers import BitsAndBytesConfig
+
+            extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
+        except ImportError as e:
+            raise errors.MissingExtra("--load-in-4bit needs bitsandbytes: pip install 'truing[4bit]'") from e
+    transformers_logging.disable_progress_bar()  # ours are enough
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=options.trust_remote_code,
+            **extra,
+        )
+    except ImportError as e:
+        raise errors.MissingExtra(f"{path}: {' '.join(str(e).split())[:200]}") from e
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        raise errors.ModelUnavailable(f"{path}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
+    model.eval()
+    return model if options.load_in_4bit else model.to(device)
+
+
+def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelOptions) -> ChatFormat:
+    """One chat format for all: the checkpoints' own if they bring tokenizers, else the base's."""
+    formats: dict[str, tuple[str, ChatFormat]] = {}
+    seen: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        folder = checkpoint_path(checkpoint)
+        files = [f for f in (folder / n for n in _TOKENIZER_FILES) if f.exists()]
+        if not files or not (folder / "tokenizer_config.json").exists():
+            continue
+        content = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+        if content in seen:
+            continue  # byte-equal files: no need to load them again
+        chat = ChatFormat(load_tokenizer(folder, options), options.chat_template)
+        seen[content] = chat.identity
+        formats.setdefault(chat.identity, (checkpoint.label, chat))
+    if len(formats) > 1:
+        (a, _), (b, _) = list(formats.values())[:2]
+        text = f"checkpoints {a} and {b} bring different tokenizers or chat templates"
+        raise errors.TemplateMismatch(f"{text}; audit them apart, or pass one with --chat-template FILE")
+    if formats:
+        return next(iter(formats.values()))[1]
+    return ChatFormat(load_tokenizer(base, options), options.chat_template)
+
+
+def load_tokenizer(path: Path, options: ModelOptions) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, KeyError) as e:
+        raise errors.ModelUnavailable(f"{path}: no usable tokenizer: {' '.join(str(e).split())[:200]}") from e

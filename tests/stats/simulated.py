@@ -1,0 +1,247 @@
+"""Simulated runs whose truth is known, and how often the statistics get it right. Used by the tests and a benchmark."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from truing.base.records import Onset, VerdictRule
+from truing.stats import bands
+from truing.stats.bands import simultaneous_band
+from truing.stats.drift import against_base, against_control, drift_onset, drift_status, drift_threshold, shift_band
+from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
+from truing.stats.progress import convergence, progress_curve
+
+FAST = VerdictRule(resamples=600)
+NATURE = "ABCDEFGH"
+
+
+@contextmanager
+def remembered_draws() -> Iterator[None]:
+    """Resampling is a pure function of the generator's state, so drawing it once serves all simulated runs."""
+    memory: dict[tuple[Any, ...], tuple[Array, Any]] = {}
+    draw = bands._counts
+
+    def counts(n: int, resamples: int, rng: np.random.Generator) -> Array:
+        key = (n, resamples, str(rng.bit_generator.state))
+        if key not in memory:
+            memory[key] = (draw(n, resamples, rng), rng.bit_generator.state)
+        drawn, rng.bit_generator.state = memory[key]
+        return drawn
+
+    with patch.object(bands, "_counts", counts):
+        yield
+
+
+def effects(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> Array:
+    """Prompt effects with mean 0 and variance 1 (2.2 for lognormal: variance of exp(N) is 4.7, scaled)."""
+    if kind == "normal":
+        return rng.standard_normal(shape)
+    if kind == "right":
+        return rng.exponential(size=shape) - 1
+    if kind == "left":
+        return 1 - rng.exponential(size=shape)
+    return (rng.lognormal(0, 1, shape) - np.exp(0.5)) / 2.16
+
+
+def categories(prompts: int) -> tuple[str, ...]:
+    """Eight categories, as balanced as may be."""
+    return tuple(NATURE[p % 8] for p in range(prompts))
+
+
+def band_errors(prompts: int, steps: int, kind: str, unequal: bool, runs: int, seed: int = 1) -> tuple[float, float]:
+    """(coverage of all steps at once, share of runs with some lower end above the truth) of the 95 % band.
+
+    Each prompt has an effect that grows over steps and noise of its own at each step; `unequal` spreads the standard
+    deviation of categories over a factor of 10.
+    """
+    rng = np.random.default_rng([seed, prompts, steps])
+    of = np.arange(prompts) % 8
+    middle = np.linspace(-0.5, 0.5, 8)[of]
+    scale = np.geomspace(0.3, 3, 8)[of] if unequal else np.ones(prompts)
+    growth = np.linspace(0.2, 1, steps)[:, None]
+    truth = growth[:, 0] * middle.mean()
+    covered = above = 0
+    for _ in range(runs):
+        noise = 0.8 * effects(rng, kind, (prompts,)) + 0.6 * effects(rng, kind, (steps, prompts))
+        band = simultaneous_band(growth * (middle + scale * noise), categories(prompts), level=0.95, resamples=800, seed=0)
+        assert band is not None
+        covered += bool(((band.low <= truth) & (truth <= band.high)).all())
+        above += bool((band.low > truth).any())
+    return covered / runs, above / runs
+
+
+def run_of(contrast: Array, placebo: Array, name: str = "run", **fields: Any) -> RunEvidence:
+    """A run at steps 0, 10, 20, ... with these contrasts and 24 good answers at each checkpoint."""
+    steps = tuple(10 * s for s in range(len(contrast)))
+    options: dict[str, Any] = {
+        "labels": ("base", *(f"checkpoint-{s}" for s in steps[1:])),
+        "steps": steps,
+        "weights": tuple(f"{name}-{s}" for s in steps),
+        "contrast": contrast,
+        "placebo": placebo,
+        "margin": contrast,
+        "entropy": np.ones_like(contrast),
+        "answers": (AnswerCounts(n=24, usable=23, leaked=-1, nll_base=1.0),) * len(steps),
+        "dose": np.linspace(0, 0.2, len(steps)),
+    }
+    return RunEvidence(**{**options, **fields})
+
+
+def drifting(
+    rng: np.random.Generator,
+    shift: Array,
+    *,
+    prompts: int = 120,
+    noise: float = 0.25,
+    placebo: float = 0.25,
+    artefact: Array | None = None,
+    kind: str = "normal",
+    name: str = "run",
+    **fields: Any,
+) -> RunEvidence:
+    """A run whose contrast shifts by `shift` [S] nats on average; each prompt moves by its own `noise` as training goes.
+
+    `artefact` [S] is added to contrast and placebo alike; `placebo` is the placebo's noise.
+    """
+    steps = len(shift)
+    growth = np.linspace(0, 1, steps)[:, None]
+    plus = np.asarray(shift if artefact is None else shift + artefact)[:, None]
+    extra = np.zeros((steps, 1)) if artefact is None else artefact[:, None]
+
+    def moved(size: float) -> Array:
+        own = 0.8 * effects(rng, kind, (prompts,)) + 0.6 * effects(rng, kind, (steps, prompts))
+        return rng.standard_normal(prompts) + size * growth * own
+
+    return run_of(moved(noise) + plus, moved(placebo) + extra, name, **fields)
+
+
+def evidence_of(subject: RunEvidence, *controls: RunEvidence, **fields: Any) -> Evidence:
+    """Evidence about a simulated run."""
+    prompts = subject.contrast.shape[1]
+    names = tuple(f"p{k}" for k in range(prompts))
+    return Evidence(names, categories(prompts), subject, controls, **fields)
+
+
+def lows(evidence: Evidence, rule: VerdictRule = FAST) -> tuple[Array, Array, Array, float]:
+    """(lower end, mean, upper end) of the shift at every later step, and the limit."""
+    shift = shift_band(against_base(evidence.subject.contrast), evidence.categories, rule, 0)
+    delta, _ = drift_threshold(evidence, rule, 0)
+    assert shift.band is not None and delta is not None
+    return shift.band.low, shift.band.mean, shift.band.high, delta
+
+
+def alarm_rate(runs: int, seed: int, **world: Any) -> float:
+    """Share of simulated runs in which some step is called drift."""
+    rng = np.random.default_rng(seed)
+    world.setdefault("shift", np.zeros(7))
+    hits = 0
+    for _ in range(runs):
+        low, _, _, delta = lows(evidence_of(drifting(rng, **world)))
+        hits += bool((low > delta).any())
+    return hits / runs
+
+
+def benign_alarm_rate(runs: int, seed: int, controls: int) -> float:
+    """The same where benign runs set the limit: each run, the subject too, is harmless and drifts by its own amount."""
+    rng = np.random.default_rng(seed)
+    growth = np.linspace(0, 1, 6)
+    hits = 0
+    for _ in range(runs):
+        wander = [growth * (0.1 + 0.05 * rng.standard_normal()) for _ in range(controls + 1)]
+        made = [drifting(rng, w, prompts=60, name=f"run{k}") for k, w in enumerate(wander)]
+        low, _, _, delta = lows(evidence_of(*made))
+        hits += bool((low > delta).any())
+    return hits / runs
+
+
+def blame_rate(runs: int, seed: int, shift: float, control_shift: float) -> tuple[float, float]:
+    """(share of runs where some step is `drift`, share with drift of any kind) when control and subject both move."""
+    rng = np.random.default_rng(seed)
+    growth = np.linspace(0, 1, 6)
+    blamed = any_drift = 0
+    for _ in range(runs):
+        subject = drifting(rng, growth * shift, prompts=60)
+        control = drifting(rng, growth * control_shift, prompts=60, name="control")
+        evidence = evidence_of(subject, control)
+        low, mean, _, delta = lows(evidence)
+        band = shift_band(against_control(subject, control), evidence.categories, FAST, 0).band
+        assert band is not None
+        found = [str(drift_status(low[s], mean[s], band.low[s], True, delta)) for s in range(5)]
+        blamed += "drift" in found
+        any_drift += any(f.startswith("drift") for f in found)
+    return blamed / runs, any_drift / runs
+
+
+def onset_coverage(runs: int, seed: int, with_bounds: bool = True) -> tuple[float, float]:
+    """(share of found onsets whose set holds the first step truly over the limit, mean size of the set)."""
+    rng = np.random.default_rng(seed)
+    truth = np.array([0.0, 0.005, 0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2])
+    steps = tuple(range(0, 90, 10))
+    held, sizes = [], []
+    for _ in range(runs):
+        low, mean, high, delta = lows(evidence_of(drifting(rng, truth, prompts=60)))
+        later = [drift_status(a, m, float("nan"), False, delta) for a, m in zip(low, mean, strict=True)]
+        base = drift_status(-1.0, 0.0, 0.0, False, 1.0)
+        certain = (True, *(bool(h <= delta) for h in high)) if with_bounds else None
+        onset: Onset = drift_onset(steps, (base, *later), certain)
+        if onset.status == "found":
+            over = [s for s, t in zip(steps, truth, strict=True) if t > delta]
+            held.append(bool(over) and over[0] in onset.steps)
+            sizes.append(len(onset.steps))
+    return float(np.mean(held)), float(np.mean(sizes))
+
+
+def learning(rng: np.random.Generator, truth: Array, rows: int, *, own: float = 0.3, noise: float = 0.05) -> Array:
+    """[S, R] trait-like values: `truth` [S], rows that differ, learn at their own rate, and are noisy at each step."""
+    rate = 1 + own * effects(rng, "right", (rows,))
+    return 0.5 * rng.standard_normal(rows) + truth[:, None] * rate + noise * rng.standard_normal((len(truth), rows))
+
+
+def learned_rate(runs: int, seed: int, rows: int, kind: str) -> float:
+    """Share of runs called learned (whatever became of it) where the mean never moves and only noise does."""
+    rng = np.random.default_rng(seed)
+    steps = tuple(range(0, 70, 10))
+    hits = 0
+    for _ in range(runs):
+        still = 0.5 * rng.standard_normal(rows)
+        moved = np.linspace(0, 1, 7)[:, None] * effects(rng, kind, (rows,)) + effects(rng, kind, (7, rows)) * 0.3
+        p = progress_curve("trait", steps, still + moved, None, FAST, 0)
+        hits += convergence(p, "trait", FAST).status != "task_not_learned"
+    return hits / runs
+
+
+def progress_coverage(runs: int, seed: int, rows: int = 30, noise: float = 0.05) -> dict[str, float]:
+    """Coverage on a saturating curve: of the convergence step, of one share of the gain, and of the share kept by the
+    best of the first five checkpoints, picked by its own estimate as a candidate is."""
+    rng = np.random.default_rng(seed)
+    steps = tuple(range(0, 90, 10))
+    truth = 1 - np.exp(-np.arange(9) / 1.5)
+    share = truth / truth.max()
+    first = steps[int(np.argmax(share >= 0.9))]
+    tally = {"convergence": [], "share": [], "retained": [], "retained of last": []}
+    for _ in range(runs):
+        p = progress_curve("trait", steps, learning(rng, truth, rows, noise=noise), None, FAST, 0)
+        assert p is not None
+        c = convergence(p, "trait", FAST)
+        if c.low is not None and c.high is not None:
+            tally["convergence"].append(c.low <= first <= c.high)
+        chosen = 1 + int(np.argmax(p.progress[1:6]))
+        for name, estimate, true in (
+            ("share", p.estimate(2, FAST, 0), share[2]),
+            ("retained", p.retained(chosen, None, FAST, 0), share[chosen]),
+            ("retained of last", p.retained(chosen, 8, FAST, 0), share[chosen] / share[8]),
+        ):
+            assert estimate is not None and estimate.low is not None and estimate.high is not None
+            tally[name].append(estimate.low <= true <= estimate.high)
+    return {name: float(np.mean(found)) for name, found in tally.items()}
+
+
+def with_task(run: RunEvidence, truth: Array, rng: np.random.Generator, rows: int = 30) -> RunEvidence:
+    """The run with a trait and a loss curve that follow `truth` [S]."""
+    tokens = np.full(rows, 20.0)
+    trait = learning(rng, truth, rows)
+    return replace(run, trait=trait, loss=(3.0 - learning(rng, truth, rows)) * tokens, tokens=tokens)
