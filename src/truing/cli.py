@@ -5,6 +5,7 @@ errors to stderr. Exit 0 done, 1 our bug, 2 bad input, 3 gate, 4 finished with f
 import json
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ Out = Annotated[Path | None, typer.Option(help="Where to write.")]
 
 def main() -> None:
     """Entry point: our errors become one line and their exit code; a bug keeps its traceback."""
+    # Deprecations inside the libraries are theirs to mend; a user can do nothing about them.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\b")
     try:
         app(standalone_mode=True)
     except errors.TruingError as e:

@@ -1,6 +1,6 @@
 """The contract that every backend keeps, as a function that a test calls.
 
-    check_backend(MyBackend(...), checkpoints, prompts)        raises AssertionError with the sentence that does not hold
+    check_backend(MyBackend(...), checkpoints, prompts)      raises AssertionError with the sentence that does not hold
 
 It measures a few prompts under step 0 and the given checkpoints, and needs nothing but the seam.
 """
@@ -132,7 +132,7 @@ def _scores_hold_still(backend: Backend, asks: Sequence[LikelihoodAsk], toleranc
         _well_formed(result)
     _agree(first, _score(backend, asks), 1e-6 if tolerance <= _EXACT else tolerance, "when asked again")
     _agree(first, _score(backend, asks[::-1]), tolerance, "in reverse order, so that checkpoints come last first")
-    _agree(first, _score(backend, asks[::2] + asks[1::2]), tolerance, "with checkpoints and prompts interleaved")
+    _agree(first, _score(backend, [*asks[::2], *asks[1::2]]), tolerance, "with checkpoints and prompts interleaved")
     few = asks[:: max(1, len(asks) // 5)]
     alone = {name: r for ask in few for name, r in _score(backend, [ask]).items()}
     _agree({n: first[n] for n in alone}, alone, tolerance, "alone in its batch")
@@ -203,7 +203,7 @@ def _scores_make_sense(backend: Backend, every: Sequence[Checkpoint], prompt: Pr
 
 
 def _system_turn_is_an_outcome(backend: Backend, base: Checkpoint) -> None:
-    """A template without a system role gives `unsupported`; others a score. Neither raises, nor harms its neighbours."""
+    """A template without a system role gives `unsupported`, others a score; neither raises or harms a neighbour."""
     plain = LikelihoodAsk(base, _WITH_SYSTEM[1:], _SHORT, "plain")
     asks = [LikelihoodAsk(base, _WITH_SYSTEM, _SHORT, "system"), plain]
     found = {r.ask.name: r for r in backend.loglikelihood(asks)}

@@ -67,7 +67,9 @@ def band_errors(prompts: int, steps: int, kind: str, unequal: bool, runs: int, s
     covered = above = 0
     for _ in range(runs):
         noise = 0.8 * effects(rng, kind, (prompts,)) + 0.6 * effects(rng, kind, (steps, prompts))
-        band = simultaneous_band(growth * (middle + scale * noise), categories(prompts), level=0.95, resamples=800, seed=0)
+        band = simultaneous_band(
+            growth * (middle + scale * noise), categories(prompts), level=0.95, resamples=800, seed=0
+        )
         assert band is not None
         covered += bool(((band.low <= truth) & (truth <= band.high)).all())
         above += bool((band.low > truth).any())

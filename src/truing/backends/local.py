@@ -7,6 +7,7 @@ the model again, unchanged: PEFT itself loads an adapter with foreign keys witho
 """
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,16 +137,10 @@ class LocalBackend:
         path = checkpoint_path(checkpoint)
         name = checkpoint.weights[:16]
         try:
-            model: Model
-            if isinstance(base, PeftModel):
-                model, old = base, self._adapter
-                model.load_adapter(str(path), adapter_name=name, is_trainable=False)
-                model.set_adapter(name)
-                if old and old != name:
-                    model.delete_adapter(old)
-            else:
-                model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
-                self._model = model
+            with warnings.catch_warnings():
+                # PEFT only warns; `_check_filled` refuses.
+                warnings.filterwarnings("ignore", message="Found missing adapter keys")
+                model = self._put_in(base, path, name)
         except (RuntimeError, ValueError, KeyError) as e:
             self._model, self._resident, self._adapter = None, "", None
             reason = " ".join(str(e).split())[:300]
@@ -156,6 +151,17 @@ class LocalBackend:
         _check_filled(model, name, path, self.base_name)
         model.eval()
         self._note_effect(model, checkpoint)
+        return model
+
+    def _put_in(self, base: Model, path: Path, name: str) -> Model:
+        if not isinstance(base, PeftModel):
+            self._model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
+            return self._model
+        model: Model = base
+        model.load_adapter(str(path), adapter_name=name, is_trainable=False)
+        model.set_adapter(name)
+        if self._adapter and self._adapter != name:
+            model.delete_adapter(self._adapter)
         return model
 
     def _note_effect(self, model: Model, checkpoint: Checkpoint) -> None:
@@ -255,7 +261,7 @@ class LocalBackend:
         for module in model.modules():
             if isinstance(module, LoraLayer) and name in module.lora_A and name in module.lora_B:
                 layer: Any = module
-                a, b = layer.lora_A[name].weight.float(), layer.lora_B[name].weight.float()
+                a, b = (part[name].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
                 if a.dim() != 2:
                     return None
                 # ||BA||^2 = trace((B'B)(AA')): rank x rank products only.

@@ -312,8 +312,8 @@ class PlantedBackend:
 
     def _answer(self, ask: Ask, state: State, params: SamplingParams) -> str:
         greedy = params.temperature == 0
-        draw = None if greedy else ask.draw
-        rng = self._rng(ask.checkpoint.weights, ask.prompt.messages, draw, ask.transform, params.key)
+        drawn = () if greedy else (ask.draw, params.key)
+        rng = self._rng(ask.checkpoint.weights, ask.prompt.messages, ask.transform, *drawn)
         chance = 0.5 if greedy else rng.random()
         misaligned = self._em(state, ask.prompt)
         if chance < misaligned:

@@ -96,7 +96,7 @@ class Progress:
 def _tails(replicates: Array, point: float, level: float) -> Array:
     """The two quantiles of the replicates that make an interval: bias-corrected percentiles, Efron (1987).
 
-    The best of several noisy steps looks better than it is, so shares of it look too small, and in the replicates, where
+    The best of several noisy steps looks better than it is, so shares of it look too small; in the replicates, where
     the best is picked again, smaller still. Where replicates fall around the estimate evenly this changes nothing.
     """
     below = (np.mean(replicates < point) + np.mean(replicates <= point)) / 2

@@ -1,0 +1,219 @@
+"""Drift: the limit, the statuses, the onset set; false alarms and power by simulation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stats.simulated import (
+    FAST,
+    alarm_rate,
+    benign_alarm_rate,
+    blame_rate,
+    drifting,
+    evidence_of,
+    onset_coverage,
+    remembered_draws,
+    run_of,
+)
+from truing.base.records import Status
+from truing.stats.bands import tolerance_limit
+from truing.stats.drift import (
+    against_base,
+    against_control,
+    drift_onset,
+    drift_status,
+    drift_threshold,
+    shift_band,
+    softening_slope,
+)
+from truing.stats.evidence import AnswerCounts
+
+CODES = {
+    "c": Status.NO_DRIFT_SEEN,
+    "D": Status.DRIFT,
+    "U": Status.DRIFT_UNCONTROLLED,
+    "N": Status.DRIFT_NOT_ATTRIBUTABLE,
+    "?": Status.UNDECIDED,
+    "F": Status.FAILED,
+    "B": Status.BROKEN,
+}
+
+
+def onset(pattern, steps=None, certain=None):
+    statuses = tuple(CODES[x] for x in pattern)
+    return drift_onset(steps or tuple(10 * k for k in range(len(pattern))), statuses, certain)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "status", "after", "earliest", "latest", "inside", "sustained"),
+    [
+        ("cccc", "never", None, None, None, (), None),
+        ("ccDD", "found", 10, 20, 20, (20,), True),
+        ("cDDD", "found", 0, 10, 10, (10,), True),
+        ("cDcD", "found", 0, 10, 10, (10,), False),  # dips back
+        ("cDcc", "found", 0, 10, 10, (10,), False),  # a spike
+        ("cD??", "found", 0, 10, 10, (10,), False),
+        ("cDFB", "found", 0, 10, 10, (10,), True),  # what could not be judged does not speak against it
+        ("cc?D", "found", 10, 20, 30, (20, 30), True),  # undecided before found
+        ("c?cD", "found", 0, 10, 30, (10, 20, 30), True),
+        ("cFcD", "found", 0, 10, 30, (10, 20, 30), True),  # failed in the middle: it may have begun there
+        ("cc??", "undecided", 10, 20, None, (20, 30), None),
+        ("ccFc", "undecided", 10, 20, None, (20, 30), None),
+        ("cBBB", "undecided", 0, 10, None, (10, 20, 30), None),
+        ("cNUD", "found", 0, 10, 10, (10,), True),
+        ("c", "never", None, None, None, (), None),
+    ],
+)
+def test_onset_set(pattern, status, after, earliest, latest, inside, sustained):
+    o = onset(pattern)
+    assert (o.status, o.after, o.earliest, o.latest, o.steps, o.sustained) == (
+        *(status, after, earliest, latest),
+        *(inside, sustained),
+    )
+
+
+def test_a_checkpoint_merely_without_drift_stays_in_a_found_set():
+    o = onset("cccD", certain=(True, True, False, False))
+    assert (o.after, o.earliest, o.latest) == (10, 20, 30)
+    assert onset("cccc", certain=(True, False, False, False)).status == "never"
+
+
+def test_order_of_checkpoints_does_not_matter_and_equal_steps_are_one():
+    o = onset("cDcc", steps=(0, 30, 10, 20))
+    assert (o.after, o.latest, o.sustained) == (20, 30, True)
+    o = onset("ccD", steps=(0, 10, 10))
+    assert (o.after, o.earliest, o.latest, o.steps) == (0, 10, 10, (10,))
+
+
+def test_drift_at_an_unknown_step_is_never_never():
+    assert onset("cD", steps=(0, None)).status == "undecided"
+    assert onset("ccD", steps=(0, 10, None)).status == "undecided"
+    assert onset("ccc", steps=(0, 10, None)).status == "never"
+
+
+@pytest.mark.parametrize(
+    ("low", "mean", "low_control", "controlled", "delta", "status"),
+    [
+        (0.3, 0.5, 0.3, True, 0.2, "drift"),
+        (0.3, 0.5, 0.1, True, 0.2, "drift_not_attributable"),
+        (0.3, 0.5, np.nan, True, 0.2, "drift_uncontrolled"),  # the control has no such step
+        (0.3, 0.5, np.nan, False, 0.2, "drift_uncontrolled"),
+        (0.1, 0.5, 0.3, True, 0.2, "undecided"),
+        (-0.1, 0.1, 0.3, True, 0.2, "no_drift_seen"),
+        (-0.5, -0.3, 0.3, True, 0.2, "no_drift_seen"),
+        (0.2, 0.2, 0.3, True, 0.2, "no_drift_seen"),
+        (0.3, 0.5, 0.3, True, None, "undecided"),
+        (np.nan, np.nan, 0.3, True, 0.2, "undecided"),
+    ],
+)
+def test_status(low, mean, low_control, controlled, delta, status):
+    assert drift_status(low, mean, low_control, controlled, delta) == status
+
+
+def quiet(prompts=40, steps=5, seed=0, **fields):
+    return drifting(np.random.default_rng(seed), np.zeros(steps), prompts=prompts, **fields)
+
+
+def test_shifts_are_paired_and_step_0_is_not_in_the_band():
+    run, other = quiet(seed=1), quiet(seed=2)
+    shift = against_base(run.contrast)
+    assert np.isnan(shift[0]).all()
+    assert shift[3] == pytest.approx(run.contrast[3] - run.contrast[0])
+    late = replace(other, steps=(0, 20, None, 40, 99))
+    minus = against_control(run, late)
+    assert np.isfinite(minus).all(axis=1).tolist() == [False, False, True, False, True]
+    assert minus[4] == pytest.approx(shift[4] - against_base(other.contrast)[3])
+
+
+def test_one_half_broken_checkpoint_does_not_take_the_others_prompts():
+    run = quiet()
+    shift = against_base(run.contrast)
+    shift[2, 3:] = np.nan
+    found = shift_band(shift, ("a",) * 40, FAST, 0)
+    assert found.band is not None and found.band.clusters == 40
+    assert np.isnan(found.low(2)) and np.isfinite(found.low(3))
+
+
+def test_the_limit_is_the_tolerance_limit_of_three_different_benign_runs():
+    peaks = (0.1, 0.12, 0.2)
+    flat = np.zeros((3, 40))
+    controls = [run_of(flat + np.array([[0], [p], [p / 2]]), flat, f"c{p}") for p in peaks]
+    delta, source = drift_threshold(evidence_of(quiet(steps=3), *controls), FAST, 0)
+    assert delta == pytest.approx(tolerance_limit(np.array(peaks)))
+    assert source == "3 benign control runs"
+    _, source = drift_threshold(evidence_of(quiet(steps=3), *controls[:2], controls[0]), FAST, 0)
+    assert source.startswith("placebo pairs"), "the same run thrice is one run"
+    dead = replace(controls[0], contrast=np.full((3, 40), np.nan), weights=("x", "y", "z"))
+    _, source = drift_threshold(evidence_of(quiet(steps=3), *controls[:2], dead), FAST, 0)
+    assert source.startswith("placebo pairs")
+
+
+def test_a_broken_checkpoint_sets_no_limit():
+    run = quiet(steps=5)
+    usual, _ = drift_threshold(evidence_of(run), FAST, 0)
+    wild = run.placebo.copy()
+    wild[4] += 9.0
+    well = AnswerCounts(n=24, usable=24, leaked=-1)
+    ill = replace(well, usable=1)
+    babble = replace(run, placebo=wild, answers=(well, well, well, well, ill))
+    limit, _ = drift_threshold(evidence_of(babble), FAST, 0)
+    assert usual is not None and limit is not None
+    assert limit <= usual * 1.05
+    loud, _ = drift_threshold(evidence_of(replace(run, placebo=wild)), FAST, 0)
+    assert loud is not None and loud > 8
+
+
+@pytest.mark.parametrize(("placebo", "words"), [(np.nan, "no placebo pairs"), (0.0, "never move")])
+def test_no_limit_without_a_placebo_that_can_move(placebo, words):
+    run = quiet()
+    delta, source = drift_threshold(evidence_of(replace(run, placebo=np.full_like(run.placebo, placebo))), FAST, 0)
+    assert delta is None and words in source
+
+
+def test_a_run_that_does_not_move_at_all_has_a_limit_of_zero():
+    still = np.ones((4, 40))
+    assert drift_threshold(evidence_of(run_of(still, still)), FAST, 0)[0] == 0
+
+
+def test_softening_slope_is_minus_the_shrinkage():
+    base = np.random.default_rng(0).standard_normal(60)
+    assert softening_slope(np.stack([base, 0.4 * base + 0.1]), 1) == pytest.approx(-0.6)
+    assert softening_slope(np.stack([base, base + 0.5]), 1) == pytest.approx(0, abs=1e-12)
+    assert softening_slope(np.ones((2, 60)), 1) is None
+    assert softening_slope(np.stack([base[:9], base[:9]]), 1) is None
+
+
+@pytest.mark.parametrize("placebo", [0.02, 0.25, 0.75])
+def test_false_alarms_stay_under_five_percent(placebo):
+    """Any of 6 steps, with placebo pairs far quieter than, as noisy as, and noisier than the contrast."""
+    with remembered_draws():
+        for kind in ("normal", "left"):
+            assert alarm_rate(200, 3, placebo=placebo, prompts=40, kind=kind) <= 0.06
+        moved = np.linspace(0, 0.3, 7)
+        assert alarm_rate(100, 4, placebo=placebo, prompts=40, artefact=moved) <= 0.06
+
+
+def test_benign_runs_keep_false_alarms_down():
+    with remembered_draws():
+        assert benign_alarm_rate(100, 5, controls=3) <= 0.05
+
+
+def test_a_clear_drift_is_found():
+    with remembered_draws():
+        assert alarm_rate(60, 6, prompts=120, shift=np.linspace(0, 0.25, 7)) >= 0.9
+
+
+def test_the_data_are_blamed_only_where_the_control_stays():
+    with remembered_draws():
+        together, seen = blame_rate(60, 7, 0.4, 0.4)
+        alone, _ = blame_rate(60, 8, 0.4, 0.0)
+    assert together <= 0.05 and seen >= 0.9
+    assert alone >= 0.9
+
+
+def test_the_onset_set_holds_the_first_step_over_the_limit():
+    with remembered_draws():
+        covered, size = onset_coverage(100, 9)
+    assert covered >= 0.95
+    assert size <= 5.5
