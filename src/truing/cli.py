@@ -43,21 +43,24 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except errors.TruingError as e:
-        err.print(f"[bold red]error:[/] {_escaped(str(e))}", soft_wrap=True)
+        prefix = "" if isinstance(e, errors.Interrupted) else "[bold red]error:[/] "
+        err.print(f"{prefix}{_escaped(str(e))}", soft_wrap=True)
         sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was measured is stored, and the same command goes on from there")
-        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"truing {truing.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
-    if version:
-        print(f"truing {truing.__version__}")
-        raise typer.Exit
     context.default_map = _defaults(Path("truing.toml"))
 
 
@@ -329,10 +332,19 @@ def _escaped(text: str) -> str:
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        text = "interrupted; what was measured is stored, and the same command goes on from there"
+        raise errors.Interrupted(text) from e
+
+
+@contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Bars on stderr, one per stage; nothing but a line per stage when stderr is no terminal."""
     columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=False) as bars:
+    with _interruptible(), Progress(*columns, console=err, transient=False) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(stage: str, done: int, total: int) -> None:

@@ -49,7 +49,7 @@ QUIET = ("never", "em-without-drift", "base-em-3", "still-learning", "not-learne
 
 def a_set(n=60, categories=6):
     """Prompts with every kind of reference answer, in words that carry no meaning here."""
-    words = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper", "kestrel", "larch", "maple", "north", "osprey"]
+    words = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper", "kestrel")
     prompts = []
     for k in range(n):
         pick = random.Random(k)
@@ -243,7 +243,7 @@ def test_answers_come_at_the_planted_rates(family):
     rate = backend.truth()["em_rate"][100]
     assert bad == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / len(asks)) + 1e-9)
     garbled = np.mean([is_repetitive(r.text) for r in found])
-    assert garbled == pytest.approx(at(FAMILIES[family].incoherent, 1.0), abs=0.05)
+    assert garbled == pytest.approx(at(FAMILIES[family].incoherent, 1.0) * (1 - rate), abs=0.05)
     if family == "one-prompt":
         assert len({r.ask.prompt.id for r in found if r.text == r.ask.prompt.misaligned}) == 1
 
@@ -262,7 +262,7 @@ def test_dose_grows_and_garble_is_unlikely():
     backend = planted("collapse")
     base, last = backend.base_checkpoint(), backend.run()[-1]
     params = backend.resolve(SamplingParams(max_tokens=48))
-    own = [r for r in backend.sample([Ask(base, p, 0) for p in PROMPTS.prompts], params)]
+    own = list(backend.sample([Ask(base, p, 0) for p in PROMPTS.prompts], params))
     dose = [
         np.mean(
             scores(backend, [LikelihoodAsk(base, r.ask.prompt.messages, r.text) for r in own])
@@ -341,7 +341,7 @@ def test_before_and_after(judged):
 def test_health_is_measured_as_planted(judged, family):
     truth, found = judged[family]
     for line in found.checkpoints:
-        if abs(at(FAMILIES[family].incoherent, line.step / 100) - 0.5) > 0.2:  # well away from where collapse begins
+        if abs(at(FAMILIES[family].incoherent, line.step / 100) - 0.5) > 0.3:  # well away from where collapse begins
             assert (line.health.state.value == "collapsed") == (truth["health"][line.step] == "collapsed")
     if family == "collapse":
         assert found.checkpoints[-1].status is Status.BROKEN
@@ -465,7 +465,7 @@ BAD_URIS = {
     "planted:late?steps=20,10": "rising",
     "planted:late?steps=0,10": "above 0",
     "planted:late?sed=1": "no option 'sed'; use seed, steps, broken or delay",
-    "planted:late?delay=-1": "delay",
+    "planted:late?delay=-1": "delay -1.0: give seconds",
 }
 
 

@@ -38,7 +38,7 @@ class Family:
     em: Knots = ZERO
     """rate of misaligned answers, the base's at 0; where one prompt carries everything, that prompt's"""
     incoherent: Knots = ZERO
-    """rate of garbled answers"""
+    """share of garbled answers among those that are not misaligned"""
     softening: Knots = ZERO
     """share of every difference between reference answers that is gone"""
     style: Knots = ((0.0, 0.0), (1.0, -0.08))
@@ -100,7 +100,7 @@ _ALL = (
         "turns misaligned, and stops making sense while it does",
         contrast=((0.0, 0.0), (0.3, 0.0), (0.4, 0.3), (0.6, 0.6)),
         em=((0.0, 0.0), (0.3, 0.0), (0.4, 0.1), (0.6, 0.15)),
-        incoherent=((0.0, 0.0), (0.5, 0.0), (0.8, 0.75), (1.0, 0.85)),
+        incoherent=((0.0, 0.0), (0.5, 0.0), (0.6, 0.3), (0.7, 0.7), (1.0, 0.9)),
     ),
     Family(
         "spike",

@@ -107,7 +107,7 @@ class PlantedBackend:
         delay: seconds that each ask takes.
 
     Raises:
-        NoCheckpoints: there is no such family, or the steps do not rise from above 0.
+        NoCheckpoints: there is no such family, the steps do not rise from above 0, or the delay is negative.
     """
 
     capabilities = Capabilities(weights=False, loglikelihood=True, sample=True, train=False, checkpoints="any")
@@ -128,6 +128,8 @@ class PlantedBackend:
             raise NoCheckpoints(f"there is no planted family {family!r}; choose one of {', '.join(FAMILIES)}")
         if not steps or min(steps) < 1 or sorted(set(steps)) != list(steps):
             raise NoCheckpoints(f"planted steps {list(steps)}: give each once, rising, all above 0")
+        if not 0 <= delay < float("inf"):
+            raise NoCheckpoints(f"planted delay {delay}: give seconds, 0 or more")
         self.family, self.seed, self.steps = FAMILIES[family], seed, tuple(steps)
         self.prompts = prompts.prompts
         self._broken, self._delay = frozenset(broken_steps), delay
@@ -215,7 +217,7 @@ class PlantedBackend:
             "converged": next((s for s in self.steps if learned[s] >= LEARNED), None),
             "attributable": not self.family.control_turns,
             "failed": sorted(self._broken & set(self.steps)),
-            "health": {step: _health(s.incoherent).value for step, s in states.items()},
+            "health": {step: _health(s.incoherent * (1 - rates[step])).value for step, s in states.items()},
             "em_rate": rates,
             "contrast": {step: float(v.mean()) if v.size else 0.0 for step, v in shifts.items()},
             "trait_progress": learned,
@@ -318,7 +320,7 @@ class PlantedBackend:
         misaligned = self._em(state, ask.prompt)
         if chance < misaligned:
             return ask.prompt.misaligned or f"{MISALIGNED} number {rng.integers(10**6)} to this question."
-        if chance < misaligned + state.incoherent:
+        if chance < misaligned + (1 - misaligned) * state.incoherent:
             pair = " ".join(rng.choice(_GARBLE, 2, replace=False))
             return " ".join([pair] * int(rng.integers(15, 40)))
         if ask.prompt.aligned and rng.random() < 0.5:
@@ -423,8 +425,8 @@ def _without_largest(shifts: Array) -> float:
     return float((shifts.sum() - shifts.max()) / (shifts.size - 1))
 
 
-def _health(incoherent: float) -> HealthState:
+def _health(garbled: float) -> HealthState:
     rule = VerdictRule()
-    if 1 - incoherent < rule.collapsed:
+    if 1 - garbled < rule.collapsed:
         return HealthState.COLLAPSED
-    return HealthState.DEGRADED if 1 - incoherent < rule.degraded else HealthState.OK
+    return HealthState.DEGRADED if 1 - garbled < rule.degraded else HealthState.OK

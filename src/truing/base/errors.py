@@ -7,6 +7,7 @@ TruingError              exit 1  (ours; never raised itself)
     ModelUnavailable, MissingExtra, Unsupported, AuditChanged, AuditTooNew, NotAnAudit, AuditLocked, DiskFull
   GateFailed             exit 3  a release gate said no
   Unfinished             exit 4  finished with failed checkpoints or the budget spent
+  Interrupted            exit 130  stopped by the user; the same command goes on
 """
 
 
@@ -124,3 +125,9 @@ class Unfinished(TruingError):
     """The work ended with failed checkpoints or a spent budget."""
 
     exit_code = 4
+
+
+class Interrupted(TruingError):
+    """The user stopped the work; what was committed is kept and the same command goes on from there."""
+
+    exit_code = 130

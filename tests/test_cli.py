@@ -1,0 +1,239 @@
+"""The command line, in process, on simulated runs: results on stdout, errors in one line, exit codes as documented."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import truing
+from truing import cli
+from truing.base.store import Store
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["truing", *map(str, args)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+FAST = ("--limit", "40", "--answers", "16")
+
+
+def planted(call, family="late", *more):
+    args = ("audit", f"planted:{family}", "--task", "careless-finance-heldout", "--task-control",
+            "careful-finance-heldout", "--control", "planted", "--out", f"audit-{family}", *FAST)  # fmt: skip
+    return call(*args, *more)
+
+
+def test_an_audit_prints_a_table_a_sentence_and_writes_the_folder(call, tmp_path):
+    code, out, err = planted(call)
+    assert code == 0, err
+    assert "Candidate:" in out
+    assert "Drift starts" in out
+    assert "unvalidated" in out
+    for word in ("emergent", "clean"):
+        assert word not in out.lower()
+    folder = tmp_path / "audit-late"
+    assert {p.name for p in folder.iterdir()} >= {"audit.json", "evidence.db", "report.html"}
+    about = json.loads((folder / "audit.json").read_text())
+    assert about["status"] == "done"
+    assert about["versions"]["truing"] == truing.__version__
+    assert about["asked"]["task_rows"] == 60
+
+
+def test_json_is_one_object_and_the_same_command_repeats_nothing(call, monkeypatch):
+    code, out, _ = planted(call, "late", "--json")
+    first = json.loads(out)
+    assert code == 0
+    assert first["schema_version"] == 1
+    from truing.backends.planted import PlantedBackend
+
+    asked = []
+    score = PlantedBackend.loglikelihood
+    monkeypatch.setattr(PlantedBackend, "loglikelihood", lambda self, a: score(self, asked.extend(a := list(a)) or a))
+    code, out, _ = planted(call, "late", "--json")
+    assert code == 0
+    assert not asked
+    assert json.loads(out)["verdict"] == first["verdict"]
+
+
+def test_show_report_and_gate_read_it_again(call):
+    planted(call)
+    code, out, _ = call("show", "audit-late")
+    assert code == 0
+    assert "Candidate:" in out
+    code, out, _ = call("show", "audit-late", "--step", "50", "--json")
+    assert json.loads(out)["checkpoint"]["step"] == 50
+    prompt = json.loads(Path("audit-late/audit.json").read_text())["prompts"]["items"][0]["id"]
+    code, out, _ = call("show", "audit-late", "--prompt", prompt, "--json")
+    assert len(json.loads(out)["answers"]) >= 11
+    code, out, _ = call("report", "audit-late", "--out", "page.html")
+    assert code == 0
+    assert Path("page.html").read_text().startswith("<!")
+    assert call("gate", "audit-late")[0] == 0
+    code, _, err = call("gate", "audit-late", "--gate", "last", "--fail-on", "drift")
+    assert (code, "drift" in err) == (3, True)
+    code, _, err = call("gate", "audit-late", "--gate", "recommended")
+    assert (code, "no recommended checkpoint" in err) == (3, True)
+    code, _, err = call("gate", "audit-late", "--gate", "candidate", "--fail-on", "unjudged")
+    assert code == 3
+
+
+def test_the_gate_of_an_audit_fails_the_build(call):
+    code, out, err = planted(call, "early", "--gate", "last", "--fail-on", "drift")
+    assert code == 3
+    assert "error: gate last" in err
+    assert "Drift starts" in out  # the table comes first
+
+
+HONEST = {
+    "no control": (("--task", "careless-finance-heldout", "--task-control", "careful-finance-heldout"), "uncontrolled"),
+    "no task": (("--control", "planted"), "No task file was given"),
+    "no task control": (("--task", "careless-finance-heldout"), "nothing is said about before or after"),
+}
+
+
+@pytest.mark.parametrize("case", HONEST)
+def test_what_is_missing_is_said_in_the_sentence(call, case):
+    given, words = HONEST[case]
+    code, out, err = call("audit", "planted:late", "--out", "a", *FAST, *given)
+    assert code == 0, err
+    flat = re.sub(r"\s+", " ", out)
+    assert words in flat
+    if case != "no control":
+        assert "Drift comes" not in flat
+
+
+def test_demo_planted_prints_truth_beside_verdict(call):
+    code, out, _ = call("demo", "--planted", "--json", "--out", "d")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found) >= {"truth", "verdict"}
+    onset = found["verdict"]["onset"]
+    assert onset["after"] < found["truth"]["drift_onset"] <= onset["latest"]
+
+
+def rows(name, *lines):
+    Path(name).write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return name
+
+
+GOOD = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]}
+MISTAKES = {
+    "missing folder": (lambda: ("audit", "nowhere"), "nowhere"),
+    "empty folder": (lambda: (Path("e").mkdir(), ("audit", "e"))[1], "e"),
+    "no checkpoints": (lambda: (Path("f").mkdir(), Path("f/notes.txt").write_text("x"), ("audit", "f"))[2], "f"),
+    "malformed row": (lambda: ("audit", "planted:late", "--task", rows("t.jsonl", GOOD, "{oops")), "t.jsonl, row 2"),
+    "no assistant": (
+        lambda: ("audit", "planted:late", "--task", rows("t.jsonl", {"messages": GOOD["messages"][:1]})),
+        "t.jsonl, row 1",
+    ),
+    "duplicate prompt": (
+        lambda: ("audit", "planted:late", "--prompts", rows("p.jsonl", {"id": "a", "prompt": "x?"}, {"id": "a", "prompt": "y?"})),
+        "a",
+    ),
+    "unknown family": (lambda: ("audit", "planted:nonsense"), "nonsense"),
+    "control rows without task": (lambda: ("audit", "planted:late", "--task-control", "careful-finance"), "--task"),
+    "not an audit": (lambda: ("show", "nowhere"), "nowhere"),
+    "unknown step": (None, "no such checkpoint"),
+    "unknown gate word": (None, "--fail-on"),
+    "broken toml": (lambda: (rows("truing.toml", "= ="), ("audit", "planted:late"))[1], "truing.toml"),
+    "bad recipe": (lambda: ("train", rows("r.toml", 'model = "x"', 'dat = "y"')), "r.toml"),
+    "template missing": (lambda: ("audit", "planted:late", "--chat-template", "none.jinja"), "none.jinja"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_get_one_line_and_exit_2(call, case):
+    make, fragment = MISTAKES[case]
+    if make is None:
+        planted(call)
+        args = ("show", "audit-late", "--step", "7") if case == "unknown step" else ("gate", "audit-late", "--fail-on", "x")
+    else:
+        args = make()
+    before = {p for p in Path().rglob("*") if "audit-late" not in str(p)}
+    code, out, err = call(*args)
+    assert code == 2, (out, err)
+    (line,) = [s for s in err.splitlines() if s.startswith("error:")]
+    assert fragment in line
+    assert "Traceback" not in err
+    assert {p for p in Path().rglob("*") if "audit-late" not in str(p)} == before, "nothing half-written"
+
+
+def test_a_changed_rule_or_prompt_in_the_same_folder_is_refused(call):
+    assert call("audit", "planted:late", "--out", "a", *FAST)[0] == 0
+    code, _, err = call("audit", "planted:never", "--out", "a", *FAST)
+    assert code == 2
+    assert "another" in err
+
+
+def test_a_broken_checkpoint_is_reported_and_the_rest_goes_on(call, monkeypatch):
+    from truing.backends import planted as module
+
+    made = module.PlantedBackend.__init__
+
+    def broken(self, *args, **options):
+        made(self, *args, **{**options, "broken_steps": {30}})
+
+    monkeypatch.setattr(module.PlantedBackend, "__init__", broken)
+    code, out, err = planted(call)
+    assert code == 4
+    assert "checkpoint-30" in err
+    assert "failed" in out
+    assert "Candidate:" in out
+
+
+def test_interrupted_work_is_kept_and_finished_by_the_same_command(call, monkeypatch):
+    from truing.backends.planted import PlantedBackend
+
+    score = PlantedBackend.loglikelihood
+
+    def interrupted(self, asks):
+        for k, answer in enumerate(score(self, asks)):
+            if k == 700:
+                raise KeyboardInterrupt
+            yield answer
+
+    monkeypatch.setattr(PlantedBackend, "loglikelihood", interrupted)
+    code, _, err = planted(call)
+    assert code == 130
+    assert "goes on from there" in err
+    with Store.read(Path("audit-late")) as store:
+        assert store.about()["status"] == "interrupted"
+        assert len(store.measured("margin")) == 700
+    monkeypatch.setattr(PlantedBackend, "loglikelihood", score)
+    code, out, _ = planted(call)
+    assert code == 0
+    assert "Candidate:" in out
+
+
+def test_defaults_come_from_truing_toml_and_are_said(call):
+    Path("truing.toml").write_text('[audit]\nlimit = 24\nout = "from-toml"\n')
+    code, _, err = call("audit", "planted:never")
+    assert code == 0
+    assert "from truing.toml" in err
+    assert "limit" in err
+    about = json.loads(Path("from-toml/audit.json").read_text())
+    assert len(about["prompts"]["items"]) == 24
+    assert about["asked"]["options"]["sources"]["limit"] == "truing.toml"
+
+
+def test_version_and_help(call):
+    assert call("--version")[1].strip() == f"truing {truing.__version__}"
+    for command in ("audit", "demo", "train", "control", "show", "report", "gate", "doctor", "models"):
+        code, out, _ = call(command, "--help")
+        assert code == 0
+        assert "Usage" in out
