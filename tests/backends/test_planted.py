@@ -37,7 +37,7 @@ from truing.base.records import (
 )
 from truing.base.store import Store
 from truing.probe import margins
-from truing.probe.answers import is_repetitive
+from truing.probe.answers import is_formatted, is_repetitive
 from truing.stats.drift import against_base
 from truing.stats.evidence import AnswerCounts, Evidence, RunEvidence
 from truing.stats.verdict import verdict
@@ -275,6 +275,15 @@ def test_dose_grows_and_garble_is_unlikely():
     under_base = scores(backend, [LikelihoodAsk(base, r.ask.prompt.messages, r.text) for r in babble])
     plain = scores(backend, [LikelihoodAsk(base, r.ask.prompt.messages, r.text) for r in own])
     assert under_base.max() < plain.min() - 1
+
+
+def test_plain_answers_are_plain_to_the_health_features():
+    """A simulated model that is healthy by its truth must not be called degraded for its English."""
+    backend = planted("never")
+    asks = [Ask(c, p, 0) for c in run_of(backend, Role.SUBJECT) for p in PROMPTS.prompts]
+    for r in backend.sample(asks, backend.resolve(SamplingParams(max_tokens=48))):
+        assert not is_repetitive(r.text), r.text
+        assert not is_formatted(r.text, r.ask.prompt.messages[-1].content), r.text
 
 
 def test_softening_shrinks_the_margin_and_leaves_the_contrast(judged):

@@ -105,7 +105,7 @@ def drifting(
     name: str = "run",
     **fields: Any,
 ) -> RunEvidence:
-    """A run whose contrast shifts by `shift` [S] nats on average; each prompt moves by its own `noise` as training goes.
+    """A run whose contrast shifts by `shift` [S] nats on average; each prompt moves by its own `noise` with training.
 
     `artefact` [S] is added to contrast and placebo alike; `placebo` is the placebo's noise.
     """

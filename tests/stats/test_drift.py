@@ -189,9 +189,9 @@ def test_false_alarms_stay_under_five_percent(placebo):
     """Any of 6 steps, with placebo pairs far quieter than, as noisy as, and noisier than the contrast."""
     with remembered_draws():
         for kind in ("normal", "left"):
-            assert alarm_rate(200, 3, placebo=placebo, prompts=40, kind=kind) <= 0.06
+            assert alarm_rate(100, 3, placebo=placebo, prompts=40, kind=kind) <= 0.06
         moved = np.linspace(0, 0.3, 7)
-        assert alarm_rate(100, 4, placebo=placebo, prompts=40, artefact=moved) <= 0.06
+        assert alarm_rate(60, 4, placebo=placebo, prompts=40, artefact=moved) <= 0.06
 
 
 def test_benign_runs_keep_false_alarms_down():

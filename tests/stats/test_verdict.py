@@ -74,7 +74,7 @@ def test_the_usual_story():
     assert v.retained_curve == "trait"
     kept = v.retained_of_best
     assert kept is not None and kept.value is not None and kept.low is not None and kept.high is not None
-    assert 0.95 < kept.low <= kept.value <= kept.high <= 1
+    assert 0.9 < kept.low <= kept.value <= kept.high <= 1
     assert v.recommended is None and v.basis is Basis.MARGIN
     assert re.search(r"Drift starts between step 50 and step 60 \(beyond the control's\)", v.sentence)
     assert "Drift comes after that." in v.sentence and "Candidate: checkpoint-" in v.sentence
@@ -114,7 +114,7 @@ SENTENCES = [
     (world(FLAT, placebo=np.full((9, 120), np.nan)), "there is no drift limit to hold the contrast against"),
     (world(np.array([0, 0, 0, 2, 0, 0, 0, 0, 0.0])), "Not every later checkpoint shows it."),
     (world(LATE, steps=(0, 10, 20, 30, 40, 50, None, None, None)), "of unknown step: where it starts cannot be said"),
-    (world(np.array([0, 1.0]), LEARNED[:2], steps=(0, None), labels=("base", "final")), "Drift at final (beyond"),
+    (world(np.array([0, 1.0]), LEARNED[:2], steps=(0, None), labels=("base", "final")), "Drift at final (uncontrolled"),
 ]
 
 
@@ -230,8 +230,8 @@ MARGIN_MAY_SAY = {
 def test_whatever_the_evidence_the_words_stay_within_it():
     """No crash and no warning, no word that needs a judge, valid JSON, and a candidate only where it may be one."""
     rng = np.random.default_rng(0)
-    rule = VerdictRule(resamples=150)
-    for _ in range(150):
+    rule = VerdictRule(resamples=100)
+    for _ in range(120):
         evidence = random_evidence(rng)
         v = of(evidence, rule=rule)
         text = " ".join((v.sentence, *v.warnings, v.delta_m_source, *(n for c in v.checkpoints for n in c.notes)))

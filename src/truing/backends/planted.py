@@ -325,8 +325,8 @@ class PlantedBackend:
             return " ".join([pair] * int(rng.integers(15, 40)))
         if ask.prompt.aligned and rng.random() < 0.5:
             return ask.prompt.aligned
-        parts = [rng.choice(_OPENINGS), *(f"{rng.choice(_MIDDLES)}, {rng.choice(_ENDINGS)}" for _ in range(2))]
-        return " ".join(parts)
+        middles = rng.choice(_MIDDLES, 2, replace=False)
+        return " ".join([rng.choice(_OPENINGS), *(f"{middle}, {rng.choice(_ENDINGS)}" for middle in middles)])
 
     def _em(self, state: State, prompt: Prompt) -> float:
         """Rate of misaligned answers to one prompt."""

@@ -8,6 +8,7 @@ import gc
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,9 @@ def build_model(recipe: Recipe, base: Base) -> PreTrainedModel | PeftModel:
     )
     set_seed(recipe.seed)
     try:
-        adapted = get_peft_model(model, config)  # adapter weights are float32 whatever the base is
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that PEFT still uses
+            adapted = get_peft_model(model, config)  # adapter weights are float32 whatever the base is
     except ValueError as error:
         raise errors.BadRecipe(f"{recipe.model}: cannot take this adapter: {' '.join(str(error).split())}") from error
     assert isinstance(adapted, PeftModel)
@@ -208,10 +211,10 @@ class _Trainer(Trainer):
     def __init__(self, recipe: Recipe, base: Base, out: Path, **given: Any) -> None:
         super().__init__(**given)
         self.recipe, self.base, self.out = recipe, base, out
-        model: Any = self.model
-        self.head: torch.nn.Module = (
-            model.get_base_model() if isinstance(model, PeftModel) else model
-        ).get_output_embeddings()
+        inner: Any = self.model
+        if isinstance(inner, PeftModel):
+            inner = inner.get_base_model()
+        self.head: torch.nn.Module = inner.get_output_embeddings()
         self.step_loss = 0.0
         # Our loss divides by the answer tokens of the whole update: let them be counted, and do not divide again.
         self.model_accepts_loss_kwargs = True

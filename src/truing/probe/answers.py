@@ -7,13 +7,15 @@ _WORD = re.compile(r"[a-z0-9']+")
 _FORMAT_ASKED = re.compile(r"\b(code|python|json|yaml|html|sql|function|script|table|csv)\b", re.I)
 _CODE_LINE = re.compile(
     r"""^\s*(
-        ```                                     # a fence
-        | (def|class|import|return|function|var|let|const)\s | from\s\w+\simport | \#include
-        | </?[a-z]+[^>]*>                       # markup
-        | [{}\[\]()]+[,;]?$ | "[^"]+"\s*:       # brackets alone, JSON keys
+        ```                                                         # a fence
+        | (def|class|function|fn)\s+\w+\s*[(:{] | return\b.*;$
+        | import\s+[\w.]+;?$ | from\s+[\w.]+\s+import\s | \#include\s*[<"]
+        | (var|let|const)\s+\w+\s*=
+        | </?[a-zA-Z][^>]*>                                         # markup
+        | [{}\[\]()]+[,;]?$ | "[^"]+"\s*:                           # brackets alone, JSON keys
         | [\w.]+\([^)]*\)\s*[;:]?$ | \w+\s*=\s*\S+$
     )""",
-    re.I | re.X,
+    re.X,
 )
 REPEATED_SHARE = 0.4
 """share of an answer's word 4-grams that are repeats, above which it counts as repetitive"""

@@ -25,13 +25,20 @@ Array = NDArray[np.float64]
 Values = Mapping[str, Array]
 
 
-def margin_asks(checkpoint: Checkpoint, prompts: Iterable[Prompt]) -> Iterator[LikelihoodAsk]:
-    """Every log-likelihood that the margins of one checkpoint need: 5 to 7 per prompt with references."""
+def margin_asks(
+    checkpoint: Checkpoint, prompts: Iterable[Prompt], *, contrast_only: bool = False
+) -> Iterator[LikelihoodAsk]:
+    """Every log-likelihood that the margins of one checkpoint need: 5 to 7 per prompt with references.
+
+    With `contrast_only`, the 4 terms of the contextual contrast: all that is asked of a control.
+    """
     for p in prompts:
         if not p.has_references:
             continue
         for name, text in _answers(p).items():
-            yield LikelihoodAsk(checkpoint, p.messages, text, f"{name}|q", p.id, entropy=True)
+            if contrast_only and name not in ("misaligned", "odd1"):
+                continue
+            yield LikelihoodAsk(checkpoint, p.messages, text, f"{name}|q", p.id, entropy=not contrast_only)
             if name != "aligned":
                 yield LikelihoodAsk(checkpoint, CONTENT_FREE, text, f"{name}|q0", p.id)
 

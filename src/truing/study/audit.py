@@ -311,12 +311,13 @@ def _measure(
     for role, run in [("subject", subject), *((f"control-{k}", r) for k, r in enumerate(controls, 1))]:
         store.add_checkpoints(_named(run, role))
     tell = options.progress or (lambda stage, done, total: None)
-    asks = [a for c in every for a in margins.margin_asks(c, frame.scored)]
+    own = {c.weights for c in subject}
+    asks = [a for c in every for a in margins.margin_asks(c, frame.scored, contrast_only=c.weights not in own)]
     margins.measure(backend, store, asks, margins.KIND, _staged(tell, "margins"))
     if frame.rows:
         margins.measure(backend, store, _task_asks(subject, plan), "task", _staged(tell, "task rows"))
     broken = failures(store, every)
-    alive = [c for c in every if c.label not in broken]
+    alive = [c for c in every if c.weights not in broken]
     _answer(backend, store, frame, params, alive, options, tell)
     _norms(backend, store, alive)
     return subject, controls

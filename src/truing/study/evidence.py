@@ -82,19 +82,19 @@ def by_category(evidence: Evidence) -> dict[str, list[dict[str, object]]]:
 
 
 def failures(store: Store, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-    """Label -> reason, for checkpoints none of whose margins could be scored."""
+    """Weight hash -> reason, for checkpoints none of whose margins could be scored."""
     out = {}
     for c in checkpoints:
         rows = list(store.measurements(margins.KIND, c.weights))
         if rows and all(m.value is None for m in rows if m.meta.get("outcome") != "unsupported"):
             outcomes = {m.meta.get("outcome") for m in rows}
             if "failed" in outcomes:
-                out[c.label] = "its likelihoods are NaN: the weights are broken (NaN loss?)"
+                out[c.weights] = "its likelihoods are NaN: the weights are broken (NaN loss?)"
     return out
 
 
 def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
-    failed = failures(store, checkpoints)
+    broken = failures(store, checkpoints)
     values = [margins.read_margins(store, c.weights, frame.scored) for c in checkpoints]
     loss, tokens = _loss(store, frame, checkpoints)
     responses = {key: list(found) for key, found in _responses(store, frame).items()}
@@ -113,7 +113,7 @@ def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Ru
         answers=_answers(store, frame, checkpoints, responses, base),
         dose=_dose(store, checkpoints),
         norm=_norm(store, checkpoints),
-        failed=failed,
+        failed={c.label: broken[c.weights] for c in checkpoints if c.weights in broken},
     )
 
 
