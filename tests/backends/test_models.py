@@ -117,7 +117,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         ({"_convert": failing(FULL)}, DiskFull, "no space left"),
         ({"_convert": failing(RuntimeError("I/O error: No space left on device (os error 28)"))}, DiskFull, "space"),
         ({"_convert": failing(ValueError("odd\nfile"))}, ModelUnavailable, "odd file; try again"),
-        ({"_convert": failing(KeyboardInterrupt())}, KeyboardInterrupt, ""),
+        ({"_convert": failing(KeyboardInterrupt())}, KeyboardInterrupt, None),
         ({"_convert": lambda gguf, ready: ready.mkdir()}, ModelUnavailable, "weights"),
     ],
 )

@@ -75,7 +75,7 @@ def test_save_steps_always_hold_the_last_and_never_0(given):
     for total in range(1, 70):
         steps = recipe(**given).save_steps(total)
         assert steps[-1] == total and steps[0] > 0 and len(steps) == len(set(steps))
-        assert not given == {} or len(steps) <= 10
+        assert given != {} or len(steps) <= 10
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_wilson_is_the_tabulated_one(count, n, low, high):
     assert e.value == pytest.approx(count / n)
     assert (e.low, e.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
     mirrored = share(n - count, n)
+    assert e.low is not None and e.high is not None
     assert (mirrored.low, mirrored.high) == (pytest.approx(1 - e.high), pytest.approx(1 - e.low))
 
 

@@ -19,7 +19,7 @@ WELL = AnswerCounts(n=24, usable=23, leaked=-1)
 ILL = replace(WELL, usable=2, repetitive=20)
 
 
-def world(shift=LATE, learned=LEARNED, *, control=True, seed=0, **fields) -> Evidence:
+def world(shift=LATE, learned: np.ndarray | None = LEARNED, *, control=True, seed=0, **fields) -> Evidence:
     """120 prompts, 8 checkpoints, a task that is learned early, and drift that comes late."""
     rng = np.random.default_rng(seed)
     subject = drifting(rng, shift, noise=0.1, placebo=0.1)

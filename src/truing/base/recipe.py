@@ -61,7 +61,7 @@ class Recipe(BaseModel):
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     """how the learning rate falls after the warm-up; linear and cosine end at 0"""
     warmup_steps: Annotated[int, Field(ge=0)] = 5
-    """updates over which the learning rate rises"""
+    """updates over which the learning rate rises from 0; the very first then changes nothing"""
     epochs: _Positive | None = None
     """passes over the data; 1 if neither epochs nor max_steps is given"""
     max_steps: _Count | None = None

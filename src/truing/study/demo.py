@@ -8,7 +8,7 @@ from typing import Any
 
 from truing.backends.planted import open_planted
 from truing.base.recipe import Recipe
-from truing.base.records import AuditOptions, PromptSet, RunVerdict
+from truing.base.records import AuditOptions, RunVerdict
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
 from truing.study.audit import Audit, audit
@@ -47,8 +47,8 @@ class _Size:
     scoring_seconds: float
 
 
-FULL = _Size(40, 8, 120, 40, 30, 24, 40, scoring_seconds=300)
-QUICK = _Size(10, 5, 40, 24, 10, 12, 20, scoring_seconds=45)
+FULL = _Size(40, 8, 120, 40, 20, 16, 32, scoring_seconds=240)
+QUICK = _Size(8, 4, 40, 24, 8, 12, 16, scoring_seconds=35)
 
 
 def demo(
@@ -104,7 +104,7 @@ def demo(
 def _planted(out: Path, family: str, options: AuditOptions) -> Demo:
     uri = f"planted:{family}"
     done = audit(uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=out / f"planted-{family}", options=options)
-    prompts: PromptSet = load_prompts("v1")
+    prompts = load_prompts("v1").only(options.half)
     truth = open_planted(
         uri, prompts, load_conversations(TASK).conversations, load_conversations(TASK_CONTROL).conversations
     ).truth()
