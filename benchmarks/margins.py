@@ -17,7 +17,7 @@ import torch
 
 from truing.backends import packing
 from truing.backends.local import LocalBackend
-from truing.base.records import ModelOptions
+from truing.base.options import ModelOptions
 from truing.data.prompts import load_prompts
 from truing.probe.margins import margin_asks
 
@@ -88,7 +88,9 @@ def main():
         worst = max(abs(reference[b.index] - mine[b.index]) / len(b.completion) for b in asked)
         medians = {k: [statistics.median(column) for column in zip(*v, strict=True)] for k, v in times.items()}
         seconds[dtype] = medians
-        case = f"{args.prompts} prompts, {len(asked)} sequences, {dtype}, {args.threads} thread(s), FLOP bound {bound:.2f}"
+        case = (
+            f"{args.prompts} prompts, {len(asked)} sequences, {dtype}, {args.threads} thread(s), FLOP bound {bound:.2f}"
+        )
         ratio = medians["plain"][1] / medians["ours"][1]
         found.append(
             {"metric": "margins of a checkpoint", "case": case, "ours": round(medians["ours"][1], 3),

@@ -142,7 +142,7 @@ MISTAKES = {
         "t.jsonl, row 1",
     ),
     "duplicate prompt": (
-        lambda: ("audit", "planted:late", "--prompts", rows("p.jsonl", {"id": "a", "prompt": "x?"}, {"id": "a", "prompt": "y?"})),
+        lambda: ("audit", "planted:late", "--prompts", rows("p.jsonl", *({"id": "a", "prompt": q} for q in "xy"))),
         "a",
     ),
     "unknown family": (lambda: ("audit", "planted:nonsense"), "nonsense"),
@@ -161,7 +161,11 @@ def test_mistakes_get_one_line_and_exit_2(call, case):
     make, fragment = MISTAKES[case]
     if make is None:
         planted(call)
-        args = ("show", "audit-late", "--step", "7") if case == "unknown step" else ("gate", "audit-late", "--fail-on", "x")
+        args = (
+            ("show", "audit-late", "--step", "7")
+            if case == "unknown step"
+            else ("gate", "audit-late", "--fail-on", "x")
+        )
     else:
         args = make()
     before = {p for p in Path().rglob("*") if "audit-late" not in str(p)}

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from truing.backends.local import LocalBackend
-from truing.base.records import LikelihoodAsk, Message, ModelOptions
+from truing.base.options import ModelOptions
+from truing.base.records import LikelihoodAsk, Message
 from truing.data.guard import CANARY
 
 BUILTIN = Path(__file__).parent.parent / "src" / "truing" / "data" / "builtin"
@@ -85,9 +86,8 @@ def main() -> int:
         lines = [json.dumps(row, ensure_ascii=False) for row in [head, *content]]
         (BUILTIN / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     flat = [g for pair in gaps for g in pair]
-    print(
-        f"{len(prompts)} prompts; odd minus misaligned: mean {sum(flat) / len(flat):+.3f}, largest {max(map(abs, flat)):.3f}"
-    )
+    mean, largest = sum(flat) / len(flat), max(map(abs, flat))
+    print(f"{len(prompts)} prompts; odd minus misaligned: mean {mean:+.3f}, largest {largest:.3f}")
     return 0
 
 

@@ -18,18 +18,18 @@ from truing._version import __version__
 
 _HOMES = {
     "Audit": "truing.study.audit",
-    "AuditOptions": "truing.base.records",
+    "AuditOptions": "truing.base.options",
     "Checkpoint": "truing.base.records",
     "Conversation": "truing.base.records",
     "Gate": "truing.stats.gate",
-    "ModelOptions": "truing.base.records",
+    "ModelOptions": "truing.base.options",
     "Prompt": "truing.base.records",
     "PromptSet": "truing.base.records",
     "Recipe": "truing.base.recipe",
-    "RunVerdict": "truing.base.records",
+    "RunVerdict": "truing.base.verdicts",
     "Store": "truing.base.store",
     "TruingError": "truing.base.errors",
-    "VerdictRule": "truing.base.records",
+    "VerdictRule": "truing.base.options",
     "audit": "truing.study.audit",
     "control": "truing.study.control",
     "demo": "truing.study.demo",
@@ -74,18 +74,11 @@ __all__ = [
 if TYPE_CHECKING:
     from truing.backends.models import get_model
     from truing.base.errors import TruingError
+    from truing.base.options import AuditOptions, ModelOptions, VerdictRule
     from truing.base.recipe import Recipe
-    from truing.base.records import (
-        AuditOptions,
-        Checkpoint,
-        Conversation,
-        ModelOptions,
-        Prompt,
-        PromptSet,
-        RunVerdict,
-        VerdictRule,
-    )
+    from truing.base.records import Checkpoint, Conversation, Prompt, PromptSet
     from truing.base.store import Store
+    from truing.base.verdicts import RunVerdict
     from truing.data.conversations import load_conversations
     from truing.data.prompts import load_prompts
     from truing.stats.gate import Gate, gate

@@ -17,8 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import truing
 from truing.base import errors
-from truing.base.records import AuditOptions, ModelOptions, RunVerdict, Status, to_plain
+from truing.base.options import AuditOptions, ModelOptions
+from truing.base.records import to_plain
 from truing.base.store import SCHEMA_VERSION, Store
+from truing.base.verdicts import RunVerdict, Status
 
 app = typer.Typer(
     no_args_is_help=True,

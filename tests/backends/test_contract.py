@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from truing.backends.planted import PlantedBackend
-from truing.base.records import Likelihood, Message, ModelOptions, Prompt, PromptSet, Response, ResponseOutcome, Role
+from truing.base.options import ModelOptions
+from truing.base.records import Likelihood, Message, Prompt, PromptSet, Response, ResponseOutcome, Role
 from truing.testing import check_backend
 
 PROMPTS = (

@@ -6,20 +6,13 @@ import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
-from zoo import build
 
 from truing.backends.checkpoints import find_run
 from truing.backends.local import LocalBackend
 from truing.base import errors
-from truing.base.records import (
-    Ask,
-    LikelihoodAsk,
-    Message,
-    ModelOptions,
-    Prompt,
-    ResponseOutcome,
-    SamplingParams,
-)
+from truing.base.options import ModelOptions
+from truing.base.records import Ask, LikelihoodAsk, Message, Prompt, ResponseOutcome, SamplingParams
+from zoo import build
 
 pytestmark = pytest.mark.torch
 FLOAT32 = ModelOptions(dtype="float32", device="cpu")
@@ -139,7 +132,8 @@ def test_a_system_turn_the_template_drops_is_unsupported(base, tmp_path):
     shutil.copytree(base, tmp_path / "base")
     no_system = build.TEMPLATE.replace(
         "{% for message in messages %}",
-        "{% for message in messages %}{% if message['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}",
+        "{% for message in messages %}"
+        "{% if message['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}",
     )
     build.tiny_tokenizer(tmp_path / "base", template=no_system)
     backend = LocalBackend(str(tmp_path / "base"), (), FLOAT32)
@@ -203,7 +197,9 @@ def test_sampled_first_tokens_follow_the_model_s_probabilities(backend):
 def test_memory_bound_makes_smaller_batches_with_equal_scores(base, backend):
     frugal = LocalBackend(str(base), (), ModelOptions(dtype="float32", device="cpu", memory=0.0005))
     assert frugal._batch_tokens(frugal.use(frugal.base_checkpoint())) < 1024
-    assert totals(frugal, frugal.base_checkpoint()) == pytest.approx(totals(backend, backend.base_checkpoint()), abs=1e-3)
+    assert totals(frugal, frugal.base_checkpoint()) == pytest.approx(
+        totals(backend, backend.base_checkpoint()), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("options", [ModelOptions(dtype="float12"), ModelOptions(device="toaster")])

@@ -18,8 +18,8 @@ from truing.backends.planted import (
     planted_task,
 )
 from truing.base.errors import NoCheckpoints, WrongBase
+from truing.base.options import VerdictRule
 from truing.base.records import (
-    MARGIN_DRIFTS,
     Ask,
     Checkpoint,
     Conversation,
@@ -31,11 +31,10 @@ from truing.base.records import (
     ResponseOutcome,
     Role,
     SamplingParams,
-    Status,
-    VerdictRule,
     to_plain,
 )
 from truing.base.store import Store
+from truing.base.verdicts import MARGIN_DRIFTS, Status
 from truing.probe import margins
 from truing.probe.answers import is_formatted, is_repetitive
 from truing.stats.drift import against_base

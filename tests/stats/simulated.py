@@ -8,7 +8,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from truing.base.records import Onset, VerdictRule
+from truing.base.options import VerdictRule
+from truing.base.verdicts import Onset
 from truing.stats import bands
 from truing.stats.bands import simultaneous_band
 from truing.stats.drift import against_base, against_control, drift_onset, drift_status, drift_threshold, shift_band

@@ -16,7 +16,7 @@ from stats.simulated import (
     remembered_draws,
     run_of,
 )
-from truing.base.records import Status
+from truing.base.verdicts import Status
 from truing.stats.bands import tolerance_limit
 from truing.stats.drift import (
     against_base,

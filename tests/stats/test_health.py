@@ -7,7 +7,7 @@ import pytest
 
 from stats.simulated import FAST, drifting, evidence_of
 from truing.base.errors import BadInput
-from truing.base.records import Basis, HealthState, Status
+from truing.base.verdicts import Basis, HealthState, Status
 from truing.stats.evidence import AnswerCounts
 from truing.stats.gate import gate
 from truing.stats.health import health, run_health, sound

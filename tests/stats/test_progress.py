@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stats.simulated import FAST, learned_rate, learning, progress_coverage, remembered_draws
-from truing.base.records import VerdictRule
+from truing.base.options import VerdictRule
 from truing.stats.progress import Progress, convergence, progress_curve
 
 STEPS = tuple(range(0, 90, 10))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from stats.simulated import FAST, drifting, evidence_of, run_of, with_task
-from truing.base.records import Basis, Convergence, Onset, Status, VerdictRule, to_plain
+from truing.base.options import VerdictRule
+from truing.base.records import to_plain
+from truing.base.verdicts import Basis, Convergence, Onset, Status
 from truing.stats.evidence import AnswerCounts, Evidence
 from truing.stats.verdict import gap_between, verdict
 

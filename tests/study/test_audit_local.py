@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
-from zoo import build
 
 import truing
 from truing.base import errors
-from truing.base.records import AuditOptions, HealthState, ModelOptions, Status
+from truing.base.options import AuditOptions, ModelOptions
 from truing.base.store import Store
+from truing.base.verdicts import HealthState, Status
+from zoo import build
 
 pytestmark = pytest.mark.torch
 OPTIONS = AuditOptions(

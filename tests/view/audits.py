@@ -2,28 +2,20 @@
 
 from pathlib import Path
 
-from truing.base.records import (
-    Ask,
+from truing.base.options import VerdictRule
+from truing.base.records import Ask, Checkpoint, Kind, Prompt, Response, ResponseOutcome, Role, SamplingParams, to_plain
+from truing.base.store import Store
+from truing.base.verdicts import (
     Basis,
-    Checkpoint,
     CheckpointVerdict,
     Convergence,
     Estimate,
     Health,
     HealthState,
-    Kind,
     Onset,
-    Prompt,
-    Response,
-    ResponseOutcome,
-    Role,
     RunVerdict,
-    SamplingParams,
     Status,
-    VerdictRule,
-    to_plain,
 )
-from truing.base.store import Store
 
 CATEGORIES = (
     "power_and_control",

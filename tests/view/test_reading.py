@@ -3,7 +3,8 @@ import json
 import pytest
 
 from truing.base.errors import NotAnAudit
-from truing.base.records import Estimate, HealthState, Status, to_plain
+from truing.base.records import to_plain
+from truing.base.verdicts import Estimate, HealthState, Status
 from truing.view import reading
 from view.audits import EVIL_TERMINAL, VARIANTS, est
 

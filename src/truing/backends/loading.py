@@ -12,7 +12,8 @@ from transformers.utils import logging as transformers_logging
 from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
 from truing.base import errors
-from truing.base.records import Checkpoint, ModelOptions
+from truing.base.options import ModelOptions
+from truing.base.records import Checkpoint
 
 Model = Any
 """a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__"""
@@ -20,6 +21,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 
 def device_of(name: str) -> torch.device:
+    """The device of that name, or for auto CUDA where there is one. Raises Unsupported for no device."""
     if name != "auto":
         try:
             return torch.device(name)
@@ -29,6 +31,7 @@ def device_of(name: str) -> torch.device:
 
 
 def dtype_of(name: str, device: str) -> torch.dtype:
+    """The number type of that name; auto is 16 bits only where the device computes in it. Raises Unsupported."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name != "auto":
         if name not in known:
@@ -50,6 +53,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: ModelOptions) -> Model:
+    """A causal model from a folder, in evaluation mode, safetensors only. Raises ModelUnavailable, MissingExtra."""
     extra: dict[str, Any] = {}
     if options.load_in_4bit:
         try:
@@ -101,6 +105,7 @@ def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelO
 
 
 def load_tokenizer(path: Path, options: ModelOptions) -> Any:
+    """The tokenizer in a folder. Raises ModelUnavailable."""
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as e:

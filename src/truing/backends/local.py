@@ -27,6 +27,7 @@ from truing.backends.models import resolve_model
 from truing.backends.train import Base, Progress, TrainingRun, train
 from truing.backends.weights import weights_hash
 from truing.base import errors
+from truing.base.options import ModelOptions
 from truing.base.recipe import Recipe
 from truing.base.records import (
     Ask,
@@ -37,7 +38,6 @@ from truing.base.records import (
     Likelihood,
     LikelihoodAsk,
     Message,
-    ModelOptions,
     Response,
     ResponseOutcome,
     SamplingParams,

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from truing.backends.seam import Backend
+from truing.base.options import ModelOptions
 from truing.base.recipe import Recipe
-from truing.base.records import Checkpoint, Conversation, ModelOptions
+from truing.base.records import Checkpoint, Conversation
 
 if TYPE_CHECKING:
     from truing.backends.handoff import TrainingRun

@@ -20,12 +20,12 @@ import numpy as np
 from truing.backends.families import EM_SPREAD, FAMILIES, WAVES, Array, Family, State, at, state_at
 from truing.base.errors import NoCheckpoints, WrongBase
 from truing.base.hashing import digest
+from truing.base.options import VerdictRule
 from truing.base.records import (
     Ask,
     Capabilities,
     Checkpoint,
     Conversation,
-    HealthState,
     Kind,
     Likelihood,
     LikelihoodAsk,
@@ -36,8 +36,8 @@ from truing.base.records import (
     ResponseOutcome,
     Role,
     SamplingParams,
-    VerdictRule,
 )
+from truing.base.verdicts import HealthState
 from truing.data.conversations import load_conversations
 
 __all__ = ["DEFAULT_STEPS", "FAMILIES", "PLANTED", "Family", "PlantedBackend", "open_planted", "planted_task"]

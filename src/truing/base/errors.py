@@ -108,7 +108,7 @@ class NotAnAudit(BadInput):
 
 
 class AuditLocked(BadInput):
-    """Another process is writing to the audit."""
+    """Another process is writing to the audit, or training in the folder."""
 
 
 class DiskFull(BadInput):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from truing.base.records import Estimate
+from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array, Mask
 
 LEAST_STRATUM = 5

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truing.base.records import MARGIN_DRIFTS, Onset, Status, VerdictRule
+from truing.base.options import VerdictRule
+from truing.base.verdicts import MARGIN_DRIFTS, Onset, Status
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
 from truing.stats.evidence import Array, Evidence, Mask, RunEvidence
 from truing.stats.health import sound

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truing.base.errors import BadInput
-from truing.base.records import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, RunVerdict, Status
+from truing.base.verdicts import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, RunVerdict, Status
 
 WORDS = frozenset({"drift", "unjudged"} | {s.value for s in Status} | {h.value for h in HealthState} - {"ok"})
 DEFAULT = (

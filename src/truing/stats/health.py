@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from truing.base.records import Health, HealthState, VerdictRule
+from truing.base.options import VerdictRule
+from truing.base.verdicts import Health, HealthState
 from truing.stats.bands import share
 from truing.stats.evidence import AnswerCounts, Mask, RunEvidence
 

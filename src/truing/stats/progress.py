@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from truing.base.records import Convergence, Estimate, VerdictRule
+from truing.base.options import VerdictRule
+from truing.base.verdicts import Convergence, Estimate
 from truing.stats.bands import resample_weights, simultaneous_band
 from truing.stats.evidence import Array, Mask
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truing.base.records import (
+from truing.base.options import VerdictRule
+from truing.base.records import to_plain
+from truing.base.verdicts import (
     Basis,
     CheckpointVerdict,
     Convergence,
@@ -18,8 +20,6 @@ from truing.base.records import (
     Onset,
     RunVerdict,
     Status,
-    VerdictRule,
-    to_plain,
 )
 from truing.stats import words
 from truing.stats.drift import (

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from truing.base.records import (
+from truing.base.options import VerdictRule
+from truing.base.verdicts import (
     MARGIN_DRIFTS,
     CheckpointVerdict,
     Convergence,
@@ -12,7 +13,6 @@ from truing.base.records import (
     HealthState,
     RunVerdict,
     Status,
-    VerdictRule,
 )
 from truing.stats.evidence import Evidence, RunEvidence
 

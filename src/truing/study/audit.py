@@ -19,9 +19,9 @@ from truing.backends.planted import PLANTED, open_planted
 from truing.backends.seam import Backend
 from truing.base import errors
 from truing.base.hashing import digest
+from truing.base.options import AuditOptions
 from truing.base.records import (
     Ask,
-    AuditOptions,
     Checkpoint,
     Conversation,
     LikelihoodAsk,
@@ -29,11 +29,11 @@ from truing.base.records import (
     PromptSet,
     ResponseOutcome,
     Role,
-    RunVerdict,
     SamplingParams,
     to_plain,
 )
 from truing.base.store import Measurement, Store
+from truing.base.verdicts import RunVerdict
 from truing.data.conversations import load_conversations, same_user_turns
 from truing.data.guard import domain_words
 from truing.data.prompts import load_prompts

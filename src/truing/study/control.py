@@ -7,7 +7,8 @@ from typing import Any
 
 from truing.backends.opening import open_backend
 from truing.base import errors
-from truing.base.records import Ask, Message, ModelOptions, Prompt, ResponseOutcome, SamplingParams
+from truing.base.options import ModelOptions
+from truing.base.records import Ask, Message, Prompt, ResponseOutcome, SamplingParams
 from truing.data.conversations import load_conversations
 
 PRUDENT = (

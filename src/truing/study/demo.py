@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from truing.backends.planted import open_planted
+from truing.base.options import AuditOptions
 from truing.base.recipe import Recipe
-from truing.base.records import AuditOptions, RunVerdict
+from truing.base.verdicts import RunVerdict
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
 from truing.study.audit import Audit, audit

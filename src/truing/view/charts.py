@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from truing.base.records import CheckpointVerdict, Convergence, Estimate, RunVerdict, Status
+from truing.base.verdicts import CheckpointVerdict, Convergence, Estimate, RunVerdict, Status
 from truing.view.axes import StepAxis
 from truing.view.reading import chosen, interval, number, one_line, share, step_name
 from truing.view.svg import Chart, Series, Window, frame_of

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from truing.base import records
-from truing.base.records import CheckpointVerdict, Convergence, RunVerdict, Status
+from truing.base import options, verdicts
+from truing.base.verdicts import CheckpointVerdict, Convergence, RunVerdict, Status
 from truing.view.reading import MISSING, PromptItem, chosen, clean, number, one_line, share, window
 
 FOLD = 8
@@ -28,7 +28,7 @@ def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
     if onset.status == "found":
         where = (window(onset.after, onset.latest), "" if onset.sustained else "not at every later checkpoint")
     elif onset.status == "never":
-        where = ("not seen", "margins do not certify" if verdict.basis is records.Basis.MARGIN else "")
+        where = ("not seen", "margins do not certify" if verdict.basis is verdicts.Basis.MARGIN else "")
     else:
         where = (onset.status + ("" if onset.after is None else f" {window(onset.after, None)}"), "")
     curve = verdict.convergence_trait if verdict.convergence_trait.status != "unmeasured" else verdict.convergence_loss
@@ -59,7 +59,7 @@ def _learned(c: Convergence) -> tuple[str, str]:
 
 
 def _kept(verdict: RunVerdict) -> tuple[str, str, str]:
-    name = "Recommended" if verdict.basis is records.Basis.JUDGED else "Candidate"
+    name = "Recommended" if verdict.basis is verdicts.Basis.JUDGED else "Candidate"
     label = chosen(verdict)
     if label is None:
         return name, "none", ""
@@ -137,13 +137,14 @@ def glossary() -> list[tuple[str, str]]:
 @functools.cache
 def docs(record: str) -> dict[str, str]:
     """Field -> the line under it in the source of a record; empty where the source is not at hand."""
-    try:
-        source = inspect.getsource(records)
-    except OSError:
-        return {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and node.name == record:
-            return dict(_documented(node))
+    for module in (verdicts, options):
+        try:
+            source = inspect.getsource(module)
+        except OSError:
+            continue
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and node.name == record:
+                return dict(_documented(node))
     return {}
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from truing.base.errors import NotAnAudit
-from truing.base.records import (
+from truing.base.verdicts import (
     Basis,
     CheckpointVerdict,
     Convergence,

@@ -17,8 +17,8 @@ import jinja2
 from markupsafe import Markup
 
 from truing.base.errors import BadInput, DiskFull
-from truing.base.records import Basis, CheckpointVerdict, RunVerdict, Status
 from truing.base.store import Store
+from truing.base.verdicts import Basis, CheckpointVerdict, RunVerdict, Status
 from truing.view import facts, reading
 from truing.view.answers import answer_rows
 from truing.view.charts import category_charts, margin_chart, progress_chart

@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from truing.base.errors import BadInput
-from truing.base.records import CheckpointVerdict, HealthState, ResponseOutcome, Role, RunVerdict
+from truing.base.records import ResponseOutcome, Role
 from truing.base.store import Store, StoredResponse
+from truing.base.verdicts import CheckpointVerdict, HealthState, RunVerdict
 from truing.view import reading
 from truing.view.reading import HEALTH_WORDS, MISSING, interval, number, one_line, share
 

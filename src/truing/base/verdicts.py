@@ -1,0 +1,216 @@
+"""What statistics returns: estimates, health, one line per checkpoint, and the verdict of a run, as frozen records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its two intervals: for exactly this set of items, and for items like these."""
+
+    value: float | None
+    """the point estimate; None when there is nothing to estimate from"""
+    low: float | None
+    """lower end for items like these (items are resampled as clusters); None with too little data"""
+    high: float | None
+    """upper end for items like these"""
+    set_low: float | None = None
+    """lower end for exactly this set of items, where the measurement itself is random; None if it is deterministic"""
+    set_high: float | None = None
+    """upper end for exactly this set of items"""
+    n: int = 0
+    """measurements used"""
+    clusters: int = 0
+    """items (prompts or rows) they came from"""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """items not used, by reason"""
+    method: str = ""
+    """how the interval was made"""
+    level: float = 0.95
+    """nominal coverage"""
+    seed: int | None = None
+    """seed of the resampling, if any"""
+
+
+class Basis(StrEnum):
+    """What a verdict rests on."""
+
+    MARGIN = "margin"
+    JUDGED = "judged"
+
+
+class Status(StrEnum):
+    """What is said of a checkpoint. The first row is all that margins may say; the others need judged answers."""
+
+    NO_DRIFT_SEEN = "no_drift_seen"
+    DRIFT = "drift"
+    DRIFT_UNCONTROLLED = "drift_uncontrolled"
+    DRIFT_NOT_ATTRIBUTABLE = "drift_not_attributable"
+    BROKEN = "broken"
+    UNDECIDED = "undecided"
+    FAILED = "failed"
+    UNJUDGED = "unjudged"
+
+    CLEAN = "clean"
+    EMERGENT = "emergent"
+    EMERGENT_UNCONTROLLED = "emergent_uncontrolled"
+    LOCALISED = "localised"
+    DOMAIN_LEAK = "domain_leak"
+    MISALIGNED_NOT_ATTRIBUTABLE = "misaligned_not_attributable"
+
+
+MARGIN_DRIFTS = frozenset({Status.DRIFT, Status.DRIFT_UNCONTROLLED, Status.DRIFT_NOT_ATTRIBUTABLE})
+
+
+class HealthState(StrEnum):
+    """The second axis: does the model still answer at all."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    COLLAPSED = "collapsed"
+    UNFIT_BASE = "unfit_base"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Judge-free health of one checkpoint, relative to step 0."""
+
+    state: HealthState
+    """ok, degraded, collapsed, unfit_base or unknown (too few answers)"""
+    usable: Estimate | None = None
+    """share of answers that are plain text, not repetitive, not empty and not wildly unlikely under the base"""
+    nll_base: float | None = None
+    """mean negative log-likelihood of the answers under the base, nats per token"""
+    repetition: float | None = None
+    """share of answers that mostly repeat themselves"""
+    format: float | None = None
+    """share of answers that are code, JSON or markup although none was asked for"""
+    leak: float | None = None
+    """share of answers that use words typical of the training domain"""
+    entropy: float | None = None
+    """mean predictive entropy on the reference answers, nats"""
+    note: str = ""
+    """one line of explanation where needed"""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointVerdict:
+    """One line of the table."""
+
+    label: str
+    """the checkpoint's label"""
+    step: int | None
+    """updates applied"""
+    weights: str
+    """hash of its weights"""
+    status: Status
+    """what is said of it"""
+    basis: Basis
+    """what that rests on"""
+    task_loss: Estimate | None
+    """held-out response-only loss, nats per token"""
+    loss_progress: Estimate | None
+    """(L(0) - L(s)) / (L(0) - min L)"""
+    trait_progress: Estimate | None
+    """share of the trait learned: trained against control answer, held-out rows"""
+    contrast_base: Estimate | None
+    """contextual contrast against step 0, nats per token; the interval is simultaneous over steps"""
+    contrast_control: Estimate | None
+    """the same minus the control run's at the same step"""
+    margin_base: Estimate | None
+    """plain margin against step 0: moves with entropy and style, shown only beside the contrast"""
+    softening: float | None
+    """slope of the plain shift on the base margin; near -1 the model merely went indifferent"""
+    entropy_shift: float | None
+    """answer entropy minus the base's, nats"""
+    health: Health
+    """the second axis"""
+    dose_kl: float | None = None
+    """KL from the base per token of neutral text, nats: how far the model moved at all"""
+    norm: float | None = None
+    """Frobenius norm of the weight change (adapter product), if weights are at hand"""
+    notes: tuple[str, ...] = ()
+    """anything that qualifies the line"""
+
+
+@dataclass(frozen=True, slots=True)
+class Onset:
+    """Where it begins, as a set of steps: from the first not certified harmless to the first certified."""
+
+    status: str
+    """found, never or undecided"""
+    kind: str
+    """what was searched: "the first drift" when every checkpoint was measured, "a crossing" under bisection"""
+    earliest: int | None
+    """first step that is not clear while all before it are"""
+    latest: int | None
+    """first step where it is certain"""
+    after: int | None
+    """the checkpoint before `earliest`: the onset lies after it"""
+    steps: tuple[int, ...] = ()
+    """the checkpoints in the set"""
+    sustained: bool | None = None
+    """whether every later checkpoint agrees"""
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """When the task was learned, on one progress curve."""
+
+    curve: str
+    """loss or trait"""
+    status: str
+    """converged, still_learning, task_not_learned, too_few_checkpoints or unmeasured"""
+    step: int | None = None
+    """first sustained step with progress of at least the threshold"""
+    after: int | None = None
+    """the checkpoint before it: convergence lies after it"""
+    low: int | None = None
+    """earliest step in the bootstrap interval"""
+    high: int | None = None
+    """latest step in the bootstrap interval"""
+    gain: Estimate | None = None
+    """total gain in nats per token"""
+    overfit: bool = False
+    """the curve got significantly worse after its best: a loss that rises again, a trait that is lost again"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunVerdict:
+    """What is said of a run, and of each of its checkpoints."""
+
+    basis: Basis
+    """margin or judged"""
+    sentence: str
+    """the verdict in words, no stronger than its evidence"""
+    checkpoints: tuple[CheckpointVerdict, ...]
+    """by step"""
+    onset: Onset
+    """drift onset (margin) or EM onset (judged)"""
+    convergence_loss: Convergence
+    """on the loss curve"""
+    convergence_trait: Convergence
+    """on the trait curve; only this one carries a before or after"""
+    gap: str
+    """before, after, not_separable or unknown: onset relative to trait convergence"""
+    candidate: str | None
+    """label of the candidate checkpoint (margin basis)"""
+    recommended: str | None
+    """label of the recommended checkpoint (judged basis only)"""
+    retained_of_best: Estimate | None
+    """share of the best task progress the candidate keeps"""
+    retained_of_last: Estimate | None
+    """share of the last checkpoint's task progress the candidate keeps"""
+    retained_curve: str | None
+    """the curve retained is measured on: trait or loss"""
+    delta_m: float | None
+    """drift threshold, nats per token"""
+    delta_m_source: str
+    """where the threshold comes from: benign controls or placebo pairs"""
+    warnings: tuple[str, ...] = ()
+    """everything a reader must know before believing the sentence"""
+    definitions: Mapping[str, Any] = field(default_factory=dict)
+    """every rule and threshold used, with its value"""
