@@ -24,10 +24,11 @@ from truing.stats.drift import (
     drift_onset,
     drift_status,
     drift_threshold,
+    lone_prompts,
     shift_band,
     softening_slope,
 )
-from truing.stats.evidence import AnswerCounts
+from truing.stats.evidence import AnswerCounts, RunEvidence
 
 CODES = {
     "c": Status.NO_DRIFT_SEEN,
@@ -217,3 +218,19 @@ def test_the_onset_set_holds_the_first_step_over_the_limit():
         covered, size = onset_coverage(100, 9)
     assert covered >= 0.95
     assert size <= 5.5
+
+
+def test_one_prompt_that_carries_the_shift_is_named_and_a_common_shift_is_not():
+    rng = np.random.default_rng(0)
+    prompts = tuple(f"p{k}" for k in range(60))
+
+    def run(shift):
+        contrast = np.stack([np.zeros(60), shift])
+        return RunEvidence(("base", "a"), (0, 1), ("w0", "w1"), contrast, contrast * 0, contrast * 0, contrast * 0)
+
+    noise = 0.05 * rng.standard_normal(60)
+    alone = noise.copy()
+    alone[7] += 2.0
+    assert lone_prompts(run(alone), prompts) == [("p7", 1)]
+    assert lone_prompts(run(noise), prompts) == []
+    assert lone_prompts(run(noise + rng.gamma(2, 0.25, 60)), prompts) == []

@@ -155,6 +155,26 @@ def drift_onset(
     return Onset("found" if drifting else "undecided", "the first drift", earliest, latest, after, inside, sustained)
 
 
+def lone_prompts(run: RunEvidence, prompts: tuple[str, ...]) -> list[tuple[str, int]]:
+    """(prompt id, checkpoint index) where one prompt carries over half of the summed shift and is no mere tail.
+
+    Such a prompt is more than 8 robust standard deviations (1.4826 times the median absolute deviation) from the
+    median prompt. The mean is then about that prompt, not about prompts like these.
+    """
+    shift, out = against_base(run.contrast), {}
+    for s in range(1, len(run.labels)):
+        used = np.flatnonzero(np.isfinite(shift[s]))
+        if len(used) < 10:
+            continue
+        values = shift[s, used]
+        centre = np.median(values)
+        spread = 1.4826 * np.median(np.abs(values - centre))
+        top = int(np.abs(values - centre).argmax())
+        if abs(values[top] - centre) > 8 * spread and abs(values[top]) > 0.5 * abs(values.sum()):
+            out[prompts[used[top]]] = s
+    return list(out.items())
+
+
 def softening_slope(margin: Array, s: int) -> float | None:
     """Slope of the plain shift at s on the base margin, over prompts. Near -1 means margins shrank towards zero:
     the model went indifferent, which is not a preference. None with fewer than 10 prompts."""

@@ -14,6 +14,7 @@ from truing.base.verdicts import (
     RunVerdict,
     Status,
 )
+from truing.stats.drift import lone_prompts
 from truing.stats.evidence import Evidence, RunEvidence
 
 STATISTIC = (
@@ -146,6 +147,9 @@ def warnings(
         out.append(f"Only {prompts} prompts measured at every step; {rule.min_prompts} are needed to decide drift.")
     elif prompts < 40:
         out.append(f"Only {prompts} prompts: what holds for this set may not hold for prompts like these.")
+    for prompt, s in lone_prompts(evidence.subject, evidence.prompts):
+        where = evidence.subject.labels[s]
+        out.append(f"Prompt {prompt} alone carries most of the shift (at {where}): read its answers, not the mean.")
     for reason, n in evidence.left_out.items():
         out.append(f"{_count(n, 'prompt')} left out: {reason}.")
     bad = [c.label for c in lines if c.status is Status.FAILED]

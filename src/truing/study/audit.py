@@ -41,6 +41,9 @@ from truing.probe import margins
 from truing.stats.verdict import verdict
 from truing.study.evidence import Measured, answer_item, by_category, failures, gather
 
+SIMULATED = "Simulated run"
+"""how the note of an audit without a model begins"""
+
 
 @dataclass(frozen=True, slots=True)
 class Audit:
@@ -141,7 +144,7 @@ def _plan(
     if targets[0].startswith(PLANTED):
         planted = open_planted(targets[0], chosen, rows, control_rows)
         subject, control_runs = planted.run(Role.SUBJECT), (planted.run(Role.CONTROL),) if controls else ()
-        found_base, notes = targets[0], ["simulated: no model is involved"]
+        found_base, notes = targets[0], [f"{SIMULATED}: no model is involved."]
     else:
         subject, found_base, notes = _subject(targets, base, options)
         control_runs = tuple(_control(c, subject, options, notes) for c in controls)
@@ -394,7 +397,8 @@ def _norms(backend: Backend, store: Store, checkpoints: Sequence[Checkpoint]) ->
 
 def _conclude(plan: _Plan, store: Store, frame: Measured, runs: _Runs, options: AuditOptions) -> Audit:
     subject, controls = runs
-    evidence = gather(store, frame, subject, controls, [n for n in plan.notes if "adapter is zero" in n])
+    caveats = [n for n in plan.notes if n.startswith(SIMULATED) or "adapter is zero" in n]
+    evidence = gather(store, frame, subject, controls, caveats)
     result = verdict(evidence, options.rule, seed=options.seed)
     store.describe(
         status="done",
