@@ -1,4 +1,4 @@
-"""Kill -9 at any moment, a full disk, two writers: nothing is lost, nothing is half-written, nothing is paid for twice."""
+"""Kill -9 at any moment, a full disk, two writers: nothing is lost, nothing half-written, nothing paid twice."""
 
 import json
 import os
