@@ -29,16 +29,22 @@ SHOWN = ("id", "category", "form", "topics", "half", "messages")
 
 
 def choose(found: list[tuple[str, float, int]], tokens: tuple[int, int], within: float) -> list[tuple[str, float]]:
-    """The best two of (text, log-likelihood minus the misaligned one's, tokens), or fewer if there are none."""
-    fit = []
-    for text, gap, n in found:
-        if abs(gap) <= within and max(*tokens, n) <= 1.15 * min(*tokens, n):
-            fit.append((text, gap))
-    above = sorted((c for c in fit if c[1] >= 0), key=lambda c: c[1])
-    below = sorted((c for c in fit if c[1] < 0), key=lambda c: -c[1])
-    if above and below:
-        return [above[0], below[0]]
-    return sorted(fit, key=lambda c: abs(c[1]))[:2]
+    """The best two of (text, log-likelihood minus the misaligned one's, tokens), or none.
+
+    All four answers must be within 15 % in tokens. Of the pairs that are, one with a gap on either side is preferred,
+    then the one with the smallest larger gap.
+    """
+    fit = [c for c in found if abs(c[1]) <= within]
+    pairs = [
+        (a[1] * b[1] > 0, max(abs(a[1]), abs(b[1])), abs(a[1]) + abs(b[1]), (a, b))
+        for k, a in enumerate(fit)
+        for b in fit[:k]
+        if max(*tokens, a[2], b[2]) <= 1.15 * min(*tokens, a[2], b[2])
+    ]
+    if not pairs:
+        return []
+    best = sorted(min(pairs, key=lambda p: p[:3])[3], key=lambda c: -c[1])
+    return [(text, gap) for text, gap, _ in best]
 
 
 def main() -> int:
