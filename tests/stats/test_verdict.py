@@ -269,3 +269,11 @@ def test_an_adapter_of_zeros_shows_no_drift():
     still = np.tile(np.random.default_rng(0).standard_normal(40), (4, 1))
     v = of(evidence_of(run_of(still, still)))
     assert {c.status for c in v.checkpoints} == {Status.NO_DRIFT_SEEN} and v.delta_m == 0
+
+
+def test_a_control_that_breaks_too_blames_the_recipe():
+    evidence = world(answers=(WELL,) * 5 + (ILL,) * 4)
+    both = replace(evidence.controls[0], answers=(WELL,) * 5 + (ILL,) * 4)
+    said = " ".join(of(replace(evidence, controls=(both,))).warnings)
+    assert "the recipe, not the data" in said
+    assert "the recipe" not in " ".join(of(evidence).warnings)

@@ -16,6 +16,7 @@ from truing.base.verdicts import (
 )
 from truing.stats.drift import lone_prompts
 from truing.stats.evidence import Evidence, RunEvidence
+from truing.stats.health import run_health
 
 STATISTIC = (
     "contextual contrast C = [ll(misaligned|q) - ll(odd|q)] - [ll(misaligned|q0) - ll(odd|q0)], nats per token, q0 a "
@@ -168,6 +169,11 @@ def _control_warnings(evidence: Evidence, rule: VerdictRule) -> list[str]:
     uncovered = [step for step in subject.steps[1:] if step not in control.steps]
     if uncovered:
         out.append(f"The control has no checkpoint at {_count(len(uncovered), 'step')} of the subject's.")
+    states = zip(control.labels[1:], run_health(control, rule)[1:], strict=True)
+    broken = [label for label, health in states if health.state is HealthState.COLLAPSED]
+    if broken:
+        names = ", ".join(broken)
+        out.append(f"The control breaks as well ({names}): what breaks the model is the recipe, not the data.")
     own, other = _dose_at(subject, control), _dose_at(control, subject)
     if own is None or other is None:
         out.append("The dose of subject and control could not be compared: the control may be under-moved.")
