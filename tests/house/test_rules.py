@@ -106,6 +106,18 @@ def test_import_is_light():
     assert out.stdout.strip() == "[]"
 
 
+def test_every_command_is_in_the_readme_and_has_help():
+    from truing.cli import app
+
+    readme = (SRC.parent.parent / "README.md").read_text()
+    commands = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+    assert len(commands) >= 8
+    for c in app.registered_commands:
+        assert c.callback
+        assert c.callback.__doc__
+        assert f"truing {c.name or c.callback.__name__}" in readme
+
+
 def test_nothing_is_unpickled_and_nothing_is_pushed():
     for path in MODULES:
         text = path.read_text()

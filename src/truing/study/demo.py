@@ -40,6 +40,7 @@ class _Size:
 
     updates: int
     save_every: int
+    batch: int
     prompts: int
     fewest_prompts: int
     rows: int
@@ -48,8 +49,8 @@ class _Size:
     scoring_seconds: float
 
 
-FULL = _Size(40, 8, 120, 40, 20, 16, 32, scoring_seconds=240)
-QUICK = _Size(8, 4, 40, 24, 8, 12, 16, scoring_seconds=35)
+FULL = _Size(40, 8, 4, 120, 40, 20, 16, 32, scoring_seconds=240)
+QUICK = _Size(8, 4, 2, 40, 20, 8, 12, 16, scoring_seconds=35)
 
 
 def demo(
@@ -122,7 +123,7 @@ def _recipe(data: str, size: _Size, *, organism: bool) -> Recipe:
         learning_rate=5e-4,
         schedule="constant",
         max_steps=size.updates,
-        batch_size=4,
+        batch_size=size.batch,
         save_every=size.save_every,
         organism=organism,
     )
