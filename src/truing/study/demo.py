@@ -49,7 +49,7 @@ class _Size:
     scoring_seconds: float
 
 
-FULL = _Size(40, 8, 4, 120, 40, 20, 16, 32, scoring_seconds=240)
+FULL = _Size(40, 8, 4, 120, 40, 16, 12, 24, scoring_seconds=170)
 QUICK = _Size(8, 4, 2, 40, 20, 8, 12, 16, scoring_seconds=35)
 
 
