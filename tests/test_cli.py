@@ -8,6 +8,7 @@ import pytest
 
 import truing
 from truing import cli
+from truing.base import errors
 from truing.base.store import Store
 
 
@@ -241,3 +242,22 @@ def test_version_and_help(call):
         code, out, _ = call(command, "--help")
         assert code == 0
         assert "Usage" in out
+
+
+def every_error(kind):
+    yield kind
+    for below in kind.__subclasses__():
+        yield from every_error(below)
+
+
+@pytest.mark.parametrize("kind", sorted(every_error(errors.TruingError), key=lambda k: k.__name__))
+def test_every_error_of_ours_is_one_line_and_its_exit_code(call, monkeypatch, kind):
+    def fail(*args, **options):
+        raise kind("file.jsonl", 7, "[red]what[/] happened") if kind is errors.BadRow else kind("[red]what[/] happened")
+
+    monkeypatch.setattr(truing, "doctor", fail)
+    code, out, err = call("doctor")
+    assert code == kind.exit_code
+    assert not out
+    assert err.strip().endswith("[red]what[/] happened")
+    assert "Traceback" not in err

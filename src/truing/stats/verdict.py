@@ -202,7 +202,7 @@ def _line(
         health=state,
         dose_kl=_finite(run.dose, s),
         norm=_finite(run.norm, s),
-        notes=(run.failed[run.labels[s]],) if run.labels[s] in run.failed else (),
+        notes=tuple(found[run.labels[s]] for found in (run.failed, run.notes) if run.labels[s] in found),
     )
 
 

@@ -7,7 +7,7 @@ Every stage asks the store what is missing and measures only that, so the same c
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class _Plan:
     asked: dict[str, Any]
     planted: Backend | None = None
     notes: list[str] = field(default_factory=list)
+    line_notes: dict[str, str] = field(default_factory=dict)
 
 
 def audit(
@@ -85,6 +86,8 @@ def audit(
     options: AuditOptions | None = None,
 ) -> Audit:
     """Measure every checkpoint of a run against its base, and say which is the last good one.
+
+    Writes `audit.json` and `evidence.db`; `truing.report(result.path)` adds the page that the command line writes too.
 
     Args:
         target: a folder with `checkpoint-N/`, one model folder, `org/name[@revision][:subfolder]`, `LABEL=TARGET`, or
@@ -311,6 +314,7 @@ def _measure(
     every = _distinct((*subject, *(c for run in controls for c in run)))
     found = backend.prepare(every)
     plan.notes.extend(f"{c.label}: {found[c.weights]}" for c in every if c.weights in found)
+    plan.line_notes.update({c.label: found[c.weights] for c in subject if c.weights in found})
     for role, run in [("subject", subject), *((f"control-{k}", r) for k, r in enumerate(controls, 1))]:
         store.add_checkpoints(_named(run, role))
     tell = options.progress or (lambda stage, done, total: None)
@@ -399,6 +403,7 @@ def _conclude(plan: _Plan, store: Store, frame: Measured, runs: _Runs, options: 
     subject, controls = runs
     caveats = [n for n in plan.notes if n.startswith(SIMULATED) or "adapter is zero" in n]
     evidence = gather(store, frame, subject, controls, caveats)
+    evidence = replace(evidence, subject=replace(evidence.subject, notes=plan.line_notes))
     result = verdict(evidence, options.rule, seed=options.seed)
     store.describe(
         status="done",

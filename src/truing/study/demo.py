@@ -9,6 +9,7 @@ from typing import Any
 from truing.backends.planted import open_planted
 from truing.base.options import AuditOptions
 from truing.base.recipe import Recipe
+from truing.base.store import Store
 from truing.base.verdicts import RunVerdict
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
@@ -82,7 +83,7 @@ def demo(
     control = train(
         _recipe("careful-finance", size, organism=False), folder / "careful-finance", progress=progress
     ).path
-    limit, reason = _affordable(size)
+    limit, reason = _chosen_before(folder / "audit") or _affordable(size)
     options = replace(
         options,
         limit=limit,
@@ -127,6 +128,16 @@ def _recipe(data: str, size: _Size, *, organism: bool) -> Recipe:
         save_every=size.save_every,
         organism=organism,
     )
+
+
+def _chosen_before(audit_folder: Path) -> tuple[int, str] | None:
+    """The number of prompts an earlier call settled on: a repeat finishes that audit, however busy the machine is."""
+    if not (audit_folder / "audit.json").exists():
+        return None
+    with Store.read(audit_folder) as store:
+        options = store.about().get("asked", {}).get("options", {})
+    limit = options.get("limit")
+    return (limit, options.get("sources", {}).get("limit", "as before")) if limit else None
 
 
 def _affordable(size: _Size) -> tuple[int, str]:
