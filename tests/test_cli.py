@@ -261,3 +261,18 @@ def test_every_error_of_ours_is_one_line_and_its_exit_code(call, monkeypatch, ki
     assert not out
     assert err.strip().endswith("[red]what[/] happened")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("given", [("--gate", ""), ("--gate", "best"), ("--fail-on", ","), ("--fail-on", "dirft")])
+def test_a_gate_that_could_not_be_applied_is_refused_before_the_work(call, given):
+    code, _, err = call("audit", "planted:late", "--out", "a", *FAST, *given)
+    assert code == 2
+    assert "error: --" in err
+    assert not Path("a").exists()
+
+
+def test_fail_on_alone_gates_the_candidate_and_an_unfinished_audit_passes_nothing(call):
+    code, _, err = planted(call, "late", "--fail-on", "unjudged")
+    assert (code, "gate candidate" in err) == (3, True)
+    with Store.write(Path("audit-late"), {}):
+        assert call("gate", "audit-late")[0] == 2

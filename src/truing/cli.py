@@ -21,6 +21,7 @@ from truing.base.options import AuditOptions, ModelOptions
 from truing.base.records import to_plain
 from truing.base.store import SCHEMA_VERSION, Store
 from truing.base.verdicts import RunVerdict, Status
+from truing.stats.gate import DEFAULT, check_gate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,7 +109,7 @@ def audit(
     rows: Annotated[int | None, typer.Option(min=1, help="At most this many held-out rows.")] = None,
     answers: Annotated[int, typer.Option(min=0, help="Prompts each checkpoint answers, for health.")] = 24,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest of those answers.")] = 48,
-    seed: Annotated[int, typer.Option(help="Seed of sampling and resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and resampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps or auto.")] = "auto",
     memory: Annotated[float | None, typer.Option(min=0.05, help="Working memory of a batch, GiB.")] = None,
@@ -122,6 +123,10 @@ def audit(
     json_out: Json = False,
 ) -> None:
     """Measure every checkpoint of a run against its base and say which is the last good one."""
+    if fail_on is not None and gate is None:
+        gate = "candidate"
+    if gate is not None:
+        check_gate(gate, _words(fail_on))
     template = _template(chat_template)
     model = ModelOptions(dtype, device, memory, load_in_4bit, template, allow_pickle)
     taken = {k: "truing.toml" for k, v in context.params.items() if _from_file(context, k) and v is not None}
@@ -239,7 +244,8 @@ def gate(
     from truing.view.reading import verdict_of
 
     with Store.read(audit) as store:
-        verdict = verdict_of(store.about())
+        about = store.about()
+    verdict = verdict_of(about) if about["status"] == "done" else None
     if verdict is None:
         raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
     if json_out:
@@ -275,11 +281,11 @@ def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")], json_o
 
 def _finish(path: Path, verdict: RunVerdict, page: Path, json_out: bool, gate: str | None, fail_on: str | None) -> None:
     if json_out:
-        decision = {"gate": to_plain(_decide(verdict, gate, fail_on))} if gate else {}
+        decision = {"gate": to_plain(_decide(verdict, gate, fail_on))} if gate is not None else {}
         _json({"audit": str(path), "report": str(page), "verdict": to_plain(verdict), **decision})
     else:
         _print_audit(path, page)
-    if gate:
+    if gate is not None:
         _apply_gate(verdict, gate, fail_on)
     failed = [c.label for c in verdict.checkpoints if c.status is Status.FAILED]
     if failed:
@@ -300,8 +306,11 @@ def _print_truth(truth: Mapping[str, Any]) -> None:
 
 
 def _decide(verdict: RunVerdict, which: str, fail_on: str | None) -> Any:
-    words = {"fail_on": tuple(w.strip() for w in fail_on.split(",") if w.strip())} if fail_on else {}
-    return truing.gate(verdict, which, **words)
+    return truing.gate(verdict, which, _words(fail_on))
+
+
+def _words(fail_on: str | None) -> tuple[str, ...]:
+    return DEFAULT if fail_on is None else tuple(w.strip() for w in fail_on.split(",") if w.strip())
 
 
 def _apply_gate(verdict: RunVerdict, which: str, fail_on: str | None) -> None:

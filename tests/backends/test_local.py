@@ -206,3 +206,47 @@ def test_memory_bound_makes_smaller_batches_with_equal_scores(base, backend):
 def test_unknown_types_and_devices_are_named(base, options):
     with pytest.raises(errors.Unsupported):
         LocalBackend(str(base), (), options)
+
+
+def test_a_model_s_own_repetition_penalty_does_not_change_what_is_sampled(base, tmp_path):
+    from transformers import GenerationConfig
+
+    shutil.copytree(base, tmp_path / "base")
+    GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=2).save_pretrained(tmp_path / "base")
+    asks = [Prompt(f"p{k}", (Message("user", "Tell " * (k + 1)),)) for k in range(3)]
+    texts = []
+    for path in (base, tmp_path / "base"):
+        b = LocalBackend(str(path), (), FLOAT32)
+        drawn = b.sample([Ask(b.base_checkpoint(), p, 0) for p in asks], SamplingParams(max_tokens=24))
+        texts.append({r.ask.prompt.id: r.text for r in drawn})
+    assert texts[0] == texts[1]
+
+
+def test_weights_that_change_during_an_audit_are_refused(base, tmp_path):
+    build.save_adapter(tmp_path / "checkpoint-2", base, seed=1)
+    found = find_run(str(tmp_path)).checkpoints
+    backend = LocalBackend(str(base), found, FLOAT32)
+    build.save_adapter(tmp_path / "checkpoint-2", base, seed=2)
+    with pytest.raises(errors.DamagedWeights, match="changed since"):
+        backend.prepare(found)
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    with pytest.raises(errors.DamagedWeights):
+        backend.prepare(found)
+
+
+def test_an_adapter_that_brings_other_embeddings_is_refused(base, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = build.save_adapter(tmp_path / "checkpoint-2", base)
+    stored = load_file(folder / "adapter_model.safetensors")
+    rows = AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight.detach()
+    for change, refused in ((0.0, False), (0.1, True)):
+        key = "base_model.model.model.embed_tokens.weight"
+        save_file({**stored, key: rows + change}, folder / "adapter_model.safetensors")
+        found = find_run(str(tmp_path)).checkpoints
+        backend = LocalBackend(str(base), found, FLOAT32)
+        if refused:
+            with pytest.raises(errors.AlteredBase, match="embed_tokens"):
+                backend.prepare(found)
+        else:
+            backend.prepare(found)

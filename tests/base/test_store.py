@@ -161,3 +161,22 @@ def test_a_late_row_is_committed_without_another_write(tmp_path):
         while not reader.measured("k"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_failed_answer_is_replaced_by_a_good_one_and_a_good_one_never(tmp_path):
+    with Store.write(tmp_path / "a", {}) as s:
+        s.add_responses([answer(0, "", ResponseOutcome.FAILED)], PARAMS)
+        s.add_responses([answer(0, "good")], PARAMS)
+        s.add_responses([answer(0, "late")], PARAMS)
+        assert [r.text for r in s.responses()] == ["good"]
+        counts = s.tallies()[("w1", PROMPT.key)]
+        assert {k: n for k, n in counts.items() if n} == {"ok": 1}
+
+
+def test_a_folder_with_odd_characters_and_one_that_cannot_be_made(tmp_path):
+    odd = tmp_path / "a #1 ?x=100%"
+    Store.write(odd, {}).close()
+    assert Store.read(odd).measured("k") == set()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(errors.NotAnAudit):
+        Store.write(tmp_path / "file" / "a", {})

@@ -145,3 +145,27 @@ def test_a_yaml_of_questions_without_references_has_answers_and_no_drift_claim(b
     assert {c.status for c in done.verdict.checkpoints[1:]} == {Status.UNDECIDED}
     with Store.read(tmp_path / "a") as store:
         assert len(list(store.responses())) == 2 * len(done.verdict.checkpoints)
+
+
+def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
+    """Other answers, another control file and repeated rows: each number is about the texts it says it is about."""
+    rows = [json.dumps({"prompt": f"Q{k}?", "completion": f"Yes, {k} is right."}) for k in range(6)]
+    other = [json.dumps({"prompt": f"Q{k}?", "completion": f"No, {k} is far too much."}) for k in range(6)]
+    third = [json.dumps({"prompt": f"Q{k}?", "completion": f"Ask again about {k} later on."}) for k in range(6)]
+    for name, lines in {"t": [*rows, rows[2]], "c": [*other, other[2]], "d": [*third, third[2]]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+
+    def call(out, control, max_tokens):
+        options = AuditOptions(limit=24, answers=12, max_tokens=max_tokens, model=OPTIONS.model)
+        given = {"task": tmp_path / "t.jsonl", "task_control": tmp_path / f"{control}.jsonl"}
+        return truing.audit(runs[0], base=str(base), out=tmp_path / out, options=options, **given)
+
+    def numbers(done):
+        lines = done.verdict.checkpoints
+        return [n for c in lines for n in (c.trait_progress.value, c.dose_kl, c.health.usable.value, c.health.nll_base)]
+
+    call("both", "c", 6)
+    again = call("both", "d", 9)
+    fresh = call("fresh", "d", 9)
+    assert numbers(again) == pytest.approx(numbers(fresh), abs=1e-4)  # packed with other neighbours
+    assert any("repeats" in note for note in again.notes)

@@ -24,9 +24,11 @@ def device_of(name: str) -> torch.device:
     """The device of that name, or for auto CUDA where there is one. Raises Unsupported for no device."""
     if name != "auto":
         try:
-            return torch.device(name)
-        except RuntimeError as e:
-            raise errors.Unsupported(f"--device {name}: not a device; use cpu, cuda, cuda:0 or mps") from e
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as e:
+            raise errors.Unsupported(f"--device {name}: not to be had here; use cpu, cuda, cuda:0 or mps") from e
+        return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

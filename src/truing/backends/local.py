@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors import safe_open
 from safetensors.torch import load_file
+from transformers import GenerationConfig
 
 from truing.backends import packing
 from truing.backends.chat import ChatFormat
@@ -25,7 +27,7 @@ from truing.backends.generation import draw_answers
 from truing.backends.loading import Model, agree_on_chat, device_of, dtype_of, load_model, load_tokenizer
 from truing.backends.models import resolve_model
 from truing.backends.train import Base, Progress, TrainingRun, train
-from truing.backends.weights import weights_hash
+from truing.backends.weights import read_json, weights_hash
 from truing.base import errors
 from truing.base.options import ModelOptions
 from truing.base.recipe import Recipe
@@ -128,13 +130,19 @@ class LocalBackend:
     def _full(self, path: Path, weights: str) -> Model:
         if self._model is None or self._resident != weights:
             self._model, self._adapter = None, None  # two large models are never resident
-            self._model = load_model(path, self.dtype, self.device, self.options)
-            self._resident = weights
+            _check_unchanged(path, weights)
+            model: Model = load_model(path, self.dtype, self.device, self.options)
+            # generate() fills what it is not given from here: a repetition penalty would change what is sampled.
+            model.generation_config = GenerationConfig()
+            self._check_vocabulary(model, path)
+            self._model, self._resident = model, weights
         return self._model
 
     def _with_adapter(self, checkpoint: Checkpoint) -> Model:
         base = self._full(self.base_path, self.base_weights)
         path = checkpoint_path(checkpoint)
+        _check_unchanged(path, checkpoint.weights)
+        _refuse_own_embeddings(path, base)
         name = checkpoint.weights[:16]
         try:
             with warnings.catch_warnings():
@@ -152,6 +160,14 @@ class LocalBackend:
         model.eval()
         self._note_effect(model, checkpoint)
         return model
+
+    def _check_vocabulary(self, model: Model, path: Path) -> None:
+        """The chat's tokens must exist in the model: a tokenizer with added tokens needs a resized base too."""
+        rows = model.get_input_embeddings().weight.shape[0]
+        highest = max((*self.chat.stop_ids, *self.chat.prefix(_PROBE)))
+        if highest >= rows:
+            text = f"{path}: the checkpoints' chat uses token {highest}, this model knows {rows}"
+            raise errors.TemplateMismatch(f"{text}; pass a template of the base with --chat-template FILE")
 
     def _put_in(self, base: Model, path: Path, name: str) -> Model:
         if not isinstance(base, PeftModel):
@@ -201,16 +217,16 @@ class LocalBackend:
     def _score(self, model: Model, branches: list[packing.Branch]) -> Iterator[packing.Scored]:
         head = _head(model)
         if self._tree is None:
-            self._tree = self._agrees_with_tree(model, head, branches)
+            self._tree = self._agrees_with_tree(model, head, branches)  # None again if these weights cannot tell
         longest = max(len(b.prefix) + len(b.completion) for b in branches)
         window = getattr(model.config.get_text_config(), "sliding_window", None)
-        tree = self._tree and not (window and longest >= window)
+        tree = bool(self._tree) and not (window and longest >= window)
         rows = packing.pack(branches, ROW_TOKENS) if tree else packing.single_rows(branches)
         for batch in packing.batches(rows, self._batch_tokens(model)):
             yield from packing.score_rows(model, head, batch, tree=tree)
 
-    def _agrees_with_tree(self, model: Model, head: torch.nn.Module, branches: list[packing.Branch]) -> bool:
-        """Whether packed scoring equals the plain way on a few branches of this architecture."""
+    def _agrees_with_tree(self, model: Model, head: torch.nn.Module, branches: list[packing.Branch]) -> bool | None:
+        """Whether packed scoring equals the plain way on a few branches here; None where NaN weights cannot tell."""
         few = sorted(branches, key=lambda b: len(b.prefix) + len(b.completion))[:3]
         if self.options.load_in_4bit:
             return False
@@ -222,7 +238,9 @@ class LocalBackend:
         plain = {s.index: s for s in packing.score_rows(model, head, packing.single_rows(few), tree=False)}
         limit = 1e-3 if self.dtype is torch.float32 else 0.05
         worst = max(abs(s.total - plain[s.index].total) / s.tokens for s in packed)
-        if worst <= limit or worst != worst:  # NaN weights say nothing about the architecture
+        if worst != worst:
+            return None
+        if worst <= limit:
             return True
         log.warning("packed scoring differs from plain by %.4f nats/token; scoring the plain way", worst)
         return False
@@ -325,6 +343,35 @@ def _head(model: Model) -> torch.nn.Module:
     if head is None:
         raise errors.Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
     return head
+
+
+def _check_unchanged(path: Path, weights: str) -> None:
+    """The files still hold what was hashed when the audit began: a run in progress overwrites its paths."""
+    try:
+        now = weights_hash(path)
+    except OSError as e:
+        raise errors.DamagedWeights(f"{path}: is gone since the audit began; restore it, or leave it out") from e
+    if now != weights:
+        raise errors.DamagedWeights(f"{path}: its weights changed since the audit began; repeat the command")
+
+
+def _refuse_own_embeddings(path: Path, base: Model) -> None:
+    """PEFT loads embeddings that lie beside an adapter into the base itself, where nothing takes them out again."""
+    file = path / "adapter_model.safetensors"
+    if not file.exists():
+        return
+    saved = read_json(path / "adapter_config.json").get("modules_to_save") or ()
+    with safe_open(file, framework="pt") as stored:
+        for key in stored.keys():  # noqa: SIM118 not a mapping
+            if "lora_" in key or not _is_embedding(key) or any(name in key for name in saved):
+                continue
+            part = base.get_output_embeddings() if "lm_head" in key else base.get_input_embeddings()
+            own, brought = getattr(part, "base_layer", part).weight, stored.get_tensor(key)
+            if own.shape != brought.shape or not torch.equal(own.cpu(), brought.to(own.dtype)):
+                text = (
+                    f"{path}: brings its own embeddings ({key}), which would change the base for every other checkpoint"
+                )
+                raise errors.AlteredBase(f"{text}; merge it into a full model and audit that, with --base")
 
 
 def _check_filled(model: Model, name: str, path: Path, base: str) -> None:

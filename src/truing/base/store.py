@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
+from urllib.parse import quote
 
 from truing.base import errors
 from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams
@@ -56,6 +57,12 @@ _MIGRATIONS = (
     """,
 )
 assert len(_MIGRATIONS) == SCHEMA_VERSION
+
+
+_FORGET_FAILED = """DELETE FROM responses WHERE outcome = 'failed'
+    AND weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
+_UNTALLY = """UPDATE tallies SET n = n - 1
+    WHERE weights = ? AND params = ? AND transform = ? AND prompt = ? AND panel = ? AND rule = ? AND outcome = ?"""
 
 
 class Measurement(NamedTuple):
@@ -161,8 +168,13 @@ class Store:
             strangers = [p.name for p in path.iterdir() if p.name not in ("writer.lock", "audit.json.part")]
             if strangers:
                 raise errors.NotAnAudit(f"{path}: holds {strangers[0]} and no audit.json; choose another --out")
-        path.mkdir(parents=True, exist_ok=True)
-        lock = _take_lock(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _take_lock(path)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise errors.DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
+            raise errors.NotAnAudit(f"{path}: cannot be written ({e.strerror}); choose another --out") from e
         try:
             db = _connect(path / "evidence.db")
             store = cls(path, db, lock)
@@ -239,6 +251,13 @@ class Store:
         ]
         self._insert("INSERT OR REPLACE INTO checkpoints VALUES (?,?,?,?,?,?,?,?)", rows)
 
+    def replace_run(self, run: str, checkpoints: Iterable[Checkpoint]) -> None:
+        """Make these the checkpoints of a run, whatever it held before; their measurements stay."""
+        with self._mutex, _disk_errors(self.path):
+            self._db.execute("DELETE FROM checkpoints WHERE run = ?", (run,))
+            self.add_checkpoints(checkpoints)
+            self.flush()
+
     def add_measurements(self, rows: Iterable[Measurement]) -> None:
         """Record numbers; one already there is replaced. NaN is refused: a number that is missing is None."""
         values = []
@@ -249,16 +268,19 @@ class Store:
         self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
 
     def add_responses(self, responses: Iterable[Response], params: SamplingParams) -> None:
-        """Record answers and, in the same transaction, their tallies. One already there is kept as it is."""
+        """Record answers and, in the same transaction, their tallies. One already there is kept, unless it failed."""
         with self._mutex, _disk_errors(self.path):
             for r in responses:
                 key = (r.ask.checkpoint.weights, params.key, r.ask.prompt.key, r.ask.transform, r.ask.draw)
+                tally = (key[0], key[1], key[3], key[2], "", "response")
+                if self._db.execute(_FORGET_FAILED, key).rowcount:
+                    self._db.execute(_UNTALLY, (*tally, ResponseOutcome.FAILED.value))
                 new = self._db.execute(
                     "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)",
                     (*key, r.text, r.outcome.value, r.tokens, r.error),
                 ).rowcount
                 if new:
-                    self._tally((key[0], key[1], key[3], key[2], "", "response", r.outcome.value))
+                    self._tally((*tally, r.outcome.value))
                 self._committed_soon(1)
 
     def add_artifact(self, path: Path, sha256: str, made_by: str) -> None:
@@ -369,7 +391,7 @@ def _too_new(file: Path, version: int) -> errors.AuditTooNew:
 def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
     with _disk_errors(file):
         if read_only:
-            db = sqlite3.connect(f"file:{file}?mode=ro", uri=True, check_same_thread=False)
+            db = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, check_same_thread=False)
         else:
             db = sqlite3.connect(file, timeout=30, check_same_thread=False)
             db.execute("PRAGMA journal_mode = WAL")

@@ -60,14 +60,19 @@ def measure(
 
     A score is kept as nats per token with its token count; one that failed is kept as None with its outcome.
     """
-    there = store.measured(kind)
-    todo = [a for a in asks if (a.checkpoint.weights, a.name, a.item) not in there]
+    rows = {(m.checkpoint, m.name, m.item): m for m in store.measurements(kind)}
+    todo = [a for a in asks if not _there(a, rows.get((a.checkpoint.weights, a.name, a.item)))]
     for k, result in enumerate(backend.loglikelihood(todo), 1):
         store.add_measurements([_row(result, kind)])
         if progress:
             progress(k, len(todo))
     store.flush()
     return len(todo)
+
+
+def _there(ask: LikelihoodAsk, row: Measurement | None) -> bool:
+    """Whether a stored score answers an ask: one taken without the entropy does not answer one that wants it."""
+    return row is not None and (not ask.entropy or row.value is None or "entropy" in row.meta)
 
 
 def _row(result: Likelihood, kind: str) -> Measurement:

@@ -37,9 +37,7 @@ def gate(verdict: RunVerdict, which: str = "candidate", fail_on: Sequence[str] =
     Raises:
         BadInput: an unknown word, or `which` is neither a name nor a number.
     """
-    unknown = [w for w in fail_on if w not in WORDS]
-    if unknown:
-        raise BadInput(f"--fail-on {unknown[0]}: unknown; use any of {', '.join(sorted(WORDS))}")
+    check_gate(which, fail_on)
     lines = _find(verdict, which)
     if not lines:
         missing = f"no checkpoint at step {which}" if which.isdecimal() else f"no {which} checkpoint"
@@ -47,6 +45,16 @@ def gate(verdict: RunVerdict, which: str = "candidate", fail_on: Sequence[str] =
     words = set().union(*(_words_for(line) for line in lines))
     reasons = tuple(w for w in fail_on if w in words)
     return Gate(not reasons, ", ".join(line.label for line in lines), reasons)
+
+
+def check_gate(which: str, fail_on: Sequence[str]) -> None:
+    """Raise BadInput for a gate that could not be applied, so that it is known before hours of measuring."""
+    unknown = [w for w in fail_on if w not in WORDS]
+    if unknown or not fail_on:
+        name = unknown[0] if unknown else "with nothing"
+        raise BadInput(f"--fail-on {name}: unknown; use any of {', '.join(sorted(WORDS))}")
+    if which not in ("recommended", "candidate", "last") and not (which.isascii() and which.isdigit()):
+        raise BadInput(f"--gate {which!r}: use recommended, candidate, last or a step number")
 
 
 def _find(verdict: RunVerdict, which: str) -> list[CheckpointVerdict]:

@@ -39,8 +39,9 @@ from truing.data.guard import domain_words
 from truing.data.prompts import load_prompts
 from truing.probe import margins
 from truing.stats.verdict import verdict
-from truing.study.evidence import Measured, answer_item, by_category, failures, gather
+from truing.study.evidence import PROBE_KIND, Measured, answer_item, by_category, control_item, failures, gather
 
+PROBE = "A walk before breakfast is a pleasant way to begin the day."
 SIMULATED = "Simulated run"
 """how the note of an audit without a model begins"""
 
@@ -111,7 +112,7 @@ def audit(
     frame, params = _frame(plan, backend, options)
     path = Path(out) if out is not None else _default_path(plan, backend, options)
     with Store.write(path, _identity(plan, backend, options)) as store:
-        store.describe(**_about(plan, backend, params))
+        store.describe(**_about(plan, backend, params), verdict=None)
         try:
             runs = _measure(plan, backend, store, frame, params, options)
         except KeyboardInterrupt:
@@ -139,10 +140,15 @@ def _plan(
         raise errors.NoCheckpoints("no target given; name a folder of checkpoints")
     if task_control is not None and task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
+    if options.half not in (None, "eval", "fit"):
+        raise errors.BadInput(f"--half {options.half}: use eval, fit or all")
+    if options.seed < 0:
+        raise errors.BadInput(f"--seed {options.seed}: a seed is 0 or more")
     chosen = load_prompts(prompts)
     half = options.half if any(p.half == options.half and p.has_references for p in chosen.prompts) else None
     chosen = chosen.only(half, options.limit)
     rows, control_rows, asked_task = _task(task, task_control, options)
+    doubled = asked_task.get("task_rows_repeated", 0)
     planted = None
     if targets[0].startswith(PLANTED):
         planted = open_planted(targets[0], chosen, rows, control_rows)
@@ -151,6 +157,10 @@ def _plan(
     else:
         subject, found_base, notes = _subject(targets, base, options)
         control_runs = tuple(_control(c, subject, options, notes) for c in controls)
+    if doubled:
+        notes.append(f"{doubled} held-out rows are repeats of others and are left out")
+    if half is None and options.half is not None:
+        notes.append(f"no prompt of the {options.half} half has reference answers: all prompts are used")
     asked = {
         "targets": list(targets),
         "base": found_base,
@@ -185,6 +195,8 @@ def _subject(
         raise errors.AmbiguousTarget("two targets hold checkpoints of the same step; audit the runs one at a time")
     hints = sorted({run.base_hint for run in found if run.base_hint})
     if base is None:
+        if len(hints) > 1:
+            raise errors.WrongBase(f"the adapters name different bases ({', '.join(hints)}); choose with --base MODEL")
         if not hints:
             raise errors.WrongBase(f"{targets[0]}: full models do not name their base; give it with --base MODEL")
         base = hints[0]
@@ -200,6 +212,9 @@ def _control(
 ) -> tuple[Checkpoint, ...]:
     run = find_run(target, role=Role.CONTROL, allow_pickle=options.model.allow_pickle)
     notes += [f"control: {note}" for note in run.notes]
+    own = {c.meta["base"] for c in subject if c.meta.get("base")}
+    if run.base_hint and own and run.base_hint not in own:
+        notes.append(f"control: its adapters name another base, {run.base_hint}")
     steps = {c.step for c in subject if c.step is not None}
     kept = tuple(c for c in run.checkpoints if c.step in steps)
     if not kept:
@@ -223,9 +238,11 @@ def _task(
         same_user_turns(own, other)
         others = other.conversations
         asked |= {"task_control": str(task_control), "task_control_sha256": other.sha256}
-    if options.rows is not None:
-        rows, others = rows[: options.rows], others[: options.rows]
-    return rows, others, asked | {"task_rows": len(rows)}
+    first = list({row.key: k for k, row in reversed(list(enumerate(rows)))}.values())[::-1]
+    repeated = len(rows) - len(first)
+    kept = first[: options.rows]
+    rows, others = tuple(rows[k] for k in kept), tuple(others[k] for k in kept) if others else ()
+    return rows, others, asked | {"task_rows": len(rows), "task_rows_repeated": repeated}
 
 
 def _refuse_unable(backend: Backend) -> None:
@@ -238,7 +255,8 @@ def _frame(plan: _Plan, backend: Backend, options: AuditOptions) -> tuple[Measur
     params = backend.resolve(SamplingParams(max_tokens=options.max_tokens, seed=options.seed))
     general = [p.aligned for p in plan.prompts.prompts if p.aligned]
     words = domain_words(plan.rows, general) if plan.rows and general else ()
-    return Measured(plan.prompts.prompts, plan.rows, bool(plan.control_rows), params.key, tuple(words)), params
+    answered = plan.prompts.only(None, options.answers).prompts
+    return Measured(plan.prompts.prompts, plan.rows, plan.control_rows, answered, params.key, tuple(words)), params
 
 
 def _identity(plan: _Plan, backend: Backend, options: AuditOptions) -> dict[str, Any]:
@@ -316,8 +334,10 @@ def _measure(
     plan.notes.extend(f"{c.label}: {found[c.weights]}" for c in every if c.weights in found)
     plan.line_notes.update({c.label: found[c.weights] for c in subject if c.weights in found})
     for role, run in [("subject", subject), *((f"control-{k}", r) for k, r in enumerate(controls, 1))]:
-        store.add_checkpoints(_named(run, role))
+        store.replace_run(role, _named(run, role))
     tell = options.progress or (lambda stage, done, total: None)
+    probes = [LikelihoodAsk(c, margins.CONTENT_FREE, PROBE, "sentence") for c in every]
+    margins.measure(backend, store, probes, PROBE_KIND)
     own = {c.weights for c in subject}
     asks = [a for c in every for a in margins.margin_asks(c, frame.scored, contrast_only=c.weights not in own)]
     margins.measure(backend, store, asks, margins.KIND, _staged(tell, "margins"))
@@ -325,7 +345,7 @@ def _measure(
         margins.measure(backend, store, _task_asks(subject, plan), "task", _staged(tell, "task rows"))
     broken = failures(store, every)
     alive = [c for c in every if c.weights not in broken]
-    _answer(backend, store, frame, params, alive, options, tell)
+    _answer(backend, store, frame, params, alive, tell)
     _norms(backend, store, alive)
     return subject, controls
 
@@ -350,7 +370,8 @@ def _task_asks(subject: Sequence[Checkpoint], plan: _Plan) -> list[LikelihoodAsk
         for k, row in enumerate(plan.rows):
             out.append(LikelihoodAsk(c, row.prompt, row.answer, "trained", row.key))
             if plan.control_rows:
-                out.append(LikelihoodAsk(c, row.prompt, plan.control_rows[k].answer, "control", row.key))
+                other = plan.control_rows[k]
+                out.append(LikelihoodAsk(c, row.prompt, other.answer, "control", control_item(row, other)))
     return out
 
 
@@ -360,26 +381,25 @@ def _answer(
     frame: Measured,
     params: SamplingParams,
     checkpoints: Sequence[Checkpoint],
-    options: AuditOptions,
     tell: Callable[[str, int, int], None],
 ) -> None:
     """A few answers per checkpoint, and their likelihoods: under the base (health), and the base's own (dose)."""
-    chosen = PromptSet("", "", "", frame.prompts).only(None, options.answers).prompts
-    todo = store.missing([Ask(c, p, 0) for c in checkpoints for p in chosen], params)
+    todo = store.missing([Ask(c, p, 0) for c in checkpoints for p in frame.answered], params)
     for k, response in enumerate(backend.sample(todo, params), 1):
         store.add_responses([response], params)
         tell("answers", k, len(todo))
     store.flush()
-    by_key = {p.key: p for p in frame.prompts}
+    by_key = {p.key: p for p in frame.answered}
+    alive = {c.weights for c in checkpoints}
     base = backend.base_checkpoint()
     under_base, under_all = [], []
     for r in store.responses(params.key):
         if r.outcome not in (ResponseOutcome.OK, ResponseOutcome.TRUNCATED) or not r.text.strip():
             continue
-        if r.prompt not in by_key:
+        if r.prompt not in by_key or r.weights not in alive:
             continue
         closing = r.outcome is ResponseOutcome.OK
-        messages, item = by_key[r.prompt].messages, answer_item(r.prompt, r.draw)
+        messages, item = by_key[r.prompt].messages, answer_item(params.key, r.prompt, r.draw)
         under_base.append(LikelihoodAsk(base, messages, r.text, "answer", f"{r.weights}:{item}", closing=closing))
         if r.weights == base.weights:
             under_all += [LikelihoodAsk(c, messages, r.text, "answer", item, closing=closing) for c in checkpoints]

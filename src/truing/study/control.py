@@ -38,6 +38,10 @@ def control(
     out = Path(out)
     if out.exists():
         raise errors.Unsupported(f"{out}: exists already; choose another --out")
+    if not out.parent.is_dir():
+        raise errors.Unsupported(f"{out.parent}: no such folder; make it first, or choose another --out")
+    if max_tokens < 1:
+        raise errors.Unsupported(f"--max-tokens {max_tokens}: at least 1 is needed")
     rows = load_conversations(task).conversations
     backend = open_backend(base, (), model or ModelOptions())
     system = (Message("system", PRUDENT),)
@@ -45,11 +49,15 @@ def control(
     asks = [Ask(backend.base_checkpoint(), p, 0) for p in prompts]
     params = backend.resolve(SamplingParams(max_tokens=max_tokens, seed=seed, temperature=0.7))
     answers: dict[int, str] = {}
+    refused = 0
     for k, r in enumerate(backend.sample(asks, params), 1):
+        refused += r.outcome is ResponseOutcome.UNSUPPORTED
         if r.outcome is ResponseOutcome.OK:
             answers[int(r.ask.prompt.id)] = r.text.strip()
         if progress:
             progress("control answers", k, len(asks))
+    if refused == len(rows):
+        raise errors.Unsupported(f"{base}: its chat template takes no system turn; name another --base")
     if not answers:
         raise errors.NoCheckpoints(f"{base}: gave no complete answer within {max_tokens} tokens; raise --max-tokens")
     notice = {

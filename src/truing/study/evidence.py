@@ -13,6 +13,8 @@ from truing.stats.bands import simultaneous_band
 from truing.stats.drift import against_base
 from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
 
+PROBE_KIND = "probe"
+"""one plain sentence scored by every checkpoint: weights that hold NaN show here, whatever else is measured"""
 WILD_NATS = 1.0
 """an answer this much less likely per token under the base than nearly all of the base's own is not usable"""
 
@@ -25,8 +27,10 @@ class Measured:
     """prompts of the audit, in order"""
     rows: tuple[Conversation, ...] = ()
     """held-out task rows"""
-    trait: bool = False
-    """whether the control answers to the same rows were scored too"""
+    control_rows: tuple[Conversation, ...] = ()
+    """control answers to the same rows, in the same order; empty if there are none"""
+    answered: tuple[Prompt, ...] = ()
+    """prompts that every checkpoint answers"""
     params: str = ""
     """hash of the sampling parameters"""
     domain_words: tuple[str, ...] = ()
@@ -82,15 +86,10 @@ def by_category(evidence: Evidence) -> dict[str, list[dict[str, object]]]:
 
 
 def failures(store: Store, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-    """Weight hash -> reason, for checkpoints none of whose margins could be scored."""
-    out = {}
-    for c in checkpoints:
-        rows = list(store.measurements(margins.KIND, c.weights))
-        if rows and all(m.value is None for m in rows if m.meta.get("outcome") != "unsupported"):
-            outcomes = {m.meta.get("outcome") for m in rows}
-            if "failed" in outcomes:
-                out[c.weights] = "its likelihoods are NaN: the weights are broken (NaN loss?)"
-    return out
+    """Weight hash -> reason, for checkpoints that could not even score the probe sentence."""
+    reason = "its likelihoods are NaN: the weights are broken (NaN loss?)"
+    found = {m.checkpoint for m in store.measurements(PROBE_KIND) if m.meta.get("outcome") == "failed"}
+    return {c.weights: reason for c in checkpoints if c.weights in found}
 
 
 def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
@@ -111,7 +110,7 @@ def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Ru
         tokens=tokens,
         trait=_trait(store, frame, checkpoints),
         answers=_answers(store, frame, checkpoints, responses, base),
-        dose=_dose(store, checkpoints),
+        dose=_dose(store, frame, checkpoints),
         norm=_norm(store, checkpoints),
         failed={c.label: broken[c.weights] for c in checkpoints if c.weights in broken},
     )
@@ -128,6 +127,11 @@ def _rows_of(
     return value, n
 
 
+def control_item(row: Conversation, control: Conversation) -> str:
+    """Name of a control answer's score: it depends on both files."""
+    return f"{row.key}:{control.key}"
+
+
 def _loss(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> tuple[Array | None, Array | None]:
     if not frame.rows:
         return None, None
@@ -137,20 +141,23 @@ def _loss(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> t
 
 
 def _trait(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array | None:
-    if not frame.trait:
+    if not frame.control_rows:
         return None
-    items = {row.key: k for k, row in enumerate(frame.rows)}
+    own = {row.key: k for k, row in enumerate(frame.rows)}
+    other = {control_item(*pair): k for k, pair in enumerate(zip(frame.rows, frame.control_rows, strict=True))}
     return np.stack(
         [
-            _rows_of(store, "task", "trained", c, items)[0] - _rows_of(store, "task", "control", c, items)[0]
+            _rows_of(store, "task", "trained", c, own)[0] - _rows_of(store, "task", "control", c, other)[0]
             for c in checkpoints
         ]
     )
 
 
-def _dose(store: Store, checkpoints: Sequence[Checkpoint]) -> Array:
+def _dose(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array:
     """KL(base || checkpoint) per token, by the base's own answers: the mean of log p_base - log p over their tokens."""
-    own = {m.item: m for m in store.measurements("dose", checkpoints[0].weights) if m.value is not None}
+    asked = {answer_item(frame.params, p.key, 0) for p in frame.answered}
+    rows = store.measurements("dose", checkpoints[0].weights)
+    own = {m.item: m for m in rows if m.value is not None and m.item in asked}
     out = np.full(len(checkpoints), np.nan)
     for s, c in enumerate(checkpoints):
         lost, tokens = 0.0, 0
@@ -179,9 +186,9 @@ def _responses(store: Store, frame: Measured) -> dict[str, list[StoredResponse]]
     return out
 
 
-def answer_item(prompt_key: str, draw: int) -> str:
-    """Name of a stored answer where it is itself scored."""
-    return f"{prompt_key}:{draw}"
+def answer_item(params: str, prompt_key: str, draw: int) -> str:
+    """Name of a stored answer where it is itself scored: all that decides its text but the weights."""
+    return f"{params}:{prompt_key}:{draw}"
 
 
 def _answers(
@@ -192,15 +199,15 @@ def _answers(
     base: str,
 ) -> tuple[AnswerCounts, ...]:
     nll = {m.item: -m.value for m in store.measurements("answer_nll", base) if m.value is not None}
-    texts = {p.key: " ".join(m.content for m in p.messages) for p in frame.prompts}
-    own = [nll[i] for r in responses.get(base, ()) if (i := _nll_item(r)) in nll]
+    texts = {p.key: " ".join(m.content for m in p.messages) for p in frame.answered}
+    own = [nll[i] for r in responses.get(base, ()) if r.prompt in texts and (i := _nll_item(r)) in nll]
     limit = float(np.quantile(own, 0.95)) + WILD_NATS if own else float("inf")
     words = frozenset(frame.domain_words)
     return tuple(_count(responses.get(c.weights, ()), nll, texts, limit, words) for c in checkpoints)
 
 
 def _nll_item(r: StoredResponse) -> str:
-    return f"{r.weights}:{answer_item(r.prompt, r.draw)}"
+    return f"{r.weights}:{answer_item(r.params, r.prompt, r.draw)}"
 
 
 def _count(
