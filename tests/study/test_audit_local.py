@@ -10,6 +10,7 @@ from truing.base import errors
 from truing.base.options import AuditOptions, ModelOptions
 from truing.base.store import Store
 from truing.base.verdicts import HealthState, Status
+from truing.probe.margins import FAILED_CONTROLS
 from zoo import build
 
 pytestmark = pytest.mark.torch
@@ -56,6 +57,7 @@ def test_every_line_of_the_verdict_is_there(done):
     norms = [c.norm for c in v.checkpoints]
     assert norms == sorted(norms)
     assert v.recommended is None
+    assert set(FAILED_CONTROLS) <= set(v.warnings)
     assert truing.report(done.path).stat().st_size > 10_000
 
 
@@ -162,10 +164,12 @@ def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
 
     def numbers(done):
         lines = done.verdict.checkpoints
-        return [n for c in lines for n in (c.trait_progress.value, c.dose_kl, c.health.usable.value, c.health.nll_base)]
+        each = [n for c in lines for n in (c.dose_kl, c.health.usable.value, c.health.nll_base)]
+        return [done.verdict.convergence_trait.gain.value, *each]
 
-    call("both", "c", 6)
+    first = call("both", "c", 6)
     again = call("both", "d", 9)
     fresh = call("fresh", "d", 9)
     assert numbers(again) == pytest.approx(numbers(fresh), abs=1e-4)  # packed with other neighbours
+    assert numbers(again)[0] != pytest.approx(numbers(first)[0], abs=1e-4)
     assert any("repeats" in note for note in again.notes)

@@ -421,7 +421,8 @@ def _norms(backend: Backend, store: Store, checkpoints: Sequence[Checkpoint]) ->
 
 def _conclude(plan: _Plan, store: Store, frame: Measured, runs: _Runs, options: AuditOptions) -> Audit:
     subject, controls = runs
-    caveats = [n for n in plan.notes if n.startswith(SIMULATED) or "adapter is zero" in n]
+    caveats = [] if plan.planted else list(margins.FAILED_CONTROLS)
+    caveats += [n for n in plan.notes if n.startswith(SIMULATED) or "adapter is zero" in n]
     evidence = gather(store, frame, subject, controls, caveats)
     evidence = replace(evidence, subject=replace(evidence.subject, notes=plan.line_notes))
     result = verdict(evidence, options.rule, seed=options.seed)
