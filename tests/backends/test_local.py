@@ -250,3 +250,15 @@ def test_an_adapter_that_brings_other_embeddings_is_refused(base, tmp_path):
                 backend.prepare(found)
         else:
             backend.prepare(found)
+
+
+def test_adapters_stay_in_memory_within_a_bound_and_answer_the_same(base, run, monkeypatch):
+    from truing.backends import local
+
+    free = LocalBackend(str(base), run.checkpoints, FLOAT32)
+    expected = [totals(free, c) for c in (*run.checkpoints, free.base_checkpoint(), *run.checkpoints)]
+    assert len(free._adapters) == len(run.checkpoints)
+    monkeypatch.setattr(local, "ADAPTER_BYTES", 1)
+    tight = LocalBackend(str(base), run.checkpoints, FLOAT32)
+    assert [totals(tight, c) for c in (*run.checkpoints, tight.base_checkpoint(), *run.checkpoints)] == expected
+    assert len(tight._adapters) == 1

@@ -48,6 +48,8 @@ from truing.base.records import (
 log = logging.getLogger(__name__)
 BATCH_TOKENS = 1024
 ROW_TOKENS = 512
+ADAPTER_BYTES = 512 * 2**20
+"""adapters kept in memory once loaded, so that every stage of an audit can switch back to them"""
 
 
 class LocalBackend:
@@ -74,7 +76,7 @@ class LocalBackend:
         self.chat = agree_on_chat(self.base_path, checkpoints, self.options)
         self._model: Model | None = None
         self._resident = ""  # weight hash of the full model in memory
-        self._adapter: str | None = None  # name of the adapter in memory
+        self._adapters: dict[str, int] = {}  # names of the adapters in memory, least recently used first -> bytes
         self._active = ""
         self._tree: bool | None = None  # whether this architecture agrees with tree attention; tried once
         self.notes: dict[str, str] = {}
@@ -121,7 +123,7 @@ class LocalBackend:
             model = self._full(checkpoint_path(checkpoint), checkpoint.weights)
         else:
             model = self._full(self.base_path, self.base_weights)
-            if self._adapter is not None:
+            if self._adapters:
                 model.base_model.disable_adapter_layers()
         model.eval()
         self._active = checkpoint.weights
@@ -129,7 +131,7 @@ class LocalBackend:
 
     def _full(self, path: Path, weights: str) -> Model:
         if self._model is None or self._resident != weights:
-            self._model, self._adapter = None, None  # two large models are never resident
+            self._model, self._adapters = None, {}  # two large models are never resident
             _check_unchanged(path, weights)
             model: Model = load_model(path, self.dtype, self.device, self.options)
             # generate() fills what it is not given from here: a repetition penalty would change what is sampled.
@@ -140,23 +142,38 @@ class LocalBackend:
 
     def _with_adapter(self, checkpoint: Checkpoint) -> Model:
         base = self._full(self.base_path, self.base_weights)
+        name = checkpoint.weights[:16]
+        if name in self._adapters:
+            self._adapters[name] = self._adapters.pop(name)
+            base.base_model.enable_adapter_layers()
+            base.set_adapter(name)
+            return base
         path = checkpoint_path(checkpoint)
         _check_unchanged(path, checkpoint.weights)
         _refuse_own_embeddings(path, base)
-        name = checkpoint.weights[:16]
         try:
             with warnings.catch_warnings():
                 # PEFT only warns; `_check_filled` refuses.
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
                 model = self._put_in(base, path, name)
         except (RuntimeError, ValueError, KeyError) as e:
-            self._model, self._resident, self._adapter = None, "", None
+            self._model, self._resident, self._adapters = None, "", {}
             reason = " ".join(str(e).split())[:300]
             raise errors.AdapterMismatch(f"{path}: does not fit the base {self.base_name}: {reason}") from e
-        self._adapter = name
         model.base_model.enable_adapter_layers()
         model.set_adapter(name)
-        _check_filled(model, name, path, self.base_name)
+        try:
+            _check_filled(model, name, path, self.base_name)
+        except errors.AdapterMismatch:
+            self._model, self._resident, self._adapters = None, "", {}
+            raise
+        self._adapters[name] = sum(
+            p.numel() * p.element_size() for n, p in model.named_parameters() if f".{name}." in n
+        )
+        while len(self._adapters) > 1 and sum(self._adapters.values()) > ADAPTER_BYTES:
+            oldest = next(iter(self._adapters))
+            model.delete_adapter(oldest)
+            del self._adapters[oldest]
         model.eval()
         self._note_effect(model, checkpoint)
         return model
@@ -175,9 +192,6 @@ class LocalBackend:
             return self._model
         model: Model = base
         model.load_adapter(str(path), adapter_name=name, is_trainable=False)
-        model.set_adapter(name)
-        if self._adapter and self._adapter != name:
-            model.delete_adapter(self._adapter)
         return model
 
     def _note_effect(self, model: Model, checkpoint: Checkpoint) -> None:
@@ -302,7 +316,7 @@ class LocalBackend:
 
     def close(self) -> None:
         """Let go of the model."""
-        self._model, self._resident, self._adapter, self._active = None, "", None, ""
+        self._model, self._resident, self._adapters, self._active = None, "", {}, ""
 
 
 def train_locally(
