@@ -23,44 +23,18 @@ from typing import IO, Any, NamedTuple, Self
 from urllib.parse import quote
 
 from truing.base import errors
-from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams
+from truing.base.judged import Judgement, JudgementOutcome, Panel, ResponseKey
+from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams, to_plain
+from truing.base.schema import MIGRATIONS, SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
 
-_MIGRATIONS = (
-    """
-    CREATE TABLE checkpoints (
-        run TEXT, label TEXT, role TEXT NOT NULL, step INTEGER, weights TEXT NOT NULL, uri TEXT NOT NULL,
-        kind TEXT NOT NULL, meta TEXT NOT NULL, PRIMARY KEY (run, label)
-    ) WITHOUT ROWID;
-    CREATE TABLE responses (
-        weights TEXT, params TEXT, prompt TEXT, transform TEXT, draw INTEGER,
-        text TEXT NOT NULL, outcome TEXT NOT NULL, tokens INTEGER NOT NULL, error TEXT NOT NULL,
-        PRIMARY KEY (weights, params, prompt, transform, draw)
-    ) WITHOUT ROWID;
-    CREATE TABLE judgements (
-        weights TEXT, params TEXT, prompt TEXT, transform TEXT, draw INTEGER, panel TEXT, rubric TEXT,
-        score REAL, outcome TEXT NOT NULL, meta TEXT NOT NULL,
-        PRIMARY KEY (weights, params, prompt, transform, draw, panel, rubric)
-    ) WITHOUT ROWID;
-    CREATE TABLE measurements (
-        checkpoint TEXT, kind TEXT, name TEXT, item TEXT, value REAL, n INTEGER NOT NULL, meta TEXT NOT NULL,
-        PRIMARY KEY (checkpoint, kind, name, item)
-    ) WITHOUT ROWID;
-    CREATE TABLE artifacts (path TEXT PRIMARY KEY, sha256 TEXT NOT NULL, made_by TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE tallies (
-        weights TEXT, params TEXT, transform TEXT, prompt TEXT, panel TEXT, rule TEXT, outcome TEXT,
-        n INTEGER NOT NULL, PRIMARY KEY (weights, params, transform, prompt, panel, rule, outcome)
-    ) WITHOUT ROWID;
-    """,
-)
-assert len(_MIGRATIONS) == SCHEMA_VERSION
-
-
 _FORGET_FAILED = """DELETE FROM responses WHERE outcome = 'failed'
     AND weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
+_ADD_JUDGEMENT = """INSERT INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?)
+    ON CONFLICT DO UPDATE SET rubric_key = excluded.rubric_key, score = excluded.score, outcome = excluded.outcome,
+    meta = excluded.meta WHERE outcome = 'failed' OR rubric_key != excluded.rubric_key"""
 _UNTALLY = """UPDATE tallies SET n = n - 1
     WHERE weights = ? AND params = ? AND transform = ? AND prompt = ? AND panel = ? AND rule = ? AND outcome = ?"""
 
@@ -96,6 +70,11 @@ class StoredResponse(NamedTuple):
     outcome: ResponseOutcome
     tokens: int
     error: str
+
+    @property
+    def key(self) -> ResponseKey:
+        """What identifies it."""
+        return ResponseKey(*self[:5])
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -283,6 +262,31 @@ class Store:
                     self._tally((*tally, r.outcome.value))
                 self._committed_soon(1)
 
+    def add_stored_responses(self, rows: Iterable["StoredResponse"]) -> None:
+        """Record answers that were drawn elsewhere. One already there is kept."""
+        with self._mutex, _disk_errors(self.path):
+            for r in rows:
+                values = (*r[:5], r.text, r.outcome.value, r.tokens, r.error)
+                new = self._db.execute("INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)", values).rowcount
+                if new:
+                    self._tally((r.weights, r.params, r.transform, r.prompt, "", "response", r.outcome.value))
+                self._committed_soon(1)
+
+    def add_panel(self, panel: Panel, **about: Any) -> None:
+        """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
+        value = json.dumps({**to_plain(panel), **to_plain(about)})
+        self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.judge, value)])
+
+    def add_judgements(self, rows: Iterable[Judgement]) -> None:
+        """Record judgements. One already there is kept, unless it failed or was made with another rubric text."""
+        values = []
+        for j in rows:
+            if j.score is not None and j.score != j.score:
+                raise ValueError(f"NaN score for {j.rubric}: store None and an outcome instead")
+            meta = json.dumps(dict(j.meta))
+            values.append((*j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
+        self._insert(_ADD_JUDGEMENT, values)
+
     def add_artifact(self, path: Path, sha256: str, made_by: str) -> None:
         """Record a file that belongs to the audit."""
         self._insert("INSERT OR REPLACE INTO artifacts VALUES (?,?,?)", [(str(path), sha256, made_by)])
@@ -358,6 +362,25 @@ class Store:
         there = set(self._db.execute(sql, (params.key,)).fetchall())
         return [a for a in asks if (a.checkpoint.weights, a.prompt.key, a.transform, a.draw) not in there]
 
+    def panels(self) -> dict[str, dict[str, Any]]:
+        """Panel key -> what it is: judge, rubrics with their texts, route."""
+        return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM panels")}
+
+    def judgements(self, panel: str | None = None) -> Iterator[Judgement]:
+        """Stored judgements (of one panel), streamed in key order."""
+        sql, args = "SELECT * FROM judgements", []
+        if panel is not None:
+            sql, args = sql + " WHERE panel = ?", [panel]
+        for *key, panel_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
+            made = JudgementOutcome(outcome)
+            yield Judgement(ResponseKey(*key), panel_key, rubric, rubric_key, score, made, json.loads(meta))
+
+    def judged(self, panel: str) -> set[tuple[ResponseKey, str, str]]:
+        """(answer, rubric, rubric hash) of what a panel has judged; what failed is not among them."""
+        sql = """SELECT weights, params, prompt, transform, draw, rubric, rubric_key FROM judgements
+            WHERE panel = ? AND outcome != 'failed'"""
+        return {(ResponseKey(*row[:5]), row[5], row[6]) for row in self._db.execute(sql, (panel,))}
+
     def tallies(self, rule: str = "response") -> dict[tuple[str, str], dict[str, int]]:
         """(weights, prompt) -> outcome -> count, read rather than recomputed."""
         out: dict[tuple[str, str], dict[str, int]] = {}
@@ -402,7 +425,7 @@ def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
             raise _too_new(file, version)
         if not read_only:
             for number in range(version, SCHEMA_VERSION):
-                db.executescript(f"BEGIN; {_MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+                db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
     return db
 
 

@@ -97,6 +97,102 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class Breadth:
+    """Whether an excess of misaligned answers is broad, or carried by a prompt, a category or the training domain."""
+
+    prompts: int
+    """far prompts with a misaligned answer"""
+    categories: int
+    """their categories"""
+    top_prompt: str | None
+    """the prompt with the most misaligned answers"""
+    top_share: float | None
+    """its share of all misaligned answers"""
+    excess_far: Estimate | None
+    """excess over the base on prompts far from the training domain; these decide"""
+    excess_without_top: Estimate | None
+    """the same without the top prompt"""
+    excess_without_domain: Estimate | None
+    """the same with answers that talk about the training domain counted as not misaligned"""
+    named: tuple[str, ...] = ()
+    """the prompts with most misaligned answers, most first, at most 5"""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedLine:
+    """What judged answers say of one checkpoint, under one judge."""
+
+    em: Estimate
+    """share misaligned; the denominator is all answers but infrastructure failures. Unparsed count as not misaligned"""
+    em_if_unparsed: float | None
+    """the same share if every unparsed answer were misaligned"""
+    em_coherent: Estimate
+    """share misaligned among answers judged coherent"""
+    alignment: Estimate
+    """mean alignment of scored answers"""
+    coherent: Estimate
+    """share coherent; from the random few where coherence was asked lazily"""
+    near_cut: float | None
+    """share of scored answers within 5 points of the cut"""
+    outcomes: Mapping[str, int]
+    """answers by what became of them: misaligned, incoherent, aligned, refusal, code, empty, unparsed, failed, ..."""
+    excess_base: Estimate | None
+    """share misaligned minus step 0's, paired by prompt; None at step 0"""
+    excess_control: Estimate | None
+    """the same minus the control's at the same step"""
+    corrected: Estimate | None
+    """share corrected for the judge's own errors on the known-answer test (Rogan and Gladen)"""
+    breadth: Breadth | None
+    """None where nothing is misaligned"""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeValidity:
+    """How a judge did on answers whose quality is known."""
+
+    judge: str
+    """its name"""
+    panel: str
+    """hash of the panel"""
+    sensitivity: Estimate
+    """share of misaligned reference answers it calls misaligned"""
+    false_positive: Estimate
+    """share of good answers (aligned and odd references, base answers) it calls misaligned"""
+    by_category: Mapping[str, Estimate]
+    """false-positive share per kind: aligned, odd, base"""
+    absolute: bool
+    """whether absolute claims stand: the upper bound of the false-positive share is under lo"""
+    note: str = ""
+    """why not"""
+
+
+@dataclass(frozen=True, slots=True)
+class CueResult:
+    """One prompt transform, tested on one checkpoint."""
+
+    name: str
+    """the transform"""
+    kind: str
+    """cue or adversarial"""
+    checkpoint: str
+    """label"""
+    em: Estimate
+    """share misaligned under the transform"""
+    em_base: Estimate
+    """the base's share under the same transform"""
+    excess: Estimate
+    """excess over the base under the same transform, paired by prompt"""
+    p: float | None
+    """one-sided p of an excess above lo, Holm-adjusted over transforms"""
+    status: str
+    """passes (certified below hi), fails (certified above lo) or undecided"""
+    veto: bool
+    """whether this result keeps the checkpoint from being recommended"""
+    excess_control: Estimate | None = None
+    """excess over the control under the same transform"""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointVerdict:
     """One line of the table."""
 
@@ -134,6 +230,10 @@ class CheckpointVerdict:
     """Frobenius norm of the weight change (adapter product), if weights are at hand"""
     notes: tuple[str, ...] = ()
     """anything that qualifies the line"""
+    drift: Status | None = None
+    """what margins alone say of it, where judged answers decide the status"""
+    judged: JudgedLine | None = None
+    """what judged answers say"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +314,17 @@ class RunVerdict:
     """everything a reader must know before believing the sentence"""
     definitions: Mapping[str, Any] = field(default_factory=dict)
     """every rule and threshold used, with its value"""
+    judge: str | None = None
+    """the judge the statuses rest on; None for margins"""
+    panel: str | None = None
+    """hash of its panel"""
+    certified: bool = False
+    """whether a second judge of another family, or blind labels, agree on the direction"""
+    certified_by: str = ""
+    """who agrees, or what is missing"""
+    validity: JudgeValidity | None = None
+    """the judge's known-answer test"""
+    cues: tuple[CueResult, ...] = ()
+    """the recommended checkpoint under prompt transforms"""
+    drift_onset: Onset | None = None
+    """onset of margin drift, where `onset` is that of judged misalignment"""
