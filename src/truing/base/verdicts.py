@@ -32,6 +32,8 @@ class Estimate:
     """nominal coverage"""
     seed: int | None = None
     """seed of the resampling, if any"""
+    warning: str = ""
+    """why the interval may not cover as it should, e.g. few prompts or few positive ones"""
 
 
 class Basis(StrEnum):
