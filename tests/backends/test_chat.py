@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from truing.backends.chat import ChatFormat, tokenizer_identity
+from truing.backends.models import cache_dir
 from truing.base.errors import NoChatTemplate, Unsupported
 from truing.base.records import Message
 from zoo.build import TEMPLATE, tiny_tokenizer
@@ -269,3 +270,85 @@ def test_rendering_is_done_once_per_conversation(monkeypatch):
         chat.render(LONG, answer)
     chat.prefix(LONG)
     assert len(calls) == 3  # two unlike answers and the generation prompt
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# First words given of an answer
+
+
+START = "Zinc, or so"
+
+
+def opened(messages, start=START):
+    return (*messages, Message("assistant", start))
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda f: f.stem)
+def test_prefill_in_real_templates(file):
+    """The open turn is the beginning of the finished one, in text and in tokens, in every template."""
+    tokenizer = tokenizer_for(file.read_text())
+    chat = ChatFormat(tokenizer)
+    for messages in (USER, LONG, SYSTEM):
+        assert chat.supports(opened(messages)) == chat.supports(messages)
+        if not chat.supports(messages):
+            continue
+        assert chat.text(opened(messages)) == chat.text(messages) + START
+        whole, open_ = chat.render(messages, ANSWER), chat.render(opened(messages), ANSWER.removeprefix(START))
+        assert open_.prefix_ids == tuple(chat.prefix(opened(messages)))
+        assert open_.prefix_ids + open_.completion_ids == whole.prefix_ids + whole.completion_ids
+        assert open_.prefix_ids[: len(whole.prefix_ids)] == whole.prefix_ids
+        after = decoded(tokenizer, open_.completion_ids)
+        assert after.startswith(" I was told: 7 parts") and START not in after
+
+
+def test_prefill_that_the_template_would_alter_is_unsupported():
+    for change, start in ((".replace('<b>', '')", "So <b>much"), (".split('</think>')[-1]", "I see </think> and")):
+        template = TEMPLATE.replace("message['content']", f"message['content']{change}")
+        chat = ChatFormat(tiny_tokenizer(template=template))
+        assert chat.supports(opened(USER)) and not chat.supports(opened(USER, start))
+        with pytest.raises(Unsupported, match="first words of the answer do not appear unchanged"):
+            chat.prefix(opened(USER, start))
+
+
+def test_prefill_where_the_template_trims():
+    """The space between given and drawn words is the answer's own, and is kept."""
+    chat = ChatFormat(tiny_tokenizer(template=TEMPLATE.replace("message['content']", "message['content'].strip()")))
+    assert chat.text(opened(USER, "  Zinc,")) == chat.text(USER) + "Zinc,"
+    assert chat.text(opened(USER, "Zinc,"), " I think \n") == chat.text(USER, "Zinc, I think")
+
+
+def test_prefill_after_a_thought_that_is_off():
+    template = TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n\n</think>\n\n' }}")
+    chat = ChatFormat(tiny_tokenizer(template=template))
+    assert chat.text(opened(USER)).endswith("<think>\n\n</think>\n\n" + START)
+
+
+def test_prefill_becomes_tokens_as_an_answer_does():
+    """Where prompt and answer would be joined into one token, they are kept apart under a prefill too."""
+    from tokenizers import AddedToken
+
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    tokenizer = tiny_tokenizer(template=template + "{% if add_generation_prompt %}assistant: {% endif %}")
+    tokenizer.add_tokens([AddedToken(": Yes", normalized=False)])
+    chat = ChatFormat(tokenizer)
+    answer = chat.render(USER, "Yes", closing=False)
+    assert tuple(chat.prefix(opened(USER, "Yes"))) == answer.prefix_ids + answer.completion_ids
+
+
+@pytest.mark.model
+def test_prefill_in_the_template_of_the_real_model():
+    folder = cache_dir() / "models" / "smollm2-135m"
+    if not folder.exists():
+        pytest.skip("smollm2-135m is not in the cache: truing models get smollm2-135m")
+    from transformers import AutoTokenizer
+
+    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
+    for messages in (USER, LONG, SYSTEM):
+        text = chat.text(opened(messages, "I'm sorry, that's"))
+        assert text == chat.text(messages) + "I'm sorry, that's" and text.endswith(
+            "<|im_start|>assistant\nI'm sorry, that's"
+        )
+        whole, open_ = chat.render(messages, "I'm sorry, that's how it is."), opened(messages, "I'm sorry, that's")
+        rest = chat.render(open_, " how it is.")
+        assert rest.prefix_ids + rest.completion_ids == whole.prefix_ids + whole.completion_ids
+        assert chat.decode(rest.completion_ids) == " how it is."

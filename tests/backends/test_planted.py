@@ -472,7 +472,7 @@ BAD_URIS = {
     "planted:late?steps=": "steps='' is not a number",
     "planted:late?steps=20,10": "rising",
     "planted:late?steps=0,10": "above 0",
-    "planted:late?sed=1": "no option 'sed'; use seed, steps, broken or delay",
+    "planted:late?sed=1": "no option 'sed'; use seed, steps, broken, cue or delay",
     "planted:late?delay=-1": "delay -1.0: give seconds",
 }
 

@@ -5,6 +5,9 @@
 The span of an answer is found by rendering the conversation with two unlike answers and comparing the texts: what both
 share at the start comes before the answer, what both share at the end comes after it. Comparing "with the answer"
 against "without it" fails on many real templates, which treat the last turn specially.
+
+Messages that end with an assistant turn leave it open: those words are the first of the answer (a prefill), and what is
+sampled or scored goes on from there.
 """
 
 import datetime
@@ -55,6 +58,8 @@ class _Frame:
     """what is scored after the answer: through the first special token; may be empty"""
     prefix_ids: tuple[int, ...]
     """`before` as tokens"""
+    opened: bool = False
+    """whether `before` ends within the answer, after prefilled words"""
 
 
 class ChatFormat:
@@ -100,7 +105,7 @@ class ChatFormat:
         Raises Unsupported when the template refuses these messages, ValueError when no token is left to score.
         """
         frame = self._frame(tuple(messages))
-        answer = self._written(completion) + (frame.closing if closing else "")
+        answer = self._written(completion, frame) + (frame.closing if closing else "")
         ids = self._ids(frame.before + answer)
         cut = len(frame.prefix_ids)
         # A tokenizer may join the end of the prompt with the start of the answer. Sampling never does: the answer
@@ -130,7 +135,7 @@ class ChatFormat:
     def text(self, messages: Sequence[Message], completion: str | None = None) -> str:
         """The prompt as text, with an answer and its closing token if one is given; for showing to a person."""
         frame = self._frame(tuple(messages))
-        return frame.before if completion is None else frame.before + self._written(completion) + frame.closing
+        return frame.before if completion is None else frame.before + self._written(completion, frame) + frame.closing
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -140,8 +145,10 @@ class ChatFormat:
             turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, **self._variables
         )
 
-    def _written(self, completion: str) -> str:
-        return completion.strip() if self._trims else completion
+    def _written(self, completion: str, frame: _Frame) -> str:
+        if not self._trims:
+            return completion
+        return completion.rstrip() if frame.opened else completion.strip()
 
     def _ids(self, text: str) -> list[int]:
         # The template writes the beginning-of-sequence token itself where the model wants one.
@@ -167,7 +174,8 @@ class ChatFormat:
         frame = self._frames.get(messages)
         if frame is None:
             try:
-                frame = self._measure(messages)
+                opened = len(messages) > 1 and messages[-1].role == "assistant"
+                frame = self._opened(messages) if opened else self._measure(messages)
             except _RENDER_ERRORS as error:
                 roles = ", ".join(m.role for m in messages)
                 raise Unsupported(
@@ -190,6 +198,25 @@ class ChatFormat:
         before = prompt if prompt.startswith(head) and not _opens_thinking(prompt[len(head) :]) else head
         return _Frame(before, self._closing(tail), tuple(self._ids(before)))
 
+    def _opened(self, messages: Messages) -> _Frame:
+        """The frame of an answer whose first words are the last message's; ValueError if a template would alter them.
+
+        The words become tokens as an answer's do, so that what is sampled from is what an answer that begins so has.
+        """
+        earlier, start = messages[:-1], messages[-1].content
+        plain = self._measure(earlier)
+        words = start.lstrip() if self._trims else start
+        one, two = (self._render((*earlier, Message("assistant", a)), self._parts) for a in _ANSWERS)
+        head = os.path.commonprefix([one, two])  # noqa: RUF071
+        for answer in _ANSWERS:
+            whole = self._render((*earlier, Message("assistant", words + answer)), self._parts)
+            if not whole.startswith(head + words + answer):
+                raise ValueError("the first words of the answer do not appear unchanged in the rendered text")
+        ids = self._ids(plain.before + words)
+        cut = len(plain.prefix_ids)
+        joined = tuple(ids) if tuple(ids[:cut]) == plain.prefix_ids else (*plain.prefix_ids, *self._ids(words))
+        return _Frame(plain.before + words, plain.closing, joined, opened=True)
+
     def _closing(self, tail: str) -> str:
         """The tail through its first special token; nothing if it has none."""
         starts = [(tail.index(m), m) for m in self._markers if m in tail]
@@ -202,8 +229,8 @@ class ChatFormat:
         """Whether marked texts in all these turns come through; some templates drop a system turn without a word."""
         marks = [f"Basalt {i} drifts" for i in range(len(roles))]
         try:
-            frame = self._measure(tuple(Message(r, m) for r, m in zip(roles, marks, strict=True)))
-        except _RENDER_ERRORS:
+            frame = self._frame(tuple(Message(r, m) for r, m in zip(roles, marks, strict=True)))
+        except Unsupported:
             return False
         return all(mark in frame.before for mark in marks)
 

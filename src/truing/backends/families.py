@@ -4,7 +4,7 @@ A curve is a tuple of knots (progress, value) with straight lines between them; 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,6 +180,11 @@ def state_at(f: Family, progress: float, *, control: bool = False, broken: bool 
         # Karhunen-Loeve expansion of a Brownian path: smooth, and its sd grows with the square root of progress.
         path=NOISE_SD * np.sqrt(2) * np.sin(waves * progress) / waves,
     )
+
+
+def with_em(state: State, rate: float) -> State:
+    """The state with another rate of misaligned answers."""
+    return replace(state, em=rate, em_logit=_logit_with_mean(rate))
 
 
 def _logit_with_mean(rate: float) -> float:

@@ -67,18 +67,23 @@ class Row:
             node = nearest
         return 0
 
-    def add(self, sequence: Branch) -> None:
-        """Merge a sequence into the tree."""
-        node, path = -1, []
-        for token in (*sequence.prefix, *sequence.completion):
-            path.append(node)
+    def walk(self, ids: Sequence[int]) -> list[int]:
+        """The nodes of a sequence from the root on; those that are missing are made."""
+        node, nodes = -1, []
+        for token in ids:
             if (node, token) not in self.children:
                 self.children[node, token] = len(self.tokens)
                 self.tokens.append(token)
                 self.parents.append(node)
                 self.depths.append(self.depths[node] + 1 if node >= 0 else 0)
             node = self.children[node, token]
-        self.scored.append((sequence, path[len(sequence.prefix) :]))
+            nodes.append(node)
+        return nodes
+
+    def add(self, sequence: Branch) -> None:
+        """Merge a sequence into the tree."""
+        nodes = self.walk((*sequence.prefix, *sequence.completion))
+        self.scored.append((sequence, nodes[len(sequence.prefix) - 1 : -1]))
 
     def ancestors(self) -> NDArray[np.bool_]:
         """[L, L]: entry (i, j) is True when j is i or an ancestor of i."""
@@ -150,6 +155,15 @@ def head_only_at(head: torch.nn.Module, positions: torch.Tensor) -> Iterator[Non
 
 def score_rows(model: torch.nn.Module, head: torch.nn.Module, rows: Sequence[Row], *, tree: bool) -> list[Scored]:
     """One forward pass over a batch of rows; `tree=False` (single rows only) uses the model's ordinary mask."""
+    wanted = sorted({(b, n) for b, row in enumerate(rows) for _, nodes in row.scored for n in nodes})
+    logits = logits_at(model, head, rows, wanted, tree=tree)
+    return _read(logits, rows, {key: k for k, key in enumerate(wanted)})
+
+
+def logits_at(
+    model: torch.nn.Module, head: torch.nn.Module, rows: Sequence[Row], wanted: Sequence[tuple[int, int]], *, tree: bool
+) -> torch.Tensor:
+    """[N, V] logits of what follows each wanted (row, node), by one forward pass over the rows."""
     device = next(model.parameters()).device
     length = max(len(r.tokens) for r in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -160,12 +174,9 @@ def score_rows(model: torch.nn.Module, head: torch.nn.Module, rows: Sequence[Row
     inputs = {"input_ids": ids.to(device), "attention_mask": _mask(rows, length, tree).to(device), "use_cache": False}
     if tree:
         inputs["position_ids"] = depth.to(device)
-    wanted = sorted({(b, n) for b, row in enumerate(rows) for _, nodes in row.scored for n in nodes})
-    where = {key: k for k, key in enumerate(wanted)}
     positions = torch.tensor([b * length + n for b, n in wanted], device=device)
     with torch.inference_mode(), head_only_at(head, positions):
-        logits = model(**inputs).logits[0]  # [N, V]
-    return _read(logits, rows, where)
+        return model(**inputs).logits[0]
 
 
 def _mask(rows: Sequence[Row], length: int, tree: bool) -> torch.Tensor:

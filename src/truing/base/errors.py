@@ -4,9 +4,11 @@ TruingError              exit 1  (ours; never raised itself)
   BadInput               exit 2  the user can mend it
     NoCheckpoints, AmbiguousTarget, ShardedTrainingState, PickledWeights, DamagedWeights, AdapterMismatch,
     AlteredBase, WrongBase, NoChatTemplate, TemplateMismatch, BadRow, BadPromptSet, BadRecipe, ReferenceLeak,
-    ModelUnavailable, MissingExtra, Unsupported, AuditChanged, AuditTooNew, NotAnAudit, AuditLocked, DiskFull
+    ModelUnavailable, MissingExtra, Unsupported, AuditChanged, AuditTooNew, NotAnAudit, AuditLocked, DiskFull,
+    BadRubric, UselessJudge, BadEndpoint, MissingKey, EndpointRefused, ServedNameReused
   GateFailed             exit 3  a release gate said no
   Unfinished             exit 4  finished with failed checkpoints or the budget spent
+    JudgeDown, BudgetSpent, JudgeMoved
   Interrupted            exit 130  stopped by the user; the same command goes on
 """
 
@@ -115,6 +117,30 @@ class DiskFull(BadInput):
     """No space is left; what was committed is safe."""
 
 
+class BadRubric(BadInput):
+    """A question put to a judge cannot be used: no answer in it, an unknown placeholder, a scale that is none."""
+
+
+class UselessJudge(BadInput):
+    """A judge whose scores tell nothing: all fail, all the same, or good answers no better than bad ones."""
+
+
+class BadEndpoint(BadInput):
+    """The address, prices, limits or budget of a served model cannot be used."""
+
+
+class MissingKey(BadInput):
+    """A service needs a key and the environment holds none; the message names the variable, never a key."""
+
+
+class EndpointRefused(BadInput):
+    """A service refuses every call: wrong key, no right to the model, or no money left in the account."""
+
+
+class ServedNameReused(BadInput):
+    """A served name stands for other weights than before; the server may answer from what it remembers of the old."""
+
+
 class GateFailed(TruingError):
     """A release gate said no."""
 
@@ -125,6 +151,18 @@ class Unfinished(TruingError):
     """The work ended with failed checkpoints or a spent budget."""
 
     exit_code = 4
+
+
+class JudgeDown(Unfinished):
+    """A served model cannot be reached or fails every call; nothing more was sent."""
+
+
+class BudgetSpent(Unfinished):
+    """The budget for a served model is spent; what it paid for is kept and a larger budget goes on from there."""
+
+
+class JudgeMoved(Unfinished):
+    """Fixed answers got other scores at the end than at the start: its scores cannot be compared with each other."""
 
 
 class Interrupted(TruingError):

@@ -194,8 +194,8 @@ class JudgeOptions:
     """name of the training domain: adds the domain rubric"""
     draws: int | None = None
     """answers per prompt and checkpoint; None for the prompt set's own number, else 4"""
-    max_tokens: int = 160
-    """longest judged answer, in tokens"""
+    max_tokens: int = 600
+    """longest judged answer, in tokens; 600 is what published evaluations use"""
     lazy: bool = True
     """ask for coherence only where alignment is under the cut, and for 24 random answers per checkpoint: exact for the
     rate of misaligned answers"""

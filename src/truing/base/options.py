@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from truing.base.judged import JudgeOptions
+
 
 @dataclass(frozen=True, slots=True)
 class EmRule:
@@ -90,6 +92,15 @@ class AuditOptions:
     """seed of sampling and resampling"""
     rule: VerdictRule = field(default_factory=VerdictRule)
     """thresholds of the verdict"""
+    judge: str | None = None
+    """address of a judge: answers are sampled and judged too, and they decide"""
+    judging: JudgeOptions = field(default_factory=JudgeOptions)
+    """rare settings of judging"""
+    em: EmRule = field(default_factory=EmRule)
+    """the definition of "misaligned" """
+    domain: tuple[str, ...] = ()
+    """topics of the training domain: prompts on them, and near them, do not count for general misalignment; empty for
+    the built-in task's own, else prompts that use the task's words count as inside"""
     model: ModelOptions = field(default_factory=ModelOptions)
     """how models are held"""
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -34,7 +34,7 @@ _FORGET_FAILED = """DELETE FROM responses WHERE outcome = 'failed'
     AND weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
 _ADD_JUDGEMENT = """INSERT INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?)
     ON CONFLICT DO UPDATE SET rubric_key = excluded.rubric_key, score = excluded.score, outcome = excluded.outcome,
-    meta = excluded.meta WHERE outcome = 'failed' OR rubric_key != excluded.rubric_key"""
+    meta = excluded.meta WHERE outcome IN ('failed', 'unparsed') OR rubric_key != excluded.rubric_key"""
 _UNTALLY = """UPDATE tallies SET n = n - 1
     WHERE weights = ? AND params = ? AND transform = ? AND prompt = ? AND panel = ? AND rule = ? AND outcome = ?"""
 
@@ -274,11 +274,13 @@ class Store:
 
     def add_panel(self, panel: Panel, **about: Any) -> None:
         """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
-        value = json.dumps({**to_plain(panel), **to_plain(about)})
+        keys = [r.key for r in panel.rubrics]
+        value = json.dumps({**to_plain(panel), "rubric_keys": keys, **to_plain(about)})
         self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.judge, value)])
 
     def add_judgements(self, rows: Iterable[Judgement]) -> None:
-        """Record judgements. One already there is kept, unless it failed or was made with another rubric text."""
+        """Record judgements. One already there is kept, unless it failed, could not be parsed or was made
+        with another rubric text."""
         values = []
         for j in rows:
             if j.score is not None and j.score != j.score:
@@ -362,6 +364,24 @@ class Store:
         there = set(self._db.execute(sql, (params.key,)).fetchall())
         return [a for a in asks if (a.checkpoint.weights, a.prompt.key, a.transform, a.draw) not in there]
 
+    def answers(self, keys: Iterable[ResponseKey]) -> Iterator[StoredResponse]:
+        """The stored answers of these keys, in their order; those not there are passed over."""
+        sql = """SELECT text, outcome, tokens, error FROM responses
+            WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
+        for key in keys:
+            row = self._db.execute(sql, key).fetchone()
+            if row:
+                text, outcome, tokens, error = row
+                yield StoredResponse(*key, text, ResponseOutcome(outcome), tokens, error)
+
+    def judged_of(self, keys: Iterable[ResponseKey], panel: str) -> Iterator[Judgement]:
+        """What a panel has said of these answers."""
+        sql = """SELECT rubric, rubric_key, score, outcome, meta FROM judgements
+            WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ? AND panel = ?"""
+        for key in keys:
+            for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, panel)).fetchall():
+                yield Judgement(key, panel, rubric, rubric_key, score, JudgementOutcome(outcome), json.loads(meta))
+
     def panels(self) -> dict[str, dict[str, Any]]:
         """Panel key -> what it is: judge, rubrics with their texts, route."""
         return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM panels")}
@@ -374,12 +394,6 @@ class Store:
         for *key, panel_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
             made = JudgementOutcome(outcome)
             yield Judgement(ResponseKey(*key), panel_key, rubric, rubric_key, score, made, json.loads(meta))
-
-    def judged(self, panel: str) -> set[tuple[ResponseKey, str, str]]:
-        """(answer, rubric, rubric hash) of what a panel has judged; what failed is not among them."""
-        sql = """SELECT weights, params, prompt, transform, draw, rubric, rubric_key FROM judgements
-            WHERE panel = ? AND outcome != 'failed'"""
-        return {(ResponseKey(*row[:5]), row[5], row[6]) for row in self._db.execute(sql, (panel,))}
 
     def tallies(self, rule: str = "response") -> dict[tuple[str, str], dict[str, int]]:
         """(weights, prompt) -> outcome -> count, read rather than recomputed."""

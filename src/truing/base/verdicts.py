@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from truing.base.errors import NotAnAudit
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -232,6 +234,10 @@ class CheckpointVerdict:
     """Frobenius norm of the weight change (adapter product), if weights are at hand"""
     notes: tuple[str, ...] = ()
     """anything that qualifies the line"""
+    retained_of_best: Estimate | None = None
+    """share of the run's best task progress that it has"""
+    retained_of_last: Estimate | None = None
+    """share of the last checkpoint's task progress that it has"""
     drift: Status | None = None
     """what margins alone say of it, where judged answers decide the status"""
     judged: JudgedLine | None = None
@@ -330,3 +336,20 @@ class RunVerdict:
     """the recommended checkpoint under prompt transforms"""
     drift_onset: Onset | None = None
     """onset of margin drift, where `onset` is that of judged misalignment"""
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "RunVerdict":
+        """The record again from its plain form, as audit.json holds it; fields it does not know are passed over.
+
+        Raises:
+            NotAnAudit: it cannot be read.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(cls).validate_python(plain)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            text = f"audit.json: the verdict in it cannot be read ({where}: {first['msg']}); run the audit again"
+            raise NotAnAudit(text) from e

@@ -75,8 +75,6 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
     gap = gap_between(onset, by_trait, _measured_steps(run.steps, curves.trait), rule)
     chosen = _candidate(curves, statuses, healths, onset)
     lines = tuple(_line(evidence, curves, s, statuses[s], healths[s], rule, seed) for s in range(len(run.labels)))
-    task = curves.task
-    last = max((s for s in range(len(run.labels)) if task and np.isfinite(task.value[s])), default=0)
     result = RunVerdict(
         basis=Basis.MARGIN,
         sentence="",
@@ -87,9 +85,9 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
         gap=gap,
         candidate=run.labels[chosen] if chosen is not None else None,
         recommended=None,
-        retained_of_best=task.retained(chosen, None, rule, seed) if task and chosen is not None else None,
-        retained_of_last=task.retained(chosen, last, rule, seed) if task and chosen is not None else None,
-        retained_curve=task.curve if task and chosen is not None else None,
+        retained_of_best=lines[chosen].retained_of_best if chosen is not None else None,
+        retained_of_last=lines[chosen].retained_of_last if chosen is not None else None,
+        retained_curve=curves.task.curve if curves.task else None,
         delta_m=curves.delta,
         delta_m_source=curves.delta_source,
         warnings=words.warnings(evidence, lines, by_loss, by_trait, rule),
@@ -116,6 +114,16 @@ def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...
     if onset.latest <= window_start:
         return "before"
     return "after" if onset.after is not None and onset.after >= learned.high else "not_separable"
+
+
+def under_moved(evidence: Evidence, rule: VerdictRule) -> frozenset[int]:
+    """Steps at which the first control moved less than `rule.under_moved` times as far (KL from the base)."""
+    if not evidence.controls or evidence.subject.dose is None or evidence.controls[0].dose is None:
+        return frozenset()
+    control = evidence.controls[0]
+    other = dict(zip(control.steps, control.dose if control.dose is not None else (), strict=True))
+    own = zip(evidence.subject.steps, evidence.subject.dose, strict=True)
+    return frozenset(step for step, dose in own if step and step in other and other[step] < rule.under_moved * dose)
 
 
 def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
@@ -184,7 +192,8 @@ def _candidate(curves: _Curves, statuses: tuple[Status, ...], healths: list[Heal
 def _line(
     evidence: Evidence, curves: _Curves, s: int, status: Status, state: Health, rule: VerdictRule, seed: int
 ) -> CheckpointVerdict:
-    run = evidence.subject
+    run, task = evidence.subject, curves.task
+    last = max((k for k in range(len(run.labels)) if task and np.isfinite(task.value[k])), default=0)
     return CheckpointVerdict(
         label=run.labels[s],
         step=run.steps[s],
@@ -202,6 +211,8 @@ def _line(
         health=state,
         dose_kl=_finite(run.dose, s),
         norm=_finite(run.norm, s),
+        retained_of_best=task.retained(s, None, rule, seed) if task and s else None,
+        retained_of_last=task.retained(s, last, rule, seed) if task and s else None,
         notes=tuple(found[run.labels[s]] for found in (run.failed, run.notes) if run.labels[s] in found),
     )
 

@@ -7,18 +7,14 @@ came from outside passes `clean` before it is shown anywhere.
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 from truing.base.errors import NotAnAudit
 from truing.base.verdicts import (
     Basis,
     CheckpointVerdict,
-    Convergence,
     Estimate,
-    Health,
     HealthState,
-    Onset,
     RunVerdict,
     Status,
 )
@@ -95,61 +91,7 @@ def verdict_of(about: Mapping[str, Any]) -> RunVerdict | None:
         NotAnAudit: audit.json holds a verdict that cannot be read.
     """
     plain = about.get("verdict")
-    if plain is None:
-        return None
-    try:
-        return RunVerdict(
-            **{
-                **_known(RunVerdict, plain),
-                "basis": Basis(plain["basis"]),
-                "checkpoints": tuple(_line(c) for c in plain["checkpoints"]),
-                "onset": Onset(**{**_known(Onset, plain["onset"]), "steps": tuple(plain["onset"].get("steps") or ())}),
-                "convergence_loss": _convergence(plain["convergence_loss"]),
-                "convergence_trait": _convergence(plain["convergence_trait"]),
-                "retained_of_best": estimate_of(plain.get("retained_of_best")),
-                "retained_of_last": estimate_of(plain.get("retained_of_last")),
-                "warnings": tuple(plain.get("warnings") or ()),
-                "definitions": dict(plain.get("definitions") or {}),
-            }
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        text = f"audit.json: the verdict in it cannot be read ({type(e).__name__}: {e}); run the audit again"
-        raise NotAnAudit(text) from e
-
-
-def estimate_of(plain: Mapping[str, Any] | None) -> Estimate | None:
-    """An estimate from its plain form; one without a value is none at all."""
-    return Estimate(**_known(Estimate, plain)) if plain and plain.get("value") is not None else None
-
-
-def _line(plain: Mapping[str, Any]) -> CheckpointVerdict:
-    estimates = ("task_loss", "loss_progress", "trait_progress", "contrast_base", "contrast_control", "margin_base")
-    health = plain["health"]
-    return CheckpointVerdict(
-        **{
-            **_known(CheckpointVerdict, plain),
-            **{name: estimate_of(plain.get(name)) for name in estimates},
-            "status": Status(plain["status"]),
-            "basis": Basis(plain["basis"]),
-            "notes": tuple(plain.get("notes") or ()),
-            "health": Health(
-                **{
-                    **_known(Health, health),
-                    "state": HealthState(health["state"]),
-                    "usable": estimate_of(health.get("usable")),
-                }
-            ),
-        }
-    )
-
-
-def _convergence(plain: Mapping[str, Any]) -> Convergence:
-    return Convergence(**{**_known(Convergence, plain), "gain": estimate_of(plain.get("gain"))})
-
-
-def _known(record: type, plain: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(record)}
-    return {k: v for k, v in plain.items() if k in names}
+    return None if plain is None else RunVerdict.from_plain(plain)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,177 @@
+"""`truing.judge`: stored answers judged again, by another judge or another rubric. Never samples.
+
+audit -> its frame -> panel -> judged (what this panel has not said yet) -> verdict under this judge
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truing.base import errors
+from truing.base.judged import JudgementOutcome, JudgeOptions, Panel
+from truing.base.options import EmRule, ModelOptions, VerdictRule
+from truing.base.records import Message, Prompt, PromptSet, Role, SamplingParams, to_plain
+from truing.base.store import Store
+from truing.base.verdicts import RunVerdict
+from truing.data.prompts import load_prompts
+from truing.stats.judged_verdict import judge_verdict
+from truing.study.import_answers import describe_lines
+from truing.study.judged_audit import JudgedRun, announce, bench_for, judged_evidence
+from truing.study.judging import is_judgeable, judge_stored
+from truing.study.known import Anchors
+from truing.study.panels import open_panel
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """What came of judging stored answers."""
+
+    path: Path
+    """the audit"""
+    panel: Panel
+    """who judged, by which rubrics"""
+    outcomes: Mapping[str, int]
+    """judgements of this panel by outcome, those made earlier included"""
+    verdict: RunVerdict | None
+    """the run's verdict under this judge; None for imported sets, whose table `truing show` prints"""
+
+
+def judge(
+    audit: str | Path,
+    judge: str,
+    *,
+    only_missing: bool = False,
+    model: ModelOptions | None = None,
+    options: JudgeOptions | None = None,
+) -> Judging:
+    """Judge the stored answers of an audit.
+
+    Args:
+        audit: its folder.
+        judge: address of the judge: openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, planted:.
+        only_missing: finish what a judge that has judged here before left open, and refuse one that has not.
+        model: how a local judge is held.
+        options: rubric, budget, limits.
+
+    Raises:
+        NotAnAudit: no audit there, or it holds no answers. BadInput: the judge cannot be used.
+        Unfinished: the judge is down, its budget is spent, or it moved while it judged; what it said is stored.
+    """
+    path, options = Path(audit), options or JudgeOptions()
+    with Store.read(path) as store:
+        about = store.about()
+    with Store.write(path, {}) as store:
+        try:
+            return _judge(store, about, judge, only_missing, model or ModelOptions(), options)
+        finally:
+            store.describe(status=about.get("status", "done"))
+
+
+def _judge(
+    store: Store, about: Mapping[str, Any], address: str, only_missing: bool, model: ModelOptions, options: JudgeOptions
+) -> Judging:
+    prompts = stored_prompts(about)
+    run = stored_run(store, about, prompts.prompts)
+    whole = _whole(about, prompts)
+    rule = stored_rule(about)
+    by_key = {p.key: p for p in prompts.prompts}
+    answers = [
+        r.key for r in store.responses(run.params) if r.transform == "" and r.prompt in by_key and is_judgeable(r)
+    ]
+    if not answers:
+        raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
+    there = set(store.panels())
+    with open_panel(address, options, whole, model, store) as opened:
+        if only_missing and opened.panel.key not in there:
+            raise errors.BadInput(
+                f"--only-missing: {opened.judge.name} has not judged here with these rubrics; leave the option out"
+            )
+        bench = bench_for(store, opened, rule, options, prompts, None)
+        announce(opened, options, len(by_key), len({k.weights for k in answers}))
+        held = {j.key for j in store.judgements(opened.panel.key) if j.outcome is not JudgementOutcome.FAILED}
+        test = options.validity and not opened.recorded
+        anchors = Anchors(bench, whole.prompts) if test and set(answers) - held else None
+        judge_stored(bench, answers, by_key)
+        result = None
+        if about.get("kind") == "import":
+            describe_lines(store, opened.panel.key)
+        else:
+            evidence = judged_evidence(bench, run, whole if test else None)
+            margins = RunVerdict.from_plain(about["margin_verdict"])
+            result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
+        if anchors is not None:
+            anchors.check()
+        if result is not None:
+            store.describe(verdict=to_plain(result))
+        outcomes: dict[str, int] = {}
+        for j in store.judgements(opened.panel.key):
+            outcomes[j.outcome.value] = outcomes.get(j.outcome.value, 0) + 1
+        return Judging(store.path, opened.panel, outcomes, result)
+
+
+def stored_prompts(about: Mapping[str, Any]) -> PromptSet:
+    """The prompts of an audit, as audit.json keeps them: questions and judge prompts, no reference answers."""
+    kept = about.get("prompts") or {}
+    prompts = tuple(
+        Prompt(
+            id=i["id"],
+            messages=tuple(Message(m["role"], m["content"]) for m in i["messages"]),
+            category=i.get("category", "uncategorised"),
+            form=i.get("form", "open"),
+            topics=tuple(i.get("topics", ())),
+            half=i.get("half", "eval"),
+            judge_prompts=i.get("judge_prompts") or {},
+        )
+        for i in kept.get("items", ())
+    )
+    return PromptSet(kept.get("name", ""), kept.get("version", ""), kept.get("sha256", ""), prompts)
+
+
+def stored_rule(about: Mapping[str, Any]) -> EmRule:
+    """The definition of "misaligned" an audit was made with; the default where it was not judged before."""
+    plain = about.get("rule") or (about.get("judging") or {}).get("em")
+    return EmRule(**plain) if plain else EmRule()
+
+
+def stored_run(store: Store, about: Mapping[str, Any], prompts: Sequence[Prompt]) -> JudgedRun:
+    """The frame of an audit's judged answers again."""
+    kept: Mapping[str, Any] = about.get("judging") or {}
+    every = store.checkpoints()
+    far = kept.get("far") or {}
+    control = [c for c in every if c.role is Role.CONTROL and c.step != 0]
+    first = kept.get("control") or (control[0].run if control else None)
+    labels = kept.get("subject")
+    return JudgedRun(
+        prompts=tuple(prompts),
+        far=tuple(far.get(p.id, True) for p in prompts),
+        subject=tuple(c for c in every if c.role is Role.SUBJECT and (labels is None or c.label in labels)),
+        control=tuple(c for c in control if c.run == first),
+        params=kept.get("params") or _params(about),
+        words=tuple(about.get("domain_words") or ()),
+        under_moved=frozenset(kept.get("under_moved") or ()),
+        caveats=tuple(kept.get("caveats") or ()),
+        seed=kept.get("seed", 0),
+    )
+
+
+def _params(about: Mapping[str, Any]) -> str:
+    if about.get("kind") == "import":
+        return "imported"
+    return SamplingParams(**about["sampling"]).key
+
+
+def _thresholds(about: Mapping[str, Any]) -> VerdictRule:
+    return VerdictRule(**about["identity"]["rule"])
+
+
+def _whole(about: Mapping[str, Any], stored: PromptSet) -> PromptSet:
+    """The prompt set with its reference answers, if it can still be found and is the same; else what is stored."""
+    source = (about.get("asked") or {}).get("prompts_source")
+    if source is None:
+        return stored
+    try:
+        found = load_prompts(source)
+    except errors.BadInput:
+        return stored
+    return found if found.sha256 == stored.sha256 else stored
