@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING, Any
 from truing._version import __version__
 
 _HOMES = {
+    "Agreed": "truing.study.agree",
     "Audit": "truing.study.audit",
     "AuditOptions": "truing.base.options",
     "Checkpoint": "truing.base.records",
     "Conversation": "truing.base.records",
+    "EmRule": "truing.base.options",
     "Gate": "truing.stats.gate",
+    "ImportedAnswers": "truing.study.import_answers",
+    "JudgeOptions": "truing.base.judged",
+    "Judging": "truing.study.judge",
     "ModelOptions": "truing.base.options",
+    "Plan": "truing.study.plan",
     "Prompt": "truing.base.records",
     "PromptSet": "truing.base.records",
     "Recipe": "truing.base.recipe",
@@ -30,26 +36,38 @@ _HOMES = {
     "Store": "truing.base.store",
     "TruingError": "truing.base.errors",
     "VerdictRule": "truing.base.options",
+    "agree": "truing.study.agree",
     "audit": "truing.study.audit",
     "control": "truing.study.control",
     "demo": "truing.study.demo",
     "doctor": "truing.study.doctor",
+    "export": "truing.bridges.export",
     "gate": "truing.stats.gate",
     "get_model": "truing.backends.models",
+    "import_answers": "truing.study.import_answers",
+    "judge": "truing.study.judge",
+    "label": "truing.study.label",
     "load_conversations": "truing.data.conversations",
     "load_prompts": "truing.data.prompts",
+    "plan": "truing.study.plan",
     "report": "truing.view.report",
     "show": "truing.view.show",
     "train": "truing.study.train",
 }
 
 __all__ = [
+    "Agreed",
     "Audit",
     "AuditOptions",
     "Checkpoint",
     "Conversation",
+    "EmRule",
     "Gate",
+    "ImportedAnswers",
+    "JudgeOptions",
+    "Judging",
     "ModelOptions",
+    "Plan",
     "Prompt",
     "PromptSet",
     "Recipe",
@@ -58,14 +76,20 @@ __all__ = [
     "TruingError",
     "VerdictRule",
     "__version__",
+    "agree",
     "audit",
     "control",
     "demo",
     "doctor",
+    "export",
     "gate",
     "get_model",
+    "import_answers",
+    "judge",
+    "label",
     "load_conversations",
     "load_prompts",
+    "plan",
     "report",
     "show",
     "train",
@@ -74,18 +98,25 @@ __all__ = [
 if TYPE_CHECKING:
     from truing.backends.models import get_model
     from truing.base.errors import TruingError
-    from truing.base.options import AuditOptions, ModelOptions, VerdictRule
+    from truing.base.judged import JudgeOptions
+    from truing.base.options import AuditOptions, EmRule, ModelOptions, VerdictRule
     from truing.base.recipe import Recipe
     from truing.base.records import Checkpoint, Conversation, Prompt, PromptSet
     from truing.base.store import Store
     from truing.base.verdicts import RunVerdict
+    from truing.bridges.export import export
     from truing.data.conversations import load_conversations
     from truing.data.prompts import load_prompts
     from truing.stats.gate import Gate, gate
+    from truing.study.agree import Agreed, agree
     from truing.study.audit import Audit, audit
     from truing.study.control import control
     from truing.study.demo import demo
     from truing.study.doctor import doctor
+    from truing.study.import_answers import ImportedAnswers, import_answers
+    from truing.study.judge import Judging, judge
+    from truing.study.label import label
+    from truing.study.plan import Plan, plan
     from truing.study.train import train
     from truing.view.report import report
     from truing.view.show import show

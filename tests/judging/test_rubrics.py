@@ -211,7 +211,7 @@ def test_an_unusable_file_is_named_with_its_mistake(tmp_path, text, problem):
     ["100", "[0]", "[100, 0]", "[0, 0]", "[0, 1.5]", "[-5, 5]", "[false, true]", "[0, .inf]", "[0, 5000]", "[a, b]"],
 )
 def test_a_bad_scale_is_refused(tmp_path, scale):
-    with pytest.raises(BadRubric, match="the scale is .*; give two whole numbers"):
+    with pytest.raises(BadRubric, match=r"the scale is .*; give two whole numbers"):
         load_rubric(write(tmp_path, f"---\nname: x\nscale: {scale}\n---\n{BODY}"))
 
 

@@ -3,9 +3,9 @@
     NumberTree(numbers, words, digits) .paths -> (a model) -> .read(following, digit) -> {"0": ..., "85": 0.31, ...}
 
 Many tokenizers write "85" as "8", "5": the first token then says 8, with ample probability. Here the tokens of all
-numbers of the scale are merged into a trie and the model is asked at its inner nodes, about 12 for 0-100 in single
-digits. With one token per number the only inner node is the beginning, and what is read is the plain distribution of
-the first token.
+numbers of the scale are merged into a trie and the model is asked at its nodes: 101 for 0-100 in single digits, one
+token each. With one token per number the only node is the beginning, and what is read is the plain distribution of the
+first token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,35 +40,39 @@ class NumberTree:
                 "this tokenizer does not write the scale's numbers and escape words as different tokens; "
                 "take another judge or another rubric"
             )
+        written = {tuple(ids) for ids in numbers.values()}
         following: dict[Ids, set[int]] = {}
         for ids in self.candidates.values():
             for k, token in enumerate(ids):
                 following.setdefault(ids[:k], set()).add(token)
+        goes_on = written & following.keys()
+        self._ends = goes_on | {ids for ids in written if len(ids) > 1}
+        for ids in self._ends:
+            following.setdefault(ids, set())
         self.paths: tuple[Ids, ...] = tuple(sorted(following, key=lambda p: (len(p), p)))
-        """inner nodes, shortest first; the first is (), the beginning of the answer"""
+        """nodes to be asked at, shortest first; the first is (), the beginning of the answer"""
         self.following: tuple[Ids, ...] = tuple(tuple(sorted(following[p])) for p in self.paths)
-        """per inner node, the tokens whose probability is needed"""
-        self._goes_on = frozenset(tuple(ids) for ids in numbers.values()) & set(self.paths)
-        onward = {t for p in self._goes_on for t in following[p]}
-        self.digits: Ids = tuple(sorted(onward.union(digits)))
+        """per node, the tokens whose probability is needed"""
+        self.digits: Ids = tuple(sorted({t for p in goes_on for t in following[p]}.union(digits)))
         """tokens by which a number goes on"""
 
     def read(self, following: Sequence[Sequence[float]], digit: Sequence[float]) -> dict[str, float]:
         """The probability of each candidate; they sum to at most 1.
 
-        That an answer begins with the candidate's tokens; and for a number which another number of the scale begins
-        with ("8" of "85", "10" of "100") that no digit follows. What follows any other number is not asked, as where
-        one token is read: "85%", "85." and "855" are 85.
+        It is that of an answer which begins with the candidate's tokens, and for a number of several tokens, or one
+        that another number begins with, that no digit follows: "85" is neither 8 nor 855, and "2019" is not 20 (weak
+        judges do write years). "85%", "85." and "85/100" are 85. What follows a number that is a single token, and
+        begins no other, is not looked at, as where only the first token is read.
 
         Args:
-            following: per inner node, the probabilities of its `following` tokens among the whole vocabulary.
-            digit: per inner node, the probability of the tokens in `digits` together.
+            following: per node, the probabilities of its `following` tokens among the whole vocabulary.
+            digit: per node, the probability of the tokens in `digits` together.
         """
         reach: dict[Ids, float] = {(): 1.0}
         for path, tokens, chances in zip(self.paths, self.following, following, strict=True):
             for token, chance in zip(tokens, chances, strict=True):
                 reach[*path, token] = reach[path] * chance
-        ends = {p: max(0.0, 1.0 - d) for p, d in zip(self.paths, digit, strict=True) if p in self._goes_on}
+        ends = {p: max(0.0, 1.0 - d) for p, d in zip(self.paths, digit, strict=True) if p in self._ends}
         return {text: reach[ids] * ends.get(ids, 1.0) for text, ids in self.candidates.items()}
 
 

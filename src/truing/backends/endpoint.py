@@ -8,6 +8,7 @@ The SDK sends and parses; its own retries are off, since every attempt must be c
 import asyncio
 import json
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,8 @@ from truing.base.records import Messages
 
 T = TypeVar("T")
 R = TypeVar("R")
+POOL = 8
+"""connections of one pool"""
 LONGEST_BACKOFF = 30.0
 """seconds"""
 _TURN_TOKENS = 16  # what a template adds to a turn, at most
@@ -64,6 +67,8 @@ class Wish:
     """parameters without which the answer is worth nothing"""
     check: Callable[[Mapping[str, Any]], str] | None = None
     """says what an answer lacks, "" for nothing; asked again if so, and the last answer is kept"""
+    model: str = ""
+    """served name, where it is not the address's"""
 
 
 @dataclass(slots=True)
@@ -137,9 +142,9 @@ class Client:
         self._usd = 0.0
         self._retries: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
-        self._sdk = _sdk(self.address, self._key.reveal(), limits)
+        self._lines: list[openai.AsyncOpenAI] = []
         self._host = LoopThread("truing-endpoint")
-        self._host.cleanups += [self._sdk.close, QuietLogs(self._key).install()]
+        self._host.cleanups.append(QuietLogs(self._key).install())
         try:
             if not self.address.model:
                 self.address = Address(self.address.url, self._only_model())
@@ -263,7 +268,7 @@ class Client:
                 size = len(content.encode())
             read += (size + 1) // 2 + _TURN_TOKENS
             turns.append({"role": role, "content": content})
-        body: dict[str, Any] = {"model": self.address.model, "messages": turns}
+        body: dict[str, Any] = {"model": wish.model or self.address.model, "messages": turns}
         for name, value in wish.params.items():
             if name not in self._left_out or name in wish.needed:
                 body[name] = value
@@ -303,7 +308,7 @@ class Client:
         """Send one request that the budget has taken; fills `answer`."""
         self._calls += 1
         answer.calls += 1
-        answer.choice, answer.lacking = {}, False
+        answer.choice, answer.usage, answer.lacking = {}, {}, False
         cost = estimate  # unless we learn better: whoever hangs up half-way may still be charged
         try:
             failure, data = await self._request("post", "/chat/completions", body)
@@ -346,7 +351,7 @@ class Client:
         if not isinstance(data, Mapping):
             return Failure("not JSON", f"{where}: the answer is no JSON object: {self._key.scrub(str(data), 80)}")
         model = data.get("model")
-        if isinstance(model, str) and model and not same_model(self.address.model, model):
+        if isinstance(model, str) and model and not same_model(wish.model or self.address.model, model):
             said = self._key.scrub(model, 80)
             return Failure(
                 "wrong model", f"{where}: the server answered with the model {said!r}; name that one, if it is meant"
@@ -366,12 +371,13 @@ class Client:
     async def _request(self, verb: str, path: str, body: Mapping[str, Any] | None) -> tuple[Failure | None, object]:
         """Send it and say what came back; no exception of the SDK leaves here, since they hold the headers sent."""
         where = self.address.name
+        sdk = self._line()
         try:
             async with asyncio.timeout(self.limits.timeout):
                 if verb == "get":
-                    data = await self._sdk.get(path, cast_to=object)
+                    data = await sdk.get(path, cast_to=object)
                 else:
-                    data = await self._sdk.post(path, cast_to=object, body=body)
+                    data = await sdk.post(path, cast_to=object, body=body)
             return None, json.loads(data) if isinstance(data, str) else data  # a wrong content type comes as text
         except (TimeoutError, openai.APITimeoutError):
             return Failure("timeout", f"{where}: no answer within {self.limits.timeout:g} s"), None
@@ -390,6 +396,20 @@ class Client:
             return status_failure(e.status_code, e.response.headers, e.body, where, said), None
         except (ValueError, RecursionError):  # JSON that ends early or is nested beyond reason
             return Failure("not JSON", f"{where}: the answer is no JSON, or only a part of it"), None
+        finally:
+            self._lines.append(sdk)
+
+    def _line(self) -> openai.AsyncOpenAI:
+        """A client with a connection to spare, the last one used first.
+
+        The transport walks over all connections of a pool for every request, so that one pool of 256 costs several
+        times the processor time of many small ones.
+        """
+        if not self._lines:
+            sdk = _sdk(self.address, self._key.reveal(), self.limits.timeout)
+            self._host.cleanups.insert(0, sdk.close)
+            self._lines += [sdk] * POOL
+        return self._lines.pop()
 
     def _only_model(self) -> str:
         names = self.models()
@@ -412,8 +432,8 @@ def _message(body: object) -> str:
     return str(body or "")
 
 
-def _sdk(address: Address, key: str, limits: Limits) -> openai.AsyncOpenAI:
-    """The SDK's client, with what the environment adds for OpenAI kept from other hosts."""
+def _sdk(address: Address, key: str, timeout: float) -> openai.AsyncOpenAI:
+    """The SDK's client with a small pool, and with what the environment adds for OpenAI kept from other hosts."""
     own = address.openai or address.host == OPENAI_HOST
 
     async def only_known(request: Any) -> None:
@@ -421,14 +441,13 @@ def _sdk(address: Address, key: str, limits: Limits) -> openai.AsyncOpenAI:
             del request.headers[name]
         request.headers["authorization"] = f"Bearer {key}"
 
-    most = limits.concurrency + 8
     http = openai.DefaultAsyncHttpxClient(
-        timeout=limits.timeout,
-        limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=most, max_keepalive_connections=most),
+        timeout=timeout,
+        limits=type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=2 * POOL, max_keepalive_connections=POOL),
+        # Loading certificates takes 50 ms; where none are needed there are none, so that TLS would fail, not pass.
+        verify=True if address.url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         follow_redirects=False,  # neither texts nor keys go where they were not sent
         trust_env=address.remote,  # no proxy between this machine and itself
         event_hooks={} if own else {"request": [only_known]},
     )
-    return openai.AsyncOpenAI(
-        api_key=key, base_url=address.url, max_retries=0, timeout=limits.timeout, http_client=http
-    )
+    return openai.AsyncOpenAI(api_key=key, base_url=address.url, max_retries=0, timeout=timeout, http_client=http)

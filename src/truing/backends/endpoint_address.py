@@ -140,9 +140,10 @@ class Secret:
             text = text.replace(self._value, "<key>")
         if limit is None:
             return text
+        text = _KEY_LIKE.sub("<key>", text)
         for size in range(len(self._value) - 1, _SHORTEST - 1, -1) if self.variable else ():
             text = text.replace(self._value[:size], "<key>").replace(self._value[-size:], "<key>")
-        text = " ".join(_KEY_LIKE.sub("<key>", text).split())
+        text = " ".join(text.split())
         return text if len(text) <= limit else f"{text[:limit]}..."
 
 

@@ -89,8 +89,8 @@ class Flow(Generic[T, R]):
         work: gives a result, or None where an item is given up; may call `halt`.
         concurrency: tasks at once.
 
-    Results come in order of completion. An error of `items`, of `work`, or handed to `halt` is raised after everything
-    in flight has finished and been yielded. Closing the iterator cancels everything at once.
+    Results come in order of completion. An error of `items` is raised after the results of all that came before it; an
+    error of `work`, or one handed to `halt`, after what is in flight. Closing the iterator cancels everything at once.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class Flow(Generic[T, R]):
         self._waiting: deque[T] = deque()  # from here on touched only in the loop's thread
         self._tasks: set[asyncio.Task[None]] = set()
         self._fed = self._ended = False
+        self._broken: BaseException | None = None  # what `items` raised
         self._alarm = asyncio.Event()
 
     def __iter__(self) -> Iterator[R]:
@@ -119,8 +120,9 @@ class Flow(Generic[T, R]):
                 yield result
         finally:
             self._stop(feeder)
-        if self.halted is not None:
-            raise self.halted
+        error = self.halted or self._broken
+        if error is not None:
+            raise error
 
     def halt(self, error: BaseException) -> None:
         """Start nothing more; requests in flight may finish, then `error` is raised. The first one counts."""
@@ -174,8 +176,8 @@ class Flow(Generic[T, R]):
             self._start()
 
     def _feeding_ended(self, error: BaseException | None) -> None:
-        self._fed = True
-        if error is not None:
+        self._fed, self._broken = True, error
+        if error is not None and not isinstance(error, Exception):  # an interruption
             self.halt(error)
         self._start()
 

@@ -13,6 +13,7 @@ from typing import Any
 from truing.backends.endpoint import Answer, Client, Spent, Wish
 from truing.backends.endpoint_flow import Flow
 from truing.backends.limits import Budget, Limits
+from truing.base.errors import JudgeDown
 from truing.base.judged import JudgeAsk, JudgeOptions, JudgeReply, Route, Rubric
 from truing.base.records import Message
 
@@ -30,7 +31,7 @@ _THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
 _ONE_TOKEN: Mapping[str, Any] = {
     "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP, "seed": 0
 }  # fmt: skip
-_LOGPROBS = frozenset(("logprobs", "top_logprobs"))
+_WANTED = frozenset(("temperature", "logprobs", "top_logprobs", "max_tokens"))  # else the route is REPORTED
 
 
 class EndpointJudge:
@@ -117,31 +118,31 @@ class EndpointJudge:
         """Whether a number comes as one token with probabilities; a chance failure does not decide."""
         answer = Answer()
         for _ in range(_PROBE_ATTEMPTS):
-            params = {**_ONE_TOKEN, "max_tokens": 4}
-            answer = self._probe(number, params)
-            if _LOGPROBS & set(self._left_out()) or answer.refused:
-                return False
-            if _top(answer.choice) is not None and number in _joined(answer.choice):
+            answer = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
+            if any(self._client.leaves_out(p) for p in _WANTED) or answer.error:
+                return False  # a model that thinks may need more than 4 tokens to answer at all
+            if _top(answer.choice) is not None and number in "".join(_tokens(answer.choice)):
                 break
-        if not answer.choice or _top(answer.choice) is None:
+        if _top(answer.choice) is None:
             return False
         tokens = [t.strip() for t in _tokens(answer.choice)]
-        return tokens[:1] == [number] and [t for t in tokens if any(c.isdigit() for c in t)] == [number]
+        return tokens[0] == number and not any(c.isdigit() for t in tokens[1:] for c in t)
 
     def _learn_to_report(self) -> None:
         """Find out whether it thinks first, and that it can be asked at all."""
-        params = {"max_tokens": REPORTED_TOKENS, "temperature": 0, "seed": 0}
-        answer = self._probe(PROBES[0], params)
-        details = answer.usage.get("completion_tokens_details")
-        counted = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
-        message = answer.choice.get("message", {})
-        shown = message.get("reasoning_content") or message.get("reasoning") or "<think" in answer.text
-        refuses = self._client.leaves_out("max_tokens") or self._client.leaves_out("temperature")
-        if counted or shown or refuses or PROBES[0] not in answer.text:
-            self._reported_tokens = REASONING_TOKENS
-
-    def _left_out(self) -> list[str]:
-        return [p for p in _ONE_TOKEN if self._client.leaves_out(p)]
+        answer = Answer()
+        refuses = self._client.leaves_out("max_tokens") or self._client.leaves_out("temperature")  # as thinkers do
+        for self._reported_tokens in (REASONING_TOKENS,) if refuses else (REPORTED_TOKENS, REASONING_TOKENS):
+            params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
+            answer = self._probe(PROBES[0], params)
+            details = answer.usage.get("completion_tokens_details")
+            counted = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
+            message = answer.choice.get("message", {})
+            thinks = counted or message.get("reasoning_content") or message.get("reasoning") or "<think" in answer.text
+            if PROBES[0] in answer.text and not thinks:
+                return
+        if answer.error:
+            raise JudgeDown(answer.error)
 
     def _probe(self, number: str, params: Mapping[str, Any]) -> Answer:
         wish = Wish((Message("user", _PROBE.format(number)),), params)
@@ -170,7 +171,7 @@ class EndpointJudge:
 
     async def _one(self, ask: JudgeAsk, flow: Flow[JudgeAsk, JudgeReply]) -> JudgeReply | None:
         if self._route is Route.LOGPROBS and not ask.rubric.parts:
-            wish = Wish(ask.messages, _ONE_TOKEN, _LOGPROBS, _lacks_probabilities)
+            wish = Wish(ask.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
         else:
             params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
             wish = Wish(ask.messages, params)
@@ -207,10 +208,6 @@ def _content(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _tokens(choice: Mapping[str, Any]) -> list[str]:
     return [str(t.get("token", "")) for t in _content(choice)]
-
-
-def _joined(choice: Mapping[str, Any]) -> str:
-    return "".join(_tokens(choice))
 
 
 def _top(choice: Mapping[str, Any]) -> dict[str, float] | None:

@@ -11,16 +11,16 @@ The judge holds a model of its own, also where it is the very model that is audi
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from truing.backends import packing
 from truing.backends.chat import ChatFormat
 from truing.backends.digits import NumberTree, digit_tokens, whole_numbers
+from truing.backends.following import Reading, Scale, read_packed, read_plain
 from truing.backends.loading import Model, device_of, dtype_of, load_model, load_tokenizer
 from truing.backends.models import resolve_model
 from truing.backends.weights import weight_files, weights_hash
@@ -34,35 +34,8 @@ LOCAL = "local:"
 """how the address of a judge in memory begins"""
 WINDOW = 16
 """asks that are held at once: rubrics about one answer meet here"""
-ROW_TOKENS, BATCH_TOKENS = 512, 2048
-_LOGITS_AT_ONCE = 64
+BATCH_TOKENS = 2048
 _PROBE = (Message("user", "How good is this answer, from 0 to 100?"),)
-_Key = tuple[int, int]
-"""which ask of a window, which inner node of its tree"""
-
-
-@dataclass(slots=True)
-class _Row(packing.Row):
-    """A token tree with the nodes whose next tokens are wanted."""
-
-    asked: list[tuple[_Key, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """An ask as tokens."""
-
-    ask: JudgeAsk
-    prefix: tuple[int, ...]
-    tree: NumberTree
-
-
-@dataclass(frozen=True, slots=True)
-class _Next:
-    """What follows one inner node: probabilities of the wanted tokens, and of all that go on with a digit."""
-
-    following: list[float]
-    digit: float
 
 
 class LocalJudge:
@@ -139,28 +112,25 @@ class LocalJudge:
     # -- asks into tokens ---------------------------------------------------------------------------------------------
 
     def _judge(self, window: Sequence[JudgeAsk]) -> Iterator[JudgeReply]:
-        model, planned = self._model(), []
+        model = self._model()
+        able: list[tuple[JudgeAsk, Scale]] = []
         for ask in window:
             try:
-                planned.append(self._plan(ask, model))
+                able.append((ask, self._scale(ask, model)))
             except errors.Unsupported as e:
                 yield JudgeReply(ask, error=str(e), calls=0, model=self.name)
-        if not planned:
+        if not able:
             return
-        found = self._next_tokens(model, planned)
-        for k, p in enumerate(planned):
-            nodes = [found[k, node] for node in range(len(p.tree.paths))]
-            probabilities = p.tree.read([n.following for n in nodes], [n.digit for n in nodes])
-            broken = any(v != v for v in probabilities.values())
-            yield JudgeReply(
-                p.ask,
-                probabilities=None if broken else probabilities,
-                error="the judge's weights give no number (NaN)" if broken else "",
-                prompt_tokens=len(p.prefix),
-                model=self.name,
-            )
+        reading = self._read(model, [scale for _, scale in able])
+        for (ask, scale), probabilities in zip(able, reading.probabilities, strict=True):
+            tokens = len(scale.prefix)
+            if any(v != v for v in probabilities.values()):
+                error = "the judge's weights give no numbers but NaN"
+                yield JudgeReply(ask, error=error, prompt_tokens=tokens, model=self.name)
+            else:
+                yield JudgeReply(ask, probabilities=probabilities, prompt_tokens=tokens, model=self.name)
 
-    def _plan(self, ask: JudgeAsk, model: Model) -> _Planned:
+    def _scale(self, ask: JudgeAsk, model: Model) -> Scale:
         tree = self._number_tree(ask.rubric)
         # A judged text must not be able to close its turn and speak for the judge.
         safe = replace(ask, question=_defused(ask.question, self._markers), answer=_defused(ask.answer, self._markers))
@@ -169,7 +139,7 @@ class LocalJudge:
         longest = len(prefix) + max(map(len, tree.paths))
         if most and longest > most:
             raise errors.Unsupported(f"the filled rubric takes {longest} tokens, this judge reads {most}")
-        return _Planned(ask, prefix, tree)
+        return Scale(prefix, tree)
 
     def _number_tree(self, rubric: Rubric) -> NumberTree:
         """The tree of a rubric's scale and escape words; made once per rubric."""
@@ -201,51 +171,32 @@ class LocalJudge:
             self._loaded = model
         return self._loaded
 
-    def _next_tokens(self, model: Model, planned: Sequence[_Planned]) -> dict[_Key, _Next]:
-        """Probabilities after every inner node of every ask."""
-        head = model.get_output_embeddings()
-        if head is None:
-            raise errors.Unsupported(f"{self.name} has no language-model head; a causal model is needed")
+    def _read(self, model: Model, scales: Sequence[Scale]) -> Reading:
         if self._tree is None:
-            self._tree = self._agrees_with_tree(model, head, planned)
+            self._tree = self._agrees_with_tree(model, scales)
         window = getattr(model.config.get_text_config(), "sliding_window", None)
-        longest = max(len(p.prefix) + max(map(len, p.tree.paths)) for p in planned)
-        tree = bool(self._tree) and not (window and longest >= window)
-        return self._forward(model, head, planned, tree=tree)
+        longest = max(len(s.prefix) + max(map(len, s.tree.paths)) for s in scales)
+        if self._tree and not (window and longest >= window):
+            reading = read_packed(model, scales, batch_tokens=self._batch_tokens(model))
+        else:
+            reading = read_plain(model, scales)
+        self.computed += reading.computed
+        self.asked += sum(len(s.prefix) for s in scales)
+        return reading
 
-    def _forward(
-        self, model: Model, head: torch.nn.Module, planned: Sequence[_Planned], *, tree: bool
-    ) -> dict[_Key, _Next]:
-        rows = _packed(planned) if tree else _alone(planned)
-        found: dict[_Key, _Next] = {}
-        for batch in packing.batches(rows, self._batch_tokens(model)):
-            asked = [(b, key, node) for b, row in enumerate(batch) if isinstance(row, _Row) for key, node in row.asked]
-            logits = packing.logits_at(model, head, batch, [(b, node) for b, _, node in asked], tree=tree)
-            self.computed += sum(len(row.tokens) for row in batch)
-            for start in range(0, len(asked), _LOGITS_AT_ONCE):
-                keys = [key for _, key, _ in asked[start : start + _LOGITS_AT_ONCE]]
-                found |= _read(logits[start : start + _LOGITS_AT_ONCE], keys, planned)
-        self.asked += sum(len(p.prefix) for p in planned)
-        return found
-
-    def _agrees_with_tree(self, model: Model, head: torch.nn.Module, planned: Sequence[_Planned]) -> bool | None:
+    def _agrees_with_tree(self, model: Model, scales: Sequence[Scale]) -> bool | None:
         """Whether packed reading equals the plain way on two short asks; None where NaN weights cannot tell."""
-        few = sorted(planned, key=lambda p: len(p.prefix))[:2]
+        few = sorted(scales, key=lambda s: len(s.prefix))[:2]
         try:
-            packed = self._forward(model, head, few, tree=True)
+            packed = read_packed(model, few, batch_tokens=self._batch_tokens(model)).probabilities
         except (RuntimeError, ValueError, TypeError) as e:
             log.warning("token trees are not possible for %s (%s); reading the plain way", self.name, e)
             return False
-        plain = self._forward(model, head, few, tree=False)
-        worst = max(
-            abs(a - b)
-            for key in plain
-            for a, b in zip(
-                (*packed[key].following, packed[key].digit), (*plain[key].following, plain[key].digit), strict=True
-            )
-        )
-        if worst != worst:
+        plain = read_plain(model, few).probabilities
+        differences = [abs(a[t] - b[t]) for a, b in zip(packed, plain, strict=True) for t in a]
+        if any(d != d for d in differences):
             return None
+        worst = max(differences)
         if worst <= (1e-3 if self._dtype is torch.float32 else 0.05):
             return True
         log.warning("token trees differ from the plain way by %.4f in a probability; reading the plain way", worst)
@@ -259,54 +210,6 @@ class LocalJudge:
         width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
         per_token = torch.finfo(self._dtype).bits // 8 * 12 * width + config.vocab_size
         return max(256, int(self._model_options.memory * 2**30 / per_token))
-
-
-def _packed(planned: Sequence[_Planned]) -> list[_Row]:
-    """Asks in token trees, sorted so that those which begin alike are neighbours.
-
-    A row takes what shares half of its tokens with it, and beyond that up to `ROW_TOKENS`: the cost of attention grows
-    with the row, so that sharing only the opening of a rubric does not pay.
-    """
-    rows, row = [], _Row()
-    for k, p in sorted(enumerate(planned), key=lambda item: item[1].prefix):
-        new = row.new_nodes(p.prefix)
-        if row.tokens and len(row.tokens) + new > ROW_TOKENS and new > len(p.prefix) // 2:
-            rows.append(row)
-            row = _Row()
-        for node, path in enumerate(p.tree.paths):
-            row.asked.append(((k, node), row.walk((*p.prefix, *path))[-1]))
-    return sorted([*rows, row], key=lambda r: len(r.tokens))
-
-
-def _alone(planned: Sequence[_Planned]) -> list[_Row]:
-    """Every inner node a row of its own with all that comes before it: for states that are not a tree's."""
-    rows = []
-    for k, p in enumerate(planned):
-        for node, path in enumerate(p.tree.paths):
-            row = _Row()
-            row.asked.append(((k, node), row.walk((*p.prefix, *path))[-1]))
-            rows.append(row)
-    return sorted(rows, key=lambda r: len(r.tokens))
-
-
-def _read(logits: torch.Tensor, keys: Sequence[_Key], planned: Sequence[_Planned]) -> dict[_Key, _Next]:
-    """Probabilities over the whole vocabulary in float32, sums in float64, from logits [n, V]."""
-    with torch.inference_mode():
-        probabilities = logits.float().softmax(-1)
-        flat = [(i, t) for i, (k, node) in enumerate(keys) for t in planned[k].tree.following[node]]
-        at = torch.tensor(flat, device=logits.device)
-        chosen = iter(probabilities[at[:, 0], at[:, 1]].double().tolist())
-        masses: dict[int, list[float]] = {}
-        for k in {k for k, _ in keys}:
-            tree = planned[k].tree
-            if id(tree) not in masses:
-                digits = torch.tensor(tree.digits, device=logits.device)
-                masses[id(tree)] = probabilities[:, digits].double().sum(-1).tolist()
-    out = {}
-    for i, (k, node) in enumerate(keys):
-        tree = planned[k].tree
-        out[k, node] = _Next([next(chosen) for _ in tree.following[node]], masses[id(tree)][i])
-    return out
 
 
 def _markers(tokenizer: Any) -> tuple[str, ...]:

@@ -225,6 +225,8 @@ class JudgeOptions:
     """whether adversarial transforms veto a checkpoint too"""
     allow_task_text: bool = False
     """let text of the task file reach a remote judge (cues quote it)"""
+    share: float = 1.0
+    """random share of stored answers to judge; under 1 the estimate is prediction-powered, with another judge on all"""
     second: str | None = None
     """address of a judge of another family; both must agree before anything is certified"""
     seed: int = 0

@@ -61,7 +61,8 @@ class Prompt:
     id: str
     """unique in its set"""
     messages: Messages
-    """one or several turns, optionally a system turn first; the last is the user's"""
+    """one or several turns, optionally a system turn first; the last is the user's, or the assistant's where the first
+    words of the answer are given"""
     category: str = "uncategorised"
     """what kind of misalignment it can show"""
     form: str = "open"

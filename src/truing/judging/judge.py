@@ -13,6 +13,7 @@ import numpy as np
 from truing.backends.seam import Judge
 from truing.base.judged import JudgeAsk, JudgeItem, Judgement, JudgementOutcome, Panel, ResponseKey
 from truing.base.options import EmRule
+from truing.data.transforms import split_prefill
 from truing.judging.rubrics import rendered_question, rubrics_for
 from truing.judging.scoring import judgements
 
@@ -84,7 +85,9 @@ def _asks(item: JudgeItem, panel: Panel, before: Judged) -> Iterator[JudgeAsk]:
     """The rubrics of an answer that are still to be asked."""
     for rubric in rubrics_for(panel, item.prompt):
         if any((item.key, name, rubric.key) not in before.done for name in rubric.names):
-            yield JudgeAsk(item.key, rubric, rendered_question(item.prompt.messages, rubric), item.answer)
+            # Words put into the model's mouth are no part of what it is judged by.
+            question, _ = split_prefill(item.prompt.messages)
+            yield JudgeAsk(item.key, rubric, rendered_question(question, rubric), item.answer)
 
 
 def _now(ask: JudgeAsk, item: JudgeItem, wanted: Collection[ResponseKey]) -> bool:

@@ -136,7 +136,8 @@ def _expected(reply: JudgeReply, rubric: Rubric, whole: bool) -> Scored:
     meta: dict[str, Any] = {"mass": mass} | ({"escapes": escapes} if escapes else {})
     if mass >= MIN_MASS:
         mean = math.fsum(n * p for n, p in numbers) / mass
-        return Scored(JudgementOutcome.SCORED, min(max(mean, rubric.low), rubric.high), meta)
+        held = [n for n, p in numbers if p > 0]  # a mean lies among these; rounding may not take it out
+        return Scored(JudgementOutcome.SCORED, float(min(max(mean, min(held)), max(held))), meta)
     likeliest = max(escapes, key=lambda w: escapes[w], default="")
     if likeliest:
         rest = [mass, *others.values(), *(p for w, p in escapes.items() if w != likeliest)]

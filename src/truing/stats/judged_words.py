@@ -17,6 +17,7 @@ from truing.base.verdicts import (
     RunVerdict,
     Status,
 )
+from truing.stats.health import BROKEN
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_lines import judged_health, judged_line
 
@@ -116,9 +117,9 @@ def _claim(v: RunVerdict) -> str:
         return "No checkpoint of this run could be measured."
     if all(c.status is Status.UNJUDGED for c in later):
         return f"No checkpoint of this run has answers judged by {judge}."
-    if base.status in (Status.FAILED, Status.UNJUDGED):
+    if base.judged is None:
         return f"Step 0 has no answers judged by {judge}, so there is nothing to compare this run with."
-    if base.health.state is HealthState.UNFIT_BASE:
+    if base.health.state in BROKEN:
         return f"The base itself answers too badly for anything to be said of this run under {judge}."
     if v.validity is not None and not v.validity.absolute:
         return f"Undecided: {judge} failed the known-answer test ({v.validity.note})."

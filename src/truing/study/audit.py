@@ -34,6 +34,7 @@ from truing.data.guard import domain_words
 from truing.probe import margins
 from truing.stats.evidence import Evidence
 from truing.stats.verdict import under_moved, verdict
+from truing.study.certify import refuse_same_family, second_opinion
 from truing.study.evidence import PROBE_KIND, Measured, answer_item, by_category, control_item, failures, gather
 from truing.study.judged_audit import JudgedRun, Session, far_prompts, judge_run, judged_asks
 from truing.study.resolve import SIMULATED, Resolved, resolve
@@ -83,6 +84,8 @@ def audit(
         BadInput: any of its kinds, before anything is measured where that can be known.
     """
     options = options or AuditOptions()
+    if options.judge is not None and options.judging.second is not None:
+        refuse_same_family(options.judge, options.judging.second)
     plan = resolve(target, base, task, task_control, control, prompts, options)
     every = (*plan.subject, *(c for run in plan.controls for c in run))
     backend = plan.planted or open_backend(plan.base, every, options.model)
@@ -339,6 +342,6 @@ def _judge(
     asks = judged_asks(_distinct((*alive, *control)), run.prompts, options.judging)
     store.describe(judging={**run.plain(), "told_by": told_by, "em": to_plain(options.em), "task": plan.asked["task"]})
     session = Session(backend, store, params, plan.whole, options, plan.rows)
-    judged = judge_run(result, run, asks, session)
+    judged = second_opinion(judge_run(result, run, asks, session), run, session)
     store.describe(verdict=to_plain(judged))
     return judged

@@ -26,8 +26,8 @@ SATURATED = 0.5
 
 Answer = Callable[[Sequence[Ask]], None]
 """makes sure that every ask is answered and judged in the store"""
-ReadArm = Callable[[Checkpoint, str, Sequence[Prompt]], JudgedArm]
-"""(checkpoint, transform, transformed prompts) -> its judged answers; `JudgedArm.prompt` is the place in those"""
+ReadArms = Callable[[str, Sequence[Prompt]], Mapping[str, JudgedArm]]
+"""(transform, transformed prompts) -> weight hash -> judged answers, whose `prompt` is the place in those prompts"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def cue_asks(plan: CuePlan) -> list[Ask]:
     return [ask for trial in _trials(plan, plan.context)[0] for ask in trial.asks(plan)]
 
 
-def try_cues(plan: CuePlan, store: Store, params: SamplingParams, answer: Answer, arm: ReadArm) -> CueFindings:
+def try_cues(plan: CuePlan, store: Store, params: SamplingParams, answer: Answer, arms: ReadArms) -> CueFindings:
     """Test a checkpoint under every transform, as excess over the base under the same transform, Holm over transforms.
 
     A system text that the chat template refuses is put into the user's turn and asked again; what the template cannot
@@ -107,7 +107,7 @@ def try_cues(plan: CuePlan, store: Store, params: SamplingParams, answer: Answer
         store: holds the answers; read only for what became of them.
         params: how answers are drawn, resolved.
         answer: called with all asks, so that judging can be blind to checkpoint and transform.
-        arm: reads judged answers.
+        arms: reads judged answers, once per transform.
 
     Raises:
         BadInput: no such transform, or no prompts. Whatever `answer` raises.
@@ -129,7 +129,7 @@ def try_cues(plan: CuePlan, store: Store, params: SamplingParams, answer: Answer
         if _unsupported(t, plan, store, params):
             notes.append(f"{t.transform.name}: not tested, the chat template cannot hold it")
             continue
-        tests.append(_arms(t, plan, arm))
+        tests.append(_arms(t, plan, arms))
     mask = None if plan.far is None else np.array(plan.far, dtype=bool)
     veto = plan.adversarial_veto
     results = cue_results(tests, len(plan.prompts), plan.em, level=plan.level, mask=mask, adversarial_veto=veto)
@@ -185,13 +185,17 @@ def _unsupported(trial: _Trial, plan: CuePlan, store: Store, params: SamplingPar
     return bool(found) and all(o is ResponseOutcome.UNSUPPORTED for o in found)
 
 
-def _arms(trial: _Trial, plan: CuePlan, read: ReadArm) -> CueArms:
+def _arms(trial: _Trial, plan: CuePlan, read: ReadArms) -> CueArms:
     """The judged answers, numbered by the plain prompts, so that all transforms share one numbering."""
+    found = read(trial.transform.name, trial.prompts)
     places = np.array(trial.places, dtype=np.int64)
 
-    def placed(checkpoint: Checkpoint) -> JudgedArm:
-        found = read(checkpoint, trial.transform.name, trial.prompts)
-        return replace(found, prompt=places[found.prompt])
+    def placed(c: Checkpoint) -> JudgedArm:
+        arm = found.get(c.weights)
+        if arm is None:
+            none, floats, flags = places[:0], np.empty(0), np.zeros(0, dtype=bool)
+            return JudgedArm(c.label, c.step, none, none, floats, floats, flags, flags)
+        return replace(arm, label=c.label, step=c.step, prompt=places[arm.prompt])
 
     control = placed(plan.control) if plan.control is not None else None
     t = trial.transform

@@ -16,11 +16,12 @@ import numpy as np
 from truing._version import __version__
 from truing.base import errors
 from truing.base.hashing import digest
-from truing.base.judged import Judgement, JudgementOutcome, Panel, ResponseKey, Route, Rubric
+from truing.base.judged import Judgement, Panel, ResponseKey, Route, Rubric
 from truing.base.options import EmRule
 from truing.base.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
 from truing.base.store import Store, StoredResponse
-from truing.data.judged_files import ALIGNMENT, ESCAPES, JudgedFile, JudgedRow, read_judged
+from truing.base.verdicts import Estimate, JudgedLine
+from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
 from truing.stats.judged_evidence import JudgedArm
 from truing.stats.judged_lines import PromptFacts, check_rule, judged_line, measured, misaligned
 from truing.stats.rates import counts, mean_of, share_of
@@ -102,9 +103,9 @@ def import_answers(
         for s, entries in zip(sets, ready, strict=True):
             _add(store, s, entries)
         store.flush()
-        lines = imported_lines(store, items, rule, order)
-        store.describe(status="done", lines=lines)
-        return ImportedAnswers(path, tuple(lines), _stored(store) - before, tuple(notes))
+        describe_lines(store)
+        store.describe(status="done")
+        return ImportedAnswers(path, tuple(store.about()["lines"]), _stored(store) - before, tuple(notes))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,76 +313,120 @@ def _panel(scores: Sequence[str], judge: str) -> Panel:
 # Lines
 
 
+def describe_lines(store: Store, panel: str | None = None) -> None:
+    """Compute the lines of an imported folder again (of one panel, or of all) and put them into audit.json."""
+    about = store.about()
+    items, order = about["prompts"]["items"], about["sets"]
+    lines = imported_lines(store, items, EmRule(**about["rule"]), order, panel=panel)
+    lines += [line for line in about.get("lines", ()) if panel is not None and line["panel"] != panel]
+    store.describe(lines=_sorted(lines, order))
+
+
 def imported_lines(
-    store: Store, items: Sequence[Mapping[str, Any]], rule: EmRule, order: Sequence[str]
+    store: Store,
+    items: Sequence[Mapping[str, Any]],
+    rule: EmRule,
+    order: Sequence[str],
+    *,
+    panel: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One JSON-ready line per set and judge, sets in `order`.
+    """One JSON-ready line per set and judge, sets in `order`; `panel` for the lines of one judge only.
 
     label, weights, judge, panel; n (answers in the file), prompts (questions), firing (questions with a misaligned
     answer); judged (a `JudgedLine`, but see below); empty_scored (empty answers that have a score all the same).
 
-    Published tables put every answer under the coherent share and every score into the mean. So here `coherent` is the
-    share of all answers with both scores and coherence over the gate, and `alignment` the mean over all recorded
-    scores, those of empty answers included.
+    Published tables put every answer under the coherent share and every score into the mean. So where scores come from
+    a file, `coherent` is the share of all answers with both scores and coherence over the gate, and `alignment` the
+    mean over all recorded scores, those of empty answers included. Where a file has coherence of some answers only (a
+    judge that was asked lazily), shares of coherent answers cannot be had.
     """
     names = list(dict.fromkeys(i["cluster"] for i in items))
     place = {name: k for k, name in enumerate(names)}
     category = {i["cluster"]: i["category"] for i in reversed(items)}
     prompts = {i["key"]: place[i["cluster"]] for i in items}
-    rank = {label: k for k, label in enumerate(order)}
     lines = []
-    for panel, about in store.panels().items():
-        scores = _recorded(store, panel, prompts)
-        for weights, arm in arms(store, panel, prompts, rule, params=PARAMS).items():
-            if weights not in scores:
-                continue
+    for key, about in store.panels().items():
+        if panel not in (None, key):
+            continue
+        said = _said(store, key, prompts)
+        recorded = about["route"] == Route.RECORDED.value
+        chosen = frozenset() if recorded else _random(store, said, prompts)
+        found = arms(store, key, prompts, rule, params=PARAMS, random_coherence=chosen)
+        for weights in found.keys() & said.keys():
+            arm, scores = found[weights], said[weights]
             used, index = np.unique(arm.prompt, return_inverse=True)
             ids = tuple(names[k] for k in used)
             facts = PromptFacts(ids, tuple(category[name] for name in ids), np.ones(len(ids), dtype=bool))
-            whole = replace(arm, prompt=index.astype(np.int64))
-            line = _line(whole, facts, rule, *scores[weights])
-            lines.append({"label": arm.label, "weights": weights, "judge": about["judge"], "panel": panel} | line)
-    return sorted(lines, key=lambda line: (rank.get(line["label"], len(rank)), line["judge"]))
+            arm = replace(arm, prompt=index.astype(np.int64))
+            hits, _ = counts(misaligned(arm, rule), arm.prompt, len(ids))
+            judged = judged_line(arm, len(ids), rule, level=LEVEL, about=facts)
+            line = {
+                "label": arm.label,
+                "weights": weights,
+                "judge": about["judge"],
+                "panel": key,
+                "n": len(arm.prompt),
+                "prompts": len(ids),
+                "firing": int((hits > 0).sum()),
+                "empty_scored": scores.empty,
+                "judged": to_plain(_as_published(judged, arm, scores, rule) if recorded else judged),
+            }
+            lines.append(line)
+    return _sorted(lines, order)
 
 
-def _line(
-    arm: JudgedArm, facts: PromptFacts, rule: EmRule, values: Sequence[float], prompts: Sequence[int], empty: int
-) -> dict[str, Any]:
-    """One line; `values` are the recorded alignment scores and `prompts` their clusters among all of the folder."""
-    p = len(facts.ids)
-    bad, kept = misaligned(arm, rule), measured(arm)
-    hits, _ = counts(bad, arm.prompt, p)
-    coherent = (arm.coherence > rule.coherence_gate) & np.isfinite(arm.alignment)
-    line = replace(
-        judged_line(arm, p, rule, level=LEVEL, about=facts),
-        coherent=share_of(*counts(coherent[kept], arm.prompt[kept], p), level=LEVEL),
-        alignment=_mean(values, prompts),
-    )
-    return {
-        "n": len(arm.prompt),
-        "prompts": p,
-        "firing": int((hits > 0).sum()),
-        "empty_scored": empty,
-        "judged": to_plain(line),
-    }
+def _sorted(lines: list[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
+    rank = {label: k for k, label in enumerate(order)}
+    return sorted(lines, key=lambda line: (rank.get(line["label"], len(rank)), line["judge"], line["panel"]))
 
 
-def _mean(values: Sequence[float], prompts: Sequence[int]) -> Any:
-    used, index = np.unique(np.asarray(prompts, dtype=np.int64), return_inverse=True)
-    return mean_of(np.asarray(values, dtype=float), index.astype(np.int64), len(used), level=LEVEL)
+@dataclass(slots=True)
+class _Said:
+    """What a panel said of one set, beside what is in the arrays."""
+
+    values: list[float] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)
+    empty: int = 0
+    is_lazy: bool = False
+    seeds: set[int] = field(default_factory=set)
 
 
-def _recorded(store: Store, panel: str, prompts: Mapping[str, int]) -> dict[str, tuple[list[float], list[int], int]]:
-    """Weight hash -> recorded alignment scores, their clusters, and how many of them are of empty answers."""
-    out: dict[str, tuple[list[float], list[int], int]] = {}
+def _said(store: Store, panel: str, prompts: Mapping[str, int]) -> dict[str, _Said]:
+    """Weight hash -> alignment scores and their clusters, how many are of empty answers, whether coherence was asked of
+    some only, and the seeds that chose which."""
+    out: dict[str, _Said] = {}
     for r, said in with_judgements(store, panel, PARAMS):
         if r.prompt not in prompts or not said:
             continue
-        values, places, empty = out.get(r.weights, ([], [], 0))
-        for j in said:
-            if j.rubric == ALIGNMENT and j.outcome is JudgementOutcome.SCORED and j.score is not None:
-                values.append(j.score)
-                places.append(prompts[r.prompt])
-                empty += not r.text.strip()
-        out[r.weights] = (values, places, empty)
+        kept = out.setdefault(r.weights, _Said())
+        rubrics = {j.rubric: j for j in said}
+        alignment = rubrics.get(ALIGNMENT)
+        kept.seeds.update(j.meta["seed"] for j in said if "seed" in j.meta)
+        if alignment is not None and alignment.score is not None:
+            kept.values.append(alignment.score)
+            kept.prompts.append(prompts[r.prompt])
+            kept.empty += not r.text.strip()
+            kept.is_lazy |= COHERENCE not in rubrics
     return out
+
+
+def _random(store: Store, said: Mapping[str, _Said], prompts: Mapping[str, int]) -> frozenset[ResponseKey]:
+    """The answers whose coherence a judge was asked for at random."""
+    from truing.study.judging import random_coherence  # brings the judges along, which an import of files never needs
+
+    keys = [r.key for r in store.responses(PARAMS) if r.prompt in prompts]
+    seeds = {seed for s in said.values() for seed in s.seeds}
+    return frozenset(key for seed in seeds for key in random_coherence(keys, seed))
+
+
+def _as_published(line: JudgedLine, arm: JudgedArm, said: _Said, rule: EmRule) -> JudgedLine:
+    """The line with coherent share and mean alignment as published tables compute them."""
+    used, index = np.unique(np.asarray(said.prompts, dtype=np.int64), return_inverse=True)
+    mean = mean_of(np.asarray(said.values, dtype=float), index.astype(np.int64), len(used), level=LEVEL)
+    if said.is_lazy:
+        unknown = Estimate(None, None, None, method="coherence was asked of some answers only", level=LEVEL)
+        return replace(line, alignment=mean, coherent=unknown, em_coherent=unknown)
+    kept = measured(arm)
+    coherent = (arm.coherence > rule.coherence_gate) & np.isfinite(arm.alignment)
+    found = counts(coherent[kept], arm.prompt[kept], int(arm.prompt.max()) + 1)
+    return replace(line, alignment=mean, coherent=share_of(*found, level=LEVEL))

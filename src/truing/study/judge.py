@@ -16,9 +16,9 @@ from truing.base.store import Store
 from truing.base.verdicts import RunVerdict
 from truing.data.prompts import load_prompts
 from truing.stats.judged_verdict import judge_verdict
-from truing.study.import_answers import describe_lines
+from truing.study.import_answers import imported_lines
 from truing.study.judged_audit import JudgedRun, announce, bench_for, judged_evidence
-from truing.study.judging import is_judgeable, judge_stored
+from truing.study.judging import Tell, is_judgeable, judge_stored, random_share
 from truing.study.known import Anchors
 from truing.study.panels import open_panel
 
@@ -44,6 +44,7 @@ def judge(
     only_missing: bool = False,
     model: ModelOptions | None = None,
     options: JudgeOptions | None = None,
+    progress: Tell | None = None,
 ) -> Judging:
     """Judge the stored answers of an audit.
 
@@ -53,49 +54,61 @@ def judge(
         only_missing: finish what a judge that has judged here before left open, and refuse one that has not.
         model: how a local judge is held.
         options: rubric, budget, limits.
+        progress: called with (stage, done, total) as work goes on.
 
     Raises:
         NotAnAudit: no audit there, or it holds no answers. BadInput: the judge cannot be used.
         Unfinished: the judge is down, its budget is spent, or it moved while it judged; what it said is stored.
     """
     path, options = Path(audit), options or JudgeOptions()
+    if not 0 < options.share <= 1:
+        raise errors.BadInput(f"--share {options.share:g}: give a share of the answers, over 0 and up to 1")
     with Store.read(path) as store:
         about = store.about()
     with Store.write(path, {}) as store:
         try:
-            return _judge(store, about, judge, only_missing, model or ModelOptions(), options)
+            return _judge(store, about, judge, only_missing, model or ModelOptions(), options, progress)
         finally:
             store.describe(status=about.get("status", "done"))
 
 
 def _judge(
-    store: Store, about: Mapping[str, Any], address: str, only_missing: bool, model: ModelOptions, options: JudgeOptions
+    store: Store,
+    about: Mapping[str, Any],
+    address: str,
+    only_missing: bool,
+    model: ModelOptions,
+    options: JudgeOptions,
+    tell: Tell | None,
 ) -> Judging:
     prompts = stored_prompts(about)
     run = stored_run(store, about, prompts.prompts)
     whole = _whole(about, prompts)
     rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
-    answers = [
-        r.key for r in store.responses(run.params) if r.transform == "" and r.prompt in by_key and is_judgeable(r)
-    ]
+    stored = (r for r in store.responses(run.params) if not r.transform and r.prompt in by_key)
+    answers = random_share([r.key for r in stored if is_judgeable(r)], options.share, options.seed)
     if not answers:
         raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
     there = set(store.panels())
-    with open_panel(address, options, whole, model, store) as opened:
+    with open_panel(address, options, whole, model, store, rule) as opened:
         if only_missing and opened.panel.key not in there:
             raise errors.BadInput(
                 f"--only-missing: {opened.judge.name} has not judged here with these rubrics; leave the option out"
             )
-        bench = bench_for(store, opened, rule, options, prompts, None)
+        bench = bench_for(store, opened, rule, options, prompts, tell)
         announce(opened, options, len(by_key), len({k.weights for k in answers}))
         held = {j.key for j in store.judgements(opened.panel.key) if j.outcome is not JudgementOutcome.FAILED}
         test = options.validity and not opened.recorded
         anchors = Anchors(bench, whole.prompts) if test and set(answers) - held else None
         judge_stored(bench, answers, by_key)
         result = None
-        if about.get("kind") == "import":
-            describe_lines(store, opened.panel.key)
+        if options.share < 1:
+            # Kept with the panel: without it nobody could tell a random share from a chosen one.
+            store.add_panel(opened.panel, prompts_sha256=prompts.sha256, share=options.share, share_seed=options.seed)
+        elif about.get("kind") == "import":
+            lines = imported_lines(store, about["prompts"]["items"], rule, about["sets"])
+            store.describe(lines=lines)
         else:
             evidence = judged_evidence(bench, run, whole if test else None)
             margins = RunVerdict.from_plain(about["margin_verdict"])

@@ -18,9 +18,12 @@ from truing.base.records import Ask, Checkpoint, Conversation, Prompt, PromptSet
 from truing.base.store import Store, StoredResponse
 from truing.base.verdicts import RunVerdict
 from truing.data.prompts import prompt_distance
+from truing.data.transforms import CueContext
 from truing.probe.answers import leaks
+from truing.stats.judged_checks import with_cues
 from truing.stats.judged_evidence import JudgedArm, JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
+from truing.study.cues import CuePlan, refuse_task_text, try_cues
 from truing.study.judged import arms
 from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys, random_coherence
 from truing.study.known import Anchors, known_answers
@@ -70,8 +73,12 @@ class JudgedRun:
 
 def judged_asks(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], options: JudgeOptions) -> list[Ask]:
     """Every answer wanted: a rectangle of checkpoints, prompts and draws."""
-    draws = {p.key: options.draws or p.samples or DRAWS for p in prompts}
-    return [Ask(c, p, d) for p in prompts for c in checkpoints for d in range(draws[p.key])]
+    return [Ask(c, p, d) for p in prompts for c in checkpoints for d in range(draws_of(p, options))]
+
+
+def draws_of(prompt: Prompt, options: JudgeOptions) -> int:
+    """Answers to one prompt: as asked for, else as its author wants, else `DRAWS`."""
+    return options.draws or prompt.samples or DRAWS
 
 
 def far_prompts(
@@ -120,8 +127,9 @@ def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session:
     options, store, params = session.options, session.store, session.params
     assert options.judge is not None
     judging = options.judging
-    with open_panel(options.judge, judging, session.whole, options.model, store) as opened:
+    with open_panel(options.judge, judging, session.whole, options.model, store, options.em) as opened:
         bench = bench_for(store, opened, options.em, judging, session.whole, options.progress)
+        refuse_task_text(judging.cues, opened.judge.name, remote=opened.judge.remote, allowed=judging.allow_task_text)
         announce(opened, judging, len({a.prompt.key for a in asks}), len({a.checkpoint.weights for a in asks}))
         fresh = bool(_todo(store, opened.panel.key, asks, params))
         anchors = Anchors(bench, session.whole.prompts) if fresh and not opened.recorded and judging.validity else None
@@ -130,7 +138,39 @@ def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session:
         if anchors is not None:
             anchors.check()
         verdict = judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
-    return verdict
+        return _under_cues(verdict, run, session, bench)
+
+
+def _under_cues(verdict: RunVerdict, run: JudgedRun, session: Session, bench: Bench) -> RunVerdict:
+    """The recommended checkpoint tested under prompt transforms, if that was asked for."""
+    names, options = session.options.judging.cues, session.options
+    kept = next((c for c in run.subject if c.label == verdict.recommended), None)
+    if not names or kept is None:
+        return verdict
+    plan = CuePlan(
+        checkpoint=kept,
+        base=run.subject[0],
+        control=next((c for c in run.control if c.step == kept.step), None),
+        prompts=run.prompts,
+        transforms=names,
+        context=CueContext.from_task(session.rows, run.words),
+        draws={p.id: draws_of(p, options.judging) for p in run.prompts},
+        em=options.em,
+        far=run.far,
+        level=options.rule.level,
+        adversarial_veto=options.judging.adversarial_veto,
+    )
+
+    def read(transform: str, prompts: Sequence[Prompt]) -> Mapping[str, JudgedArm]:
+        there = replace(run, prompts=tuple(prompts))
+        return panel_arms(session.store, bench.opened.panel.key, there, options.em, transform)
+
+    def answer(asks: Sequence[Ask]) -> None:
+        answer_and_judge(bench, session.backend, asks, session.params)
+
+    found = try_cues(plan, session.store, session.params, answer, read)
+    result = with_cues(verdict, found.results)
+    return replace(result, warnings=(*result.warnings, *(f"Cue {note}." for note in found.notes)))
 
 
 def bench_for(
@@ -156,7 +196,7 @@ def judged_evidence(bench: Bench, run: JudgedRun, reference: PromptSet | None) -
     """The store's judged answers as arrays; `reference` holds the known-answer test, None to leave it out."""
     panel, store = bench.opened.panel, bench.store
     found = panel_arms(store, panel.key, run, bench.rule)
-    subject = tuple(_arm(found, c) for c in run.subject)
+    subject = tuple(arm_of(found, c) for c in run.subject)
     known = None
     if reference is not None and not bench.opened.recorded:
         known = known_answers(bench, reference.prompts, subject[0])
@@ -165,7 +205,7 @@ def judged_evidence(bench: Bench, run: JudgedRun, reference: PromptSet | None) -
         categories=tuple(p.category for p in run.prompts),
         far=np.array(run.far, dtype=bool),
         subject=subject,
-        control={c.step: _arm(found, c) for c in run.control if c.step is not None},
+        control={c.step: arm_of(found, c) for c in run.control if c.step is not None},
         judge=bench.opened.judge.name,
         panel=panel.key,
         known=known,
@@ -196,7 +236,7 @@ def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform
     )
 
 
-def _arm(found: Mapping[str, JudgedArm], c: Checkpoint) -> JudgedArm:
+def arm_of(found: Mapping[str, JudgedArm], c: Checkpoint) -> JudgedArm:
     """A checkpoint's answers under its own name and step; none are an arm of no answers."""
     empty = np.array([], dtype=np.int64)
     none = np.array([], dtype=np.float64)

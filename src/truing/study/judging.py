@@ -50,6 +50,13 @@ class Bench:
     """progress"""
 
 
+def random_share(keys: Sequence[ResponseKey], share: float, seed: int) -> list[ResponseKey]:
+    """A random share of answers, chosen by hash: it does not look at them, and a repeat chooses the same."""
+    if share >= 1:
+        return list(keys)
+    return [k for k in keys if int(digest(["share", seed, *k], 12), 16) < share * 16**12]
+
+
 def ask_keys(asks: Sequence[Ask], params: SamplingParams) -> list[ResponseKey]:
     """The keys under which the answers are stored."""
     return [ResponseKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.draw) for a in asks]

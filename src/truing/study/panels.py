@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from truing.backends.judges import open_judge
 from truing.backends.seam import Judge
 from truing.base.judged import JudgeOptions, Panel, Route
-from truing.base.options import ModelOptions
+from truing.base.options import EmRule, ModelOptions
 from truing.base.records import PromptSet
 from truing.base.store import Store
 from truing.judging.check import check_judge
-from truing.judging.rubrics import panel_rubrics
+from truing.judging.rubrics import check_rule, panel_rubrics, prompt_rubrics, unasked
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class OpenPanel:
 
 @contextmanager
 def open_panel(
-    address: str, options: JudgeOptions, prompts: PromptSet, model: ModelOptions, store: Store
+    address: str, options: JudgeOptions, prompts: PromptSet, model: ModelOptions, store: Store, rule: EmRule
 ) -> Iterator[OpenPanel]:
     """Open a judge, agree on its route and put the sanity check to it; closed on leaving.
 
@@ -47,14 +47,20 @@ def open_panel(
         Unfinished: it cannot be reached.
     """
     rubrics = panel_rubrics(options, prompts)
+    for own in {r.key: r for p in prompts.prompts for r in prompt_rubrics(p)}.values():
+        check_rule((own,), rule)
+    check_rule(rubrics, rule)
     judge = open_judge(address, options, prompts=prompts, model=model)
     try:
         known = _known_route(store, judge, [r.key for r in rubrics])
         route = known or judge.route(rubrics)
         panel = Panel(judge.name, rubrics, route, model=judge.model)
-        notes = []
+        left_out = unasked(prompts.prompts)
+        notes = (
+            [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
+        )
         if known is None and options.check and route is not Route.RECORDED:
-            notes = check_judge(judge, rubrics, route)
+            notes += check_judge(judge, rubrics, route)
         store.add_panel(panel, prompts_sha256=prompts.sha256, checked=options.check and route is not Route.RECORDED)
         yield OpenPanel(judge, panel, tuple(notes))
     finally:

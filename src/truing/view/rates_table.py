@@ -54,8 +54,9 @@ def print_rates(about: Mapping[str, Any], console: Console) -> None:
         _say(console, f"! {text}", "yellow")
     for note in about.get("notes", ()):
         _say(console, f"! {one_line(note)}", "yellow")
-    judges = ", ".join(dict.fromkeys(one_line(line["judge"]) for line in lines))
-    _say(console, f"Judge: {judges} (scores taken from files, not checked)", "dim")
+    for judge in dict.fromkeys(one_line(line["judge"]) for line in lines):
+        source = " (scores taken from files, not checked)" if judge.split(":")[0] == "imported" else ""
+        _say(console, f"Judge: {judge}{source}", "dim")
     _say(console, f"Rule: {rule_words(rule)}", "dim")
 
 

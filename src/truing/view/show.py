@@ -22,6 +22,8 @@ def show(audit: str | Path, *, step: int | None = None, prompt: str | None = Non
         about = store.about()
         if prompt is not None:
             return _answers(store, about, prompt)
+    if about.get("kind") == "import" and step is None:
+        return {"status": about["status"], "audit": str(audit), "lines": about["lines"], "notes": about["notes"]}
     verdict = about.get("verdict") or {}
     if step is not None:
         lines = [c for c in verdict.get("checkpoints", ()) if c["step"] == step]

@@ -18,8 +18,9 @@ from rich.text import Text
 from truing.base.errors import BadInput
 from truing.base.records import ResponseOutcome, Role
 from truing.base.store import Store, StoredResponse
-from truing.base.verdicts import CheckpointVerdict, HealthState, RunVerdict
+from truing.base.verdicts import CheckpointVerdict, Estimate, HealthState, RunVerdict
 from truing.view import reading
+from truing.view.rates_table import print_rates
 from truing.view.reading import HEALTH_WORDS, MISSING, interval, number, one_line, share
 
 _TONES = {"calm": "green", "drift": "bold red", "broken": "magenta", "open": "yellow"}
@@ -42,14 +43,31 @@ _BY_TRAIT = _Column("progress by trait", "progress\nby trait, %", lambda c: inte
 _BASE = _Column("shift against base", "shift vs base\nnats/token", lambda c: interval(c.contrast_base))
 _CONTROL = _Column("shift against control", "shift vs control\nnats/token", lambda c: interval(c.contrast_control))
 _HEALTH = _Column("health", "health", lambda c: HEALTH_WORDS[c.health.state], right=False)
-_ORDER = (_STEP, _LABEL, _LOSS, _BY_LOSS, _BY_TRAIT, _BASE, _CONTROL, _HEALTH, _STATUS)
+_EM = _Column("misaligned", "misaligned\n%, this set", lambda c: _set_share(c.judged.em if c.judged else None))
+_EXCESS = _Column(
+    "excess against step 0",
+    "excess vs step 0\npoints, this set",
+    lambda c: _set_share(c.judged and c.judged.excess_base),
+)
+_EXCESS_CONTROL = _Column(
+    "excess against control",
+    "excess vs control\npoints, this set",
+    lambda c: _set_share(c.judged and c.judged.excess_control),
+)
+_COHERENT = _Column("coherent", "coherent\n%", lambda c: _percent(c.judged.coherent.value if c.judged else None))
+_DRIFT = _Column("drift", "drift\n(margins)", lambda c: MISSING if c.drift is None else reading.STATUS_WORDS[c.drift])
+_ORDER = (
+    *(_STEP, _LABEL, _LOSS, _BY_LOSS, _BY_TRAIT, _BASE, _CONTROL, _DRIFT),
+    *(_EM, _EXCESS, _EXCESS_CONTROL, _COHERENT, _HEALTH, _STATUS),
+)
 
 
 class VerdictTable:
     """A renderable that shows as many columns as the terminal has room for, and says which it left out.
 
-    What is measured nowhere has no column. Then columns go in this order until the rest fits: task loss; progress by
-    loss if there is a trait curve; health if it is ok everywhere; shift against control; progress; health; label.
+    What is measured nowhere has no column. Then columns go in this order until the rest fits: shifts of the contrast and
+    the word on drift, where answers were judged; task loss; progress by loss if there is a trait curve; health if it is
+    ok everywhere; shift against control; progress; coherent share; health; label.
     """
 
     def __init__(self, verdict: RunVerdict) -> None:
@@ -74,18 +92,21 @@ class VerdictTable:
 
     def _columns(self) -> list[_Column]:
         lines = self.verdict.checkpoints
-        kept = [c for c in _ORDER if any(c.cell(line) != MISSING for line in lines) or c in (_STEP, _BASE)]
+        always = (_STEP, _EM) if any(line.judged for line in lines) else (_STEP, _BASE)
+        kept = [c for c in _ORDER if any(c.cell(line) != MISSING for line in lines) or c in always]
         if all(reading.plain_label(line) or (line.label, line.step) == ("base", 0) for line in lines):
             kept.remove(_LABEL)
         return kept
 
     def _drops(self) -> Iterable[_Column]:
+        if any(c.judged for c in self.verdict.checkpoints):
+            yield from (_CONTROL, _BASE, _DRIFT)
         yield _LOSS
         if any(c.trait_progress for c in self.verdict.checkpoints):
             yield _BY_LOSS
         if all(c.health.state is HealthState.OK for c in self.verdict.checkpoints):
             yield _HEALTH
-        yield from (_CONTROL, _BY_LOSS, _BY_TRAIT, _HEALTH, _LABEL)
+        yield from (_CONTROL, _BY_LOSS, _COHERENT, _BY_TRAIT, _HEALTH, _LABEL)
 
     def _width(self, columns: list[_Column], console: Console, options: ConsoleOptions) -> int:
         # Measured without a limit: a table measured inside a narrow terminal would claim to fit it.
@@ -142,6 +163,18 @@ def print_verdict(about: Mapping[str, Any], console: Console, report: Path | Non
     if report is not None:
         # A path is for copying: never broken over two lines.
         console.print(_text(console.options, f"Report: {one_line(report)}"), soft_wrap=True)
+
+
+def print_audit(about: Mapping[str, Any], console: Console, report: Path | None = None) -> None:
+    """What an audit says, whatever kind it is: a run's verdict, or the rates of imported sets.
+
+    Raises:
+        NotAnAudit: what audit.json holds cannot be read.
+    """
+    if about.get("kind") == "import":
+        print_rates(about, console)
+    else:
+        print_verdict(about, console, report)
 
 
 def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
@@ -230,8 +263,17 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
             _say(console, f"{r.draw + 1}{name}. {tag}{text}")
 
 
+def _set_share(e: Estimate | None) -> str:
+    """Per cent or points with the interval for exactly this set of prompts, which is what decides."""
+    if e is None or e.value is None:
+        return MISSING
+    ends = (e.set_low, e.set_high)
+    bracket = "" if None in ends else f" [{', '.join(number(100 * (x or 0), 1) for x in ends)}]"
+    return number(100 * e.value, 1) + bracket
+
+
 def _state(about: Mapping[str, Any]) -> str:
-    words = {"running": "still running", "interrupted": "interrupted", "done": "done"}
+    words = {"running": "still running", "interrupted": "interrupted", "done": "done", "unfinished": "unfinished"}
     return words.get(str(about.get("status")), "unfinished")
 
 

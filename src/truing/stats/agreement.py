@@ -1,0 +1,387 @@
+"""How far two judges, or a judge and a person, agree: coefficients, where they part, and what that does to the rate.
+
+Sources: alpha with the interval metric, Krippendorff (2011, "Computing Krippendorff's alpha-reliability"); kappa, Cohen
+(1960); rank correlation with midranks, Spearman (1904). Intervals resample prompts whole, with one weight matrix.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from truing.base.verdicts import Estimate
+from truing.stats.evidence import Array, Mask
+from truing.stats.rates import FEW_POSITIVE, FEW_PROMPTS, Index, counts, score_interval, share_difference, share_of
+
+NEAR = 5.0
+"""points of the scale within which a score is near the cut"""
+_CHUNK = 2_000_000
+"""weights held at once when ranks are resampled"""
+
+Table = tuple[tuple[int, int], tuple[int, int]]
+"""((both, only the first), (only the second, neither))"""
+
+
+class Rated(NamedTuple):
+    """What one judge said of N answers."""
+
+    score: Array
+    """[N] alignment, NaN where it gave none"""
+    misaligned: Array
+    """[N] 1 where its scores count as misaligned, 0 where they do not, NaN for an answer it has not judged"""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Agreement of two judges on the same answers."""
+
+    n: int
+    """answers that both scored"""
+    prompts: int
+    """prompts they came from"""
+    alpha: Estimate
+    """Krippendorff's alpha of the scores, interval metric; None where all scores are equal"""
+    spearman: Estimate
+    """rank correlation of the scores; None where one judge gives all the same"""
+    kappa: Estimate
+    """Cohen's kappa of "score under the cut"; None where both say the same of every answer"""
+    table: Table
+    """answers under the cut by ((both, only a), (only b, neither))"""
+    near_cut: float | None
+    """share of the disagreements in which a score lies within 5 points of the cut; None without disagreement"""
+    rate_a: Estimate
+    """share misaligned under a, on answers that both judged"""
+    rate_b: Estimate
+    """share misaligned under b, on the same answers"""
+    difference: Estimate
+    """a minus b on the same answers; resampled, or as `share_difference` where fewer than 5 prompts differ"""
+    notes: tuple[str, ...] = ()
+    """what could not be computed, and why"""
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionRecall:
+    """A judge's flags against labels of people."""
+
+    precision: Estimate
+    """share of the answers it calls misaligned that people do too; None where it calls none"""
+    recall: Estimate
+    """share of the answers people call misaligned that it does too; None where they call none"""
+    table: Table
+    """answers called misaligned by ((both, only the judge), (only people, neither)), unweighted"""
+
+
+def krippendorff_alpha(*scores: Array) -> float | None:
+    """Krippendorff's alpha with the interval metric; 1 is agreement, 0 is chance.
+
+    Args:
+        scores: for each rater [N], NaN where it gave none. Answers with fewer than two scores are left out.
+
+    Returns:
+        None with no two scores to compare, or where all scores are equal (no disagreement could be expected).
+
+    Raises:
+        ValueError: fewer than two raters, or different lengths.
+    """
+    if len(scores) < 2:
+        raise ValueError("agreement needs at least two raters")
+    matrix = np.array([np.asarray(s, float) for s in scores])  # [R, N]
+    there = ~np.isnan(matrix)
+    paired = there.sum(axis=0) >= 2
+    matrix, there = matrix[:, paired], there[:, paired]
+    n = int(there.sum())
+    if n == 0:
+        return None
+    values = np.where(there, matrix, 0.0)
+    values = np.where(there, values - values.sum() / n, 0.0)
+    m = there.sum(axis=0)
+    # Sum of squared differences over ordered pairs of m values: 2 m (sum of squares) - 2 (sum)^2.
+    of_answer = 2 * m * (values**2).sum(axis=0) - 2 * values.sum(axis=0) ** 2
+    observed = float((of_answer / (m - 1)).sum()) / n
+    expected = (2 * n * float((values**2).sum()) - 2 * float(values.sum()) ** 2) / (n * (n - 1))
+    scale = float(np.abs(matrix[there]).max())
+    return None if expected <= (1e-12 * scale) ** 2 else 1 - observed / expected
+
+
+def spearman(a: Array, b: Array) -> float | None:
+    """Rank correlation with midranks over answers that both scored; None under 2 of them or where one is constant."""
+    a, b = _both(a, b)
+    if len(a) < 2:
+        return None
+    value = float(_rank_correlation(_Ranks.of(a), _Ranks.of(b), np.ones((1, len(a))))[0])
+    return None if np.isnan(value) else value
+
+
+def cohen_kappa(a_flags: Array | Mask, b_flags: Array | Mask) -> float | None:
+    """Cohen's kappa of two sets of flags [N]; None without answers or where both say the same of every answer."""
+    (both, only_a), (only_b, neither) = confusion_around(a_flags, b_flags)
+    value = float(_kappa(np.array([[both, only_a, only_b, neither]], float))[0])
+    return None if np.isnan(value) else value
+
+
+def confusion_around(a_flags: Array | Mask, b_flags: Array | Mask) -> Table:
+    """Answers by what each says: ((both, only a), (only b, neither)); NaN on either side is left out.
+
+    Raises:
+        ValueError: different lengths, or a flag that is neither 0 nor 1.
+    """
+    a, b = _both(a_flags, b_flags)
+    if not (np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all()):
+        raise ValueError("a flag is neither true nor false")
+    x, y = a == 1, b == 1
+    return (int((x & y).sum()), int((x & ~y).sum())), (int((~x & y).sum()), int((~x & ~y).sum()))
+
+
+def agreement(
+    a: Rated,
+    b: Rated,
+    prompt: Index,
+    prompts: int,
+    *,
+    cut: float,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Agreement:
+    """Agreement of two judges on the same answers, with intervals by resampling prompts.
+
+    Coefficients use the answers that both scored; rates those that both judged. Every interval comes from the same
+    resamples of prompts (percentile); resamples in which a coefficient is undefined are left out, and where they are
+    more than one in twenty there is no interval.
+
+    Args:
+        a: the first judge.
+        b: the second judge.
+        prompt: [N] index of the prompt, 0..prompts-1.
+        prompts: number of prompts.
+        cut: scores under it count as misaligned in `kappa`, `table` and `near_cut`.
+        level: nominal coverage.
+        resamples: number of them.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: shapes differ, a prompt index out of range, or flags that are neither 0 nor 1.
+    """
+    prompt = np.asarray(prompt)
+    if not a.score.shape == b.score.shape == a.misaligned.shape == b.misaligned.shape == prompt.shape:
+        raise ValueError("scores, flags and prompts have one entry per answer each")
+    used = ~(np.isnan(a.score) | np.isnan(b.score))
+    x, y, of = a.score[used], b.score[used], prompt[used]
+    under_a, under_b = x < cut, y < cut
+    table = confusion_around(under_a, under_b)
+    apart = under_a != under_b
+    near = (np.abs(x - cut) <= NEAR) | (np.abs(y - cut) <= NEAR)
+    _, answers = counts(np.ones(len(of)), of, prompts)
+    draw = _Draw(answers > 0, level, resamples, seed, int(used.sum()))
+    ranks = _Ranks.of(x), _Ranks.of(y)
+    cells = np.array([counts(m, of, prompts)[0] for m in _cells(under_a, under_b)]).T
+    alpha = draw.estimate(krippendorff_alpha(x, y), lambda w: _alpha(w @ _moments(x, y, of, prompts)))
+    rho = draw.estimate(spearman(x, y), lambda w: _in_chunks(w, of, ranks))
+    kappa = draw.estimate(cohen_kappa(under_a, under_b), lambda w: _kappa(w @ cells))
+    rates = _rates(a, b, prompt, prompts, level, resamples, seed)
+    return Agreement(
+        n=int(used.sum()),
+        prompts=int((answers > 0).sum()),
+        alpha=alpha,
+        spearman=rho,
+        kappa=kappa,
+        table=table,
+        near_cut=float(near[apart].mean()) if apart.any() else None,
+        rate_a=rates[0],
+        rate_b=rates[1],
+        difference=rates[2],
+        notes=_notes(used, alpha, rho, kappa),
+    )
+
+
+def precision_recall(
+    judge_flags: Array | Mask, human_flags: Array | Mask, *, weight: Array | None = None, level: float = 0.95
+) -> PrecisionRecall:
+    """Precision and recall of a judge's flags against people's, with score intervals.
+
+    Labels drawn more densely around the cut need `weight`, else recall is that of the drawn answers only. Answers are
+    taken as independent: right where each comes from a prompt of its own, a little too sure otherwise.
+
+    Args:
+        judge_flags: [N] 1 where the judge says misaligned; NaN is left out.
+        human_flags: [N] the same of people.
+        weight: [N] one over each answer's probability of being labelled; None where all were alike.
+        level: nominal coverage.
+
+    Raises:
+        ValueError: different lengths, flags that are neither 0 nor 1, or weights that are not positive.
+    """
+    judge, human = np.asarray(judge_flags, float), np.asarray(human_flags, float)
+    table = confusion_around(judge, human)
+    w = np.ones(len(judge)) if weight is None else np.asarray(weight, float)
+    if w.shape != judge.shape or not (np.isfinite(w).all() and (w > 0).all()):
+        raise ValueError("weights are one positive number per answer")
+    there = ~(np.isnan(judge) | np.isnan(human))
+    judge, human, w = judge[there], human[there], w[there]
+    out = {"without a label or a score": int((~there).sum())} if not there.all() else {}
+
+    def share(of: Array, among: Array) -> Estimate:
+        kept = w[among == 1]
+        if not len(kept):
+            return Estimate(None, None, None, left_out=out, method="no answers", level=level)
+        value = float((kept * of[among == 1]).sum() / kept.sum())
+        low, high = score_interval(value, float(kept.sum() ** 2 / (kept**2).sum()), level)
+        return Estimate(value, low, high, low, high, len(kept), len(kept), out, "score, answers independent", level)
+
+    return PrecisionRecall(precision=share(human, judge), recall=share(judge, human), table=table)
+
+
+def _both(a: Array | Mask, b: Array | Mask) -> tuple[Array, Array]:
+    x, y = np.asarray(a, float), np.asarray(b, float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"two raters rate the same answers, got shapes {x.shape} and {y.shape}")
+    there = ~(np.isnan(x) | np.isnan(y))
+    return x[there], y[there]
+
+
+def _cells(a: Mask, b: Mask) -> tuple[Mask, Mask, Mask, Mask]:
+    return a & b, a & ~b, ~a & b, ~a & ~b
+
+
+def _kappa(cells: Array) -> Array:
+    """Kappa of tables [B, 4] (both, only a, only b, neither), [B]; NaN where chance agreement is complete."""
+    both, only_a, only_b, neither = cells.T
+    n = cells.sum(axis=1)
+    chance = (both + only_a) * (both + only_b) + (only_b + neither) * (only_a + neither)
+    defined = (n > 0) & (chance < n**2)
+    return np.where(defined, (n * (both + neither) - chance) / np.where(defined, n**2 - chance, 1.0), np.nan)
+
+
+def _moments(a: Array, b: Array, prompt: Index, prompts: int) -> Array:
+    """Per prompt: answers, squared differences, sums and squares of both raters' centred scores, [prompts, 4]."""
+    middle = float((a.mean() + b.mean()) / 2) if len(a) else 0.0
+    x, y = a - middle, b - middle
+    columns = (np.ones_like(x), (x - y) ** 2, x + y, x**2 + y**2)
+    return np.array([np.bincount(prompt, weights=c, minlength=prompts) for c in columns], dtype=float).T
+
+
+def _alpha(sums: Array) -> Array:
+    """Alpha of two raters from summed moments [B, 4], [B]; NaN where all scores are equal."""
+    units, squared, total, squares = sums.T
+    n = 2 * units
+    pairs = 2 * n * squares - 2 * total**2
+    defined = (units > 0) & (pairs > 1e-12 * np.maximum(n * squares, 1e-300))
+    ratio = 2 * squared / np.where(n > 0, n, 1) / np.where(defined, pairs / np.maximum(n * (n - 1), 1), 1.0)
+    return np.where(defined, 1 - ratio, np.nan)
+
+
+class _Ranks(NamedTuple):
+    """Scores by size, so that ranks can be had for any weights."""
+
+    order: Index
+    """[N] answers by score"""
+    starts: Index
+    """first place of each distinct score in that order"""
+    place: Index
+    """[N] which distinct score each answer has"""
+
+    @classmethod
+    def of(cls, scores: Array) -> "_Ranks":
+        order = np.argsort(scores, kind="stable")
+        fresh = np.diff(scores[order], prepend=-np.inf) != 0
+        place = np.empty(len(scores), np.int64)
+        place[order] = np.cumsum(fresh) - 1
+        return cls(order, np.flatnonzero(fresh), place)
+
+    def weighted(self, w: Array) -> Array:
+        """Midranks [B, N] when answers count w [B, N] times."""
+        totals = np.add.reduceat(w[:, self.order], self.starts, axis=1)
+        return (np.cumsum(totals, axis=1) - (totals - 1) / 2)[:, self.place]
+
+
+def _rank_correlation(a: _Ranks, b: _Ranks, w: Array) -> Array:
+    """Rank correlation [B] under weights [B, N]; NaN where one is constant."""
+    x, y, n = a.weighted(w), b.weighted(w), w.sum(axis=1, keepdims=True)
+    x, y = x - (n + 1) / 2, y - (n + 1) / 2
+    spread = (w * x**2).sum(axis=1) * (w * y**2).sum(axis=1)
+    return np.where(spread > 0, (w * x * y).sum(axis=1) / np.sqrt(np.where(spread > 0, spread, 1.0)), np.nan)
+
+
+def _in_chunks(w: Array, prompt: Index, ranks: tuple[_Ranks, _Ranks]) -> Array:
+    """Rank correlation [B] under weights of prompts [B, P]."""
+    step = max(1, _CHUNK // max(len(prompt), 1))
+    parts = [_rank_correlation(*ranks, w[i : i + step][:, prompt]) for i in range(0, len(w), step)]
+    return np.concatenate(parts)
+
+
+class _Draw(NamedTuple):
+    """Resamples of prompts, and how estimates are made from them."""
+
+    there: Mask
+    """[P] prompts with answers"""
+    level: float
+    resamples: int
+    seed: int
+    n: int
+
+    def weights(self) -> Array:
+        """How often each prompt is drawn, [B, P]; the same for every coefficient."""
+        clusters = int(self.there.sum())
+        w = np.zeros((self.resamples, len(self.there)))
+        rng = np.random.default_rng(self.seed)
+        w[:, self.there] = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=self.resamples)
+        return w
+
+    def estimate(self, value: float | None, again: Callable[[Array], Array]) -> Estimate:
+        """The record of `value`, with the interval of `again` over resamples."""
+        clusters = int(self.there.sum())
+        low = high = None
+        warning = f"only {clusters} prompts: the interval is rough" if clusters < FEW_PROMPTS else ""
+        if value is not None and clusters > 1:
+            drawn = again(self.weights())
+            drawn = drawn[~np.isnan(drawn)]
+            if len(drawn) >= 0.95 * self.resamples:
+                low, high = (float(q) for q in np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2]))
+            else:
+                warning = "undefined in more than one resample in twenty: no interval"
+        return Estimate(
+            value,
+            low,
+            high,
+            n=self.n,
+            clusters=clusters,
+            method="bootstrap over prompts",
+            level=self.level,
+            seed=self.seed,
+            warning=warning,
+        )
+
+
+def _rates(
+    a: Rated, b: Rated, prompt: Index, prompts: int, level: float, resamples: int, seed: int
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Share misaligned under each judge on the answers that both judged, and their difference."""
+    judged = ~(np.isnan(a.misaligned) | np.isnan(b.misaligned))
+    hits_a, n = counts(a.misaligned[judged], prompt[judged], prompts)
+    hits_b, _ = counts(b.misaligned[judged], prompt[judged], prompts)
+    there = n > 0
+    plain = share_difference(hits_a, n, hits_b, n, level=level)
+    gap = (hits_a - hits_b) / np.where(there, n, 1)
+    clusters = int(there.sum())
+    draw = _Draw(there, level, resamples, seed, int(n.sum()))
+    if int((gap != 0).sum()) >= FEW_POSITIVE:
+        difference = draw.estimate(plain.value, lambda w: w @ gap / clusters)
+    else:  # resampling prompts that nearly all agree gives next to no width, from next to no evidence
+        difference = plain
+    return share_of(hits_a, n, level=level), share_of(hits_b, n, level=level), difference
+
+
+def _notes(used: Mask, alpha: Estimate, rho: Estimate, kappa: Estimate) -> tuple[str, ...]:
+    said = []
+    if not used.all():
+        said.append(f"{int((~used).sum())} answers lack a score of one judge and are left out of the coefficients")
+    if not used.any():
+        return (*said, "no answer was scored by both judges")
+    if alpha.value is None:
+        said.append("alpha is undefined: all scores are equal")
+    if rho.value is None:
+        said.append("the rank correlation is undefined: one judge gives every answer the same score")
+    if kappa.value is None:
+        said.append("kappa is undefined: both judges put every answer on the same side of the cut")
+    return tuple(said)

@@ -1,0 +1,434 @@
+"""Rates under imperfect judges: corrected for known errors, from a cheap and a strong judge, and tests on rates.
+
+Sources: corrected prevalence, Rogan & Gladen (1978); its interval by melding confidence distributions, Bayer, Fay &
+Graubard (2022, arXiv 2205.13494), Fay, Proschan & Brittain (2015); prediction-powered inference and its power tuning,
+Angelopoulos et al. (2023, arXiv 2301.09633; 2023, arXiv 2311.01453); for flags it is double sampling, Neyman (1938),
+Cochran (1977, chapter 12); limits of sums, Zou & Donner (2008); adjusted p-values, Holm (1979).
+"""
+
+from collections.abc import Callable, Sequence
+from math import exp, log, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from truing.base.verdicts import Estimate
+from truing.stats.evidence import Array, Mask
+from truing.stats.rates import FEW_POSITIVE, Index, counts, rough, score_interval, share_difference, share_of
+
+LEAST_P = 1e-12
+"""p-values are not followed below this"""
+_DRAWS = 20_000
+
+
+def rogan_gladen(
+    share: Estimate,
+    sensitivity: tuple[int, int],
+    false_positive: tuple[int, int],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Share misaligned, corrected for the judge's own errors: (p - fpr) / (sensitivity - fpr), clipped to 0..1.
+
+    Both intervals meld the uncertainty of all three: confidence distributions (of the share: at the effective number
+    that its interval implies) are drawn, the lower ones of p with the upper ones of the errors and the other way
+    round. Conservative; a true share of 0 is covered. The interval rests on the judge erring on these answers as it
+    does on those of the known-answer test, and on the test's answers being independent.
+
+    Args:
+        share: share called misaligned, from `share_of`.
+        sensitivity: (called misaligned, scored) of answers known to be misaligned.
+        false_positive: (called misaligned, scored) of answers known to be good.
+        level: nominal coverage; should be that of `share`.
+        seed: of the draws.
+
+    Returns:
+        The value is None, with a warning, where the judge calls misaligned answers misaligned no more often than good
+        ones, or where something was not measured.
+
+    Raises:
+        ValueError: impossible counts, or a level other than that of `share`.
+    """
+    for k, n in (sensitivity, false_positive):
+        if not 0 <= k <= n:
+            raise ValueError(f"{k} of {n} called misaligned is impossible")
+    if share.value is not None and share.level != level:
+        raise ValueError(f"the share's interval is at level {share.level}, not {level}")
+
+    def undefined(why: str) -> Estimate:
+        return Estimate(None, None, None, n=share.n, clusters=share.clusters, method="none", level=level, warning=why)
+
+    if share.value is None:
+        return undefined("there is no share to correct")
+    if not sensitivity[1] or not false_positive[1]:
+        return undefined("the judge's errors were not measured: its known-answer test has no scored answers")
+    hit, alarm = sensitivity[0] / sensitivity[1], false_positive[0] / false_positive[1]
+    if hit <= alarm:
+        return undefined(
+            f"the judge calls {hit:.0%} of misaligned and {alarm:.0%} of good reference answers misaligned: "
+            "it does not tell them apart, so no corrected share exists"
+        )
+    errors = _confidence(*sensitivity), _confidence(*false_positive)
+    set_low, set_high = _melded(share.value, share.set_low, share.set_high, errors, level, seed)
+    low, high = _melded(share.value, share.low, share.high, errors, level, seed)
+    warnings = [share.warning] if share.warning else []
+    if share.set_high is not None and share.set_high < alarm:
+        warnings.append("the judge calls fewer of these answers misaligned than of good reference answers")
+    return Estimate(
+        min(max((share.value - alarm) / (hit - alarm), 0.0), 1.0),
+        low,
+        high,
+        set_low,
+        set_high,
+        n=share.n,
+        clusters=share.clusters,
+        left_out=share.left_out,
+        method="Rogan-Gladen, melded confidence distributions",
+        level=level,
+        seed=seed,
+        warning="; ".join(warnings),
+    )
+
+
+class _Distribution(NamedTuple):
+    """Beta parameters (hits, misses) of a lower and an upper confidence distribution of a share."""
+
+    hits: float
+    misses: float
+
+    def draw(self, upper: bool, rng: np.random.Generator) -> Array:
+        a, b = (self.hits + 1, self.misses) if upper else (self.hits, self.misses + 1)
+        if a <= 0 or b <= 0:
+            return np.full(_DRAWS, 1.0 if upper else 0.0)
+        return rng.beta(a, b, _DRAWS)
+
+
+def _confidence(k: float, n: float) -> _Distribution:
+    return _Distribution(k, n - k)
+
+
+def _melded(
+    p: float,
+    low: float | None,
+    high: float | None,
+    errors: tuple[_Distribution, _Distribution],
+    level: float,
+    seed: int,
+) -> tuple[float | None, float | None]:
+    """Interval of the corrected share, from the share's own interval and the judge's errors."""
+    if low is None or high is None:
+        return None, None
+    n = _implied(p, high - low, level)
+    own = _Distribution(p * n, (1 - p) * n)
+    rng = np.random.default_rng(seed)
+    limits = []
+    for upper in (False, True):
+        drawn, hit, alarm = own.draw(upper, rng), errors[0].draw(not upper, rng), errors[1].draw(not upper, rng)
+        gap = hit - alarm
+        # A judge no better than chance says nothing: such a draw reaches the end of the scale.
+        ratio = np.where(gap > 0, (drawn - alarm) / np.where(gap > 0, gap, 1.0), 1.0 if upper else 0.0)
+        q = (1 + level) / 2 if upper else (1 - level) / 2
+        limits.append(float(np.quantile(np.clip(ratio, 0.0, 1.0), q)))
+    lower, upper_limit = limits
+    return lower, upper_limit if upper_limit > 0 else high
+
+
+def _implied(p: float, width: float, level: float) -> float:
+    """Number of independent answers whose score interval around `p` has this width."""
+
+    def gap(log_n: float) -> float:
+        low, high = score_interval(p, exp(log_n), level)
+        return width - (high - low)
+
+    return exp(_root(gap, -5.0, 25.0))
+
+
+def _root(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising function crosses zero, by bisection; the nearer end if it does not."""
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
+    return (low + high) / 2
+
+
+def prediction_powered(
+    cheap: Array,
+    strong: Array,
+    drawn: Mask,
+    prompt: Index,
+    prompts: int,
+    *,
+    q: float | tuple[float, float],
+    level: float = 0.95,
+) -> Estimate:
+    """Share misaligned under a strong judge, from a cheap judge's flags on all answers and the strong one's on some.
+
+    The mean of l * cheap plus the mean of (strong - l * cheap) where the strong judge was asked, every prompt counting
+    alike. The tuned l (the slope of strong on cheap, 0..1) is PPI++'s, and with it the estimate of flags equals the
+    strong judge's share among cheap positives and among cheap negatives, weighted by how many of each there are; so
+    the strong judge may also be asked at two rates, e.g. about every cheap positive. A cheap judge that tells nothing
+    leaves the plain share of the strong one; it never biases the estimate, for draws that are random.
+
+    For exactly these prompts: limits of the three shares put together (Zou & Donner), which hold where no error of
+    the cheap judge was drawn. For prompts like these: widened by how much the prompts' own means vary beyond that;
+    where the strong judge's hits come from fewer than 5 prompts, the score interval that takes all answers of a prompt
+    for one.
+
+    Written out here (`ppi-python` would bring numba, pandas, statsmodels and gdown for these few lines).
+
+    Args:
+        cheap: [N] flags of the cheap judge, NaN where it gave none: left out and counted.
+        strong: [N] flags of the strong judge, read only where drawn; NaN where it gave none: counted, not used.
+        drawn: [N] whether the strong judge was asked, by a random draw that does not look at the answer.
+        prompt: [N] index of the prompt, 0..prompts-1.
+        prompts: number of prompts.
+        q: probability of being drawn, or (of cheap negatives, of cheap positives); with two, draws may look at `cheap`.
+        level: nominal coverage.
+
+    Raises:
+        ValueError: shapes differ, flags that are neither 0 nor 1, or a probability outside (0, 1].
+    """
+    cheap, strong, drawn = np.asarray(cheap, float), np.asarray(strong, float), np.asarray(drawn, bool)
+    rates = q if isinstance(q, tuple) else (q, q)
+    if not cheap.shape == strong.shape == drawn.shape == np.shape(prompt):
+        raise ValueError("cheap, strong, drawn and prompt have one entry per answer each")
+    if not all(0 < r <= 1 for r in rates):
+        raise ValueError(f"probabilities of being drawn lie in (0, 1], got {q}")
+    there = ~np.isnan(cheap)
+    cheap, strong, drawn, prompt = cheap[there], strong[there], drawn[there], np.asarray(prompt)[there]
+    used = drawn & ~np.isnan(strong)
+    hits, n = counts(cheap, prompt, prompts)
+    counts(strong[used], prompt[used], prompts)  # only to refuse what is not a flag
+    out = {
+        "answers without a cheap flag": int((~there).sum()),
+        "strong judge gave no flag": int((drawn & ~used).sum()),
+        "prompts without answers": int((n == 0).sum()),
+    }
+    out = {why: k for why, k in out.items() if k}
+    if not used.any():
+        return Estimate(None, None, None, left_out=out, method="no strong flags", level=level)
+    sample = _Sample(cheap, np.where(used, strong, 0.0), used, prompt, n)
+    warnings = _doubts(cheap, drawn, used, rates)
+    alone = rates[0] == rates[1] and sample.slope() <= 0
+    result = _strong_alone(sample, prompts, level) if alone else _powered(sample, share_of(hits, n, level=level), level)
+    warnings += [result.warning] if result.warning else []
+    return Estimate(
+        result.value,
+        result.low,
+        result.high,
+        result.set_low,
+        result.set_high,
+        n=int(used.sum()),
+        clusters=result.clusters,
+        left_out=out,
+        method=result.method,
+        level=level,
+        warning="; ".join(warnings),
+    )
+
+
+class _Sample(NamedTuple):
+    """Answers with a cheap flag, and the strong flags of those drawn."""
+
+    cheap: Array
+    strong: Array
+    used: Mask
+    prompt: Index
+    n: Array
+    """[P] answers per prompt"""
+
+    @property
+    def weight(self) -> Array:
+        """[N] so that every prompt counts alike; sums to 1."""
+        return 1 / self.n[self.prompt] / np.count_nonzero(self.n)
+
+    def stratum(self, flag: int) -> tuple[float, float]:
+        """Weighted strong share among the drawn with this cheap flag, and their effective number (0: none)."""
+        at = self.used & (self.cheap == flag)
+        w = self.weight[at]
+        if not len(w):
+            return float("nan"), 0.0
+        return float((w * self.strong[at]).sum() / w.sum()), float(w.sum() ** 2 / (w**2).sum())
+
+    def slope(self) -> float:
+        """Slope of strong on cheap; 0 where one kind of cheap flag was not drawn."""
+        (f, n_f), (v, n_v) = self.stratum(0), self.stratum(1)
+        return v - f if n_f and n_v else 0.0
+
+
+def _strong_alone(sample: _Sample, prompts: int, level: float) -> Estimate:
+    """The strong judge's own share on the answers drawn."""
+    at = sample.used
+    hits, n = counts(sample.strong[at], sample.prompt[at], prompts)
+    own = share_of(hits, n, level=level)
+    return Estimate(
+        own.value,
+        own.low,
+        own.high,
+        own.set_low,
+        own.set_high,
+        clusters=own.clusters,
+        method=f"strong judge alone; {own.method}",
+        warning=own.warning,
+    )
+
+
+def _powered(sample: _Sample, cheap: Estimate, level: float) -> Estimate:
+    """The prediction-powered share, from the share of cheap positives and what the strong judge says of each kind."""
+    c, c_low, c_high = (float(x if x is not None else np.nan) for x in (cheap.value, cheap.set_low, cheap.set_high))
+    (f, n_f), (v, n_v) = sample.stratum(0), sample.stratum(1)
+    if (not n_v and c > 0) or (not n_f and c < 1):
+        why = "the strong judge was asked about one kind of cheap flag only"
+        return Estimate(None, None, None, method="none", warning=why)
+    f, v = (f if n_f else 0.0), (v if n_v else 0.0)
+    v_low, v_high = score_interval(v, n_v, level) if n_v else (0.0, 0.0)
+    f_low, f_high = score_interval(f, n_f, level) if n_f else (0.0, 0.0)
+    value, gap = c * v + (1 - c) * f, v - f
+    below, above = (c - c_low, c_high - c) if gap >= 0 else (c_high - c, c - c_low)
+    down = sqrt((c * (v - v_low)) ** 2 + ((1 - c) * (f - f_low)) ** 2 + (gap * below) ** 2)
+    up = sqrt((c * (v_high - v)) ** 2 + ((1 - c) * (f_high - f)) ** 2 + (gap * above) ** 2)
+    set_low, set_high = max(0.0, value - down), min(1.0, value + up)
+    low, high, firing = _for_prompts_like_these(sample, value, (v, f), (down, up), level)
+    clusters = int(np.count_nonzero(sample.n))
+    return Estimate(
+        value,
+        low,
+        high,
+        set_low,
+        set_high,
+        clusters=clusters,
+        method="prediction-powered (tuned), limits put together; prompts like these: widened by the design effect",
+        warning=rough(clusters, firing, "hits"),
+    )
+
+
+def _for_prompts_like_these(
+    sample: _Sample, value: float, means: tuple[float, float], sides: tuple[float, float], level: float
+) -> tuple[float | None, float | None, int]:
+    """Interval when the prompts are drawn too, and the number of prompts with a hit."""
+    w, at = sample.weight, sample.used
+    there = np.flatnonzero(sample.n)
+    expected = np.where(sample.cheap == 1, means[0], means[1])
+    influence = expected.copy()
+    for flag in (0, 1):
+        kind = sample.cheap == flag
+        total = float(w[kind & at].sum())
+        if total > 0:
+            influence[kind & at] += (sample.strong - expected)[kind & at] * float(w[kind].sum()) / total
+    firing = len(np.unique(sample.prompt[at & (sample.strong == 1)]))
+    clusters = len(there)
+    if clusters < 2:
+        return None, None, firing
+    of_prompt = np.bincount(sample.prompt, weights=influence, minlength=len(sample.n))[there] / sample.n[there]
+    between = float(of_prompt.var(ddof=1)) / clusters
+    within = float((w**2 * (influence - value) ** 2).sum())
+    if firing < FEW_POSITIVE or within <= 0:
+        low, high = score_interval(value, min(clusters, int(at.sum())), level)
+        return min(low, max(0.0, value - sides[0])), max(high, min(1.0, value + sides[1])), firing
+    z, t = float(special.ndtri((1 + level) / 2)), float(special.stdtrit(firing - 1, (1 + level) / 2))
+    factor = max(1.0, sqrt(between / within) * t / z)
+    return max(0.0, value - factor * sides[0]), min(1.0, value + factor * sides[1]), firing
+
+
+def _doubts(cheap: Array, drawn: Mask, used: Mask, rates: tuple[float, float]) -> list[str]:
+    """What casts doubt on a draw that is said to be random."""
+    said = []
+    for flag, rate in enumerate(rates):
+        kind = cheap == flag
+        n, k = int(kind.sum()), int((kind & drawn).sum())
+        if abs(k - rate * n) > 5 * sqrt(n * rate * (1 - rate)) + 1:
+            said.append(
+                f"{k} of {n} cheap {'positives' if flag else 'negatives'} were drawn where {rate:.1%} was planned"
+            )
+    missing = int((drawn & ~used).sum())
+    if missing > 0.05 * drawn.sum():
+        said.append(f"the strong judge gave no flag for {missing} of {int(drawn.sum())} answers drawn")
+    return said
+
+
+class Saving(NamedTuple):
+    """What a cheap judge saves at equal variance."""
+
+    factor: float
+    """strong calls without the cheap judge over strong calls with it"""
+    q: tuple[float, float]
+    """share of cheap negatives and of cheap positives to ask the strong judge about"""
+    strong_share: float
+    """strong calls per answer"""
+    effective_share: float
+    """independent answers judged by the strong judge alone that are worth as much, per answer"""
+
+
+def strong_calls_saved(
+    rate: float, sensitivity: float, false_positive: float, *, q: float | tuple[float, float] | None = None
+) -> Saving:
+    """How many strong calls a cheap judge on every answer saves at equal variance.
+
+    With answers of one rate r the variance of one answer is r(1 - r) plus, for each cheap flag, its share times
+    v(1 - v) (1 - q) / q, v being the strong judge's share there; the strong judge alone needs r(1 - r) / variance
+    calls. By default all cheap positives and the best share of cheap negatives are asked about (2.3, 3.3 and 7.5 times
+    fewer calls at rate 2 % with sensitivity 0.8, 0.9 and, with false positives 2 % for 5 %, 0.97). A single `q` asks at
+    random and saves at most 1 / (1 - c^2), c being the judges' correlation: 1.2, 1.3 and 1.9 times there.
+
+    Raises:
+        ValueError: rate or `q` outside (0, 1), or an error rate outside 0..1.
+    """
+    if not 0 < rate < 1 or not 0 <= sensitivity <= 1 or not 0 <= false_positive <= 1:
+        raise ValueError("rate must lie in (0, 1), sensitivity and false positives in 0..1")
+    positive = rate * sensitivity + (1 - rate) * false_positive
+    negative = 1 - positive
+    hidden = rate * (1 - sensitivity) * (1 - rate * (1 - sensitivity) / negative) if negative > 0 else 0.0
+    shown = rate * sensitivity * (1 - rate * sensitivity / positive) if positive > 0 else 0.0
+    whole = rate * (1 - rate)
+    if q is None:
+        # minimises (whole + hidden (1 - q) / q) (positive + negative q)
+        rest = (whole - hidden) * negative
+        best = sqrt(hidden * positive / rest) if rest > 0 else 1.0
+        chosen = (min(1.0, max(best, 1e-4)), 1.0)
+    else:
+        chosen = q if isinstance(q, tuple) else (q, q)
+    if not all(0 < share <= 1 for share in chosen):
+        raise ValueError(f"probabilities of being drawn lie in (0, 1], got {q}")
+    variance = whole + hidden * (1 - chosen[0]) / chosen[0] + shown * (1 - chosen[1]) / chosen[1]
+    calls = negative * chosen[0] + positive * chosen[1]
+    return Saving(whole / variance / calls, chosen, calls, whole / variance)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the order given.
+
+    Raises:
+        ValueError: a p-value outside 0..1.
+    """
+    if not all(0 <= x <= 1 for x in p):
+        raise ValueError("p-values lie between 0 and 1")
+    adjusted, most = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        most = max(most, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = most
+    return adjusted
+
+
+def excess_p(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array, lo: float) -> float | None:
+    """One-sided p-value of an excess of a over b above `lo`, for exactly these prompts; None without shared prompts.
+
+    The interval of `share_difference` for exactly these prompts, inverted: p < 0.025 exactly where its lower end at
+    level 0.95 is above `lo`. Not followed below 1e-12.
+
+    Raises:
+        ValueError: as `share_difference`.
+    """
+    estimate = share_difference(hits_a, n_a, hits_b, n_b)
+    if estimate.value is None:
+        return None
+    above = estimate.value >= lo
+
+    def rising(log_p: float) -> float:
+        e = share_difference(hits_a, n_a, hits_b, n_b, level=1 - 2 * exp(log_p))
+        low, high = e.set_low, e.set_high
+        return (low if low is not None else -1.0) - lo if above else lo - (high if high is not None else 1.0)
+
+    p = exp(_root(rising, log(LEAST_P), log(0.5)))
+    return p if above else 1 - p

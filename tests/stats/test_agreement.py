@@ -1,0 +1,246 @@
+"""Agreement: textbook examples, second definitions by enumeration, degenerate scores, intervals by brute force."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats as sps
+
+from truing.stats.agreement import (
+    Rated,
+    agreement,
+    cohen_kappa,
+    confusion_around,
+    krippendorff_alpha,
+    precision_recall,
+    spearman,
+)
+from truing.stats.rates import score_interval, share_difference, share_of
+
+NAN = np.nan
+# Krippendorff (2011), section C and E: four observers, twelve units, missing data; interval alpha 0.849.
+FOUR = np.array(
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
+        [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
+    ]
+)
+
+
+def alpha_by_pairs(matrix):
+    """The definition: mean squared difference of pairs within answers over that of all pairs."""
+    units = [[v for v in column if not np.isnan(v)] for column in np.asarray(matrix, float).T]
+    units = [u for u in units if len(u) > 1]
+    every = [v for u in units for v in u]
+    n = len(every)
+    within = sum((x - y) ** 2 / (len(u) - 1) for u in units for x, y in product(u, u)) / n
+    chance = sum((x - y) ** 2 for x, y in product(every, every)) / (n * (n - 1))
+    return 1 - within / chance
+
+
+def kappa_by_definition(a, b):
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    chance = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
+    return ((a == b).mean() - chance) / (1 - chance)
+
+
+def judges(rng, n, noise=12.0):
+    """Scores of two judges on n answers, and their flags."""
+    truth = np.where(rng.random(n) < 0.3, rng.uniform(0, 50, n), rng.uniform(60, 100, n))
+    a, b = (np.clip(np.round(truth + rng.normal(0, noise, n)), 0, 100) for _ in range(2))
+    return Rated(a, (a < 30).astype(float)), Rated(b, (b < 30).astype(float))
+
+
+def test_krippendorffs_own_example():
+    assert krippendorff_alpha(*FOUR) == pytest.approx(0.849, abs=5e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_alpha_is_its_definition_by_pairs(seed):
+    rng = np.random.default_rng(seed)
+    raters, n = int(rng.integers(2, 5)), int(rng.integers(4, 25))
+    matrix = np.round(rng.normal(50, 20, n) + rng.normal(0, 10, (raters, n)))
+    matrix[rng.random(matrix.shape) < 0.25] = NAN
+    matrix[:2, :2] = [[1, 5], [3, 2]]
+    assert krippendorff_alpha(*matrix) == pytest.approx(alpha_by_pairs(matrix))
+    assert krippendorff_alpha(*(3 * matrix - 7)) == pytest.approx(alpha_by_pairs(matrix))
+
+
+def test_alpha_at_its_ends():
+    x = np.array([0.0, 30, 60, 100])
+    assert krippendorff_alpha(x, x) == 1
+    assert krippendorff_alpha(x, x[::-1]) < 0
+    rng = np.random.default_rng(0)
+    assert krippendorff_alpha(*rng.random((2, 20_000))) == pytest.approx(0, abs=0.03)
+    # A constant offset is disagreement to alpha, though ranks agree fully.
+    assert krippendorff_alpha(x, x + 50) < 0.6 and spearman(x, x + 50) == pytest.approx(1)
+
+
+def test_what_cannot_be_defined_is_none():
+    same, x = np.full(5, 0.1), np.arange(5.0)
+    assert krippendorff_alpha(same, same) is None
+    assert krippendorff_alpha(x, np.full(5, NAN)) is None
+    assert spearman(same, x) is None and spearman(x[:1], x[:1]) is None
+    assert cohen_kappa(np.ones(4), np.ones(4)) is None and cohen_kappa(np.zeros(0), np.zeros(0)) is None
+    with pytest.raises(ValueError, match="at least two"):
+        krippendorff_alpha(x)
+    for call in (spearman, cohen_kappa, confusion_around):
+        with pytest.raises(ValueError):
+            call(np.zeros(3), np.zeros(4))
+    with pytest.raises(ValueError, match="neither"):
+        cohen_kappa(np.array([0.5]), np.array([1.0]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spearman_is_scipys_with_ties_and_gaps(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 6, 40).astype(float), rng.integers(0, 6, 40).astype(float)
+    a[3], b[7] = NAN, NAN
+    kept = ~(np.isnan(a) | np.isnan(b))
+    assert spearman(a, b) == pytest.approx(sps.spearmanr(a[kept], b[kept]).statistic)
+
+
+def test_kappa_and_its_table():
+    # Cohen's classic table: 20 both, 5 and 10 apart, 15 neither; 0.4.
+    a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
+    b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
+    assert confusion_around(a, b) == ((20, 5), (10, 15))
+    assert cohen_kappa(a, b) == pytest.approx(0.4)
+    assert cohen_kappa(a == 1, b == 1) == pytest.approx(kappa_by_definition(a, b))
+    assert cohen_kappa(a, 1 - a) < 0 and cohen_kappa(a, a) == 1
+    assert confusion_around(np.array([1, NAN, 0]), np.array([1, 1, NAN])) == ((1, 0), (0, 0))
+
+
+def by_hand(a, b, prompt, prompts, resamples, seed, coefficient):
+    """The bootstrap by literally repeating the answers of each prompt drawn."""
+    w = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    drawn = []
+    for row in w:
+        index = np.concatenate([np.repeat(np.flatnonzero(prompt == p), row[p]) for p in range(prompts)])
+        drawn.append(coefficient(a[index], b[index]))
+    return np.quantile(drawn, [0.025, 0.975])
+
+
+def test_intervals_are_those_of_repeating_whole_prompts():
+    rng = np.random.default_rng(1)
+    a, b = judges(rng, 240)
+    prompt = rng.integers(0, 12, 240)
+    found = agreement(a, b, prompt, 12, cut=30, resamples=60, seed=4)
+    for e, coefficient in (
+        (found.alpha, lambda x, y: alpha_by_pairs(np.array([x, y]))),
+        (found.spearman, lambda x, y: sps.spearmanr(x, y).statistic),
+        (found.kappa, lambda x, y: kappa_by_definition(x < 30, y < 30)),
+    ):
+        assert e.value == pytest.approx(coefficient(a.score, b.score))
+        assert (e.low, e.high) == pytest.approx(by_hand(a.score, b.score, prompt, 12, 60, 4, coefficient))
+        assert e.low < e.value < e.high
+        assert (e.n, e.clusters, e.seed, e.warning) == (240, 12, 4, "only 12 prompts: the interval is rough")
+
+
+def test_rates_and_their_difference_are_on_the_same_answers():
+    rng = np.random.default_rng(2)
+    a, b = judges(rng, 600)
+    b = Rated(np.clip(b.score - 15, 0, 100), (b.score - 15 < 30).astype(float))
+    a.misaligned[:7], b.score[10:30] = NAN, NAN
+    prompt = np.arange(600) % 60
+    found = agreement(a, b, prompt, 60, cut=30, seed=0)
+    kept = ~np.isnan(a.misaligned)
+    assert found.rate_a.n == found.rate_b.n == kept.sum()
+    x = np.array([a.misaligned[kept & (prompt == p)].mean() for p in range(60)])
+    y = np.array([b.misaligned[kept & (prompt == p)].mean() for p in range(60)])
+    assert found.rate_a.value == pytest.approx(x.mean()) and found.rate_b.value == pytest.approx(y.mean())
+    assert found.difference.value == pytest.approx((x - y).mean())
+    t = sps.ttest_1samp(x - y, 0).confidence_interval(0.95)
+    assert (found.difference.low, found.difference.high) == pytest.approx((t.low, t.high), abs=0.005)
+    assert found.difference.high < 0
+    assert found.n == 580
+    assert found.notes == ("20 answers lack a score of one judge and are left out of the coefficients",)
+
+
+def test_disagreement_near_the_cut_is_counted_on_either_score():
+    a = np.array([10.0, 28, 20, 80, 29])
+    b = np.array([12.0, 90, 33, 80, 31])
+    rated = [Rated(s, (s < 30).astype(float)) for s in (a, b)]
+    found = agreement(*rated, np.arange(5), 5, cut=30, resamples=50)
+    assert found.table == ((1, 3), (0, 1))
+    assert found.near_cut == 1
+    far = Rated(np.array([12.0, 90, 90, 80, 31]), np.zeros(5))
+    assert agreement(rated[0], far, np.arange(5), 5, cut=30, resamples=50).near_cut == pytest.approx(2 / 3)
+
+
+def test_judges_that_agree_fully_or_say_nothing_new():
+    x = np.linspace(0, 100, 50)
+    same = Rated(x, (x < 30).astype(float))
+    found = agreement(same, same, np.arange(50), 50, cut=30)
+    assert found.alpha.value == found.kappa.value == 1 and found.spearman.value == pytest.approx(1)
+    assert found.near_cut is None and found.difference.value == 0
+    plain = share_difference(same.misaligned, np.ones(50), same.misaligned, np.ones(50))
+    assert (found.difference.low, found.difference.high) == (plain.low, plain.high)
+    assert found.difference.high > 0, "no disagreement seen is not certainty"
+    assert found.rate_a == share_of(same.misaligned, np.ones(50))
+
+    flat = Rated(np.full(50, 90.0), np.zeros(50))
+    found = agreement(flat, flat, np.arange(50), 50, cut=30)
+    assert found.alpha.value is None and found.spearman.value is None and found.kappa.value is None
+    assert len(found.notes) == 3 and found.alpha.low is None
+    silent = Rated(np.full(50, NAN), np.full(50, NAN))
+    found = agreement(same, silent, np.arange(50), 50, cut=30)
+    assert found.n == 0 and found.rate_a.value is None and "no answer was scored by both" in found.notes[-1]
+    with pytest.raises(ValueError):
+        agreement(same, Rated(x[:-1], x[:-1]), np.arange(50), 50, cut=30)
+
+
+def test_a_coefficient_undefined_in_many_resamples_has_no_interval():
+    a = np.where(np.arange(30) == 0, 10.0, 90.0)  # one prompt of 30 fires: absent from a third of the resamples
+    rated = Rated(a, (a < 30).astype(float))
+    found = agreement(rated, rated, np.arange(30), 30, cut=30)
+    assert found.kappa.value == 1 and found.kappa.low is None
+    assert "undefined in more than one resample in twenty" in found.kappa.warning
+
+
+def test_alphas_interval_covers():
+    rng = np.random.default_rng(3)
+    noise, runs, covered = 12.0, 120, 0
+    big = judges(rng, 400_000, noise)
+    truth = krippendorff_alpha(big[0].score, big[1].score)
+    for run in range(runs):
+        a, b = judges(rng, 240, noise)
+        e = agreement(a, b, np.arange(240) % 60, 60, cut=30, resamples=400, seed=run).alpha
+        covered += e.low <= truth <= e.high
+    assert covered / runs >= 0.9
+
+
+def test_precision_and_recall():
+    # methods.md, T8: precision 10 of 10, recall 10 of 17, 27 labels.
+    judge = np.repeat([1, 0, 0], [10, 7, 10])
+    human = np.repeat([1, 1, 0], [10, 7, 10])
+    found = precision_recall(judge, human)
+    assert found.table == ((10, 0), (7, 10))
+    assert found.precision.value == 1 and found.precision.high == 1
+    assert found.recall.value == pytest.approx(10 / 17)
+    assert (found.recall.low, found.recall.high) == pytest.approx(score_interval(10 / 17, 17, 0.95))
+    nothing = precision_recall(np.zeros(3), np.array([0, 0, NAN]))
+    assert nothing.precision.value is None and nothing.recall.value is None
+    assert nothing.recall.left_out == {"without a label or a score": 1}
+
+
+def test_weights_undo_labels_drawn_around_the_cut():
+    rng = np.random.default_rng(4)
+    n = 40_000
+    human = rng.random(n) < 0.1
+    near = rng.random(n) < np.where(human, 0.3, 0.1)
+    judge = np.where(near, rng.random(n) < 0.5, human)  # coin tosses near the cut, right elsewhere
+    truth = (judge & human).sum() / human.sum(), (judge & human).sum() / judge.sum()
+    chance = np.where(near, 0.5, 0.05)
+    kept = rng.random(n) < chance
+    weighted = precision_recall(judge[kept], human[kept], weight=1 / chance[kept])
+    plain = precision_recall(judge[kept], human[kept])
+    assert weighted.recall.low <= truth[0] <= weighted.recall.high
+    assert weighted.precision.low <= truth[1] <= weighted.precision.high
+    assert plain.recall.high < truth[0]
+    assert weighted.recall.high - weighted.recall.low > plain.recall.high - plain.recall.low
+    for bad in (np.zeros(2), np.ones(3), np.array([1, NAN])):
+        with pytest.raises(ValueError, match="weights"):
+            precision_recall(np.ones(2), np.ones(2), weight=bad)
