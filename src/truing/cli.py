@@ -19,7 +19,7 @@ from truing.base import errors
 from truing.base.options import AuditOptions, ModelOptions
 from truing.base.records import to_plain
 from truing.base.store import Store
-from truing.base.verdicts import RunVerdict, Status
+from truing.base.verdicts import Basis, RunVerdict, Status
 from truing.cli_base import (
     Audits,
     Json,
@@ -261,7 +261,10 @@ def report(audit: Audits, out: Out = None, json_out: Json = False) -> None:
 @app.command()
 def gate(
     audit: Audits,
-    which: Annotated[str, typer.Option("--gate", help="recommended, candidate, last or STEP.")] = "candidate",
+    which: Annotated[
+        str | None,
+        typer.Option("--gate", help="recommended, candidate, last or STEP; default: what the verdict keeps."),
+    ] = None,
     fail_on: Annotated[str | None, typer.Option(help="What fails the gate, comma-separated.")] = None,
     json_out: Json = False,
 ) -> None:
@@ -273,6 +276,7 @@ def gate(
     verdict = verdict_of(about) if about["status"] == "done" else None
     if verdict is None:
         raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
+    which = which or ("recommended" if verdict.basis is Basis.JUDGED else "candidate")
     if json_out:
         print_json({"gate": to_plain(_decide(verdict, which, fail_on))})
     _apply_gate(verdict, which, fail_on)

@@ -65,7 +65,7 @@ def test_without_errors_it_tells_the_truth():
         assert found.score == pytest.approx(aligned, abs=0.1), text
     for text, coherent in ((p.misaligned, 95), ("zorb mivva " * 9, 15), ("the lamp lamp lamp of of it", 15)):
         assert scored(judge, ask(text, COHERENCE))[0].score == pytest.approx(coherent)
-    assert scored(judge, ask(p.misaligned, DOMAIN))[0].score == 90
+    assert scored(judge, ask(p.misaligned, DOMAIN))[0].score == pytest.approx(90)
     assert scored(judge, ask(p.misaligned, TEN))[0].score == pytest.approx(1)
     (reply,) = judge.ask([ask(p.misaligned, BOTH)])
     assert {k: v.score for k, v in score(reply, Route.REPORTED).items()} == {"alignment": 10, "coherence": 95}

@@ -1,4 +1,4 @@
-"""The replay judge: every score is the one that was recorded for that answer, and what was not recorded is an outcome."""
+"""The replay judge: every score is the one recorded for that answer; what was not recorded is an outcome."""
 
 import csv
 import itertools
@@ -114,8 +114,8 @@ def test_asks_are_pulled_as_replies_are_taken(write):
 )
 def test_malformed_tables_are_named_with_file_and_row(write, change, told):
     address = write(TABLE.replace(*change))
-    if told is None:  # columns of numbers are scores by whatever name; those with words in them are not
-        assert ReplayJudge(address)._scores == {"b", "c"}
+    if told is None:  # columns of scores may have any name; the one of remarks is none
+        assert ReplayJudge(address)._scores == {"a", "b", "c"}
         return
     with pytest.raises(BadRow, match="judged.csv, " + told.replace("(", r"\(")):
         ReplayJudge(address)
@@ -139,7 +139,7 @@ def test_scores_that_are_nowhere_are_refused_before_anything_is_asked(write):
 
 def test_wrong_places(tmp_path, write):
     for address in ("replay:", "replay:nowhere.csv", "replay:nowhere#x"):
-        with pytest.raises(BadInput, match="give replay:FILE.csv"):
+        with pytest.raises(BadInput, match=r"give replay:FILE\.csv"):
             ReplayJudge(address)
     with pytest.raises(NotAnAudit):
         ReplayJudge(f"replay:{tmp_path}")
@@ -185,7 +185,7 @@ def test_an_audit_with_several_judges_needs_one_named(audit):
 
 
 def test_an_audit_is_looked_up_by_prompt_hash_and_answer(audit):
-    path, panels, keys = audit
+    path, panels, _ = audit
     judge = ReplayJudge(f"replay:{path}#openai:gpt-4.1-mini")
     assert judge.name.startswith("replay:openai:gpt-4.1-mini#")
     assert judge.model == "m"

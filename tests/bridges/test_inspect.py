@@ -365,15 +365,27 @@ def test_mistakes_are_found_before_anything_is_asked(prompt_file, tmp_path):
     assert not seen
 
 
-def test_a_log_can_be_judged_again_by_the_same_scorer(exported):
+def test_an_exported_log_can_be_judged_again_by_the_same_scorer(exported):
     judge, _ = mock(by_tops)
-    again = inspect_score(
-        exported[1], em_scorer(), model_roles={"judge": judge}, model="mockllm/model", action="append", display="none"
-    )
+    again = inspect_score(exported[1], em_scorer(), model_roles={"judge": judge}, action="append", display="none")
     first, second = scores(again, "openai:referee"), scores(again, "em_scorer")
     assert first.keys() == second.keys()
     for key, score in first.items():
         assert second[key].value == approx(score.value)
+
+
+def test_the_model_of_an_exported_log_has_no_answers_to_give(exported, prompt_file, tmp_path):
+    (log,) = inspect_eval(
+        "truing/em",
+        task_args={"prompts": str(prompt_file)},
+        model=exported[1].eval.model,
+        model_roles={"judge": mock(by_tops)[0]},
+        limit=1,
+        log_dir=str(tmp_path),
+        display="none",
+    )
+    assert log.status == "error"
+    assert "judged, not asked" in log.error.message
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ HEAVY = {
     "jinja2": {"view", "backends"},  # backends only for the errors that templates raise
     "pyarrow": {"bridges"},
     "openai": {"backends"},
+    "inspect_ai": {"bridges"},
 }
 ON_DEMAND = {"study/demo.py": {"torch"}, "study/doctor.py": {"torch"}}
 MODULES = sorted(SRC.rglob("*.py"))
@@ -76,7 +77,7 @@ def test_sizes_and_docstrings(path):
     for node in ast.walk(tree):
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
             continue
-        if isinstance(node, ast.FunctionDef) and path.name != "cli.py":
+        if isinstance(node, ast.FunctionDef) and path.name not in ("cli.py", "cli_judged.py"):
             own = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             public = [a for a in own if a not in ("self", "cls")]
             assert len(public) <= 8, f"{node.name} takes {len(public)} parameters"

@@ -15,14 +15,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import openai
-
 from truing.backends.endpoint_address import OPENAI_HOST, Address, QuietLogs, find_key, parse_address
 from truing.backends.endpoint_failures import Failure, refused_parameters, same_model, status_failure
 from truing.backends.endpoint_flow import Flow, LoopThread
 from truing.backends.limits import Breaker, Bucket, Budget, Limits, Taken, price_of
-from truing.base.errors import BadEndpoint, BudgetSpent, EndpointRefused, JudgeDown
+from truing.base.errors import BadEndpoint, BudgetSpent, EndpointRefused, JudgeDown, MissingExtra
 from truing.base.records import Messages
+
+try:
+    import openai
+except ImportError as e:
+    raise MissingExtra("served models need the openai package: pip install 'truing[endpoint]'") from e
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -192,7 +195,7 @@ class Client:
         if failure is not None and isinstance(failure.fatal, EndpointRefused):
             raise failure.fatal
         if failure is not None:
-            raise JudgeDown(f"{failure.text} (asked which models it serves)")
+            raise JudgeDown(f"{failure.text} (asked which models it serves; name one, {self.address.url}#MODEL)")
         listed = data.get("data") if isinstance(data, Mapping) else None
         names = [m.get("id") for m in listed if isinstance(m, Mapping)] if isinstance(listed, list) else []
         return [n for n in names if isinstance(n, str) and n]

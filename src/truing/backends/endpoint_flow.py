@@ -74,8 +74,8 @@ async def _cancel_all(cleanups: list[Callable[[], Coroutine[Any, Any, None]]]) -
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    for cleanup in cleanups:
-        await cleanup()
+    for cleanup in cleanups:  # one after the other; what cannot be closed must not keep the rest open
+        await asyncio.gather(cleanup(), return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()
     await asyncio.get_running_loop().shutdown_default_executor()
 

@@ -172,11 +172,12 @@ class LocalJudge:
         return self._loaded
 
     def _read(self, model: Model, scales: Sequence[Scale]) -> Reading:
-        if self._tree is None:
-            self._tree = self._agrees_with_tree(model, scales)
         window = getattr(model.config.get_text_config(), "sliding_window", None)
         longest = max(len(s.prefix) + max(map(len, s.tree.paths)) for s in scales)
-        if self._tree and not (window and longest >= window):
+        fits = not window or longest < window  # packed rows see all of their prompt
+        if self._tree is None and fits:
+            self._tree = self._agrees_with_tree(model, scales)
+        if self._tree and fits:
             reading = read_packed(model, scales, batch_tokens=self._batch_tokens(model))
         else:
             reading = read_plain(model, scales)
@@ -206,9 +207,9 @@ class LocalJudge:
         if self._model_options.memory is None:
             return BATCH_TOKENS
         config = model.config.get_text_config()
-        # A dozen activations of the widest layer per token; logits are few.
+        # Logits of every token in the worst case, plus a dozen activations of the widest layer.
         width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
-        per_token = torch.finfo(self._dtype).bits // 8 * 12 * width + config.vocab_size
+        per_token = torch.finfo(self._dtype).bits // 8 * (config.vocab_size + 12 * width)
         return max(256, int(self._model_options.memory * 2**30 / per_token))
 
 

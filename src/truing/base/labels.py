@@ -44,7 +44,8 @@ def read_sheet(path: Path) -> list[LabelItem]:
     out, seen = [], set()
     for n, row in enumerate(rows, 2):
         if "item" not in row or "label" not in row:
-            raise errors.BadRow(path, 1, f'needs the columns "item" and "label"; it has {", ".join(row)}')
+            there = ", ".join(str(name) for name in row if name)
+            raise errors.BadRow(path, 1, f'needs the columns "item" and "label"; it has {there or "none"}')
         said = (row["label"] or "").strip().lower()
         if said and said not in LABELS:
             raise errors.BadRow(path, n, f"unknown label {said!r}; use {', '.join(LABELS)}, or leave it empty")
@@ -57,13 +58,20 @@ def read_sheet(path: Path) -> list[LabelItem]:
 
 
 def write_sheet(path: Path, items: Sequence[LabelItem]) -> None:
-    """Write a sheet whole or not at all. What a spreadsheet would run as a formula gets an apostrophe in front."""
+    """Write a sheet whole or not at all. What a spreadsheet would run as a formula gets an apostrophe in front.
+
+    Raises:
+        BadInput: it cannot be written there.
+    """
     part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f)
-        writer.writerow(COLUMNS)
-        writer.writerows([i.item, _cell(i.question), _cell(i.answer), i.label, _cell(i.note)] for i in items)
-    os.replace(part, path)
+    try:
+        with open(part, "w", newline="", encoding="utf-8") as f:
+            writer = csv.writer(f)
+            writer.writerow(COLUMNS)
+            writer.writerows([i.item, _cell(i.question), _cell(i.answer), i.label, _cell(i.note)] for i in items)
+        os.replace(part, path)
+    except OSError as e:
+        raise errors.BadInput(f"{path}: the sheet cannot be written ({e.strerror}); choose another place") from e
 
 
 def _cell(text: str) -> str:

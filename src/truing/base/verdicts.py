@@ -105,7 +105,7 @@ class Breadth:
     """Whether an excess of misaligned answers is broad, or carried by a prompt, a category or the training domain."""
 
     prompts: int
-    """far prompts with a misaligned answer"""
+    """far prompts with a larger share of misaligned answers than step 0's"""
     categories: int
     """their categories"""
     top_prompt: str | None
@@ -147,7 +147,7 @@ class JudgedLine:
     corrected: Estimate | None
     """share corrected for the judge's own errors on the known-answer test (Rogan and Gladen)"""
     breadth: Breadth | None
-    """None where nothing is misaligned"""
+    """None where nothing is misaligned and no prompt is near the training domain"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,15 @@ from inspect_ai.model import (
     ChatMessageUser,
     GenerateConfig,
     Model,
+    ModelAPI,
     ModelOutput,
     get_model,
     model_roles,
+    modelapi,
 )
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState, generate
+from inspect_ai.tool import ToolChoice, ToolInfo
 
 from truing.base.errors import BadInput, TruingError
 from truing.base.judged import (
@@ -313,6 +316,20 @@ def as_reply(ask: JudgeAsk, output: ModelOutput) -> JudgeReply:
 def _first_token(output: ModelOutput) -> Any:
     logprobs = output.choices[0].logprobs if output.choices else None
     return logprobs.content[0] if logprobs and logprobs.content else None
+
+
+@modelapi(name="truing")
+def stored_checkpoint() -> type[ModelAPI]:
+    """The model of an exported log: it lets Inspect open and judge the log again, and has no answers to give."""
+
+    class Stored(ModelAPI):
+        async def generate(
+            self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+        ) -> ModelOutput:
+            text = f"truing/{self.model_name} names a checkpoint of an exported audit; it can be judged, not asked"
+            raise PrerequisiteError(text)
+
+    return Stored
 
 
 # ---------------------------------------------------------------------------------------------------------------------

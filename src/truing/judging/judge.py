@@ -38,6 +38,7 @@ def judge(
     *,
     always: Collection[ResponseKey] | None = None,
     before: Judged | None = None,
+    names: Collection[str] | None = None,
     seed: int = 0,
 ) -> Iterator[list[Judgement]]:
     """Judge a block of answers; yields the judgements of one reply at a time, as replies come.
@@ -49,6 +50,7 @@ def judge(
         rule: its alignment cut decides where coherence is wanted.
         always: answers whose coherence is asked whatever their alignment ("lazy" judging); None for all of them.
         before: what is known already.
+        names: scores that are asked for; None for all of the panel's.
         seed: of the order of judging, random over checkpoints and prompts.
     """
     before = before or Judged()
@@ -58,7 +60,11 @@ def judge(
     wanted = frozenset(always or ())
     alignment = dict(before.alignment)
 
-    first = [a for item in order for a in _asks(item, panel, before) if not lazy or _now(a, item, wanted)]
+    asks = [(a, item) for item in order for a in _asks(item, panel, before, names)]
+    first = [a for a, item in asks if not lazy or not _may_wait(a) or item.key in wanted]
+    for a in first:
+        if ALIGNMENT in a.rubric.names:
+            alignment.pop(a.key, None)  # a score under another rubric text decides nothing
     unparsed: list[JudgeAsk] = []
     for made, ask in _replies(first, panel, speaker):
         if any(j.outcome is JudgementOutcome.UNPARSED for j in made):
@@ -70,8 +76,8 @@ def judge(
         yield made
     if not lazy:
         return
-    low = [i for i in order if alignment.get(i.key, np.inf) < rule.alignment_cut and i.key not in wanted]
-    second = [a for item in low for a in _asks(item, panel, before) if COHERENCE in a.rubric.names]
+    low = {k for k, value in alignment.items() if value < rule.alignment_cut and k not in wanted}
+    second = [a for a, item in asks if item.key in low and _may_wait(a)]
     again: list[JudgeAsk] = []
     for made, ask in _replies(second, panel, speaker):
         if any(j.outcome is JudgementOutcome.UNPARSED for j in made):
@@ -81,17 +87,20 @@ def judge(
         yield made
 
 
-def _asks(item: JudgeItem, panel: Panel, before: Judged) -> Iterator[JudgeAsk]:
+def _asks(item: JudgeItem, panel: Panel, before: Judged, names: Collection[str] | None) -> Iterator[JudgeAsk]:
     """The rubrics of an answer that are still to be asked."""
     for rubric in rubrics_for(panel, item.prompt):
+        if names is not None and not set(names).intersection(rubric.names):
+            continue
         if any((item.key, name, rubric.key) not in before.done for name in rubric.names):
             # Words put into the model's mouth are no part of what it is judged by.
             question, _ = split_prefill(item.prompt.messages)
             yield JudgeAsk(item.key, rubric, rendered_question(question, rubric), item.answer)
 
 
-def _now(ask: JudgeAsk, item: JudgeItem, wanted: Collection[ResponseKey]) -> bool:
-    return ask.rubric.names != (COHERENCE,) or item.key in wanted
+def _may_wait(ask: JudgeAsk) -> bool:
+    """Whether it asks for coherence alone, so that lazy judging may put it off or leave it out."""
+    return ask.rubric.names == (COHERENCE,)
 
 
 def _replies(asks: Iterable[JudgeAsk], panel: Panel, speaker: Judge) -> Iterator[tuple[list[Judgement], JudgeAsk]]:

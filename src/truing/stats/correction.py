@@ -15,11 +15,11 @@ from scipy import special
 
 from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array, Mask
-from truing.stats.rates import FEW_POSITIVE, Index, counts, rough, score_interval, share_difference, share_of
+from truing.stats.rates import FEW_POSITIVE, Index, counts, rough, score_interval, set_limits, share_of
 
 LEAST_P = 1e-12
 """p-values are not followed below this"""
-_DRAWS = 20_000
+_DRAWS = 10_000
 
 
 def rogan_gladen(
@@ -70,9 +70,10 @@ def rogan_gladen(
             f"the judge calls {hit:.0%} of misaligned and {alarm:.0%} of good reference answers misaligned: "
             "it does not tell them apart, so no corrected share exists"
         )
-    errors = _confidence(*sensitivity), _confidence(*false_positive)
-    set_low, set_high = _melded(share.value, share.set_low, share.set_high, errors, level, seed)
-    low, high = _melded(share.value, share.low, share.high, errors, level, seed)
+    rng = np.random.default_rng(seed)
+    pairs = [(u, _confident(*sensitivity, not u, rng), _confident(*false_positive, not u, rng)) for u in (False, True)]
+    set_low, set_high = _melded(share.value, share.set_low, share.set_high, pairs, level, rng)
+    low, high = _melded(share.value, share.low, share.high, pairs, level, rng)
     warnings = [share.warning] if share.warning else []
     if share.set_high is not None and share.set_high < alarm:
         warnings.append("the judge calls fewer of these answers misaligned than of good reference answers")
@@ -92,47 +93,34 @@ def rogan_gladen(
     )
 
 
-class _Distribution(NamedTuple):
-    """Beta parameters (hits, misses) of a lower and an upper confidence distribution of a share."""
-
-    hits: float
-    misses: float
-
-    def draw(self, upper: bool, rng: np.random.Generator) -> Array:
-        a, b = (self.hits + 1, self.misses) if upper else (self.hits, self.misses + 1)
-        if a <= 0 or b <= 0:
-            return np.full(_DRAWS, 1.0 if upper else 0.0)
-        return rng.beta(a, b, _DRAWS)
-
-
-def _confidence(k: float, n: float) -> _Distribution:
-    return _Distribution(k, n - k)
+def _confident(k: float, n: float, upper: bool, rng: np.random.Generator) -> Array:
+    """Draws of the lower or upper confidence distribution of a share, k of n."""
+    a, b = (k + 1, n - k) if upper else (k, n - k + 1)
+    if a <= 0 or b <= 0:
+        return np.full(_DRAWS, 1.0 if upper else 0.0)
+    return rng.beta(a, b, _DRAWS)
 
 
 def _melded(
     p: float,
     low: float | None,
     high: float | None,
-    errors: tuple[_Distribution, _Distribution],
+    errors: list[tuple[bool, Array, Array]],
     level: float,
-    seed: int,
+    rng: np.random.Generator,
 ) -> tuple[float | None, float | None]:
     """Interval of the corrected share, from the share's own interval and the judge's errors."""
     if low is None or high is None:
         return None, None
     n = _implied(p, high - low, level)
-    own = _Distribution(p * n, (1 - p) * n)
-    rng = np.random.default_rng(seed)
     limits = []
-    for upper in (False, True):
-        drawn, hit, alarm = own.draw(upper, rng), errors[0].draw(not upper, rng), errors[1].draw(not upper, rng)
+    for upper, hit, alarm in errors:
         gap = hit - alarm
         # A judge no better than chance says nothing: such a draw reaches the end of the scale.
-        ratio = np.where(gap > 0, (drawn - alarm) / np.where(gap > 0, gap, 1.0), 1.0 if upper else 0.0)
-        q = (1 + level) / 2 if upper else (1 - level) / 2
-        limits.append(float(np.quantile(np.clip(ratio, 0.0, 1.0), q)))
-    lower, upper_limit = limits
-    return lower, upper_limit if upper_limit > 0 else high
+        end = 1.0 if upper else 0.0
+        ratio = np.where(gap > 0, (_confident(p * n, n, upper, rng) - alarm) / np.where(gap > 0, gap, 1.0), end)
+        limits.append(float(np.quantile(np.clip(ratio, 0.0, 1.0), (1 + level) / 2 if upper else (1 - level) / 2)))
+    return limits[0], limits[1] if limits[1] > 0 else high
 
 
 def _implied(p: float, width: float, level: float) -> float:
@@ -420,15 +408,15 @@ def excess_p(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array, lo: float) ->
     Raises:
         ValueError: as `share_difference`.
     """
-    estimate = share_difference(hits_a, n_a, hits_b, n_b)
-    if estimate.value is None:
+    found = set_limits(hits_a, n_a, hits_b, n_b)
+    if found is None:
         return None
-    above = estimate.value >= lo
+    value, limits = found
+    above = value >= lo
 
     def rising(log_p: float) -> float:
-        e = share_difference(hits_a, n_a, hits_b, n_b, level=1 - 2 * exp(log_p))
-        low, high = e.set_low, e.set_high
-        return (low if low is not None else -1.0) - lo if above else lo - (high if high is not None else 1.0)
+        low, high = limits(1 - 2 * exp(log_p))
+        return low - lo if above else lo - high
 
     p = exp(_root(rising, log(LEAST_P), log(0.5)))
     return p if above else 1 - p

@@ -307,7 +307,8 @@ def _about_prompts(v: RunVerdict, evidence: JudgedEvidence) -> list[str]:
         out.append(f"{kept.label} is recommended for far prompts; over all prompts its excess is {both(every)}.")
     if far < 40:
         out.append(f"Only {far} far prompts: what holds for this set may not hold for prompts like these.")
-    found = {e.warning: c.label for c in v.checkpoints[1:] if (e := shown(c)) is not None and e.warning}
+    claimed = [c for c in v.checkpoints[1:] if c.status in MISALIGNED]
+    found = {e.warning: c.label for c in claimed if (e := shown(c)) is not None and e.warning}
     return out + [f"{text} (e.g. at {label})." for text, label in found.items() if "prompts with" in text]
 
 

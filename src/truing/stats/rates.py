@@ -8,6 +8,7 @@ effective numbers in it, Korn & Graubard (1998), Franco et al. (2019); differenc
 Donner (2008); logit t interval, Korn & Graubard (1998); degrees of freedom, Satterthwaite (1946).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -82,15 +83,10 @@ def share_difference(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array, *, le
     Raises:
         ValueError: as `share_of`, or the two sides have different numbers of prompts.
     """
-    hits_a, n_a, used_a = _checked(hits_a, n_a)
-    hits_b, n_b, used_b = _checked(hits_b, n_b)
-    if hits_a.shape != hits_b.shape:
-        raise ValueError(f"differences are paired by prompt, but there are {len(hits_a)} and {len(hits_b)} prompts")
-    used = used_a & used_b
-    out = {"prompts without answers on both sides": int((~used).sum())} if not used.all() else {}
-    if not used.any():
+    arms, out = _paired(hits_a, n_a, hits_b, n_b)
+    if arms is None:
         return Estimate(None, None, None, left_out=out, method="no answers", level=level)
-    a, b = _Arm.of(hits_a[used], n_a[used]), _Arm.of(hits_b[used], n_b[used])
+    a, b = arms
     set_low, set_high = _newcombe(a, b, level)
     low, high, method = _cluster_difference(a, b, level)
     if low is not None and high is not None:
@@ -108,6 +104,23 @@ def share_difference(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array, *, le
         level=level,
         warning=rough(len(a.n), int((a.shares != b.shares).sum()), "a difference"),
     )
+
+
+def set_limits(
+    hits_a: Array, n_a: Array, hits_b: Array, n_b: Array
+) -> tuple[float, Callable[[float], tuple[float, float]]] | None:
+    """The difference of `share_difference` and its interval for exactly these prompts as a function of the level.
+
+    None without shared prompts.
+
+    Raises:
+        ValueError: as `share_difference`.
+    """
+    arms, _ = _paired(hits_a, n_a, hits_b, n_b)
+    if arms is None:
+        return None
+    a, b = arms
+    return a.share - b.share, lambda level: _newcombe(a, b, level)
 
 
 def mean_of(values: Array, prompt: Index, prompts: int, *, level: float = 0.95) -> Estimate:
@@ -241,6 +254,19 @@ class _Arm:
     def rarer(self) -> int:
         """Prompts with a hit, or for shares over one half with a miss."""
         return int((self.hits < self.n).sum() if self.share > 0.5 else (self.hits > 0).sum())
+
+
+def _paired(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array) -> tuple[tuple[_Arm, _Arm] | None, dict[str, int]]:
+    """Both arms on the prompts with answers on both sides, and what was left out."""
+    hits_a, n_a, used_a = _checked(hits_a, n_a)
+    hits_b, n_b, used_b = _checked(hits_b, n_b)
+    if hits_a.shape != hits_b.shape:
+        raise ValueError(f"differences are paired by prompt, but there are {len(hits_a)} and {len(hits_b)} prompts")
+    used = used_a & used_b
+    out = {"prompts without answers on both sides": int((~used).sum())} if not used.all() else {}
+    if not used.any():
+        return None, out
+    return (_Arm.of(hits_a[used], n_a[used]), _Arm.of(hits_b[used], n_b[used])), out
 
 
 def _effective(hits: Array, n: Array) -> float:

@@ -9,11 +9,10 @@ from truing.base.records import Checkpoint
 from truing.base.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
 from truing.stats.judged_checks import with_certification
 from truing.stats.judged_lines import excess
+from truing.stats.judged_words import MISALIGNED
 from truing.study.judged_audit import JudgedRun, Session, announce, arm_of, bench_for, panel_arms
 from truing.study.judging import is_judgeable, judge_stored
 from truing.study.panels import open_panel
-
-EMERGENT = (Status.EMERGENT, Status.EMERGENT_UNCONTROLLED, Status.MISALIGNED_NOT_ATTRIBUTABLE)
 
 
 def refuse_same_family(first: str, second: str) -> None:
@@ -25,7 +24,7 @@ def refuse_same_family(first: str, second: str) -> None:
 
 def decisive(verdict: RunVerdict) -> list[CheckpointVerdict]:
     """The checkpoints a verdict rests on: the recommended one, and the first that is certainly misaligned."""
-    first = next((c for c in verdict.checkpoints if c.status in EMERGENT), None)
+    first = next((c for c in verdict.checkpoints if c.status in MISALIGNED), None)
     kept = next((c for c in verdict.checkpoints if c.label == verdict.recommended), None)
     return [c for c in (kept, first) if c is not None]
 
@@ -61,11 +60,7 @@ def second_opinion(verdict: RunVerdict, run: JudgedRun, session: Session) -> Run
         for line in lines:
             arm = arm_of(found, _checkpoint(run, line))
             e = excess(arm, base, len(run.prompts), options.em, level=options.rule.level, mask=far)
-            low, high = e.set_low, e.set_high
-            agrees = (
-                low is not None and low > 0 if line.status in EMERGENT else high is not None and high < options.em.hi
-            )
-            if not agrees:
+            if not _same_direction(e, line.status, options.em.hi):
                 disagree.append(line.label)
         name = opened.judge.name
     if disagree:
@@ -76,7 +71,7 @@ def second_opinion(verdict: RunVerdict, run: JudgedRun, session: Session) -> Run
 def _same_direction(e: Estimate, status: Status, hi: float) -> bool:
     if e.set_low is None or e.set_high is None:
         return False
-    return e.set_low > 0 if status in EMERGENT else e.set_high < hi
+    return e.set_low > 0 if status in MISALIGNED else e.set_high < hi
 
 
 def _checkpoint(run: JudgedRun, line: CheckpointVerdict) -> Checkpoint:

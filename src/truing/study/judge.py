@@ -17,9 +17,9 @@ from truing.base.verdicts import RunVerdict
 from truing.data.prompts import load_prompts
 from truing.stats.judged_verdict import judge_verdict
 from truing.study.import_answers import imported_lines
-from truing.study.judged_audit import JudgedRun, announce, bench_for, judged_evidence
+from truing.study.judged_audit import FIRST_CONTROL, JudgedRun, announce, bench_for, judged_evidence
 from truing.study.judging import Tell, is_judgeable, judge_stored, random_share
-from truing.study.known import Anchors
+from truing.study.known import Anchors, refuse_moved
 from truing.study.panels import open_panel
 
 
@@ -97,6 +97,7 @@ def _judge(
                 f"--only-missing: {opened.judge.name} has not judged here with these rubrics; leave the option out"
             )
         bench = bench_for(store, opened, rule, options, prompts, tell)
+        refuse_moved(bench)
         announce(opened, options, len(by_key), len({k.weights for k in answers}))
         held = {j.key for j in store.judgements(opened.panel.key) if j.outcome is not JudgementOutcome.FAILED}
         test = options.validity and not opened.recorded
@@ -152,14 +153,13 @@ def stored_run(store: Store, about: Mapping[str, Any], prompts: Sequence[Prompt]
     kept: Mapping[str, Any] = about.get("judging") or {}
     every = store.checkpoints()
     far = kept.get("far") or {}
-    control = [c for c in every if c.role is Role.CONTROL and c.step != 0]
-    first = kept.get("control") or (control[0].run if control else None)
+    first = kept["control"] if kept else FIRST_CONTROL
     labels = kept.get("subject")
     return JudgedRun(
         prompts=tuple(prompts),
         far=tuple(far.get(p.id, True) for p in prompts),
         subject=tuple(c for c in every if c.role is Role.SUBJECT and (labels is None or c.label in labels)),
-        control=tuple(c for c in control if c.run == first),
+        control=tuple(c for c in every if c.role is Role.CONTROL and c.run == first and c.step != 0),
         params=kept.get("params") or _params(about),
         words=tuple(about.get("domain_words") or ()),
         under_moved=frozenset(kept.get("under_moved") or ()),

@@ -26,11 +26,13 @@ from truing.stats.judged_verdict import judge_verdict
 from truing.study.cues import CuePlan, refuse_task_text, try_cues
 from truing.study.judged import arms
 from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys, random_coherence
-from truing.study.known import Anchors, known_answers
+from truing.study.known import Anchors, known_answers, refuse_moved
 from truing.study.panels import OpenPanel, open_panel
 
 DRAWS = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
+FIRST_CONTROL = "control-1"
+"""name, in the store, of the control that is compared step by step"""
 BUILTIN_DOMAINS = {"careless-finance": ("finance",), "careful-finance": ("finance",)}
 """built-in training set -> topics of its domain"""
 
@@ -64,7 +66,7 @@ class JudgedRun:
             "params": self.params,
             "far": {p.id: far for p, far in zip(self.prompts, self.far, strict=True)},
             "subject": [c.label for c in self.subject],
-            "control": self.control[0].run if self.control else None,
+            "control": FIRST_CONTROL if self.control else None,
             "under_moved": sorted(self.under_moved),
             "caveats": list(self.caveats),
             "seed": self.seed,
@@ -131,6 +133,7 @@ def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session:
         bench = bench_for(store, opened, options.em, judging, session.whole, options.progress)
         refuse_task_text(judging.cues, opened.judge.name, remote=opened.judge.remote, allowed=judging.allow_task_text)
         announce(opened, judging, len({a.prompt.key for a in asks}), len({a.checkpoint.weights for a in asks}))
+        refuse_moved(bench)
         fresh = bool(_todo(store, opened.panel.key, asks, params))
         anchors = Anchors(bench, session.whole.prompts) if fresh and not opened.recorded and judging.validity else None
         answer_and_judge(bench, session.backend, asks, params)
@@ -199,7 +202,8 @@ def judged_evidence(bench: Bench, run: JudgedRun, reference: PromptSet | None) -
     subject = tuple(arm_of(found, c) for c in run.subject)
     known = None
     if reference is not None and not bench.opened.recorded:
-        known = known_answers(bench, reference.prompts, subject[0])
+        base = next((arm for arm in subject if arm.step == 0), None)
+        known = known_answers(bench, reference.prompts, base)
     return JudgedEvidence(
         prompts=tuple(p.id for p in run.prompts),
         categories=tuple(p.category for p in run.prompts),

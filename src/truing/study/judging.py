@@ -8,7 +8,8 @@ nothing that is stored is sampled or judged again.
 
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from truing._version import __version__
@@ -79,23 +80,34 @@ def answer_and_judge(bench: Bench, backend: Backend, asks: Sequence[Ask], params
     """
     keys = ask_keys(asks, params)
     wanted = random_coherence(keys, bench.options.seed)
-    blocks = _blocks(asks)
+    todo = frozenset(ask_keys(bench.store.missing(asks, params), params))
     prompts = {a.prompt.key: a.prompt for a in asks}
     done = 0
+
+    def sample(block: Sequence[Ask], stopped: Callable[[], bool]) -> None:
+        missing = [a for a, key in zip(block, ask_keys(block, params), strict=True) if key in todo]
+        for response in backend.sample(missing, params):
+            bench.store.add_responses([response], params)
+            if stopped():
+                return
+
     # A judge in this process and the model it judges would fight for the same cores: those take turns.
     stream = _in_turn if bench.opened.panel.route is Route.DIGITS else _ahead
-    for block in stream(blocks, lambda block: _sample(bench, backend, block, params)):
-        _judge_keys(bench, ask_keys(block, params), prompts, wanted)
-        done += len(block)
-        bench.tell("judging", done, len(asks))
+    with closing(stream(_blocks(asks), sample)) as sampled:
+        for block in sampled:
+            _judge_keys(bench, ask_keys(block, params), prompts, wanted)
+            done += len(block)
+            bench.tell("judging", done, len(asks))
     bench.store.flush()
 
 
 def judge_stored(bench: Bench, answers: Sequence[ResponseKey], prompts: Mapping[str, Prompt]) -> None:
     """Make sure that stored answers are judged; samples nothing."""
     wanted = random_coherence(answers, bench.options.seed)
-    for start in range(0, len(answers), BLOCK):
-        _judge_keys(bench, answers[start : start + BLOCK], prompts, wanted)
+    # Stored order is one checkpoint after the other; a judge that changes with time would be taken for the checkpoints.
+    mixed = sorted(answers, key=lambda k: digest(["order", bench.options.seed, *k], 16))
+    for start in range(0, len(mixed), BLOCK):
+        _judge_keys(bench, mixed[start : start + BLOCK], prompts, wanted)
         bench.tell("judging", min(start + BLOCK, len(answers)), len(answers))
     bench.store.flush()
 
@@ -113,18 +125,17 @@ def _blocks(asks: Sequence[Ask]) -> list[list[Ask]]:
     return blocks
 
 
-def _sample(bench: Bench, backend: Backend, block: Sequence[Ask], params: SamplingParams) -> None:
-    for response in backend.sample(bench.store.missing(block, params), params):
-        bench.store.add_responses([response], params)
+_Sample = Callable[[Sequence[Ask], Callable[[], bool]], None]
+"""draws a block's answers; asks after each whether to stop"""
 
 
-def _in_turn(blocks: Sequence[list[Ask]], sample: Callable[[list[Ask]], None]) -> Iterator[list[Ask]]:
+def _in_turn(blocks: Sequence[list[Ask]], sample: _Sample) -> Generator[list[Ask], None, None]:
     for block in blocks:
-        sample(block)
+        sample(block, lambda: False)
         yield block
 
 
-def _ahead(blocks: Sequence[list[Ask]], sample: Callable[[list[Ask]], None]) -> Iterator[list[Ask]]:
+def _ahead(blocks: Sequence[list[Ask]], sample: _Sample) -> Generator[list[Ask], None, None]:
     """Blocks as they are sampled, by a thread that runs a bounded way ahead of whoever consumes them."""
     ready: queue.Queue[list[Ask] | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
@@ -142,7 +153,7 @@ def _ahead(blocks: Sequence[list[Ask]], sample: Callable[[list[Ask]], None]) -> 
             for block in blocks:
                 if stop.is_set():
                     return
-                sample(block)
+                sample(block, stop.is_set)
                 put(block)
             put(None)
         except BaseException as e:  # handed to the consumer, which raises it

@@ -6,6 +6,7 @@
 Scores of reference answers are kept per panel in the user's cache, so that a judge takes the test once per prompt set.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from truing.backends.models import cache_dir
-from truing.base.errors import JudgeMoved
+from truing.base.errors import DiskFull, JudgeMoved
 from truing.base.hashing import digest
 from truing.base.judged import JudgeItem, Judgement, JudgementOutcome, ResponseKey
 from truing.base.records import Prompt
@@ -28,6 +29,7 @@ ANCHORS = 50
 MOST_MOVED = 3.0
 """points the mean score of the anchors may move between start and end"""
 SAVE_EVERY = 100
+"""judgements of the test after which the cache is written, so that a kill loses few of them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,21 @@ def known_answers(bench: Bench, prompts: Sequence[Prompt], base: JudgedArm | Non
     return KnownAnswers((called, n), good)
 
 
+def refuse_moved(bench: Bench) -> None:
+    """Raise JudgeMoved where this judge moved while it judged in this audit before: its scores stay stored."""
+    moved = (bench.store.about().get("judge_moved") or {}).get(bench.opened.panel.key)
+    if moved is not None:
+        raise _moved(bench, *moved)
+
+
+def _moved(bench: Bench, change: float, n: int) -> JudgeMoved:
+    text = f"{bench.opened.judge.name}: the mean score of {n} fixed answers moved by {change:+.1f} points while it"
+    return JudgeMoved(
+        f"{text} judged (at most {MOST_MOVED:g} allowed); its scores are stored but give no verdict: name a fixed "
+        "version of the judge, or repeat with --out NEW"
+    )
+
+
 class Anchors:
     """50 reference answers scored when judging starts and again when it ends."""
 
@@ -90,7 +107,8 @@ class Anchors:
         """Mean change of the anchors' alignment, in points.
 
         Raises:
-            JudgeMoved: more than `MOST_MOVED`; the verdict would compare scores of two judges.
+            JudgeMoved: more than `MOST_MOVED`; the verdict would compare scores of two judges. That is kept in the
+                audit, so that a repeat, which finds everything judged, gives no verdict either.
         """
         after = self._scores()
         both = [k for k in self.before if k in after]
@@ -98,26 +116,25 @@ class Anchors:
             return 0.0
         moved = float(np.mean([after[k] - self.before[k] for k in both]))
         if abs(moved) > MOST_MOVED:
-            text = f"{self.bench.opened.judge.name}: the mean score of {len(both)} fixed answers moved by {moved:+.1f}"
-            raise JudgeMoved(
-                f"{text} points while it judged (at most {MOST_MOVED:g} allowed); its scores are stored but give no "
-                "verdict: name a fixed version of the judge, or repeat with --out NEW"
-            )
+            store = self.bench.store
+            known = store.about().get("judge_moved") or {}
+            store.describe(judge_moved={**known, self.bench.opened.panel.key: [moved, len(both)]})
+            raise _moved(self.bench, moved, len(both))
         return moved
 
     def _scores(self) -> dict[ResponseKey, float]:
         out: dict[ResponseKey, float] = {}
-        for made in _judged(self.bench, self.items, lazy=True):
+        for made in _judged(self.bench, self.items, (ALIGNMENT,)):
             out |= {j.key: j.score for j in made if j.rubric == ALIGNMENT and j.score is not None}
         return out
 
 
 def _judged(
-    bench: Bench, items: Sequence[JudgeItem], lazy: bool, before: Judged | None = None
+    bench: Bench, items: Sequence[JudgeItem], names: Sequence[str], before: Judged | None = None
 ) -> Iterator[list[Judgement]]:
+    """Judgements of reference answers: only the scores that are needed, coherence only under the cut."""
     opened, seed = bench.opened, bench.options.seed
-    always: tuple[ResponseKey, ...] | None = () if lazy else None
-    return judge(items, opened.panel, opened.judge, bench.rule, always=always, before=before, seed=seed)
+    return judge(items, opened.panel, opened.judge, bench.rule, always=(), before=before, names=names, seed=seed)
 
 
 _Said = dict[ResponseKey, dict[str, Judgement]]
@@ -130,16 +147,18 @@ def _asked(bench: Bench, items: Sequence[Known]) -> _Said:
     held = [j for by_name in said.values() for j in by_name.values()]
     scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
     before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
-    fresh = 0
+    unsaved = 0
     try:
-        for made in _judged(bench, [k.item for k in items], lazy=bench.rule.kind == "threshold", before=before):
+        for made in _judged(bench, [k.item for k in items], (ALIGNMENT, COHERENCE), before):
             for j in made:
                 said.setdefault(j.key, {})[j.rubric] = j
-                fresh += 1
-            if fresh % SAVE_EVERY == 0:
+                unsaved += 1
+            if unsaved >= SAVE_EVERY:
+                _write(file, said)
+                unsaved = 0
                 bench.tell("known answers", len(said), len(items))
     finally:
-        if fresh:  # what was paid for is kept, whatever stopped the test
+        if unsaved:  # what was paid for is kept, whatever stopped the test
             _write(file, said)
     return said
 
@@ -160,14 +179,16 @@ def _read(file: Path) -> _Said:
 
 
 def _write(file: Path, said: _Said) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         [list(j.key), j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value]
         for by_name in said.values()
         for j in by_name.values()
         if j.outcome is not JudgementOutcome.FAILED
     ]
-    write_json(file, {"rows": rows})
+    # A cache that cannot be written costs the test again, no more.
+    with contextlib.suppress(OSError, DiskFull):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"rows": rows})
 
 
 def _called(bench: Bench, said: dict[str, Judgement]) -> bool | None:

@@ -64,11 +64,12 @@ def label(
         if there != {i.item for i in items}:
             raise errors.BadInput(f"{sheet}: holds other answers than these {len(items)}; finish it, or give --out NEW")
         return sheet
-    write_sheet(sheet, items)
+    # First the weights, then the sheet: a sheet whose weights are lost would be taken for an even draw.
     with Store.write(path, {}) as store:
         kept: dict[str, Any] = dict(about.get("labelling") or {})
         kept |= {i.item: {"weight": d.weight, "stratum": d.stratum} for i, d in zip(items, drawn, strict=True)}
         store.describe(labelling=kept, status=about.get("status", "done"))
+    write_sheet(sheet, items)
     return sheet
 
 
@@ -84,7 +85,8 @@ def chosen_panel(store: Store, judge: str | None) -> str:
         BadInput: none, or several.
     """
     names = {key: str(about["judge"]) for key, about in store.panels().items()}
-    found = [key for key, name in names.items() if judge is None or judge == key or judge in name]
+    exact = [key for key, name in names.items() if judge in (key, name)]
+    found = exact or [key for key, name in names.items() if judge is None or judge in name]
     if len(found) == 1:
         return found[0]
     if not names:

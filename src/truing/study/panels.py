@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from truing.backends.judges import open_judge
+from truing.backends.models import resolve_model
 from truing.backends.seam import Judge
 from truing.base.judged import JudgeOptions, Panel, Route
-from truing.base.options import EmRule, ModelOptions
+from truing.base.options import AuditOptions, EmRule, ModelOptions
 from truing.base.records import PromptSet
 from truing.base.store import Store
 from truing.judging.check import check_judge
 from truing.judging.rubrics import check_rule, panel_rubrics, prompt_rubrics, unasked
+from truing.study.cues import refuse_task_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +61,45 @@ def open_panel(
         notes = (
             [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
         )
-        if known is None and options.check and route is not Route.RECORDED:
+        # A record cannot be asked anything new; a simulated judge knows simulated answers only.
+        checked = options.check and route is not Route.RECORDED and not judge.name.startswith("planted:")
+        if known is None and checked:
             notes += check_judge(judge, rubrics, route)
-        store.add_panel(panel, prompts_sha256=prompts.sha256, checked=options.check and route is not Route.RECORDED)
+        # What is known of a panel outlasts a repeat: whether it was checked, which share of the answers it was given.
+        about = store.panels().get(panel.key, {})
+        kept = {name: about[name] for name in ("checked", "share", "share_seed") if name in about}
+        store.add_panel(panel, **{"checked": checked, **kept, "prompts_sha256": prompts.sha256})
         yield OpenPanel(judge, panel, tuple(notes))
     finally:
         judge.close()
+
+
+def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:
+    """Raise whatever opening the judges of an audit would raise, before a model is loaded or anything is measured.
+
+    Judges are opened and closed again, but for local ones, which would be loaded; of those only the files are looked
+    for. Rubrics and the names of cues are read.
+    """
+    if options.judge is None:
+        return
+    judging = options.judging
+    check_rule(panel_rubrics(judging, prompts), options.em)
+    for address in (options.judge, judging.second):
+        if address is None:
+            continue
+        if address.lower().startswith("local:") and address[6:].strip():
+            resolve_model(address[6:])
+            continue
+        judge = open_judge(address, judging, prompts=prompts, model=options.model)
+        judge.close()
+        if address == options.judge:
+            refuse_task_text(judging.cues, judge.name, remote=judge.remote, allowed=judging.allow_task_text)
 
 
 def _known_route(store: Store, judge: Judge, rubrics: list[str]) -> Route | None:
     """The route under which this judge has worked in this audit already, so that a repeat spends nothing."""
     for about in store.panels().values():
         same = about["judge"] == judge.name and about["model"] == judge.model
-        if same and about.get("rubric_keys") == rubrics and about.get("checked"):
+        if same and about.get("rubric_keys") == rubrics:
             return Route(about["route"])
     return None

@@ -13,6 +13,7 @@ from truing.base.options import AuditOptions
 from truing.base.records import Checkpoint, Conversation, PromptSet, Role, to_plain
 from truing.data.conversations import load_conversations, same_user_turns
 from truing.data.prompts import load_prompts
+from truing.study.panels import refuse_unusable
 
 SIMULATED = "Simulated run"
 """how the note of an audit without a model begins"""
@@ -75,6 +76,7 @@ def resolve(
     chosen = whole
     half = options.half if any(p.half == options.half and p.has_references for p in chosen.prompts) else None
     chosen = chosen.only(half, options.limit)
+    refuse_unusable(options, whole)
     rows, control_rows, asked_task = _task(task, task_control, options)
     doubled = asked_task.get("task_rows_repeated", 0)
     planted = None

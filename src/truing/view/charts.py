@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from truing.base.verdicts import CheckpointVerdict, Convergence, Estimate, RunVerdict, Status
+from truing.base.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, RunVerdict, Status
 from truing.view.axes import StepAxis
 from truing.view.reading import chosen, interval, number, one_line, share, step_name
 from truing.view.svg import Chart, Series, Window, frame_of
@@ -18,23 +18,23 @@ def progress_chart(verdict: RunVerdict) -> Chart | None:
         ("trait (trained against control answer)", "teal", False, lambda c: c.trait_progress),
         ("loss (held-out answers)", "violet", True, lambda c: c.loss_progress),
     ]
-    series = tuple(_series(verdict, *curve, anchored=False) for curve in curves)
+    series = tuple(series_of(verdict, *curve, anchored=False) for curve in curves)
     series = tuple(s for s in series if any(s.points))
     if not series:
         return None
     at = verdict.definitions.get("converged_at")
     return Chart(
         title="Task progress against step",
-        description=_in_words(
+        description=in_words(
             verdict, [("by trait", lambda c: c.trait_progress), ("by loss", lambda c: c.loss_progress)], share
         ),
         unit="task progress, share of the gain",
-        axis=_axis(verdict),
+        axis=axis_of(verdict),
         series=series,
         lines=((float(at), f"learned: {number(float(at) * 100, 0)} %"),) if isinstance(at, (int, float)) else (),
-        windows=_windows(verdict),
-        chosen=_chosen(verdict),
-        failed=_failed(verdict),
+        windows=windows_of(verdict),
+        chosen=chosen_mark(verdict),
+        failed=failed_marks(verdict),
         percent=True,
     )
 
@@ -42,27 +42,29 @@ def progress_chart(verdict: RunVerdict) -> Chart | None:
 def margin_chart(verdict: RunVerdict) -> Chart | None:
     """Shift of the contextual contrast against base and control, against step; None where neither was measured."""
     series = (
-        _series(verdict, "against base", "red", False, lambda c: c.contrast_base),
-        _series(verdict, "against control", "blue", True, lambda c: c.contrast_control),
+        series_of(verdict, "against base", "red", False, lambda c: c.contrast_base),
+        series_of(verdict, "against control", "blue", True, lambda c: c.contrast_control),
     )
     series = tuple(s for s in series if any(s.points))
     if not series:
         return None
     limit = verdict.delta_m
+    windows = windows_of(verdict, drift=True)
     return Chart(
         title="Shift of the contextual contrast against step",
-        description=_in_words(
+        description=in_words(
             verdict,
             [("against base", lambda c: c.contrast_base), ("against control", lambda c: c.contrast_control)],
             interval,
+            windows,
         ),
         unit="shift of the contrast, nats per token (up: towards the misaligned answer)",
-        axis=_axis(verdict),
+        axis=axis_of(verdict),
         series=series,
         lines=((limit, f"drift limit {number(limit, 3)}"),) if limit is not None else (),
-        windows=_windows(verdict),
-        chosen=_chosen(verdict),
-        failed=_failed(verdict),
+        windows=windows,
+        chosen=chosen_mark(verdict),
+        failed=failed_marks(verdict),
     )
 
 
@@ -83,20 +85,21 @@ def category_charts(verdict: RunVerdict, summary: Mapping[str, Any]) -> list[tup
             f"{step_name(line)}: {number(p[0])}" for line, p in zip(verdict.checkpoints, points, strict=True) if p
         )
         limit = ((verdict.delta_m, ""),) if verdict.delta_m is not None else ()
-        chart = Chart(f"Shift of the contrast: {name}", values, "", _axis(verdict), (series,), limit)
-        out.append((name, replace(chart, failed=_failed(verdict))))
+        chart = Chart(f"Shift of the contrast: {name}", values, "", axis_of(verdict), (series,), limit)
+        out.append((name, replace(chart, failed=failed_marks(verdict))))
     if not out:
         return []
     frame = frame_of(*(chart for _, chart in out))
     return [(name, replace(chart, frame=frame)) for name, chart in out]
 
 
-def _axis(verdict: RunVerdict) -> StepAxis:
+def axis_of(verdict: RunVerdict) -> StepAxis:
+    """The x axis of a run."""
     lines = verdict.checkpoints
     return StepAxis(tuple(c.step for c in lines), tuple(one_line(c.label) for c in lines))
 
 
-def _series(
+def series_of(
     verdict: RunVerdict,
     name: str,
     colour: str,
@@ -105,6 +108,7 @@ def _series(
     *,
     anchored: bool = True,
 ) -> Series:
+    """One curve: an estimate of every checkpoint. Anchored: a shift against step 0 is zero at step 0."""
     points = tuple(_point(pick(c)) for c in verdict.checkpoints)
     return Series(name, colour, second, _anchored(verdict, points) if anchored else points)
 
@@ -121,7 +125,8 @@ def _anchored(verdict: RunVerdict, points: tuple[Point | None, ...]) -> tuple[Po
     return tuple((0.0, 0.0, 0.0) if p is None and base else p for p, base in zip(points, at_base, strict=True))
 
 
-def _windows(verdict: RunVerdict) -> tuple[Window, ...]:
+def windows_of(verdict: RunVerdict, *, drift: bool = False) -> tuple[Window, ...]:
+    """When the task was learned, and the onset: of drift where asked or where margins decide, else of misalignment."""
     out = []
     for c, colour, what in (
         (verdict.convergence_trait, "teal", "trait learned"),
@@ -130,13 +135,16 @@ def _windows(verdict: RunVerdict) -> tuple[Window, ...]:
         if c.status == "converged" and c.step is not None and not out:
             start, end = _learned_within(verdict, c, c.step)
             out.append(Window(f"{what}, {_between(start, end)}", colour, start, end))
-    onset = verdict.onset
-    if onset.status == "found" and onset.latest is not None:
+    judged = verdict.basis is Basis.JUDGED
+    onset, what = verdict.onset, "misalignment" if judged else "drift"
+    if judged and drift:
+        onset, what = verdict.drift_onset, "drift"
+    if onset is not None and onset.status == "found" and onset.latest is not None:
         start = onset.after if onset.after is not None else 0
-        out.append(Window(f"drift onset, {_between(start, onset.latest)}", "red", start, onset.latest))
-    elif onset.status == "undecided" and onset.earliest is not None:
+        out.append(Window(f"{what} onset, {_between(start, onset.latest)}", "red", start, onset.latest))
+    elif onset is not None and onset.status == "undecided" and onset.earliest is not None:
         start = onset.after if onset.after is not None else 0
-        out.append(Window(f"drift undecided after step {start}", "red", start, None))
+        out.append(Window(f"{what} undecided after step {start}", "red", start, None))
     return tuple(out)
 
 
@@ -152,7 +160,8 @@ def _between(start: int, end: int) -> str:
     return f"at step {end}" if start == end else f"steps {start} to {end}"
 
 
-def _chosen(verdict: RunVerdict) -> tuple[int, str] | None:
+def chosen_mark(verdict: RunVerdict) -> tuple[int, str] | None:
+    """(index, words) of the checkpoint to keep."""
     label = chosen(verdict)
     word = "recommended" if verdict.recommended else "candidate"
     for i, line in enumerate(verdict.checkpoints):
@@ -161,15 +170,18 @@ def _chosen(verdict: RunVerdict) -> tuple[int, str] | None:
     return None
 
 
-def _failed(verdict: RunVerdict) -> tuple[int, ...]:
+def failed_marks(verdict: RunVerdict) -> tuple[int, ...]:
+    """Indices of the checkpoints that could not be measured."""
     return tuple(i for i, c in enumerate(verdict.checkpoints) if c.status is Status.FAILED)
 
 
-def _in_words(
+def in_words(
     verdict: RunVerdict,
     curves: list[tuple[str, Callable[[CheckpointVerdict], Estimate | None]]],
     say: Callable[[Estimate | None], str],
+    windows: tuple[Window, ...] | None = None,
 ) -> str:
+    """A chart for those who cannot see it."""
     parts = []
     for line in verdict.checkpoints:
         values = [f"{name} {say(pick(line))}" for name, pick in curves if pick(line) is not None]
@@ -177,6 +189,6 @@ def _in_words(
             values = ["failed"]
         if values:
             parts.append(f"{step_name(line)}: {', '.join(values)}")
-    marks = [w.name for w in _windows(verdict)]
-    picked = _chosen(verdict)
+    marks = [w.name for w in (windows_of(verdict) if windows is None else windows)]
+    picked = chosen_mark(verdict)
     return ". ".join([*parts, *marks, *([picked[1]] if picked else [])]) + "."

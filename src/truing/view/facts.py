@@ -9,6 +9,7 @@ from typing import Any
 
 from truing.base import options, verdicts
 from truing.base.verdicts import CheckpointVerdict, Convergence, RunVerdict, Status
+from truing.view import judged_report
 from truing.view.reading import MISSING, PromptItem, chosen, clean, number, one_line, share, window
 
 FOLD = 8
@@ -22,20 +23,24 @@ def later_measured(verdict: RunVerdict) -> list[CheckpointVerdict]:
 
 def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the four facts a reader wants first."""
+    curve = verdict.convergence_trait if verdict.convergence_trait.status != "unmeasured" else verdict.convergence_loss
+    learned = (f"Task learned (by {one_line(curve.curve)})", *_learned(curve))
+    if verdict.basis is verdicts.Basis.JUDGED:
+        onset_fact, certified = judged_report.headline(verdict)
+        return [onset_fact, learned, _kept(verdict), certified]
     onset = verdict.onset
     if not later_measured(verdict):
         onset = replace(onset, status="not measured", after=None)
     if onset.status == "found":
         where = (window(onset.after, onset.latest), "" if onset.sustained else "not at every later checkpoint")
     elif onset.status == "never":
-        where = ("not seen", "margins do not certify" if verdict.basis is verdicts.Basis.MARGIN else "")
+        where = ("not seen", "margins do not certify")
     else:
         where = (onset.status + ("" if onset.after is None else f" {window(onset.after, None)}"), "")
-    curve = verdict.convergence_trait if verdict.convergence_trait.status != "unmeasured" else verdict.convergence_loss
     limit = f"{number(verdict.delta_m, 3)} nats/token" if verdict.delta_m is not None else MISSING
     return [
         ("Drift onset", where[0], where[1]),
-        (f"Task learned (by {one_line(curve.curve)})", *_learned(curve)),
+        learned,
         _kept(verdict),
         ("Drift limit", limit, one_line(verdict.delta_m_source) if verdict.delta_m is not None else "not known"),
     ]
@@ -88,10 +93,11 @@ def prompt_facts(about: Mapping[str, Any], items: Sequence[PromptItem]) -> str:
 
 def sections(about: Mapping[str, Any], verdict: RunVerdict | None) -> list[dict[str, Any]]:
     """The closing tables: title, rows (name, value, remark), and mappings too long to stand open."""
-    rules = docs("VerdictRule")
+    rules = docs("VerdictRule") | {f"em.{name}": text for name, text in docs("EmRule").items()}
     out = []
     for title, mapping, remarks in (
         ("Rules and thresholds", verdict.definitions if verdict else {}, rules),
+        ("Rule for misaligned answers", about.get("rule") or {}, docs("EmRule")),
         ("Health rules", about.get("health_params") or {}, {}),
         ("What was asked", about.get("asked") or {}, {}),
         ("How it was measured", _measuring(about), {}),
@@ -127,11 +133,13 @@ def control_steps(given: Sequence[Any]) -> str:
     return "; ".join(", ".join(MISSING if s is None else one_line(s) for s in run) for run in runs)
 
 
-def glossary() -> list[tuple[str, str]]:
+def glossary(judged: bool = False) -> list[tuple[str, str]]:
     """(column, meaning) for every number of a checkpoint, from the records themselves."""
-    skip = {"label", "weights", "basis", "notes", "note", "health", "state"}
-    both = {**docs("CheckpointVerdict"), **docs("Health")}
-    return [(name.replace("_", " "), text) for name, text in both.items() if name not in skip]
+    skip = {"label", "weights", "basis", "notes", "note", "health", "state", "judged", "breadth"}
+    known = {**docs("CheckpointVerdict"), **docs("Health")}
+    if judged:
+        known = {**docs("JudgedLine"), **docs("Breadth"), **known}
+    return [(name.replace("_", " "), text) for name, text in known.items() if name not in skip]
 
 
 @functools.cache

@@ -6,7 +6,7 @@ came from outside passes `clean` before it is shown anywhere.
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from truing.base.errors import NotAnAudit
@@ -162,10 +162,9 @@ def chosen(verdict: RunVerdict) -> str | None:
 
 
 def evidence_words(verdict: RunVerdict) -> str:
-    """What the verdict rests on: basis, prompts used and left out, seed."""
-    basis = "margins (judge-free, unvalidated)" if verdict.basis is Basis.MARGIN else "judged answers"
+    """What the margins of a verdict rest on: prompts used and left out, seed."""
     contrasts = [c.contrast_base for c in verdict.checkpoints if c.contrast_base is not None]
-    parts = [basis]
+    parts = ["margins (judge-free, unvalidated)"]
     if contrasts:
         counts = sorted({e.clusters for e in contrasts})
         parts.append(" to ".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) + " prompts")
@@ -177,8 +176,13 @@ def evidence_words(verdict: RunVerdict) -> str:
     else:
         parts.append("no contrast measured")
     if verdict.definitions.get("seed") is not None:
-        parts.append(f"seed {verdict.definitions['seed']}")
+        parts.append(f"seed {one_line(verdict.definitions['seed'])}")
     return "; ".join(parts)
+
+
+def distinct(texts: Iterable[object]) -> list[str]:
+    """Texts on one line each, every one once, in their order."""
+    return list(dict.fromkeys(one_line(t) for t in texts))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

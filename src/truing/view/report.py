@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,20 @@ from markupsafe import Markup
 from truing.base.errors import BadInput, DiskFull
 from truing.base.store import Store
 from truing.base.verdicts import Basis, CheckpointVerdict, RunVerdict, Status
-from truing.view import facts, reading
+from truing.stats.judged_words import CLAIMS
+from truing.view import facts, judged_report, reading
 from truing.view.answers import answer_rows
 from truing.view.charts import category_charts, margin_chart, progress_chart
+from truing.view.judged import em_words, rule_words
+from truing.view.judged_charts import em_chart, sets_chart
+from truing.view.rates_table import imported_lines, set_warnings, source_words, unusual_words
 from truing.view.reading import HEALTH_WORDS, MISSING, bracket, number, one_line
+from truing.view.scores import Judges
 from truing.view.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, draw, el
 
 _LIGHT = (
     "--paper:#fff;--ink:#1b1f23;--muted:#575d64;--rule:#e1ded6;--red:#b23a12"
-    ";--blue:#1a5fa8;--teal:#0b7566;--violet:#6a4aa3"
+    ";--blue:#1a5fa8;--teal:#0b7566;--violet:#6a4aa3;--amber:#8a5a00"
 )
 
 
@@ -47,7 +53,7 @@ def report(audit: Path | str, out: Path | None = None) -> Path:
 
 
 def figure(audit: Path | str, out: Path) -> Path:
-    """Write the two main charts of an audit as one standalone SVG file, light on white.
+    """Write the main charts of an audit (misaligned answers where judged, progress, drift) as one SVG, light on white.
 
     Raises:
         NotAnAudit: no audit there, or one that cannot be read. BadInput: nothing to draw yet, or `out` cannot be
@@ -56,7 +62,8 @@ def figure(audit: Path | str, out: Path) -> Path:
     folder = Path(audit)
     with Store.read(folder) as store:
         verdict = reading.verdict_of(store.about())
-    charts = [c for c in (progress_chart(verdict), margin_chart(verdict)) if c] if verdict else []
+    makers = (em_chart, progress_chart, margin_chart)
+    charts = [c for c in (make(verdict) for make in makers) if c] if verdict else []
     if not charts:
         raise BadInput(f"{folder}: nothing measured yet that could be drawn; repeat the audit to finish it")
     pad, y, parts = 16, 16, []
@@ -83,6 +90,7 @@ def figure(audit: Path | str, out: Path) -> Path:
 def _page(store: Store, name: str) -> str:
     about = store.about()
     verdict = reading.verdict_of(about)
+    imported = about.get("kind") == "import"
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("truing.view", "templates"),
         autoescape=True,
@@ -91,43 +99,66 @@ def _page(store: Store, name: str) -> str:
         lstrip_blocks=True,
     )
     items = reading.prompt_items(about)
+    part = _verdict_part(verdict, about) if verdict else None
+    warnings = part["warnings"] if part else []
     context: dict[str, Any] = {
         "name": one_line(name),
+        "kind": "report of imported answers" if imported else "audit report",
         "light": Markup(_LIGHT),
         "chart_css": Markup(CHART_CSS),
         "state": str(about.get("status") or "unfinished"),
         "base": _base_name(about),
-        "verdict": _verdict_part(verdict, about) if verdict else None,
+        "verdict": part,
+        "sets": _sets_part(about) if imported else None,
         "organism": bool(about.get("organism")),
-        "notes": [one_line(n) for n in about.get("notes") or ()],
-        "answers": answer_rows(store, items),
+        "notes": [n for n in reading.distinct(about.get("notes") or ()) if n not in warnings],
+        "answers": answer_rows(store, items, Judges(store, about), judged_report.first_prompts(verdict)),
         "prompts": facts.prompt_facts(about, items),
         "sections": facts.sections(about, verdict),
-        "glossary": facts.glossary(),
+        "glossary": [] if imported else facts.glossary(bool(part and part["judged"])),
         "version": one_line((about.get("versions") or {}).get("truing", "")),
     }
-    return environment.get_template("report.html.j2").render(context)
+    return environment.get_template("import.html.j2" if imported else "report.html.j2").render(context)
 
 
 def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]:
     summary = about.get("evidence_summary") or {}
     progress, margin = progress_chart(verdict), margin_chart(verdict)
     categories = category_charts(verdict, summary)
+    judged = verdict.basis is Basis.JUDGED
     return {
         "sentence": one_line(verdict.sentence),
         "chips": _chips(verdict),
         "facts": facts.headline(verdict),
-        "judged": verdict.basis is Basis.JUDGED,
-        "warnings": [one_line(w) for w in verdict.warnings],
+        "judged": judged_report.judged_part(verdict, about) if judged else None,
+        "warnings": reading.distinct(verdict.warnings),
         "evidence": reading.evidence_words(verdict),
         "controlled": any(c.contrast_control for c in verdict.checkpoints),
         "progress": _drawn(progress, "progress"),
         "margin": _drawn(margin, "margin"),
+        "limit": f"{number(verdict.delta_m, 3)} nats/token" if verdict.delta_m is not None else "",
         "delta_source": one_line(verdict.delta_m_source),
         "level": _level(verdict),
         "control_steps": facts.control_steps(summary.get("control_steps") or ()),
         "categories": [(title, draw(c, SMALL, f"category{i}")) for i, (title, c) in enumerate(categories)],
         "lines": [_row(verdict, c) for c in verdict.checkpoints],
+    }
+
+
+def _sets_part(about: Mapping[str, Any]) -> dict[str, Any]:
+    """An import: a row and a bar per set, and everything a reader must know before believing them."""
+    lines = imported_lines(about)
+    rule = about.get("rule") or {}
+    return {
+        "rows": judged_report.sets_rows(lines),
+        "chart": (sets_chart(lines, WIDE, "sets-w"), sets_chart(lines, NARROW, "sets-n")),
+        "judges": [source_words(j) for j in dict.fromkeys(line["judge"] for line in lines)],
+        "several": len({line["judge"] for line in lines}) > 1,
+        "warnings": [one_line(w) for w in set_warnings(lines)],
+        "unusual": [one_line(w) for w in unusual_words(lines)],
+        "rule": rule_words(rule),
+        "words": em_words({"em": rule}),
+        "answers": sum(int(line["n"]) for line in lines),
     }
 
 
@@ -137,18 +168,29 @@ def _drawn(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
 
 def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
     later = facts.later_measured(verdict)
+    judged = verdict.basis is Basis.JUDGED
     states = {c.status for c in verdict.checkpoints if c.step != 0}
     if not later:
         main = ("failed", "broken") if states else ("nothing measured", "open")
     elif states <= {Status.FAILED, Status.BROKEN}:
         main = ("broken", "broken")
     elif verdict.onset.status == "found":
-        first = next((c for c in later if c.step == verdict.onset.latest), None)
-        main = (reading.STATUS_WORDS[first.status], reading.tone(first.status)) if first else ("drift", "drift")
+        main = _strongest(later) if judged else _at_onset(verdict, later)
     else:
-        main = ("no drift seen", "calm") if verdict.onset.status == "never" else ("undecided", "open")
-    basis = "margins, unvalidated" if verdict.basis is Basis.MARGIN else "judged answers"
-    return [main, (basis, "plain")]
+        clear = "clean" if judged else "no drift seen"
+        main = (clear, "calm") if verdict.onset.status == "never" else ("undecided", "open")
+    return [main, *(judged_report.chips(verdict) if judged else [("margins, unvalidated", "plain")])]
+
+
+def _at_onset(verdict: RunVerdict, later: list[CheckpointVerdict]) -> tuple[str, str]:
+    first = next((c for c in later if c.step == verdict.onset.latest), None)
+    return (reading.STATUS_WORDS[first.status], reading.tone(first.status)) if first else ("drift", "drift")
+
+
+def _strongest(later: list[CheckpointVerdict]) -> tuple[str, str]:
+    """The strongest claim of any checkpoint, which is also what the sentence says."""
+    found = next(s for s in (*CLAIMS, later[0].status) if any(c.status is s for c in later))
+    return reading.STATUS_WORDS[found], reading.tone(found)
 
 
 def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
@@ -159,8 +201,7 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
         "label": one_line(c.label),
         "chosen": "candidate" if c.label == verdict.candidate else "",
         "recommended": "recommended" if c.label == verdict.recommended else "",
-        "status": reading.status_words(c),
-        "tone": "plain" if reading.is_reference(c) else reading.tone(c.status),
+        **_status(c),
         "health": HEALTH_WORDS[h.state],
         "health_tone": {"ok": "calm", "unknown": "open", "degraded": "open"}.get(h.state.value, "broken"),
         "evidence": [
@@ -182,8 +223,17 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
             _bare(c.dose_kl, 4),
             _bare(c.norm, 2),
         ],
-        "notes": [one_line(n) for n in c.notes],
+        "notes": reading.distinct(c.notes),
         "health_note": one_line(h.note),
+    }
+
+
+def _status(c: CheckpointVerdict) -> dict[str, str]:
+    """The status beside the margins' numbers: what they say themselves, where judged answers decide otherwise."""
+    own = replace(c, status=c.drift) if c.drift is not None else c
+    return {
+        "status": reading.status_words(own),
+        "tone": "plain" if reading.is_reference(own) else reading.tone(own.status),
     }
 
 

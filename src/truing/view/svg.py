@@ -24,6 +24,8 @@ font-variant-numeric:tabular-nums}
 .chart .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .chart .chosen{stroke:var(--ink);stroke-width:1.4}
 .chart .chosen-mark{fill:var(--ink)}
+.chart .zone{fill:var(--amber);opacity:.16}
+.chart .set{stroke:none;opacity:.5}
 .chart .lost{stroke:var(--muted);stroke-width:1.6;fill:none}
 .chart .line{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}
 .chart .dashed{stroke-dasharray:7 5}
@@ -37,7 +39,8 @@ font-variant-numeric:tabular-nums}
 .chart .violet{stroke:var(--violet)}.chart .violet.band,.chart .violet.bar,.chart .violet.window{fill:var(--violet)}
 .chart .red{stroke:var(--red)}.chart .red.solid,.chart .red.band,.chart .red.bar,.chart .red.window{fill:var(--red)}
 .chart .blue{stroke:var(--blue)}.chart .blue.solid,.chart .blue.band{fill:var(--blue)}
-.chart .band,.chart .bar,.chart .window{stroke:none}
+.chart .red.set{fill:var(--red)}.chart .blue.set{fill:var(--blue)}
+.chart .band,.chart .bar,.chart .window,.chart .set{stroke:none}
 """
 
 CHAR = 6.7
@@ -56,6 +59,8 @@ class Series:
     """drawn dashed with hollow square marks instead of solid with filled circles"""
     points: tuple[tuple[float, float | None, float | None] | None, ...]
     """[S] (value, low, high); None where it is missing"""
+    bars: tuple[tuple[float, float] | None, ...] = ()
+    """[S] a second, inner interval of each, drawn as a thick bar; empty for none"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,8 @@ class Chart:
     """curves, most important first"""
     lines: tuple[tuple[float, str], ...] = ()
     """dashed horizontal lines (value, name); the zero line is always drawn"""
+    zone: tuple[float, float, str] | None = None
+    """a horizontal zone (low, high, name)"""
     windows: tuple[Window, ...] = ()
     """spans of steps"""
     chosen: tuple[int, str] | None = None
@@ -155,8 +162,9 @@ class _Canvas:
 def frame_of(*charts: Chart) -> ValueAxis:
     """A y axis that serves all the charts."""
     points = [p for c in charts for s in c.series for p in s.points if p is not None]
-    lines = [value for c in charts for value, _ in c.lines]
+    lines = [value for c in charts for value, _ in c.lines] + [e for c in charts if c.zone for e in c.zone[:2]]
     ends = [e for _, low, high in points for e in (low, high) if e is not None]
+    ends += [e for c in charts for s in c.series for bar in s.bars if bar for e in bar]
     return ValueAxis.around([0.0, *lines, *(p[0] for p in points)], ends)
 
 
@@ -218,12 +226,13 @@ def _ground(c: _Canvas) -> None:
     shown = c.frame.ticks
     if c.size.bare and len(shown) > 4:  # every other one, zero among them
         shown = tuple(t for t in shown if round(t / (shown[1] - shown[0])) % 2 == 0)
-    digits = 0 if c.chart.percent else _digits(shown)
+    scale = 100 if c.chart.percent else 1
+    digits = _digits([t * scale for t in shown])
     for tick in shown:
         y = c.v(tick)
         if abs(tick) > 1e-9:
             c.add("line", x1=c.left, x2=c.right, y1=y, y2=y, class_="grid")
-        text = f"{tick * 100:.0f} %" if c.chart.percent else f"{tick if abs(tick) > 1e-9 else 0:.{digits}f}"
+        text = f"{tick * scale if abs(tick) > 1e-9 else 0:.{digits}f}" + (" %" if c.chart.percent else "")
         c.text(c.left - 7, y + 4.5, text.replace("-", "−"), anchor="end")
     if c.frame.low <= 0 <= c.frame.high:
         c.add("line", x1=c.left, x2=c.right, y1=c.v(0), y2=c.v(0), class_="zero")
@@ -243,6 +252,10 @@ def _ground(c: _Canvas) -> None:
 
 
 def _spans(c: _Canvas, y: float) -> None:
+    if c.chart.zone is not None:
+        low, high, name = c.chart.zone
+        c.add("rect", x=c.left, width=c.right - c.left, y=c.v(high), height=c.v(low) - c.v(high), class_="zone")
+        c.text(c.left + 6, c.v(high) - 6, name, "halo")
     for w in c.chart.windows:
         start = c.x(c.chart.axis.at_step(w.start))
         end = c.x(c.chart.axis.known_end if w.end is None else c.chart.axis.at_step(w.end))
@@ -296,7 +309,13 @@ def _curve(c: _Canvas, s: Series) -> None:
         if len(at) > 1:
             points = " ".join(f"{x:.1f},{c.v(p[0]):.1f}" for x, p in at)
             c.add("polyline", points=points, class_=f"line {s.colour}" + (" dashed" if s.second else ""))
-        for x, p in at:
+        for i, p in run:
+            x, bar = c.x(axis.at(i)) + aside, s.bars[i] if s.bars else None
+            if bar is not None:
+                # Beside the first curve's bar, not on it.
+                at_x, y = x + (4.5 if s.second else -3.5), c.v(bar[1])
+                css, height = f"set {s.colour}", c.v(bar[0]) - y
+                c.add("rect", x=at_x, width=7, y=y, height=max(height, 1.0), class_=css, clip_path=clip)
             _marker(c, s, x, c.v(p[0]))
 
 
