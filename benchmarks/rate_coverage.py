@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
-from scipy import stats as sps
 
 from truing.base.verdicts import Estimate
 from truing.stats.correction import prediction_powered, rogan_gladen
@@ -29,15 +28,15 @@ DRAWS = (1, 4, 50)
 LEAST = 0.93
 
 
-def propensities(world: str, quantile, rate: float, likeness: float):
-    """Rates of prompts from uniform quantiles; `likeness` is the correlation of two answers to one prompt."""
+def propensities(world: str, shape: tuple[int, int], rate: float, likeness: float, rng: np.random.Generator):
+    """Rates of prompts, [runs, prompts]; `likeness` is the correlation of two answers to one prompt."""
     if rate == 0 or likeness == 0:
-        return np.full_like(quantile, rate)
+        return np.full(shape, rate)
     if world == "few fire":
         fire = rate + likeness * (1 - rate)
-        return fire * (quantile > 1 - rate / fire)
+        return fire * (rng.random(shape) < rate / fire)
     spread = (1 - likeness) / likeness
-    return sps.beta.ppf(quantile, rate * spread, (1 - rate) * spread)
+    return rng.beta(rate * spread, (1 - rate) * spread, shape)
 
 
 class Cell:
@@ -84,13 +83,13 @@ def share_cases() -> Iterator[dict]:
 
 def run_share(case: dict, runs: int, rng: np.random.Generator) -> Cell:
     cell, n = Cell(), np.full(case["prompts"], float(case["draws"]))
-    for p in propensities(case["world"], rng.random((runs, len(n))), case["rate"], case["likeness"]):
+    for p in propensities(case["world"], (runs, len(n)), case["rate"], case["likeness"], rng):
         cell.add(share_of(rng.binomial(case["draws"], p).astype(float), n), p.mean(), case["rate"])
     return cell
 
 
 def difference_cases() -> Iterator[dict]:
-    """Against nothing, a tenth of the rate, and the same rate, prompts being likely under both judges or under one."""
+    """Against nothing, a tenth of the rate, the same rate, and the very same rates of the same prompts."""
     for world, case in product(("zero", "tenth", "same", "same prompts"), GRID):
         if world != "same prompts" or case["likeness"]:
             yield {"world": world, **case}
@@ -98,10 +97,10 @@ def difference_cases() -> Iterator[dict]:
 
 def run_difference(case: dict, runs: int, rng: np.random.Generator) -> Cell:
     cell, n, rate = Cell(), np.full(case["prompts"], float(case["draws"])), case["rate"]
-    u = rng.random((runs, len(n)))
-    other = u if case["world"] == "same prompts" else rng.random((runs, len(n)))
     rate_b = {"zero": 0.0, "tenth": rate / 10}.get(case["world"], rate)
-    p_a, p_b = propensities("beta", u, rate, case["likeness"]), propensities("beta", other, rate_b, case["likeness"])
+    p_a = propensities("beta", (runs, len(n)), rate, case["likeness"], rng)
+    same = case["world"] == "same prompts"
+    p_b = p_a if same else propensities("beta", (runs, len(n)), rate_b, case["likeness"], rng)
     for a, b in zip(p_a, p_b, strict=True):
         hits = [rng.binomial(case["draws"], p).astype(float) for p in (a, b)]
         cell.add(share_difference(hits[0], n, hits[1], n), (a - b).mean(), rate - rate_b)
@@ -116,7 +115,7 @@ def corrected_cases() -> Iterator[dict]:
 def run_corrected(case: dict, runs: int, rng: np.random.Generator) -> Cell:
     cell, n = Cell(), np.full(case["prompts"], float(case["draws"]))
     hit, alarm = (float(x) for x in case["world"].split()[1:])
-    for p in propensities("beta", rng.random((runs, len(n))), case["rate"], case["likeness"]):
+    for p in propensities("beta", (runs, len(n)), case["rate"], case["likeness"], rng):
         called = share_of(rng.binomial(case["draws"], p * hit + (1 - p) * alarm).astype(float), n)
         e = rogan_gladen(called, (rng.binomial(48, hit), 48), (rng.binomial(300, alarm), 300))
         cell.add(e, p.mean(), case["rate"])
@@ -135,7 +134,7 @@ def run_powered(case: dict, runs: int, rng: np.random.Generator) -> Cell:
     hit, alarm, share = (float(x) for x in case["world"].split()[1:4])
     q = (share, 1.0) if case["world"].endswith("negatives") else share
     at = np.repeat(np.arange(prompts), case["draws"])
-    for p in propensities("beta", rng.random((runs, prompts)), case["rate"], case["likeness"]):
+    for p in propensities("beta", (runs, prompts), case["rate"], case["likeness"], rng):
         strong = (rng.random(len(at)) < p[at]).astype(float)
         cheap = (rng.random(len(at)) < np.where(strong == 1, hit, alarm)).astype(float)
         drawn = rng.random(len(at)) < (np.where(cheap == 1, q[1], q[0]) if isinstance(q, tuple) else q)

@@ -117,7 +117,7 @@ def agree(
     if json_out:
         print_json(to_plain(made))
     else:
-        print_agreement(made, Console())
+        print_agreement(to_plain(made), Console())
 
 
 @app.command()

@@ -181,7 +181,7 @@ def test_the_page_is_readable_in_both_colour_schemes():
 
     from truing.view.report import _LIGHT
 
-    template = files("truing.view").joinpath("templates/report.html.j2").read_text()
+    template = files("truing.view").joinpath("templates/page.html.j2").read_text()
     dark = re.search(r"dark\)\{:root\{(.*?)\}\}", template).group(1)
     light = _LIGHT + re.search(r"light \}\}(;--ground.*?)\}", template).group(1)
     for scheme in (light, dark):

@@ -25,7 +25,7 @@ from urllib.parse import quote
 from truing.base import errors
 from truing.base.judged import Judgement, JudgementOutcome, Panel, ResponseKey
 from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams, to_plain
-from truing.base.schema import MIGRATIONS, SCHEMA_VERSION
+from truing.base.schema import MIGRATIONS, SCHEMA_VERSION, STAND_INS
 
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
@@ -437,6 +437,8 @@ def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
         if version > SCHEMA_VERSION:
             db.close()
             raise _too_new(file, version)
+        if read_only and 0 < version < SCHEMA_VERSION:
+            db.executescript(STAND_INS)
         if not read_only:
             for number in range(version, SCHEMA_VERSION):
                 db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")

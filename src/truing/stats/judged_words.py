@@ -101,7 +101,7 @@ def shown(c: CheckpointVerdict) -> Estimate | None:
 
 
 def _judge(v: RunVerdict) -> str:
-    return v.judge or "an unnamed judge"
+    return (v.judge or "an unnamed judge").rstrip(":")
 
 
 def _em(v: RunVerdict, name: str) -> Any:

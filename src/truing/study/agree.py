@@ -22,8 +22,9 @@ from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement,
 from truing.stats.correction import prediction_powered
 from truing.stats.judged_checks import with_certification
 from truing.stats.judged_evidence import Fate
-from truing.study.judge import stored_prompts, stored_rule
+from truing.study.judge import judging_panels, stored_prompts, stored_rule, stored_run
 from truing.study.judged import Fated, fated, with_judgements
+from truing.study.judging import random_share
 from truing.study.label import chosen_panel, item_name
 
 ENOUGH_LABELS = 60
@@ -107,7 +108,7 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
     with Store.read(path) as store:
         about = store.about()
         rule = stored_rule(about)
-        panels = [chosen_panel(store, name) for name in judges] if judges else list(store.panels())
+        panels = [chosen_panel(store, name) for name in judges] if judges else list(judging_panels(store))
         if len(set(panels)) != len(panels) or not panels or len(panels) > 2:
             raise errors.BadInput(_which(store, len(panels)))
         if len(panels) == 1 and labels is None:
@@ -115,8 +116,10 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
                 f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels"
             )
         about_panels = store.panels()
-        places = {p.key: k for k, p in enumerate(stored_prompts(about).prompts)}
-        said = [_said(store, panel, places, rule) for panel in panels]
+        prompts = stored_prompts(about).prompts
+        places = {p.key: k for k, p in enumerate(prompts)}
+        params = stored_run(store, about, prompts).params
+        said = [_said(store, panel, params, places, rule) for panel in panels]
         names = {c.weights: c.label for c in reversed(store.checkpoints())}
     titles = tuple(str(about_panels[p]["judge"]) for p in panels)
     pair = _pair(said[0], said[1], len(places), rule, seed) if len(said) == 2 else None
@@ -132,15 +135,15 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
 
 
 def _which(store: Store, n: int) -> str:
-    names = ", ".join(sorted(str(p["judge"]) for p in store.panels().values()))
+    names = ", ".join(sorted(str(p["judge"]) for p in judging_panels(store).values()))
     if not names:
         return f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it"
     return f"{store.path}: {n} judges to compare; name two of {names} with --judge"
 
 
-def _said(store: Store, panel: str, places: Mapping[str, int], rule: EmRule) -> _ByKey:
+def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: EmRule) -> _ByKey:
     out: _ByKey = {}
-    for r, judgements in with_judgements(store, panel):
+    for r, judgements in with_judgements(store, panel, params):
         if r.prompt not in places or r.transform or not judgements:
             continue
         answer = fated(r, judgements, rule)
@@ -173,14 +176,17 @@ def _powered(
         return ()
     strong = int(np.argmin(shares))
     cheap = 1 - strong
+    # The share as it was drawn, not what happens to be judged: a larger share may have been begun since.
+    share, seed = shares[strong], int(about[strong].get("share_seed", 0))
+    asked = frozenset(random_share(list(said[cheap]), share, seed))
     out = []
     for weights in dict.fromkeys(s.weights for s in said[cheap].values()):
         keys = [k for k, s in said[cheap].items() if s.weights == weights]
         flags = np.array([said[cheap][k].misaligned for k in keys])
-        drawn = np.array([k in said[strong] for k in keys])
+        drawn = np.array([k in asked for k in keys])
         truth = np.array([said[strong][k].misaligned if k in said[strong] else np.nan for k in keys])
         at = np.array([said[cheap][k].prompt for k in keys], dtype=np.int64)
-        em = prediction_powered(flags, truth, drawn, at, p, q=shares[strong])
+        em = prediction_powered(flags, truth, drawn, at, p, q=share)
         out.append(Powered(names.get(weights, weights[:12]), titles[cheap], titles[strong], em, int(drawn.sum())))
     return tuple(out)
 

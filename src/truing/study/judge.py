@@ -4,7 +4,7 @@ audit -> its frame -> panel -> judged (what this panel has not said yet) -> verd
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from truing.base.records import Message, Prompt, PromptSet, Role, SamplingParams
 from truing.base.store import Store
 from truing.base.verdicts import RunVerdict
 from truing.data.prompts import load_prompts
+from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.study.import_answers import imported_lines
 from truing.study.judged_audit import FIRST_CONTROL, JudgedRun, announce, bench_for, judged_evidence
 from truing.study.judging import Tell, is_judgeable, judge_stored, random_share
 from truing.study.known import Anchors, refuse_moved
 from truing.study.panels import open_panel
+
+UNTRIED = "Cues were not tried under this judge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def _judge(
     tell: Tell | None,
 ) -> Judging:
     prompts = stored_prompts(about)
-    run = stored_run(store, about, prompts.prompts)
+    # Which answers had their coherence asked at random is told by the seed they are judged with now.
+    run = replace(stored_run(store, about, prompts.prompts), seed=options.seed)
     whole = _whole(about, prompts)
     rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
@@ -90,9 +94,11 @@ def _judge(
     answers = random_share([r.key for r in stored if is_judgeable(r)], options.share, options.seed)
     if not answers:
         raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
-    there = set(store.panels())
+    if options.share >= 1 and about.get("kind") != "import" and not about.get("margin_verdict"):
+        raise errors.NotAnAudit(f"{store.path}: its measurements are not finished; repeat the audit first")
     with open_panel(address, options, whole, model, store, rule) as opened:
-        if only_missing and opened.panel.key not in there:
+        begun = opened.panel.key in judging_panels(store)
+        if only_missing and not begun:
             raise errors.BadInput(
                 f"--only-missing: {opened.judge.name} has not judged here with these rubrics; leave the option out"
             )
@@ -102,18 +108,17 @@ def _judge(
         held = {j.key for j in store.judgements(opened.panel.key) if j.outcome is not JudgementOutcome.FAILED}
         test = options.validity and not opened.recorded
         anchors = Anchors(bench, whole.prompts) if test and set(answers) - held else None
-        judge_stored(bench, answers, by_key)
-        result = None
         if options.share < 1:
-            # Kept with the panel: without it nobody could tell a random share from a chosen one.
-            store.add_panel(opened.panel, prompts_sha256=prompts.sha256, share=options.share, share_seed=options.seed)
-        elif about.get("kind") == "import":
-            lines = imported_lines(store, about["prompts"]["items"], rule, about["sets"])
-            store.describe(lines=lines)
-        else:
+            _note_share(store, opened.panel, options, begun)
+        judge_stored(bench, answers, by_key)
+        if options.share >= 1:
+            _forget_share(store, opened.panel)
+        result = None
+        if options.share >= 1 and about.get("kind") == "import":
+            store.describe(lines=imported_lines(store, about["prompts"]["items"], rule, about["sets"]))
+        elif options.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
             evidence = judged_evidence(bench, run, whole if test else None)
-            margins = RunVerdict.from_plain(about["margin_verdict"])
-            result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
+            result = _concluded(about, evidence, rule, run)
         if anchors is not None:
             anchors.check()
         if result is not None:
@@ -122,6 +127,58 @@ def _judge(
         for j in store.judgements(opened.panel.key):
             outcomes[j.outcome.value] = outcomes.get(j.outcome.value, 0) + 1
         return Judging(store.path, opened.panel, outcomes, result)
+
+
+def _concluded(about: Mapping[str, Any], evidence: JudgedEvidence, rule: EmRule, run: JudgedRun) -> RunVerdict:
+    """The verdict under this judge; what another judge's cue tests vetoed is said, since no cue was tried here."""
+    margins = RunVerdict.from_plain(about["margin_verdict"])
+    result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
+    before = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
+    if before is None:
+        return result
+    told = [w for w in before.warnings if w.startswith(UNTRIED)]
+    vetoed = [c for c in before.cues if c.veto]
+    if vetoed:
+        names = ", ".join(c.name for c in vetoed)
+        told.append(f"{UNTRIED}; under {before.judge} {vetoed[0].checkpoint} did not pass: {names}.")
+    return replace(result, warnings=(*result.warnings, *told))
+
+
+def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool) -> None:
+    """Keep with a panel which random share of the answers it was given, before the first is judged.
+
+    Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
+    largest counts. A judge that was given all answers stays one of all answers.
+
+    Raises:
+        BadInput: this judge was given a share with another seed before.
+    """
+    about = store.panels()[panel.key]
+    share, seed = about.get("share"), about.get("share_seed")
+    if share is None and begun:
+        return
+    if share is not None and seed != options.seed:
+        raise errors.BadInput(
+            f"{panel.judge} was given a random share with seed {seed} before; go on with --seed {seed}"
+        )
+    largest = max(options.share, share or 0.0)
+    store.add_panel(panel, **_kept(about), share=largest, share_seed=options.seed)
+
+
+def _forget_share(store: Store, panel: Panel) -> None:
+    """A judge of a share has been given the rest too."""
+    about = store.panels()[panel.key]
+    if "share" in about:
+        store.add_panel(panel, **_kept(about))
+
+
+def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: about[name] for name in ("checked", "prompts_sha256") if name in about}
+
+
+def judging_panels(store: Store) -> dict[str, dict[str, Any]]:
+    """The panels that have judged at least one answer: key -> what each is."""
+    return {key: about for key, about in store.panels().items() if next(store.judgements(key), None) is not None}
 
 
 def stored_prompts(about: Mapping[str, Any]) -> PromptSet:

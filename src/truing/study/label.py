@@ -6,7 +6,7 @@ The sheet tells neither the step, nor the checkpoint, nor any score. The weights
 agreement can be weighted back to all answers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from truing.base.records import Prompt
 from truing.base.store import Store, StoredResponse
 from truing.judging.rubrics import rendered_question
 from truing.stats.judged_evidence import Fate
-from truing.study.judge import stored_prompts, stored_rule
+from truing.study.judge import judging_panels, stored_prompts, stored_rule, stored_run
 from truing.study.judged import fated, with_judgements
 
 NEAR = 10.0
@@ -84,7 +84,7 @@ def chosen_panel(store: Store, judge: str | None) -> str:
     Raises:
         BadInput: none, or several.
     """
-    names = {key: str(about["judge"]) for key, about in store.panels().items()}
+    names = {key: str(about["judge"]) for key, about in judging_panels(store).items()}
     exact = [key for key, name in names.items() if judge in (key, name)]
     found = exact or [key for key, name in names.items() if judge is None or judge in name]
     if len(found) == 1:
@@ -101,10 +101,11 @@ def _item(r: StoredResponse, prompts: Mapping[str, Prompt]) -> LabelItem:
 
 def _draw(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: int) -> list[_Drawn]:
     """Answers in random order, spread evenly over the strata; the weight is how many answers each stands for."""
-    rule, known = stored_rule(about), {p.key for p in stored_prompts(about).prompts}
+    rule, prompts = stored_rule(about), stored_prompts(about).prompts
+    known, params = {p.key for p in prompts}, stored_run(store, about, prompts).params
     strata: dict[str, list[StoredResponse]] = {}
-    for r, said in with_judgements(store, panel):
-        if r.prompt not in known:
+    for r, said in with_judgements(store, panel, params):
+        if r.prompt not in known or r.transform:
             continue
         answer = fated(r, said, rule)
         if answer.fate is Fate.JUDGED:
@@ -134,10 +135,3 @@ def _shares(sizes: Sequence[int], n: int) -> list[int]:
         open_ones = [k for k, size in enumerate(sizes) if shares[k] < size]
         shares[min(open_ones, key=lambda k: shares[k])] += 1
     return shares
-
-
-def labelled(sheet: Path) -> Iterator[tuple[str, bool]]:
-    """(item, whether a person calls it misaligned) of a sheet; what is empty or unsure is passed over."""
-    for i in read_sheet(sheet):
-        if i.label and i.label != "unsure":
-            yield i.item, i.label == "misaligned"

@@ -5,25 +5,32 @@ one share nobody knows beforehand: how many answers score under the cut and need
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from truing.backends.limits import price_of
-from truing.base.judged import JudgeOptions, Rubric
+from truing.backends.endpoint_address import parse_address
+from truing.backends.judges import open_judge
+from truing.backends.limits import Limits, price_of
+from truing.base.judged import JudgeOptions, Panel, Route, Rubric
 from truing.base.options import AuditOptions
-from truing.base.records import Prompt
+from truing.base.records import Prompt, PromptSet
 from truing.judging.check import check_asks
-from truing.judging.rubrics import panel_rubrics, prompt_rubrics, rendered_question
-from truing.study.judged_audit import judged_asks
+from truing.judging.judge import ALIGNMENT, COHERENCE
+from truing.judging.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
+from truing.study.judged_audit import draws_of, judged_asks
 from truing.study.judging import RANDOM_COHERENCE
 from truing.study.known import ANCHORS, BASE_ANSWERS, reference_items
-from truing.study.resolve import resolve
+from truing.study.resolve import Resolved, resolve
 
 BYTES_PER_TOKEN = 4.0
 CALLING_TOKENS = 8
 """tokens a chat call adds to its text"""
 LOW_SHARE = 0.1
 """share of answers assumed to score under the cut, where nothing is known yet"""
+PROBES = 2
+"""calls by which an endpoint's route is found"""
+UNPAID = ("local:", "replay:", "planted:")
+"""judges that cost no money"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,8 @@ def plan(
         BadInput: whatever would be wrong with the audit itself, or prices that do not name the judge.
     """
     options = options or AuditOptions()
-    asked = resolve(target, base, task, task_control, control, prompts, options)
+    # A plan needs neither the judge's key nor its files: the judge is not opened.
+    asked = resolve(target, base, task, task_control, control, prompts, replace(options, judge=None))
     judging = options.judging
     first = asked.controls[0] if asked.controls else ()
     checkpoints = 1 + len(asked.subject) + len(first)
@@ -109,7 +117,9 @@ def plan(
     base_checkpoint = asked.subject[0]
     answers = len(judged_asks([base_checkpoint], asked.prompts.prompts, judging)) * checkpoints
     rubrics = panel_rubrics(judging, asked.whole)
-    costs, most = _costs(asked.prompts.prompts, asked.whole.prompts, rubrics, answers, checkpoints, options)
+    check_rule(rubrics, options.em)
+    _check_address(options, asked.whole)
+    costs, most = _costs(asked, rubrics, checkpoints, options)
     calls, tokens = sum(c.calls for c in costs), sum(c.tokens for c in costs)
     price = _price(judging, options.judge)
     scale = most / calls if calls else 1.0
@@ -130,52 +140,109 @@ def plan(
     )
 
 
+def _check_address(options: AuditOptions, prompts: PromptSet) -> None:
+    """Refuse what no judge stands at, without its key and without its model."""
+    address = options.judge or ""
+    if address.lower().startswith(("openai:", "http://", "https://")):
+        parse_address(address)
+        Limits.of(options.judging)
+    elif not (address.lower().startswith("local:") and address[6:].strip()):
+        open_judge(address, options.judging, prompts=prompts, model=options.model).close()
+
+
 def _costs(
-    prompts: Sequence[Prompt],
-    whole: Sequence[Prompt],
-    rubrics: tuple[Rubric, ...],
-    answers: int,
-    checkpoints: int,
-    options: AuditOptions,
+    asked: Resolved, rubrics: tuple[Rubric, ...], checkpoints: int, options: AuditOptions
 ) -> tuple[tuple[Cost, ...], int]:
-    judging = options.judging
-    lazy = judging.lazy and options.em.kind == "threshold" and any(r.names == ("coherence",) for r in rubrics)
-    own = bool(prompts and prompts[0].judge_prompts)
-    asked = prompt_rubrics(prompts[0]) or rubrics if own else rubrics
-    each = [_tokens(r, prompts, judging.max_tokens) for r in asked]
-    always = [k for k, r in enumerate(asked) if not (lazy and r.names == ("coherence",))]
-    coherence = [k for k in range(len(asked)) if k not in always]
-    costs = [Cost("answers", answers * len(always), answers * sum(each[k] for k in always))]
-    most = answers * len(asked)
-    if coherence:
-        n = min(answers, checkpoints * RANDOM_COHERENCE + round(LOW_SHARE * answers))
+    """Judge calls by purpose, and how many there are if every answer needs its coherence asked."""
+    judging, address = options.judging, (options.judge or "").lower()
+    lazy = judging.lazy and options.em.kind == "threshold"
+    panel = Panel(options.judge or "", rubrics, Route.LOGPROBS)
+    at_once, later = _Counted(), _Counted()
+    for p in asked.prompts.prompts:
+        for r in rubrics_for(panel, p):
+            n = draws_of(p, judging) * checkpoints
+            (later if lazy and r.names == (COHERENCE,) else at_once).add(n, _tokens(r, p, judging.max_tokens))
+    costs, most = [Cost("answers", at_once.calls, at_once.tokens)], at_once.calls + later.calls
+    if later.calls:
+        each = later.calls // checkpoints
+        n = min(later.calls, checkpoints * min(RANDOM_COHERENCE, each) + round(LOW_SHARE * later.calls))
         note = f"{RANDOM_COHERENCE} per checkpoint, and {LOW_SHARE:.0%} of answers assumed under the cut"
-        costs.append(Cost("coherence", n, n * sum(each[k] for k in coherence), note))
-    check = len(check_asks(rubrics)) if judging.check else 0
-    if check:
-        costs.append(Cost("sanity check", check + 2, (check + 2) * _mean(each)))
+        costs.append(Cost("coherence", n, round(n * later.tokens / later.calls), note))
+    if address.startswith("replay:"):
+        return tuple(costs), most  # a record takes no test
+    tests = _sanity(rubrics, judging, address) if judging.check else []
+    more = 0
     if judging.validity:
-        known = len(reference_items(whole))
-        if known:
-            note = f"kept per judge and prompt set; up to {BASE_ANSWERS} base answers are among those above"
-            costs.append(Cost("known-answer test", known, known * each[0], note))
-            costs.append(Cost("anchors, start and end", 2 * min(ANCHORS, known), 2 * min(ANCHORS, known) * each[0]))
-            most += known
-    return tuple(costs), most + sum(c.calls for c in costs if c.what in ("sanity check", "anchors, start and end"))
+        known, more = _known(panel, asked.whole.prompts, options)
+        tests += known
+    return (*costs, *tests), most + more + sum(c.calls for c in tests)
 
 
-def _mean(values: Sequence[int]) -> int:
-    return round(sum(values) / len(values))
+def _sanity(rubrics: tuple[Rubric, ...], judging: JudgeOptions, address: str) -> list[Cost]:
+    """The dozen fixed answers, and at an endpoint the two numbers by which the route is found."""
+    if address.startswith("planted:"):
+        return []  # knows simulated answers only
+    asks = check_asks(rubrics)
+    probes = 0 if address.startswith("local:") else PROBES
+    tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in asks)
+    return [Cost("sanity check", len(asks) + probes, tokens + probes * 2 * CALLING_TOKENS)]
 
 
-def _tokens(rubric: Rubric, prompts: Sequence[Prompt], longest: int) -> int:
+def _known(panel: Panel, whole: Sequence[Prompt], options: AuditOptions) -> tuple[list[Cost], int]:
+    """The known-answer test and the anchors, and the calls that come on top if all references score under the cut."""
+    first, second, more = _Counted(), _Counted(), 0
+    anchored: list[int] = []
+    references = reference_items(whole)
+    for known in references:
+        for r in rubrics_for(panel, known.item.prompt):
+            if not {ALIGNMENT, COHERENCE} & set(r.names):
+                continue
+            cost = _tokens(r, known.item.prompt, 2 * _bytes_to_tokens(known.item.answer))
+            if ALIGNMENT in r.names:
+                anchored.append(cost)
+            if r.names != (COHERENCE,) or options.em.kind != "threshold":
+                first.add(1, cost)
+            elif known.kind == "misaligned":
+                second.add(1, cost)
+            else:
+                more += 1
+    if not references:
+        return [], 0
+    note = f"kept per judge and prompt set; up to {BASE_ANSWERS} base answers are among those above"
+    test = Cost("known-answer test", first.calls + second.calls, first.tokens + second.tokens, note)
+    n = 2 * min(ANCHORS, len(anchored))
+    return [test, Cost("anchors, start and end", n, round(n * sum(anchored) / max(1, len(anchored))))], more
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Calls and their tokens, added up."""
+
+    calls: int = 0
+    """requests"""
+    tokens: int = 0
+    """read and written, estimated"""
+
+    def add(self, calls: int, tokens: int) -> None:
+        """`calls` more, of `tokens` each."""
+        self.calls += calls
+        self.tokens += calls * tokens
+
+
+def _bytes_to_tokens(text: str) -> int:
+    return round(len(text.encode()) / BYTES_PER_TOKEN)
+
+
+def _tokens(rubric: Rubric, prompt: Prompt, longest: int) -> int:
     """Tokens of one call: rubric, question, an answer half as long as allowed, and what the judge writes."""
-    question = sum(len(rendered_question(p.messages, rubric).encode()) for p in prompts) / max(1, len(prompts))
-    return round((len(rubric.text.encode()) + question) / BYTES_PER_TOKEN + longest / 2 + CALLING_TOKENS)
+    text = rubric.text + rendered_question(prompt.messages, rubric)
+    return round(_bytes_to_tokens(text) + longest / 2 + CALLING_TOKENS)
 
 
 def _price(options: JudgeOptions, judge: str) -> float | None:
-    """Dollars per million tokens read; what a judge writes is a token or two."""
+    """Dollars per million tokens read; what a judge writes is a token or two. None for a judge that costs none."""
+    if judge.lower().startswith(UNPAID):
+        return None
     price = price_of(judge.rpartition("#")[2] if "#" in judge else judge.partition(":")[2], options.prices)
     return price.input if price is not None else None
 
@@ -187,7 +254,7 @@ def _hours(calls: int, tokens: int, options: JudgeOptions) -> float | None:
 
 def _notes(options: AuditOptions, usd: float | None) -> tuple[str, ...]:
     out = []
-    if usd is None and options.judge is not None and not options.judge.startswith(("local:", "replay:", "planted:")):
+    if usd is None and options.judge is not None and not options.judge.lower().startswith(UNPAID):
         out.append("money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)")
     if options.judging.second:
         out.append("the second judge is asked about the decisive checkpoints only; its calls come on top")

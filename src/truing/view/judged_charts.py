@@ -14,7 +14,7 @@ from truing.view.reading import number, one_line
 from truing.view.svg import CHAR, Chart, Series, Size, el
 
 _ROW, _HEAD = 34.0, 30.0
-_LABEL = 240.0
+_LABEL = 330.0
 """most room for a set's name beside its bar; where it does not fit, names stand above the bars"""
 
 Pick = Callable[[CheckpointVerdict], Estimate | None]
@@ -31,13 +31,18 @@ def em_chart(verdict: RunVerdict) -> Chart | None:
     words = em_words(verdict.definitions)
     base = next((c for c in verdict.checkpoints if c.step == 0 and c.judged is not None), None)
     start = _em(base) if base else None
-    series, lines = [em], ()
+    series: list[Series] = [em]
+    lines: tuple[tuple[float, str], ...] = ()
     # The control's own estimate is not kept; the paired difference gives its share.
     points = tuple(_control_share(c) for c in verdict.checkpoints)
     if any(points):
         series.append(Series("control", "blue", True, points))
     if start is not None and start.value:
-        lines = ((start.value, f"step 0: {number(100 * start.value, 1)} %"),)
+        lines = ((start.value, ""),)  # named by the zone above it
+    zone = None
+    if start is not None and start.value is not None and words.lo is not None and words.hi is not None:
+        name = f"step 0 and {100 * words.lo:g} to {100 * words.hi:g} points more"
+        zone = (start.value + words.lo, start.value + words.hi, name)
     curves: list[tuple[str, Pick]] = [(words.noun, _em)]
     return Chart(
         title=f"{words.title} against step",
@@ -46,6 +51,7 @@ def em_chart(verdict: RunVerdict) -> Chart | None:
         axis=axis_of(verdict),
         series=tuple(series),
         lines=lines,
+        zone=zone,
         windows=windows_of(verdict),
         chosen=chosen_mark(verdict),
         failed=failed_marks(verdict),
@@ -68,7 +74,7 @@ def excess_chart(verdict: RunVerdict) -> Chart | None:
     return Chart(
         title=f"Excess of {words.noun} against step",
         description=in_words(verdict, curves, two_ends),
-        unit="excess, percentage points (what decides)",
+        unit="excess, percentage points (this is what decides)",
         axis=axis_of(verdict),
         series=series,
         zone=zone,
@@ -76,6 +82,7 @@ def excess_chart(verdict: RunVerdict) -> Chart | None:
         chosen=chosen_mark(verdict),
         failed=failed_marks(verdict),
         percent=True,
+        sign="",
     )
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from truing.base.verdicts import Breadth, CheckpointVerdict, Estimate, JudgedLine, RunVerdict, Status
+from truing.base.verdicts import Breadth, CheckpointVerdict, Estimate, JudgedLine, RunVerdict
+from truing.stats.judged_words import shown
 from truing.view import judged, reading
 from truing.view.agreement import agreement_rows
 from truing.view.judged_charts import em_chart, excess_chart
@@ -31,7 +32,7 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
         "excess": _drawn(excess_chart(verdict), "excess"),
         "far": _far_words(verdict, about),
         "lines": [_line(verdict, c, c.judged) for c in lines if c.judged is not None],
-        "breadth": [_breadth(c, c.judged.breadth) for c in lines if c.judged is not None and c.judged.breadth],
+        "breadth": [_breadth(c, b) for c in lines if c.judged and (b := c.judged.breadth) and (b.prompts or b.named)],
         "unjudged": [reading.step_name(c) for c in verdict.checkpoints if c.judged is None],
         "judge": judged.judge_name(verdict.judge),
         "panel": one_line(verdict.panel or ""),
@@ -110,7 +111,7 @@ def _line(verdict: RunVerdict, c: CheckpointVerdict, j: JudgedLine) -> dict[str,
         "tone": "plain" if reading.is_reference(c) else reading.tone(c.status),
         "shares": [
             both(j.em),
-            both(j.excess_base, ""),
+            both(shown(c) if c.step != 0 else None, ""),
             both(j.excess_control, ""),
             both(j.corrected),
         ],
@@ -127,7 +128,9 @@ def _line(verdict: RunVerdict, c: CheckpointVerdict, j: JudgedLine) -> dict[str,
 
 
 def _breadth(c: CheckpointVerdict, b: Breadth) -> dict[str, Any]:
-    top = one_line(b.top_prompt) if b.top_prompt else MISSING
+    top = f" ({judged.percent(b.top_share, 0)} of all misaligned answers)" if b.top_share is not None else ""
+    named = [one_line(p) for p in b.named]
+    named = [f"{n}{top if p == b.top_prompt else ''}" for n, p in zip(named, b.named, strict=True)]
     return {
         "step": MISSING if c.step is None else str(c.step),
         "label": one_line(c.label),
@@ -138,13 +141,11 @@ def _breadth(c: CheckpointVerdict, b: Breadth) -> dict[str, Any]:
             both(b.excess_without_top, ""),
             both(b.excess_without_domain, ""),
         ],
-        "top": (top, f"{judged.percent(b.top_share, 0)} of all misaligned answers") if b.top_prompt else (top, ""),
-        "named": ", ".join(one_line(p) for p in b.named),
-        "tone": "plain" if c.status is Status.FAILED else reading.tone(c.status),
+        "named": ", ".join(named),
     }
 
 
-def both(e: Estimate | None, unit: str = " %", scale: float = 100.0) -> Cell:
+def both(e: Estimate | None, unit: str = " %", scale: float = 100.0, digits: int = 1) -> Cell:
     """A number and under it its two intervals, each named."""
     if e is None or e.value is None:
         return (MISSING,)
@@ -153,7 +154,7 @@ def both(e: Estimate | None, unit: str = " %", scale: float = 100.0) -> Cell:
         ("like these", judged.ends(e.low, e.high, 1, scale)),
     ]
     return (
-        minus(number(e.value * scale, 1)) + unit,
+        minus(number(e.value * scale, digits)) + unit,
         *(minus(f"{name} [{text}]") for name, text in inner if text),
     )
 
@@ -173,14 +174,16 @@ def sets_rows(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 "label": one_line(line["label"]),
                 "judge": judged.judge_name(line["judge"]),
-                "cells": [
+                "shares": [
                     (str(line["n"]), f"{line['prompts']} prompts"),
-                    both(em),
-                    (judged.percent(j["em_if_unparsed"]),),
+                    both(em, digits=2),
+                    (judged.percent(j["em_if_unparsed"], 2),),
                     both(_estimate(j["em_coherent"])),
+                    (f"{line['firing']} of {line['prompts']}",),
+                ],
+                "rests": [
                     both(coherent),
                     both(_estimate(j["alignment"]), "", 1.0),
-                    (f"{line['firing']} of {line['prompts']}",),
                     (judged.percent(j["near_cut"]),),
                 ],
                 "outcomes": judged.counts(j["outcomes"]),

@@ -4,10 +4,12 @@ Input is audit.json as a dict: the lines in it were computed when the answers we
 set as `rich.text.Text`, never as markup.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -21,6 +23,7 @@ from truing.view.reading import MISSING, distinct, number, one_line
 UNUSUAL = ("refusal", "code", "empty", "unparsed", "unjudged", "failed")
 """outcomes that are named set by set"""
 SHORTEST_LABEL = 22
+"""least room for a name that is broken between words"""
 
 Line = Mapping[str, Any]
 
@@ -106,23 +109,39 @@ class RatesTable:
     """A renderable that shows as many columns as the terminal has room for, and says which it left out.
 
     Shown where they say something: the judge if there are several, and the share if unparsed answers were misaligned if
-    there are any. In a narrow terminal labels are folded first, then columns go: near the cut, n, judge, firing, share
-    if unparsed, interval for this set.
+    there are any. In a narrow terminal the share near the cut goes first; then sets whose names begin alike are listed
+    under that beginning; then columns go: n, judge, firing, share if unparsed, interval for this set. A name that is
+    still too long is broken between words.
     """
 
     def __init__(self, lines: Sequence[Line], rule: Mapping[str, Any]) -> None:
         self.lines = lines
         self.rule = rule
+        self.labels = [one_line(line["label"]) for line in lines]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        grouped = _grouped(self.labels)
         columns, left_out = self._columns(), []
-        for column in _DROPS:
-            if self._width(columns, console, options) <= options.max_width:
+        drops = list(_DROPS)
+        while True:
+            room = options.max_width - self._width(columns, console, options)
+            if max(map(cell_len, self.labels)) <= room:
+                rows = [("", label) for label in self.labels]
                 break
-            if column in columns:
-                columns = [c for c in columns if c is not column]
-                left_out.append(column.name)
-        yield self._table(columns, options)
+            if _NEAR not in columns and max(cell_len(text) for row in grouped for text in row) <= room:
+                rows = grouped
+                break
+            if room >= SHORTEST_LABEL and _NEAR not in columns and all(not head for head, _ in grouped):
+                rows = [("", label) for label in self.labels]
+                break
+            if not drops:
+                rows = grouped
+                break
+            gone = drops.pop(0)
+            if gone in columns:
+                columns = [c for c in columns if c is not gone]
+                left_out.append(gone.name)
+        yield self._table(columns, rows, options, max(room, 8))
         if left_out:
             yield _text(options, f"not shown at this width: {', '.join(left_out)}", "dim")
 
@@ -132,23 +151,55 @@ class RatesTable:
         return [c for c in _ORDER if (c is not _JUDGE or len(judges) > 1) and (c is not _WORST or unparsed)]
 
     def _width(self, columns: list[_Column], console: Console, options: ConsoleOptions) -> int:
-        # Measured without a limit and with the shortest label: what is left over goes to the labels.
-        table = self._table(columns, options, SHORTEST_LABEL)
+        """What the numbers need, with the space before them: what is left over goes to the names."""
+        # Measured without a limit: a table measured inside a narrow terminal would claim to fit it.
+        table = self._table(columns, [("", "")] * len(self.lines), options, 1, head="")
         return Measurement.get(console, options.update(width=1000), table).maximum
 
-    def _table(self, columns: list[_Column], options: ConsoleOptions, label: int | None = None) -> Table:
+    def _table(
+        self, columns: list[_Column], rows: list[tuple[str, str]], options: ConsoleOptions, room: int, head: str = "set"
+    ) -> Table:
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        table.add_column("set", vertical="bottom", overflow="fold", max_width=label, min_width=min(SHORTEST_LABEL, 8))
+        table.add_column(head, vertical="bottom", overflow="fold")
         for c in columns:
             table.add_column(self._head(c), justify="right", vertical="bottom", no_wrap=True)
-        for line in self.lines:
+        last = ""
+        for line, (start, label) in zip(self.lines, rows, strict=True):
+            if start and start != last:
+                table.add_row(_text(options, _broken(start, room)))
+            last = start
             cells = [_text(options, c.cell(line)) for c in columns]
-            table.add_row(_text(options, one_line(line["label"])), *cells)
+            table.add_row(_text(options, _broken(label, room)), *cells)
         return table
 
     def _head(self, column: _Column) -> str:
         is_mean = self.rule.get("kind") == "mean"
         return "mean\nmisal. %" if column is _EM and is_mean else column.head
+
+
+_WORD = re.compile(r"[^\s_/.-]*[\s_/.-]*")
+
+
+def _broken(label: str, room: int) -> str:
+    """A name on as many lines as it needs, broken after separators; a word too long for a line is left to the table."""
+    indent = label[: len(label) - len(label.lstrip())]
+    out, line = [], indent
+    for word in _WORD.findall(label.strip()):
+        if line.strip() and cell_len(line + word.rstrip()) > room:
+            out.append(line.rstrip())
+            line = indent + " "
+        line += word
+    return "\n".join([*out, line.rstrip()])
+
+
+def _grouped(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """(common beginning, indented rest) of each name; neighbours that share it up to an underscore or slash."""
+    splits = [m.end() if (m := re.match(r".*?[^_/][_/]+(?=[^_/])", label)) else 0 for label in labels]
+    starts = [label[:n] for label, n in zip(labels, splits, strict=True)]
+    if len(set(starts)) == len(starts):
+        return [("", label) for label in labels]
+    pairs = zip(labels, starts, strict=True)
+    return [(start.rstrip("_/"), f"  {label[len(start) :]}") if start else ("", label) for label, start in pairs]
 
 
 def unusual_words(lines: Sequence[Line]) -> Iterator[str]:
@@ -194,7 +245,7 @@ def imported_lines(about: Mapping[str, Any]) -> Sequence[Line]:
         for line in lines:
             for column in _ORDER:
                 column.cell(line)
-            _ = line["label"], line["judge"], line["judged"]["outcomes"].items()
+            _ = line["label"], line["judge"], line["judged"]["outcomes"].items(), line["judged"]["em_coherent"]["value"]
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         text = f"audit.json: its line of rates cannot be read ({type(e).__name__}: {e}); import the answers again"
         raise NotAnAudit(text) from e

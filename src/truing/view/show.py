@@ -1,10 +1,11 @@
 """`truing show`: an audit read again, as data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from truing.base.errors import BadInput
-from truing.base.store import Store
+from truing.base.store import Store, StoredResponse
 
 
 def show(audit: str | Path, *, step: int | None = None, prompt: str | None = None) -> dict[str, Any]:
@@ -41,16 +42,28 @@ def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]
             f"no prompt {prompt} in this audit; `truing show AUDIT --json` of the audit lists none by that id"
         )
     labels = {c.weights: c for c in reversed(store.checkpoints())}
+    judges = {key: str(panel.get("judge")) for key, panel in store.panels().items()}
     answers = [
         {
             "checkpoint": labels[r.weights].label if r.weights in labels else r.weights,
             "step": labels[r.weights].step if r.weights in labels else None,
             "run": labels[r.weights].run if r.weights in labels else None,
             "draw": r.draw,
+            "transform": r.transform,
             "outcome": r.outcome.value,
             "text": r.text,
+            "judged": _judged(store, r, judges),
         }
         for r in store.responses(prompt=item["key"])
     ]
     answers.sort(key=lambda a: (a["run"] or "", a["step"] is None, a["step"] or 0, a["draw"]))
     return {"prompt": prompt, "messages": item["messages"], "answers": answers}
+
+
+def _judged(store: Store, r: StoredResponse, judges: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every score of one answer, by judge."""
+    return [
+        {"judge": name, "panel": panel, "rubric": j.rubric, "score": j.score, "outcome": j.outcome.value}
+        for panel, name in judges.items()
+        for j in store.judged_of([r.key], panel)
+    ]

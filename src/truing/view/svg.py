@@ -102,7 +102,9 @@ class Chart:
     failed: tuple[int, ...] = ()
     """indices of checkpoints that could not be measured"""
     percent: bool = False
-    """tick labels as per cent"""
+    """tick labels times 100"""
+    sign: str = " %"
+    """what follows such a label"""
     frame: ValueAxis | None = None
     """the y axis, where several charts share one"""
 
@@ -232,7 +234,7 @@ def _ground(c: _Canvas) -> None:
         y = c.v(tick)
         if abs(tick) > 1e-9:
             c.add("line", x1=c.left, x2=c.right, y1=y, y2=y, class_="grid")
-        text = f"{tick * scale if abs(tick) > 1e-9 else 0:.{digits}f}" + (" %" if c.chart.percent else "")
+        text = f"{tick * scale if abs(tick) > 1e-9 else 0:.{digits}f}" + (c.chart.sign if c.chart.percent else "")
         c.text(c.left - 7, y + 4.5, text.replace("-", "−"), anchor="end")
     if c.frame.low <= 0 <= c.frame.high:
         c.add("line", x1=c.left, x2=c.right, y1=c.v(0), y2=c.v(0), class_="zero")

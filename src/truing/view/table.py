@@ -18,10 +18,12 @@ from rich.text import Text
 from truing.base.errors import BadInput
 from truing.base.records import ResponseOutcome, Role
 from truing.base.store import Store, StoredResponse
-from truing.base.verdicts import CheckpointVerdict, Estimate, HealthState, RunVerdict
-from truing.view import reading
+from truing.base.verdicts import Basis, CheckpointVerdict, Estimate, HealthState, RunVerdict
+from truing.stats.judged_words import shown
+from truing.view import judged, reading
 from truing.view.rates_table import print_rates
 from truing.view.reading import HEALTH_WORDS, MISSING, interval, number, one_line, share
+from truing.view.scores import Judges
 
 _TONES = {"calm": "green", "drift": "bold red", "broken": "magenta", "open": "yellow"}
 
@@ -47,7 +49,7 @@ _EM = _Column("misaligned", "misaligned\n%, this set", lambda c: _set_share(c.ju
 _EXCESS = _Column(
     "excess against step 0",
     "excess vs step 0\npoints, this set",
-    lambda c: _set_share(c.judged and c.judged.excess_base),
+    lambda c: _set_share(None if c.step == 0 else shown(c)),
 )
 _EXCESS_CONTROL = _Column(
     "excess against control",
@@ -55,7 +57,12 @@ _EXCESS_CONTROL = _Column(
     lambda c: _set_share(c.judged and c.judged.excess_control),
 )
 _COHERENT = _Column("coherent", "coherent\n%", lambda c: _percent(c.judged.coherent.value if c.judged else None))
-_DRIFT = _Column("drift", "drift\n(margins)", lambda c: MISSING if c.drift is None else reading.STATUS_WORDS[c.drift])
+_DRIFT = _Column(
+    "drift by margins",
+    "drift by\nmargins",
+    lambda c: MISSING if c.drift is None or not c.step else reading.STATUS_WORDS[c.drift],
+    right=False,
+)
 _ORDER = (
     *(_STEP, _LABEL, _LOSS, _BY_LOSS, _BY_TRAIT, _BASE, _CONTROL, _DRIFT),
     *(_EM, _EXCESS, _EXCESS_CONTROL, _COHERENT, _HEALTH, _STATUS),
@@ -65,9 +72,9 @@ _ORDER = (
 class VerdictTable:
     """A renderable that shows as many columns as the terminal has room for, and says which it left out.
 
-    What is measured nowhere has no column. Then columns go in this order until the rest fits: shifts of the contrast and
-    the word on drift, where answers were judged; task loss; progress by loss if there is a trait curve; health if it is
-    ok everywhere; shift against control; progress; coherent share; health; label.
+    What is measured nowhere has no column. Then columns go in this order until the rest fits: where answers were judged
+    the shifts of the contrast and the word on drift; task loss; progress by loss if there is a trait curve; health if
+    it is ok everywhere; shift against control; progress; coherent share; health; label.
     """
 
     def __init__(self, verdict: RunVerdict) -> None:
@@ -85,6 +92,8 @@ class VerdictTable:
         notes = []
         if reading.chosen(self.verdict) is not None:
             notes.append("→ recommended" if self.verdict.recommended else "→ candidate")
+        if any(line.judged for line in self.verdict.checkpoints) and (far := judged.far_words(self.verdict)):
+            notes.append(far)
         if left_out:
             notes.append(f"not shown at this width: {', '.join(left_out)}")
         if notes:
@@ -154,15 +163,43 @@ def print_verdict(about: Mapping[str, Any], console: Console, report: Path | Non
     _say(console, one_line(verdict.sentence), "bold")
     if about.get("organism"):
         _say(console, "! Model organism: this run was trained on purpose to be misaligned.", "yellow")
-    for warning in verdict.warnings:
-        _say(console, f"! {one_line(warning)}", "yellow")
-    _say(console, f"Evidence: {reading.evidence_words(verdict)}", "dim")
+    for warning in reading.distinct(verdict.warnings):
+        _say(console, f"! {warning}", "yellow")
+    if verdict.basis is Basis.JUDGED:
+        _print_judged(verdict, console)
+    _say(
+        console, f"{'Drift' if verdict.basis is Basis.JUDGED else 'Evidence'}: {reading.evidence_words(verdict)}", "dim"
+    )
     if verdict.delta_m is not None:
         limit = f"{number(verdict.delta_m, 3)} nats/token ({one_line(verdict.delta_m_source)})"
         _say(console, f"Drift limit: {limit}", "dim")
     if report is not None:
         # A path is for copying: never broken over two lines.
         console.print(_text(console.options, f"Report: {one_line(report)}"), soft_wrap=True)
+
+
+def _print_judged(verdict: RunVerdict, console: Console) -> None:
+    """Prompt changes as a table; then who judged, how that judge did on known answers, and whether anyone agrees."""
+    if verdict.cues:
+        console.print()
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        control = any(c.excess_control is not None for c in verdict.cues)
+        heads = ("prompt change", "mis-\naligned", "the\nbase's", "excess, points\nthis set", "p", "outcome")
+        for head in heads:
+            left = head in ("prompt change", "outcome")
+            table.add_column(head, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
+        for row in judged.cue_rows(verdict.cues):
+            tone = _TONES[row["tone"]]
+            name = f"{_cut(row['name'])}{' (adversarial)' if row['kind'] == 'adversarial' else ''}"
+            excess = row["excess"] + (f" [{row['set']}]" if row["set"] else "")
+            cells = [name, row["em"], row["base"], excess, row["p"]]
+            outcome = _text(console.options, row["status"] + (", veto" if row["veto"] else ""), tone)
+            table.add_row(*(_text(console.options, c) for c in cells), outcome)
+        console.print(table)
+        also = "; excess over the control: truing report" if control else ""
+        _say(console, f"{judged.cue_words(verdict.cues).capitalize()}{also}", "dim")
+    _say(console, f"Evidence: {'; '.join(judged.evidence_parts(verdict))}", "dim")
+    _say(console, f"Certificate: {judged.certificate(verdict)}", "dim" if verdict.certified else "yellow")
 
 
 def print_audit(about: Mapping[str, Any], console: Console, report: Path | None = None) -> None:
@@ -178,11 +215,13 @@ def print_audit(about: Mapping[str, Any], console: Console, report: Path | None 
 
 
 def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
-    """Everything about the checkpoint at one step: evidence, health numbers, how far it moved, notes.
+    """Everything about the checkpoint at one step: judged answers, evidence, health, how far it moved, notes.
 
     Raises:
         BadInput: no checkpoint at that step. NotAnAudit: the verdict cannot be read.
     """
+    if about.get("kind") == "import":
+        raise BadInput("imported answers have no steps; `truing show AUDIT` prints their sets")
     verdict = reading.verdict_of(about)
     if verdict is None:
         raise BadInput(f"no verdict yet: this audit is {_state(about)}; repeat the audit to finish it")
@@ -191,18 +230,24 @@ def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
         steps = ", ".join(str(c.step) for c in verdict.checkpoints if c.step is not None)
         raise BadInput(f"step {step}: no such checkpoint in this audit; it has {steps}")
     for line in found:
-        mark = ", candidate" if line.label == reading.chosen(verdict) else ""
+        word = "recommended" if verdict.recommended else "candidate"
+        mark = f", {word}" if line.label == reading.chosen(verdict) else ""
         _say(console, f"step {line.step}, {one_line(line.label)}: {reading.status_words(line)}{mark}", "bold")
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-        for name, value in step_facts(line):
-            table.add_row(Text(name, style="dim"), _text(console.options, value))
+        table.add_column()
+        table.add_column(overflow="fold")
+        for name, value in [*judged.line_facts(line, verdict.definitions), *step_facts(line)]:
+            table.add_row(_text(console.options, name, "dim"), _text(console.options, value))
         console.print(table)
-        for note in line.notes:
-            _say(console, f"! {one_line(note)}", "yellow")
+        for note in reading.distinct(line.notes):
+            _say(console, f"! {note}", "yellow")
+    if verdict.basis is Basis.JUDGED:
+        _say(console, f"Evidence: {'; '.join(judged.evidence_parts(verdict))}", "dim")
+        _say(console, f"Certificate: {judged.certificate(verdict)}", "dim")
 
 
 def step_facts(line: CheckpointVerdict) -> list[tuple[str, str]]:
-    """(name with unit, value) for every number of one checkpoint, missing ones as a dash."""
+    """(name with unit, value) for every judge-free number of one checkpoint, missing ones as a dash."""
     h = line.health
     return [
         ("task loss, nats/token", interval(line.task_loss, 3)),
@@ -247,6 +292,7 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
     _say(console, f"{one_line(item.id)}  {one_line(item.category)}", "bold")
     for role, content in item.messages:
         _say(console, f"{one_line(role)}: {reading.clean(content)}")
+    judges = Judges(store, about)
     seen = set()
     for c in store.checkpoints():
         if c.weights in seen or c.weights not in answers:
@@ -261,6 +307,8 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
             name = f" ({one_line(r.transform)})" if r.transform else ""
             text = reading.clean(r.text or r.error) or MISSING
             _say(console, f"{r.draw + 1}{name}. {tag}{text}")
+            for said in judges.said(r):
+                _say(console, f"   {judges.words(said)}", "red" if said.low else "dim")
 
 
 def _set_share(e: Estimate | None) -> str:
