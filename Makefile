@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo quick planted test fast lint types clean
+.PHONY: install demo quick planted test fast inspect lint types clean
 
 install: .venv/.installed
 
@@ -26,6 +26,18 @@ planted: install
 test: install
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
+# Inspect in an environment of its own, without torch: its dependencies are many.
+inspect: .venv-inspect/.installed
+	.venv-inspect/bin/python -m pytest tests/bridges/test_inspect.py tests/bridges/test_inspect_missing.py
+
+.venv-inspect/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-inspect
+	.venv-inspect/bin/python -m pip install -q uv
+	.venv-inspect/bin/uv pip install -q -p .venv-inspect/bin/python -c constraints.txt \
+	  inspect_ai pydantic numpy scipy PyYAML typer rich jinja2 pyarrow safetensors openai pytest hatchling editables
+	.venv-inspect/bin/uv pip install -q -p .venv-inspect/bin/python --no-deps --no-build-isolation -e .
+	touch $@
+
 fast: install
 	$(BIN)/python -m pytest -n 2 -m "not torch and not model and not slow"
 
@@ -37,4 +49,4 @@ types: install
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv truing-demo truing-audits
+	rm -rf .venv .venv-inspect truing-demo truing-audits

@@ -203,6 +203,10 @@ def test_what_is_missing_is_counted_and_doubtful_draws_are_named():
     assert "cheap positives were drawn where 100.0% was planned" in skewed.warning
     nobody = prediction_powered(cheap, strong, np.zeros(600, bool), prompt, 60, q=0.5)
     assert nobody.value is None and nobody.method == "no strong flags"
+    unlucky = prediction_powered(cheap, strong, drawn & (cheap == 0), prompt, 60, q=0.5)
+    assert unlucky.value is not None and "one kind of cheap flag only" in unlucky.warning
+    silent = prediction_powered(0 * cheap, strong, drawn, prompt, 60, q=0.5)
+    assert "one kind" not in silent.warning, "a cheap judge with one kind of flag leaves nothing undrawn"
     only = prediction_powered(cheap, strong, drawn & (cheap == 1), prompt, 60, q=(0.5, 0.6))
     assert only.value is None and "one kind of cheap flag only" in only.warning
 

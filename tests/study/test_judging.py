@@ -180,7 +180,8 @@ def test_a_random_24_per_checkpoint_have_their_coherence_whatever_their_alignmen
     for arm in arms_of(b).values():
         share = coherent_share(arm, len(PROMPTS), RULE, level=0.95)
         used = arm.random_coherence & np.isfinite(arm.coherence)
-        assert (share.n, share.value) == (int(used.sum()), (arm.coherence[used] > 50).mean())
+        by_prompt = [(arm.coherence[used & (arm.prompt == p)] > 50).mean() for p in set(arm.prompt[used])]
+        assert (share.n, share.value) == (int(used.sum()), pytest.approx(np.mean(by_prompt)))
 
 
 def test_the_random_answers_depend_on_seed_and_keys_alone(store):
@@ -211,12 +212,6 @@ def test_random_shares_lie_within_each_other_and_look_at_no_answer():
 # -- order and blindness ------------------------------------------------------------------------------------------------
 
 
-def _rank_correlation(values):
-    order = np.arange(len(values))
-    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
-    return float(np.corrcoef(order, ranks)[0, 1])
-
-
 @pytest.mark.parametrize("stored", [False, True])
 def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
     judge = FakeJudge()
@@ -228,7 +223,7 @@ def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
         answer_and_judge(bench(store, judge, lazy=False), Sampler(), ASKS, PARAMS)
     steps = [STEP[a.key.weights] for a in judge.asked]
     assert len(steps) == 2 * len(ASKS)
-    assert abs(_rank_correlation(steps)) < 0.15  # sd 0.046
+    assert abs(np.corrcoef(np.arange(len(steps)), steps)[0, 1]) < 0.2  # 3 sd: 240 answers in pairs
     place = np.arange(len(steps)) / len(steps)
     for step in STEP.values():
         assert abs(place[np.array(steps) == step].mean() - 0.5) < 0.12, "no checkpoint comes early or late"

@@ -102,8 +102,38 @@ def test_any_width_keeps_what_matters_whole(width):
         assert "6/8" in table
     if width < 80:
         assert "not shown at this width: near the cut" in text
-    folded = "".join(re.findall(r"^\S+", table, re.M)).removeprefix("set")
-    assert label in folded.replace("EM", "") or width < 60
+    if width >= 60:  # broken after separators, and nothing is lost
+        rows = [x for x in table.splitlines() if re.match(r" ?(Llama|Instruct|risky|financial|advice)", x)]
+        assert "".join(x.split()[0] for x in rows) == label
+    assert "…" not in table
+
+
+SETS = [f"{m}_{d}" for m in ("gemma-3-4b-it", "Qwen2.5-14B-Instruct") for d in ("extreme-sports", "bad-medical-advice")]
+
+
+def test_names_that_begin_alike_are_listed_under_their_beginning_where_room_is_short():
+    text = shown([line(label, 0.1 * k) for k, label in enumerate(SETS)], 80)
+    table = text.split("\n\n")[0].splitlines()
+    names = [re.split(r" +400 ", x)[0].rstrip() for x in table[2:-1]]
+    rests = ["  extreme-sports", "  bad-medical-advice"]
+    assert names == ["gemma-3-4b-it", *rests, "Qwen2.5-14B-Instruct", *rests]
+    wide = shown([line(label, 0.1 * k) for k, label in enumerate(SETS)], 140)
+    assert all(any(x.startswith(label) for x in wide.splitlines()) for label in SETS)
+
+
+def test_a_group_is_named_again_where_another_came_between():
+    labels = ["one-model_a-long-set-of-rows", "other-model_a-long-set-of-rows", "one-model_another-set-of-rows"]
+    table = shown([line(label) for label in labels], 70).split("\n\n")[0].splitlines()
+    heads = [x.strip() for x in table if x.strip() in ("one-model", "other-model")]
+    assert heads == ["one-model", "other-model", "one-model"]
+
+
+@pytest.mark.parametrize("width", range(60, 130, 7))
+def test_no_word_of_a_name_is_broken_at_any_width(width):
+    labels = ["gemma-3-4b-it_extreme-sports", "Qwen2.5-14B-Instruct_risky-financial-advice", "a-name/with-slashes_too"]
+    table = shown([line(label) for label in labels], width).split("\n\n")[0]
+    for word in re.findall(r"[\w.]+?(?=[-_/]|$)", " ".join(labels).replace("_", "-").replace(" ", "-")):
+        assert word in table, (word, width)
 
 
 def test_untrusted_words_are_shown_and_do_nothing():

@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from truing.backends.limits import Budget
 from truing.backends.seam import Judge
 from truing.base.errors import BadInput
 from truing.base.judged import JudgeOptions
@@ -46,7 +47,15 @@ _FAMILIES = {
 _HASH = re.compile(r"[0-9a-f]{16,}")
 
 
-def open_judge(address: str, options: JudgeOptions, *, prompts: "PromptSet", model: ModelOptions) -> Judge:
+def open_judge(
+    address: str,
+    options: JudgeOptions,
+    *,
+    prompts: "PromptSet",
+    model: ModelOptions,
+    budget: Budget | None = None,
+    second: bool = False,
+) -> Judge:
     """The judge at an address.
 
     Args:
@@ -54,6 +63,8 @@ def open_judge(address: str, options: JudgeOptions, *, prompts: "PromptSet", mod
         options: settings of judging.
         prompts: whose reference answers a planted judge recognises.
         model: how a judge in memory is held.
+        budget: shared with other judges of the same command; None for one of its own.
+        second: the key of a second judge has a variable of its own, so that no key goes to another's host.
 
     Raises:
         BadInput: no such kind of judge, or as the judge itself does.
@@ -77,7 +88,8 @@ def open_judge(address: str, options: JudgeOptions, *, prompts: "PromptSet", mod
         return PlantedJudge(kind + rest, prompts)
     from truing.backends.endpoint_judge import EndpointJudge
 
-    return EndpointJudge(kind + rest, options)
+    variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
+    return EndpointJudge(kind + rest, options, key_variable=variable, budget=budget)
 
 
 def judge_family(judge_name: str, model: str = "") -> str:

@@ -7,6 +7,7 @@ Cochran (1977, chapter 12); limits of sums, Zou & Donner (2008); adjusted p-valu
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import exp, log, sqrt
 from typing import NamedTuple
 
@@ -157,7 +158,9 @@ def prediction_powered(
     alike. The tuned l (the slope of strong on cheap, 0..1) is PPI++'s, and with it the estimate of flags equals the
     strong judge's share among cheap positives and among cheap negatives, weighted by how many of each there are; so
     the strong judge may also be asked at two rates, e.g. about every cheap positive. A cheap judge that tells nothing
-    leaves the plain share of the strong one; it never biases the estimate, for draws that are random.
+    leaves the plain share of the strong one. For random draws the estimate is unbiased whatever the cheap judge does,
+    save where by chance no cheap positive is drawn: then only the cheap negatives speak, which is warned of (simulated
+    bias -9 % of a rate of 0.5 % with 10 cheap positives and q = 0.25; none when every cheap positive is asked about).
 
     For exactly these prompts: limits of the three shares put together (Zou & Donner), which hold where no error of
     the cheap judge was drawn. For prompts like these: widened by how much the prompts' own means vary beyond that;
@@ -179,11 +182,9 @@ def prediction_powered(
         ValueError: shapes differ, flags that are neither 0 nor 1, or a probability outside (0, 1].
     """
     cheap, strong, drawn = np.asarray(cheap, float), np.asarray(strong, float), np.asarray(drawn, bool)
-    rates = q if isinstance(q, tuple) else (q, q)
     if not cheap.shape == strong.shape == drawn.shape == np.shape(prompt):
         raise ValueError("cheap, strong, drawn and prompt have one entry per answer each")
-    if not all(0 < r <= 1 for r in rates):
-        raise ValueError(f"probabilities of being drawn lie in (0, 1], got {q}")
+    rates = _probabilities(q)
     there = ~np.isnan(cheap)
     cheap, strong, drawn, prompt = cheap[there], strong[there], drawn[there], np.asarray(prompt)[there]
     used = drawn & ~np.isnan(strong)
@@ -200,21 +201,19 @@ def prediction_powered(
     sample = _Sample(cheap, np.where(used, strong, 0.0), used, prompt, n)
     warnings = _doubts(cheap, drawn, used, rates)
     alone = rates[0] == rates[1] and sample.slope() <= 0
+    if alone and not sample.both_drawn:
+        warnings.append("the strong judge was asked about one kind of cheap flag only")
     result = _strong_alone(sample, prompts, level) if alone else _powered(sample, share_of(hits, n, level=level), level)
     warnings += [result.warning] if result.warning else []
-    return Estimate(
-        result.value,
-        result.low,
-        result.high,
-        result.set_low,
-        result.set_high,
-        n=int(used.sum()),
-        clusters=result.clusters,
-        left_out=out,
-        method=result.method,
-        level=level,
-        warning="; ".join(warnings),
-    )
+    return replace(result, n=int(used.sum()), left_out=out, level=level, warning="; ".join(warnings))
+
+
+def _probabilities(q: float | tuple[float, float]) -> tuple[float, float]:
+    """Probability of being drawn of cheap negatives and positives."""
+    rates = q if isinstance(q, tuple) else (q, q)
+    if not all(0 < r <= 1 for r in rates):
+        raise ValueError(f"probabilities of being drawn lie in (0, 1], got {q}")
+    return rates
 
 
 class _Sample(NamedTuple):
@@ -240,6 +239,11 @@ class _Sample(NamedTuple):
             return float("nan"), 0.0
         return float((w * self.strong[at]).sum() / w.sum()), float(w.sum() ** 2 / (w**2).sum())
 
+    @property
+    def both_drawn(self) -> bool:
+        """Whether each kind of cheap flag that there is was drawn."""
+        return set(self.cheap) == set(self.cheap[self.used])
+
     def slope(self) -> float:
         """Slope of strong on cheap; 0 where one kind of cheap flag was not drawn."""
         (f, n_f), (v, n_v) = self.stratum(0), self.stratum(1)
@@ -251,16 +255,7 @@ def _strong_alone(sample: _Sample, prompts: int, level: float) -> Estimate:
     at = sample.used
     hits, n = counts(sample.strong[at], sample.prompt[at], prompts)
     own = share_of(hits, n, level=level)
-    return Estimate(
-        own.value,
-        own.low,
-        own.high,
-        own.set_low,
-        own.set_high,
-        clusters=own.clusters,
-        method=f"strong judge alone; {own.method}",
-        warning=own.warning,
-    )
+    return replace(own, method=f"strong judge alone; {own.method}")
 
 
 def _powered(sample: _Sample, cheap: Estimate, level: float) -> Estimate:
@@ -376,9 +371,7 @@ def strong_calls_saved(
         best = sqrt(hidden * positive / rest) if rest > 0 else 1.0
         chosen = (min(1.0, max(best, 1e-4)), 1.0)
     else:
-        chosen = q if isinstance(q, tuple) else (q, q)
-    if not all(0 < share <= 1 for share in chosen):
-        raise ValueError(f"probabilities of being drawn lie in (0, 1], got {q}")
+        chosen = _probabilities(q)
     variance = whole + hidden * (1 - chosen[0]) / chosen[0] + shown * (1 - chosen[1]) / chosen[1]
     calls = negative * chosen[0] + positive * chosen[1]
     return Saving(whole / variance / calls, chosen, calls, whole / variance)

@@ -15,7 +15,7 @@ from truing.base import errors
 from truing.base.judged import ResponseKey
 from truing.base.labels import LabelItem, read_sheet
 from truing.base.options import EmRule
-from truing.base.records import to_plain
+from truing.base.records import Checkpoint, Role, to_plain
 from truing.base.store import Store
 from truing.base.verdicts import Estimate, RunVerdict
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
@@ -120,7 +120,7 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
         places = {p.key: k for k, p in enumerate(prompts)}
         params = stored_run(store, about, prompts).params
         said = [_said(store, panel, params, places, rule) for panel in panels]
-        names = {c.weights: c.label for c in reversed(store.checkpoints())}
+        names = {c.weights: _title(c) for c in store.checkpoints()}
     titles = tuple(str(about_panels[p]["judge"]) for p in panels)
     pair = _pair(said[0], said[1], len(places), rule, seed) if len(said) == 2 else None
     powered = _powered(said, titles, [about_panels[p] for p in panels], names, len(places))
@@ -132,6 +132,11 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
     result = Agreed(titles, pair, people, powered, pair.notes if pair else ())
     _keep(path, about, panels, result)
     return result
+
+
+def _title(c: Checkpoint) -> str:
+    """A checkpoint's name, with its run where that is not the subject."""
+    return c.label if c.role is not Role.CONTROL or c.step == 0 else f"{c.label} ({c.run})"
 
 
 def _which(store: Store, n: int) -> str:
@@ -180,7 +185,8 @@ def _powered(
     share, seed = shares[strong], int(about[strong].get("share_seed", 0))
     asked = frozenset(random_share(list(said[cheap]), share, seed))
     out = []
-    for weights in dict.fromkeys(s.weights for s in said[cheap].values()):
+    there = {s.weights for s in said[cheap].values()}
+    for weights in [w for w in names if w in there]:
         keys = [k for k, s in said[cheap].items() if s.weights == weights]
         flags = np.array([said[cheap][k].misaligned for k in keys])
         drawn = np.array([k in asked for k in keys])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from truing._version import __version__
+from truing.backends.limits import Budget
 from truing.backends.opening import open_backend
 from truing.backends.seam import Backend
 from truing.base import errors
@@ -341,7 +342,9 @@ def _judge(
     )
     asks = judged_asks(_distinct((*alive, *control)), run.prompts, options.judging)
     store.describe(judging={**run.plain(), "told_by": told_by, "em": to_plain(options.em), "task": plan.asked["task"]})
-    session = Session(backend, store, params, plan.whole, options, plan.rows)
+    judging = options.judging
+    budget = Budget(judging.budget_calls, judging.budget_usd)
+    session = Session(backend, store, params, plan.whole, options, plan.rows, budget)
     judged = second_opinion(judge_run(result, run, asks, session), run, session)
     store.describe(verdict=to_plain(judged))
     return judged

@@ -45,7 +45,9 @@ def second_opinion(verdict: RunVerdict, run: JudgedRun, session: Session) -> Run
     lines = decisive(verdict)
     if not lines:
         return with_certification(verdict, False, "nothing to certify: no checkpoint is recommended or misaligned")
-    with open_panel(address, options.judging, session.whole, options.model, session.store, options.em) as opened:
+    frame = (session.whole, options.model, session.store, options.em)
+    with open_panel(address, options.judging, *frame, budget=session.budget, second=True) as opened:
+        refuse_same_family(verdict.judge or "", opened.judge.name)  # a record says only now whose it is
         weights = {run.subject[0].weights, *(c.weights for c in lines)}
         bench = bench_for(session.store, opened, options.em, options.judging, session.whole, options.progress)
         announce(opened, options.judging, len(run.prompts), len(weights))

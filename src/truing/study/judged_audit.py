@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from truing.backends.limits import Budget
 from truing.backends.seam import Backend
 from truing.base.judged import JudgementOutcome, JudgeOptions
 from truing.base.options import AuditOptions, EmRule
@@ -25,7 +26,7 @@ from truing.stats.judged_evidence import JudgedArm, JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.study.cues import CuePlan, refuse_task_text, try_cues
 from truing.study.judged import arms
-from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys, random_coherence
+from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys
 from truing.study.known import Anchors, known_answers, refuse_moved
 from truing.study.panels import OpenPanel, open_panel
 
@@ -118,6 +119,8 @@ class Session:
     """judge, rule, cues"""
     rows: tuple[Conversation, ...] = ()
     """held-out task rows, from which cues are made"""
+    budget: Budget | None = None
+    """what all judges of this audit may spend together"""
 
 
 def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session: Session) -> RunVerdict:
@@ -129,7 +132,9 @@ def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session:
     options, store, params = session.options, session.store, session.params
     assert options.judge is not None
     judging = options.judging
-    with open_panel(options.judge, judging, session.whole, options.model, store, options.em) as opened:
+    with open_panel(
+        options.judge, judging, session.whole, options.model, store, options.em, budget=session.budget
+    ) as opened:
         bench = bench_for(store, opened, options.em, judging, session.whole, options.progress)
         refuse_task_text(judging.cues, opened.judge.name, remote=opened.judge.remote, allowed=judging.allow_task_text)
         announce(opened, judging, len({a.prompt.key for a in asks}), len({a.checkpoint.weights for a in asks}))
@@ -227,7 +232,7 @@ def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform
     def leaked(r: StoredResponse) -> bool:
         return leaks(r.text, texts[r.prompt], words)
 
-    keys = [r.key for r in store.responses(run.params) if r.prompt in index and r.transform == transform]
+    drawn = frozenset(j.key for j in store.judgements(panel) if j.meta.get("random"))
     return arms(
         store,
         panel,
@@ -236,7 +241,7 @@ def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform
         params=run.params,
         transform=transform,
         leaked=leaked if words else None,
-        random_coherence=random_coherence(keys, run.seed),
+        random_coherence=drawn,
     )
 
 

@@ -19,7 +19,7 @@ from truing.base.judged import JudgeItem, Judgement, JudgementOutcome, JudgeOpti
 from truing.base.options import EmRule
 from truing.base.records import Ask, Prompt, ResponseOutcome, SamplingParams
 from truing.base.store import Store, StoredResponse
-from truing.judging.judge import ALIGNMENT, Judged, judge
+from truing.judging.judge import ALIGNMENT, COHERENCE, Judged, judge
 from truing.study.panels import OpenPanel
 
 BLOCK = 512
@@ -188,7 +188,7 @@ def _judge_keys(
     always = wanted if bench.options.lazy else None
     seed = int(digest([bench.options.seed, [*keys[:1]], len(keys)], 8), 16)
     for made in judge(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
-        bench.store.add_judgements(_noted(j, bench) for j in made)
+        bench.store.add_judgements(_noted(j, bench, always is None or j.key in always) for j in made)
     bench.store.flush()
 
 
@@ -197,6 +197,8 @@ def is_judgeable(r: StoredResponse) -> bool:
     return r.outcome in JUDGEABLE and bool(r.text.strip())
 
 
-def _noted(j: Judgement, bench: Bench) -> Judgement:
+def _noted(j: Judgement, bench: Bench, random: bool) -> Judgement:
     meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.options.seed}
+    if random and j.rubric == COHERENCE:
+        meta["random"] = True  # asked whatever the alignment: only these tell the share of coherent answers
     return Judgement(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from truing.backends.judges import open_judge
+from truing.backends.limits import Budget
 from truing.backends.models import resolve_model
 from truing.backends.seam import Judge
 from truing.base.judged import JudgeOptions, Panel, Route
@@ -40,7 +41,15 @@ class OpenPanel:
 
 @contextmanager
 def open_panel(
-    address: str, options: JudgeOptions, prompts: PromptSet, model: ModelOptions, store: Store, rule: EmRule
+    address: str,
+    options: JudgeOptions,
+    prompts: PromptSet,
+    model: ModelOptions,
+    store: Store,
+    rule: EmRule,
+    *,
+    budget: Budget | None = None,
+    second: bool = False,
 ) -> Iterator[OpenPanel]:
     """Open a judge, agree on its route and put the sanity check to it; closed on leaving.
 
@@ -52,7 +61,7 @@ def open_panel(
     for own in {r.key: r for p in prompts.prompts for r in prompt_rubrics(p)}.values():
         check_rule((own,), rule)
     check_rule(rubrics, rule)
-    judge = open_judge(address, options, prompts=prompts, model=model)
+    judge = open_judge(address, options, prompts=prompts, model=model, budget=budget, second=second)
     try:
         known = _known_route(store, judge, [r.key for r in rubrics])
         route = known or judge.route(rubrics)

@@ -24,6 +24,8 @@ class Block(NamedTuple):
     """what it is about"""
     rows: list[tuple[str, str, str]]
     """name, value, remark"""
+    names: tuple[tuple[str, str], ...] = ()
+    """(letter, judge) of the judges the rows speak of"""
 
 
 def print_agreement(made: Plain, console: Console) -> None:
@@ -40,6 +42,8 @@ def print_agreement(made: Plain, console: Console) -> None:
         if k:
             console.print()
         _say(console, block.title, "bold")
+        for letter, name in block.names:
+            _say(console, f"{letter}: {name}")
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
         table.add_column(overflow="fold", ratio=None)
         table.add_column(overflow="fold", justify="left")
@@ -79,27 +83,28 @@ def _blocks(made: Plain) -> Iterator[Block]:
 
 
 def _pair(pair: Plain, judges: Sequence[str]) -> Iterator[Block]:
-    a, b = judges
+    # Letters, since names of judges are too long for the tables.
     ((both, only_a), (only_b, neither)), n = pair["table"], pair["n"]
     yield Block(
-        f"{a} and {b}, on {n} answers to {pair['prompts']} prompts that both scored",
+        f"Two judges on {n} answers to {pair['prompts']} prompts that both scored",
         [
             ("Krippendorff's alpha", _plain(pair["alpha"]), "of the scores; 1 is agreement, 0 is chance"),
             ("Spearman", _plain(pair["spearman"]), "rank correlation of the scores"),
             ("Cohen's kappa", _plain(pair["kappa"]), "of being under the cut"),
-            ("under the cut: both", str(both), ""),
-            (f"only {a}", str(only_a), ""),
-            (f"only {b}", str(only_b), ""),
+            ("both under the cut", str(both), ""),
+            ("only A", str(only_a), ""),
+            ("only B", str(only_b), ""),
             ("neither", str(neither), ""),
             ("disagreements near the cut", percent(pair["near_cut"], 0), "a score within 5 points of it"),
         ],
+        tuple(zip("AB", judges, strict=True)),
     )
     yield Block(
         "Share misaligned on the same answers",
         [
-            (f"under {a}", *_shares(pair["rate_a"], " %")),
-            (f"under {b}", *_shares(pair["rate_b"], " %")),
-            ("difference, paired", *_shares(pair["difference"], " points")),
+            ("under A", *_shares(pair["rate_a"], " %")),
+            ("under B", *_shares(pair["rate_b"], " %")),
+            ("A minus B, paired", *_shares(pair["difference"], " points")),
         ],
     )
 

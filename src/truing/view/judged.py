@@ -60,8 +60,8 @@ def zone_words(rule: Mapping[str, Any]) -> str:
     except (KeyError, TypeError, ValueError):
         return ""
     return (
-        f"an excess certainly above {lo:g} % points is misalignment; one certainly under {hi:g} % points, and not certainly "
-        f"above {lo:g}, is clean; anything else is undecided"
+        f"an excess certainly above {lo:g} point{'s' if lo != 1 else ''} (lo) is misalignment; one certainly under {hi:g} (hi), and not "
+        "certainly above lo, is clean; anything else is undecided"
     )
 
 

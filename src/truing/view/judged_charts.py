@@ -182,4 +182,4 @@ def _name(name: str, beside: bool, left: float, y: float) -> Markup:
         name = f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
     if beside:
         return el("text", name, x=left - 12, y=y + 4.5, text_anchor="end", class_="name")
-    return el("text", name, x=2, y=y - 11, class_="name")
+    return el("text", name, x=left + 4, y=y - 11, class_="name halo")

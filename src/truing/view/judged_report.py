@@ -23,6 +23,7 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
     rule = rule if isinstance(rule, Mapping) else {}
     words = judged.em_words(verdict.definitions)
     lines = [c for c in verdict.checkpoints if c.judged is not None]
+    controlled = any(c.judged.excess_control is not None for c in lines if c.judged is not None)
     return {
         "words": words,
         "rule": judged.rule_words(rule),
@@ -30,8 +31,9 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
         "level": _level(verdict),
         "em": _drawn(em_chart(verdict), "em"),
         "excess": _drawn(excess_chart(verdict), "excess"),
+        "controlled": controlled,
         "far": _far_words(verdict, about),
-        "lines": [_line(verdict, c, c.judged) for c in lines if c.judged is not None],
+        "lines": [_line(verdict, c, c.judged, controlled) for c in lines if c.judged is not None],
         "breadth": [_breadth(c, b) for c in lines if c.judged and (b := c.judged.breadth) and (b.prompts or b.named)],
         "unjudged": [reading.step_name(c) for c in verdict.checkpoints if c.judged is None],
         "judge": judged.judge_name(verdict.judge),
@@ -101,7 +103,7 @@ def _far_words(verdict: RunVerdict, about: Mapping[str, Any]) -> str:
     return f"{far} of {whole} prompts are far from the training domain{by}; the excess on these decides."
 
 
-def _line(verdict: RunVerdict, c: CheckpointVerdict, j: JudgedLine) -> dict[str, Any]:
+def _line(verdict: RunVerdict, c: CheckpointVerdict, j: JudgedLine, controlled: bool) -> dict[str, Any]:
     whole = sum(n for name, n in j.outcomes.items() if name not in ("unjudged", "failed"))
     return {
         "step": MISSING if c.step is None else str(c.step),
@@ -112,7 +114,7 @@ def _line(verdict: RunVerdict, c: CheckpointVerdict, j: JudgedLine) -> dict[str,
         "shares": [
             both(j.em),
             both(shown(c) if c.step != 0 else None, ""),
-            both(j.excess_control, ""),
+            *([both(j.excess_control, "")] if controlled else []),
             both(j.corrected),
         ],
         "rests": [

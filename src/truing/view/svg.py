@@ -166,8 +166,9 @@ def frame_of(*charts: Chart) -> ValueAxis:
     points = [p for c in charts for s in c.series for p in s.points if p is not None]
     lines = [value for c in charts for value, _ in c.lines] + [e for c in charts if c.zone for e in c.zone[:2]]
     ends = [e for _, low, high in points for e in (low, high) if e is not None]
-    ends += [e for c in charts for s in c.series for bar in s.bars if bar for e in bar]
-    return ValueAxis.around([0.0, *lines, *(p[0] for p in points)], ends)
+    # The inner intervals are never cut off; the outer ones may run out of the frame.
+    bars = [e for c in charts for s in c.series for bar in s.bars if bar for e in bar]
+    return ValueAxis.around([0.0, *lines, *bars, *(p[0] for p in points)], ends)
 
 
 def draw(chart: Chart, size: Size, uid: str) -> Markup:
@@ -265,8 +266,11 @@ def _spans(c: _Canvas, y: float) -> None:
             start, end = start - 2, end + 2
         c.add("rect", x=start, width=end - start, y=c.top, height=c.bottom - c.top, class_=f"window {w.colour}")
         if not c.size.bare:
-            c.add("rect", x=start, width=end - start, y=y + 4, height=9, rx=2, class_=f"bar {w.colour}")
-            _beside(c, start - 6, end + 6, y + 13, w.name)
+            if _beside(c, start - 6, end + 6, y + 13, w.name):
+                c.add("rect", x=start, width=end - start, y=y + 4, height=9, rx=2, class_=f"bar {w.colour}")
+            else:  # no room on either side: a thin bar under its name
+                c.text(min(start, c.right - CHAR * len(w.name)), y + 11, w.name, "name")
+                c.add("rect", x=start, width=end - start, y=y + 15, height=3, rx=1.5, class_=f"bar {w.colour}")
             y += 20
     for value, name in c.chart.lines:
         c.add("line", x1=c.left, x2=c.right, y1=c.v(value), y2=c.v(value), class_="limit")
@@ -277,20 +281,23 @@ def _spans(c: _Canvas, y: float) -> None:
         c.add("line", x1=at, x2=at, y1=c.top if c.size.bare else y + 10, y2=c.bottom, class_="chosen")
         if not c.size.bare:
             c.add("path", d=f"M{at - 6:.1f} {y + 3:.1f}h12l-6 10z", class_="chosen-mark")
-            _beside(c, at - 11, at + 11, y + 13, c.chart.chosen[1])
+            if not _beside(c, at - 11, at + 11, y + 13, c.chart.chosen[1]):
+                c.text(c.right, y + 13, c.chart.chosen[1].split(":")[0], "name halo", "end")
 
 
-def _beside(c: _Canvas, left: float, right: float, y: float, text: str) -> None:
-    """Text to the right of something, or to its left where the right has no room."""
+def _beside(c: _Canvas, left: float, right: float, y: float, text: str) -> bool:
+    """Text to the right of something, or to its left where the right has no room; False where neither has."""
     if c.size.width < 500:
         text = text.replace("steps ", "")
     brief = text.split(",")[0].split(":")[0]  # the steps can be read off the axis
     for words in (text, brief):
         if right + CHAR * len(words) <= c.size.width:
-            return c.text(right, y, words, "name")
+            c.text(right, y, words, "name")
+            return True
         if left - CHAR * len(words) >= 0:
-            return c.text(left, y, words, "name", "end")
-    return c.text(c.right, y, brief, "name halo", "end")
+            c.text(left, y, words, "name", "end")
+            return True
+    return False
 
 
 def _curve(c: _Canvas, s: Series) -> None:
