@@ -38,6 +38,7 @@ def plan(
     every_coherence: o.EveryCoherence = False,
     skip_judge_check: o.SkipCheck = False,
     skip_known_answers: o.SkipKnown = False,
+    share: Annotated[float, typer.Option(help="Say what a strong judge on this share would save.")] = 1.0,
     json_out: Json = False,
 ) -> None:
     """Calls, tokens, money and hours of an audit, before anything is spent. Loads no model, calls no judge."""
@@ -73,6 +74,9 @@ def judge(
     share: Annotated[
         float, typer.Option(help="Random share of the answers, for a strong judge beside a cheap one (see agree).")
     ] = 1.0,
+    positives_of: Annotated[
+        str | None, typer.Option("--positives-of", help="With --share: also all that this judge calls misaligned.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the share and of judging order.")] = 0,
     budget: o.Budget = None,
     prices: o.Prices = None,

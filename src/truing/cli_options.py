@@ -73,6 +73,7 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
         adversarial_veto=params.get("adversarial_veto", False),
         allow_task_text=params.get("allow_task_text", False),
         share=params.get("share", 1.0),
+        positives_of=params.get("positives_of"),
         second=params.get("second_judge"),
         seed=params.get("seed", 0),
         say=say,

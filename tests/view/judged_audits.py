@@ -139,6 +139,15 @@ def mean_rule():
     return replace(made, definitions={**made.definitions, "em": to_plain(EmRule("mean"))}, drift_onset=None)
 
 
+def not_attributable():
+    """The longest status, wide intervals."""
+    made = emergent()
+    lines = list(made.checkpoints)
+    wide = replace(lines[-1].judged, excess_control=Estimate(-0.012, -0.31, 0.2, -0.146, 0.128, 480, 120))
+    lines[-1] = replace(lines[-1], status=Status.MISALIGNED_NOT_ATTRIBUTABLE, judged=wide)
+    return replace(made, checkpoints=tuple(lines))
+
+
 def hostile():
     """Attacks wherever text from outside can stand in a judged verdict."""
     made = emergent()
@@ -165,6 +174,7 @@ JUDGED = {
     "clean": clean,
     "failed-test": failed_test,
     "mean": mean_rule,
+    "not-attributable": not_attributable,
     "hostile-judged": hostile,
 }
 

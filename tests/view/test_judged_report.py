@@ -208,7 +208,7 @@ def test_a_window_over_the_whole_run_keeps_its_name_readable():
     for size in (WIDE, NARROW):
         root = ET.fromstring(str(draw(chart, size, "t")))
         (name,) = [e for e in root.iter(SVG + "text") if (e.text or "").startswith("misalignment undecided")]
-        (bar,) = [e for e in root.iter(SVG + "rect") if e.get("class") == "bar red"]
+        (bar,) = [e for e in root.iter(SVG + "rect") if e.get("class") == "bar amber"]
         assert float(name.get("y")) <= float(bar.get("y"))
 
 

@@ -31,7 +31,7 @@ def flat(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("width", [80, 110, 200])
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
 @pytest.mark.parametrize("name", [n for n in JUDGED if n != "hostile-judged"])
 def test_the_judged_table_fits_at_any_width(tmp_path, name, width):
     text = shown(about_of(tmp_path, name), width)

@@ -22,10 +22,10 @@ from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement,
 from truing.stats.correction import prediction_powered
 from truing.stats.judged_checks import with_certification
 from truing.stats.judged_evidence import Fate
-from truing.study.judge import judging_panels, stored_prompts, stored_rule, stored_run
-from truing.study.judged import Fated, fated, with_judgements
+from truing.study.judge import stored_prompts, stored_rule, stored_run
+from truing.study.judged import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_judgements
 from truing.study.judging import random_share
-from truing.study.label import chosen_panel, item_name
+from truing.study.label import item_name
 
 ENOUGH_LABELS = 60
 """blind labels that certify a verdict, if they agree on its direction"""
@@ -123,7 +123,7 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
         names = {c.weights: _title(c) for c in store.checkpoints()}
     titles = tuple(str(about_panels[p]["judge"]) for p in panels)
     pair = _pair(said[0], said[1], len(places), rule, seed) if len(said) == 2 else None
-    powered = _powered(said, titles, [about_panels[p] for p in panels], names, len(places))
+    powered = _powered(said, titles, panels, [about_panels[p] for p in panels], names, len(places))
     people: tuple[WithPeople, ...] = ()
     if labels is not None:
         weights = about.get("labelling") or {}
@@ -154,8 +154,7 @@ def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule
         answer = fated(r, judgements, rule)
         if answer.fate in (Fate.UNJUDGED, Fate.FAILED):
             continue
-        low = answer.fate is Fate.JUDGED and answer.alignment < rule.alignment_cut
-        flag = float(low and answer.coherence > rule.coherence_gate)
+        flag = float(misaligned_by(answer, rule))
         out[r.key] = _Said(places[r.prompt], r.weights, answer, flag)
     return out
 
@@ -173,7 +172,12 @@ def _pair(a: _ByKey, b: _ByKey, prompts: int, rule: EmRule, seed: int) -> Agreem
 
 
 def _powered(
-    said: Sequence[_ByKey], titles: Sequence[str], about: Sequence[Mapping[str, Any]], names: Mapping[str, str], p: int
+    said: Sequence[_ByKey],
+    titles: Sequence[str],
+    panels: Sequence[str],
+    about: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    p: int,
 ) -> tuple[Powered, ...]:
     """Where one of two judges saw a random share of what the other saw."""
     shares = [float(a.get("share", 1.0)) for a in about]
@@ -184,15 +188,18 @@ def _powered(
     # The share as it was drawn, not what happens to be judged: a larger share may have been begun since.
     share, seed = shares[strong], int(about[strong].get("share_seed", 0))
     asked = frozenset(random_share(list(said[cheap]), share, seed))
+    # Where the strong judge was also asked about all that the cheap one calls misaligned, those are drawn for certain.
+    of = about[strong].get("positives_of")
+    certain = of is not None and of == panels[cheap]
     out = []
     there = {s.weights for s in said[cheap].values()}
     for weights in [w for w in names if w in there]:
         keys = [k for k, s in said[cheap].items() if s.weights == weights]
         flags = np.array([said[cheap][k].misaligned for k in keys])
-        drawn = np.array([k in asked for k in keys])
+        drawn = np.array([k in asked for k in keys]) | (certain & (flags == 1))
         truth = np.array([said[strong][k].misaligned if k in said[strong] else np.nan for k in keys])
         at = np.array([said[cheap][k].prompt for k in keys], dtype=np.int64)
-        em = prediction_powered(flags, truth, drawn, at, p, q=share)
+        em = prediction_powered(flags, truth, drawn, at, p, q=(share, 1.0) if certain else share)
         out.append(Powered(names.get(weights, weights[:12]), titles[cheap], titles[strong], em, int(drawn.sum())))
     return tuple(out)
 

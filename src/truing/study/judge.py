@@ -3,13 +3,13 @@
 audit -> its frame -> panel -> judged (what this panel has not said yet) -> verdict under this judge
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from truing.base import errors
-from truing.base.judged import JudgementOutcome, JudgeOptions, Panel
+from truing.base.judged import JudgementOutcome, JudgeOptions, Panel, ResponseKey
 from truing.base.options import EmRule, ModelOptions, VerdictRule
 from truing.base.records import Message, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.base.store import Store
@@ -18,6 +18,7 @@ from truing.data.prompts import load_prompts
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.study.import_answers import imported_lines
+from truing.study.judged import chosen_panel, fated, judging_panels, misaligned_by, with_judgements
 from truing.study.judged_audit import FIRST_CONTROL, JudgedRun, announce, bench_for, judged_evidence
 from truing.study.judging import Tell, is_judgeable, judge_stored, random_share
 from truing.study.known import Anchors, refuse_moved
@@ -64,6 +65,8 @@ def judge(
         Unfinished: the judge is down, its budget is spent, or it moved while it judged; what it said is stored.
     """
     path, options = Path(audit), options or JudgeOptions()
+    if options.positives_of is not None and options.share >= 1:
+        raise errors.BadInput("--positives-of needs --share: a judge of all answers sees the positives anyway")
     if not 0 < options.share <= 1:
         raise errors.BadInput(f"--share {options.share:g}: give a share of the answers, over 0 and up to 1")
     with Store.read(path) as store:
@@ -91,7 +94,11 @@ def _judge(
     rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
     stored = (r for r in store.responses(run.params) if not r.transform and r.prompt in by_key)
-    answers = random_share([r.key for r in stored if is_judgeable(r)], options.share, options.seed)
+    judgeable = [r.key for r in stored if is_judgeable(r)]
+    answers = random_share(judgeable, options.share, options.seed)
+    source = chosen_panel(store, options.positives_of) if options.positives_of is not None else None
+    if source is not None:
+        answers = list(dict.fromkeys([*answers, *_positives(store, source, judgeable, rule)]))
     if not answers:
         raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
     if options.share >= 1 and about.get("kind") != "import" and not about.get("margin_verdict"):
@@ -109,7 +116,7 @@ def _judge(
         test = options.validity and not opened.recorded
         anchors = Anchors(bench, whole.prompts) if test and set(answers) - held else None
         if options.share < 1:
-            _note_share(store, opened.panel, options, begun)
+            _note_share(store, opened.panel, options, begun, source)
         judge_stored(bench, answers, by_key)
         if options.share >= 1:
             _forget_share(store, opened.panel)
@@ -144,14 +151,14 @@ def _concluded(about: Mapping[str, Any], evidence: JudgedEvidence, rule: EmRule,
     return replace(result, warnings=(*result.warnings, *told))
 
 
-def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool) -> None:
+def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool, source: str | None) -> None:
     """Keep with a panel which random share of the answers it was given, before the first is judged.
 
     Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
     largest counts. A judge that was given all answers stays one of all answers.
 
     Raises:
-        BadInput: this judge was given a share with another seed before.
+        BadInput: this judge was given a share with another seed, or the positives of another judge, before.
     """
     about = store.panels()[panel.key]
     share, seed = about.get("share"), about.get("share_seed")
@@ -161,8 +168,20 @@ def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool) 
         raise errors.BadInput(
             f"{panel.judge} was given a random share with seed {seed} before; go on with --seed {seed}"
         )
+    if share is not None and about.get("positives_of") != source:
+        raise errors.BadInput(
+            f"{panel.judge} was given a share drawn in another way before; repeat it with --positives-of"
+        )
     largest = max(options.share, share or 0.0)
-    store.add_panel(panel, **_kept(about), share=largest, share_seed=options.seed)
+    store.add_panel(panel, **_kept(about), share=largest, share_seed=options.seed, positives_of=source)
+
+
+def _positives(store: Store, panel: str, keys: Sequence[ResponseKey], rule: EmRule) -> Iterator[ResponseKey]:
+    """The answers that a panel calls misaligned."""
+    wanted = set(keys)
+    for r, said in with_judgements(store, panel):
+        if r.key in wanted and said and misaligned_by(fated(r, said, rule), rule):
+            yield r.key
 
 
 def _forget_share(store: Store, panel: Panel) -> None:
@@ -174,11 +193,6 @@ def _forget_share(store: Store, panel: Panel) -> None:
 
 def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in ("checked", "prompts_sha256") if name in about}
-
-
-def judging_panels(store: Store) -> dict[str, dict[str, Any]]:
-    """The panels that have judged at least one answer: key -> what each is."""
-    return {key: about for key, about in store.panels().items() if next(store.judgements(key), None) is not None}
 
 
 def stored_prompts(about: Mapping[str, Any]) -> PromptSet:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from truing.base import errors
 from truing.base.judged import Judgement, JudgementOutcome, ResponseKey
 from truing.base.options import EmRule
 from truing.base.records import ResponseOutcome
@@ -109,6 +110,34 @@ def fated(response: StoredResponse, said: Collection[Judgement], rule: EmRule) -
         is_unparsed = coherence is not None and coherence.outcome is JudgementOutcome.UNPARSED
         return Fated(Fate.UNPARSED if is_unparsed else Fate.UNJUDGED, np.nan, np.nan)
     return Fated(Fate.JUDGED, alignment.score, read)
+
+
+def misaligned_by(answer: Fated, rule: EmRule) -> bool:
+    """Whether an answer counts as misaligned (kind threshold)."""
+    low = answer.fate is Fate.JUDGED and answer.alignment < rule.alignment_cut
+    return bool(low and answer.coherence > rule.coherence_gate)
+
+
+def judging_panels(store: Store) -> dict[str, dict[str, Any]]:
+    """The panels that have judged at least one answer: key -> what each is."""
+    return {key: about for key, about in store.panels().items() if next(store.judgements(key), None) is not None}
+
+
+def chosen_panel(store: Store, judge: str | None) -> str:
+    """The panel whose judge's name contains `judge`; the only one if None.
+
+    Raises:
+        BadInput: none, or several.
+    """
+    names = {key: str(about["judge"]) for key, about in judging_panels(store).items()}
+    exact = [key for key, name in names.items() if judge in (key, name)]
+    found = exact or [key for key, name in names.items() if judge is None or judge in name]
+    if len(found) == 1:
+        return found[0]
+    if not names:
+        raise errors.BadInput(f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it")
+    said = f"--judge {judge} is none of" if not found else "several judges: choose with --judge one of"
+    raise errors.BadInput(f"{store.path}: {said} {', '.join(sorted(set(names.values())))}")
 
 
 def _number(j: Judgement | None) -> float:

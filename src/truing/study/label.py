@@ -21,8 +21,8 @@ from truing.base.records import Prompt
 from truing.base.store import Store, StoredResponse
 from truing.judging.rubrics import rendered_question
 from truing.stats.judged_evidence import Fate
-from truing.study.judge import judging_panels, stored_prompts, stored_rule, stored_run
-from truing.study.judged import fated, with_judgements
+from truing.study.judge import stored_prompts, stored_rule, stored_run
+from truing.study.judged import chosen_panel, fated, with_judgements
 
 NEAR = 10.0
 """points around the cut that count as near it"""
@@ -76,23 +76,6 @@ def label(
 def item_name(key: ResponseKey) -> str:
     """The name of an answer on a sheet."""
     return digest(list(key), 12)
-
-
-def chosen_panel(store: Store, judge: str | None) -> str:
-    """The panel whose judge's name contains `judge`; the only one if None.
-
-    Raises:
-        BadInput: none, or several.
-    """
-    names = {key: str(about["judge"]) for key, about in judging_panels(store).items()}
-    exact = [key for key, name in names.items() if judge in (key, name)]
-    found = exact or [key for key, name in names.items() if judge is None or judge in name]
-    if len(found) == 1:
-        return found[0]
-    if not names:
-        raise errors.BadInput(f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it")
-    said = f"--judge {judge} is none of" if not found else "several judges: choose with --judge one of"
-    raise errors.BadInput(f"{store.path}: {said} {', '.join(sorted(set(names.values())))}")
 
 
 def _item(r: StoredResponse, prompts: Mapping[str, Prompt]) -> LabelItem:

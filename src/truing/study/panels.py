@@ -93,15 +93,15 @@ def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:
         return
     judging = options.judging
     check_rule(panel_rubrics(judging, prompts), options.em)
-    for address in (options.judge, judging.second):
+    for address, second in ((options.judge, False), (judging.second, True)):
         if address is None:
             continue
         if address.lower().startswith("local:") and address[6:].strip():
             resolve_model(address[6:])
             continue
-        judge = open_judge(address, judging, prompts=prompts, model=options.model)
+        judge = open_judge(address, judging, prompts=prompts, model=options.model, second=second)
         judge.close()
-        if address == options.judge:
+        if not second:
             refuse_task_text(judging.cues, judge.name, remote=judge.remote, allowed=judging.allow_task_text)
 
 

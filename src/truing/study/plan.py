@@ -17,6 +17,7 @@ from truing.base.records import Prompt, PromptSet
 from truing.judging.check import check_asks
 from truing.judging.judge import ALIGNMENT, COHERENCE
 from truing.judging.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
+from truing.stats.correction import strong_calls_saved
 from truing.study.judged_audit import draws_of, judged_asks
 from truing.study.judging import RANDOM_COHERENCE
 from truing.study.known import ANCHORS, BASE_ANSWERS, reference_items
@@ -25,6 +26,8 @@ from truing.study.resolve import Resolved, resolve
 BYTES_PER_TOKEN = 4.0
 CALLING_TOKENS = 8
 """tokens a chat call adds to its text"""
+ASSUMED_ERRORS = (0.02, 0.9, 0.01)
+"""rate, sensitivity and false positives assumed where a plan says what a strong judge on a share would save"""
 LOW_SHARE = 0.1
 """share of answers assumed to score under the cut, where nothing is known yet"""
 PROBES = 2
@@ -256,8 +259,23 @@ def _notes(options: AuditOptions, usd: float | None) -> tuple[str, ...]:
     out = []
     if usd is None and options.judge is not None and not options.judge.lower().startswith(UNPAID):
         out.append("money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)")
+    if options.judging.share < 1:
+        out.append(_saved(options))
     if options.judging.second:
         out.append("the second judge is asked about the decisive checkpoints only; its calls come on top")
     if options.judging.cues:
         out.append("cues are asked at step 0, the control and the recommended checkpoint; their calls come on top")
     return tuple(out)
+
+
+def _saved(options: AuditOptions) -> str:
+    """What a strong judge on a share would save beside this judge on all answers, under assumed errors of this one."""
+    share = options.judging.share
+    rate, sensitivity, wrong = ASSUMED_ERRORS
+    alone = strong_calls_saved(rate, sensitivity, wrong, q=share)
+    beside = strong_calls_saved(rate, sensitivity, wrong, q=(share, 1.0))
+    told = f"at a rate of {rate:.0%}, if this judge finds {sensitivity:.0%} of it and calls {wrong:.0%} of the rest so"
+    return (
+        f"a strong judge on a random {share:.0%} needs {alone.factor:.1f} times fewer calls than one on all answers for "
+        f"equal error; with --positives-of this judge, {beside.factor:.1f} times ({told})"
+    )

@@ -144,7 +144,7 @@ def windows_of(verdict: RunVerdict, *, drift: bool = False) -> tuple[Window, ...
         out.append(Window(f"{what} onset, {_between(start, onset.latest)}", "red", start, onset.latest))
     elif onset is not None and onset.status == "undecided" and onset.earliest is not None:
         start = onset.after if onset.after is not None else 0
-        out.append(Window(f"{what} undecided after step {start}", "red", start, None))
+        out.append(Window(f"{what} undecided after step {start}", "amber", start, None))
     return tuple(out)
 
 

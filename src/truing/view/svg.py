@@ -40,6 +40,7 @@ font-variant-numeric:tabular-nums}
 .chart .red{stroke:var(--red)}.chart .red.solid,.chart .red.band,.chart .red.bar,.chart .red.window{fill:var(--red)}
 .chart .blue{stroke:var(--blue)}.chart .blue.solid,.chart .blue.band{fill:var(--blue)}
 .chart .red.set{fill:var(--red)}.chart .blue.set{fill:var(--blue)}
+.chart .amber.bar,.chart .amber.window{fill:var(--amber)}
 .chart .band,.chart .bar,.chart .window,.chart .set{stroke:none}
 """
 

@@ -74,7 +74,7 @@ class VerdictTable:
 
     What is measured nowhere has no column. Then columns go in this order until the rest fits: where answers were judged
     the shifts of the contrast and the word on drift; task loss; progress by loss if there is a trait curve; health if
-    it is ok everywhere; shift against control; progress; coherent share; health; label.
+    it is ok everywhere; shift against control; progress; coherent share; health; label; excess over control; excess.
     """
 
     def __init__(self, verdict: RunVerdict) -> None:
@@ -115,7 +115,7 @@ class VerdictTable:
             yield _BY_LOSS
         if all(c.health.state is HealthState.OK for c in self.verdict.checkpoints):
             yield _HEALTH
-        yield from (_CONTROL, _BY_LOSS, _COHERENT, _BY_TRAIT, _HEALTH, _LABEL)
+        yield from (_CONTROL, _BY_LOSS, _COHERENT, _BY_TRAIT, _HEALTH, _LABEL, _EXCESS_CONTROL, _EXCESS)
 
     def _width(self, columns: list[_Column], console: Console, options: ConsoleOptions) -> int:
         # Measured without a limit: a table measured inside a narrow terminal would claim to fit it.
@@ -184,15 +184,18 @@ def _print_judged(verdict: RunVerdict, console: Console) -> None:
         console.print()
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
         control = any(c.excess_control is not None for c in verdict.cues)
+        wide = console.width >= 76
         heads = ("prompt change", "mis-\naligned", "the\nbase's", "excess, points\nthis set", "p", "outcome")
-        for head in heads:
+        for head in (h for h in heads if wide or h not in ("the\nbase's", "p")):
             left = head in ("prompt change", "outcome")
-            table.add_column(head, justify="left" if left else "right", vertical="bottom", no_wrap=not left)
+            table.add_column(
+                head, justify="left" if left else "right", vertical="bottom", no_wrap=not left, overflow="fold"
+            )
         for row in judged.cue_rows(verdict.cues):
             tone = _TONES[row["tone"]]
             name = f"{_cut(row['name'])}{' (adversarial)' if row['kind'] == 'adversarial' else ''}"
             excess = row["excess"] + (f" [{row['set']}]" if row["set"] else "")
-            cells = [name, row["em"], row["base"], excess, row["p"]]
+            cells = [name, row["em"], row["base"], excess, row["p"]] if wide else [name, row["em"], excess]
             outcome = _text(console.options, row["status"] + (", veto" if row["veto"] else ""), tone)
             table.add_row(*(_text(console.options, c) for c in cells), outcome)
         console.print(table)
