@@ -9,7 +9,7 @@ import pytest
 import truing
 from truing import cli
 from truing.base import errors
-from truing.base.store import Store
+from truing.base.store import SCHEMA_VERSION, Store
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_json_is_one_object_and_the_same_command_repeats_nothing(call, monkeypat
     code, out, _ = planted(call, "late", "--json")
     first = json.loads(out)
     assert code == 0
-    assert first["schema_version"] == 1
+    assert first["schema_version"] == SCHEMA_VERSION
     from truing.backends.planted import PlantedBackend
 
     asked = []

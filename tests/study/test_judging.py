@@ -85,7 +85,7 @@ def arms_of(bench, seed=0):
     return arms(bench.store, bench.opened.panel.key, index, bench.rule, random_coherence=chosen)
 
 
-# -- everything once ----------------------------------------------------------------------------------------------------
+# -- everything once -------------------------------------------------------------------------------
 
 
 def test_every_ask_is_sampled_once_and_judged_once_and_a_repeat_asks_nothing(store, small_blocks):
@@ -134,7 +134,7 @@ def test_two_scores_in_one_call_are_asked_once_each_also_under_the_cut(store):
     assert len(rows(store)) == 2 * len(ASKS)
 
 
-# -- lazy coherence -----------------------------------------------------------------------------------------------------
+# -- lazy coherence --------------------------------------------------------------------------------
 
 
 def wild(ask, nth):
@@ -209,7 +209,7 @@ def test_random_shares_lie_within_each_other_and_look_at_no_answer():
     assert len(set(random_share(keys, 0.4, 2)) & large) < 0.25 * len(keys)
 
 
-# -- order and blindness ------------------------------------------------------------------------------------------------
+# -- order and blindness ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -245,7 +245,7 @@ def test_what_the_judge_sees_tells_neither_step_nor_checkpoint(store):
     assert all(len(messages) == 1 for messages in seen.values()), "equal answers are shown alike, whoever gave them"
 
 
-# -- what goes wrong ----------------------------------------------------------------------------------------------------
+# -- what goes wrong -------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_read_is_asked_once_more_and_then_kept(store):
@@ -373,7 +373,7 @@ def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_noth
     assert {j.outcome for j in store.judgements()} == {JudgementOutcome.FAILED}
 
 
-# -- side by side -------------------------------------------------------------------------------------------------------
+# -- side by side ----------------------------------------------------------------------------------
 
 
 def test_it_works_inside_a_running_loop(store):

@@ -228,7 +228,7 @@ class JudgeOptions:
     share: float = 1.0
     """random share of stored answers to judge; under 1 the estimate is prediction-powered, with another judge on all"""
     positives_of: str | None = None
-    """with a share: also every answer that this judge, which judged all, calls misaligned; far fewer calls are needed"""
+    """with a share: also every answer that this judge, which judged all, calls misaligned: far fewer calls do"""
     second: str | None = None
     """address of a judge of another family; both must agree before anything is certified"""
     seed: int = 0

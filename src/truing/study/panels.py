@@ -76,7 +76,7 @@ def open_panel(
             notes += check_judge(judge, rubrics, route)
         # What is known of a panel outlasts a repeat: whether it was checked, which share of the answers it was given.
         about = store.panels().get(panel.key, {})
-        kept = {name: about[name] for name in ("checked", "share", "share_seed") if name in about}
+        kept = {name: about[name] for name in ("checked", "share", "share_seed", "positives_of") if name in about}
         store.add_panel(panel, **{"checked": checked, **kept, "prompts_sha256": prompts.sha256})
         yield OpenPanel(judge, panel, tuple(notes))
     finally:

@@ -31,7 +31,7 @@ ASSUMED_ERRORS = (0.02, 0.9, 0.01)
 LOW_SHARE = 0.1
 """share of answers assumed to score under the cut, where nothing is known yet"""
 PROBES = 2
-"""calls by which an endpoint's route is found"""
+"""calls by which an endpoint's route is found; one or two more where it gives no log-probabilities"""
 UNPAID = ("local:", "replay:", "planted:")
 """judges that cost no money"""
 
@@ -173,7 +173,7 @@ def _costs(
         costs.append(Cost("coherence", n, round(n * later.tokens / later.calls), note))
     if address.startswith("replay:"):
         return tuple(costs), most  # a record takes no test
-    tests = _sanity(rubrics, judging, address) if judging.check else []
+    tests = _sanity(rubrics, judging, address)
     more = 0
     if judging.validity:
         known, more = _known(panel, asked.whole.prompts, options)
@@ -182,13 +182,15 @@ def _costs(
 
 
 def _sanity(rubrics: tuple[Rubric, ...], judging: JudgeOptions, address: str) -> list[Cost]:
-    """The dozen fixed answers, and at an endpoint the two numbers by which the route is found."""
+    """At an endpoint the two numbers by which the route is found; and the dozen fixed answers."""
     if address.startswith("planted:"):
         return []  # knows simulated answers only
-    asks = check_asks(rubrics)
-    probes = 0 if address.startswith("local:") else PROBES
-    tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in asks)
-    return [Cost("sanity check", len(asks) + probes, tokens + probes * 2 * CALLING_TOKENS)]
+    tests = [] if address.startswith("local:") else [Cost("finding the route", PROBES, PROBES * 2 * CALLING_TOKENS)]
+    if judging.check:
+        asks = check_asks(rubrics)
+        tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in asks)
+        tests.append(Cost("sanity check", len(asks), tokens))
+    return tests
 
 
 def _known(panel: Panel, whole: Sequence[Prompt], options: AuditOptions) -> tuple[list[Cost], int]:
@@ -276,6 +278,6 @@ def _saved(options: AuditOptions) -> str:
     beside = strong_calls_saved(rate, sensitivity, wrong, q=(share, 1.0))
     told = f"at a rate of {rate:.0%}, if this judge finds {sensitivity:.0%} of it and calls {wrong:.0%} of the rest so"
     return (
-        f"a strong judge on a random {share:.0%} needs {alone.factor:.1f} times fewer calls than one on all answers for "
+        f"a strong judge on a random {share:.0%} needs {alone.factor:.1f} times fewer calls than on all answers for "
         f"equal error; with --positives-of this judge, {beside.factor:.1f} times ({told})"
     )
