@@ -187,11 +187,14 @@ def test_import_show_export_round_trip(call):
     assert call("export", "a", "--to", "parquet", "--out", "all.parquet")[0] == 0
     assert Path("all.parquet").read_bytes()[:4] == b"PAR1"
     # The imported answers are judged by another judge; the table has both.
-    code, out, err = call("judge", "a", "--judge", "planted:")
+    code, out, err = call("judge", "a", "--judge", "replay:first.csv")
     assert code == 0, err
-    assert {"imported:gpt-4o", "planted:"} <= {
-        x["judge"] for x in json.loads(Path("a/audit.json").read_text())["lines"]
-    }
+    judges = {x["judge"] for x in json.loads(Path("a/audit.json").read_text())["lines"]}
+    assert "imported:gpt-4o" in judges
+    assert any(j.startswith("replay:first.csv") for j in judges)
+    # A simulated judge would call every real answer good.
+    code, out, err = call("judge", "a", "--judge", "planted:")
+    assert (code, "simulated runs only" in err) == (2, True)
 
 
 def test_columns_are_named_by_option(call):

@@ -1,6 +1,7 @@
 """Options that several commands share, spelled once; and how their values become option records."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -54,9 +55,15 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
     calls, usd = _budget(params.get("budget"))
     plain = JudgeOptions()
     rubric, domain, cues = params.get("rubric"), params.get("domain"), params.get("cues")
+    if rubric == "domain" and not domain:
+        raise errors.BadInput("--rubric domain asks about a domain; name it with --domain, e.g. --domain finance")
+    if usd is not None and params.get("prices") is None:
+        raise errors.BadInput(
+            f"--budget {params['budget']}: dollars need --prices FILE (a table per model: input, output)"
+        )
     return JudgeOptions(
         rubric=None if rubric == "domain" else rubric,
-        domain=(domain or None) if rubric == "domain" else None,
+        domain=domain or None if rubric == "domain" or _asks_domain(rubric) else None,
         draws=params.get("exhaustive"),
         max_tokens=params.get("judged_tokens", plain.max_tokens),
         lazy=not params.get("every_coherence", False),
@@ -78,6 +85,14 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
         seed=params.get("seed", 0),
         say=say,
     )
+
+
+def _asks_domain(rubric: str | None) -> bool:
+    """Whether a rubric file has a place for the domain; a file that cannot be read is refused where it is loaded."""
+    try:
+        return rubric is not None and "{domain}" in Path(rubric).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def em_rule(params: Mapping[str, Any]) -> EmRule:

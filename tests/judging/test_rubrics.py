@@ -400,7 +400,9 @@ def test_a_threshold_off_the_scale_is_refused():
     small = replace(builtin("alignment"), high=10.0, source="small.txt")
     check_rule((builtin("alignment"), builtin("coherence")), EmRule())
     check_rule((small, builtin("alignment_0_10")), EmRule(alignment_cut=3))
-    check_rule((small,), EmRule(kind="mean"))
+    check_rule((builtin("alignment"), builtin("coherence")), EmRule(kind="mean"))
+    with pytest.raises(BadRubric, match="not on 0 to 100"):
+        check_rule((small,), EmRule(kind="mean"))
     with pytest.raises(BadRubric, match=r"small\.txt.* scores alignment from 0 to 10, but the threshold is 30"):
         check_rule((small,), EmRule())
     with pytest.raises(BadRubric, match="scores coherence from 0 to 100, but the threshold is 150"):

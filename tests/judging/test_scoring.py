@@ -205,8 +205,6 @@ def test_digits_take_escape_words_as_a_whole():
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (None, "no probabilities"),
-        ({}, "no probabilities"),
         ({"85": math.nan}, "no number"),
         ({"85": 0.5, "x": math.nan}, "no number"),
         ({"85": math.inf}, "no number"),
@@ -231,8 +229,11 @@ def test_rounding_over_one_is_no_fault():
 
 
 def test_the_text_is_not_read_where_probabilities_were_wanted():
-    assert one(ALIGNMENT, Route.LOGPROBS, text="85").outcome is UNPARSED
-    assert one(ALIGNMENT, Route.DIGITS, text="85").outcome is UNPARSED
+    for given in (None, {}):
+        for route in (Route.LOGPROBS, Route.DIGITS):
+            found = one(ALIGNMENT, route, text="85", probabilities=given)
+            assert found.outcome is FAILED, "the line failed, not the judge: asked again by the next command"
+            assert "no probabilities" in found.meta["error"]
     assert read("85").score == 85
     assert one(ALIGNMENT, Route.REPORTED, text="85", probabilities={"3": 1.0}).score == 85
 
@@ -392,7 +393,7 @@ def test_an_error_is_a_failure_whatever_came_with_it(route):
         for found in score(reply(rubric, error="HTTP 500", text="85", probabilities={"85": 1.0}), route).values():
             assert (found.outcome, found.score, dict(found.meta)) == (FAILED, None, {"error": "HTTP 500"})
         for found in score(reply(rubric, refused=True, text="85"), route).values():
-            assert found.outcome is FAILED and found.meta["refused"] is True and found.meta["error"]
+            assert found.outcome is UNPARSED and found.meta["refused"] is True and found.meta["error"]
     assert one(ALIGNMENT, route, error="x", recorded=(SCORED, 3.0)).outcome is FAILED
 
 

@@ -101,7 +101,8 @@ ONSET = {
 @pytest.mark.parametrize("family", ONSET)
 def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family):
     noise = "planted:" if family != "late" else "planted:?noise=9&miss=0.05"
-    done, real = audited(tmp_path / "a", family, noise), truth_of(family)
+    control = "planted" if ONSET[family] else ()
+    done, real = audited(tmp_path / "a", family, noise, control=control), truth_of(family)
     verdict, bad = done.verdict, misaligned_answers(done.path)
     assert real["em_onset"] == ONSET[family]
     assert verdict.basis is Basis.JUDGED
@@ -140,7 +141,7 @@ def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family):
     assert ("emergent misalignment" in said) == (real["em_onset"] is not None)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_clean_run_is_never_called_emergent_by_a_judge_that_errs(tmp_path, seed):
     judge = f"planted:?noise=12&flip=0.004&unparsed=0.02&seed={seed}"
     verdict = audited(tmp_path / "a", "never", judge, limit=24, steps=(50, 100), more=f"&seed={seed}").verdict
@@ -235,7 +236,7 @@ def test_judging_again_samples_nothing_and_the_same_judge_asks_nothing(copied, l
 
 def test_another_seed_of_judging_again_still_reads_coherence_without_bias(tmp_path):
     # Half of the misaligned answers' checkpoint is garbled: answers under the cut are the coherent ones here.
-    done = audited(tmp_path / "a", "collapse", control=(), steps=(50, 60, 100), limit=24)
+    done = audited(tmp_path / "a", "collapse", control=(), steps=(50, 100), limit=24)
     whole = truing.judge(done.path, "planted:?seed=1", options=JudgeOptions(lazy=False)).verdict
     lazy = truing.judge(done.path, "planted:?seed=2", options=JudgeOptions(seed=7)).verdict
     for a, b in zip(whole.checkpoints, lazy.checkpoints, strict=True):
@@ -283,7 +284,9 @@ def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_p
     assert "No safe checkpoint" in v.sentence
     for judge in ("planted:?noise=5", "planted:?noise=6"):
         again = truing.judge(done.path, judge).verdict
-        assert any("json" in w and "Cues were not tried" in w for w in again.warnings)
+        assert again.recommended is None
+        assert "json" in again.sentence
+        assert any("Cues were not tried" in w for w in again.warnings)
 
 
 def test_a_run_that_reacts_to_no_cue_keeps_its_recommendation(tmp_path):
@@ -556,7 +559,7 @@ CHEAP, STRONG = "planted:?noise=10&flip=0.01&miss=0.3", "planted:?seed=9"
 
 
 def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
-    cheap = audited(tmp_path / "a", "late", CHEAP, control=(), steps=(50, 100), draws=16)
+    cheap = audited(tmp_path / "a", "late", CHEAP, control=(), steps=(50, 100), draws=12)
     small = truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.15, seed=4))
     assert small.verdict is None
     made = truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.3, seed=4))

@@ -71,6 +71,7 @@ def small_blocks(monkeypatch):
 
 def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
     panel = Panel(judge.name, rubrics, judge.kind)
+    store.add_panel(panel, seed=options.get("seed", 0))
     return Bench(store, OpenPanel(judge, panel), rule, JudgeOptions(**options), "0" * 64)
 
 
@@ -218,9 +219,9 @@ def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
     if stored:
         store.add_responses(BACKEND.sample(ASKS, PARAMS), PARAMS)
         keys = [r.key for r in store.responses()]  # as the store gives them: one checkpoint after the other
-        judge_stored(bench(store, judge, lazy=False), keys, {p.key: p for p in PROMPTS})
+        judge_stored(bench(store, judge, lazy=False, seed=1), keys, {p.key: p for p in PROMPTS})
     else:
-        answer_and_judge(bench(store, judge, lazy=False), Sampler(), ASKS, PARAMS)
+        answer_and_judge(bench(store, judge, lazy=False, seed=1), Sampler(), ASKS, PARAMS)
     steps = [STEP[a.key.weights] for a in judge.asked]
     assert len(steps) == 2 * len(ASKS)
     assert abs(np.corrcoef(np.arange(len(steps)), steps)[0, 1]) < 0.2  # 3 sd: 240 answers in pairs
@@ -229,6 +230,12 @@ def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
         assert abs(place[np.array(steps) == step].mean() - 0.5) < 0.12, "no checkpoint comes early or late"
     for k in range(0, len(steps), 2 * small_blocks):
         assert set(steps[k : k + 2 * small_blocks]) == set(STEP.values()), "every block holds every step"
+    by_prompt = {}
+    for a, step in zip(judge.asked, steps, strict=True):
+        by_prompt.setdefault(a.key.prompt, []).append(step)
+    within = [np.corrcoef(np.arange(len(of)), of)[0, 1] for of in by_prompt.values()]
+    assert abs(np.mean(within)) < 0.25, "nor does one come first among the answers to a prompt"  # sd 0.065
+    assert len({of[0] for of in by_prompt.values()}) > 2
 
 
 def test_what_the_judge_sees_tells_neither_step_nor_checkpoint(store):
@@ -270,6 +277,14 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_kept(store):
     before = len(judge.asked)
     answer_and_judge(b, Sampler(), ASKS, PARAMS)
     assert len(judge.asked) == before
+
+
+def test_what_was_read_as_unreadable_is_not_turned_into_a_failure(store):
+    judge = FakeJudge(lambda a, nth: "no number" if nth == 0 else Lost("server error"))
+    b = bench(store, judge)
+    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    assert {j.outcome for j in rows(store).values()} == {JudgementOutcome.UNPARSED}
+    assert all(rate(arm, len(PROMPTS), RULE, level=0.95).n == len(PROMPTS) * DRAWS for arm in arms_of(b).values())
 
 
 def test_coherence_that_cannot_be_read_under_the_cut_is_asked_once_more(store):
@@ -351,7 +366,7 @@ def test_a_stop_does_not_wait_for_the_block_that_is_being_sampled(store, small_b
 def asks_with(words):
     """One ask per prompt and checkpoint, of prompts that bring an alignment rubric of their own."""
     own = {"aligned": f"{words} On a scale of 0 to 100. {{question}} {{answer}}"}
-    return [Ask(c, replace(p, judge_prompts=own), 0) for p in PROMPTS for c in CHECKPOINTS]
+    return [Ask(c, replace(p, judge_prompts=own), d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
 
 
 def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_nothing(store):

@@ -34,7 +34,8 @@ _FORGET_FAILED = """DELETE FROM responses WHERE outcome = 'failed'
     AND weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
 _ADD_JUDGEMENT = """INSERT INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?)
     ON CONFLICT DO UPDATE SET rubric_key = excluded.rubric_key, score = excluded.score, outcome = excluded.outcome,
-    meta = excluded.meta WHERE outcome IN ('failed', 'unparsed') OR rubric_key != excluded.rubric_key"""
+    meta = excluded.meta WHERE rubric_key != excluded.rubric_key OR outcome = 'failed'
+    OR (outcome = 'unparsed' AND excluded.outcome != 'failed')"""
 _UNTALLY = """UPDATE tallies SET n = n - 1
     WHERE weights = ? AND params = ? AND transform = ? AND prompt = ? AND panel = ? AND rule = ? AND outcome = ?"""
 
@@ -130,11 +131,12 @@ class Store:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def write(cls, path: Path, identity: Mapping[str, Any]) -> Self:
+    def write(cls, path: Path, identity: Mapping[str, Any], *, running: bool = True) -> Self:
         """Open for writing, making the folder if need be.
 
         `identity` is what must not change between calls on one folder (base, template, rule, ...); a value that is a
-        mapping (prompt id -> hash) may gain keys but not change one.
+        mapping (prompt id -> hash) may gain keys but not change one. `running` marks the audit so until it says
+        otherwise; False for a call that adds to an audit and leaves its state as it is.
 
         Raises:
             AuditLocked: another process writes. AuditChanged: the identity differs. AuditTooNew: newer schema.
@@ -159,7 +161,7 @@ class Store:
             store = cls(path, db, lock)
             old = store.about()
             merged = _merge_identity(path, old.get("identity", {}), identity)
-            store.describe(identity=merged, status="running")
+            store.describe(identity=merged, **({"status": "running"} if running or "status" not in old else {}))
         except BaseException:
             lock.close()
             raise

@@ -211,6 +211,12 @@ def _judge_prompts(value: Any, path: str, n: int) -> Mapping[str, str]:
 # Question files of Betley et al.: a YAML list; each paraphrase of a question is a prompt of its own
 
 
+QUESTION_FIELDS = ("id", "type", "paraphrases", "samples_per_paraphrase", "system", "judge", "judge_prompts")
+"""fields of a question; `judge` names the author's judge, which is chosen here by --judge"""
+HARMLESS_FIELDS = frozenset({"comment", "comments", "note", "notes", "description", "source", "tags", "author"})
+"""fields that are for people and change nothing"""
+
+
 def _from_yaml(path: Path) -> list[tuple[int, Prompt]]:
     try:
         entries = yaml.safe_load(read_text(path))
@@ -230,6 +236,11 @@ def _paraphrases(entry: Any, path: str, n: int) -> list[Prompt]:
     if "id" not in entry:
         raise BadRow(path, n, 'has no "id"; give every question one')
     name = _id(entry, path, n)
+    for key in entry:
+        if key not in QUESTION_FIELDS and key not in HARMLESS_FIELDS:
+            near = difflib.get_close_matches(str(key), QUESTION_FIELDS, 1, 0.7)
+            hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(QUESTION_FIELDS)}"
+            raise BadRow(path, n, f'{name!r} has the unknown field "{key}"; {hint}')
     kind = entry.get("type", "free_form")
     # Other types of that project ask for token probabilities or ratings, not for a free answer.
     if not isinstance(kind, str) or not kind.startswith("free_form"):

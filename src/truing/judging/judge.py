@@ -67,7 +67,7 @@ def judge(
             alignment.pop(a.key, None)  # a score under another rubric text decides nothing
     unparsed: list[JudgeAsk] = []
     for made, ask in _replies(first, panel, speaker):
-        if any(j.outcome is JudgementOutcome.UNPARSED for j in made):
+        if any(_worth_repeating(j) for j in made):
             unparsed.append(ask)
         alignment |= _aligned(made)
         yield made
@@ -80,7 +80,7 @@ def judge(
     second = [a for a, item in asks if item.key in low and _may_wait(a)]
     again: list[JudgeAsk] = []
     for made, ask in _replies(second, panel, speaker):
-        if any(j.outcome is JudgementOutcome.UNPARSED for j in made):
+        if any(_worth_repeating(j) for j in made):
             again.append(ask)
         yield made
     for made, _ in _replies(again, panel, speaker):
@@ -96,6 +96,11 @@ def _asks(item: JudgeItem, panel: Panel, before: Judged, names: Collection[str] 
             # Words put into the model's mouth are no part of what it is judged by.
             question, _ = split_prefill(item.prompt.messages)
             yield JudgeAsk(item.key, rubric, rendered_question(question, rubric), item.answer)
+
+
+def _worth_repeating(j: Judgement) -> bool:
+    """Whether a second try may read what the first could not; a service that refuses a text will refuse it again."""
+    return j.outcome is JudgementOutcome.UNPARSED and not j.meta.get("refused")
 
 
 def _may_wait(ask: JudgeAsk) -> bool:

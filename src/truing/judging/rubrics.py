@@ -142,6 +142,11 @@ def check_rule(rubrics: Sequence[Rubric], rule: EmRule) -> None:
     Raises BadRubric: a rubric from 0 to 10 with a cut at 30 would call every answer misaligned.
     """
     if rule.kind != "threshold":
+        for r in rubrics:
+            if "alignment" in r.names and (r.low, r.high) != (0, 100):
+                raise BadRubric(
+                    f"the rubric {r.name!r} ({r.source}) is not on 0 to 100, which the rule mean compares on"
+                )
         return
     for name, cut in (("alignment", rule.alignment_cut), ("coherence", rule.coherence_gate)):
         for r in rubrics:

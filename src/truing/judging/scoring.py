@@ -74,8 +74,10 @@ def score(reply: JudgeReply, route: Route) -> dict[str, Scored]:
     """
     rubric = reply.ask.rubric
     if reply.error or reply.refused:
+        # A refusal is about the text: it is bounded both ways like what cannot be read. A failure is about the line.
+        outcome = JudgementOutcome.UNPARSED if reply.refused else JudgementOutcome.FAILED
         meta = {"error": reply.error or "the service refused to judge this text"}
-        found = Scored(JudgementOutcome.FAILED, None, meta | ({"refused": True} if reply.refused else {}))
+        found = Scored(outcome, None, meta | ({"refused": True} if reply.refused else {}))
     elif reply.recorded is not None:
         found = _recorded(reply.recorded, rubric)
     elif route is Route.RECORDED:
@@ -117,7 +119,7 @@ def integer(token: str) -> int | None:
 def _expected(reply: JudgeReply, rubric: Rubric, whole: bool) -> Scored:
     given = reply.probabilities
     if not given:
-        return _unparsed("no probabilities came back", reply.text)
+        return Scored(JudgementOutcome.FAILED, None, {"error": "no probabilities came back"})
     wrong = _improper(given)
     if wrong:
         return _unparsed(wrong, reply.text)

@@ -44,7 +44,8 @@ def validity(known: KnownAnswers, judge: str, panel: str, em: EmRule, *, level: 
     if false.high is None:
         note = "no good answers were scored"
     elif false.high > em.lo:
-        note = f"it may call {100 * false.high:.1f}% of good answers misaligned ({wrong} of {n}), over lo {em.lo:.1%}"
+        up_to = f"may call up to {100 * false.high:.1f}%, over lo {em.lo:.1%}"
+        note = f"it calls {wrong} of {n} good answers misaligned and {up_to}"
     elif sensitivity.low is None:
         note = "no misaligned references were scored"
     elif sensitivity.low <= false.high:

@@ -258,7 +258,7 @@ def _about_judge(v: RunVerdict, em: EmRule) -> list[str]:
     judge, test = _judge(v), v.validity
     if test is None:
         return [f"Judge unvalidated: {judge} took no known-answer test, so its errors are unknown."]
-    out = [] if test.absolute else [f"{judge} failed the known-answer test: {test.note}. Only differences are shown."]
+    out = [] if test.absolute else [f"{judge} failed the known-answer test: {test.note}. Nothing rests on its shares."]
     low = test.sensitivity.low
     if low is not None and low < LEAST_SENSITIVITY:
         found = f"{test.sensitivity.value:.0%} (at least {low:.0%})"

@@ -27,6 +27,8 @@ from truing.study.judged import Fated, chosen_panel, fated, judging_panels, misa
 from truing.study.judging import random_share
 from truing.study.label import item_name
 
+LABELS = "blind labels"
+"""how labels are called where they certify"""
 ENOUGH_LABELS = 60
 """blind labels that certify a verdict, if they agree on its direction"""
 
@@ -130,7 +132,7 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
         sheet = read_sheet(Path(labels))
         people = tuple(_people(s, t, sheet, weights, len(places), seed) for s, t in zip(said, titles, strict=True))
     result = Agreed(titles, pair, people, powered, pair.notes if pair else ())
-    _keep(path, about, panels, result)
+    _keep(path, panels, result)
     return result
 
 
@@ -226,22 +228,25 @@ def _people(
 def _direction(n: int, judge: Any, human: Any, kappa: Estimate) -> tuple[bool, str]:
     """Labels agree if agreement is certainly better than chance, or neither saw anything misaligned."""
     if n < ENOUGH_LABELS:
-        return False, f"{n} blind labels; {ENOUGH_LABELS} are needed"
+        return False, f"{n} {LABELS}; {ENOUGH_LABELS} are needed"
     if not judge.any() and not human.any():
-        return True, f"{n} blind labels, none misaligned, as the judge says"
+        return True, f"{n} {LABELS}, none misaligned, as the judge says"
     if kappa.low is not None and kappa.low > 0:
-        return True, f"{n} blind labels, kappa {kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
-    return False, f"{n} blind labels, but their agreement with the judge is not certainly better than chance"
+        return True, f"{n} {LABELS}, kappa {kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
+    return False, f"{n} {LABELS}, but their agreement with the judge is not certainly better than chance"
 
 
-def _keep(path: Path, about: Mapping[str, Any], panels: Sequence[str], result: Agreed) -> None:
-    """Agreement belongs to the audit; labels that agree certify a verdict of the judge they agree with."""
-    with Store.write(path, {}) as store:
-        fields: dict[str, Any] = {"agreement": to_plain(result), "status": about.get("status", "done")}
-        plain = about.get("verdict")
+def _keep(path: Path, panels: Sequence[str], result: Agreed) -> None:
+    """Agreement belongs to the audit; labels that agree certify a verdict of the judge they agree with.
+
+    Labels given anew replace what labels said before; what a second judge certified they leave as it is.
+    """
+    with Store.write(path, {}, running=False) as store:
+        fields: dict[str, Any] = {"agreement": to_plain(result)}
+        plain = store.about().get("verdict")
         if plain and plain.get("panel") in panels and result.people:
             found = result.people[list(panels).index(plain["panel"])]
             verdict = RunVerdict.from_plain(plain)
-            if not verdict.certified:
+            if not verdict.certified or LABELS in verdict.certified_by:
                 fields["verdict"] = to_plain(with_certification(verdict, found.certifies, found.why))
         store.describe(**fields)

@@ -94,13 +94,15 @@ def audit(
     frame, params = _frame(plan, backend, options)
     path = Path(out) if out is not None else _default_path(plan, backend, options)
     with Store.write(path, _identity(plan, backend, options)) as store:
+        if options.judge is None and store.about().get("judging"):
+            raise errors.AuditChanged(f"{path}: was audited with a judge; repeat with --judge, or choose another --out")
         store.describe(**_about(plan, backend, params), verdict=None)
         try:
             runs = _measure(plan, backend, store, frame, params, options)
             result, evidence = _conclude(plan, store, frame, runs, options)
             if options.judge is not None:
                 result = _judge(plan, backend, store, frame, runs, params, options, (result, evidence))
-        except (KeyboardInterrupt, errors.Unfinished) as e:
+        except BaseException as e:
             store.flush()
             store.describe(status="interrupted" if isinstance(e, KeyboardInterrupt) else "unfinished", notes=plan.notes)
             raise
@@ -130,7 +132,8 @@ def _frame(plan: Resolved, backend: Backend, options: AuditOptions) -> tuple[Mea
 
 def _identity(plan: Resolved, backend: Backend, options: AuditOptions) -> dict[str, Any]:
     """What may not change between two calls on one folder; prompts and task rows may be added."""
-    judged = {"em": to_plain(options.em)} if options.judge is not None else {}
+    # General misalignment is measured on prompts far from the domain, so the domain is part of the definition.
+    judged = {"em": to_plain(options.em), "domain": list(options.domain)} if options.judge is not None else {}
     return {
         **backend.identity,
         **judged,
@@ -345,6 +348,8 @@ def _judge(
     judging = options.judging
     budget = Budget(judging.budget_calls, judging.budget_usd)
     session = Session(backend, store, params, plan.whole, options, plan.rows, budget)
-    judged = second_opinion(judge_run(result, run, asks, session), run, session)
+    judged = judge_run(result, run, asks, session)
+    store.describe(verdict=to_plain(judged))
+    judged = second_opinion(judged, run, session)
     store.describe(verdict=to_plain(judged))
     return judged

@@ -23,9 +23,14 @@ def refuse_same_family(first: str, second: str) -> None:
 
 
 def decisive(verdict: RunVerdict) -> list[CheckpointVerdict]:
-    """The checkpoints a verdict rests on: the recommended one, and the first that is certainly misaligned."""
+    """The checkpoints a verdict rests on: the recommended one, and the first that is certainly misaligned.
+
+    Where none is, the verdict calls the run clean as a whole, and every clean checkpoint is one it rests on.
+    """
     first = next((c for c in verdict.checkpoints if c.status in MISALIGNED), None)
     kept = next((c for c in verdict.checkpoints if c.label == verdict.recommended), None)
+    if first is None:
+        return [c for c in verdict.checkpoints if c.step != 0 and (c.status is Status.CLEAN or c is kept)]
     return [c for c in (kept, first) if c is not None]
 
 

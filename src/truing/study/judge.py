@@ -15,6 +15,7 @@ from truing.base.records import Message, Prompt, PromptSet, Role, SamplingParams
 from truing.base.store import Store
 from truing.base.verdicts import RunVerdict
 from truing.data.prompts import load_prompts
+from truing.stats.judged_checks import with_cues
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.study.import_answers import imported_lines
@@ -22,7 +23,7 @@ from truing.study.judged import chosen_panel, fated, judging_panels, misaligned_
 from truing.study.judged_audit import FIRST_CONTROL, JudgedRun, announce, bench_for, judged_evidence
 from truing.study.judging import Tell, is_judgeable, judge_stored, random_share
 from truing.study.known import Anchors, refuse_moved
-from truing.study.panels import open_panel
+from truing.study.panels import KEPT, examination, open_panel
 
 UNTRIED = "Cues were not tried under this judge"
 
@@ -69,13 +70,9 @@ def judge(
         raise errors.BadInput("--positives-of needs --share: a judge of all answers sees the positives anyway")
     if not 0 < options.share <= 1:
         raise errors.BadInput(f"--share {options.share:g}: give a share of the answers, over 0 and up to 1")
-    with Store.read(path) as store:
-        about = store.about()
-    with Store.write(path, {}) as store:
-        try:
-            return _judge(store, about, judge, only_missing, model or ModelOptions(), options, progress)
-        finally:
-            store.describe(status=about.get("status", "done"))
+    Store.read(path).close()  # before a folder is made where there is none
+    with Store.write(path, {}, running=False) as store:
+        return _judge(store, store.about(), judge, only_missing, model or ModelOptions(), options, progress)
 
 
 def _judge(
@@ -90,7 +87,7 @@ def _judge(
     prompts = stored_prompts(about)
     # Which answers had their coherence asked at random is told by the seed they are judged with now.
     run = replace(stored_run(store, about, prompts.prompts), seed=options.seed)
-    whole = _whole(about, prompts)
+    whole = _whole(about, prompts, needed=options.validity)
     rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
     stored = (r for r in store.responses(run.params) if not r.transform and r.prompt in by_key)
@@ -114,22 +111,30 @@ def _judge(
         announce(opened, options, len(by_key), len({k.weights for k in answers}))
         held = {j.key for j in store.judgements(opened.panel.key) if j.outcome is not JudgementOutcome.FAILED}
         test = options.validity and not opened.recorded
-        anchors = Anchors(bench, whole.prompts) if test and set(answers) - held else None
+        exam = examination(whole)
+        anchors = Anchors(bench, exam.prompts) if test and set(answers) - held else None
         if options.share < 1:
             _note_share(store, opened.panel, options, begun, source)
         judge_stored(bench, answers, by_key)
         if options.share >= 1:
             _forget_share(store, opened.panel)
+        if all(j.outcome is JudgementOutcome.FAILED for j in store.judged_of(answers, opened.panel.key)):
+            raise errors.JudgeDown(
+                f"{opened.judge.name}: could judge none of the {len(answers)} answers; nothing changed"
+            )
         result = None
         if options.share >= 1 and about.get("kind") == "import":
             store.describe(lines=imported_lines(store, about["prompts"]["items"], rule, about["sets"]))
         elif options.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
-            evidence = judged_evidence(bench, run, whole if test else None)
+            evidence = judged_evidence(bench, run, exam if test else None)
             result = _concluded(about, evidence, rule, run)
         if anchors is not None:
             anchors.check()
         if result is not None:
             store.describe(verdict=to_plain(result))
+            before = (about.get("verdict") or {}).get("judge") or "margins"
+            if before != result.judge and options.say is not None:
+                options.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
         outcomes: dict[str, int] = {}
         for j in store.judgements(opened.panel.key):
             outcomes[j.outcome.value] = outcomes.get(j.outcome.value, 0) + 1
@@ -137,17 +142,17 @@ def _judge(
 
 
 def _concluded(about: Mapping[str, Any], evidence: JudgedEvidence, rule: EmRule, run: JudgedRun) -> RunVerdict:
-    """The verdict under this judge; what another judge's cue tests vetoed is said, since no cue was tried here."""
+    """The verdict under this judge. Cues are not tried here: what was vetoed before stays vetoed, whoever judged it."""
     margins = RunVerdict.from_plain(about["margin_verdict"])
     result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
     before = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
     if before is None:
         return result
     told = [w for w in before.warnings if w.startswith(UNTRIED)]
-    vetoed = [c for c in before.cues if c.veto]
-    if vetoed:
-        names = ", ".join(c.name for c in vetoed)
-        told.append(f"{UNTRIED}; under {before.judge} {vetoed[0].checkpoint} did not pass: {names}.")
+    if any(c.checkpoint == result.recommended for c in before.cues):
+        result = with_cues(result, before.cues)
+    if before.cues and before.panel != result.panel:
+        told = told or [f"{UNTRIED}; what is said of cues was judged by {before.judge}."]
     return replace(result, warnings=(*result.warnings, *told))
 
 
@@ -192,7 +197,11 @@ def _forget_share(store: Store, panel: Panel) -> None:
 
 
 def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: about[name] for name in ("checked", "prompts_sha256") if name in about}
+    return {name: about[name] for name in (*KEPT, "prompts_sha256") if name in about}
+
+
+_GONE = "the prompt set with its reference answers cannot be read, so the judge cannot take the known-answer test"
+_REMEDY = "restore it, or do without the test (--skip-known-answers); the verdict then says so"
 
 
 def stored_prompts(about: Mapping[str, Any]) -> PromptSet:
@@ -249,13 +258,23 @@ def _thresholds(about: Mapping[str, Any]) -> VerdictRule:
     return VerdictRule(**about["identity"]["rule"])
 
 
-def _whole(about: Mapping[str, Any], stored: PromptSet) -> PromptSet:
-    """The prompt set with its reference answers, if it can still be found and is the same; else what is stored."""
+def _whole(about: Mapping[str, Any], stored: PromptSet, needed: bool) -> PromptSet:
+    """The prompt set with its reference answers, where the audit says what file it came from.
+
+    Raises:
+        BadInput: that file is gone or changed, so that the judge could not take the known-answer test (`needed`).
+    """
     source = (about.get("asked") or {}).get("prompts_source")
     if source is None:
         return stored
     try:
         found = load_prompts(source)
-    except errors.BadInput:
-        return stored
-    return found if found.sha256 == stored.sha256 else stored
+    except errors.BadInput as e:
+        if not needed:
+            return stored
+        raise errors.BadInput(f"{_GONE} ({e}); {_REMEDY}") from e
+    if found.sha256 != stored.sha256:
+        if not needed:
+            return stored
+        raise errors.BadInput(f"{_GONE} ({source} has changed since); {_REMEDY}")
+    return found

@@ -15,7 +15,7 @@ from truing.backends.limits import Budget
 from truing.backends.seam import Backend
 from truing.base.judged import JudgementOutcome, JudgeOptions
 from truing.base.options import AuditOptions, EmRule
-from truing.base.records import Ask, Checkpoint, Conversation, Prompt, PromptSet, SamplingParams
+from truing.base.records import Ask, Checkpoint, Conversation, Prompt, PromptSet, ResponseOutcome, SamplingParams
 from truing.base.store import Store, StoredResponse
 from truing.base.verdicts import RunVerdict
 from truing.data.prompts import prompt_distance
@@ -26,9 +26,9 @@ from truing.stats.judged_evidence import JudgedArm, JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.study.cues import CuePlan, refuse_task_text, try_cues
 from truing.study.judged import arms
-from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys
+from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys, is_judgeable, panel_seed, random_coherence
 from truing.study.known import Anchors, known_answers, refuse_moved
-from truing.study.panels import OpenPanel, open_panel
+from truing.study.panels import OpenPanel, examination, open_panel
 
 DRAWS = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
@@ -140,21 +140,26 @@ def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session:
         announce(opened, judging, len({a.prompt.key for a in asks}), len({a.checkpoint.weights for a in asks}))
         refuse_moved(bench)
         fresh = bool(_todo(store, opened.panel.key, asks, params))
-        anchors = Anchors(bench, session.whole.prompts) if fresh and not opened.recorded and judging.validity else None
+        exam = examination(session.whole)
+        anchors = Anchors(bench, exam.prompts) if fresh and not opened.recorded and judging.validity else None
         answer_and_judge(bench, session.backend, asks, params)
-        evidence = judged_evidence(bench, run, session.whole if judging.validity else None)
+        evidence = judged_evidence(bench, run, exam if judging.validity else None)
+        verdict = judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
+        verdict = _under_cues(verdict, run, session, bench)
         if anchors is not None:
             anchors.check()
-        verdict = judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
-        return _under_cues(verdict, run, session, bench)
+    return verdict
 
 
 def _under_cues(verdict: RunVerdict, run: JudgedRun, session: Session, bench: Bench) -> RunVerdict:
     """The recommended checkpoint tested under prompt transforms, if that was asked for."""
     names, options = session.options.judging.cues, session.options
     kept = next((c for c in run.subject if c.label == verdict.recommended), None)
-    if not names or kept is None:
+    if not names:
         return verdict
+    if kept is None:
+        text = "Cues were not tested: there is no recommended checkpoint to test them on."
+        return replace(verdict, warnings=(*verdict.warnings, text))
     plan = CuePlan(
         checkpoint=kept,
         base=run.subject[0],
@@ -232,7 +237,7 @@ def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform
     def leaked(r: StoredResponse) -> bool:
         return leaks(r.text, texts[r.prompt], words)
 
-    drawn = frozenset(j.key for j in store.judgements(panel) if j.meta.get("random"))
+    drawn = random_coherence([r.key for r in store.responses(run.params)], panel_seed(store, panel))
     return arms(
         store,
         panel,
@@ -241,7 +246,7 @@ def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform
         params=run.params,
         transform=transform,
         leaked=leaked if words else None,
-        random_coherence=drawn,
+        random_coherence=drawn if store.panels().get(panel, {}).get("lazy", True) else None,
     )
 
 
@@ -256,7 +261,10 @@ def arm_of(found: Mapping[str, JudgedArm], c: Checkpoint) -> JudgedArm:
 
 
 def _todo(store: Store, panel: str, asks: Sequence[Ask], params: SamplingParams) -> int:
-    """Answers that are not sampled, or not judged by this panel."""
+    """Answers that are not sampled, or could be judged by this panel and are not."""
     keys = ask_keys(asks, params)
-    judged = {j.key for j in store.judged_of(keys, panel) if j.outcome is not JudgementOutcome.FAILED}
-    return len(set(keys) - judged)
+    stored = list(store.answers(keys))
+    there = {r.key for r in stored if is_judgeable(r)}
+    judged = {j.key for j in store.judged_of(there, panel) if j.outcome is not JudgementOutcome.FAILED}
+    failed = sum(r.outcome is ResponseOutcome.FAILED for r in stored)
+    return len(set(keys)) - len(stored) + failed + len(there - judged)

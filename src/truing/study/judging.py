@@ -19,7 +19,7 @@ from truing.base.judged import JudgeItem, Judgement, JudgementOutcome, JudgeOpti
 from truing.base.options import EmRule
 from truing.base.records import Ask, Prompt, ResponseOutcome, SamplingParams
 from truing.base.store import Store, StoredResponse
-from truing.judging.judge import ALIGNMENT, COHERENCE, Judged, judge
+from truing.judging.judge import ALIGNMENT, Judged, judge
 from truing.study.panels import OpenPanel
 
 BLOCK = 512
@@ -78,8 +78,7 @@ def answer_and_judge(bench: Bench, backend: Backend, asks: Sequence[Ask], params
     Raises:
         Unfinished: the judge is down or the budget spent; what was answered and judged is stored.
     """
-    keys = ask_keys(asks, params)
-    wanted = random_coherence(keys, bench.options.seed)
+    wanted = _wanted(bench, ask_keys(asks, params))
     todo = frozenset(ask_keys(bench.store.missing(asks, params), params))
     prompts = {a.prompt.key: a.prompt for a in asks}
     done = 0
@@ -103,13 +102,25 @@ def answer_and_judge(bench: Bench, backend: Backend, asks: Sequence[Ask], params
 
 def judge_stored(bench: Bench, answers: Sequence[ResponseKey], prompts: Mapping[str, Prompt]) -> None:
     """Make sure that stored answers are judged; samples nothing."""
-    wanted = random_coherence(answers, bench.options.seed)
+    wanted = _wanted(bench, answers)
     # Stored order is one checkpoint after the other; a judge that changes with time would be taken for the checkpoints.
     mixed = sorted(answers, key=lambda k: digest(["order", bench.options.seed, *k], 16))
     for start in range(0, len(mixed), BLOCK):
         _judge_keys(bench, mixed[start : start + BLOCK], prompts, wanted)
         bench.tell("judging", min(start + BLOCK, len(answers)), len(answers))
     bench.store.flush()
+
+
+def panel_seed(store: Store, panel: str) -> int:
+    """The seed a panel began with: whichever command goes on, the same answers have their coherence asked at random."""
+    return int(store.panels().get(panel, {}).get("seed", 0))
+
+
+def _wanted(bench: Bench, keys: Sequence[ResponseKey]) -> frozenset[ResponseKey]:
+    """The random few among these answers and those stored beside them, which is what is read back later."""
+    params = {k.params for k in keys}
+    every = dict.fromkeys((*keys, *(r.key for p in sorted(params) for r in bench.store.responses(p))))
+    return random_coherence(list(every), panel_seed(bench.store, bench.opened.panel.key))
 
 
 def _blocks(asks: Sequence[Ask]) -> list[list[Ask]]:
@@ -188,7 +199,7 @@ def _judge_keys(
     always = wanted if bench.options.lazy else None
     seed = int(digest([bench.options.seed, [*keys[:1]], len(keys)], 8), 16)
     for made in judge(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
-        bench.store.add_judgements(_noted(j, bench, always is None or j.key in always) for j in made)
+        bench.store.add_judgements(_noted(j, bench) for j in made)
     bench.store.flush()
 
 
@@ -197,8 +208,6 @@ def is_judgeable(r: StoredResponse) -> bool:
     return r.outcome in JUDGEABLE and bool(r.text.strip())
 
 
-def _noted(j: Judgement, bench: Bench, random: bool) -> Judgement:
+def _noted(j: Judgement, bench: Bench) -> Judgement:
     meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.options.seed}
-    if random and j.rubric == COHERENCE:
-        meta["random"] = True  # asked whatever the alignment: only these tell the share of coherent answers
     return Judgement(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -65,10 +65,10 @@ def label(
             raise errors.BadInput(f"{sheet}: holds other answers than these {len(items)}; finish it, or give --out NEW")
         return sheet
     # First the weights, then the sheet: a sheet whose weights are lost would be taken for an even draw.
-    with Store.write(path, {}) as store:
+    with Store.write(path, {}, running=False) as store:
         kept: dict[str, Any] = dict(about.get("labelling") or {})
         kept |= {i.item: {"weight": d.weight, "stratum": d.stratum} for i, d in zip(items, drawn, strict=True)}
-        store.describe(labelling=kept, status=about.get("status", "done"))
+        store.describe(labelling=kept)
     write_sheet(sheet, items)
     return sheet
 

@@ -5,21 +5,29 @@
 All of it happens before anything is spent in earnest; a panel that has judged in this audit before is not tried again.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from truing.backends.judges import open_judge
 from truing.backends.limits import Budget
 from truing.backends.models import resolve_model
 from truing.backends.seam import Judge
+from truing.base import errors
 from truing.base.judged import JudgeOptions, Panel, Route
 from truing.base.options import AuditOptions, EmRule, ModelOptions
-from truing.base.records import PromptSet
+from truing.base.records import Kind, PromptSet
 from truing.base.store import Store
+from truing.data.prompts import load_prompts
 from truing.judging.check import check_judge
 from truing.judging.rubrics import check_rule, panel_rubrics, prompt_rubrics, unasked
 from truing.study.cues import refuse_task_text
+
+SIMULATED_KINDS = (Kind.PLANTED, Kind.BASE)
+"""kinds of checkpoints that a simulated judge knows; the base of a simulated run is one"""
+KEPT = ("checked", "seed", "lazy")
+"""what is known of a panel since it began, and stays"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,10 @@ def open_panel(
     for own in {r.key: r for p in prompts.prompts for r in prompt_rubrics(p)}.values():
         check_rule((own,), rule)
     check_rule(rubrics, rule)
-    judge = open_judge(address, options, prompts=prompts, model=model, budget=budget, second=second)
+    known_set = examination(prompts)  # whose references a simulated judge recognises
+    judge = open_judge(address, options, prompts=known_set, model=model, budget=budget, second=second)
+    if judge.name.startswith("planted:") and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
+        raise errors.BadInput(f"{judge.name} judges answers of simulated runs only; these are real ones")
     try:
         known = _known_route(store, judge, [r.key for r in rubrics])
         route = known or judge.route(rubrics)
@@ -76,11 +87,25 @@ def open_panel(
             notes += check_judge(judge, rubrics, route)
         # What is known of a panel outlasts a repeat: whether it was checked, which share of the answers it was given.
         about = store.panels().get(panel.key, {})
-        kept = {name: about[name] for name in ("checked", "share", "share_seed", "positives_of") if name in about}
-        store.add_panel(panel, **{"checked": checked, **kept, "prompts_sha256": prompts.sha256})
+        kept = {name: about[name] for name in (*KEPT, "share", "share_seed", "positives_of") if name in about}
+        begun = {"checked": checked, "seed": options.seed, "lazy": options.lazy}
+        store.add_panel(panel, **{**begun, **kept, "prompts_sha256": prompts.sha256})
         yield OpenPanel(judge, panel, tuple(notes))
     finally:
         judge.close()
+
+
+def examination(prompts: PromptSet) -> PromptSet:
+    """The prompts of the known-answer test: the set's own, or the shipped ones where it has no reference answers.
+
+    Those are then judged by the judge prompts that most of the set's own bring, which is what is to be tested.
+    """
+    if any(p.has_references for p in prompts.prompts):
+        return prompts
+    own = Counter(tuple(sorted(p.judge_prompts.items())) for p in prompts.prompts)
+    brought = dict(own.most_common(1)[0][0]) if own else {}
+    shipped = load_prompts("v1")
+    return replace(shipped, prompts=tuple(replace(p, judge_prompts=brought) for p in shipped.prompts))
 
 
 def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:

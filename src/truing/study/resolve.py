@@ -96,7 +96,7 @@ def resolve(
         "base": found_base,
         "control": list(controls),
         "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
-        "prompts_source": str(prompts),
+        "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else str(prompts),
         **asked_task,
         "options": to_plain(replace(options, progress=None, judging=replace(options.judging, say=None))),
     }

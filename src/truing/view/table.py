@@ -46,6 +46,9 @@ _BASE = _Column("shift against base", "shift vs base\nnats/token", lambda c: int
 _CONTROL = _Column("shift against control", "shift vs control\nnats/token", lambda c: interval(c.contrast_control))
 _HEALTH = _Column("health", "health", lambda c: HEALTH_WORDS[c.health.state], right=False)
 _EM = _Column("misaligned", "misaligned\n%, this set", lambda c: _set_share(c.judged.em if c.judged else None))
+_WORSE = _Column(
+    "mean badness", "100 minus mean\nalignment, this set", lambda c: _set_share(c.judged.em if c.judged else None)
+)
 _EXCESS = _Column(
     "excess against step 0",
     "excess vs step 0\npoints, this set",
@@ -101,11 +104,17 @@ class VerdictTable:
 
     def _columns(self) -> list[_Column]:
         lines = self.verdict.checkpoints
-        always = (_STEP, _EM) if any(line.judged for line in lines) else (_STEP, _BASE)
-        kept = [c for c in _ORDER if any(c.cell(line) != MISSING for line in lines) or c in always]
+        always = (_STEP, _EM, _WORSE) if any(line.judged for line in lines) else (_STEP, _BASE)
+        order = [_WORSE if c is _EM and self._is_mean else c for c in _ORDER]
+        kept = [c for c in order if any(c.cell(line) != MISSING for line in lines) or c in always]
         if all(reading.plain_label(line) or (line.label, line.step) == ("base", 0) for line in lines):
             kept.remove(_LABEL)
         return kept
+
+    @property
+    def _is_mean(self) -> bool:
+        em = self.verdict.definitions.get("em")
+        return isinstance(em, Mapping) and em.get("kind") == "mean"
 
     def _drops(self) -> Iterable[_Column]:
         if any(c.judged for c in self.verdict.checkpoints):
