@@ -39,6 +39,8 @@ def plan(
     skip_judge_check: o.SkipCheck = False,
     skip_known_answers: o.SkipKnown = False,
     share: Annotated[float, typer.Option(help="Say what a strong judge on this share would save.")] = 1.0,
+    cues: o.Cues = None,
+    second_judge: o.SecondJudge = None,
     json_out: Json = False,
 ) -> None:
     """Calls, tokens, money and hours of an audit, before anything is spent. Loads no model, calls no judge."""

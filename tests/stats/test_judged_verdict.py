@@ -341,7 +341,7 @@ def test_recommended_by_progress():
     assert of(world(), margins(progress=(0, 0.99, 0.5, 0.7, 1, 1))).recommended == "checkpoint-20"
     assert of(world(), margins(progress=(0, -0.1, 0, None, 1, 1))).recommended is None
     flat = of(world(), margins(learned=Convergence("trait", "task_not_learned")))
-    assert flat.recommended is None and "No recommendation: there is no task gain" in flat.sentence
+    assert flat.recommended is None and "No recommendation: no task gain was measured" in flat.sentence
     rotten = of(world(subject((0, 0.3, 0.3, 0.3, 0.3, 0.3))))
     assert rotten.recommended is None and "No safe checkpoint: none is known" in rotten.sentence
     by_loss = margins(progress=[None] * 6, learned=Convergence("trait", "unmeasured"))

@@ -214,7 +214,7 @@ def _keep(v: RunVerdict) -> str:
     if vetoes:
         return f"No safe checkpoint: {_vetoed(vetoes)}"
     if curve is None:
-        return "No recommendation: there is no task gain to rank checkpoints by."
+        return "No recommendation: no task gain was measured to rank checkpoints by."
     hi = 100 * (_em(v, "hi") or 0)
     return (
         f"No safe checkpoint: none is known to be healthy and certainly under {hi:g} points of excess with some of the "

@@ -123,6 +123,9 @@ def judging_panels(store: Store) -> dict[str, dict[str, Any]]:
     return {key: about for key, about in store.panels().items() if next(store.judgements(key), None) is not None}
 
 
+_SEVERAL = "several judges: choose with --judge one of"
+
+
 def chosen_panel(store: Store, judge: str | None) -> str:
     """The panel whose judge's name contains `judge`; the only one if None.
 
@@ -130,13 +133,13 @@ def chosen_panel(store: Store, judge: str | None) -> str:
         BadInput: none, or several.
     """
     names = {key: str(about["judge"]) for key, about in judging_panels(store).items()}
-    exact = [key for key, name in names.items() if judge in (key, name)]
+    exact = [key for key, name in names.items() if judge in (key, name, name.rstrip(":"))]
     found = exact or [key for key, name in names.items() if judge is None or judge in name]
     if len(found) == 1:
         return found[0]
     if not names:
         raise errors.BadInput(f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it")
-    said = f"--judge {judge} is none of" if not found else "several judges: choose with --judge one of"
+    said = f"--judge {judge} is none of" if not found else f"--judge {judge} may be several of" if judge else _SEVERAL
     raise errors.BadInput(f"{store.path}: {said} {', '.join(sorted(set(names.values())))}")
 
 

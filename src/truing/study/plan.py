@@ -14,6 +14,7 @@ from truing.backends.limits import Limits, price_of
 from truing.base.judged import JudgeOptions, Panel, Route, Rubric
 from truing.base.options import AuditOptions
 from truing.base.records import Prompt, PromptSet
+from truing.data.transforms import select_transforms
 from truing.judging.check import check_asks
 from truing.judging.judge import ALIGNMENT, COHERENCE
 from truing.judging.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
@@ -171,6 +172,11 @@ def _costs(
         n = min(later.calls, checkpoints * min(RANDOM_COHERENCE, each) + round(LOW_SHARE * later.calls))
         note = f"{RANDOM_COHERENCE} per checkpoint, and {LOW_SHARE:.0%} of answers assumed under the cut"
         costs.append(Cost("coherence", n, round(n * later.tokens / later.calls), note))
+    if judging.cues:
+        n = len(select_transforms(judging.cues)) * 3 * sum(draws_of(p, judging) for p in asked.prompts.prompts)
+        note = "step 0, the control and the recommended checkpoint; none without a recommendation"
+        costs.append(Cost("cues", n, round(n * at_once.tokens / max(1, at_once.calls)), note))
+        most += 2 * n
     if address.startswith("replay:"):
         return tuple(costs), most  # a record takes no test
     tests = _sanity(rubrics, judging, address)
@@ -265,8 +271,6 @@ def _notes(options: AuditOptions, usd: float | None) -> tuple[str, ...]:
         out.append(_saved(options))
     if options.judging.second:
         out.append("the second judge is asked about the decisive checkpoints only; its calls come on top")
-    if options.judging.cues:
-        out.append("cues are asked at step 0, the control and the recommended checkpoint; their calls come on top")
     return tuple(out)
 
 

@@ -115,10 +115,10 @@ def _person(person: Plain) -> Block:
     return Block(
         f"{judge_name(person['judge'])} against {person['labelled']} blind labels",
         [
-            ("precision", *_shares(found["precision"], " %")),
-            ("recall", *_shares(found["recall"], " %")),
+            ("precision, of all answers", *_shares(found["precision"], " %")),
+            ("recall, of all answers", *_shares(found["recall"], " %")),
             ("Cohen's kappa", _plain(person["kappa"]), ""),
-            ("called misaligned: both", str(both), ""),
+            ("on the sheet, misaligned: both", str(both), "drawn around the cut; shares above are weighted back"),
             ("only the judge", str(judge), ""),
             ("only people", str(people), ""),
             ("neither", str(neither), ""),
