@@ -271,7 +271,8 @@ def _answer(
     for r in store.responses(params.key):
         if r.outcome not in (ResponseOutcome.OK, ResponseOutcome.TRUNCATED) or not r.text.strip():
             continue
-        if r.prompt not in by_key or r.weights not in alive:
+        # Of the answers drawn for a judge the first is enough here; more would make a repeat another measurement.
+        if r.prompt not in by_key or r.weights not in alive or r.draw or r.transform:
             continue
         closing = r.outcome is ResponseOutcome.OK
         messages, item = by_key[r.prompt].messages, answer_item(params.key, r.prompt, r.draw)

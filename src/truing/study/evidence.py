@@ -181,8 +181,10 @@ def _norm(store: Store, checkpoints: Sequence[Checkpoint]) -> Array:
 
 def _responses(store: Store, frame: Measured) -> dict[str, list[StoredResponse]]:
     out: dict[str, list[StoredResponse]] = {}
+    asked = {p.key for p in frame.answered}
     for r in store.responses(frame.params):
-        out.setdefault(r.weights, []).append(r)
+        if r.draw == 0 and not r.transform and r.prompt in asked:
+            out.setdefault(r.weights, []).append(r)
     return out
 
 
