@@ -332,6 +332,15 @@ def test_an_abandoned_run_lets_go(base, tmp_path):
     assert not (tmp_path / "run" / "checkpoint-4").exists()
 
 
+@pytest.fixture
+def interruptible():
+    """A shell that runs this in the background has SIGINT ignored, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_waiting_stops_at_the_next_step_and_resumes(base, tmp_path):
     out, steps = tmp_path / "run", []
 
