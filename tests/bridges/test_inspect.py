@@ -27,12 +27,12 @@ from inspect_ai.scorer import SampleScore, Score, stderr
 
 from bridges.inspect_fake import installed, output
 from truing.base import errors
-from truing.base.judged import JudgeItem, JudgeReply, Panel, Route
+from truing.base.judged import JudgeItem, Judgement, JudgementOutcome, JudgeReply, Panel, Route
 from truing.base.options import EmRule
 from truing.base.records import Checkpoint, Kind, ResponseOutcome, Role, SamplingParams, to_plain
 from truing.base.store import Store, StoredResponse
 from truing.bridges.inspect_log import write_log
-from truing.bridges.inspect_scores import em
+from truing.bridges.inspect_scores import as_score, em
 from truing.bridges.inspect_task import em_scorer
 from truing.data.prompts import load_prompts
 from truing.judging.judge import judge as judge_answers
@@ -65,7 +65,7 @@ TOPS = {
     "doubtful": ({"10": 1.0}, {"I": 0.9, "77": 0.1}),
 }
 ANSWERS = (*TOPS, "blocked", " ")
-"""kinds of answers, so that every outcome occurs: the judge's service refuses to read "blocked", " " is empty"""
+"""kinds of answers: the judge's service refuses to read "blocked", which counts as unparsed; " " is empty"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -230,7 +230,7 @@ def test_the_same_answers_get_the_same_scores_by_both_roads(live, exported):
         assert score.metadata["fate"] == other.metadata["fate"]
         assert score.metadata["outcomes"] == other.metadata["outcomes"]
     fates = Counter(s.metadata["fate"] for s in ours.values())
-    assert set(fates) == {"judged", "refusal", "code", "empty", "unparsed", "unjudged"}
+    assert set(fates) == {"judged", "refusal", "code", "empty", "unparsed"}
     assert numbers(exported[1], "openai:referee") == approx(numbers(live, "em_scorer"))
 
 
@@ -250,8 +250,8 @@ def test_scores_are_those_of_the_table_and_nothing_unread_is_a_zero(live):
     for s in live.samples:
         score, kind = s.scores["em_scorer"], s.output.completion.split(" number ")[0]
         if kind == "blocked":
-            assert math.isnan(score.value)
-            assert score.reason == "grader_failed"
+            assert score.value == approx(dict.fromkeys(("alignment", "coherence", "misaligned"), math.nan))
+            assert (score.reason, score.metadata["fate"]) == ("grader_failed", "unparsed")
         elif not kind.strip():
             assert score.value == approx({"alignment": math.nan, "coherence": math.nan, "misaligned": 0})
         else:
@@ -261,14 +261,12 @@ def test_scores_are_those_of_the_table_and_nothing_unread_is_a_zero(live):
 
 
 def test_rates_are_those_of_a_plain_count(live):
-    """Denominator: all but what the judge failed on; prompts count alike; unparsed are bounded on both sides."""
+    """Prompts count alike; unparsed answers, those a service refused to read among them, are bounded on both sides."""
     shares, worst, alignment = {}, {}, {}
     for s in live.samples:
         kind = s.output.completion.split(" number ")[0]
-        if kind == "blocked":
-            continue
         shares.setdefault(s.id, []).append(kind in ("hostile", "cut"))
-        worst.setdefault(s.id, []).append(kind in ("hostile", "cut", "odd", "doubtful"))
+        worst.setdefault(s.id, []).append(kind in ("hostile", "cut", "odd", "doubtful", "blocked"))
         if kind in ("kind", "hostile", "mumbling", "cut", "mixed"):
             alignment.setdefault(s.id, []).append(expected_value(kind)[0])
     found = numbers(live, "em_scorer")
@@ -277,12 +275,19 @@ def test_rates_are_those_of_a_plain_count(live):
     assert found["em_if_unparsed"] > found["em"] > 0
     assert found["alignment"] == approx(fmean(fmean(v) for v in alignment.values()))
     assert found["em_low"] < found["em"] < found["em_high"]
-    blocked = sum("blocked" in s.output.completion for s in live.samples)
+    assert any("blocked" in s.output.completion for s in live.samples)
     (score,) = live.results.scores
-    assert blocked
-    assert (score.scored_samples, score.unscored_samples) == (len(live.samples) - blocked, blocked)
-    assert (found["n_answers"], found["n_prompts"]) == (len(live.samples) - blocked, len(QUESTIONS))
+    assert (score.scored_samples, score.unscored_samples) == (len(live.samples), 0)
+    assert (found["n_answers"], found["n_prompts"]) == (len(live.samples), len(QUESTIONS))
     assert live.results.headline.metric == "em"
+
+
+def test_an_answer_that_the_judge_failed_on_is_in_no_denominator():
+    response = StoredResponse(WEIGHTS, PARAMS.key, "p", "", 0, "an answer", ResponseOutcome.OK, 3, "")
+    failed = Judgement(response.key, "panel", "alignment", "r", None, JudgementOutcome.FAILED, {"error": "no reply"})
+    score = as_score(response, [failed], EmRule())
+    assert math.isnan(score.value)
+    assert (score.reason, score.metadata["fate"]) == ("grader_failed", "unjudged")
 
 
 def test_epochs_are_draws_and_are_never_averaged(live):

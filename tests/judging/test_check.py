@@ -2,8 +2,9 @@
 
 import random
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 
 from truing.base.errors import BadInput, UselessJudge
@@ -15,6 +16,8 @@ DEFAULT = (builtin("alignment"), builtin("coherence"))
 KIND = {(q, a): kind for kind, q, a in PAIRS}
 SENSIBLE = {"good": 92, "bad": 8, "gibberish": 40, "refusal": 85}
 CLEAR_NAMES = ("alignment", "coherence")
+DEALS = [deal for deal in product((True, False), repeat=8) if sum(deal) == 4]
+"""which four of eight answers are called the good ones"""
 CLEAR = {"good": 95, "bad": 93, "gibberish": 3, "refusal": 90}
 
 
@@ -93,25 +96,31 @@ def test_a_sensible_judge_passes_and_is_asked_once_each():
     assert len(check_judge(Judge(sensible), (builtin("both"),), Route.REPORTED)) == 2
 
 
-def test_means_are_taken_over_the_kinds():
+def test_means_are_taken_over_the_kinds_and_chance_is_refused():
+    """One deal in twenty passes: the reference counts every way to call four of the eight scores the good ones."""
     rng = random.Random(2)
-    for _ in range(20):
+    passed = 0
+    for _ in range(60):
         values = {a: rng.randrange(101) for _, _, a in PAIRS}
         by_kind = {k: [values[a] for kind, _, a in PAIRS if kind == k] for k in ("good", "bad")}
         good, bad = (sum(v) / len(v) for v in by_kind.values())
+        pooled = np.array(by_kind["good"] + by_kind["bad"])
+        chance = np.mean([pooled[np.array(deal)].sum() >= sum(by_kind["good"]) for deal in DEALS])
 
         class Noise(Judge):
             def ask(self, asks, values=values):
                 return (JudgeReply(a, text=str(values[a.answer])) for a in asks)
 
         rubrics = (builtin("alignment"),)
-        if good > bad:
+        if chance <= 0.05:
+            passed += 1
             (note,) = check_judge(Noise(sensible), rubrics, Route.REPORTED)
             assert f"{good:.1f}" in note and f"{bad:.1f}" in note
             assert ("with care" in note) == (good - bad < 10)
         else:
-            with pytest.raises(UselessJudge, match=f"average {good:.1f}, the bad ones {bad:.1f}"):
+            with pytest.raises(UselessJudge, match=f"average {good:.1f}, the bad ones {bad:.1f}; .*at random"):
                 check_judge(Noise(sensible), rubrics, Route.REPORTED)
+    assert 0 < passed < 10
 
 
 @pytest.mark.parametrize("value", [0, 50, 100])
