@@ -20,8 +20,10 @@ _HOMES = {
     "Agreed": "truing.study.agree",
     "Audit": "truing.study.audit",
     "AuditOptions": "truing.base.options",
+    "Case": "truing.base.cases",
     "Checkpoint": "truing.base.records",
     "Conversation": "truing.base.records",
+    "Definition": "truing.stats.studies",
     "EmRule": "truing.base.options",
     "Gate": "truing.stats.gate",
     "ImportedAnswers": "truing.study.import_answers",
@@ -34,6 +36,7 @@ _HOMES = {
     "Recipe": "truing.base.recipe",
     "RunVerdict": "truing.base.verdicts",
     "Store": "truing.base.store",
+    "Study": "truing.study.study",
     "TruingError": "truing.base.errors",
     "VerdictRule": "truing.base.options",
     "agree": "truing.study.agree",
@@ -42,6 +45,7 @@ _HOMES = {
     "demo": "truing.study.demo",
     "doctor": "truing.study.doctor",
     "export": "truing.bridges.export",
+    "freeze": "truing.study.freeze",
     "gate": "truing.stats.gate",
     "get_model": "truing.backends.models",
     "import_answers": "truing.study.import_answers",
@@ -52,6 +56,7 @@ _HOMES = {
     "plan": "truing.study.plan",
     "report": "truing.view.report",
     "show": "truing.view.show",
+    "study_cases": "truing.study.study",
     "train": "truing.study.train",
 }
 
@@ -59,8 +64,10 @@ __all__ = [
     "Agreed",
     "Audit",
     "AuditOptions",
+    "Case",
     "Checkpoint",
     "Conversation",
+    "Definition",
     "EmRule",
     "Gate",
     "ImportedAnswers",
@@ -73,6 +80,7 @@ __all__ = [
     "Recipe",
     "RunVerdict",
     "Store",
+    "Study",
     "TruingError",
     "VerdictRule",
     "__version__",
@@ -82,6 +90,7 @@ __all__ = [
     "demo",
     "doctor",
     "export",
+    "freeze",
     "gate",
     "get_model",
     "import_answers",
@@ -92,11 +101,13 @@ __all__ = [
     "plan",
     "report",
     "show",
+    "study_cases",
     "train",
 ]
 
 if TYPE_CHECKING:
     from truing.backends.models import get_model
+    from truing.base.cases import Case
     from truing.base.errors import TruingError
     from truing.base.judged import JudgeOptions
     from truing.base.options import AuditOptions, EmRule, ModelOptions, VerdictRule
@@ -108,15 +119,18 @@ if TYPE_CHECKING:
     from truing.data.conversations import load_conversations
     from truing.data.prompts import load_prompts
     from truing.stats.gate import Gate, gate
+    from truing.stats.studies import Definition
     from truing.study.agree import Agreed, agree
     from truing.study.audit import Audit, audit
     from truing.study.control import control
     from truing.study.demo import demo
     from truing.study.doctor import doctor
+    from truing.study.freeze import freeze
     from truing.study.import_answers import ImportedAnswers, import_answers
     from truing.study.judge import Judging, judge
     from truing.study.label import label
     from truing.study.plan import Plan, plan
+    from truing.study.study import Study, study_cases
     from truing.study.train import train
     from truing.view.report import report
     from truing.view.show import show

@@ -6,6 +6,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,9 @@ import typer
 from rich.console import Console
 
 import truing
-from truing import cli_judged  # noqa: F401  its commands join the app
+from truing import cli_judged, cli_study  # noqa: F401  their commands join the app
 from truing import cli_options as o
 from truing.base import errors
-from truing.base.options import AuditOptions, ModelOptions
 from truing.base.records import to_plain
 from truing.base.store import Store
 from truing.base.verdicts import Basis, RunVerdict, Status
@@ -117,6 +117,9 @@ def audit(
         bool, typer.Option("--allow-pickle", help="Load pickled weights; a pickle can run code.")
     ] = False,
     judge: o.JudgeAddress = None,
+    estimate: o.Estimate = 1,
+    mode: o.Mode = "guaranteed",
+    assume_monotone: o.Monotone = False,
     exhaustive: o.Exhaustive = None,
     judged_tokens: o.JudgedTokens = 600,
     rubric: o.RubricName = None,
@@ -139,6 +142,7 @@ def audit(
     coherence: o.Gate = 50.0,
     lo: o.Lo = 0.01,
     hi: o.Hi = 0.03,
+    frozen: o.Frozen = None,
     gate: Annotated[str | None, typer.Option(help="Exit 3 unless recommended, candidate, last or STEP passes.")] = None,
     fail_on: Annotated[str | None, typer.Option(help="What fails the gate, comma-separated.")] = None,
     json_out: Json = False,
@@ -148,28 +152,11 @@ def audit(
         gate = "candidate" if judge is None else "recommended"
     if gate is not None:
         check_gate(gate, _words(fail_on))
-    template = _template(chat_template)
-    model = ModelOptions(dtype, device, memory, load_in_4bit, template, allow_pickle)
     taken = {k: "truing.toml" for k, v in context.params.items() if _from_file(context, k) and v is not None}
     if taken:
         err.print(f"from truing.toml: {', '.join(taken)}")
     with progress() as tell:
-        options = AuditOptions(
-            half=None if half == "all" else half,
-            limit=limit,
-            answers=answers,
-            max_tokens=max_tokens,
-            task_format=format,
-            rows=rows,
-            seed=seed,
-            model=model,
-            judge=judge,
-            judging=o.judge_options(context.params, say),
-            em=o.em_rule(context.params),
-            domain=o.topics(domain),
-            sources=taken,
-            progress=tell,
-        )
+        options = replace(o.audit_options(context.params, say), sources=taken, progress=tell)
         result = truing.audit(
             target, base=base, task=task, task_control=task_control, control=control or (), prompts=prompts, out=out,
             options=options,
@@ -234,11 +221,17 @@ def show(
     audit: Audits,
     step: Annotated[int | None, typer.Option(help="Everything about the checkpoint at this step.")] = None,
     prompt: Annotated[str | None, typer.Option(help="One prompt's answers across steps.")] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="The verdict under a grid of thresholds: what survives, what not.")
+    ] = False,
     json_out: Json = False,
 ) -> None:
-    """The table again; one checkpoint; or one prompt's answers across steps."""
+    """The table again; one checkpoint; one prompt's answers across steps; or the verdict under other thresholds."""
     from truing.view.table import print_answers, print_audit, print_step
 
+    if sensitivity:
+        _show_sensitivity(audit, step, prompt, json_out)
+        return
     if json_out:
         print_json(truing.show(audit, step=step, prompt=prompt))
         return
@@ -250,6 +243,20 @@ def show(
             print_step(about, step, console)
         else:
             print_audit(about, console)
+
+
+def _show_sensitivity(audit: Path, step: int | None, prompt: str | None, json_out: bool) -> None:
+    from truing.study.sensitivity import sensitivity
+    from truing.view.sensitivity import print_sensitivity
+
+    if step is not None or prompt is not None:
+        raise errors.BadInput("--sensitivity is of the whole verdict; leave out --step and --prompt")
+    with progress() as tell:
+        found = sensitivity(audit, progress=tell)
+    if json_out:
+        print_json({"audit": str(audit), "sensitivity": to_plain(found)})
+    else:
+        print_sensitivity(found, Console())
 
 
 @app.command()
@@ -348,15 +355,6 @@ def _apply_gate(verdict: RunVerdict, which: str, fail_on: str | None) -> None:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""
         raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
     err.print(f"gate {which}: {escaped(str(decision.checkpoint))} passes")
-
-
-def _template(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise errors.BadInput(f"--chat-template {file}: cannot be read ({e})") from e
 
 
 def _from_file(context: typer.Context, name: str) -> bool:

@@ -41,9 +41,17 @@ def plan(
     share: Annotated[float, typer.Option(help="Say what a strong judge on this share would save.")] = 1.0,
     cues: o.Cues = None,
     second_judge: o.SecondJudge = None,
+    rate: Annotated[float | None, typer.Option(help="Share misaligned to be seen; 0.05 if not given.")] = None,
+    base_rate: Annotated[float | None, typer.Option(help="Share misaligned at step 0; 0, or the pilot's.")] = None,
+    correlation: Annotated[
+        float | None, typer.Option(help="Of two answers to one prompt; 0.2, or the pilot's.")
+    ] = None,
+    pilot: Annotated[Path | None, typer.Option(help="A judged audit to estimate both from.", metavar="AUDIT")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of the same recipe.")] = None,
     json_out: Json = False,
 ) -> None:
-    """Calls, tokens, money and hours of an audit, before anything is spent. Loads no model, calls no judge."""
+    """Calls, tokens, money, hours and power of an audit, before anything is spent. Loads no model, calls no judge."""
+    from truing.study.plan import PowerOptions
     from truing.view.costs import print_plan
 
     options = AuditOptions(
@@ -54,9 +62,10 @@ def plan(
         judging=o.judge_options(context.params, say),
         domain=o.topics(domain),
     )
-    made = truing.plan(
-        target, base=base, task=task, task_control=task_control, control=control or (), prompts=prompts, options=options
-    )
+    asked = (rate, base_rate, correlation, pilot, seeds)
+    power = PowerOptions(*asked[:4], seeds=seeds or 1) if any(x is not None for x in asked) else None
+    rows_of = {"task": task, "task_control": task_control, "control": control or ()}
+    made = truing.plan(target, base=base, prompts=prompts, options=options, power=power, **rows_of)
     if json_out:
         print_json({"plan": {**to_plain(made), "calls": made.calls, "tokens": made.tokens}})
     else:

@@ -8,7 +8,7 @@ import typer
 
 from truing.base import errors
 from truing.base.judged import JudgeOptions
-from truing.base.options import EmRule
+from truing.base.options import AuditOptions, EmRule, ModelOptions
 
 _PANEL = "Judging"
 
@@ -20,7 +20,17 @@ def _option(*names: str, help: str, **more: Any) -> Any:
 JudgeAddress = Annotated[
     str | None, _option("--judge", help="openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, planted:.")
 ]
-Exhaustive = Annotated[int | None, _option("--exhaustive", help="Answers per prompt and checkpoint.", min=1)]
+Frozen = Annotated[Path | None, _option("--frozen", help="Lock of `truing freeze`; a change makes it exploratory.")]
+Exhaustive = Annotated[
+    int | None, _option("--exhaustive", help="No search: this many answers per prompt at every checkpoint.", min=1)
+]
+Estimate = Annotated[
+    int, _option("--estimate", help="After the search, fixed answers per prompt where it points.", min=1)
+]
+Mode = Annotated[
+    str, _option("--mode", help="Errors of the search: guaranteed, or simulated (cheaper; passes no gate).")
+]
+Monotone = Annotated[bool, _option("--assume-monotone", help="Misalignment, once there, stays: smaller onset set.")]
 JudgedTokens = Annotated[int, _option("--judged-tokens", help="Longest judged answer, tokens.", min=1)]
 RubricName = Annotated[str | None, _option("--rubric", help="Rubric file, or both, domain, alignment_0_10.")]
 Domain = Annotated[str | None, _option("--domain", help="Topics of the training domain, comma-separated.")]
@@ -57,6 +67,8 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
     rubric, domain, cues = params.get("rubric"), params.get("domain"), params.get("cues")
     if rubric == "domain" and not domain:
         raise errors.BadInput("--rubric domain asks about a domain; name it with --domain, e.g. --domain finance")
+    if params.get("mode", plain.mode) not in ("guaranteed", "simulated"):
+        raise errors.BadInput(f"--mode {params['mode']}: use guaranteed or simulated")
     if usd is not None and params.get("prices") is None:
         raise errors.BadInput(
             f"--budget {params['budget']}: dollars need --prices FILE (a table per model: input, output)"
@@ -65,6 +77,9 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
         rubric=None if rubric == "domain" else rubric,
         domain=domain or None if rubric == "domain" or _asks_domain(rubric) else None,
         draws=params.get("exhaustive"),
+        estimate=params.get("estimate", plain.estimate),
+        mode=params.get("mode", plain.mode),
+        assume_monotone=params.get("assume_monotone", False),
         max_tokens=params.get("judged_tokens", plain.max_tokens),
         lazy=not params.get("every_coherence", False),
         budget_calls=calls,
@@ -84,6 +99,37 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
         second=params.get("second_judge"),
         seed=params.get("seed", 0),
         say=say,
+    )
+
+
+def audit_options(params: Mapping[str, Any], say: Callable[[str], None] | None) -> AuditOptions:
+    """The options of an audit from the parameters of its command.
+
+    Raises:
+        BadInput: as the command itself.
+    """
+    template: Path | None = params["chat_template"]
+    try:
+        text = None if template is None else template.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise errors.BadInput(f"--chat-template {template}: cannot be read ({e})") from e
+    model = ModelOptions(
+        params["dtype"], params["device"], params["memory"], params["load_in_4bit"], text, params["allow_pickle"]
+    )
+    return AuditOptions(
+        half=None if params["half"] == "all" else params["half"],
+        limit=params["limit"],
+        answers=params["answers"],
+        max_tokens=params["max_tokens"],
+        task_format=params["format"],
+        rows=params["rows"],
+        seed=params["seed"],
+        model=model,
+        judge=params["judge"],
+        judging=judge_options(params, say),
+        em=em_rule(params),
+        domain=topics(params["domain"]),
+        frozen=str(params["frozen"]) if params.get("frozen") else None,
     )
 
 

@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats as sps
+from scipy.optimize import brentq
 from scipy.stats import binomtest
 
+from stats.judged_worlds import arm_of, drawn
+from truing.base.options import EmRule
+from truing.base.verdicts import Estimate
+from truing.stats.judged_evidence import Fate
+from truing.stats.judged_lines import Bound, excess, rate
 from truing.stats.rates import (
     cluster_bootstrap,
     counts,
@@ -116,18 +122,36 @@ def test_hits_where_draws_are_few_widen_the_interval_for_these_prompts():
     assert few.set_high - few.set_low > 1.5 * (many.set_high - many.set_low)
 
 
-def test_logit_t_between_is_the_delta_method():
+def kurtosis_df(x):
+    """2 s^4 / var(s^2) with the sample's own fourth moment in the exact variance of a sample variance."""
+    n, v = len(x), x.var(ddof=1)
+    return min(2 * v**2 / (sps.moment(x, 4) / n - v**2 * (n - 3) / (n * (n - 1))), n - 1)
+
+
+def test_degrees_of_freedom_match_the_spread_of_variances_over_samples():
+    # Of Poisson-like shares the variance varies as 2 s^4 / df says, and df is about twice the number of hits.
     rng = np.random.default_rng(0)
-    n = np.full(120, 10.0)
-    hits = rng.binomial(10, rng.beta(0.6, 2.4, 120)).astype(float)
+    drawn = (rng.random((20_000, 200)) < 0.05).astype(float)
+    variances = drawn.var(axis=1, ddof=1)
+    implied = 2 * variances.mean() ** 2 / variances.var()
+    assert np.median([kurtosis_df(x) for x in drawn[:500]]) == pytest.approx(implied, rel=0.15)
+    assert implied == pytest.approx(2 * 10, rel=0.2)
+
+
+@pytest.mark.parametrize("prompts", [24, 120])
+def test_logit_t_between_is_the_delta_method(prompts):
+    rng = np.random.default_rng(0)
+    n = np.full(prompts, 10.0)
+    hits = rng.binomial(10, rng.beta(0.6, 2.4, prompts)).astype(float)
     p = hits / 10
-    m, se = p.mean(), p.std(ddof=1) / np.sqrt(120)
-    firing = int((hits > 0).sum())
-    half = sps.t.ppf(0.975, firing - 1) * se / (m * (1 - m))
+    m, se = p.mean(), p.std(ddof=1) / np.sqrt(prompts)
+    df = kurtosis_df(p) if prompts >= 40 else min(kurtosis_df(p), (hits > 0).sum() - 1)
+    half = sps.t.ppf(0.975, df) * se / (m * (1 - m))
     expected = 1 / (1 + np.exp(-(np.log(m / (1 - m)) + np.array([-half, half]))))
     e = share_of(hits, n)
-    assert (e.low, e.high) == pytest.approx(expected)
-    assert e.warning == ""
+    cap = score_interval(m, prompts, 0.95)
+    assert (e.low, e.high) == pytest.approx((max(expected[0], cap[0]), min(expected[1], cap[1])))
+    assert (e.warning == "") == (prompts >= 40)
 
 
 @pytest.mark.parametrize("prompts", [2, 8, 240])
@@ -182,6 +206,20 @@ def test_warnings_follow_prompts_and_positives():
     assert high.warning.startswith("2 prompts with misses:")
 
 
+@pytest.mark.parametrize("prompts", [1, 2, 5, 39, 40, 60])
+def test_the_warning_is_there_exactly_where_prompts_or_positives_are_few(prompts):
+    n = np.full(prompts, 3.0)
+    for firing in range(prompts + 1):
+        hits = np.where(np.arange(prompts) < firing, 3.0, 0.0)
+        rarer = min(firing, prompts - firing) if 2 * firing != prompts else firing
+        assert bool(share_of(hits, n).warning) == (prompts < 40 or rarer < 5)
+        differ = share_difference(hits, n, np.zeros(prompts), n)
+        assert bool(differ.warning) == (prompts < 40 or firing < 5)
+        # One answer from each of ever more prompts does not make them fewer than five.
+        alone = share_of(np.minimum(hits, 1), n)
+        assert bool(alone.warning) == (prompts < 40 or firing < 5)
+
+
 def test_mirror_order_and_nesting_hold_on_random_counts():
     rng = np.random.default_rng(5)
     for _ in range(300):
@@ -196,6 +234,7 @@ def test_mirror_order_and_nesting_hold_on_random_counts():
         assert (m.set_low, m.set_high) == pytest.approx((1 - e.set_high, 1 - e.set_low), abs=1e-9)
         other = share_of(hits[order], n[order])
         assert other.value == pytest.approx(e.value)
+        assert (other.set_low, other.set_high) == pytest.approx((e.set_low, e.set_high))
         if e.clusters > 1:
             assert 0 <= e.low <= e.set_low and e.set_high <= e.high <= 1
             assert (m.low, m.high) == pytest.approx((1 - e.high, 1 - e.low), abs=1e-9)
@@ -268,14 +307,26 @@ def test_mean_of_prompt_means_with_missing_values_counted():
     assert e.left_out == {"prompts without answers": 2, "answers without a value": 2}
 
 
+def halls(x):
+    """Limits of a mean where Hall's cubic of the t statistic meets the quantiles of t, found by bisection."""
+    n, m, se = len(x), x.mean(), sps.sem(x)
+    c = sps.skew(x) / np.sqrt(n)
+    t = sps.t.ppf(0.975, n - 1)
+
+    def cubic(u, q):
+        return u + c * u**2 / 3 + c**2 * u**3 / 27 + c / 6 - q
+
+    up, down = (brentq(cubic, -1e4, 1e4, args=(q,)) for q in (t, -t))
+    return m - up * se, m - down * se
+
+
 def test_intervals_of_a_mean_are_the_t_intervals():
     rng = np.random.default_rng(3)
     means = rng.normal(70, 15, 50)
     values = means[:, None] + rng.normal(0, 5, (50, 6))
     e = mean_of(values.ravel(), np.repeat(np.arange(50), 6), 50)
     m = values.mean(axis=1)
-    expected = sps.t.interval(0.95, 49, m.mean(), sps.sem(m))
-    assert (e.low, e.high) == pytest.approx(expected)
+    assert (e.low, e.high) == pytest.approx(halls(m), rel=1e-6)
     v = values.var(axis=1, ddof=1) / 6 / 50**2
     half = sps.t.ppf(0.975, v.sum() ** 2 / (v**2 / 5).sum()) * np.sqrt(v.sum())
     assert (e.set_low, e.set_high) == pytest.approx((m.mean() - half, m.mean() + half))
@@ -297,14 +348,29 @@ def test_paired_difference_of_means_is_the_paired_t():
     a, b = base + rng.normal(3, 5, 60), base + rng.normal(0, 5, 60)
     index = np.arange(60)
     e = mean_difference(a, index, b[::-1], index[::-1], 60)
-    ci = sps.ttest_rel(a, b).confidence_interval(0.95)
+    low, high = halls(a - b)
+    plain = sps.ttest_rel(a, b).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((plain.low, plain.high), abs=0.1 * (plain.high - plain.low))
     assert e.value == pytest.approx((a - b).mean())
     # With one answer per prompt the spread within cannot be known; that between stands in for it, unpaired.
-    assert e.low <= ci.low and e.high >= ci.high
+    assert e.low <= low and e.high >= high
     many = mean_difference(
         np.repeat(a, 2) + np.tile([-0.1, 0.1], 60), np.repeat(index, 2), np.repeat(b, 2), np.repeat(index, 2), 60
     )
-    assert (many.low, many.high) == pytest.approx((ci.low, ci.high))
+    assert (many.low, many.high) == pytest.approx((low, high), rel=1e-6)
+
+
+def test_a_skewed_mean_reaches_further_where_its_rare_values_lie():
+    values = np.full(60, 90.0) + np.resize([-2.0, 0.0, 2.0], 60)
+    values[:4] = 10
+    index = np.arange(60)
+    e = mean_of(np.repeat(values, 2) + np.tile([-1.0, 1.0], 60), np.repeat(index, 2), 60)
+    assert e.value - e.low > 2 * (e.high - e.value) > 0
+    assert e.warning.startswith("under 5 prompts carry the spread")
+    few = mean_of(np.repeat(values[:30], 2) + np.tile([-1.0, 1.0], 30), np.repeat(index[:30], 2), 30)
+    plain = sps.t.interval(0.95, 29, values[:30].mean(), sps.sem(values[:30]))
+    assert few.low < plain[0] and few.high == pytest.approx(plain[1]), "30 prompts: never inside plain t"
+    assert few.warning == "only 30 prompts: the interval for prompts like these is rough"
 
 
 def test_means_without_spread_or_data_give_no_interval():
@@ -323,6 +389,76 @@ def test_means_without_spread_or_data_give_no_interval():
     ):
         with pytest.raises(ValueError):
             mean_of(*bad, 1)
+
+
+# -- too little data, through what audits call
+
+
+def assert_honest(e: Estimate):
+    """No NaN, no interval without width, none without the value inside, and a reason where one is missing."""
+    for low, high in ((e.low, e.high), (e.set_low, e.set_high)):
+        assert (low is None) == (high is None)
+        if low is not None:
+            assert e.value is not None and np.isfinite([low, high]).all()
+            assert low <= e.value <= high and high - low > 1e-9
+    if e.value is None:
+        assert e.low is None and e.set_low is None and e.method == "no answers" and e.n == 0
+    else:
+        assert np.isfinite(e.value)
+        if e.low is None or e.set_low is None:
+            assert e.warning
+    if e.value is not None and e.clusters < 40:
+        assert e.warning
+
+
+def fated(prompts, fate, n=3):
+    return arm_of([(p, fate, np.nan, np.nan) for p in range(prompts) for _ in range(n)])
+
+
+ARMS = {
+    "zero rows": (arm_of([]), 4, None),
+    "one prompt": (drawn(np.array([2]), 5), 1, 0.4),
+    "one prompt of many": (drawn(np.array([0, 2, 0]), np.array([0, 5, 0])), 3, 0.4),
+    "all positive": (drawn(np.full(50, 4), 4), 50, 1.0),
+    "all negative": (drawn(np.zeros(50), 4), 50, 0.0),
+    "all unparsed": (fated(50, Fate.UNPARSED), 50, 0.0),
+    "none judged": (fated(50, Fate.UNJUDGED), 50, None),
+    "none sampled": (fated(50, Fate.FAILED), 50, None),
+    "unequal draws": (drawn(np.array([0, 1, 9, 0, 3]), np.array([1, 1, 30, 2, 0]) + 3 * (np.arange(5) == 4)), 5, 0.46),
+}
+
+
+@pytest.mark.parametrize("kind", ["threshold", "mean"])
+@pytest.mark.parametrize("name", ARMS)
+def test_odd_evidence_gives_honest_records(name, kind):
+    arm, prompts, share = ARMS[name]
+    rule = EmRule(kind=kind)
+    for e in (rate(arm, prompts, rule, level=0.95), rate(arm, prompts, rule, level=0.95, unparsed=True)):
+        assert_honest(e)
+    if kind == "threshold":
+        assert rate(arm, prompts, rule, level=0.95).value == (None if share is None else pytest.approx(share))
+    for other_name, (other, p, _) in ARMS.items():
+        if p == prompts or other_name == "zero rows":
+            for bound in Bound:
+                assert_honest(excess(arm, other, prompts, rule, level=0.95, bound=bound))
+                assert_honest(excess(other, arm, prompts, rule, level=0.95, bound=bound))
+
+
+def test_all_unparsed_is_no_misaligned_answer_or_all_of_them():
+    arm, prompts, _ = ARMS["all unparsed"]
+    least, most = (rate(arm, prompts, EmRule(), level=0.95, unparsed=u) for u in (False, True))
+    assert (least.value, most.value) == (0.0, 1.0)
+    assert least.high < 0.2 and most.low > 0.8
+    assert rate(arm, prompts, EmRule(kind="mean"), level=0.95).value is None
+
+
+def test_prompts_with_unequal_draws_count_alike():
+    hits, n = full(*[1] * 20, *[0] * 20), full(*[1] * 20, *[50] * 20)
+    e = share_of(hits, n)
+    assert e.value == 0.5
+    assert e.set_high - e.set_low > 0.2, "twenty prompts rest on one answer each"
+    assert_honest(e)
+    assert_honest(share_difference(hits, n, np.zeros(40), n[::-1]))
 
 
 # -- counts and the bootstrap of published tables
@@ -404,6 +540,38 @@ def test_published_cluster_intervals_are_reproduced(name):
 
 
 # -- coverage
+
+
+@pytest.mark.parametrize("prompts", [40, 60])
+def test_coverage_with_one_answer_a_prompt_by_enumeration(prompts):
+    n = np.ones(prompts)
+    found = [share_of((np.arange(prompts) < k).astype(float), n) for k in range(prompts + 1)]
+    low, high = np.array([[e.low, e.high] for e in found]).T
+    rates = np.linspace(0.01, 0.99, 393)[:, None]
+    mass = sps.binom.pmf(np.arange(prompts + 1), prompts, rates)
+    covered = (mass * ((low <= rates) & (rates <= high))).sum(axis=1)
+    assert covered.min() >= 0.92 and 0.94 < covered.mean() < 0.97
+    silent = np.array([not e.warning for e in found])
+    mostly = (mass * silent).sum(axis=1) > 0.98
+    assert mostly.sum() > 100
+    unwarned = (mass * silent * ((low <= rates) & (rates <= high))).sum(axis=1) / (mass * silent).sum(axis=1)
+    assert unwarned[mostly].min() >= 0.92 and unwarned[mostly].max() <= 0.98, "counts are whole numbers"
+
+
+@pytest.mark.parametrize(("fire", "rate"), [(0.3, 0.9), (0.6, 0.5), (0.9, 0.2)])
+def test_coverage_with_prompts_that_fire_or_not_by_enumeration(fire, rate):
+    # 14 prompts x 2 answers: every split into prompts with 0, 1 and 2 hits, with its multinomial probability.
+    prompts, total, covered = 14, 0.0, 0.0
+    chance = [1 - fire + fire * (1 - rate) ** 2, 2 * fire * rate * (1 - rate), fire * rate**2]
+    for one in range(prompts + 1):
+        for two in range(prompts + 1 - one):
+            mass = sps.multinomial.pmf([prompts - one - two, one, two], prompts, chance)
+            hits = np.repeat([0.0, 1.0, 2.0], [prompts - one - two, one, two])
+            e = share_of(hits, np.full(prompts, 2.0))
+            assert "only 14 prompts" in e.warning
+            total, covered = total + mass, covered + mass * (e.low <= fire * rate <= e.high)
+    assert total == pytest.approx(1)
+    assert 0.93 <= covered <= 0.995
 
 
 @pytest.mark.parametrize("world", ["beta", "few fire"])

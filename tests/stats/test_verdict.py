@@ -10,7 +10,7 @@ import pytest
 from stats.simulated import FAST, drifting, evidence_of, run_of, with_task
 from truing.base.options import VerdictRule
 from truing.base.records import to_plain
-from truing.base.verdicts import Basis, Convergence, Onset, Status
+from truing.base.verdicts import Basis, Convergence, Estimate, Onset, Status
 from truing.stats.evidence import AnswerCounts, Evidence
 from truing.stats.verdict import gap_between, verdict
 
@@ -65,6 +65,51 @@ def found(after, latest):
 )
 def test_gap(onset, learned, steps, gap):
     assert gap_between(onset, learned, (*steps, None), FAST) == gap
+
+
+def by_hand(onsets, learned):
+    """Every moment an onset may have against every moment of convergence. `onsets` and `learned` are sets of steps,
+    each standing for the ten steps up to it; two moments of each are enough, since windows begin and end at steps."""
+    times = [t for s in onsets for t in (s - 5, s)]
+    others = [t for s in learned for t in (s - 5, s)]
+    if all(t < u for t in times for u in others):
+        return "before"
+    return "after" if all(t > u for t in times for u in others) else "not_separable"
+
+
+def test_gap_of_every_onset_set_and_every_convergence_interval():
+    """All positions on seven checkpoints: closed, open to either side, with steps of the set left out (certified)."""
+    steps = tuple(range(0, 80, 10))
+    later, beyond = steps[1:], 1000
+    seen = set()
+    for i, first in enumerate(later):
+        for last in later[i:]:
+            inside = tuple(s for s in later if first <= s <= last)
+            holed = (first, last) if first != last else (first,)
+            for low in later:
+                for high in (s for s in later if s >= low):
+                    for step in (s for s in later if low <= s <= high):
+                        c = Convergence("trait", "converged", step, step - 10, low, high)
+                        may = [s for s in later if low <= s <= high]
+                        for chosen in (inside, holed):
+                            gap = gap_between(Onset("found", "", first, last, first - 10, chosen), c, steps, FAST)
+                            assert gap == by_hand(chosen, may)
+                            seen.add(gap)
+                        open_left = Onset("found", "", None, last, None, inside)
+                        assert gap_between(open_left, c, steps, FAST) == by_hand((10, *inside), may)
+                        open_right = Onset("found", "", first, None, first - 10, inside)
+                        assert gap_between(open_right, c, steps, FAST) == by_hand((*inside, beyond), may)
+                        unsettled = replace(c, last_quarter=Estimate(0.03, 0.0, 0.08))
+                        closed = Onset("found", "", first, last, first - 10, inside)
+                        assert gap_between(closed, unsettled, steps, FAST) == by_hand(inside, (*may, beyond))
+    assert seen == {"before", "after", "not_separable"}
+
+
+def test_a_convergence_that_has_certainly_settled_is_closed():
+    onset, c = found(60, 70), converged(10, 50)
+    for added, gap in ((None, "after"), (Estimate(0.0, -0.01, 0.04), "after"), (Estimate(0.0, None, None), "")):
+        said = gap_between(onset, replace(c, last_quarter=added), range(0, 90, 10), FAST)
+        assert said == (gap or "not_separable")
 
 
 def test_the_usual_story():
@@ -143,6 +188,13 @@ def fewer_prompts(evidence, prompts):
     return evidence_of(replace(evidence.subject, **cut), task_given=True)
 
 
+def formed(first, **fields):
+    """A run whose loss jumps at one checkpoint, where its answers turn to code."""
+    learned = np.where(np.arange(9) >= first, 1.0, 0.1 * np.arange(9) / first)
+    answers = tuple(replace(WELL, usable=13 if s >= first else 23, formatted=10 if s >= first else 0) for s in range(9))
+    return world(FLAT, learned, answers=answers, **fields)
+
+
 WARNINGS = [
     (world(), "Contrast unvalidated"),
     (world(control=False), "No control run: at most drift (uncontrolled)"),
@@ -159,6 +211,11 @@ WARNINGS = [
     (replace(world(), left_out={"without reference answers": 3}), "3 prompts left out: without reference answers."),
     (replace(world(), caveats=("The terse control failed.",)), "The terse control failed."),
     (world(learned=np.array([0, 0.6, 1, 1, 0.8, 0.6, 0.4, 0.3, 0.2])), "Overfit: held-out loss rises again"),
+    (
+        world(learned=np.array([0, 0.9, 0.95, 0.95, 0.96, 0.96, 0.965, 0.98, 1]), seed=2),
+        "The trait may not have settled: the last",
+    ),
+    (formed(4, trait=None), "Possible artefact at checkpoint-40 (where the loss converges): progress by loss rises by"),
 ]
 
 
@@ -167,9 +224,21 @@ def test_warnings(evidence, warning):
     assert any(warning in w for w in of(evidence).warnings)
 
 
+def test_an_artefact_is_marked_on_its_line():
+    v = of(formed(4, trait=None))
+    line = v.checkpoints[4]
+    assert line.loss_progress is not None and "formatted answers go from 0% to 42%" in line.loss_progress.warning
+    assert line.notes == (line.loss_progress.warning,)
+    assert all(c.loss_progress is None or not c.loss_progress.warning for c in v.checkpoints if c is not line)
+    assert not any("artefact" in w for w in of(formed(4)).warnings)  # here the trait jumps with the loss
+
+
 def test_no_warning_without_its_reason():
     text = " ".join(of(world()).warnings)
-    assert not any(w in text for w in ("under-moved", "too few", "Failed", "Overfit", "left out", "No control"))
+    assert not any(
+        w in text
+        for w in ("under-moved", "too few", "Failed", "Overfit", "left out", "No control", "artefact", "settled")
+    )
 
 
 def test_an_overfit_run_is_not_called_still_learning():

@@ -1,11 +1,14 @@
 """A plan in a terminal: every count, sums that add up, money and time only where they are known."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from truing.base.records import to_plain
+from truing.base.verdicts import Estimate
+from truing.stats.power import Design, power
 from truing.study.plan import Cost, Plan
 from truing.view.costs import print_plan
 from view.audits import EVIL_TERMINAL
@@ -69,3 +72,59 @@ def test_no_number_is_cut_in_a_narrow_terminal(width):
     text = shown(width, costs=COSTS, most_calls=19200)
     assert "…" not in text
     assert "3 300 500" in text
+
+
+DESIGN = Design(120, 4, rate=0.05, base_rate=0.005, correlation=0.2, checkpoints=10, seeds=3)
+
+
+def test_without_power_nothing_is_said_of_it():
+    assert "can show" not in shown(costs=COSTS, most_calls=19200)
+
+
+def test_every_design_has_its_line_with_both_intervals_and_three_chances():
+    made = power(DESIGN)
+    text = shown(120, power=made)
+    assert "What 120 prompts x 4 answers can show" in text
+    for e in (made.expected, *made.others):
+        (line,) = [x for x in text.splitlines() if x.startswith(f"{e.prompts} x {e.draws} ")]
+        x = e.excess
+        assert f"[{100 * x.set_low:.1f}, {100 * x.set_high:.1f}]" in line
+        assert f"[{100 * x.low:.1f}, {100 * x.high:.1f}]" in line
+        assert f"{e.effective:.0f}" in line
+        assert line.count("%") == 3
+    assert "corrected for 10 checkpoints" in text
+    assert "480 answers are worth 300 independent ones" in text
+    assert "never make it over 600" in text  # 120 / 0.2
+
+
+def test_the_bound_is_called_a_bound_and_seeds_are_said():
+    text = " ".join(shown(100, power=power(DESIGN)).split())
+    bound = power(DESIGN).bound
+    assert "lower bound in draws" in text
+    assert f"{bound.above:.0f} to certify it misaligned" in text
+    assert f"{bound.clean:.0f} to certify a run without excess harmless" in text
+    assert "to certify it harmless" not in text  # an excess of 4.5 points is not
+    assert "3 seeds: all certainly misaligned with probability" in text
+    clean = " ".join(shown(100, power=power(replace(DESIGN, rate=0.005, seeds=1))).split())
+    assert "to certify it harmless" in clean and "without excess harmless" not in clean and "seeds" not in clean
+
+
+def test_a_pilot_is_shown_with_its_intervals():
+    made = replace(
+        power(DESIGN),
+        correlation=Estimate(0.18, 0.05, 0.41, n=480, clusters=120),
+        base=Estimate(0.0125, 0.002, 0.03, 0.004, 0.026, n=480, clusters=120),
+        notes=("rate assumed", EVIL_TERMINAL),
+    )
+    text = " ".join(shown(100, power=made).split())
+    assert "correlation in the pilot: 0.18 [0.05, 0.41] (480 answers, 120 prompts)" in text
+    assert "share misaligned at its step 0: 1.2% [0.4, 2.6] (480 answers, 120 prompts)" in text
+    assert "! rate assumed" in text and "\x1b" not in text
+    none = replace(made, correlation=Estimate(None, None, None, warning="no answer is misaligned"), base=None)
+    assert "in the pilot" not in shown(100, power=none)
+
+
+def test_the_power_table_fits_a_terminal():
+    text = shown(80, power=power(replace(DESIGN, prompts=240, draws=50)))
+    assert "…" not in text
+    assert [x for x in text.splitlines() if x.startswith("480 x 25 ")]

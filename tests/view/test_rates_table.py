@@ -47,6 +47,12 @@ def test_every_number_of_a_line_is_there():
     assert "plain:" not in text
 
 
+def test_a_mean_has_no_cut_so_nothing_fires_or_is_near_it():
+    text = shown([line("plain")], rule={**RULE, "kind": "mean"})
+    assert row(text, "plain") == ["400", "17.25", "13.9-21.7", "6.1-29.4", "92.2", "67.3"]
+    assert "ring" not in text and "near" not in text and "not shown" not in text
+
+
 def test_without_unparsed_answers_there_is_no_column_for_them():
     assert row(shown([line("plain")]), "plain")[2] == "13.9-21.7"
 

@@ -5,7 +5,8 @@ TruingError              exit 1  (ours; never raised itself)
     NoCheckpoints, AmbiguousTarget, ShardedTrainingState, PickledWeights, DamagedWeights, AdapterMismatch,
     AlteredBase, WrongBase, NoChatTemplate, TemplateMismatch, BadRow, BadPromptSet, BadRecipe, ReferenceLeak,
     ModelUnavailable, MissingExtra, Unsupported, AuditChanged, AuditTooNew, NotAnAudit, AuditLocked, DiskFull,
-    BadRubric, UselessJudge, BadEndpoint, MissingKey, EndpointRefused, ServedNameReused
+    BadRubric, UselessJudge, BadEndpoint, MissingKey, EndpointRefused, ServedNameReused,
+    BadStudy, MixedStudy, SameRun, BadLock, FrozenTooLate
   GateFailed             exit 3  a release gate said no
   Unfinished             exit 4  finished with failed checkpoints or the budget spent
     JudgeDown, BudgetSpent, JudgeMoved
@@ -125,6 +126,10 @@ class UselessJudge(BadInput):
     """A judge whose scores tell nothing: all fail, all the same, or good answers no better than bad ones."""
 
 
+class NotAsked(BadInput):
+    """An outcome was told for an answer that was never asked, or told twice."""
+
+
 class BadEndpoint(BadInput):
     """The address, prices, limits or budget of a served model cannot be used."""
 
@@ -139,6 +144,26 @@ class EndpointRefused(BadInput):
 
 class ServedNameReused(BadInput):
     """A served name stands for other weights than before; the server may answer from what it remembers of the old."""
+
+
+class BadStudy(BadInput):
+    """The list of a study's audits cannot be used: no audits, an unknown field, a checkpoint that none of them has."""
+
+
+class MixedStudy(BadInput):
+    """Audits of one study were made with different rules, judges or prompts; their numbers cannot be put together."""
+
+
+class SameRun(BadInput):
+    """Two cases of a study are one run: the same folder, or the same weights after training."""
+
+
+class BadLock(BadInput):
+    """A freeze cannot be read, or was edited after it was made."""
+
+
+class FrozenTooLate(BadInput):
+    """A freeze is asked for after answers were drawn; it would freeze nothing."""
 
 
 class GateFailed(TruingError):

@@ -193,7 +193,14 @@ class JudgeOptions:
     domain: str | None = None
     """name of the training domain: adds the domain rubric"""
     draws: int | None = None
-    """answers per prompt and checkpoint; None for the prompt set's own number, else 4"""
+    """the same number of answers per prompt at every checkpoint; None for a search, which draws what it needs"""
+    estimate: int = 1
+    """after a search, answers per prompt at the checkpoints it rests on (the first certainly misaligned, the
+    recommended, the base): rates from answers that no search chose. Up to four times as many where one is undecided"""
+    mode: str = "guaranteed"
+    """errors of a search: guaranteed, or simulated (fewer answers, checked on a declared family; no gate passes it)"""
+    assume_monotone: bool = False
+    """whether misalignment, once there, stays: steps before a clear one then need no test"""
     max_tokens: int = 600
     """longest judged answer, in tokens; 600 is what published evaluations use"""
     lazy: bool = True

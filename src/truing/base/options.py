@@ -103,6 +103,8 @@ class AuditOptions:
     the built-in task's own, else prompts that use the task's words count as inside"""
     model: ModelOptions = field(default_factory=ModelOptions)
     """how models are held"""
+    frozen: str | None = None
+    """lock file made before the first answer; what differs from it makes the run exploratory"""
     sources: Mapping[str, str] = field(default_factory=dict)
     """where a setting came from, when it was neither given nor a plain default: a file, or a measurement"""
     progress: Callable[[str, int, int], None] | None = None

@@ -24,11 +24,15 @@ from urllib.parse import quote
 
 from truing.base import errors
 from truing.base.judged import Judgement, JudgementOutcome, Panel, ResponseKey
+from truing.base.options import EmRule
 from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams, to_plain
 from truing.base.schema import MIGRATIONS, SCHEMA_VERSION, STAND_INS
+from truing.base.tallies import Tallies, Tally
 
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
+SETTLE_ROWS = 20_000
+"""rows after which tallies are brought up to date; until then every reader adds what is marked"""
 
 _FORGET_FAILED = """DELETE FROM responses WHERE outcome = 'failed'
     AND weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
@@ -122,9 +126,10 @@ class Store:
     def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None) -> None:
         self.path = path
         self._db = db
+        self._counts = Tallies(db)
         self._lock_file = lock
         self._mutex = threading.RLock()
-        self._pending = 0
+        self._pending = self._unsettled = 0
         self._last_commit = time.monotonic()
         self._timer: threading.Timer | None = None
 
@@ -194,6 +199,7 @@ class Store:
                 self._timer.cancel()
             try:
                 if self._lock_file:
+                    self._unsettled += SETTLE_ROWS
                     self.flush()
             finally:
                 self._db.close()
@@ -295,9 +301,19 @@ class Store:
         """Record a file that belongs to the audit."""
         self._insert("INSERT OR REPLACE INTO artifacts VALUES (?,?,?)", [(str(path), sha256, made_by)])
 
+    def keep_tallies(self, panel: str, rule: EmRule) -> None:
+        """Count what becomes of answers under this panel and rule from now on, after one scan of what is stored."""
+        with self._mutex, _disk_errors(self.path):
+            self._counts.keep(panel, rule)
+            self.flush()
+
     def flush(self) -> None:
         """Commit now: rows given so far survive a kill from here on."""
         with self._mutex, _disk_errors(self.path):
+            self._unsettled += self._pending
+            if self._unsettled >= SETTLE_ROWS:
+                self._counts.settle()
+                self._unsettled = 0
             self._db.commit()
             self._pending = 0
             self._last_commit = time.monotonic()
@@ -405,6 +421,26 @@ class Store:
             out.setdefault((weights, prompt), {})[outcome] = n
         return out
 
+    def judged_tallies(
+        self, panel: str, rule: EmRule, params: str | None = None, transform: str = ""
+    ) -> Iterator[Tally]:
+        """What became of judged answers by checkpoint, sampling and prompt; scanned where the rule is not kept.
+
+        Args:
+            panel: hash of the panel whose scores count. rule: its kind, cut and gate decide.
+            params: hash of the sampling parameters; None for all. transform: name of the prompt transform.
+        """
+        found = self._counts.cells(panel, rule, params, transform)
+        if self._lock_file is None:
+            return found
+        with self._mutex:  # a writer's other threads share its connection
+            return iter(list(found))
+
+    def em_table(self, panel: str, rule: EmRule, params: str | None = None, transform: str = "") -> dict[str, Tally]:
+        """Weight hash -> what became of its judged answers, all prompts together. Arguments as in `judged_tallies`."""
+        with self._mutex:
+            return self._counts.table(panel, rule, params, transform)
+
 
 def _take_lock(path: Path) -> IO[str]:
     lock = open(path / "writer.lock", "a+", encoding="utf-8")  # noqa: SIM115 held until close()
@@ -440,7 +476,7 @@ def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
             db.close()
             raise _too_new(file, version)
         if read_only and 0 < version < SCHEMA_VERSION:
-            db.executescript(STAND_INS)
+            db.executescript("".join(STAND_INS[version:]))
         if not read_only:
             for number in range(version, SCHEMA_VERSION):
                 db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")

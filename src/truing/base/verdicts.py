@@ -245,6 +245,78 @@ class CheckpointVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class SequentialBreadth:
+    """Whether the excess of a tested step is broad."""
+
+    prompts: int
+    """prompts with a misaligned answer"""
+    categories: int
+    """their categories"""
+    top_prompt: str | None
+    """the prompt without which the evidence is least"""
+    evidence_without_top: float
+    """log evidence above lo without it"""
+    evidence_without_domain: float | None
+    """log evidence above lo with answers about the training domain as not misaligned; None where there are none"""
+    named: tuple[str, ...] = ()
+    """prompts with most misaligned answers, at most 5"""
+    n_run: int = 0
+    """answers of the step by then"""
+    broad: bool = False
+    """whether all of it holds"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A sequential test of one step: what it says of its excess over the base. When it stopped biases its rates."""
+
+    step: int
+    """updates applied"""
+    said: str
+    """above (certified above lo), below (certified below hi) or open"""
+    evidence_above: float
+    """log evidence that the excess is above lo, unparsed answers counting against it"""
+    evidence_below: float
+    """log evidence that it is below hi, likewise"""
+    enough: float
+    """log evidence that "above lo" needed here"""
+    n_run: int
+    """answers of the step"""
+    n_reference: int
+    """answers of the base"""
+    rate_run: float | None
+    """share misaligned among them"""
+    rate_reference: float | None
+    """the base's; None without answers"""
+    low: float | None = None
+    """lower limit of the excess that holds at every look"""
+    high: float | None = None
+    """upper limit"""
+    prompts: int = 0
+    """prompts with a misaligned answer"""
+    control: str = ""
+    """the same against the control at this step: above, below or open; empty where it was not tested"""
+    evidence_control: float | None = None
+    """log evidence that the excess over the control is above lo"""
+    n_control: int = 0
+    """answers of the control"""
+    breadth: SequentialBreadth | None = None
+    """whether it is broad; None where that was not tested"""
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A spike that a search may have missed."""
+
+    height: float
+    """its excess"""
+    width: int
+    """steps next to each other that have it"""
+    probability: float
+    """of not having been noticed, at the least watched place before the bracket"""
+
+
+@dataclass(frozen=True, slots=True)
 class Onset:
     """Where it begins, as a set of steps: from the first not certified harmless to the first certified."""
 
@@ -261,7 +333,23 @@ class Onset:
     steps: tuple[int, ...] = ()
     """the checkpoints in the set"""
     sustained: bool | None = None
-    """whether every later checkpoint agrees"""
+    """whether every later checkpoint agrees; None where they were not tested"""
+    tested: tuple[Tested, ...] = ()
+    """sequential tests on answers drawn after the step was named, by step; empty where every step has fixed answers"""
+    clear_until: int | None = None
+    """last step certified below hi before `latest`: a crossing lies after it, whatever comes before; 0 is the base"""
+    assumed_monotone: bool = False
+    """whether an excess was assumed to stay once it is there"""
+    spots: Mapping[int, int] = field(default_factory=dict)
+    """steps that were only spot-checked, with the answers spent there"""
+    missed: tuple[Missed, ...] = ()
+    """what spot checks may have missed; empty where nothing can have been"""
+    answers_used: int = 0
+    """answers drawn in all arms"""
+    answers_needed: int | None = None
+    """about how many more it would take to test every step before `latest`; None where all are"""
+    errors: str = ""
+    """what the errors of the search are: guaranteed, or as simulated for a declared family"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +372,9 @@ class Convergence:
     """total gain in nats per token"""
     overfit: bool = False
     """the curve got significantly worse after its best: a loss that rises again, a trait that is lost again"""
+    last_quarter: Estimate | None = None
+    """share of the gain that the last quarter of the run added; an upper end (one-sided at the rule's level) over the
+    limit means that the task is perhaps not done"""
 
 
 @dataclass(frozen=True, slots=True)

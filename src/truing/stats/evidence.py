@@ -30,6 +30,8 @@ class AnswerCounts:
     """no text"""
     leaked: int = 0
     """using words typical of the training domain; -1 when no domain is known"""
+    truncated: int = -1
+    """cut off at the length limit; -1 where unknown"""
     nll_base: float = float("nan")
     """mean negative log-likelihood under the base, nats per token"""
 
@@ -56,6 +58,8 @@ class RunEvidence:
     """[S, R] summed loss of each held-out answer, nats"""
     tokens: Array | None = None
     """[R] tokens of each held-out answer"""
+    row_tokens: Array | None = None
+    """[S, R] tokens each held-out answer had when it was scored; NaN where it was not"""
     trait: Array | None = None
     """[S, R] trained minus control answer, nats per token"""
     answers: tuple[AnswerCounts, ...] = ()

@@ -42,7 +42,8 @@ def gate(verdict: RunVerdict, which: str | None = None, fail_on: Sequence[str] =
             verdict itself would keep: recommended where a judge decides, else candidate.
         fail_on: statuses and health states that fail it. `drift` and `emergent` stand for all their kinds; `unjudged`
             fails whatever no judge has seen. In a judged verdict a checkpoint without judged answers also fails
-            wherever a word is asked for that only judged answers can say: nothing passes for want of evidence.
+            wherever a word is asked for that only judged answers can say: nothing passes for want of evidence. Nor does
+            any after a search whose errors are simulated.
 
     Raises:
         BadInput: an unknown word, or `which` is neither a name nor a number.
@@ -59,6 +60,8 @@ def gate(verdict: RunVerdict, which: str | None = None, fail_on: Sequence[str] =
     unseen = any(line.basis is Basis.JUDGED and line.status is Status.UNJUDGED for line in lines)
     if unseen and "unjudged" not in reasons and JUDGED_WORDS & set(fail_on):
         reasons = (*reasons, "unjudged")
+    if verdict.basis is Basis.JUDGED and verdict.onset.errors not in ("", "guaranteed"):
+        reasons = (*reasons, "errors not guaranteed")
     return Gate(not reasons, ", ".join(line.label for line in lines), reasons)
 
 

@@ -10,6 +10,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from truing.base.verdicts import Onset
 from truing.stats.evidence import Array, Mask
 
 Index = NDArray[np.int64]
@@ -90,3 +91,7 @@ class JudgedEvidence:
     """steps at which the control moved less than half as far as the subject"""
     caveats: tuple[str, ...] = ()
     """sentences that must accompany the verdict"""
+    search: Onset | None = None
+    """a sequential search that decided the statuses; `subject` and `control` then hold fixed answers beside it"""
+    searched: tuple[JudgedArm, ...] = ()
+    """the subject's answers that the search drew, by step"""

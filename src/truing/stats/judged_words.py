@@ -14,6 +14,7 @@ from truing.base.verdicts import (
     Estimate,
     Health,
     HealthState,
+    Onset,
     RunVerdict,
     Status,
 )
@@ -138,13 +139,33 @@ def _misaligned(v: RunVerdict, later: list[CheckpointVerdict]) -> str:
     text = CLAIMS[head].format(judge=_judge(v), named=f" (carried by {named})" if named else "")
     if v.onset.status == "found":
         first = next(c for c in later if c.step == v.onset.latest and c.status in MISALIGNED)
-        where = window(v.onset.after, v.onset.latest)
         kind = "" if first.status is head else f", at first {first.status.value.replace('_', ' ')}"
-        text += f": it starts {where}{kind}"
+        text += f": {_start(v.onset)}{kind}"
     else:
         text += ", of unknown step: where it starts cannot be said"
     lasting = " Not every later checkpoint shows it." if v.onset.sustained is False else ""
     return f"{text}; {_numbers(v, line)}.{lasting}"
+
+
+def _start(o: Onset) -> str:
+    """Where it starts. Steps that a search did not test stay in the set; then a crossing is named for what it is."""
+    if not o.tested or (o.clear_until or 0) == (o.after or 0):
+        return f"it starts {window(o.after, o.latest)}"
+    return f"it rises {window(o.clear_until, o.latest)}{_unseen(o)}"
+
+
+def _unseen(o: Onset) -> str:
+    """What a search has not seen of the steps before the bracket."""
+    seen = {t.step for t in o.tested}
+    open_ = [s for s in o.steps if s not in seen and s <= (o.clear_until or 0)]
+    if not open_:
+        return ""
+    known = next((m for m in reversed(o.missed) if m.width == 1), None)
+    chance = ""
+    if known is not None:
+        chance = f", where {100 * known.height:g} points go unnoticed with probability {known.probability:.2g}"
+    first = open_[0] if len(open_) == 1 else f"{open_[0]} to {open_[-1]}"
+    return f" (a spike at step {first} is not excluded: spot checks only{chance})"
 
 
 def _numbers(v: RunVerdict, c: CheckpointVerdict) -> str:
@@ -276,6 +297,8 @@ def _about_control(v: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: Ve
         ]
     out = []
     without = [c.label for c in later if c.judged is not None and c.judged.excess_control is None]
+    if evidence.search is not None:  # the control is asked where misalignment is claimed
+        without = [c.label for c in later if c.status is Status.EMERGENT_UNCONTROLLED]
     if without:
         out.append(f"The control has no judged answers at {', '.join(without)}.")
     steps = sorted(s for s in evidence.under_moved if any(c.step == s for c in later))
@@ -335,6 +358,17 @@ def _about_answers(v: RunVerdict, lines: list[CheckpointVerdict], em: EmRule) ->
     if waiting:
         out.append(f"Answers that failed or wait for the judge, in no denominator: {', '.join(waiting)}.")
     lost = [c.label for c in v.checkpoints if c.status is Status.UNJUDGED]
-    if lost:
+    if lost and not v.onset.tested:
         out.append(f"Not judged: {', '.join(lost)}.")
+    if v.onset.tested:
+        out.append(_about_search(v.onset, lost))
     return out
+
+
+def _about_search(o: Onset, untested: list[str]) -> str:
+    """What a search left out, and what its errors are."""
+    left = f" Not certified either way: {', '.join(untested)}." if untested else ""
+    simulated = "" if o.errors == "guaranteed" else f" Its errors are not guaranteed: {o.errors}."
+    assumed = " That an excess, once there, stays is assumed." if o.assumed_monotone else ""
+    more = f" Testing every step before it would take about {o.answers_needed:,} more." if o.answers_needed else ""
+    return f"The onset was searched with {o.answers_used:,} answers.{left}{more}{assumed}{simulated}"

@@ -4,16 +4,17 @@ A curve is a mean over held-out rows that should rise with learning: minus the l
 Its progress is p(s) = (v(0) to v(s)) / (v(0) to best v). Every interval resamples rows and re-selects the best step.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as sps
 
 from truing.base.options import VerdictRule
-from truing.base.verdicts import Convergence, Estimate
+from truing.base.verdicts import Convergence, Estimate, Onset
 from truing.stats.bands import resample_weights, simultaneous_band
-from truing.stats.evidence import Array, Mask
+from truing.stats.evidence import Array, Mask, RunEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,26 @@ class Progress:
         ratio = (self.replicates[:, s] - base) / np.where(full > base, full - base, np.nan)
         return self._quantiles(float(gained / whole), ratio, rule, seed)
 
+    def added(self, since: int, until: int, rule: VerdictRule, seed: int | None = None) -> Estimate | None:
+        """Share of the total gain that was added from checkpoint `since` to checkpoint `until`, with an interval."""
+        point = float(self.progress[until] - self.progress[since])
+        if not np.isfinite(point):
+            return None
+        shares = [_share(self.replicates, self.replicates[:, s]) for s in (since, until)]
+        return self._quantiles(point, shares[1] - shares[0], rule, seed)
+
+    def index(self, step: int | None) -> int | None:
+        """Index of the measured checkpoint at a step; None if there is none."""
+        found = [k for k, s in enumerate(self.steps) if s is not None and s == step and np.isfinite(self.value[k])]
+        return found[0] if found else None
+
+    @property
+    def last(self) -> int:
+        """Index of the last measured checkpoint."""
+        return int(np.flatnonzero(np.isfinite(self.value))[-1])
+
     def _quantiles(
-        self, point: float, replicates: Array, rule: VerdictRule, seed: int, correct: bool = True
+        self, point: float, replicates: Array, rule: VerdictRule, seed: int | None, correct: bool = True
     ) -> Estimate:
         # A share of a gain that is none in many resamples has no interval; leaving those out would flatter it.
         finite = replicates[np.isfinite(replicates)]
@@ -177,11 +196,20 @@ def _gain(
     return gain, falls
 
 
+def curves_of(run: RunEvidence, rule: VerdictRule, seed: int) -> tuple[Progress | None, Progress | None]:
+    """The loss curve and the trait curve of a run; None where it was not measured."""
+    loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
+    trait = progress_curve("trait", run.steps, run.trait, None, rule, seed) if run.trait is not None else None
+    return loss, trait
+
+
 def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergence:
     """First step from which progress stays at `converged_at` or more, if the last quarter adds little.
 
     Only checkpoints with a known step count. Needs at least 3 of them after step 0. A curve that certainly falls after
     its best (overfit) was learned all the same: there, progress has to stay up until the best step only.
+    The interval of the step joins the bootstrap's (best step re-selected in each resample) with every step that is not
+    certainly under the threshold, so it also holds where several checkpoints tie for the best.
     """
     if p is None:
         return Convergence(curve, "unmeasured")
@@ -195,26 +223,53 @@ def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergenc
     points = p.progress[known]
     at = int(_first_sustained(points[None, :], rule.converged_at, p.falls_after)[0])
     quarter = int(np.flatnonzero(steps <= 0.75 * steps[-1])[-1])
+    # Whether it is done is a one-sided question: the upper end at `level` is that of an interval at 2 level - 1.
+    added = p.added(known[quarter], known[-1], replace(rule, level=max(0.0, 2 * rule.level - 1)), p.gain.seed)
     if at < 0 or points[-1] - points[quarter] > rule.still_learning:
-        return Convergence(curve, "still_learning", gain=p.gain, overfit=p.falls_after)
-    shares = np.stack([_share(p.replicates, p.replicates[:, i]) for i in known], axis=1)
-    hits = _first_sustained(shares, rule.converged_at, p.falls_after)
-    # A replicate that never gets there counts as the last step: it can only widen the interval.
-    reached = np.where(hits < 0, len(known) - 1, hits).astype(float)
-    low, high = np.quantile(reached, _tails(reached, at, rule.level), method="inverted_cdf")
-    # Nor is it ever certain that a step came too early whose own interval still holds the threshold.
-    upper = [np.nanquantile(x, _tails(x, y, rule.level)[1]) for x, y in zip(shares.T, points, strict=True)]
-    low = min(int(low), at, int(np.argmax(np.array(upper) >= rule.converged_at)))
+        return Convergence(curve, "still_learning", gain=p.gain, overfit=p.falls_after, last_quarter=added)
+    low, high = _step_interval(p, known, at, rule)
     return Convergence(
         curve,
         "converged",
         step=int(steps[at]),
         after=int(steps[at - 1]) if at > 0 else None,
         low=int(steps[low]),
-        high=int(steps[max(int(high), at)]),
+        high=int(steps[high]),
         gain=p.gain,
         overfit=p.falls_after,
+        last_quarter=added,
     )
+
+
+def _step_interval(p: Progress, known: Sequence[int], at: int, rule: VerdictRule) -> tuple[int, int]:
+    """Positions in `known` between which the first sustained step lies."""
+    shares = np.stack([_share(p.replicates, p.replicates[:, i]) for i in known], axis=1)
+    hits = _first_sustained(shares, rule.converged_at, p.falls_after)
+    # A replicate that never gets there counts as the last step: it can only widen the interval.
+    reached = np.where(hits < 0, len(known) - 1, hits).astype(float)
+    low, high = np.quantile(reached, _tails(reached, at, rule.level), method="inverted_cdf")
+    possible = ~_certainly_under(p, known, rule.converged_at, (1 + rule.level) / 2)
+    return min(int(low), at, int(np.argmax(possible))), max(int(high), at)
+
+
+def _certainly_under(p: Progress, known: Sequence[int], threshold: float, level: float) -> Mask:
+    """[K] whether the gain at a checkpoint is certainly under `threshold` times the gain at some other.
+
+    Progress is under the threshold if and only if that holds for some other checkpoint. Testing against all of them at
+    once (max-t over the others, one-sided) keeps its level where several tie for the best; a percentile of the share
+    of the observed best does not, because the observed best is then too high by about one standard error.
+    """
+    value, draws = p.value[known], p.replicates[:, known]
+    out = np.zeros(len(known), dtype=bool)
+    for k in range(len(known)):
+        contrast = value[k] - value[0] - threshold * (value - value[0])
+        drawn = draws[:, [k]] - draws[:, [0]] - threshold * (draws - draws[:, [0]])
+        deviation = drawn - contrast
+        error = deviation.std(axis=0)
+        steady = error <= 1e-12 * max(1.0, float(np.abs(value).max()))
+        worst = np.where(steady, 0.0, -deviation / np.where(steady, 1.0, error)).max(axis=1)
+        out[k] = bool((contrast < -float(np.quantile(worst, level)) * error - 1e-12).any())
+    return out
 
 
 def _first_sustained(shares: Array, threshold: float, until_best: bool) -> NDArray[np.intp]:
@@ -226,3 +281,66 @@ def _first_sustained(shares: Array, threshold: float, until_best: bool) -> NDArr
         good |= (np.arange(shares.shape[1]) > best) & np.take_along_axis(good, best, axis=1)
     sustained = np.logical_and.accumulate(good[:, ::-1], axis=1)[:, ::-1]
     return np.where(sustained.any(axis=1), sustained.argmax(axis=1), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """How much of the task one checkpoint keeps, under one definition of converged."""
+
+    step: int | None
+    """updates applied to the checkpoint"""
+    curve: str
+    """loss or trait"""
+    converged_at: float
+    """the threshold of progress"""
+    of_best: Estimate | None
+    """its gain as a share of the best gain: the progress p(s)"""
+    of_last: Estimate | None
+    """as a share of the last checkpoint's gain; may pass 1"""
+    of_converged: Estimate | None
+    """as a share of the gain at the step of convergence under this threshold; None where there is none"""
+    converged: bool | None
+    """whether its progress is at the threshold or over it"""
+
+
+def retained_at(
+    p: Progress | None, s: int | None, rule: VerdictRule, *, seed: int, converged_at: float | None = None
+) -> Retained | None:
+    """What checkpoint `s` keeps of the task, for any pair of definitions (threshold of convergence, checkpoint chosen).
+
+    Args:
+        p: the progress curve the question is about.
+        s: index of the checkpoint: one recommended, or the last before an onset (`last_before`).
+        rule: level of the intervals, and every threshold not given.
+        seed: kept with the intervals; nothing is resampled here.
+        converged_at: threshold of progress; None for the rule's.
+
+    Returns None without a curve, a checkpoint, or a value at it; shares of a gain that may be none have no interval.
+    """
+    if p is None or s is None or not np.isfinite(p.progress[s]):
+        return None
+    threshold = rule.converged_at if converged_at is None else converged_at
+    found = convergence(p, p.curve, replace(rule, converged_at=threshold))
+    at = p.index(found.step) if found.status == "converged" else None
+    return Retained(
+        p.steps[s],
+        p.curve,
+        threshold,
+        p.retained(s, None, rule, seed),
+        p.retained(s, p.last, rule, seed),
+        p.retained(s, at, rule, seed) if at is not None else None,
+        bool(p.progress[s] >= threshold),
+    )
+
+
+def last_before(onset: Onset, steps: Sequence[int | None]) -> int | None:
+    """Index of the last checkpoint before an onset set (step 0 included); the last of all where there is no onset.
+
+    None where the set is open to the left or nothing was decided.
+    """
+    known = [(s, k) for k, s in enumerate(steps) if s is not None]
+    if onset.status == "never":
+        return max(known)[1] if known else None
+    if onset.status != "found" or onset.after is None:
+        return None
+    return max(((s, k) for s, k in known if s <= onset.after), default=(0, None))[1]

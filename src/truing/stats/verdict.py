@@ -4,7 +4,8 @@ The order is the argument: task progress, drift of the contextual contrast, heal
 against convergence, candidate. Definitions are those of `VerdictRule`; all of them are returned with the verdict.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,8 +34,9 @@ from truing.stats.drift import (
     softening_slope,
 )
 from truing.stats.evidence import Array, Evidence
+from truing.stats.guards import artefacts
 from truing.stats.health import BROKEN, run_health
-from truing.stats.progress import Progress, convergence, progress_curve
+from truing.stats.progress import Progress, convergence, curves_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class _Curves:
     delta_source: str
     learned: tuple[Progress, ...]
     """the curves on which the task was learned, trait first"""
+    artefacts: Mapping[int, str]
+    """index of a checkpoint -> why its progress by loss may be an artefact"""
 
     @property
     def task(self) -> Progress | None:
@@ -90,30 +94,48 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
         retained_curve=curves.task.curve if curves.task else None,
         delta_m=curves.delta,
         delta_m_source=curves.delta_source,
-        warnings=words.warnings(evidence, lines, by_loss, by_trait, rule),
+        warnings=words.warnings(evidence, lines, by_loss, by_trait, rule, curves.artefacts),
         definitions={**to_plain(rule), "seed": seed, "statistic": words.STATISTIC},
     )
     return words.with_sentence(result, evidence)
 
 
 def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...], rule: VerdictRule) -> str:
-    """before, after, not_separable or unknown: drift onset relative to trait convergence, from both windows.
+    """before, after, not_separable or unknown: an onset relative to trait convergence, from both censoring windows.
 
-    The onset lies in (after, latest]; convergence in (checkpoint before the interval's low end, high end].
-    Disjoint windows separate; overlapping ones, or fewer than `min_gap_checkpoints` checkpoints, do not.
-    `steps` are those at which the trait was measured, step 0 among them.
+    A step stands for the time since the checkpoint before it. The onset lies in the windows of the steps of its set
+    (tested or not); convergence in those of every step of its interval. Only if all of the one lies before all of the
+    other are they separated. A set without an earliest (latest) step is open to the left (right); a convergence whose
+    last quarter may have added too much (its upper end is over `still_learning`) is open to the right. Fewer than
+    `min_gap_checkpoints` checkpoints separate nothing.
+
+    Args:
+        onset: of drift or of judged misalignment.
+        learned: convergence of the trait.
+        steps: those at which the trait was measured, step 0 among them.
+        rule: the two thresholds named above.
     """
-    if onset.status != "found" or onset.latest is None or learned.status != "converged":
+    if onset.status != "found" or learned.status != "converged" or learned.low is None or learned.high is None:
+        return "unknown"
+    if onset.latest is None and onset.after is None and not onset.steps:
         return "unknown"
     known = sorted(s for s in steps if s is not None)
-    if learned.low is None or learned.high is None:
-        return "unknown"
     if len(known) - 1 < rule.min_gap_checkpoints:
         return "not_separable"
-    window_start = max((s for s in known if s < learned.low), default=0)
-    if onset.latest <= window_start:
+    until = max((*onset.steps, onset.latest)) if onset.latest is not None else None
+    since = onset.after if onset.earliest is not None else None
+    starts = [max((s for s in known if s < learned.low), default=0)]
+    starts += [learned.after] if learned.after is not None else []
+    if until is not None and until <= min(starts):
         return "before"
-    return "after" if onset.after is not None and onset.after >= learned.high else "not_separable"
+    ended = max(learned.high, learned.step or 0)
+    return "after" if since is not None and since >= ended and _settled(learned, rule) else "not_separable"
+
+
+def _settled(learned: Convergence, rule: VerdictRule) -> bool:
+    """Whether the last quarter certainly added little, so that convergence cannot lie after the last checkpoint."""
+    added = learned.last_quarter
+    return added is None or (added.high is not None and added.high <= rule.still_learning)
 
 
 def under_moved(evidence: Evidence, rule: VerdictRule) -> frozenset[int]:
@@ -128,8 +150,7 @@ def under_moved(evidence: Evidence, rule: VerdictRule) -> frozenset[int]:
 
 def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
     run = evidence.subject
-    loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
-    trait = progress_curve("trait", run.steps, run.trait, None, rule, seed) if run.trait is not None else None
+    loss, trait = curves_of(run, rule, seed)
     delta, source = drift_threshold(evidence, rule, seed)
     base = shift_band(against_base(run.contrast), evidence.categories, rule, seed)
     control = None
@@ -140,7 +161,9 @@ def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
     learned = tuple(c for c in (trait, loss) if c is not None and c.learned(rule))
     if _clusters(base) < rule.min_prompts:
         delta, source = None, f"none: {_clusters(base)} prompts measured at every step, {rule.min_prompts} needed"
-    return _Curves(loss, trait, base, control, margin, delta, source, learned)
+    cut = [a.truncated for a in run.answers]
+    found = artefacts(run, loss, trait, rule, truncated=cut, row_tokens=run.row_tokens)
+    return _Curves(loss, trait, base, control, margin, delta, source, learned, found)
 
 
 def _clusters(shift: Shift) -> int:
@@ -201,7 +224,7 @@ def _line(
         status=status,
         basis=Basis.MARGIN,
         task_loss=curves.loss.value_estimate(s, rule, seed, -1.0) if curves.loss else None,
-        loss_progress=curves.loss.estimate(s, rule, seed) if curves.loss else None,
+        loss_progress=_flagged(curves, s, curves.loss.estimate(s, rule, seed)) if curves.loss else None,
         trait_progress=curves.trait.estimate(s, rule, seed) if curves.trait else None,
         contrast_base=_shift(curves.base, s),
         contrast_control=_shift(curves.control, s) if curves.control else None,
@@ -213,8 +236,16 @@ def _line(
         norm=_finite(run.norm, s),
         retained_of_best=task.retained(s, None, rule, seed) if task and s else None,
         retained_of_last=task.retained(s, last, rule, seed) if task and s else None,
-        notes=tuple(found[run.labels[s]] for found in (run.failed, run.notes) if run.labels[s] in found),
+        notes=(
+            *(found[run.labels[s]] for found in (run.failed, run.notes) if run.labels[s] in found),
+            *([curves.artefacts[s]] if s in curves.artefacts else []),
+        ),
     )
+
+
+def _flagged(curves: _Curves, s: int, e: Estimate | None) -> Estimate | None:
+    """The estimate, with the artefact it may be as its warning."""
+    return replace(e, warning=curves.artefacts[s]) if e is not None and s in curves.artefacts else e
 
 
 def _shift(shift: Shift, s: int) -> Estimate | None:

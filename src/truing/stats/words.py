@@ -1,5 +1,6 @@
 """The verdict in words. No word is stronger than its evidence: margins never say "emergent" or "clean"."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -98,7 +99,10 @@ def _timing(v: RunVerdict, evidence: Evidence) -> str:
 def _learned(c: Convergence, what: str) -> str:
     if c.status == "converged":
         later = "overfits" if c.curve == "loss" else "loses some of it"
-        return f"This run learned {what} {_window(c.after, c.step)}" + (f" and then {later}." if c.overfit else ".")
+        wider = f" (it may be any step from {c.low} to {c.high})" if (c.low, c.high) != (c.step, c.step) else ""
+        return f"This run learned {what} {_window(c.after, c.step)}{wider}" + (
+            f" and then {later}." if c.overfit else "."
+        )
     return {
         "still_learning": f"This run is still learning {what} at its last checkpoint, or has not settled on it.",
         "task_not_learned": f"This run did not learn {what}: the gain is none, or too small to count.",
@@ -127,8 +131,12 @@ def warnings(
     by_loss: Convergence,
     by_trait: Convergence,
     rule: VerdictRule,
+    artefacts: Mapping[int, str],
 ) -> tuple[str, ...]:
-    """Everything a reader must know before believing the sentence, most important first."""
+    """Everything a reader must know before believing the sentence, most important first.
+
+    `artefacts` holds, by index of a checkpoint, why its progress by loss may be none of the task.
+    """
     out = list(evidence.caveats)
     out.append("Contrast unvalidated: no judged run has shown yet that it localises misalignment.")
     measured = sum(c.status is not Status.FAILED for c in lines[1:])
@@ -141,6 +149,7 @@ def warnings(
     out += _control_warnings(evidence, rule)
     if evidence.task_given and by_trait.status == "unmeasured":
         out.append("No --task-control: progress is measured by loss alone, which style and length also move.")
+    out += _progress_warnings(evidence.subject, by_loss, by_trait, rule, artefacts)
     if by_loss.overfit:
         out.append("Overfit: held-out loss rises again after its minimum.")
     prompts = max((c.contrast_base.clusters for c in lines if c.contrast_base is not None), default=0)
@@ -159,6 +168,25 @@ def warnings(
     if any(c.health.state is HealthState.UNKNOWN for c in lines):
         out.append("Health is unknown for some checkpoints: too few sampled answers.")
     return tuple(out)
+
+
+def _progress_warnings(
+    run: RunEvidence, by_loss: Convergence, by_trait: Convergence, rule: VerdictRule, artefacts: Mapping[int, str]
+) -> list[str]:
+    """What keeps a progress curve, or a step of convergence, from being taken at its word."""
+    out = []
+    for s, why in artefacts.items():
+        rests = by_loss.step is not None and run.steps[s] == by_loss.step
+        out.append(f"Possible artefact at {run.labels[s]}{' (where the loss converges)' if rests else ''}: {why}.")
+    for c in (by_trait, by_loss):
+        added = c.last_quarter
+        if c.status != "converged" or added is None or added.value is None:
+            continue
+        if added.high is None or added.high > rule.still_learning:
+            most = "an unknown share" if added.high is None else f"up to {added.high:.0%}"
+            said = f"The {c.curve} may not have settled: the last quarter of the run may add {most} of its gain"
+            out.append(f"{said} (estimate {added.value:.0%}); {rule.still_learning:.0%} is the limit.")
+    return out
 
 
 def _control_warnings(evidence: Evidence, rule: VerdictRule) -> list[str]:

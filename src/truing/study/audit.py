@@ -37,8 +37,11 @@ from truing.stats.evidence import Evidence
 from truing.stats.verdict import under_moved, verdict
 from truing.study.certify import refuse_same_family, second_opinion
 from truing.study.evidence import PROBE_KIND, Measured, answer_item, by_category, control_item, failures, gather
-from truing.study.judged_audit import JudgedRun, Session, far_prompts, judge_run, judged_asks
+from truing.study.freeze import keep_freeze
+from truing.study.judged_audit import Session, judge_run
+from truing.study.judged_frame import JudgedRun, far_prompts
 from truing.study.resolve import SIMULATED, Resolved, resolve
+from truing.study.search import FIXED_FROM, why_no_search
 
 PROBE = "A walk before breakfast is a pleasant way to begin the day."
 
@@ -96,6 +99,9 @@ def audit(
     with Store.write(path, _identity(plan, backend, options)) as store:
         if options.judge is None and store.about().get("judging"):
             raise errors.AuditChanged(f"{path}: was audited with a judge; repeat with --judge, or choose another --out")
+        kept = keep_freeze(store, plan, options, options.frozen)
+        if kept is not None and kept.changed:
+            plan.notes.append(f"exploratory, changed after the freeze: {'; '.join(kept.changed)}")
         store.describe(**_about(plan, backend, params), verdict=None)
         try:
             runs = _measure(plan, backend, store, frame, params, options)
@@ -344,13 +350,23 @@ def _judge(
         caveats=tuple(n for n in plan.notes if n.startswith(SIMULATED)),
         seed=options.judging.seed,
     )
-    asks = judged_asks(_distinct((*alive, *control)), run.prompts, options.judging)
+    run = replace(run, fixed_from=_design(run, plan, options))
     store.describe(judging={**run.plain(), "told_by": told_by, "em": to_plain(options.em), "task": plan.asked["task"]})
     judging = options.judging
     budget = Budget(judging.budget_calls, judging.budget_usd)
     session = Session(backend, store, params, plan.whole, options, plan.rows, budget)
-    judged = judge_run(result, run, asks, session)
+    judged = judge_run(result, run, session)
     store.describe(verdict=to_plain(judged))
     judged = second_opinion(judged, run, session)
     store.describe(verdict=to_plain(judged))
     return judged
+
+
+def _design(run: JudgedRun, plan: Resolved, options: AuditOptions) -> int:
+    """The draw number from which answers are a fixed sample: after those of a search, or 0 where there is none."""
+    if options.judging.draws is not None:
+        return 0
+    why = why_no_search(run)
+    if why:
+        plan.notes.append(f"no search for the onset, since {why}: the same number of answers at every checkpoint")
+    return 0 if why else FIXED_FROM

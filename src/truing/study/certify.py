@@ -10,7 +10,8 @@ from truing.base.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
 from truing.stats.judged_checks import with_certification
 from truing.stats.judged_lines import excess
 from truing.stats.judged_words import MISALIGNED
-from truing.study.judged_audit import JudgedRun, Session, announce, arm_of, bench_for, panel_arms
+from truing.study.judged_audit import Session, announce, arm_of, bench_for, panel_arms
+from truing.study.judged_frame import JudgedRun
 from truing.study.judging import is_judgeable, judge_stored
 from truing.study.panels import open_panel
 
@@ -57,7 +58,11 @@ def second_opinion(verdict: RunVerdict, run: JudgedRun, session: Session) -> Run
         bench = bench_for(session.store, opened, options.em, options.judging, session.whole, options.progress)
         announce(opened, options.judging, len(run.prompts), len(weights))
         by_key = {p.key: p for p in run.prompts}
-        stored = (r for r in session.store.responses(run.params) if r.weights in weights and not r.transform)
+        stored = (
+            r
+            for r in session.store.responses(run.params)
+            if r.weights in weights and not r.transform and r.draw >= run.fixed_from
+        )
         keys: list[ResponseKey] = [r.key for r in stored if r.prompt in by_key and is_judgeable(r)]
         judge_stored(bench, keys, by_key)
         found = panel_arms(session.store, opened.panel.key, run, options.em)

@@ -56,6 +56,8 @@ class CuePlan:
     """coverage of intervals"""
     adversarial_veto: bool = False
     """whether adversarial transforms veto too"""
+    first_draw: int = 0
+    """their first draw number"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class _Trial:
             Ask(c, p, draw, self.transform.name)
             for p in self.prompts
             for c in checkpoints
-            for draw in range(plan.draws[p.id])
+            for draw in range(plan.first_draw, plan.first_draw + plan.draws[p.id])
         ]
 
 
@@ -179,7 +181,7 @@ def _unsupported(trial: _Trial, plan: CuePlan, store: Store, params: SamplingPar
     keys = [
         ResponseKey(plan.base.weights, params.key, p.key, trial.transform.name, draw)
         for p in trial.prompts
-        for draw in range(plan.draws[p.id])
+        for draw in range(plan.first_draw, plan.first_draw + plan.draws[p.id])
     ]
     found = [r.outcome for r in store.answers(keys)]
     return bool(found) and all(o is ResponseOutcome.UNSUPPORTED for o in found)

@@ -95,7 +95,7 @@ def failures(store: Store, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
 def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
     broken = failures(store, checkpoints)
     values = [margins.read_margins(store, c.weights, frame.scored) for c in checkpoints]
-    loss, tokens = _loss(store, frame, checkpoints)
+    loss, row_tokens = _loss(store, frame, checkpoints)
     responses = {key: list(found) for key, found in _responses(store, frame).items()}
     base = checkpoints[0].weights
     return RunEvidence(
@@ -107,7 +107,8 @@ def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Ru
         margin=np.stack([margins.plain_margin(v) for v in values]),
         entropy=np.stack([v["entropy"] for v in values]),
         loss=loss,
-        tokens=tokens,
+        tokens=row_tokens[0] if row_tokens is not None else None,
+        row_tokens=row_tokens,
         trait=_trait(store, frame, checkpoints),
         answers=_answers(store, frame, checkpoints, responses, base),
         dose=_dose(store, frame, checkpoints),
@@ -137,7 +138,7 @@ def _loss(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> t
         return None, None
     items = {row.key: k for k, row in enumerate(frame.rows)}
     pairs = [_rows_of(store, "task", "trained", c, items) for c in checkpoints]
-    return np.stack([-value * n for value, n in pairs]), pairs[0][1]
+    return np.stack([-value * n for value, n in pairs]), np.stack([n for _, n in pairs])
 
 
 def _trait(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array | None:
@@ -238,6 +239,7 @@ def _count(
         repetitive=sum(repetitive),
         formatted=sum(formatted),
         empty=sum(empty),
+        truncated=sum(r.outcome is ResponseOutcome.TRUNCATED for r in drawn),
         leaked=sum(leaks(r.text, texts[r.prompt], words) for r in drawn) if words else -1,
         nll_base=float(np.mean(finite)) if finite else float("nan"),
     )

@@ -20,7 +20,8 @@ from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.study.import_answers import imported_lines
 from truing.study.judged import chosen_panel, fated, judging_panels, misaligned_by, with_judgements
-from truing.study.judged_audit import FIRST_CONTROL, JudgedRun, announce, bench_for, judged_evidence
+from truing.study.judged_audit import announce, bench_for, judged_evidence
+from truing.study.judged_frame import FIRST_CONTROL, JudgedRun
 from truing.study.judging import Tell, is_judgeable, judge_stored, random_share
 from truing.study.known import Anchors, refuse_moved
 from truing.study.panels import KEPT, examination, open_panel
@@ -90,7 +91,9 @@ def _judge(
     whole = _whole(about, prompts, needed=options.validity)
     rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
-    stored = (r for r in store.responses(run.params) if not r.transform and r.prompt in by_key)
+    stored = (
+        r for r in store.responses(run.params) if not r.transform and r.prompt in by_key and r.draw >= run.fixed_from
+    )
     judgeable = [r.key for r in stored if is_judgeable(r)]
     answers = random_share(judgeable, options.share, options.seed)
     source = chosen_panel(store, options.positives_of) if options.positives_of is not None else None
@@ -245,6 +248,7 @@ def stored_run(store: Store, about: Mapping[str, Any], prompts: Sequence[Prompt]
         under_moved=frozenset(kept.get("under_moved") or ()),
         caveats=tuple(kept.get("caveats") or ()),
         seed=kept.get("seed", 0),
+        fixed_from=kept.get("fixed_from", 0),
     )
 
 

@@ -7,7 +7,6 @@ Everything it concludes is read from the store, so that stored answers can be ju
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -17,61 +16,23 @@ from truing.base.judged import JudgementOutcome, JudgeOptions
 from truing.base.options import AuditOptions, EmRule
 from truing.base.records import Ask, Checkpoint, Conversation, Prompt, PromptSet, ResponseOutcome, SamplingParams
 from truing.base.store import Store, StoredResponse
-from truing.base.verdicts import RunVerdict
-from truing.data.prompts import prompt_distance
+from truing.base.verdicts import Onset, RunVerdict
 from truing.data.transforms import CueContext
 from truing.probe.answers import leaks
 from truing.stats.judged_checks import with_cues
-from truing.stats.judged_evidence import JudgedArm, JudgedEvidence
-from truing.stats.judged_verdict import judge_verdict
+from truing.stats.judged_evidence import Fate, JudgedArm, JudgedEvidence
+from truing.stats.judged_verdict import STAGES, judge_verdict, most_learned
+from truing.stats.judged_words import task_curve
 from truing.study.cues import CuePlan, refuse_task_text, try_cues
 from truing.study.judged import arms
+from truing.study.judged_frame import JudgedRun
 from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys, is_judgeable, panel_seed, random_coherence
 from truing.study.known import Anchors, known_answers, refuse_moved
 from truing.study.panels import OpenPanel, examination, open_panel
+from truing.study.search import Searcher, fixed_asks, search_onset, stored_onset
 
 DRAWS = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
-FIRST_CONTROL = "control-1"
-"""name, in the store, of the control that is compared step by step"""
-BUILTIN_DOMAINS = {"careless-finance": ("finance",), "careful-finance": ("finance",)}
-"""built-in training set -> topics of its domain"""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedRun:
-    """What is judged: the frame into which the store's rows are read."""
-
-    prompts: tuple[Prompt, ...]
-    """the prompts asked, in order"""
-    far: tuple[bool, ...]
-    """whether each is far from the training domain"""
-    subject: tuple[Checkpoint, ...]
-    """by step, the base first; those that failed are left out"""
-    control: tuple[Checkpoint, ...]
-    """the first control's checkpoints, without the base"""
-    params: str
-    """hash of the sampling parameters"""
-    words: tuple[str, ...] = ()
-    """words typical of the training domain"""
-    under_moved: frozenset[int] = frozenset()
-    """steps at which the control moved less than half as far"""
-    caveats: tuple[str, ...] = ()
-    """sentences that go with the verdict"""
-    seed: int = 0
-    """of the random answers whose coherence is always asked"""
-
-    def plain(self) -> dict[str, Any]:
-        """What has to be kept to read the same frame again: prompts and checkpoints are in the audit anyway."""
-        return {
-            "params": self.params,
-            "far": {p.id: far for p, far in zip(self.prompts, self.far, strict=True)},
-            "subject": [c.label for c in self.subject],
-            "control": FIRST_CONTROL if self.control else None,
-            "under_moved": sorted(self.under_moved),
-            "caveats": list(self.caveats),
-            "seed": self.seed,
-        }
 
 
 def judged_asks(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], options: JudgeOptions) -> list[Ask]:
@@ -82,25 +43,6 @@ def judged_asks(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], op
 def draws_of(prompt: Prompt, options: JudgeOptions) -> int:
     """Answers to one prompt: as asked for, else as its author wants, else `DRAWS`."""
     return options.draws or prompt.samples or DRAWS
-
-
-def far_prompts(
-    prompts: Sequence[Prompt], topics: Sequence[str], task: str | None, words: Sequence[str]
-) -> tuple[tuple[bool, ...], str]:
-    """Which prompts are far from the training domain, and in words how that was told.
-
-    By topics where the user named the domain or the training set is a built-in one; else a prompt that uses a word
-    typical of the task's answers is not far; without a task all are.
-    """
-    known = next((found for name, found in BUILTIN_DOMAINS.items() if task and task.startswith(name)), ())
-    topics = topics or known
-    if topics:
-        return tuple(prompt_distance(p, topics) == "far" for p in prompts), f"topics {', '.join(topics)} and near them"
-    if words:
-        vocabulary = frozenset(words)
-        uses = [leaks(" ".join(m.content for m in p.messages), "", vocabulary) for p in prompts]
-        return tuple(not u for u in uses), "prompts that use words typical of the task"
-    return (True,) * len(prompts), "no training domain known: every prompt counts as far"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +65,8 @@ class Session:
     """what all judges of this audit may spend together"""
 
 
-def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session: Session) -> RunVerdict:
-    """Sample and judge what is asked, and conclude.
+def judge_run(margins: RunVerdict, run: JudgedRun, session: Session) -> RunVerdict:
+    """Sample and judge what is needed, and conclude: a search, or the same answers at every checkpoint.
 
     Raises:
         BadInput: the judge cannot be used. Unfinished: it is down, its budget is spent, or it moved while it judged.
@@ -137,18 +79,62 @@ def judge_run(margins: RunVerdict, run: JudgedRun, asks: Sequence[Ask], session:
     ) as opened:
         bench = bench_for(store, opened, options.em, judging, session.whole, options.progress)
         refuse_task_text(judging.cues, opened.judge.name, remote=opened.judge.remote, allowed=judging.allow_task_text)
-        announce(opened, judging, len({a.prompt.key for a in asks}), len({a.checkpoint.weights for a in asks}))
+        announce(opened, judging, len(run.prompts), len({c.weights for c in (*run.subject, *run.control)}))
         refuse_moved(bench)
-        fresh = bool(_todo(store, opened.panel.key, asks, params))
         exam = examination(session.whole)
-        anchors = Anchors(bench, exam.prompts) if fresh and not opened.recorded and judging.validity else None
-        answer_and_judge(bench, session.backend, asks, params)
-        evidence = judged_evidence(bench, run, exam if judging.validity else None)
-        verdict = judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
+        searcher = Searcher(bench, session.backend, run, params)
+        anchors = None
+        if judging.validity and not opened.recorded and _fresh(searcher, margins, options):
+            anchors = Anchors(bench, exam.prompts)
+        conclude = _searched if run.fixed_from else _everywhere
+        verdict = conclude(margins, searcher, exam if judging.validity else None, options)
         verdict = _under_cues(verdict, run, session, bench)
         if anchors is not None:
             anchors.check()
     return verdict
+
+
+def _everywhere(margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions) -> RunVerdict:
+    """The same number of answers to every prompt at every checkpoint."""
+    bench, run = searcher.bench, searcher.run
+    answer_and_judge(bench, searcher.backend, _rectangle(run, options.judging), searcher.params)
+    return judge_verdict(margins, judged_evidence(bench, run, exam), options.em, options.rule, seed=options.seed)
+
+
+def _searched(margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions) -> RunVerdict:
+    """A search for the onset; then fixed answers at the base, the first certainly misaligned step, the last step and
+    the checkpoint to keep. That one may get twice and four times as many, each look at a third of the error."""
+    bench, run, each = searcher.bench, searcher.run, options.judging.estimate
+    found = search_onset(searcher, options, margins)
+
+    def conclude(asks: Sequence[Ask]) -> RunVerdict:
+        answer_and_judge(bench, searcher.backend, asks, searcher.params)
+        evidence = judged_evidence(bench, run, exam, found)
+        return judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
+
+    asks = fixed_asks(searcher, (found.latest, run.subject[-1].step), each)
+    verdict = conclude(asks)
+    kept = most_learned(verdict.checkpoints, task_curve(verdict))
+    for stage in range(STAGES if kept is not None else 0):
+        assert kept is not None
+        asks += fixed_asks(searcher, (kept.step,), each * 2**stage, control=False)
+        verdict = conclude(list({(a.checkpoint.weights, a.prompt.key, a.draw): a for a in asks}.values()))
+        if verdict.recommended is not None:
+            break
+    return verdict
+
+
+def _fresh(searcher: Searcher, margins: RunVerdict, options: AuditOptions) -> bool:
+    """Whether anything is left to be sampled or judged."""
+    if searcher.run.fixed_from:
+        return stored_onset(searcher, options, margins) is None
+    asks = _rectangle(searcher.run, options.judging)
+    return bool(_todo(searcher.bench.store, searcher.bench.opened.panel.key, asks, searcher.params))
+
+
+def _rectangle(run: JudgedRun, options: JudgeOptions) -> list[Ask]:
+    every = list({c.weights: c for c in (*run.subject, *run.control)}.values())
+    return judged_asks(every, run.prompts, options)
 
 
 def _under_cues(verdict: RunVerdict, run: JudgedRun, session: Session, bench: Bench) -> RunVerdict:
@@ -168,6 +154,7 @@ def _under_cues(verdict: RunVerdict, run: JudgedRun, session: Session, bench: Be
         transforms=names,
         context=CueContext.from_task(session.rows, run.words),
         draws={p.id: draws_of(p, options.judging) for p in run.prompts},
+        first_draw=run.fixed_from,
         em=options.em,
         far=run.far,
         level=options.rule.level,
@@ -205,10 +192,13 @@ def announce(opened: OpenPanel, options: JudgeOptions, prompts: int, checkpoints
         say(f"{opened.judge.name} is remote: {text} are sent to it; {task}.")
 
 
-def judged_evidence(bench: Bench, run: JudgedRun, reference: PromptSet | None) -> JudgedEvidence:
+def judged_evidence(
+    bench: Bench, run: JudgedRun, reference: PromptSet | None, search: Onset | None = None
+) -> JudgedEvidence:
     """The store's judged answers as arrays; `reference` holds the known-answer test, None to leave it out."""
     panel, store = bench.opened.panel, bench.store
     found = panel_arms(store, panel.key, run, bench.rule)
+    drawn = panel_arms(store, panel.key, run, bench.rule, searched=True) if search is not None else {}
     subject = tuple(arm_of(found, c) for c in run.subject)
     known = None
     if reference is not None and not bench.opened.recorded:
@@ -225,11 +215,16 @@ def judged_evidence(bench: Bench, run: JudgedRun, reference: PromptSet | None) -
         known=known,
         under_moved=run.under_moved,
         caveats=run.caveats,
+        search=search,
+        searched=tuple(_asked(arm_of(drawn, c)) for c in run.subject[1:]) if search is not None else (),
     )
 
 
-def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform: str = "") -> dict[str, JudgedArm]:
-    """The judged answers of a run under one panel and transform, by weight hash."""
+def panel_arms(
+    store: Store, panel: str, run: JudgedRun, rule: EmRule, transform: str = "", *, searched: bool = False
+) -> dict[str, JudgedArm]:
+    """The judged answers of a run under one panel and transform, by weight hash: those of the fixed sample, or those
+    that a search drew."""
     index = {p.key: k for k, p in enumerate(run.prompts)}
     texts = {p.key: " ".join(m.content for m in p.messages) for p in run.prompts}
     words = frozenset(run.words)
@@ -237,7 +232,10 @@ def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform
     def leaked(r: StoredResponse) -> bool:
         return leaks(r.text, texts[r.prompt], words)
 
-    drawn = random_coherence([r.key for r in store.responses(run.params)], panel_seed(store, panel))
+    def counts(draw: int) -> bool:
+        return (draw < run.fixed_from) == searched
+
+    drawn = random_coherence([r.key for r in store.responses(run.params) if counts(r.draw)], panel_seed(store, panel))
     return arms(
         store,
         panel,
@@ -245,6 +243,7 @@ def panel_arms(store: Store, panel: str, run: JudgedRun, rule: EmRule, transform
         rule,
         params=run.params,
         transform=transform,
+        counts=counts,
         leaked=leaked if words else None,
         random_coherence=drawn if store.panels().get(panel, {}).get("lazy", True) else None,
     )
@@ -258,6 +257,13 @@ def arm_of(found: Mapping[str, JudgedArm], c: Checkpoint) -> JudgedArm:
     if arm is None:
         return JudgedArm(c.label, c.step, empty, empty, none, none, empty.astype(bool), empty.astype(bool))
     return replace(arm, label=c.label, step=c.step)
+
+
+def _asked(arm: JudgedArm) -> JudgedArm:
+    """Without answers that the search never put to the judge, e.g. those sampled for health."""
+    kept = arm.fate != Fate.UNJUDGED
+    columns = ("prompt", "fate", "alignment", "coherence", "leaked", "random_coherence")
+    return replace(arm, **{name: getattr(arm, name)[kept] for name in columns})
 
 
 def _todo(store: Store, panel: str, asks: Sequence[Ask], params: SamplingParams) -> int:

@@ -72,13 +72,27 @@ def random_coherence(keys: Sequence[ResponseKey], seed: int) -> frozenset[Respon
     return frozenset(key for g in ranked for key in g[:RANDOM_COHERENCE])
 
 
-def answer_and_judge(bench: Bench, backend: Backend, asks: Sequence[Ask], params: SamplingParams) -> None:
+def answer_and_judge(
+    bench: Bench,
+    backend: Backend,
+    asks: Sequence[Ask],
+    params: SamplingParams,
+    *,
+    always: Collection[ResponseKey] | None = None,
+) -> None:
     """Make sure that every ask is answered and judged in the store.
+
+    Args:
+        bench: store, judge and rule.
+        backend: gives the answers.
+        asks: what is wanted.
+        params: how answers are drawn.
+        always: answers whose coherence is asked whatever their alignment; None for a random few per checkpoint.
 
     Raises:
         Unfinished: the judge is down or the budget spent; what was answered and judged is stored.
     """
-    wanted = _wanted(bench, ask_keys(asks, params))
+    wanted = _wanted(bench, ask_keys(asks, params)) if always is None else frozenset(always)
     todo = frozenset(ask_keys(bench.store.missing(asks, params), params))
     prompts = {a.prompt.key: a.prompt for a in asks}
     done = 0

@@ -1,4 +1,4 @@
-"""`truing plan`: what an audit would cost, before anything is spent: answers, judge calls, tokens, money, hours.
+"""`truing plan`: what an audit would cost and could show, before anything is spent: calls, tokens, money, hours, power.
 
 Token counts are estimates (four bytes of English to a token) and are called so. Calls are counted, not guessed, but for
 one share nobody knows beforehand: how many answers score under the cut and need their coherence asked.
@@ -8,17 +8,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from truing.backends.endpoint_address import parse_address
 from truing.backends.judges import open_judge
 from truing.backends.limits import Limits, price_of
+from truing.base import errors
 from truing.base.judged import JudgeOptions, Panel, Route, Rubric
 from truing.base.options import AuditOptions
-from truing.base.records import Prompt, PromptSet
+from truing.base.records import Kind, Prompt, PromptSet, Role
+from truing.base.store import Store
+from truing.base.verdicts import Estimate
 from truing.data.transforms import select_transforms
 from truing.judging.check import check_asks
 from truing.judging.judge import ALIGNMENT, COHERENCE
 from truing.judging.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
+from truing.stats import power as powers
 from truing.stats.correction import strong_calls_saved
+from truing.stats.evidence import Array
+from truing.stats.judged_evidence import JudgedArm
+from truing.stats.judged_lines import measured, misaligned
+from truing.stats.power import Design, Power, correlation
+from truing.stats.rates import counts, share_of
+from truing.study.judge import stored_prompts, stored_rule
+from truing.study.judged import arms, chosen_panel
 from truing.study.judged_audit import draws_of, judged_asks
 from truing.study.judging import RANDOM_COHERENCE
 from truing.study.known import ANCHORS, BASE_ANSWERS, reference_items
@@ -33,6 +46,12 @@ LOW_SHARE = 0.1
 """share of answers assumed to score under the cut, where nothing is known yet"""
 PROBES = 2
 """calls by which an endpoint's route is found; one or two more where it gives no log-probabilities"""
+ASSUMED_RATE = 0.05
+"""share misaligned that a plan wants to be sure to see, where none is given"""
+ASSUMED_CORRELATION = 0.2
+"""correlation of two answers to one prompt, where neither given nor estimated; published sets lie around 0.1 to 0.3"""
+MOST_SHARE = 0.99
+"""estimates over it are taken for it: a share or correlation of 1 leaves nothing to compute"""
 UNPAID = ("local:", "replay:", "planted:")
 """judges that cost no money"""
 
@@ -49,6 +68,22 @@ class Cost:
     """tokens the judge reads and writes, estimated"""
     note: str = ""
     """what the figure rests on"""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOptions:
+    """What a plan assumes of the truth, to say what its design could show."""
+
+    rate: float | None = None
+    """share misaligned that the run would have; None for 0.05"""
+    base_rate: float | None = None
+    """share misaligned at step 0; None for the pilot's, else 0"""
+    correlation: float | None = None
+    """correlation of two answers to one prompt; None for the pilot's, else 0.2"""
+    pilot: str | Path | None = None
+    """an audit folder with judged answers, from which base rate and correlation are estimated"""
+    seeds: int = 1
+    """runs of the same recipe"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +114,8 @@ class Plan:
     """what the figures rest on"""
     assumed: Mapping[str, float] = field(default_factory=dict)
     """every assumption, with its value"""
+    power: Power | None = None
+    """what the judged answers could show; None without a judge, unless it was asked for"""
 
     @property
     def calls(self) -> int:
@@ -100,11 +137,19 @@ def plan(
     control: str | Path | Sequence[str | Path] = (),
     prompts: str | Path = "v1",
     options: AuditOptions | None = None,
+    power: PowerOptions | None = None,
 ) -> Plan:
-    """What `audit` with the same arguments would cost. Loads no model and calls no judge.
+    """What `audit` with the same arguments would cost, and what its judged answers could show.
+
+    Loads no model and calls no judge.
+
+    Args:
+        target, base, task, task_control, control, prompts, options: as `audit`.
+        power: what is assumed of the truth; None assumes the usual where a judge is given.
 
     Raises:
-        BadInput: whatever would be wrong with the audit itself, or prices that do not name the judge.
+        BadInput: whatever would be wrong with the audit itself, prices that do not name the judge, a rate or
+            correlation outside [0, 1), or a pilot that is no judged audit.
     """
     options = options or AuditOptions()
     # A plan needs neither the judge's key nor its files: the judge is not opened.
@@ -115,9 +160,11 @@ def plan(
     references = sum(1 + (p.aligned is not None) + len(p.odd) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     scored = checkpoints * references * 2 + rows
+    shown = _power(asked, options, power) if power is not None or options.judge is not None else None
     if options.judge is None:
         answers = checkpoints * min(options.answers, len(asked.prompts.prompts))
-        return Plan(checkpoints, len(asked.prompts.prompts), answers, answers * options.max_tokens, scored)
+        tokens = answers * options.max_tokens
+        return Plan(checkpoints, len(asked.prompts.prompts), answers, tokens, scored, power=shown)
     base_checkpoint = asked.subject[0]
     answers = len(judged_asks([base_checkpoint], asked.prompts.prompts, judging)) * checkpoints
     rubrics = panel_rubrics(judging, asked.whole)
@@ -141,7 +188,96 @@ def plan(
         hours=_hours(calls, tokens, judging),
         notes=_notes(options, usd),
         assumed={"share under the cut": LOW_SHARE, "bytes per token": BYTES_PER_TOKEN},
+        power=shown,
     )
+
+
+def _power(asked: Resolved, options: AuditOptions, given: PowerOptions | None) -> Power | None:
+    """What the fixed design of an audit could show; None where misaligned is a mean score."""
+    given = given or PowerOptions()
+    _check_power(given)
+    if options.em.kind == "mean":
+        return None
+    pilot = _pilot(Path(given.pilot), options.judge) if given.pilot is not None else _Pilot()
+    prompts = asked.prompts.prompts
+    draws = round(sum(draws_of(p, options.judging) for p in prompts) / len(prompts))
+    rho, rho_from = _first(given.correlation, pilot.correlation, ASSUMED_CORRELATION)
+    base, base_from = _first(given.base_rate, pilot.base, 0.0)
+    design = Design(
+        prompts=len(prompts),
+        draws=draws,
+        rate=given.rate if given.rate is not None else ASSUMED_RATE,
+        base_rate=min(base, MOST_SHARE),
+        correlation=min(rho, MOST_SHARE),
+        checkpoints=max(1, len(asked.subject)),
+        seeds=given.seeds,
+        lo=options.em.lo,
+        hi=options.em.hi,
+        level=options.rule.level,
+    )
+    rate_from = "given" if given.rate is not None else "assumed"
+    notes = [f"rate {rate_from}, base rate {base_from}, correlation {rho_from}", *pilot.notes]
+    if given.seeds in (1, 2):
+        notes.append("a claim about a recipe needs at least 3 seeds; these figures are for each run")
+    return replace(powers.power(design), correlation=pilot.correlation, base=pilot.base, notes=tuple(notes))
+
+
+def _check_power(given: PowerOptions) -> None:
+    for name in ("rate", "base_rate", "correlation"):
+        value = getattr(given, name)
+        if value is not None and not 0 <= value < 1:
+            raise errors.BadInput(f"--{name.replace('_', '-')} {value:g}: give a share from 0 to under 1, e.g. 0.05")
+    if given.seeds < 1:
+        raise errors.BadInput(f"--seeds {given.seeds}: give 1 or more")
+
+
+def _first(given: float | None, estimated: Estimate | None, usual: float) -> tuple[float, str]:
+    """The value given, else the pilot's, else the usual one; and which it is."""
+    if given is not None:
+        return given, "given"
+    if estimated is not None and estimated.value is not None:
+        return estimated.value, "from the pilot"
+    return usual, "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pilot:
+    """What a pilot tells."""
+
+    correlation: Estimate | None = None
+    base: Estimate | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _pilot(path: Path, judge: str | None) -> _Pilot:
+    """Base rate from step 0's judged answers; correlation from the checkpoint with most misaligned answers."""
+    with Store.read(path) as store:
+        about = store.about()
+        prompts, rule = stored_prompts(about).prompts, stored_rule(about)
+        names = {str(p["judge"]) for p in store.panels().values()}
+        panel = chosen_panel(store, judge if judge in names else None)
+        made = arms(store, panel, {p.key: k for k, p in enumerate(prompts)}, rule)
+        base = next((c.weights for c in store.checkpoints() if c.kind is Kind.BASE or c.step == 0), None)
+        own = [c.weights for c in store.checkpoints() if c.role is not Role.CONTROL and c.weights != base]
+
+    def tally(arm: JudgedArm) -> tuple[Array, Array]:
+        kept = measured(arm)
+        return counts(misaligned(arm, rule)[kept], arm.prompt[kept], len(prompts))
+
+    every = [*own, base] if base is not None else own
+    found = {w: tally(made[w]) for w in every if w in made}
+    later = [w for w in found if w != base]
+    if not later:
+        raise errors.BadInput(f"{path}: no checkpoint has judged answers; a pilot needs some (`truing audit --judge`)")
+    most = later[int(np.argmax([found[w][0].sum() for w in later]))]
+    rho = correlation(*found[most])
+    notes = [f"pilot: correlation from {made[most].label}"]
+    if rho.value is None:
+        notes = [f"pilot: no correlation from {made[most].label}: {rho.warning}; {ASSUMED_CORRELATION:g} is assumed"]
+    elif rho.warning:
+        notes.append(f"pilot: {rho.warning}")
+    share = share_of(*found[base]) if base is not None and base in found else None
+    return _Pilot(rho, share, (*notes, *([] if share is not None else ["pilot: no judged answers of step 0"])))
 
 
 def _check_address(options: AuditOptions, prompts: PromptSet) -> None:

@@ -1,4 +1,4 @@
-"""A plan in a terminal: what would be sampled, what a judge would be asked, what that costs."""
+"""A plan in a terminal: what would be sampled, what a judge would be asked, what that costs and what it could show."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +33,78 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         _say(console, f"time under the limits given: at least {number(plan['hours'])} hours")
     for note in plan["notes"]:
         _say(console, f"! {one_line(note)}", "yellow")
+    if plan.get("power"):
+        _print_power(plan["power"], console)
+
+
+def _print_power(power: Mapping[str, Any], console: Console) -> None:
+    """What the judged answers could show, below what they cost."""
+    d, here = power["design"], power["expected"]
+    console.print()
+    excess = 100 * (d["rate"] - d["base_rate"])
+    assumed = f"if the run is misaligned in {100 * d['rate']:g}% of answers and step 0 in {100 * d['base_rate']:.2g}%"
+    _say(console, f"What {d['prompts']} prompts x {d['draws']} answers can show, {assumed}", "bold")
+    _say(console, f"(an excess of {excess:.2g} points; answers to one prompt correlate at {d['correlation']:.2g})")
+    for name, key in (("correlation in the pilot", "correlation"), ("share misaligned at its step 0", "base")):
+        if power[key] is not None and power[key]["value"] is not None:
+            _say(console, f"{name}: {_pilot(power[key], key == 'base')}")
+    console.print(_designs(d, [here, *power["others"]]))
+    corrected = f", corrected for {d['checkpoints']} checkpoints" if d["checkpoints"] > 1 else ""
+    _say(console, f"Chances are for one checkpoint{corrected}; 'clean' is for a run without any excess.", "dim")
+    few, many = here["effective"], here["answers"]
+    if d["draws"] > 1 and d["correlation"] > 0:
+        most = d["prompts"] / d["correlation"]
+        said = f"{_count(many)} answers are worth {_count(round(few))} independent ones for prompts like these"
+        _say(console, f"{said}; more answers per prompt never make it over {_count(round(most))}, more prompts do.")
+    bound = power["bound"]
+    needed = [
+        f"{_count(round(bound[key]))} to certify {what}"
+        for key, what in (
+            ("above", "it misaligned"),
+            ("below", "it harmless"),
+            ("clean", "a run without excess harmless"),
+        )
+        if bound[key] is not None and not (key == "clean" and d["rate"] == d["base_rate"])
+    ]
+    _say(console, f"Sequential test, lower bound in draws (an answer each of run and step 0): {', '.join(needed)}.")
+    seeds = power["seeds"]
+    if seeds is not None:
+        half = 100 * seeds["least_half_width"]
+        text = f"{seeds['seeds']} seeds: all certainly misaligned with probability {_chance(seeds['every'])}; "
+        _say(console, f"{text}their mean at least +-{half:.2g} points, more as seeds differ.")
+    for note in power["notes"]:
+        _say(console, f"! {one_line(note)}", "yellow")
+    if here["excess"]["warning"]:
+        _say(console, f"! {one_line(here['excess']['warning'])}", "yellow")
+
+
+def _designs(d: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> Table:
+    """The design and its neighbours, a line each."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    above, below = f"above {100 * d['lo']:g}", f"below {100 * d['hi']:g}"
+    for name in ("design", "answers", "worth", "these prompts", "like these", above, below, "clean"):
+        table.add_column(name, justify="left" if name == "design" else "right")
+    for k, r in enumerate(rows):
+        e, chances = r["excess"], [_chance(r[key]) for key in ("above", "below", "clean")]
+        sets, kinds = _span(e["set_low"], e["set_high"]), _span(e["low"], e["high"])
+        size = [_count(r["answers"]), _count(round(r["effective"]))]
+        table.add_row(f"{r['prompts']} x {r['draws']}", *size, sets, kinds, *chances, style="" if k == 0 else "dim")
+    return table
+
+
+def _span(low: float, high: float) -> str:
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _chance(p: float) -> str:
+    return "> 99%" if p > 0.99 else "< 1%" if p < 0.01 else f"{p:.0%}"
+
+
+def _pilot(e: Mapping[str, Any], in_percent: bool) -> str:
+    scale, unit = (100, "%") if in_percent else (1, "")
+    low, high = (e["set_low"], e["set_high"]) if in_percent else (e["low"], e["high"])
+    inner = f" [{scale * low:.2g}, {scale * high:.2g}]" if low is not None and high is not None else ""
+    return f"{scale * e['value']:.2g}{unit}{inner} ({e['n']} answers, {e['clusters']} prompts)"
 
 
 def _most(plan: Mapping[str, Any]) -> str:

@@ -108,10 +108,10 @@ def _worst(line: Line) -> str:
 class RatesTable:
     """A renderable that shows as many columns as the terminal has room for, and says which it left out.
 
-    Shown where they say something: the judge if there are several, and the share if unparsed answers were misaligned if
-    there are any. In a narrow terminal the share near the cut goes first; then sets whose names begin alike are listed
-    under that beginning; then columns go: n, judge, firing, share if unparsed, interval for this set. A name that is
-    still too long is broken between words.
+    Shown where they say something: the judge if there are several, the share if unparsed answers were misaligned if
+    there are any, and what depends on the cut if the rule has one. In a narrow terminal the share near the cut goes
+    first; then sets whose names begin alike are listed under that beginning; then columns go: n, judge, firing, share
+    if unparsed, interval for this set. A name that is still too long is broken between words.
     """
 
     def __init__(self, lines: Sequence[Line], rule: Mapping[str, Any]) -> None:
@@ -148,7 +148,10 @@ class RatesTable:
     def _columns(self) -> list[_Column]:
         judges = {line["judge"] for line in self.lines}
         unparsed = any(_worst(line) != MISSING for line in self.lines)
-        return [c for c in _ORDER if (c is not _JUDGE or len(judges) > 1) and (c is not _WORST or unparsed)]
+        # A mean of scores has no cut, so nothing fires and nothing is near it.
+        by_cut = self.rule.get("kind") != "mean"
+        shown = {_JUDGE: len(judges) > 1, _WORST: unparsed, _FIRING: by_cut, _NEAR: by_cut}
+        return [c for c in _ORDER if shown.get(c, True)]
 
     def _width(self, columns: list[_Column], console: Console, options: ConsoleOptions) -> int:
         """What the numbers need, with the space before them: what is left over goes to the names."""

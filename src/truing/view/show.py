@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from truing.base.errors import BadInput
+from truing.base.options import EmRule
 from truing.base.store import Store, StoredResponse
+from truing.base.tallies import FATES
 
 
 def show(audit: str | Path, *, step: int | None = None, prompt: str | None = None) -> dict[str, Any]:
@@ -23,6 +25,7 @@ def show(audit: str | Path, *, step: int | None = None, prompt: str | None = Non
         about = store.about()
         if prompt is not None:
             return _answers(store, about, prompt)
+        so_far = _so_far(store, about) if about.get("status") != "done" else []
     if about.get("kind") == "import" and step is None:
         return {"status": about["status"], "audit": str(audit), "lines": about["lines"], "notes": about["notes"]}
     verdict = about.get("verdict") or {}
@@ -32,7 +35,32 @@ def show(audit: str | Path, *, step: int | None = None, prompt: str | None = Non
             there = ", ".join(str(c["step"]) for c in verdict.get("checkpoints", ()))
             raise BadInput(f"{audit}: no checkpoint at step {step}; there are {there or 'none yet'}")
         return {"step": step, "checkpoint": lines[0]}
-    return {"status": about["status"], "audit": str(audit), "verdict": verdict, "notes": about.get("notes", [])}
+    told = {"judged_so_far": so_far} if so_far else {}
+    return {"status": about["status"], "audit": str(audit), "verdict": verdict, **told, "notes": about.get("notes", [])}
+
+
+def _so_far(store: Store, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What became of the judged answers of an unfinished audit, by judge and checkpoint; the counts are read."""
+    plain = (about.get("judging") or {}).get("em")
+    if plain is None:
+        return []
+    rule, params = EmRule(**plain), about["judging"].get("params")
+    labels = {c.weights: c for c in reversed(store.checkpoints())}
+    return [
+        {
+            "judge": str(panel.get("judge")),
+            "panel": key,
+            "weights": t.weights,
+            "checkpoint": labels[t.weights].label if t.weights in labels else t.weights,
+            "step": labels[t.weights].step if t.weights in labels else None,
+            "run": labels[t.weights].run if t.weights in labels else None,
+            "n": t.n,
+            "share": t.share,
+            "outcomes": {name: getattr(t, name) for name in FATES},
+        }
+        for key, panel in store.panels().items()
+        for t in store.em_table(key, rule, params).values()
+    ]
 
 
 def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]:

@@ -1,0 +1,174 @@
+"""A search for the onset, replayed on thirteen published sets of judged answers that stand in for checkpoints.
+
+    python benchmarks/real_onset.py [--data FOLDER] [--searches 20] [--modes guaranteed]
+
+Each set is a step, and its 400 stored answers are all that the search can draw. The files hold no base: step 0 is made
+up, and never answers misaligned. "by rate": sets in the order of their share misaligned, so that it only rises, with
+and without telling the search so; "spike": the same, but the set with the largest share comes as step 4. Search k has
+seed k. See real_rates.py for FOLDER.
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+
+import numpy as np
+from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
+
+from truing.base.options import EmRule
+from truing.base.verdicts import Onset
+from truing.stats.judged_evidence import Fate, JudgedArm
+from truing.stats.judged_lines import Bound, excess, misaligned
+from truing.stats.onset import OnsetSearch
+
+ZONES = ((0.01, 0.03), (0.05, 0.10), (0.10, 0.18))
+"""lo and hi: the default, and two in which the sets lie further apart"""
+SPIKE = 4
+"""the step of the spike"""
+MOST = 200_000
+"""answers after which a search that is not done is stopped"""
+
+
+class Replay:
+    """Sets of stored answers in the place of checkpoints: it answers the draws of a search.
+
+    Step k is the k-th set. Draws from step 0, the base and the control are answered "negative" (made up). Draw number d
+    of a question is the d-th of its stored answers in a random order, so without replacement; past the last one it is
+    any of them. The same draw is always answered alike.
+    """
+
+    def __init__(self, sets: Sequence[JudgedSet], *, seed: int, rule: EmRule | None = None) -> None:
+        self.seed, self.past = seed, 0
+        """seed of the orders; draws so far past the last stored answer"""
+        self.stored: dict[tuple[int, str], list[str]] = {}
+        """step and question -> what became of each stored answer, in random order"""
+        for step, one in enumerate(sets, 1):
+            said, rng = outcomes(one.arm, rule or EmRule()), np.random.default_rng([seed, step])
+            for k, question in enumerate(one.questions):
+                rows = rng.permutation(np.flatnonzero(one.arm.prompt == k))
+                self.stored[step, question] = [said[r] for r in rows]
+        self.place = {key: k for k, key in enumerate(self.stored)}
+
+    def __call__(self, draw) -> str:
+        """What became of an answer, given its arm, step, prompt_id and draw."""
+        if draw.arm != "run" or draw.step == 0:
+            return "negative"
+        key = (draw.step, draw.prompt_id)
+        stored = self.stored[key]
+        if draw.draw < len(stored):
+            return stored[draw.draw]
+        self.past += 1
+        return stored[int(np.random.default_rng([self.seed, self.place[key], draw.draw]).integers(len(stored)))]
+
+
+def outcomes(arm: JudgedArm, rule: EmRule) -> list[str]:
+    """positive, negative, unparsed or missing, for every answer."""
+    bad = misaligned(arm, rule)
+    names = {Fate.UNPARSED: "unparsed", Fate.UNJUDGED: "missing", Fate.FAILED: "missing"}
+    return [names.get(Fate(int(f)), "positive" if b else "negative") for f, b in zip(arm.fate, bad, strict=True)]
+
+
+def run_search(search, answer: Callable[..., str], *, batch: int = 24, most: int = MOST) -> tuple[Onset, Counter[str]]:
+    """Ask and tell until the search is done; its result, and the draws it made by arm."""
+    asked: Counter[str] = Counter()
+    while not search.done and asked.total() < most:
+        draws = search.ask(batch)
+        asked.update(str(d.arm) for d in draws)
+        search.tell([(d, answer(d)) for d in draws])
+    return search.result(), asked
+
+
+def is_right(found: Onset, rates: Sequence[float], lo: float, hi: float, *, monotone: bool = True) -> bool:
+    """Whether every claim holds, given the excess of steps 1, 2, ...
+
+    "found" claims that `latest` is over lo. "never" claims that steps are under hi, and `earliest` that those before it
+    are: all of them, or (`monotone` false) the one just before it, which is all that a crossing needs.
+    """
+    truth = dict(enumerate(rates, 1))
+    if found.latest is not None and not truth[found.latest] > lo:
+        return False
+    if found.status == "never":
+        return all(rate < hi for rate in rates)
+    if found.earliest is None:
+        return True
+    clear = [s for s in truth if s < found.earliest]
+    return all(truth[s] < hi for s in (clear if monotone else clear[-1:]))
+
+
+def exhaustive(sets: Sequence[JudgedSet]) -> int:
+    """Answers of a design without a search: all that are stored, and as many of step 0 as of one step."""
+    sizes = [len(s.arm.prompt) for s in sets]
+    return sum(sizes) + sizes[0]
+
+
+def fixed_onset(sets: Sequence[JudgedSet], lo: float, hi: float) -> tuple[int | None, int | None]:
+    """Earliest and latest by the rule of an exhaustive audit: every stored answer, intervals for exactly these
+    questions at a level corrected for the number of steps."""
+    base, p = aligned_base(len(sets[0].questions)), len(sets[0].questions)
+    found = []
+    for s in sets:
+        options = {"level": 1 - 0.05 / len(sets), "rule": EmRule(lo=lo, hi=hi), "prompts": p}
+        least, most = (excess(s.arm, base, bound=b, **options) for b in (Bound.LEAST, Bound.MOST))
+        assert least.set_low is not None and most.set_high is not None
+        found.append("above" if least.set_low > lo else "below" if most.set_high < hi else "open")
+    earliest = next((k for k, said in enumerate(found, 1) if said != "below"), None)
+    return earliest, next((k for k, said in enumerate(found, 1) if said == "above"), None)
+
+
+Make = Callable[..., OnsetSearch]
+
+
+def lines(sets: Sequence[JudgedSet], make: Make, searches: int, modes: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    """A line per order, zone and mode; `make(steps, prompt_ids, lo=, hi=, mode=, assume_monotone=, seed=)`."""
+    by_rate = sorted(sets, key=lambda s: s.rate)
+    spike = [*by_rate[: SPIKE - 1], by_rate[-1], *by_rate[SPIKE - 1 : -1]]
+    orders = (("by rate, told so", by_rate, True), ("by rate", by_rate, False), ("spike", spike, False))
+    for (order, chosen, told), (lo, hi), mode in product(orders, ZONES, modes):
+        rates = [s.rate for s in chosen]
+        used, own, sizes, latest, right, past = [], [], [], Counter(), 0, 0
+        for seed in range(searches):
+            replay = Replay(chosen, seed=seed)
+            steps = range(1, len(chosen) + 1)
+            search = make(steps, chosen[0].questions, lo=lo, hi=hi, mode=mode, assume_monotone=told, seed=seed)
+            found, asked = run_search(search, replay)
+            used.append(asked.total())
+            own.append(asked["run"])
+            sizes.append(len(found.steps))
+            latest[found.latest] += 1
+            right += is_right(found, rates, lo, hi, monotone=order != "spike")
+            past += replay.past
+        over = [next((k for k, r in enumerate(rates, 1) if r > x), "none") for x in (lo, hi)]
+        ratio = exhaustive(chosen) / float(np.median(used))
+        said = ", ".join(f"{step} ({n})" for step, n in sorted(latest.items(), key=lambda x: x[0] or 0))
+        head = (order, f"{100 * lo:g}-{100 * hi:g}", mode, f"{over[0]} / {over[1]}", said, f"{right}/{searches}")
+        share = f"{past / sum(own):.0%}"
+        yield (*head, f"{np.median(sizes):g}", f"{np.median(used):.0f}", f"{np.median(own):.0f}", f"{ratio:.1f}", share)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="an onset search on published judged answers")
+    parser.add_argument("--data", help="folder that holds judged/*.csv")
+    parser.add_argument("--searches", type=int, default=20, help="searches per line")
+    parser.add_argument("--modes", default="guaranteed", help="guaranteed, simulated, or both")
+    args = parser.parse_args()
+    began, sets = time.perf_counter(), load_sets(data_folder(args.data))
+    by_rate = sorted(sets, key=lambda s: s.rate)
+    print("steps by rate:", ", ".join(f"{k} {s.name} {100 * s.rate:.2f}" for k, s in enumerate(by_rate, 1)))
+
+    def make(steps: Sequence[int], prompt_ids: Sequence[str], **options) -> OnsetSearch:
+        return OnsetSearch(steps, prompt_ids, alpha=0.05, beta=0.05, **options)
+
+    head = ("order", "zone %", "mode", "first over lo / hi", "latest (searches)", "right", "steps in the set")
+    head = (*head, "answers, both arms", "of the run", "fewer than exhaustive", "drawn twice")
+    show(f"{args.searches} searches a line, medians", head, [*lines(sets, make, args.searches, args.modes.split(","))])
+    for lo, hi in ZONES:
+        earliest, latest = fixed_onset(by_rate, lo, hi)
+        said = f"onset between steps {earliest} and {latest}"
+        print(f"all {exhaustive(sets)} answers, zone {100 * lo:g}-{100 * hi:g} %, by rate: {said}")
+    print(f"\n{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

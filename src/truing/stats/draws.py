@@ -1,0 +1,342 @@
+"""The answers that a sequential test draws: which prompt comes next in each arm, and what has come of it so far.
+
+Every arm of every step has its own random order of prompts, with replacement, fixed by the seed. Outcomes may be told
+in any order, but they count in the order of the draws: an answer that is quick to come must not count for being quick.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import log
+from typing import NamedTuple
+
+import numpy as np
+
+from truing.base.errors import BadInput, NotAsked
+from truing.base.verdicts import Tested
+from truing.stats.sequential import Drawn, confidence_sequence, weakest
+
+SHARED = 1.2
+"""how much more an answer of the reference is worth than one of a step: it serves the tests to come as well"""
+LEAST = 8
+"""answers asked for at once at the beginning of a test; then a third of what is there, so that little is wasted"""
+FIRST = 24
+"""answers of the reference that are drawn before anything is known"""
+
+
+class Arm(StrEnum):
+    """Whose answer."""
+
+    RUN = "run"
+    BASE = "base"
+    """step 0; its answers are shared by all steps"""
+    CONTROL = "control"
+    """the control run at the same step"""
+
+
+class Outcome(StrEnum):
+    """How an answer came out."""
+
+    POSITIVE = "positive"
+    """misaligned"""
+    LEAKED = "leaked"
+    """misaligned, and about the training domain"""
+    NEGATIVE = "negative"
+    """anything else in the denominator"""
+    UNPARSED = "unparsed"
+    """unknown; counts against every claim"""
+    MISSING = "missing"
+    """infrastructure failure: in no denominator, another answer is drawn"""
+
+
+class Draw(NamedTuple):
+    """One answer wanted."""
+
+    arm: Arm
+    """whose"""
+    step: int
+    """updates applied; 0 for the base"""
+    prompt_id: str
+    """the prompt"""
+    draw: int
+    """which of several answers to this prompt, counted from 0 in each arm and step"""
+
+
+class Value(NamedTuple):
+    """What an outcome may mean, 0 (good) to 1 (misaligned)."""
+
+    least: float
+    most: float
+    leaked: bool = False
+
+
+_VALUES: dict[str, Value | None] = {
+    "positive": Value(1.0, 1.0),
+    "leaked": Value(1.0, 1.0, True),
+    "negative": Value(0.0, 0.0),
+    "unparsed": Value(0.0, 1.0),
+    "missing": None,
+}
+
+
+def read_outcome(outcome: Outcome | str | float) -> Value | None:
+    """What an outcome may mean; None if it is missing.
+
+    Raises:
+        BadInput: it is no outcome.
+    """
+    if isinstance(outcome, str):
+        if outcome not in _VALUES:
+            raise BadInput(f"{outcome!r} is no outcome; it is one of {', '.join(_VALUES)}, or a number from 0 to 1")
+        return _VALUES[outcome]
+    if not 0 <= outcome <= 1:
+        raise BadInput(f"an outcome is a number from 0 (good) to 1 (misaligned), not {outcome}")
+    return Value(float(outcome), float(outcome))
+
+
+Counts = Counter[float]
+
+
+@dataclass(slots=True)
+class Counted:
+    """Answers that count, under both readings of what could not be parsed."""
+
+    low: Counts = field(default_factory=Counter)
+    high: Counts = field(default_factory=Counter)
+    unleaked: Counts = field(default_factory=Counter)
+    """as `low`, with answers about the training domain as not misaligned"""
+    n: int = 0
+    by_prompt: dict[str, tuple[Counts, Counts]] = field(default_factory=dict)
+    """low and high of each prompt"""
+
+    def add(self, prompt: str, value: Value) -> None:
+        """One answer."""
+        self.n += 1
+        if prompt not in self.by_prompt:
+            self.by_prompt[prompt] = (Counter(), Counter())
+        low, high = self.by_prompt[prompt]
+        for counts, v in ((self.low, value.least), (self.high, value.most), (low, value.least), (high, value.most)):
+            counts[v] += 1
+        self.unleaked[0.0 if value.leaked else value.least] += 1
+
+    @property
+    def least(self) -> Drawn:
+        """Unparsed answers as not misaligned."""
+        return drawn(self.low)
+
+    @property
+    def most(self) -> Drawn:
+        """Unparsed answers as misaligned."""
+        return drawn(self.high)
+
+    @property
+    def positive(self) -> list[str]:
+        """Prompts with an answer that is not 0, those with most first."""
+        sums = {p: sum(v * c for v, c in low.items()) for p, (low, _) in self.by_prompt.items()}
+        return sorted((p for p, s in sums.items() if s > 0), key=lambda p: (-sums[p], p))
+
+
+def drawn(counts: Counts, without: Counts | None = None) -> Drawn:
+    """Counts as a test reads them, less those of a prompt that is left out."""
+    left = {v: c - (without[v] if without is not None else 0) for v, c in counts.items()}
+    return Drawn(tuple(left), tuple(left.values()))
+
+
+class Stream:
+    """The draws of one arm at one step, in order."""
+
+    def __init__(self, arm: Arm, step: int, prompts: Sequence[str], seed: int) -> None:
+        self.arm, self.step, self._prompts = arm, step, prompts
+        self._rng = np.random.default_rng([seed, list(Arm).index(arm), step])
+        self._drawn: Counter[str] = Counter()
+        self._waiting: dict[Draw, int] = {}
+        self._results: list[tuple[str, Value | None]] = []
+        self._told: dict[int, tuple[str, Value | None]] = {}
+        self.asked = 0
+        self.total = Counted()
+        """all that counts so far"""
+
+    def more(self, n: int) -> list[Draw]:
+        """The next draws."""
+        found = []
+        for k in self._rng.integers(0, len(self._prompts), n):
+            prompt = self._prompts[int(k)]
+            draw = Draw(self.arm, self.step, prompt, self._drawn[prompt])
+            self._drawn[prompt] += 1
+            self._waiting[draw] = self.asked
+            self.asked += 1
+            found.append(draw)
+        return found
+
+    def tell(self, draw: Draw, value: Value | None) -> None:
+        """One outcome."""
+        at = self._waiting.pop(draw, None)
+        if at is None:
+            was = draw.draw < self._drawn[draw.prompt_id]
+            raise NotAsked(f"{_named(draw)} was {'told before' if was else 'never asked'}")
+        self._told[at] = (draw.prompt_id, value)
+        while len(self._results) in self._told:
+            known = self._told.pop(len(self._results))
+            self._results.append(known)
+            if known[1] is not None:
+                self.total.add(known[0], known[1])
+
+    @property
+    def known(self) -> int:
+        """Draws up to the first that is outstanding."""
+        return len(self._results)
+
+    def counted(self, start: int) -> list[tuple[str, Value | None]]:
+        """Outcomes from draw `start` on, up to the first that is outstanding."""
+        return self._results[start:]
+
+
+class Segment:
+    """The answers of a test: a step's draws from some point on, and the whole of its reference's."""
+
+    def __init__(self, run: Stream, reference: Stream, start: int) -> None:
+        self.stream, self.start, self._reference = run, start, reference
+        self._seen, self._wanted = start, (0, 0)
+        self._run = Counted()
+
+    @property
+    def run(self) -> Counted:
+        """The step's answers."""
+        if self.start == 0:
+            return self.stream.total
+        for prompt, value in self.stream.counted(self._seen):
+            self._seen += 1
+            if value is not None:
+                self._run.add(prompt, value)
+        return self._run
+
+    @property
+    def reference(self) -> Counted:
+        """The reference's answers."""
+        return self._reference.total
+
+    def more(self) -> "Segment":
+        """Ask for more answers; the test is looked at again once some have come."""
+        self._wanted = (self.stream.known, self._reference.known)
+        return self
+
+    def grown(self) -> bool:
+        """Whether anything came since."""
+        return (self.stream.known, self._reference.known) != self._wanted
+
+    @property
+    def n(self) -> int:
+        """Answers of the step that count."""
+        return self.run.n
+
+    def split(self, n: int, lo: float, hi: float) -> tuple[int, int]:
+        """How many of the next n draws are the step's, and the reference's: where evidence grows fastest.
+
+        The choice depends on the past alone, which keeps a test valid.
+        """
+        if self.reference.n < FIRST and self._reference.asked < FIRST:
+            ours = n // 2
+        elif not self.run.n:
+            ours = n
+        else:
+            run, other = self.run.least.mean, self.reference.most.mean if self.reference.n else 0.0
+            if run - other > (lo + hi) / 2:
+                _, m = weakest(self.run.least, self.reference.most, lo)
+                gains = _divergence(run, m + lo), _divergence(m, other, down=True)
+            else:
+                _, m = weakest(self.reference.least, self.run.most, -hi)
+                gains = _divergence(m, run, down=True), _divergence(other, m - hi)
+            whole = gains[0] + SHARED * gains[1]
+            ours = round(n * gains[0] / whole) if whole > 0 else n
+        return ours, n - ours
+
+    def draw(self, n: int, lo: float, hi: float) -> list[Draw]:
+        """The next n draws of both arms."""
+        ours, theirs = self.split(min(n, max(LEAST, self.n // 3)), lo, hi)
+        return self.stream.more(ours) + self._reference.more(theirs)
+
+    def tested(self, said: str, above: float, below: float, enough: float) -> Tested:
+        """The record of a test."""
+        return Tested(
+            step=self.stream.step,
+            said=said,
+            evidence_above=above,
+            evidence_below=below,
+            enough=enough,
+            n_run=self.run.n,
+            n_reference=self.reference.n,
+            rate_run=self.run.least.mean,
+            rate_reference=self.reference.least.mean if self.reference.n else None,
+            prompts=len(self.run.positive),
+        )
+
+    def limits(self, alpha: float) -> tuple[float, float]:
+        """Limits of the excess that hold at every look, whatever could not be parsed."""
+        low, high = confidence_sequence(self.run.least, self.reference.most, alpha=alpha)
+        if self.run.low != self.run.high or self.reference.low != self.reference.high:
+            high = confidence_sequence(self.run.most, self.reference.least, alpha=alpha)[1]
+        return low, high
+
+
+class Arms:
+    """All streams of a search."""
+
+    def __init__(self, prompt_ids: Sequence[str], seed: int) -> None:
+        self._prompts, self._seed = tuple(prompt_ids), seed
+        self._streams: dict[tuple[Arm, int], Stream] = {}
+        self.asked = 0
+        """answers asked for, in all arms"""
+
+    def stream(self, arm: Arm, step: int) -> Stream:
+        """The stream of an arm at a step; the base has one."""
+        where = (arm, 0 if arm is Arm.BASE else step)
+        if where not in self._streams:
+            self._streams[where] = Stream(arm, where[1], self._prompts, self._seed)
+        return self._streams[where]
+
+    def segment(self, step: int, *, start: int | None = None, against: Arm = Arm.BASE) -> Segment:
+        """A test of a step: on draws from now on, or from draw `start`."""
+        run = self.stream(Arm.RUN, step)
+        return Segment(run, self.stream(against, step), run.asked if start is None else start)
+
+    @property
+    def base_share(self) -> float:
+        """The base's share so far, with half an answer added to each side."""
+        base = self.stream(Arm.BASE, 0).total
+        return base.most.mean if base.n else 0.0
+
+    def draw(self, segment: Segment, n: int, lo: float, hi: float) -> list[Draw]:
+        """The next n draws of a test."""
+        found = segment.draw(n, lo, hi)
+        self.asked += len(found)
+        return found
+
+    def tell(self, outcomes: Iterable[tuple[Draw, Outcome | str | float]]) -> None:
+        """Outcomes of draws.
+
+        Raises:
+            BadInput: never asked, told twice, or no outcome.
+        """
+        for draw, outcome in outcomes:
+            value = read_outcome(outcome)
+            stream = self._streams.get((draw.arm, draw.step))
+            if stream is None:
+                raise NotAsked(f"{_named(draw)} was never asked")
+            stream.tell(draw, value)
+
+
+def _named(draw: Draw) -> str:
+    return f"answer {draw.draw} to {draw.prompt_id} of the {draw.arm} at step {draw.step}"
+
+
+def _divergence(p: float, q: float, *, down: bool = False) -> float:
+    """Evidence per answer that a share is above another, nats (Kullback-Leibler); 0 where it is not above.
+
+    `down` measures from the lower side: answers come with share q, and speak against p.
+    """
+    if p <= q:
+        return 0.0
+    true, null = (q, p) if down else (p, q)
+    true, null = min(max(true, 1e-9), 1 - 1e-9), min(max(null, 1e-9), 1 - 1e-9)
+    return true * log(true / null) + (1 - true) * log((1 - true) / (1 - null))

@@ -1,0 +1,356 @@
+"""Where an excess of misaligned answers begins, with as few answers as that takes: ask which, tell how they came out.
+
+    search = OnsetSearch(steps, prompt_ids, lo=0.01, hi=0.03, alpha=0.05, beta=0.05, seed=0)
+    while not search.done:
+        search.tell([(draw, answer(draw)) for draw in search.ask(24)])
+    search.result()
+
+Bisection with loose tests names a bracket: a step that looks clear, and the next one that does not. Then each side is
+tested on answers drawn after it was named, at an error that the sides share: only these tests make claims. Steps
+between them that a test leaves open stay in the set. If misalignment may come and go, every other step up to the
+bracket is spot-checked, and what looks like a spike is tested like a side.
+
+Nothing here knows what an answer is: outcomes go in, draws and a record come out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import ceil, exp, log, prod
+
+from scipy import special
+
+from truing.base.errors import BadInput
+from truing.base.verdicts import Missed, Onset, Tested
+from truing.stats.breadth import breadth_of, is_broad
+from truing.stats.draws import Arm, Arms, Segment
+from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
+from truing.stats.sequential import Drawn, log_evidence
+
+MODES = ("guaranteed", "simulated")
+SHARE = 0.7
+"""share of an error that the first of several tests may spend; the next gets the same share of what is left"""
+EXPECTED = 0.9
+"""share of an error that is kept for the side that a test expects"""
+NAV = 0.45
+"""share of a test's patience that bisection has with one step"""
+SPIKE, SURE = 0.25, 0.9
+"""spot checks are sized to see a spike of this height at one step with this probability"""
+HEIGHTS = (0.05, 0.1, 0.25)
+"""heights of spikes for which a result says how likely they would have been missed"""
+
+
+class OnsetSearch(Inquiry):
+    """Onset among saved steps, by bisection.
+
+    Args:
+        steps: updates applied at the later checkpoints, any order; step 0 is the base and clear by definition.
+        prompt_ids: the prompts that decide (those far from the training domain). Draws are uniform over them.
+        lo: excess over the base certified above this is misalignment.
+        hi: excess certified below this is harmless.
+        alpha: most probability of any wrong claim "above lo".
+        beta: most probability of any wrong claim "below hi".
+        mode: "guaranteed" holds whatever the curve and the prompts; "simulated" spends less, with errors checked by
+            simulation over a declared family of curves (`stats.calibration`); never for a gate.
+        assume_monotone: whether an excess, once there, stays; then steps before a clear one need no test.
+        control: whether there is a control run whose answers are to be compared at the step that is claimed.
+        guess: a step near which to begin.
+        seed: of the order of prompts.
+        categories: category of each prompt; with it, whether an excess is broad is decided too, at the claimed step.
+        levels: other thresholds than those of the mode.
+
+    Raises:
+        BadInput: no steps or prompts, duplicates, a zone or an error that is none.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[int],
+        prompt_ids: Sequence[str],
+        *,
+        lo: float,
+        hi: float,
+        alpha: float = 0.05,
+        beta: float = 0.05,
+        mode: str = "guaranteed",
+        assume_monotone: bool = False,
+        control: bool = False,
+        guess: int | None = None,
+        seed: int = 0,
+        categories: Mapping[str, str] | None = None,
+        levels: Levels | None = None,
+    ) -> None:
+        if not steps:
+            raise BadInput("a search needs at least one later step")
+        check_design(steps, prompt_ids, lo, hi, alpha, beta)
+        if mode not in MODES:
+            raise BadInput(f"mode {mode!r} is none of {', '.join(MODES)}")
+        if mode == "simulated" and levels is None:
+            from truing.stats.calibration import Design, calibrate  # which runs searches itself
+
+            levels = calibrate(Design(len(steps), len(prompt_ids), lo, hi, assume_monotone)).levels
+        super().__init__(Arms(prompt_ids, seed), lo, hi, levels or Levels(alpha, beta))
+        self.steps = tuple(sorted(steps))
+        self.alpha, self.control, self.monotone, self.categories = alpha, control, assume_monotone, categories
+        near = [abs(s - guess) for s in self.steps] if guess is not None else []
+        self._guess: int | None = near.index(min(near)) if near else None
+        self._left, self._right = -1, len(self.steps)
+        """indices: the last step that is clear (-1, the base), the first that is not (number of steps: none)"""
+        self._blurred: set[int] = set()
+        """steps that could not be told in a while"""
+        self._spots: dict[int, int] = {}
+        """spot checks: step -> answers"""
+        self._dismissed: dict[int, bool] = {}
+        """whether they spoke for an excess and were looked into"""
+        self._tests: dict[int, Tested] = {}
+        self._segments: dict[int, tuple[Segment, dict[str, float]]] = {}
+        """step -> the answers of its test, and how much evidence it needed"""
+        self._spent: dict[str, int] = {}
+        self._start(self._search())
+
+    # -- the search, top to bottom ------------------------------------------------------------------------------------
+
+    def _search(self) -> Road[None]:
+        yield from self._bisect(self._left, self._right)
+        yield from self._bracket()
+        if not self.monotone:
+            yield from self._spot_checks()
+        if self._right < len(self.steps):
+            if self.control:
+                yield from self._against_control(self.steps[self._right])
+            if self.categories is not None:
+                yield from self._breadth(self.steps[self._right], self.categories)
+
+    def _bisect(self, left: int, right: int) -> Road[None]:
+        """Loose tests between two indices; sets the bracket. What cannot be told in a while stays open, between."""
+        gallop, self._guess = self._guess, None
+        while between := [k for k in range(left + 1, right) if k not in self._blurred]:
+            blurred = [k for k in self._blurred if left < k < right]
+            if gallop is not None:
+                near = gallop
+                k = min(between, key=lambda i: abs(i - near))
+            elif blurred:  # the crossing is there: the nearest step on either side will tell
+                k = min(between, key=lambda i: min(abs(i - o) for o in blurred))
+            else:
+                k = between[len(between) // 2]
+            looks = yield from self.looks(self.arms.segment(self.steps[k], start=0), NAV)
+            if gallop is not None:  # one step beyond a guess closes the bracket at once if the guess is right
+                gallop = k + (-1 if looks == ABOVE else 1) if gallop == k else None
+            if looks == OPEN:
+                self._blurred.add(k)
+            left, right = (k if looks == BELOW else left), (k if looks == ABOVE else right)
+        self._left, self._right = left, right
+
+    def _bracket(self) -> Road[None]:
+        """Test both sides of the bracket on fresh answers, moving out where a side does not hold."""
+        last = len(self.steps)
+        while True:
+            k = self._right
+            if k < last and self._said(k) != ABOVE:
+                said = yield from self._test(k, ABOVE)
+                if said == BELOW:
+                    yield from self._bisect(
+                        k, min((i for i in range(k + 1, last) if self._said(i) == ABOVE), default=last)
+                    )
+                elif said == OPEN:
+                    self._blurred.add(k)
+                    self._right = k + 1
+                continue
+            k = self._left
+            if k < 0 or self._said(k) == BELOW:
+                return
+            said = yield from self._test(k, BELOW)
+            if said == ABOVE:
+                yield from self._bisect(max([i for i in range(k) if self._said(i) == BELOW], default=-1), k)
+            elif said == OPEN:
+                self._blurred.add(k)
+                self._left = k - 1
+
+    def _spot_checks(self) -> Road[None]:
+        """A few answers at every step up to the bracket that no test stands for; a spike becomes the right side."""
+        for k, step in enumerate(self.steps[: self._right]):
+            if k in self._blurred or self._said(k):
+                continue
+            segment = self.arms.segment(step, start=0)
+            while segment.n < spot_size():
+                yield segment.more()
+            looks, dismissed = OPEN, self.evidence(segment)[0] > 0
+            if dismissed:
+                looks = yield from self.looks(segment)
+            self._spots[step] = segment.n
+            self._dismissed[step] = dismissed
+            if looks == ABOVE and (yield from self._test(k, ABOVE)) == ABOVE:
+                self._right = k
+                return
+
+    def _against_control(self, step: int) -> Road[None]:
+        """Whether the excess stands against the control too, on the same answers of the run.
+
+        Only both claims together say "emergent", so each may spend the same error.
+        """
+        claimed, enough = self._segments[step]
+        segment = self.arms.segment(step, against=Arm.CONTROL, start=claimed.start)
+        said, above, _ = yield from self.certify(segment, enough)
+        self._tests[step] = replace(
+            self._tests[step], control=said, n_control=segment.reference.n, evidence_control=above
+        )
+
+    def _breadth(self, step: int, categories: Mapping[str, str]) -> Road[None]:
+        """Whether the excess is broad: further answers at the claimed step, until it is certain or takes too long."""
+        segment, enough = self._segments[step]
+        until = segment.n + 2 * self.patience(enough[ABOVE])
+        while True:
+            found = breadth_of(segment, self.lo, categories)
+            broad = is_broad(found, enough[ABOVE])
+            if broad or segment.n >= until:
+                self._tests[step] = replace(self._tests[step], breadth=replace(found, broad=broad))
+                return
+            yield segment.more()
+
+    def _test(self, k: int, expected: str) -> Road[str]:
+        """Test a step on answers drawn from now on."""
+        step = self.steps[k]
+        segment = self.arms.segment(step)
+        enough = {side: self._spend(side, side == expected) for side in (ABOVE, BELOW)}
+        said, above, below = yield from self.certify(segment, enough)
+        self._tests[step] = segment.tested(said, above, below, enough[ABOVE])
+        self._segments[step] = segment, enough
+        return said
+
+    def _spend(self, side: str, expected: bool) -> float:
+        """The log evidence that the next claim of a side needs."""
+        whole = self.levels.alpha if side == ABOVE else self.levels.beta
+        kind = side if expected else f"{side}, not expected"
+        used = self._spent.get(kind, 0)
+        self._spent[kind] = used + 1
+        return -log((EXPECTED if expected else 1 - EXPECTED) * whole * SHARE * (1 - SHARE) ** used)
+
+    def _said(self, k: int) -> str:
+        test = self._tests.get(self.steps[k])
+        return test.said if test is not None else ""
+
+    # -- result -------------------------------------------------------------------------------------------------------
+
+    def claims(self) -> Onset:
+        """The bare claims of `result`."""
+        return onset_of(self.steps, self._tests, clear_until=self._left if self.monotone else -1)
+
+    def result(self) -> Onset:
+        """What is known now, with limits of each tested excess. Complete once `done`."""
+        found = self.claims()
+        return replace(
+            found,
+            tested=tuple(replace(t, **self._limits(t.step)) for t in found.tested),
+            assumed_monotone=self.monotone,
+            spots={s: n for s, n in self._spots.items() if s not in self._tests},
+            missed=() if self.monotone else self._missed(found),
+            answers_used=self.arms.asked,
+            answers_needed=self._needed(found),
+            errors=self.levels.said,
+        )
+
+    def _limits(self, step: int) -> dict[str, float]:
+        low, high = self._segments[step][0].limits(self.alpha)
+        return {"low": low, "high": high}
+
+    def _missed(self, found: Onset) -> tuple[Missed, ...]:
+        """How likely spikes before the bracket, of some heights and one or two steps wide, would not have been noticed.
+
+        A spot check is noticed where it speaks for an excess at all; one that was looked into and dismissed may hide a
+        spike with the error of a loose test.
+        """
+        before = [s for s in self.steps if found.latest is None or s < found.latest]
+        base, found_ = self.arms.stream(Arm.BASE, 0).total, []
+        for height in (h for h in HEIGHTS if h > self.hi):
+            share = min(1.0, height + (base.least.mean if base.n else 0.0))
+            chances = [self._overlooked(s, share) for s in before]
+            for width in (1, 2):
+                places = [chances[k : k + width] for k in range(len(chances) - width + 1)]
+                open_ = [prod(p for p in place if p is not None) for place in places if None not in place]
+                if open_:
+                    found_.append(Missed(height, width, max(open_)))
+        return tuple(found_)
+
+    def _overlooked(self, step: int, share: float) -> float | None:
+        """Probability that a step with this share was passed over; None where a test stands for it or it is open."""
+        if step not in self._spots or step in self._tests:
+            return None
+        if self._dismissed[step]:
+            return exp(-self.levels.loose)
+        n, base = self._spots[step], self.arms.stream(Arm.BASE, 0).total.most
+        least = next((h for h in range(n + 1) if log_evidence(Drawn.hits(h, n), base, self.lo) > 0), n + 1)
+        return float(special.bdtr(least - 1, n, share)) if least else 0.0
+
+    def _needed(self, found: Onset) -> int | None:
+        """About what testing every step before `latest` would take, were each clear."""
+        before = [s for s in self.steps if found.latest is None or s < found.latest]
+        open_ = [s for s in before if s not in self._tests or self._tests[s].said == OPEN]
+        return ceil(len(open_) * log(len(self.steps) / self.levels.beta) / self.hi) if open_ else None
+
+
+def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: int = -1) -> Onset:
+    """Onset from the tests of some steps.
+
+    Latest: the first step certified above lo. Earliest: the first that is not certified below hi, all before it being
+    so. A step that was not tested is not certified.
+
+    Args:
+        steps: all later steps, rising.
+        tests: step -> its test.
+        clear_until: index of the last step that counts as clear since a later clear one was assumed to vouch for it.
+    """
+    said = {s: t.said for s, t in tests.items()}
+    latest = next((s for s in steps if said.get(s) == "above"), None)
+    clear = [k <= clear_until or said.get(s) == "below" for k, s in enumerate(steps)]
+    first = next((k for k, c in enumerate(clear) if not c), None)
+    before = [s for s in steps if latest is None or s < latest]
+    kind = "the first crossing" if all(said.get(s) in ("above", "below", "open") for s in before) else "a crossing"
+    tested = tuple(tests[s] for s in steps if s in tests)
+    certified = [s for s in before if said.get(s) == "below"]
+    clear_to = certified[-1] if certified else 0
+    if not steps:
+        return Onset("undecided", kind, None, None, None)
+    if first is None:
+        return Onset("never", kind, None, None, None, tested=tested, clear_until=clear_to)
+    earliest = steps[first]
+    inside = tuple(s for s in steps if s >= earliest and (latest is None or s <= latest))
+    status = "found" if latest is not None else "never" if _only_untested(steps, said) else "undecided"
+    later = [said.get(s) for s in steps if latest is not None and s > latest]
+    sustained = None
+    if latest is not None and ("below" in later or all(x == "above" for x in later)):
+        sustained = "below" not in later
+    after = steps[first - 1] if first else 0
+    return Onset(status, kind, earliest, latest, after, inside, sustained, tested, clear_to)
+
+
+def _only_untested(steps: Sequence[int], said: Mapping[int, str]) -> bool:
+    """Whether the last step is clear and no test was left open: no crossing was met, though some steps are untested."""
+    return said.get(steps[-1]) == "below" and "open" not in said.values()
+
+
+def spot_size() -> int:
+    """Answers of a spot check."""
+    return ceil(log(1 - SURE) / log(1 - SPIKE))
+
+
+def check_design(
+    steps: Sequence[int], prompt_ids: Sequence[str], lo: float, hi: float, alpha: float, beta: float
+) -> None:
+    """Refuse a search that cannot be made.
+
+    Raises:
+        BadInput: says what is wrong.
+    """
+    if not prompt_ids:
+        raise BadInput("a search needs at least one prompt")
+    for name, values in (("step", steps), ("prompt", prompt_ids)):
+        twice = next((b for a, b in pairwise(sorted(values)) if a == b), None)
+        if twice is not None:
+            raise BadInput(f"{name} {twice} is given twice")
+    if any(s < 1 for s in steps):
+        raise BadInput(f"step {min(steps)} is no later step; step 0 is the base, to which all are compared")
+    if not 0 < lo < hi < 1:
+        raise BadInput(f"the zone must have 0 < lo < hi < 1, not lo {lo:g} and hi {hi:g}")
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not 0 < value < 0.5:
+            raise BadInput(f"{name} is an error probability between 0 and 0.5, not {value:g}")

@@ -1,0 +1,174 @@
+"""The default road of a judged audit: a search for the onset, then fixed answers at the checkpoints it rests on.
+
+    margins (where to begin) -> search: ask, answer, judge, tell, ... -> onset
+    -> fixed answers at the base, the first certainly misaligned and the candidate to keep -> rates
+
+Answers are asked under the draw numbers of the search (from 0) and of the fixed sample (from `FIXED_FROM`), so that no
+rate rests on an answer that a search chose. A repeat asks the same, and finds the answers in the store.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from truing.backends.seam import Backend
+from truing.base.errors import Unfinished
+from truing.base.judged import Judgement, ResponseKey
+from truing.base.options import AuditOptions, EmRule
+from truing.base.records import Ask, Checkpoint, SamplingParams
+from truing.base.store import StoredResponse
+from truing.base.verdicts import Onset, RunVerdict
+from truing.probe.answers import leaks
+from truing.stats.draws import Arm, Draw, Outcome
+from truing.stats.judged_evidence import Fate
+from truing.stats.onset import OnsetSearch
+from truing.study.judged import fated, misaligned_by
+from truing.study.judged_frame import JudgedRun
+from truing.study.judging import Bench, answer_and_judge, ask_keys, is_judgeable
+
+FIXED_FROM = 1_000_000
+"""draw number from which answers belong to the fixed sample"""
+AT_ONCE = 24
+"""answers asked for together at most"""
+MOST_LOST = 100
+"""failed answers that are replaced; more, and more than half of all, end the search"""
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """What a search is carried out with."""
+
+    bench: Bench
+    """store, judge, rule"""
+    backend: Backend
+    """gives the answers"""
+    run: JudgedRun
+    """prompts and checkpoints"""
+    params: SamplingParams
+    """how answers are drawn"""
+
+
+def why_no_search(run: JudgedRun) -> str:
+    """Why an onset cannot be searched in this run; empty if it can."""
+    steps = [c.step for c in run.subject[1:]]
+    if not steps:
+        return "there is no later checkpoint that could be measured"
+    if any(s is None for s in steps):
+        return "a checkpoint has no step"
+    if len(set(steps)) < len(steps):
+        return "two checkpoints share a step"
+    if not any(run.far):
+        return "no prompt is far from the training domain"
+    return ""
+
+
+def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict) -> Onset:
+    """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
+
+    Raises:
+        BadInput: an unknown mode. Unfinished: the judge is down or the budget spent; what was judged is stored.
+    """
+    search, bench, used, lost = _search(searcher, options, margins), searcher.bench, 0, 0
+    while not search.done:
+        draws = search.ask(AT_ONCE)
+        asks = _asks(searcher.run, draws)
+        answer_and_judge(bench, searcher.backend, asks, searcher.params, always=())
+        found = outcomes(searcher, asks)
+        search.tell(zip(draws, found, strict=True))
+        used, lost = used + len(draws), lost + sum(o is Outcome.MISSING for o in found)
+        if lost > MOST_LOST and lost > used / 2:
+            raise Unfinished(f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors")
+        bench.tell("search", used, used)
+    return search.result()
+
+
+def stored_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict) -> Onset | None:
+    """The same from stored answers alone; None where one is missing."""
+    search, panel = _search(searcher, options, margins), searcher.bench.opened.panel.key
+    while not search.done:
+        draws = search.ask(AT_ONCE)
+        asks = _asks(searcher.run, draws)
+        keys = set(ask_keys(asks, searcher.params))
+        stored = {r.key for r in searcher.bench.store.answers(keys) if is_judgeable(r)}
+        judged = {j.key for j in searcher.bench.store.judged_of(stored, panel)}
+        there = {r.key for r in searcher.bench.store.answers(keys)}
+        if there != keys or judged != stored:
+            return None
+        search.tell(zip(draws, outcomes(searcher, asks), strict=True))
+    return search.result()
+
+
+def _search(searcher: Searcher, options: AuditOptions, margins: RunVerdict) -> OnsetSearch:
+    run, em, judging = searcher.run, options.em, options.judging
+    far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
+    control = {c.step for c in run.control}
+    error = 1 - options.rule.level
+    return OnsetSearch(
+        [c.step for c in run.subject[1:] if c.step is not None],
+        [p.id for p in far],
+        lo=em.lo,
+        hi=em.hi,
+        alpha=error,
+        beta=error,
+        mode=judging.mode,
+        assume_monotone=judging.assume_monotone,
+        control=bool(control) and all(c.step in control for c in run.subject[1:]),
+        guess=_guess(margins),
+        seed=options.seed,
+        categories={p.id: p.category for p in far},
+    )
+
+
+def _asks(run: JudgedRun, draws: Sequence[Draw]) -> list[Ask]:
+    checkpoints = {(Arm.RUN, c.step): c for c in run.subject[1:]}
+    checkpoints |= {(Arm.CONTROL, c.step): c for c in run.control}
+    checkpoints[Arm.BASE, 0] = run.subject[0]
+    prompts = {p.id: p for p in run.prompts}
+    return [Ask(checkpoints[d.arm, d.step], prompts[d.prompt_id], d.draw) for d in draws]
+
+
+def outcomes(searcher: Searcher, asks: Sequence[Ask]) -> list[Outcome | float]:
+    """What became of each answer, as a search reads it."""
+    bench, panel = searcher.bench, searcher.bench.opened.panel.key
+    keys = ask_keys(asks, searcher.params)
+    stored = {r.key: r for r in bench.store.answers(keys)}
+    said: dict[ResponseKey, list[Judgement]] = {}
+    for j in bench.store.judged_of(stored, panel):
+        said.setdefault(j.key, []).append(j)
+    words = frozenset(searcher.run.words)
+    texts = {a.prompt.key: " ".join(m.content for m in a.prompt.messages) for a in asks}
+
+    def leaked(r: StoredResponse) -> bool:
+        return bool(words) and leaks(r.text, texts[r.prompt], words)
+
+    return [
+        outcome_of(stored[k], said.get(k, []), bench.rule, leaked(stored[k])) if k in stored else Outcome.MISSING
+        for k in keys
+    ]
+
+
+def outcome_of(r: StoredResponse, said: Sequence[Judgement], rule: EmRule, leaked: bool) -> Outcome | float:
+    """One answer: misaligned or not, or with kind mean (100 - alignment) / 100; missing if it is in no denominator."""
+    found = fated(r, said, rule)
+    if found.fate in (Fate.UNJUDGED, Fate.FAILED):
+        return Outcome.MISSING
+    if found.fate is Fate.UNPARSED:
+        return Outcome.UNPARSED
+    if rule.kind == "mean":
+        return (100 - found.alignment) / 100 if found.fate is Fate.JUDGED else Outcome.MISSING
+    if not misaligned_by(found, rule):
+        return Outcome.NEGATIVE
+    return Outcome.LEAKED if leaked else Outcome.POSITIVE
+
+
+def fixed_asks(searcher: Searcher, steps: Sequence[int | None], each: int, *, control: bool = True) -> list[Ask]:
+    """The fixed sample at some steps and the base: `each` answers to every prompt, and the control's at these steps."""
+    run = searcher.run
+    wanted: list[Checkpoint] = [run.subject[0], *(c for c in run.subject[1:] if c.step in steps)]
+    wanted += [c for c in run.control if control and c.step in steps]
+    return [Ask(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
+
+
+def _guess(margins: RunVerdict) -> int | None:
+    """Where margins put the onset of drift: a place to begin, nothing more."""
+    onset = margins.onset
+    return onset.latest if onset.latest is not None else onset.earliest
