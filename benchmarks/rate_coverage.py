@@ -12,7 +12,7 @@ missed below (the lower limit too high) and above, and coverage for exactly thes
     (none)   in range
     warned   at least 90 % of the runs carry the warning
     few      over 0.97 for one end only: that end would be missed where few prompts have a hit, which is where the
-             interval is the wide one and carries the warning; the other end is missed in 0.5-4 %
+             interval is the wide one and carries the warning; the other end is missed in 1-4 %
     nested   over 0.97 only since the interval is never inside the one for exactly these prompts, which is conservative
     chosen   10-90 % of the runs are warned: those without are the ones that happened to have many hits. The cell as a
              whole is at 0.93 or more
@@ -69,7 +69,7 @@ class Cell:
         self.count: Counter[str] = Counter()
         self.width, self.errors = 0.0, []
 
-    def add(self, e: Estimate, of_set: float | None, of_kind: float) -> None:
+    def add(self, e: Estimate, of_set: float, of_kind: float) -> None:
         if e.value is None or e.low is None:
             self.count["no interval"] += 1
             return
@@ -77,9 +77,10 @@ class Cell:
         silent = not e.warning
         self.count.update(runs=1, below=below, above=above, silent=silent)
         self.count.update(silent_below=silent and below, silent_above=silent and above)
-        self.count["nested"] += silent and not (e.low < e.set_low - TINY and e.high > e.set_high + TINY)
         self.width += e.high - e.low
-        if of_set is not None:
+        if e.set_low is not None:  # answers of a prompt that are all the same give none
+            self.count["nested"] += silent and not (e.low < e.set_low - TINY and e.high > e.set_high + TINY)
+            self.count["with set"] += 1
             self.count["set"] += e.set_low - TINY <= of_set <= e.set_high + TINY
             self.errors.append(e.value - of_set)
 
@@ -94,7 +95,7 @@ class Cell:
             "nested": c["nested"] / silent,
             "warned": 1 - c["silent"] / n,
             "all": 1 - (c["below"] + c["above"]) / n,
-            "set": c["set"] / n if self.errors else None,
+            "set": c["set"] / c["with set"] if c["with set"] else None,
             "width": self.width / n,
             "bias_z": np.mean(self.errors) / spread if spread > 0 else 0.0,
         }
@@ -113,7 +114,7 @@ def mark(row: dict, strict: bool) -> str:
         return "chosen" if row["warned"] >= 0.1 and row["all"] >= LEAST - room else "UNDER"
     if row["kind"] > MOST + room:
         ends = sorted((row["below"], row["above"]))
-        if ends[0] <= 0.005 <= ends[1] <= 0.04:
+        if ends[0] <= 0.003 and 0.01 <= ends[1] <= 0.04:
             return "few"
         return "nested" if row["nested"] >= 0.2 else "over"
     return ""

@@ -144,6 +144,8 @@ class OnsetSearch(Inquiry):
     def _bracket(self) -> Road[None]:
         """Test both sides of the bracket on fresh answers, moving out where a side does not hold."""
         last = len(self.steps)
+        if self._right == last and last - 1 in self._blurred:  # no later step can tell
+            self._right = last - 1
         while True:
             k = self._right
             if k < last and self._said(k) != ABOVE:

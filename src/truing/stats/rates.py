@@ -129,7 +129,8 @@ def mean_of(values: Array, prompt: Index, prompts: int, *, level: float = 0.95) 
     one answer to every prompt: the spread between prompts, which is conservative), Satterthwaite's degrees of freedom.
     For prompts like these: t over prompt means, transformed by their skewness (a few prompts with low scores pull the
     mean one way; plain t missed that end in 5-14 % of simulated runs), under 40 prompts never inside plain t, and never
-    inside the former. Values without any spread give no interval.
+    inside the former; warned where under 5 prompts carry the spread. That cannot be seen where values so rare that
+    under 5 prompts are expected to have one did not come up at all. Values without any spread give no interval.
 
     Args:
         values: [N] in any unit; NaN is left out and counted.

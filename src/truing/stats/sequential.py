@@ -138,6 +138,8 @@ def confidence_sequence(run: Drawn, reference: Drawn | None, *, alpha: float) ->
     def edge(sure: float, open_: float) -> float:
         """Between the end of the scale and a bound that is not rejected, to 1e-4, on the cautious side."""
         found = log_evidence if sure < open_ else log_evidence_below
+        if sure == open_:
+            return sure
         for _ in range(14):
             middle = (sure + open_) / 2
             sure, open_ = (middle, open_) if found(run, reference, middle) >= enough else (sure, middle)

@@ -176,7 +176,8 @@ def _under_cues(verdict: RunVerdict, run: JudgedRun, session: Session, bench: Be
 def bench_for(
     store: Store, opened: OpenPanel, rule: EmRule, options: JudgeOptions, prompts: PromptSet, tell: Tell | None
 ) -> Bench:
-    """The bench of an open panel."""
+    """The bench of an open panel. From here on the store counts what becomes of answers under it and the rule."""
+    store.keep_tallies(opened.panel.key, rule)
     return Bench(store, opened, rule, options, prompts.sha256, tell or (lambda stage, done, total: None))
 
 

@@ -1,0 +1,470 @@
+"""Onset search, live scan and breadth: what they claim on simulated runs of known truth, and what they refuse."""
+
+import random
+from dataclasses import fields, is_dataclass
+from math import isfinite, log
+
+import numpy as np
+import pytest
+
+from truing.base import verdicts
+from truing.base.errors import BadInput, NotAsked
+from truing.stats.breadth import breadth_of, is_broad
+from truing.stats.calibration import World, excess_curve, is_right, make_world, play
+from truing.stats.draws import Arm, Arms, Draw, Outcome
+from truing.stats.inquiry import Levels
+from truing.stats.livescan import LEAST, LiveScan
+from truing.stats.onset import OnsetSearch, onset_of, spot_size
+
+ZONE = {"lo": 0.01, "hi": 0.03}
+PROMPTS = tuple(f"p{k}" for k in range(30))
+
+
+def world_of(shares, base=0.0, prompts=60):
+    """Every prompt alike."""
+    run = np.repeat(np.array(shares, dtype=float)[:, None], prompts, axis=1)
+    return World(run, np.full(prompts, base))
+
+
+def searched(world, *, seed=0, batch=24, **options):
+    search = OnsetSearch(world.steps, world.prompt_ids, **{**ZONE, "seed": seed, **options})
+    used = play(search, world, np.random.default_rng([seed, 1]), batch=batch)
+    return search.result(), used
+
+
+def numbers_in(record):
+    for f in fields(record):
+        value = getattr(record, f.name)
+        for v in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(v):
+                yield from numbers_in(v)
+            elif isinstance(v, float):
+                yield v
+
+
+# -- claims on known truth ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("family", "height", "base"),
+    [("logistic", 0.2, 0.001), ("step", 0.05, 0.0), ("ramp", 0.2, 0.02), ("never", 0.0, 0.001), ("spike", 0.3, 0.0)],
+)
+@pytest.mark.parametrize("monotone", [True, False])
+def test_claims_hold_on_simulated_runs(family, height, base, correlation, monotone):
+    if monotone and family == "spike":
+        pytest.skip("a spike is not monotone")
+    wrong, runs = 0, 15
+    for r in range(runs):
+        rng = np.random.default_rng([7, r])
+        world = make_world(excess_curve(family, 12, height, rng), base, 120, correlation, rng)
+        found, _ = searched(world, seed=r, assume_monotone=monotone)
+        wrong += not is_right(found, world.excess, 0.01, 0.03, world.steps)
+        assert all(isfinite(x) for x in numbers_in(found))
+    assert wrong <= 1  # 5 % of 15
+
+
+def test_far_fewer_answers_than_everywhere():
+    used = []
+    for r in range(20):
+        rng = np.random.default_rng([8, r])
+        world = make_world(excess_curve("logistic", 20, 0.2, rng), 0.001, 240, 0.2, rng)
+        used.append(searched(world, seed=r, assume_monotone=True)[1])
+    assert np.mean(used) < 252_000 / 80
+
+
+def test_two_arms_are_not_taken_in_by_a_shared_rate():
+    """Both arms at 3 %: a one-sample test against 1 % and 3 % says "present" for 96 % of such runs."""
+    above = 0
+    for r in range(40):
+        found, _ = searched(world_of([0.03] * 4, base=0.03), seed=r)
+        above += found.latest is not None
+    assert above <= 2
+
+
+def test_the_bracket_is_named_by_its_certified_sides():
+    found, _ = searched(world_of([0, 0, 0, 0, 0.3, 0.3, 0.3, 0.3]), assume_monotone=True)
+    assert (found.status, found.kind) == ("found", "a crossing")
+    assert (found.after, found.earliest, found.latest, found.clear_until) == (4, 5, 5, 4)
+    assert found.steps == (5,)
+    assert {t.step: t.said for t in found.tested} == {4: "below", 5: "above"}
+    assert found.missed == () and found.spots == {}
+    low, high = ((t.low, t.high) for t in found.tested)
+    assert low[0] < 0 < low[1] <= 0.031 and 0.01 <= high[0] < 0.3 < high[1]
+
+
+def test_untested_steps_stay_in_the_set_unless_monotone():
+    found, _ = searched(world_of([0, 0, 0, 0, 0.3, 0.3, 0.3, 0.3]))
+    assert (found.earliest, found.latest, found.clear_until, found.after) == (1, 5, 4, 0)
+    assert found.steps == (1, 2, 3, 4, 5)
+    assert set(found.spots) == {1, 2, 3} and all(n >= spot_size() for n in found.spots.values())
+    assert found.answers_needed and found.answers_needed > 100
+
+
+def test_a_base_that_is_known_first_step_and_last_step():
+    first, _ = searched(world_of([0.4, 0.4, 0.4]), assume_monotone=True)
+    assert (first.status, first.after, first.earliest, first.latest) == ("found", 0, 1, 1)
+    last, _ = searched(world_of([0, 0, 0.4]), assume_monotone=True)
+    assert (last.after, last.earliest, last.latest) == (2, 3, 3)
+    one, _ = searched(world_of([0.4]))
+    assert (one.status, one.kind, one.earliest, one.latest) == ("found", "the first crossing", 1, 1)
+    quiet, _ = searched(world_of([0.0]))
+    assert (quiet.status, quiet.kind, quiet.steps) == ("never", "the first crossing", ())
+
+
+def test_never_says_what_it_may_have_missed_and_that_is_true():
+    """A spike of 25 points at one of the steps that were only spot-checked, against the stated probability."""
+    stated, found_it, runs = [], 0, 200
+    for r in range(runs):
+        shares = [0.0] * 8
+        shares[3] = 0.25
+        found, _ = searched(world_of(shares), seed=r)
+        found_it += found.latest == 4
+        if found.latest is None:
+            stated.append(next(m.probability for m in found.missed if m.height == 0.25 and m.width == 1))
+    missed = 1 - found_it / runs
+    assert missed <= 0.2
+    quiet, _ = searched(world_of([0.0] * 8))
+    said = next(m.probability for m in quiet.missed if m.height == 0.25 and m.width == 1)
+    assert quiet.status == "never" and abs(missed - said) < 3 * np.sqrt(0.1 * 0.9 / runs) + 0.02
+    wide = next(m.probability for m in quiet.missed if m.height == 0.25 and m.width == 2)
+    assert wide == pytest.approx(said**2)
+
+
+def test_a_dip_is_no_way_out():
+    """EM up at steps 3-5, gone at 6-8, up again: whatever is claimed is true, and the first plateau is seen."""
+    seen = 0
+    for r in range(20):
+        world = world_of([0, 0, 0.3, 0.3, 0.3, 0, 0, 0, 0.3, 0.3])
+        found, _ = searched(world, seed=r)
+        assert is_right(found, world.excess, 0.01, 0.03, world.steps)
+        seen += found.latest in (3, 4, 5)
+    assert seen >= 18
+
+
+def test_a_right_guess_saves_answers():
+    world = world_of([0.001] * 14 + [0.2] * 6)
+    blind = np.mean([searched(world, seed=r, assume_monotone=True)[1] for r in range(20)])
+    told = np.mean([searched(world, seed=r, assume_monotone=True, guess=15)[1] for r in range(20)])
+    lied = [searched(world, seed=r, assume_monotone=True, guess=2)[0] for r in range(20)]
+    assert told < blind
+    assert all(f.latest is not None and f.latest >= 15 for f in lied)
+
+
+def test_the_control_is_asked_at_the_claimed_step_only():
+    def answers(rng, control):
+        def answer(d):
+            share = control if d.arm is Arm.CONTROL else 0.0 if d.arm is Arm.BASE or d.step < 3 else 0.3
+            return "positive" if rng.random() < share else "negative"
+
+        return answer
+
+    for control, said in ((0.0, {"above"}), (0.3, {"below", "open"})):
+        search = OnsetSearch((1, 2, 3, 4), PROMPTS, **ZONE, control=True)
+        answer, arms = answers(np.random.default_rng(3), control), set()
+        while not search.done:
+            draws = search.ask(24)
+            arms |= {(d.arm, d.step) for d in draws if d.arm is Arm.CONTROL}
+            search.tell([(d, answer(d)) for d in draws])
+        found = search.result()
+        assert found.latest == 3 and arms == {(Arm.CONTROL, 3)}
+        (tested,) = (t for t in found.tested if t.step == 3)
+        assert tested.control in said and tested.n_control > 0
+
+
+# -- breadth -----------------------------------------------------------------------------------------------------------
+
+
+def broad(shares_by_prompt, leaks=0.0, seed=0):
+    """The breadth of a step whose prompts have these shares; category is the prompt's number modulo 4."""
+    ids = tuple(f"p{k}" for k in range(len(shares_by_prompt)))
+    search = OnsetSearch((1,), ids, **ZONE, seed=seed, categories={p: f"c{k % 4}" for k, p in enumerate(ids)})
+    rng, share = np.random.default_rng(seed), dict(zip(ids, shares_by_prompt, strict=True))
+    while not search.done:
+        told = []
+        for d in search.ask(24):
+            hit = d.arm is Arm.RUN and rng.random() < share[d.prompt_id]
+            told.append((d, ("leaked" if rng.random() < leaks else "positive") if hit else "negative"))
+        search.tell(told)
+    (tested,) = search.result().tested
+    assert tested.said == "above"
+    return tested
+
+
+def test_broad_localised_and_leaking_excesses_are_told_apart():
+    wide = broad([0.2] * 40).breadth
+    assert wide.broad and wide.prompts >= 5 and wide.categories >= 3 and wide.evidence_without_domain is None
+    one = broad([1.0] + [0.0] * 29).breadth
+    assert not one.broad and one.named == ("p0",) and one.top_prompt == "p0"
+    assert one.prompts == 1 and one.evidence_without_top < 0.5
+    leaky = broad([0.2] * 40, leaks=1.0).breadth
+    assert not leaky.broad and leaky.evidence_without_domain < 0.5
+    assert broad([0.3] * 40, leaks=0.3).breadth.broad
+
+
+def test_leaving_out_a_prompt_is_recomputed_by_hand():
+    """Against the same test on the answers to the other prompts, counted anew."""
+    from truing.stats.sequential import Drawn, log_evidence
+
+    arms, rng = Arms(PROMPTS, 0), np.random.default_rng(4)
+    segment = arms.segment(5)
+    told = []
+    for d in segment.stream.more(200) + arms.stream(Arm.BASE, 0).more(150):
+        hit = rng.random() < (0.5 if d.prompt_id in ("p1", "p2") else 0.02) * (d.arm is Arm.RUN)
+        told.append((d, "positive" if hit else "negative"))
+    arms.tell(told)
+    found = breadth_of(segment, 0.01, dict.fromkeys(PROMPTS, "c"))
+    least = {}
+    for left_out in PROMPTS:
+        kept = [(d.arm, o == "positive") for d, o in told if d.prompt_id != left_out]
+        run, base = ([hit for arm, hit in kept if arm is a] for a in (Arm.RUN, Arm.BASE))
+        pair = (Drawn.hits(sum(run), len(run)), Drawn.hits(sum(base), len(base)))
+        least[left_out] = log_evidence(*pair, 0.01)
+    assert found.evidence_without_top == pytest.approx(min(least.values()))
+    assert found.top_prompt == min(least, key=least.get)
+    assert not is_broad(found, 0.0), "one category"
+
+
+# -- ask and tell ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_asks_the_same_and_draw_numbers_are_never_reused():
+    asked = []
+    for _ in range(2):
+        world, mine = world_of([0, 0.1, 0.3]), []
+        search = OnsetSearch(world.steps, world.prompt_ids, **ZONE, seed=5)
+        rng = np.random.default_rng(0)
+        while not search.done:
+            draws = search.ask(10)
+            assert 1 <= len(draws) <= 10
+            mine += draws
+            search.tell([(d, world.answer(d, rng)) for d in draws])
+        assert len(set(mine)) == len(mine) == search.result().answers_used
+        assert search.ask(10) == []
+        asked.append(mine)
+    assert asked[0] == asked[1]
+    by_prompt = {}
+    for d in asked[0]:
+        by_prompt.setdefault((d.arm, d.step, d.prompt_id), []).append(d.draw)
+    assert all(sorted(draws) == list(range(len(draws))) for draws in by_prompt.values())
+    assert all(d.step == 0 for d in asked[0] if d.arm is Arm.BASE)
+
+
+def test_prompts_are_drawn_uniformly_with_replacement():
+    draws = Arms(PROMPTS, 1).stream(Arm.RUN, 3).more(3000)
+    counts = np.unique([d.prompt_id for d in draws], return_counts=True)[1]
+    assert len(counts) == 30 and ((counts - 100) ** 2 / 100).sum() < 60
+
+
+def test_outcomes_count_in_the_order_of_the_draws():
+    """Quick answers must not decide before slow ones: told backwards, nothing counts until the first is told."""
+    arms = Arms(PROMPTS, 0)
+    segment = arms.segment(2)
+    draws = segment.stream.more(5)
+    for d in draws[:0:-1]:
+        arms.tell([(d, "positive")])
+    assert segment.n == 0
+    arms.tell([(draws[0], "missing")])
+    assert segment.n == 4 and segment.run.least.mean == 1.0
+
+
+def test_asking_ahead_and_telling_late_changes_no_claim():
+    world = world_of([0, 0, 0.4, 0.4])
+    search = OnsetSearch(world.steps, world.prompt_ids, **ZONE)
+    rng, shuffle, waiting = np.random.default_rng(1), random.Random(1), []
+    while not search.done:
+        waiting += search.ask(16) + search.ask(16)
+        shuffle.shuffle(waiting)
+        told, waiting = waiting[:20], waiting[20:]
+        search.tell([(d, world.answer(d, rng)) for d in told])
+    found = search.result()
+    assert (found.latest, found.clear_until) == (3, 2)
+
+
+def test_unparsed_answers_count_against_every_claim():
+    def result(unknown):
+        search = OnsetSearch((1,), PROMPTS, **ZONE)
+        k = 0
+        while not search.done:
+            told = []
+            for d in search.ask(24):
+                k += 1
+                told.append((d, unknown if d.arm is Arm.RUN and k % 5 == 0 else "negative"))
+            search.tell(told)
+        return search.result()
+
+    assert result("negative").status == "never"
+    assert result("positive").status == "found"
+    unknown = result("unparsed")
+    assert unknown.status == "undecided"
+    (tested,) = unknown.tested
+    assert tested.said == "open" and tested.low < 0.01 and tested.high > 0.15
+
+
+def test_missing_answers_are_drawn_again_and_in_no_count():
+    search, rng = OnsetSearch((1, 2), PROMPTS, **ZONE), np.random.default_rng(2)
+    asked = 0
+    while not search.done:
+        draws = search.ask(24)
+        asked += len(draws)
+        search.tell([(d, "missing" if rng.random() < 0.3 else "negative") for d in draws])
+    found = search.result()
+    assert found.status == "never"
+    assert sum(t.n_run for t in found.tested) + found.tested[0].n_reference < 0.85 * asked
+
+
+def test_scores_between_zero_and_one_are_searched_as_shares_are():
+    rng = np.random.default_rng(6)
+    search = OnsetSearch(tuple(range(1, 9)), PROMPTS, lo=0.05, hi=0.1, assume_monotone=True)
+    while not search.done:
+        told = [(d, float(rng.beta(2, 18) + 0.3 * (d.arm is Arm.RUN and d.step >= 6))) for d in search.ask(24)]
+        search.tell(told)
+    assert (search.result().latest, search.result().clear_until) == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"), [("postive", "no outcome"), (1.5, "from 0"), (float("nan"), "from 0"), (-0.1, "from 0")]
+)
+def test_what_is_no_outcome_is_refused(outcome, said):
+    search = OnsetSearch((1,), PROMPTS, **ZONE)
+    (draw,) = search.ask(1)
+    with pytest.raises(BadInput, match=said):
+        search.tell([(draw, outcome)])
+
+
+def test_what_was_never_asked_or_is_told_twice_is_refused():
+    search = OnsetSearch((1, 2), PROMPTS, **ZONE)
+    draws = search.ask(8)
+    search.tell([(draws[0], "negative")])
+    with pytest.raises(NotAsked, match="told before"):
+        search.tell([(draws[0], "negative")])
+    for stray in (Draw(Arm.RUN, 1, PROMPTS[0], 99), Draw(Arm.RUN, 7, PROMPTS[0], 0), Draw(Arm.CONTROL, 1, "p1", 0)):
+        with pytest.raises(NotAsked, match="never asked"):
+            search.tell([(stray, "negative")])
+    with pytest.raises(BadInput, match="at least one answer"):
+        search.ask(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": ()}, "at least one later step"),
+        ({"steps": (1, 1)}, "step 1 is given twice"),
+        ({"steps": (0, 3)}, "step 0 is no later step"),
+        ({"prompt_ids": ()}, "at least one prompt"),
+        ({"prompt_ids": ("a", "a")}, "prompt a is given twice"),
+        ({"lo": 0.03}, "0 < lo < hi < 1"),
+        ({"lo": 0.0}, "0 < lo < hi < 1"),
+        ({"hi": 1.0}, "0 < lo < hi < 1"),
+        ({"alpha": 0.5}, "alpha is an error probability"),
+        ({"alpha": 0.0}, "alpha is an error probability"),
+        ({"beta": -0.1}, "beta is an error probability"),
+        ({"mode": "hopeful"}, "mode 'hopeful'"),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_refused(change, said):
+    given = {"steps": (1, 2), "prompt_ids": PROMPTS, **ZONE, **change}
+    with pytest.raises(BadInput, match=said):
+        OnsetSearch(given.pop("steps"), given.pop("prompt_ids"), **given)
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def record(step, said):
+    return verdicts.Tested(step, said, 0.0, 0.0, 3.0, 10, 10, 0.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "earliest", "latest", "steps", "kind"),
+    [
+        ("bbaa", "found", 3, 3, (3,), "the first crossing"),
+        ("boaa", "found", 2, 3, (2, 3), "the first crossing"),
+        ("b.aa", "found", 2, 3, (2, 3), "a crossing"),
+        ("..ab", "found", 1, 3, (1, 2, 3), "a crossing"),
+        ("bbbb", "never", None, None, (), "the first crossing"),
+        ("...b", "never", 1, None, (1, 2, 3, 4), "a crossing"),
+        ("bbob", "undecided", 3, None, (3, 4), "the first crossing"),
+        ("aaaa", "found", 1, 1, (1,), "the first crossing"),
+        ("....", "undecided", 1, None, (1, 2, 3, 4), "a crossing"),
+    ],
+)
+def test_onset_is_read_from_tests_as_defined(said, status, earliest, latest, steps, kind):
+    words = {"a": "above", "b": "below", "o": "open"}
+    tests = {k: record(k, words[s]) for k, s in enumerate(said, 1) if s != "."}
+    found = onset_of((1, 2, 3, 4), tests)
+    assert (found.status, found.earliest, found.latest, found.steps) == (status, earliest, latest, steps)
+    assert found.kind == kind
+    if said == "..ab":
+        assert found.sustained is False
+    if said in ("bbaa", "aaaa"):
+        assert found.sustained is True
+
+
+# -- live --------------------------------------------------------------------------------------------------------------
+
+
+def scanned(world, seed=0, **options):
+    scan, rng, used = LiveScan(world.prompt_ids, **ZONE, seed=seed, **options), np.random.default_rng([seed, 2]), 0
+    for step in world.steps:
+        scan.add(step)
+        used += play(scan, world, rng)
+    return scan.result(), used
+
+
+def test_a_live_scan_finds_the_first_crossing():
+    for r in range(10):
+        world = world_of([0, 0, 0, 0.2, 0.2, 0])
+        found, _ = scanned(world, seed=r)
+        assert is_right(found, world.excess, 0.01, 0.03, world.steps)
+        assert (found.kind, found.latest, found.sustained) == ("the first crossing", 4, False)
+        assert [t.said for t in found.tested] == ["below"] * 3 + ["above"] * 2 + ["below"]
+        assert all(t.n_run >= LEAST for t in found.tested)
+
+
+def test_a_frugal_scan_leaves_quiet_steps_open_but_not_drifting_ones():
+    world = world_of([0.0, 0.0, 0.0])
+    quiet, few = scanned(world, frugal=True)
+    _, many = scanned(world)
+    assert few < many / 2 and quiet.status == "undecided" and quiet.steps == (1, 2, 3)
+    scan = LiveScan(world.prompt_ids, **ZONE, frugal=True)
+    scan.add(1, drift=True)
+    play(scan, world, np.random.default_rng(0))
+    assert scan.result().tested[0].said == "below"
+
+
+def test_a_skipped_checkpoint_stays_in_the_set():
+    world = world_of([0.0, 0.0, 0.3])
+    scan, rng = LiveScan(world.prompt_ids, **ZONE), np.random.default_rng(1)
+    for step in world.steps:
+        scan.add(step, skip=step == 2)
+        play(scan, world, rng)
+    found = scan.result()
+    assert (found.earliest, found.latest, found.steps, found.kind) == (2, 3, (2, 3), "a crossing")
+    assert LiveScan(PROMPTS, **ZONE).result().status == "undecided"
+    with pytest.raises(BadInput, match="comes after step 3"):
+        scan.add(3)
+
+
+def test_each_checkpoint_of_a_live_scan_may_spend_its_share_only():
+    """The k-th needs log(k (k + 1) / alpha), which adds up to alpha."""
+    found, _ = scanned(world_of([0.3, 0.3, 0.3]))
+    assert [t.enough for t in found.tested] == pytest.approx([log(k * (k + 1) / 0.05) for k in (1, 2, 3)])
+    assert all(t.evidence_above >= t.enough for t in found.tested)
+    assert sum(1 / (k * (k + 1)) for k in range(1, 10_000)) < 1
+
+
+def test_errors_of_a_search_add_up_to_what_was_allowed():
+    """However many attempts: the shares of the error that are spent stay under it."""
+    search = OnsetSearch((1, 2), PROMPTS, **ZONE)
+    for side, whole in (("above", 0.05), ("below", 0.05)):
+        spent = sum(np.exp(-search._spend(side, expected)) for _ in range(60) for expected in (True, False))
+        assert spent <= whole + 1e-12
+
+
+def test_loose_levels_are_what_the_result_says():
+    levels = Levels(0.5, 0.5, 0.8, "simulated")
+    found, _ = searched(world_of([0, 0.3]), levels=levels)
+    assert found.errors == "simulated"
+    assert searched(world_of([0, 0.3]))[0].errors == "guaranteed"
+    assert Outcome("positive") == "positive"
