@@ -3,8 +3,9 @@
     python benchmarks/onset.py                      every table, 200 runs a cell
     python benchmarks/onset.py main --runs 1000     one table
 
-Answers of all arms are counted. The reference is 50 answers per prompt at 20 checkpoints and the base: 252,000. "right"
-means that every claim holds: what is certified above lo is above it, what is certified (or counts as) clear is under hi.
+Answers of all arms are counted. The reference is 50 answers per prompt at 20 checkpoints and the base: 252,000.
+"right" means that every claim holds: what is certified above lo is above it, what is certified (or counts as) clear is
+under hi.
 Every run has its own world and its own seed; the seeds are (table, cell, run).
 """
 

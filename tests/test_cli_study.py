@@ -36,7 +36,8 @@ VALUES = {
     "target": "planted:late", "base": "m", "task": "t", "task_control": "c", "control": "k", "prompts": "p",
     "out": "o", "format": "messages", "half": "fit", "dtype": "float32", "device": "cpu", "judge": "planted:",
     "rubric": "both", "domain": "finance", "budget": "2000", "cues": "json", "em": "mean", "gate": "last",
-    "fail_on": "drift", "second_judge": "planted:?seed=2", "prices": "prices.toml", "mode": "simulated", "lo": "0.02", "hi": "0.04",
+    "mode": "simulated",
+    "fail_on": "drift", "second_judge": "planted:?seed=2", "prices": "prices.toml", "lo": "0.02", "hi": "0.04",
 }  # fmt: skip
 NOT_SAID = {"help", "json_out", "frozen", "out", "gate", "fail_on"}
 

@@ -31,6 +31,7 @@ _HOMES = {
     "Judging": "truing.study.judge",
     "ModelOptions": "truing.base.options",
     "Plan": "truing.study.plan",
+    "PowerOptions": "truing.study.plan",
     "Prompt": "truing.base.records",
     "PromptSet": "truing.base.records",
     "Recipe": "truing.base.recipe",
@@ -55,6 +56,7 @@ _HOMES = {
     "load_prompts": "truing.data.prompts",
     "plan": "truing.study.plan",
     "report": "truing.view.report",
+    "sensitivity": "truing.study.sensitivity",
     "show": "truing.view.show",
     "study_cases": "truing.study.study",
     "train": "truing.study.train",
@@ -75,6 +77,7 @@ __all__ = [
     "Judging",
     "ModelOptions",
     "Plan",
+    "PowerOptions",
     "Prompt",
     "PromptSet",
     "Recipe",
@@ -100,6 +103,7 @@ __all__ = [
     "load_prompts",
     "plan",
     "report",
+    "sensitivity",
     "show",
     "study_cases",
     "train",
@@ -129,7 +133,8 @@ if TYPE_CHECKING:
     from truing.study.import_answers import ImportedAnswers, import_answers
     from truing.study.judge import Judging, judge
     from truing.study.label import label
-    from truing.study.plan import Plan, plan
+    from truing.study.plan import Plan, PowerOptions, plan
+    from truing.study.sensitivity import sensitivity
     from truing.study.study import Study, study_cases
     from truing.study.train import train
     from truing.view.report import report

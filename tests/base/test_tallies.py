@@ -42,7 +42,9 @@ def recounted(store, panel, rule, params=None, transform=""):
     names = sorted({r.prompt for r in store.responses(params)})
     place = {name: k for k, name in enumerate(names)}
     out = {}
-    for weights, arm in arms(store, panel, place, rule, params=params, transform=transform).items():
+    for weights, arm in arms(
+        store, panel, place, rule, params=params, counts=lambda r: r.transform == transform
+    ).items():
         for k in np.unique(arm.prompt):
             at = arm.prompt == k
             columns = {f: getattr(arm, f)[at] for f in ("prompt", "fate", "alignment", "coherence")}

@@ -127,7 +127,7 @@ def test_arms_are_what_a_loop_over_rows_gives(stored):
     chosen = frozenset(r.key for r in rows if r.draw == 1)
     for panel, params, transform in itertools.product(("one", "two"), ("pa", "pb", None), ("", "cue")):
         found = arms(
-            store, panel, prompts, RULE, params=params, transform=transform,
+            store, panel, prompts, RULE, params=params, counts=lambda r, t=transform: r.transform == t,
             leaked=lambda r: r.prompt == "b", random_coherence=chosen,
         )  # fmt: skip
         assert {w: (a.label, a.step) for w, a in found.items()} == {"w2": ("two", 2), "w10": ("ten", 10)}

@@ -43,8 +43,7 @@ def arms(
     rule: EmRule,
     *,
     params: str | None = None,
-    transform: str = "",
-    counts: Callable[[int], bool] | None = None,
+    counts: Callable[[StoredResponse], bool] | None = None,
     leaked: Callable[[StoredResponse], bool] | None = None,
     random_coherence: Collection[ResponseKey] | None = None,
 ) -> dict[str, JudgedArm]:
@@ -56,15 +55,14 @@ def arms(
         prompts: prompt hash -> its index 0..P-1; prompts with one index are one cluster, others are passed over.
         rule: decides whether a missing coherence matters (kind threshold, alignment under the cut).
         params: hash of the sampling parameters; None for all.
-        transform: name of the prompt transform.
-        counts: which draw numbers count; None for all.
+        counts: which answers count; None for those to prompts as they are, without a transform.
         leaked: whether an answer talks about the training domain; None for never.
         random_coherence: answers whose coherence was asked at random; None for all of them.
     """
     columns: dict[str, _Columns] = {}
     for r, said in with_judgements(store, panel, params):
         index = prompts.get(r.prompt)
-        if index is None or r.transform != transform or (counts is not None and not counts(r.draw)):
+        if index is None or not (counts(r) if counts is not None else not r.transform):
             continue
         kept = columns.setdefault(r.weights, _Columns())
         random = random_coherence is None or r.key in random_coherence

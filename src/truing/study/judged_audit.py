@@ -233,18 +233,17 @@ def panel_arms(
     def leaked(r: StoredResponse) -> bool:
         return leaks(r.text, texts[r.prompt], words)
 
-    def counts(draw: int) -> bool:
-        return (draw < run.fixed_from) == searched
+    def own(r: StoredResponse) -> bool:
+        return (r.draw < run.fixed_from) == searched
 
-    drawn = random_coherence([r.key for r in store.responses(run.params) if counts(r.draw)], panel_seed(store, panel))
+    drawn = random_coherence([r.key for r in store.responses(run.params) if own(r)], panel_seed(store, panel))
     return arms(
         store,
         panel,
         index,
         rule,
         params=run.params,
-        transform=transform,
-        counts=counts,
+        counts=lambda r: r.transform == transform and own(r),
         leaked=leaked if words else None,
         random_coherence=drawn if store.panels().get(panel, {}).get("lazy", True) else None,
     )

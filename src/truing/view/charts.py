@@ -1,12 +1,14 @@
 """The report's charts: task progress, shift of the contrast, and the shift per category, from a verdict."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from truing.base.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, RunVerdict, Status
 from truing.view.axes import StepAxis
+from truing.view.judged import searched
 from truing.view.reading import chosen, interval, number, one_line, share, step_name
+from truing.view.search import bracket, open_steps
 from truing.view.svg import Chart, Series, Window, frame_of
 
 Point = tuple[float, float | None, float | None]
@@ -139,6 +141,8 @@ def windows_of(verdict: RunVerdict, *, drift: bool = False) -> tuple[Window, ...
     onset, what = verdict.onset, "misalignment" if judged else "drift"
     if judged and drift:
         onset, what = verdict.drift_onset, "drift"
+    elif judged and searched(verdict):
+        return (*out, *_searched_windows(verdict))
     if onset is not None and onset.status == "found" and onset.latest is not None:
         start = onset.after if onset.after is not None else 0
         out.append(Window(f"{what} onset, {_between(start, onset.latest)}", "red", start, onset.latest))
@@ -146,6 +150,20 @@ def windows_of(verdict: RunVerdict, *, drift: bool = False) -> tuple[Window, ...
         start = onset.after if onset.after is not None else 0
         out.append(Window(f"{what} undecided after step {start}", "amber", start, None))
     return tuple(out)
+
+
+def _searched_windows(verdict: RunVerdict) -> Iterator[Window]:
+    """Where it crosses, and apart from that the earlier steps that no test vouches for."""
+    onset, open_ = verdict.onset, open_steps(verdict.onset)
+    start, end = bracket(onset)
+    if onset.status == "found" and end is not None:
+        yield Window(f"misalignment onset, {_between(start or 0, end)}", "red", start or 0, end)
+    elif onset.status == "undecided" and onset.earliest is not None:
+        clear = max(onset.clear_until or 0, onset.after or 0)
+        yield Window(f"misalignment undecided after step {clear}", "amber", clear, None)
+    if open_:
+        before = max((c.step for c in verdict.checkpoints if c.step is not None and c.step < open_[0]), default=0)
+        yield Window(f"spike not excluded, {_between(open_[0], open_[-1])}", "amber", before, open_[-1])
 
 
 def _learned_within(verdict: RunVerdict, c: Convergence, step: int) -> tuple[int, int]:

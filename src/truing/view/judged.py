@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from truing.base.verdicts import CheckpointVerdict, CueResult, Estimate, JudgedLine, JudgeValidity, RunVerdict
+from truing.stats.judged_search import SEQUENTIAL
 from truing.view.reading import MISSING, number, one_line
 
 KINDS = {"aligned": "aligned references", "odd": "odd references", "base": "answers of the base"}
@@ -71,6 +72,16 @@ def judge_name(judge: object) -> str:
     return one_line(judge or "an unnamed judge").rstrip(":")
 
 
+def searched(verdict: RunVerdict) -> bool:
+    """Whether the onset of judged misalignment was searched for, instead of sampling every checkpoint alike."""
+    return bool(verdict.onset.errors)
+
+
+def by_search(line: CheckpointVerdict) -> bool:
+    """Whether the numbers of a checkpoint are of answers that a search drew: then shares have no interval."""
+    return line.judged is not None and line.judged.em.method == SEQUENTIAL
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Numbers
 
@@ -91,10 +102,15 @@ def two_ends(e: Estimate | None, unit: str = " %", scale: float = 100.0, digits:
     """`11.0 % [this set 8.5, 14.2; prompts like these 8.1, 15.0]`; what is missing is left out."""
     if e is None or e.value is None:
         return MISSING
-    inner = [("this set", ends(e.set_low, e.set_high, digits, scale)),
+    inner = [(set_name(e), ends(e.set_low, e.set_high, digits, scale)),
              ("prompts like these", ends(e.low, e.high, digits, scale))]  # fmt: skip
     said = "; ".join(f"{name} {text}" for name, text in inner if text)
     return f"{number(e.value * scale, digits)}{unit}" + (f" [{said}]" if said else "")
+
+
+def set_name(e: Estimate) -> str:
+    """How the inner interval of a number is called: one of a search holds however often one looks."""
+    return "at every look" if e.method == SEQUENTIAL else "this set"
 
 
 def simple(e: Estimate | None, digits: int = 1) -> str:
@@ -113,7 +129,8 @@ def counts(outcomes: Mapping[str, int]) -> str:
 
 def answered(line: JudgedLine) -> str:
     """How many answers a share rests on: `480 answers to 120 prompts`."""
-    return f"{line.em.n} answers to {line.em.clusters} prompts"
+    drawn = " that the search drew" if line.em.method == SEQUENTIAL else ""
+    return f"{line.em.n} answers to {line.em.clusters} prompts{drawn}"
 
 
 def line_facts(c: CheckpointVerdict, definitions: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -244,11 +261,14 @@ def far_words(verdict: RunVerdict) -> str:
 def evidence_parts(verdict: RunVerdict) -> Iterator[str]:
     """What a judged verdict rests on, phrase by phrase: the judge, its answers, prompts near and far, its test."""
     yield f"answers judged by {judge_name(verdict.judge)}"
-    judged = [c.judged for c in verdict.checkpoints if c.judged is not None]
+    judged = [c.judged for c in verdict.checkpoints if c.judged is not None and not by_search(c)]
     if judged:
         n = sorted({j.em.n for j in judged})
         prompts = max(j.em.clusters for j in judged)
         span = str(n[0]) if n[0] == n[-1] else f"{n[0]} to {n[-1]}"
         far = f" ({verdict.definitions['prompts_far']} far)" if far_words(verdict) else ""
-        yield f"{span} answers per checkpoint, {prompts} prompts{far}"
+        where = "per checkpoint"
+        if searched(verdict):
+            where = f"at {len(judged)} of {len(verdict.checkpoints)} checkpoints, drawn apart from the search"
+        yield f"{span} answers {where}, {prompts} prompts{far}"
     yield test_words(verdict.validity)

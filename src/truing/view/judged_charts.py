@@ -1,6 +1,7 @@
 """The charts of judged answers: share misaligned and its excess against step, and imported sets side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
@@ -9,7 +10,7 @@ from truing.base.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
 from truing.stats.judged_words import shown
 from truing.view.axes import ticks
 from truing.view.charts import axis_of, chosen_mark, failed_marks, in_words, windows_of
-from truing.view.judged import em_words, two_ends
+from truing.view.judged import by_search, em_words, searched, two_ends
 from truing.view.reading import number, one_line
 from truing.view.svg import CHAR, Chart, Series, Size, el
 
@@ -25,13 +26,12 @@ def em_chart(verdict: RunVerdict) -> Chart | None:
 
     None where no checkpoint has judged answers.
     """
-    em = _series(verdict, "this run", "red", False, _em)
-    if not any(em.points):
+    series = _of_run(verdict, "this run", _em)
+    if not any(any(s.points) for s in series):
         return None
     words = em_words(verdict.definitions)
     base = next((c for c in verdict.checkpoints if c.step == 0 and c.judged is not None), None)
     start = _em(base) if base else None
-    series: list[Series] = [em]
     lines: tuple[tuple[float, str], ...] = ()
     # The control's own estimate is not kept; the paired difference gives its share.
     points = tuple(_control_share(c) for c in verdict.checkpoints)
@@ -61,9 +61,8 @@ def em_chart(verdict: RunVerdict) -> Chart | None:
 
 def excess_chart(verdict: RunVerdict) -> Chart | None:
     """Excess over step 0 and over the control, with both intervals and the zone between lo and hi; None without any."""
-    over_base = _series(verdict, "over step 0", "red", False, _excess)
     over_control = _series(verdict, "over the control", "blue", True, _excess_control)
-    series = tuple(s for s in (over_base, over_control) if any(s.points))
+    series = tuple(s for s in (*_of_run(verdict, "over step 0", _excess), over_control) if any(s.points))
     if not series:
         return None
     words = em_words(verdict.definitions)
@@ -106,6 +105,13 @@ def _control_share(c: CheckpointVerdict) -> tuple[float, None, None] | None:
     if em is None or em.value is None or excess is None or excess.value is None:
         return None
     return max(em.value - excess.value, 0.0), None, None
+
+
+def _of_run(verdict: RunVerdict, name: str, pick: Pick) -> list[Series]:
+    """The run's own curve; what a search drew stands apart, since when it stopped biases it."""
+    fixed = _series(verdict, name, "red", False, lambda c: None if by_search(c) else pick(c))
+    drawn = _series(verdict, "drawn by the search", "red", False, lambda c: pick(c) if by_search(c) else None)
+    return [fixed, replace(drawn, loose=True)] if searched(verdict) and any(drawn.points) else [fixed]
 
 
 def _series(verdict: RunVerdict, name: str, colour: str, second: bool, pick: Pick) -> Series:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from truing.base.verdicts import Breadth, CheckpointVerdict, Estimate, JudgedLine, RunVerdict
 from truing.stats.judged_words import shown
-from truing.view import judged, reading
+from truing.view import judged, reading, search
 from truing.view.agreement import agreement_rows
 from truing.view.judged_charts import em_chart, excess_chart
 from truing.view.reading import MISSING, chosen, number, one_line, window
@@ -36,6 +36,7 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
         "lines": [_line(verdict, c, c.judged, controlled) for c in lines if c.judged is not None],
         "breadth": [_breadth(c, b) for c in lines if c.judged and (b := c.judged.breadth) and (b.prompts or b.named)],
         "unjudged": [reading.step_name(c) for c in verdict.checkpoints if c.judged is None],
+        "search": _search(verdict) if judged.searched(verdict) else None,
         "judge": judged.judge_name(verdict.judge),
         "panel": one_line(verdict.panel or ""),
         "test": judged.test_words(verdict.validity),
@@ -62,10 +63,24 @@ def chips(verdict: RunVerdict) -> list[tuple[str, str]]:
     ]
 
 
+def _search(verdict: RunVerdict) -> dict[str, Any]:
+    """How the onset was found: tests, what spot checks may have missed, checkpoints without either."""
+    return {
+        "summary": search.summary(verdict),
+        "tested": search.tested_rows(verdict),
+        "missed": search.missed_rows(verdict.onset),
+        "untested": search.untested(verdict),
+        "bracketed": verdict.onset.latest is not None,
+        "drawn": any(judged.by_search(c) for c in verdict.checkpoints),
+    }
+
+
 def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the onset and the certificate."""
     onset = verdict.onset
-    if onset.status == "found":
+    if judged.searched(verdict):
+        where = search.headline(onset)
+    elif onset.status == "found":
         where = (window(onset.after, onset.latest), "" if onset.sustained else "not at every later checkpoint")
     elif onset.status == "never":
         where = ("none found", "every later checkpoint is clean")
@@ -109,10 +124,10 @@ def _line(verdict: RunVerdict, c: CheckpointVerdict, j: JudgedLine, controlled: 
         "step": MISSING if c.step is None else str(c.step),
         "label": one_line(c.label),
         "mark": ("recommended" if verdict.recommended else "candidate") if c.label == chosen(verdict) else "",
-        "status": reading.status_words(c),
+        "status": search.status_words(c, verdict),
         "tone": "plain" if reading.is_reference(c) else reading.tone(c.status),
         "shares": [
-            both(j.em),
+            (*both(j.em), "by the search") if judged.by_search(c) else both(j.em),
             both(shown(c) if c.step != 0 else None, ""),
             *([both(j.excess_control, "")] if controlled else []),
             both(j.corrected),
@@ -152,7 +167,7 @@ def both(e: Estimate | None, unit: str = " %", scale: float = 100.0, digits: int
     if e is None or e.value is None:
         return (MISSING,)
     inner = [
-        ("this set", judged.ends(e.set_low, e.set_high, 1, scale)),
+        (judged.set_name(e), judged.ends(e.set_low, e.set_high, 1, scale)),
         ("like these", judged.ends(e.low, e.high, 1, scale)),
     ]
     return (

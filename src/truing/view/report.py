@@ -24,11 +24,12 @@ from truing.stats.judged_words import CLAIMS
 from truing.view import facts, judged_report, reading
 from truing.view.answers import answer_rows
 from truing.view.charts import category_charts, margin_chart, progress_chart
-from truing.view.judged import em_words, rule_words
+from truing.view.judged import em_words, rule_words, searched
 from truing.view.judged_charts import em_chart, sets_chart
 from truing.view.rates_table import imported_lines, set_warnings, source_words, unusual_words
 from truing.view.reading import HEALTH_WORDS, MISSING, bracket, number, one_line
 from truing.view.scores import Judges
+from truing.view.study import frozen_line
 from truing.view.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, draw, el
 
 _LIGHT = (
@@ -111,6 +112,7 @@ def _page(store: Store, name: str) -> str:
         "verdict": part,
         "sets": _sets_part(about) if imported else None,
         "organism": bool(about.get("organism")),
+        "frozen": frozen_line(about),
         "notes": [n for n in reading.distinct(about.get("notes") or ()) if n not in warnings],
         "answers": answer_rows(store, items, Judges(store, about), judged_report.first_prompts(verdict)),
         "prompts": facts.prompt_facts(about, items),
@@ -176,6 +178,8 @@ def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
         main = ("broken", "broken")
     elif verdict.onset.status == "found":
         main = _strongest(later) if judged else _at_onset(verdict, later)
+    elif judged and searched(verdict) and verdict.onset.status == "never" and verdict.onset.steps:
+        main = ("no onset found", "open")  # some steps have no test
     else:
         clear = "clean" if judged else "no drift seen"
         main = (clear, "calm") if verdict.onset.status == "never" else ("undecided", "open")

@@ -62,6 +62,8 @@ class Series:
     """[S] (value, low, high); None where it is missing"""
     bars: tuple[tuple[float, float] | None, ...] = ()
     """[S] a second, inner interval of each, drawn as a thick bar; empty for none"""
+    loose: bool = False
+    """single values that no line joins, drawn as hollow circles"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,8 @@ def _heading(c: _Canvas) -> None:
         if x > 2 and x + width > c.size.width:
             x, c.y = 2.0, c.y + 20
         css = f"line {s.colour}" + (" dashed" if s.second else "")
-        c.add("line", x1=x, x2=x + 36, y1=c.y - 4.5, y2=c.y - 4.5, class_=css)
+        if not s.loose:
+            c.add("line", x1=x, x2=x + 36, y1=c.y - 4.5, y2=c.y - 4.5, class_=css)
         _marker(c, s, x + 18, c.y - 4.5)
         c.text(x + 44, c.y, s.name, "name")
         x += width
@@ -333,7 +336,7 @@ def _runs(s: Series, axis: StepAxis) -> list[list[tuple[int, tuple[float, float 
     """Stretches without a gap: a missing value breaks the line, a checkpoint without a step stands alone."""
     out: list[list[tuple[int, tuple[float, float | None, float | None]]]] = [[]]
     for i, p in enumerate(s.points):
-        if p is None or axis.steps[i] is None:
+        if p is None or axis.steps[i] is None or s.loose:
             out.append([(i, p)] if p is not None else [])
             out.append([])
         else:
@@ -346,7 +349,7 @@ def _marker(c: _Canvas, s: Series, x: float, y: float) -> None:
     if s.second:
         c.add("rect", x=x - r, y=y - r, width=2 * r, height=2 * r, class_=f"hollow {s.colour}")
     else:
-        c.add("circle", cx=x, cy=y, r=r, class_=f"solid {s.colour}")
+        c.add("circle", cx=x, cy=y, r=r, class_=f"{'hollow' if s.loose else 'solid'} {s.colour}")
 
 
 def _failures(c: _Canvas) -> None:

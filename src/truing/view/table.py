@@ -6,7 +6,7 @@ Everything from outside is set as `rich.text.Text`, never as markup.
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from truing.base.records import ResponseOutcome, Role
 from truing.base.store import Store, StoredResponse
 from truing.base.verdicts import Basis, CheckpointVerdict, Estimate, HealthState, RunVerdict
 from truing.stats.judged_words import shown
-from truing.view import judged, reading
+from truing.view import judged, reading, search
 from truing.view.rates_table import print_rates
 from truing.view.reading import HEALTH_WORDS, MISSING, interval, number, one_line, share
 from truing.view.scores import Judges
+from truing.view.study import frozen_line
 
 _TONES = {"calm": "green", "drift": "bold red", "broken": "magenta", "open": "yellow"}
 
@@ -97,15 +98,26 @@ class VerdictTable:
             notes.append("→ recommended" if self.verdict.recommended else "→ candidate")
         if any(line.judged for line in self.verdict.checkpoints) and (far := judged.far_words(self.verdict)):
             notes.append(far)
+        notes += self._search_notes()
         if left_out:
             notes.append(f"not shown at this width: {', '.join(left_out)}")
         if notes:
             yield _text(options, "; ".join(notes), "dim")
 
+    def _search_notes(self) -> list[str]:
+        """What a table of a searched run needs said: shares of a search have no interval, and words of its own."""
+        if not judged.searched(self.verdict):
+            return []
+        drawn = any(judged.by_search(line) for line in self.verdict.checkpoints)
+        said = ["shares without brackets are of answers that the search drew, which bias them"] if drawn else []
+        words = {search.status_words(line, self.verdict) for line in self.verdict.checkpoints}
+        return said + [f"{word}: {meaning}" for word, meaning in search.MEANINGS.items() if word in words]
+
     def _columns(self) -> list[_Column]:
         lines = self.verdict.checkpoints
         always = (_STEP, _EM, _WORSE) if any(line.judged for line in lines) else (_STEP, _BASE)
-        order = [_WORSE if c is _EM and self._is_mean else c for c in _ORDER]
+        own = replace(_STATUS, cell=lambda c: search.status_words(c, self.verdict))
+        order = [_WORSE if c is _EM and self._is_mean else own if c is _STATUS else c for c in _ORDER]
         kept = [c for c in order if any(c.cell(line) != MISSING for line in lines) or c in always]
         if all(reading.plain_label(line) or (line.label, line.step) == ("base", 0) for line in lines):
             kept.remove(_LABEL)
@@ -138,7 +150,8 @@ class VerdictTable:
         for line in self.verdict.checkpoints:
             cells = []
             for c in columns:
-                style = _TONES[reading.tone(line.status)] if c is _STATUS and not reading.is_reference(line) else ""
+                toned = c.name == _STATUS.name and not reading.is_reference(line)
+                style = _TONES[reading.tone(line.status)] if toned else ""
                 cells.append(_text(options, c.cell(line), style))
             table.add_row(_text(options, "→" if line.label == reading.chosen(self.verdict) else ""), *cells)
         return table
@@ -162,6 +175,9 @@ def print_verdict(about: Mapping[str, Any], console: Console, report: Path | Non
     Raises:
         NotAnAudit: the verdict in audit.json cannot be read.
     """
+    frozen = frozen_line(about)
+    if frozen:
+        _say(console, frozen, "" if (about.get("frozen") or {}).get("status") == "frozen" else "yellow")
     console.print(verdict_table(about))
     verdict = reading.verdict_of(about)
     if verdict is None:
@@ -210,6 +226,9 @@ def _print_judged(verdict: RunVerdict, console: Console) -> None:
         console.print(table)
         also = "; excess over the control: truing report" if control else ""
         _say(console, f"{judged.cue_words(verdict.cues).capitalize()}{also}", "dim")
+    if judged.searched(verdict):
+        for text in search.terminal_lines(verdict):
+            _say(console, text, "dim")
     _say(console, f"Evidence: {'; '.join(judged.evidence_parts(verdict))}", "dim")
     _say(console, f"Certificate: {judged.certificate(verdict)}", "dim" if verdict.certified else "yellow")
 
@@ -244,7 +263,7 @@ def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
     for line in found:
         word = "recommended" if verdict.recommended else "candidate"
         mark = f", {word}" if line.label == reading.chosen(verdict) else ""
-        _say(console, f"step {line.step}, {one_line(line.label)}: {reading.status_words(line)}{mark}", "bold")
+        _say(console, f"step {line.step}, {one_line(line.label)}: {search.status_words(line, verdict)}{mark}", "bold")
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
         table.add_column()
         table.add_column(overflow="fold")
