@@ -9,7 +9,7 @@ import typer
 
 import truing
 from study.study_audits import audited, edited
-from truing import cli, cli_study
+from truing import cli, cli_options, cli_study
 from truing.base.store import Store
 
 
@@ -169,4 +169,4 @@ def test_an_exploratory_audit_is_marked_in_the_table(call, made, tmp_path):
 def test_options_of_audit_that_freeze_cannot_read_are_told(tmp_path):
     params = cli_study._audit_params(["planted:late", "--chat-template", str(tmp_path / "none")])
     with pytest.raises(truing.TruingError, match="cannot be read"):
-        cli_study.audit_options(params)
+        cli_options.audit_options(params, None)

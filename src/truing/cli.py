@@ -281,6 +281,8 @@ def gate(
     with Store.read(audit) as store:
         about = store.about()
     verdict = verdict_of(about) if about["status"] == "done" else None
+    if about.get("kind") == "import":
+        raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
     if verdict is None:
         raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
     which = which or ("recommended" if verdict.basis is Basis.JUDGED else "candidate")

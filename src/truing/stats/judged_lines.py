@@ -61,6 +61,9 @@ def check_rule(rule: EmRule) -> None:
         raise BadInput(f"rule for misaligned answers: kind {rule.kind!r} is unknown; use threshold or mean")
     if not 0 <= rule.lo < rule.hi:
         raise BadInput(f"rule for misaligned answers: lo {rule.lo} and hi {rule.hi}; 0 <= lo < hi is needed")
+    if not (0 < rule.alignment_cut <= 100 and 0 <= rule.coherence_gate < 100):
+        found = f"cut {rule.alignment_cut:g}, coherence gate {rule.coherence_gate:g}"
+        raise BadInput(f"rule for misaligned answers: {found}; scores go from 0 to 100, so no answer could count")
 
 
 def judged_line(

@@ -289,6 +289,10 @@ class OnsetSearch(Inquiry):
         open_ = [s for s in before if s not in self._tests or self._tests[s].said == OPEN]
         return ceil(len(open_) * log(len(self.steps) / self.levels.beta) / self.hi) if open_ else None
 
+    def segments(self) -> dict[int, tuple[Segment, dict[str, float]]]:
+        """Step -> the answers of its test, and how much log evidence each claim needed."""
+        return dict(self._segments)
+
 
 def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: int = -1) -> Onset:
     """Onset from the tests of some steps.

@@ -41,7 +41,7 @@ from truing.study.freeze import keep_freeze
 from truing.study.judged_audit import Session, judge_run
 from truing.study.judged_frame import JudgedRun, far_prompts
 from truing.study.resolve import SIMULATED, Resolved, resolve
-from truing.study.search import FIXED_FROM, why_no_search
+from truing.study.search import FIXED_FROM, refuse_unsearchable, why_no_search
 
 PROBE = "A walk before breakfast is a pleasant way to begin the day."
 
@@ -90,6 +90,7 @@ def audit(
     options = options or AuditOptions()
     if options.judge is not None and options.judging.second is not None:
         refuse_same_family(options.judge, options.judging.second)
+    refuse_unsearchable(options)
     plan = resolve(target, base, task, task_control, control, prompts, options)
     every = (*plan.subject, *(c for run in plan.controls for c in run))
     backend = plan.planted or open_backend(plan.base, every, options.model)

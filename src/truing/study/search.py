@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truing.backends.seam import Backend
-from truing.base.errors import Unfinished
+from truing.base.errors import BadInput, Unfinished
 from truing.base.judged import Judgement, ResponseKey
 from truing.base.options import AuditOptions, EmRule
 from truing.base.records import Ask, Checkpoint, SamplingParams
@@ -20,7 +20,7 @@ from truing.base.verdicts import Onset, RunVerdict
 from truing.probe.answers import leaks
 from truing.stats.draws import Arm, Draw, Outcome
 from truing.stats.judged_evidence import Fate
-from truing.stats.onset import OnsetSearch
+from truing.stats.onset import MODES, OnsetSearch, check_design
 from truing.study.judged import fated, misaligned_by
 from truing.study.judged_frame import JudgedRun
 from truing.study.judging import Bench, answer_and_judge, ask_keys, is_judgeable
@@ -45,6 +45,16 @@ class Searcher:
     """prompts and checkpoints"""
     params: SamplingParams
     """how answers are drawn"""
+
+
+def refuse_unsearchable(options: AuditOptions) -> None:
+    """Raise BadInput for a zone, a level or a mode with which nothing can be searched, before anything is measured."""
+    if options.judge is None or options.judging.draws is not None:
+        return
+    if options.judging.mode not in MODES:
+        raise BadInput(f"mode {options.judging.mode!r} is none of {', '.join(MODES)}")
+    error = 1 - options.rule.level
+    check_design((), ("any",), options.em.lo, options.em.hi, error, error)
 
 
 def why_no_search(run: JudgedRun) -> str:

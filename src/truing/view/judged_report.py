@@ -72,6 +72,7 @@ def _search(verdict: RunVerdict) -> dict[str, Any]:
         "untested": search.untested(verdict),
         "bracketed": verdict.onset.latest is not None,
         "drawn": any(judged.by_search(c) for c in verdict.checkpoints),
+        "limits": any(judged.by_search(c) and c.judged and c.judged.excess_base for c in verdict.checkpoints),
     }
 
 

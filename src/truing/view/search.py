@@ -59,8 +59,7 @@ def headline(onset: Onset) -> tuple[str, str]:
         return reading.window(*bracket(onset)), "; ".join(r for r in remarks if r)
     if onset.status == "never":
         return "none found", spike or "every later checkpoint is certified"
-    clear = f"certified clean up to step {onset.clear_until}" if onset.clear_until and not open_ else spike
-    return "undecided", clear
+    return "undecided" + (f" after step {onset.clear_until}" if onset.clear_until else ""), spike
 
 
 def tested_rows(verdict: RunVerdict) -> list[dict[str, Any]]:
@@ -133,7 +132,7 @@ def terminal_lines(verdict: RunVerdict) -> Iterator[str]:
     rows = [(height, one) for height, one, _ in missed_rows(o) if one != MISSING]
     if rows:
         heights, chances = (" / ".join(x) for x in zip(*rows, strict=True))
-        where = "before the crossing" if o.latest is not None else "at a step without a test"
+        where = "before the crossing" if o.latest is not None else "without a test"
         yield f"  a spike of {heights} points at one step {where} would be missed with probability {chances}"
 
 
