@@ -15,8 +15,11 @@ from truing.base.store import Store, write_json
 from truing.base.verdicts import RunVerdict
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid
 from truing.study import sensitivity as module
-from truing.study.judged_audit import panel_arms
-from truing.study.sensitivity import sensitivity
+from truing.study.judge import stored_prompts, stored_run
+from truing.study.judged_audit import judged_evidence, panel_arms
+from truing.study.rejudged import raw_run
+from truing.study.search import FIXED_FROM
+from truing.study.sensitivity import SEARCHED, SIMULATED, sensitivity
 
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 URI = "planted:late?steps=15,30,45,60,75,90"
@@ -86,10 +89,9 @@ def test_raw_scores_become_the_arms_that_the_verdict_was_computed_from(folder):
     for name in ("full", "lazy"):
         with Store.read(folder / name) as s:
             verdict = stored(folder / name)
-            world = module._world(s, s.about(), verdict)
-            run = module.stored_run(s, s.about(), module.stored_prompts(s.about()).prompts)
+            made = raw_run(s, s.about(), verdict, verdict).evidence(EmRule()).subject
+            run = stored_run(s, s.about(), stored_prompts(s.about()).prompts)
             truth = panel_arms(s, verdict.panel, run, EmRule())
-            made = world.evidence(EmRule(), EmRule()).subject
         assert len(made) == 7
         for arm, c in zip(made, run.subject, strict=True):
             for column in ("prompt", "fate", "alignment", "coherence", "leaked", "random_coherence"):
@@ -155,11 +157,11 @@ def test_a_judgement_that_failed_is_left_out_and_an_unread_one_counts_both_ways(
             s._db.execute(f"DELETE FROM judgements WHERE {where}", (key.weights, key.prompt, key.draw))
             s.add_judgements([Judgement(key, old.panel, "coherence", old.rubric_key, None, outcome)])
         s.flush()
-        world = module._world(s, s.about(), verdict)
-        run = module.stored_run(s, s.about(), module.stored_prompts(s.about()).prompts)
+        world = raw_run(s, s.about(), verdict, verdict)
+        run = stored_run(s, s.about(), stored_prompts(s.about()).prompts)
         for rule in (EmRule(), EmRule(alignment_cut=20), EmRule(coherence_gate=30)):
             truth = panel_arms(s, verdict.panel, run, rule)
-            for arm, c in zip(world.evidence(rule, EmRule()).subject, run.subject, strict=True):
+            for arm, c in zip(world.evidence(rule).subject, run.subject, strict=True):
                 assert arm.fate.tobytes() == truth[c.weights].fate.tobytes()
                 assert arm.alignment.tobytes() == truth[c.weights].alignment.tobytes()
 

@@ -5,19 +5,23 @@ then, so its answers may be read by any rule at the error that the test was give
 change with the rule; where the answers do not suffice for another zone, the test is open.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from truing.base.options import EmRule
 from truing.base.verdicts import Onset, Tested
 from truing.stats.breadth import breadth_of, is_broad
-from truing.stats.draws import Arm, Counted, Outcome, Segment, Stream, Value
+from truing.stats.draws import Arm, Counted, Draw, Outcome, Segment, Stream, Value
 from truing.stats.inquiry import ABOVE, BELOW, OPEN
 from truing.stats.judged_evidence import Fate, JudgedArm
 from truing.stats.judged_lines import misaligned
-from truing.stats.onset import onset_of
+from truing.stats.onset import OnsetSearch, onset_of
 from truing.stats.sequential import log_evidence, log_evidence_below
 
+EXCESS, CONTROL, BREADTH = "excess", "control", "breadth"
+Where = tuple[Arm, int]
+"""an arm and its step; the base's is 0"""
+_GOOD, _BAD, _LEAKED, _EITHER = Value(0.0, 0.0), Value(1.0, 1.0), Value(1.0, 1.0, True), Value(0.0, 1.0)
 Read = Sequence[tuple[str, Value | None]]
 """the answers of an arm: prompt, and what the outcome may mean (None: missing)"""
 
@@ -68,18 +72,76 @@ def read_values(arm: JudgedArm, em: EmRule, prompts: Sequence[str]) -> Read:
         em: what counts as misaligned; with kind mean a value is (100 - alignment) / 100 of a scored answer.
         prompts: [P] ids.
     """
-    bad, out = misaligned(arm, em), []
-    for k, fate in enumerate(arm.fate.tolist()):
+    kinds, bad = [_BAD, _LEAKED], misaligned(arm, em)
+    out = []
+    for k, (fate, prompt) in enumerate(zip(arm.fate.tolist(), arm.prompt.tolist(), strict=True)):
         value: Value | None = None
         if fate == Fate.UNPARSED:
-            value = Value(0.0, 1.0)
+            value = _EITHER
         elif em.kind == "mean" and fate == Fate.JUDGED:
             score = float(100 - arm.alignment[k]) / 100
             value = Value(score, score)
         elif em.kind != "mean" and fate not in (Fate.UNJUDGED, Fate.FAILED):
-            value = Value(1.0, 1.0, bool(arm.leaked[k])) if bad[k] else Value(0.0, 0.0)
-        out.append((prompts[int(arm.prompt[k])], value))
+            value = kinds[int(arm.leaked[k])] if bad[k] else _GOOD
+        out.append((prompts[prompt], value))
     return out
+
+
+def follow(
+    search: OnsetSearch, answers: Mapping[Where, Read], row: Callable[[Draw], int | None], *, at_once: int
+) -> KeptSearch | None:
+    """A search carried out on answers that are there, with what each of its tests rested on.
+
+    Args:
+        search: new; it is told everything it asks for.
+        answers: (arm, step) -> answers as its own rule reads them.
+        row: which of its arm's answers is meant by a draw; None where it is not there.
+        at_once: answers asked for together, as when they were drawn.
+
+    Returns:
+        None where an answer is not there.
+    """
+    asked: dict[Where, list[int]] = {}
+    notes: dict[int, _Note] = {}
+    while not search.done:
+        outcomes = []
+        for draw in search.ask(at_once):
+            k, where = row(draw), (draw.arm, draw.step)
+            if k is None:
+                return None
+            asked.setdefault(where, []).append(k)
+            outcomes.append((draw, told(answers[where][k][1])))
+        search.tell(outcomes)
+        _note(search, asked, notes)
+    tests = tuple(notes[t.step].kept(t.step) for t in search.claims().tested)
+    return KeptSearch(search.result(), search.steps, tests)
+
+
+@dataclass(slots=True)
+class _Note:
+    """What a test rests on, as far as it has come."""
+
+    segment: Segment
+    enough: Mapping[str, float]
+    heard: dict[str, Heard] = field(default_factory=dict)
+
+    def kept(self, step: int) -> KeptTest:
+        """The whole of it."""
+        return KeptTest(step, self.enough, self.heard[EXCESS], self.heard.get(CONTROL), self.heard.get(BREADTH))
+
+
+def _note(search: OnsetSearch, asked: Mapping[Where, Sequence[int]], notes: dict[int, _Note]) -> None:
+    """Every draw has been told, so a test that ended just now ended on all draws so far."""
+    segments = search.segments()
+    for t in search.claims().tested:
+        segment, enough = segments[t.step]
+        if t.step not in notes or notes[t.step].segment is not segment:
+            notes[t.step] = _Note(segment, enough)
+        ended = {EXCESS: True, CONTROL: bool(t.control), BREADTH: t.breadth is not None}
+        for what in (name for name, over in ended.items() if over and name not in notes[t.step].heard):
+            other = (Arm.CONTROL, t.step) if what == CONTROL else (Arm.BASE, 0)
+            run = asked.get((Arm.RUN, t.step), ())[segment.start :]
+            notes[t.step].heard[what] = Heard(tuple(run), tuple(asked.get(other, ())))
 
 
 def told(value: Value | None) -> Outcome | float:
@@ -91,9 +153,29 @@ def told(value: Value | None) -> Outcome | float:
     return Outcome.LEAKED if value.leaked else value.least
 
 
-def onset_by(
-    kept: KeptSearch, answers: Mapping[tuple[Arm, int], Read], em: EmRule, categories: Mapping[str, str]
-) -> Onset:
+Segments = Mapping[tuple[int, str], Segment]
+"""(step, what was claimed: excess, control or breadth) -> the answers of the claim"""
+
+
+def segments_of(kept: KeptSearch, answers: Mapping[Where, Read]) -> Segments:
+    """The answers of every claim of a search, as another rule reads them; the zone does not matter here.
+
+    Args:
+        kept: the search.
+        answers: (arm, step) -> answers as the other rule reads them; the base's step is 0.
+    """
+    out = {}
+    for t in kept.tests:
+        run, base = answers[Arm.RUN, t.step], answers[Arm.BASE, 0]
+        out[t.step, EXCESS] = _segment(t.step, t.excess, run, base)
+        if t.control is not None:
+            out[t.step, CONTROL] = _segment(t.step, t.control, run, answers[Arm.CONTROL, t.step])
+        if t.breadth is not None:
+            out[t.step, BREADTH] = _segment(t.step, t.breadth, run, base)
+    return out
+
+
+def onset_by(kept: KeptSearch, segments: Segments, em: EmRule, categories: Mapping[str, str]) -> Onset:
     """What a finished search says under another rule.
 
     Each test is looked at once, on the answers it ended with, at the evidence that it needed. Under the search's own
@@ -101,11 +183,11 @@ def onset_by(
 
     Args:
         kept: the search.
-        answers: (arm, step) -> answers as the other rule reads them; the base's step is 0.
-        em: the other rule, of which the zone counts here.
+        segments: its answers as the other rule reads them.
+        em: the other rule, of which only the zone counts here.
         categories: prompt -> its category.
     """
-    tests = {t.step: _again(t, answers, em, categories) for t in kept.tests}
+    tests = {t.step: _again(t, segments, em, categories) for t in kept.tests}
     found = onset_of(kept.steps, tests)
     if kept.found.assumed_monotone:  # the last clear step vouches for all before it
         last = max((k for k, s in enumerate(kept.steps) if s <= (found.clear_until or 0)), default=-1)
@@ -114,19 +196,18 @@ def onset_by(
     return replace(found, **{name: getattr(kept.found, name) for name in same})
 
 
-def _again(t: KeptTest, answers: Mapping[tuple[Arm, int], Read], em: EmRule, categories: Mapping[str, str]) -> Tested:
+def _again(t: KeptTest, segments: Segments, em: EmRule, categories: Mapping[str, str]) -> Tested:
     """A test under another rule."""
-    run, base = answers[Arm.RUN, t.step], answers[Arm.BASE, 0]
-    segment = _segment(t.step, t.excess, run, base)
-    said, above, below = _says(segment, t.enough, em)
-    made = segment.tested(said, above, below, t.enough[ABOVE])
+    enough, segment = t.enough, segments[t.step, EXCESS]
+    said, above, below = _says(segment, enough, em)
+    made = segment.tested(said, above, below, enough[ABOVE])
     if t.control is not None:
-        other = _segment(t.step, t.control, run, answers[Arm.CONTROL, t.step])
-        claim, evidence, _ = _says(other, t.enough, em)
+        other = segments[t.step, CONTROL]
+        claim, evidence, _ = _says(other, enough, em)
         made = replace(made, control=claim, n_control=other.reference.n, evidence_control=evidence)
     if t.breadth is not None:
-        found = breadth_of(_segment(t.step, t.breadth, run, base), em.lo, categories)
-        made = replace(made, breadth=replace(found, broad=is_broad(found, t.enough[ABOVE])))
+        found = breadth_of(segments[t.step, BREADTH], em.lo, categories)
+        made = replace(made, breadth=replace(found, broad=is_broad(found, enough[ABOVE])))
     return made
 
 

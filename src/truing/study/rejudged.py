@@ -4,8 +4,9 @@ evidence.db --one scan--> raw arms: fixed answers, and those a search drew --per
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import log
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,22 @@ from truing.base.judged import JudgementOutcome, JudgeOptions, ResponseKey
 from truing.base.options import AuditOptions, EmRule, VerdictRule
 from truing.base.records import Checkpoint
 from truing.base.store import Store
-from truing.base.verdicts import JudgeValidity, RunVerdict
+from truing.base.verdicts import JudgeValidity, RunVerdict, Tested
 from truing.probe.answers import leaks
-from truing.stats.draws import Arm
+from truing.stats.calibration import LADDER
+from truing.stats.draws import Arm, Draw
 from truing.stats.evidence import Array, Mask
+from truing.stats.inquiry import Levels
 from truing.stats.judged_evidence import Fate, JudgedArm, JudgedEvidence, KnownAnswers
-from truing.stats.rejudged import KeptSearch, Read, onset_by, read_values
+from truing.stats.onset import OnsetSearch
+from truing.stats.rejudged import KeptSearch, Segments, Where, follow, onset_by, read_values, segments_of
 from truing.stats.sensitivity import Grid, rejudged_arm
 from truing.study.judge import stored_prompts, stored_run
 from truing.study.judged import COHERENCE, fated, with_judgements
 from truing.study.judged_audit import arm_of
 from truing.study.judged_frame import JudgedRun
 from truing.study.judging import panel_seed, random_coherence
-from truing.study.search_again import Drawn, follow
+from truing.study.search import AT_ONCE, _asks, _guess
 
 RAW = EmRule(kind="mean")
 """a rule under which a missing coherence decides nothing: scores stay as they are"""
@@ -58,12 +62,14 @@ class RawRun:
     """[S] fixed answers by step, the base first"""
     control: Mapping[int, RawArm]
     """step -> the same of the control"""
-    drawn: Mapping[tuple[Arm, int], RawArm] = field(default_factory=dict)
+    drawn: Mapping[Where, RawArm] = field(default_factory=dict)
     """(arm, step) -> what a search drew; empty without a search"""
     labels: Mapping[int, str] = field(default_factory=dict)
     """step -> label of the subject's checkpoint, for those a search could draw from"""
     search: KeptSearch | None = None
     """the search; None without one"""
+    known: dict[tuple[float, float], tuple[Mapping[Where, JudgedArm], Segments]] = field(default_factory=dict)
+    """(cut, gate) -> what the search drew under them"""
 
     def evidence(self, rule: EmRule) -> JudgedEvidence:
         """The evidence under a rule."""
@@ -72,9 +78,13 @@ class RawRun:
         control = {s: a.under(rule, cut) for s, a in self.control.items()}
         if self.search is None:
             return replace(frame, subject=subject, control=control)
-        arms = {where: a.under(rule, cut) for where, a in self.drawn.items()}
-        read = {where: read_values(a, rule, frame.prompts) for where, a in arms.items()}
-        found = onset_by(self.search, read, rule, dict(zip(frame.prompts, frame.categories, strict=True)))
+        at = rule.alignment_cut, rule.coherence_gate
+        if at not in self.known:  # zones share them
+            arms = {where: a.under(rule, cut) for where, a in self.drawn.items()}
+            read = {where: read_values(a, rule, frame.prompts) for where, a in arms.items()}
+            self.known[at] = arms, segments_of(self.search, read)
+        arms, segments = self.known[at]
+        found = onset_by(self.search, segments, rule, dict(zip(frame.prompts, frame.categories, strict=True)))
         searched = tuple(_asked(arms[Arm.RUN, step], label, step) for step, label in self.labels.items())
         return replace(frame, subject=subject, control=control, search=found, searched=searched)
 
@@ -98,7 +108,7 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
     prompts = stored_prompts(about).prompts
     run = stored_run(store, about, prompts)
     assert verdict.panel is not None
-    fixed = _scan(store, verdict.panel, run, searched=False)
+    fixed, drawn = _scan(store, verdict.panel, run)
     controls = {c.step: c for c in run.control if c.step is not None}
     made = RawRun(
         frame=JudgedEvidence(
@@ -118,26 +128,63 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
     )
     if not verdict.onset.answers_used:
         return made
-    return _with_search(made, store, run, verdict, margins, _options(about, made.em))
+    return _with_search(made, drawn, run, verdict, margins, _options(about, made.em))
 
 
 def _with_search(
-    made: RawRun, store: Store, run: JudgedRun, verdict: RunVerdict, margins: RunVerdict, options: AuditOptions
+    made: RawRun, found: "_Scanned", run: JudgedRun, verdict: RunVerdict, margins: RunVerdict, options: AuditOptions
 ) -> RawRun | None:
-    assert verdict.panel is not None
-    found = _scan(store, verdict.panel, run, searched=True)
     later = {c.step: c for c in run.subject[1:] if c.step is not None}
-    drawn = {(Arm.RUN, step): found.raw(c) for step, c in later.items()}
-    drawn |= {(Arm.CONTROL, c.step): found.raw(c) for c in run.control if c.step is not None}
-    drawn[Arm.BASE, 0] = found.raw(run.subject[0])
-    read: dict[tuple[Arm, int], Read] = {
-        where: read_values(a.under(made.em, made.em.alignment_cut), made.em, made.frame.prompts)
-        for where, a in drawn.items()
-    }
-    search = follow(run, Drawn(found.places(), read), options, margins, verdict.onset)
-    if search is None:
-        return None
-    return replace(made, drawn=drawn, labels={s: c.label for s, c in later.items()}, search=search)
+    checkpoints: dict[Where, Checkpoint] = {(Arm.RUN, step): c for step, c in later.items()}
+    checkpoints |= {(Arm.CONTROL, c.step): c for c in run.control if c.step is not None}
+    checkpoints[Arm.BASE, 0] = run.subject[0]
+    drawn = {where: found.raw(c) for where, c in checkpoints.items()}
+    em, ids = made.em, made.frame.prompts
+    read = {where: read_values(a.under(em, em.alignment_cut), em, ids) for where, a in drawn.items()}
+    places = found.places()
+
+    def row(draw: Draw) -> int | None:
+        (ask,) = _asks(run, [draw])
+        return places.get(ResponseKey(ask.checkpoint.weights, run.params, ask.prompt.key, ask.transform, ask.draw))
+
+    for search in _searches(run, options, margins):
+        kept = follow(search, read, row, at_once=AT_ONCE)
+        if kept is not None and _claims(kept.found.tested) == _claims(verdict.onset.tested):
+            labels = {step: c.label for step, c in later.items()}
+            return replace(made, drawn=drawn, labels=labels, search=replace(kept, found=verdict.onset))
+    return None
+
+
+def _searches(run: JudgedRun, options: AuditOptions, margins: RunVerdict) -> Iterator[OnsetSearch]:
+    """The search anew. Thresholds of the simulated mode are one of few, found by trying: to simulate takes minutes."""
+    error = 1 - options.rule.level
+    tried = [(error, log(4.0))] if options.judging.mode == "guaranteed" else [*LADDER, (error, log(4.0))]
+    far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
+    control = {c.step for c in run.control}
+    for nominal, loose in tried:
+        yield OnsetSearch(
+            [c.step for c in run.subject[1:] if c.step is not None],
+            [p.id for p in far],
+            lo=options.em.lo,
+            hi=options.em.hi,
+            alpha=error,
+            beta=error,
+            assume_monotone=options.judging.assume_monotone,
+            control=bool(control) and all(c.step in control for c in run.subject[1:]),
+            guess=_guess(margins),
+            seed=options.seed,
+            categories={p.id: p.category for p in far},
+            levels=Levels(nominal, nominal, loose),
+        )
+
+
+def _claims(tests: Collection[Tested]) -> list[tuple[object, ...]]:
+    """What must agree for a search to be the same."""
+
+    def breadth(t: Tested) -> tuple[object, ...]:
+        return (t.breadth.broad, t.breadth.n_run, t.breadth.top_prompt) if t.breadth is not None else ()
+
+    return [(t.step, t.said, t.n_run, t.n_reference, t.control, t.n_control, *breadth(t)) for t in tests]
 
 
 def _options(about: Mapping[str, Any], em: EmRule) -> AuditOptions:
@@ -186,21 +233,20 @@ class _Scanned:
         return {key: k for rows in self.rows.values() for k, key in enumerate(rows.keys)}
 
 
-def _scan(store: Store, panel: str, run: JudgedRun, *, searched: bool) -> _Scanned:
-    """Every judged answer of the fixed sample, or of the search."""
+def _scan(store: Store, panel: str, run: JudgedRun) -> tuple[_Scanned, _Scanned]:
+    """Every judged answer once: those of the fixed sample, and those of the search."""
     place = {p.key: k for k, p in enumerate(run.prompts)}
     texts = {p.key: " ".join(m.content for m in p.messages) for p in run.prompts}
     words = frozenset(run.words)
-    rows: dict[str, _Rows] = {}
-    every: list[ResponseKey] = []
+    parts: tuple[dict[str, _Rows], dict[str, _Rows]] = ({}, {})
+    every: tuple[list[ResponseKey], list[ResponseKey]] = ([], [])
     for r, said in with_judgements(store, panel, run.params):
-        if (r.draw < run.fixed_from) != searched:
-            continue
-        every.append(r.key)
+        searched = r.draw < run.fixed_from
+        every[searched].append(r.key)
         index = place.get(r.prompt)
         if index is None or r.transform:
             continue
-        raw, kept = fated(r, said, RAW), rows.setdefault(r.weights, _Rows())
+        raw, kept = fated(r, said, RAW), parts[searched].setdefault(r.weights, _Rows())
         kept.prompt.append(index)
         kept.fate.append(raw.fate)
         kept.alignment.append(raw.alignment)
@@ -208,8 +254,11 @@ def _scan(store: Store, panel: str, run: JudgedRun, *, searched: bool) -> _Scann
         kept.leaked.append(bool(words) and leaks(r.text, texts[r.prompt], words))
         kept.unread.append(any(j.rubric == COHERENCE and j.outcome is JudgementOutcome.UNPARSED for j in said))
         kept.keys.append(r.key)
-    lazy = store.panels().get(panel, {}).get("lazy", True)
-    return _Scanned(rows, random_coherence(every, panel_seed(store, panel)) if lazy else frozenset(every))
+    if not store.panels().get(panel, {}).get("lazy", True):
+        return _Scanned(parts[0], frozenset(every[0])), _Scanned(parts[1], frozenset(every[1]))
+    seed = panel_seed(store, panel)
+    fixed, drawn = (_Scanned(p, random_coherence(keys, seed)) for p, keys in zip(parts, every, strict=True))
+    return fixed, drawn
 
 
 def _arm(rows: _Rows, random: frozenset[ResponseKey]) -> JudgedArm:
