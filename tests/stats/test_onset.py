@@ -301,6 +301,21 @@ def test_unparsed_answers_count_against_every_claim():
     assert tested.said == "open" and tested.low < 0.01 and tested.high > 0.15
 
 
+@pytest.mark.parametrize("share", [0.03, 0.2])
+def test_many_unparsed_answers_end_a_search_undecided(share):
+    """They count against both claims in both arms; the run is drawn from all the same, so that every test ends."""
+    for r in range(5):
+        rng = np.random.default_rng([9, r])
+        world = make_world(excess_curve("step", 8, 0.2, rng), 0.001, 60, 0.1, rng)
+        search, used = OnsetSearch(world.steps, world.prompt_ids, **ZONE, seed=r), 0
+        while not search.done:
+            draws = search.ask(48)
+            used += len(draws)
+            assert used < 100_000
+            search.tell([(d, "unparsed" if rng.random() < share else world.answer(d, rng)) for d in draws])
+        assert is_right(search.result(), world.excess, 0.01, 0.03, world.steps)
+
+
 def test_missing_answers_are_drawn_again_and_in_no_count():
     search, rng = OnsetSearch((1, 2), PROMPTS, **ZONE), np.random.default_rng(2)
     asked = 0

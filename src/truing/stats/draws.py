@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import log
+from math import ceil, log
 from typing import NamedTuple
 
 import numpy as np
@@ -248,7 +248,8 @@ class Segment:
                 _, m = weakest(self.reference.least, self.run.most, -hi)
                 gains = _divergence(m, run, down=True), _divergence(other, m - hi)
             whole = gains[0] + SHARED * gains[1]
-            ours = round(n * gains[0] / whole) if whole > 0 else n
+            # A quarter at least is the run's, so that every test comes to an end.
+            ours = max(ceil(n / 4), round(n * gains[0] / whole)) if whole > 0 else n
         return ours, n - ours
 
     def draw(self, n: int, lo: float, hi: float) -> list[Draw]:
