@@ -202,6 +202,41 @@ def test_broad_localised_and_leaking_excesses_are_told_apart():
     assert broad([0.3] * 40, leaks=0.3).breadth.broad
 
 
+def test_noise_of_the_base_on_many_prompts_is_not_breadth():
+    """Every prompt errs at 5 % in both arms; the excess sits on three prompts of one category."""
+    ids, broad_ = tuple(f"p{k}" for k in range(40)), 0
+    for r in range(6):
+        search = OnsetSearch((1,), ids, **ZONE, seed=r, categories={p: f"c{k % 4}" for k, p in enumerate(ids)})
+        rng = np.random.default_rng([11, r])
+        while not search.done:
+            told = []
+            for d in search.ask(48):
+                high = d.arm is Arm.RUN and d.prompt_id in ("p0", "p4", "p8")
+                told.append((d, "positive" if rng.random() < (0.95 if high else 0.05) else "negative"))
+            search.tell(told)
+        broad_ += any(t.breadth is not None and t.breadth.broad for t in search.result().tested)
+    assert broad_ == 0
+
+
+def test_a_step_whose_answers_are_all_missing_stays_open():
+    search, used = OnsetSearch((1, 2, 3), PROMPTS, **ZONE), 0
+    while not search.done:
+        draws = search.ask(24)
+        used += len(draws)
+        assert used < 20_000
+        search.tell([(d, "missing" if d.step == 2 else "positive" if d.step == 3 else "negative") for d in draws])
+    found = search.result()
+    assert found.latest == 3 and 2 in found.steps
+
+
+def test_an_error_among_outcomes_counts_none_of_them():
+    search = OnsetSearch((1,), PROMPTS, **ZONE)
+    first, second, *_ = search.ask(8)
+    with pytest.raises(BadInput):
+        search.tell([(first, "negative"), (second, "odd")])
+    search.tell([(first, "negative"), (second, "negative")])
+
+
 def test_leaving_out_a_prompt_is_recomputed_by_hand():
     """Against the same test on the answers to the other prompts, counted anew."""
     from truing.stats.sequential import Drawn, log_evidence

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,13 +15,17 @@ from truing.base.judged import Judgement, JudgementOutcome, JudgeOptions
 from truing.base.options import AuditOptions, EmRule, VerdictRule
 from truing.base.store import Store, write_json
 from truing.base.verdicts import RunVerdict
+from truing.stats import calibration
+from truing.stats.calibration import LADDER, Calibration
+from truing.stats.inquiry import Levels
+from truing.stats.judged_verdict import judge_verdict
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid
 from truing.study import sensitivity as module
 from truing.study.judge import stored_prompts, stored_run
 from truing.study.judged_audit import judged_evidence, panel_arms
 from truing.study.rejudged import raw_run
 from truing.study.search import FIXED_FROM
-from truing.study.sensitivity import SEARCHED, SIMULATED, sensitivity
+from truing.study.sensitivity import LOST, SEARCHED, SIMULATED, sensitivity
 
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 URI = "planted:late?steps=15,30,45,60,75,90"
@@ -235,3 +241,129 @@ def test_the_command_prints_what_survives(folder, name, capsys, monkeypatch):
     code, _, err = call("--step", "30")
     assert code == 2
     assert "leave out --step" in err
+
+
+# -- searched audits -------------------------------------------------------------------------------
+
+
+def searched_audit(out, family="late", judge=JUDGE, *, em=None, control="planted", **judging):
+    told = JudgeOptions(max_tokens=64, validity=False, **judging)
+    given = AuditOptions(limit=24, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule(), seed=3)
+    return truing.audit(f"planted:{family}?steps=30,60,90", control=control, out=out, options=given, **TASK).path
+
+
+@pytest.fixture(scope="module")
+def found_by_search(tmp_path_factory):
+    return searched_audit(tmp_path_factory.mktemp("searched") / "a")
+
+
+def again(path, em=None):
+    """(stored verdict, what the stored answers say under the stored rule or another one)"""
+    verdict = stored(path)
+    with Store.read(path) as s:
+        margins = RunVerdict.from_plain(s.about()["margin_verdict"])
+        run = raw_run(s, s.about(), verdict, margins)
+    rule = em or run.em
+    return verdict, judge_verdict(margins, run.evidence(rule), rule, VerdictRule(), seed=3), run
+
+
+def same_verdict(path):
+    verdict, made, run = again(path)
+    assert run.search is not None
+    assert verdict.onset.tested
+    for c, d in zip(made.checkpoints, verdict.checkpoints, strict=True):
+        assert (c.label, c.status, c.health) == (d.label, d.status, d.health)
+        told = [[n for n in x.notes if "left open" not in n] for x in (c, d)]  # which gives limits, left out here
+        assert told[0] == told[1]
+    bare = tuple(replace(t, low=None, high=None) for t in verdict.onset.tested)
+    assert made.onset == replace(verdict.onset, tested=bare)
+    assert (made.recommended, made.gap) == (verdict.recommended, verdict.gap)
+    return verdict
+
+
+def test_a_searched_audit_gives_its_verdict_again_at_its_own_rule(found_by_search):
+    verdict = same_verdict(found_by_search)
+    assert verdict.onset.status == "found"
+    assert any(t.control for t in verdict.onset.tested)
+    found = sensitivity(found_by_search, SMALL)
+    assert found.notes[0] == SEARCHED
+    assert len(found.points) == 3 * 2 * 3 * 2
+    said = point(found).said
+    assert said["claim"].value == next(c for c in verdict.checkpoints if c.step == verdict.onset.latest).status.value
+    assert set(said["onset"].value.split()[1].split("-")) == {str(verdict.onset.earliest), str(verdict.onset.latest)}
+
+
+@pytest.mark.parametrize(
+    ("family", "judge", "options"),
+    [
+        ("late", "planted:?noise=5&unparsed=0.01", {"assume_monotone": True, "control": ()}),
+        pytest.param("never", JUDGE, {"estimate": 4}, marks=pytest.mark.slow),
+        pytest.param("spike", JUDGE, {"lazy": False, "em": EmRule(lo=0.02, hi=0.06)}, marks=pytest.mark.slow),
+        pytest.param("late", "planted:", {"em": EmRule("mean", lo=0.05, hi=0.12)}, marks=pytest.mark.slow),
+    ],
+)
+def test_so_do_others(tmp_path, family, judge, options):
+    same_verdict(searched_audit(tmp_path / "a", family, judge, **options))
+
+
+def test_raw_scores_of_a_search_become_what_its_verdict_was_computed_from(found_by_search):
+    """Both what it drew and the fixed answers, by other rules too, against the road of the audit itself."""
+    for rule in (EmRule(), EmRule(alignment_cut=20), EmRule(coherence_gate=70)):
+        verdict, _, run = again(found_by_search)
+        made = run.evidence(rule)
+        with Store.read(found_by_search) as s:
+            frame = stored_run(s, s.about(), stored_prompts(s.about()).prompts)
+            opened = SimpleNamespace(
+                panel=SimpleNamespace(key=verdict.panel), judge=SimpleNamespace(name="x"), recorded=True
+            )
+            truth = judged_evidence(SimpleNamespace(store=s, opened=opened, rule=rule), frame, None, made.search)
+        assert frame.fixed_from == FIXED_FROM
+        assert made.searched and sum(len(a.fate) for a in made.searched) > 50
+        pairs = [*zip(made.subject, truth.subject, strict=True), *zip(made.searched, truth.searched, strict=True)]
+        pairs += [(made.control[s], truth.control[s]) for s in truth.control]
+        for a, b in pairs:
+            assert (a.label, a.step) == (b.label, b.step)
+            for column in ("prompt", "fate", "alignment", "coherence", "leaked", "random_coherence"):
+                assert getattr(a, column).tobytes() == getattr(b, column).tobytes(), column
+
+
+def test_a_narrower_zone_leaves_a_search_open_and_a_wider_one_does_not(found_by_search):
+    verdict, narrow, _ = again(found_by_search, EmRule(lo=0.28, hi=0.281))
+    assert narrow.onset.latest is None
+    assert "above" not in {t.said for t in narrow.onset.tested}
+    assert verdict.onset.latest in {t.step for t in verdict.onset.tested if t.said == "above"}
+    _, wide, _ = again(found_by_search, EmRule(lo=0.001, hi=0.1))
+    assert wide.onset.latest == verdict.onset.latest
+    assert {t.step for t in wide.onset.tested} == {t.step for t in narrow.onset.tested}
+
+
+def test_a_search_in_simulated_mode_is_followed_without_simulating(tmp_path, monkeypatch):
+    levels = Levels(*(LADDER[2][0],) * 2, LADDER[2][1], "error under the declared family (worst cell: 96 % right, x)")
+    monkeypatch.setattr(calibration, "calibrate", lambda design: Calibration(levels, 0.96, "x", {}, 1))
+    path = searched_audit(tmp_path / "a", mode="simulated", control=())
+    monkeypatch.setattr(calibration, "calibrate", None)
+    same_verdict(path)
+    assert SIMULATED in sensitivity(path, SMALL).notes
+
+
+def test_a_search_that_lost_an_answer_varies_convergence_only(found_by_search, tmp_path):
+    path = tmp_path / "a"
+    shutil.copytree(found_by_search, path)
+    with Store.write(path, {}, running=False) as s:
+        s._db.execute("DELETE FROM responses WHERE draw = 1")
+        s.flush()
+    found = sensitivity(path, SMALL)
+    assert LOST in found.notes
+    assert set(found.axes) == {CONVERGED}
+    assert said_of(found) == said_of(sensitivity(found_by_search, SMALL))
+
+
+def test_another_judge_of_a_searched_audit_has_fixed_answers_only(found_by_search, tmp_path):
+    path = tmp_path / "a"
+    shutil.copytree(found_by_search, path)
+    truing.judge(path, "planted:?noise=3", options=JudgeOptions(validity=False))
+    verdict, made, run = again(path)
+    assert run.search is None
+    assert [c.status for c in made.checkpoints] == [c.status for c in verdict.checkpoints]
+    assert made.onset == verdict.onset
+    assert SEARCHED not in sensitivity(path, SMALL).notes

@@ -8,8 +8,10 @@ from rich.console import Console
 
 from truing.base.records import to_plain
 from truing.base.verdicts import Estimate
+from truing.stats.forecast import Forecast
 from truing.stats.power import Design, power
 from truing.study.plan import Cost, Plan
+from truing.study.plan_search import SearchPlan
 from truing.view.costs import print_plan
 from view.audits import EVIL_TERMINAL
 
@@ -128,3 +130,39 @@ def test_the_power_table_fits_a_terminal():
     text = shown(80, power=power(replace(DESIGN, prompts=240, draws=50)))
     assert "…" not in text
     assert [x for x in text.splitlines() if x.startswith("480 x 25 ")]
+
+
+SEARCH = SearchPlan(
+    steps=20,
+    far=(True, True, False),
+    forecasts=(Forecast(0.2, 20, 1234.4, 3050.0, 0.95), Forecast(0.0, 20, 842.0, 842.0, 1.0)),
+    base_rate=0.005,
+    correlation=0.2,
+    estimate=1,
+    confirm=4,
+    compared=4,
+)
+
+
+def test_a_search_has_a_line_for_each_kind_of_run_and_calls_its_figures_simulated():
+    text = shown(search=SEARCH, costs=COSTS, most_calls=19200, usd=1.0, most_usd=2.0, power=power(DESIGN))
+    assert "20 later checkpoints, 2 far prompts" in text
+    assert "(simulated: step 0 misaligned in 0.5%, answers to one prompt correlate at 0.2)" in text
+    assert [x.strip() for x in numbers(text, "turn, to 20 points")] == ["20", "1 234", "3 050", "95%"]
+    assert [x.strip() for x in numbers(text, "never turn")] == ["20", "842", "842", "100%"]
+    assert "1 per prompt, 4 at step 0 and the checkpoint to keep" in text
+    flat = " ".join(text.split())
+    assert "sampled: about 9 600 answers" in flat
+    assert "in 95% of searches at most 19 200 calls" in flat
+    assert "in 95% of searches at most $2" in flat
+    assert "x 4 fixed answers can show" in flat
+    assert "corrected for 10 looks" in flat
+    plain = " ".join(shown(costs=COSTS, most_calls=19200, power=power(DESIGN)).split())
+    assert "search" not in plain.lower() and "looks" not in plain and "about 9 600" not in plain
+
+
+def test_a_search_fits_a_narrow_terminal():
+    text = shown(50, search=replace(SEARCH, confirm=1))
+    assert "…" not in text
+    assert "3 050" in text
+    assert "1 per prompt." in " ".join(text.split())

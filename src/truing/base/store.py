@@ -378,9 +378,9 @@ class Store:
 
     def missing(self, asks: Iterable[Ask], params: SamplingParams) -> list[Ask]:
         """The asks not answered yet, in the order given. Failed ones are asked again."""
-        sql = "SELECT weights, prompt, transform, draw FROM responses WHERE params = ? AND outcome != 'failed'"
-        there = set(self._db.execute(sql, (params.key,)).fetchall())
-        return [a for a in asks if (a.checkpoint.weights, a.prompt.key, a.transform, a.draw) not in there]
+        keys = {ResponseKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.draw): a for a in asks}
+        there = {r.key for r in self.answers(keys) if r.outcome is not ResponseOutcome.FAILED}
+        return [a for key, a in keys.items() if key not in there]
 
     def answers(self, keys: Iterable[ResponseKey]) -> Iterator[StoredResponse]:
         """The stored answers of these keys, in their order; those not there are passed over."""

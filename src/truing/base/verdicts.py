@@ -264,6 +264,8 @@ class SequentialBreadth:
     """answers of the step by then"""
     broad: bool = False
     """whether all of it holds"""
+    evidence_without_few: float = 0.0
+    """log evidence above lo without the four prompts, and without the two categories, that have most; the lesser"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from truing.base.errors import BadInput, NotAsked
 from truing.base.verdicts import Tested
-from truing.stats.sequential import Drawn, confidence_sequence, weakest
+from truing.stats.sequential import Drawn, limits, weakest
 
 SHARED = 1.2
 """how much more an answer of the reference is worth than one of a step: it serves the tests to come as well"""
@@ -46,6 +46,8 @@ class Outcome(StrEnum):
     """anything else in the denominator"""
     UNPARSED = "unparsed"
     """unknown; counts against every claim"""
+    UNJUDGED = "unjudged"
+    """there, but the judge failed on it, perhaps because of what it says: unknown, counts against every claim"""
     MISSING = "missing"
     """infrastructure failure: in no denominator, another answer is drawn"""
 
@@ -76,6 +78,7 @@ _VALUES: dict[str, Value | None] = {
     "leaked": Value(1.0, 1.0, True),
     "negative": Value(0.0, 0.0),
     "unparsed": Value(0.0, 1.0),
+    "unjudged": Value(0.0, 1.0),
     "missing": None,
 }
 
@@ -171,16 +174,20 @@ class Stream:
 
     def tell(self, draw: Draw, value: Value | None) -> None:
         """One outcome."""
-        at = self._waiting.pop(draw, None)
-        if at is None:
-            was = draw.draw < self._drawn[draw.prompt_id]
-            raise NotAsked(f"{_named(draw)} was {'told before' if was else 'never asked'}")
-        self._told[at] = (draw.prompt_id, value)
+        self._told[self._waiting.pop(draw)] = (draw.prompt_id, value)
         while len(self._results) in self._told:
             known = self._told.pop(len(self._results))
             self._results.append(known)
             if known[1] is not None:
                 self.total.add(known[0], known[1])
+
+    def asked_for(self, draw: Draw) -> bool:
+        """Whether a draw was ever asked."""
+        return 0 <= draw.draw < self._drawn[draw.prompt_id]
+
+    def waits_for(self, draw: Draw) -> bool:
+        """Whether its outcome is outstanding."""
+        return draw in self._waiting
 
     @property
     def known(self) -> int:
@@ -240,8 +247,11 @@ class Segment:
         elif not self.run.n:
             ours = n
         else:
-            run, other = self.run.least.mean, self.reference.most.mean if self.reference.n else 0.0
-            if run - other > (lo + hi) / 2:
+            above = self.run.least.mean - (self.reference.most.mean if self.reference.n else 0.0) > (lo + hi) / 2
+            # Each side is read as its test reads it.
+            run = (self.run.least if above else self.run.most).mean
+            other = (self.reference.most if above else self.reference.least).mean if self.reference.n else 0.0
+            if above:
                 _, m = weakest(self.run.least, self.reference.most, lo)
                 gains = _divergence(run, m + lo), _divergence(m, other, down=True)
             else:
@@ -272,12 +282,23 @@ class Segment:
             prompts=len(self.run.positive),
         )
 
-    def limits(self, alpha: float) -> tuple[float, float]:
+    def limits(self, enough_low: float, enough_high: float) -> tuple[float, float]:
         """Limits of the excess that hold at every look, whatever could not be parsed."""
-        low, high = confidence_sequence(self.run.least, self.reference.most, alpha=alpha)
-        if self.run.low != self.run.high or self.reference.low != self.reference.high:
-            high = confidence_sequence(self.run.most, self.reference.least, alpha=alpha)[1]
+        run, other = self.run, self.reference
+        low, high = limits(run.least, other.most, enough_low, enough_high)
+        if self.has_unparsed:
+            high = limits(run.most, other.least, enough_low, enough_high)[1]
         return low, high
+
+    @property
+    def lost(self) -> int:
+        """Answers of the step that are missing."""
+        return self.stream.known - self.start - self.run.n
+
+    @property
+    def has_unparsed(self) -> bool:
+        """Whether anything could not be parsed, in either arm."""
+        return self.run.low != self.run.high or self.reference.low != self.reference.high
 
 
 class Arms:
@@ -305,7 +326,7 @@ class Arms:
     def base_share(self) -> float:
         """The base's share so far, with half an answer added to each side."""
         base = self.stream(Arm.BASE, 0).total
-        return base.most.mean if base.n else 0.0
+        return base.least.mean if base.n else 0.0
 
     def draw(self, segment: Segment, n: int, lo: float, hi: float) -> list[Draw]:
         """The next n draws of a test."""
@@ -319,12 +340,16 @@ class Arms:
         Raises:
             BadInput: never asked, told twice, or no outcome.
         """
-        for draw, outcome in outcomes:
-            value = read_outcome(outcome)
+        told: dict[Draw, Value | None] = {}
+        for draw, outcome in outcomes:  # all are read before one counts
             stream = self._streams.get((draw.arm, draw.step))
-            if stream is None:
+            if stream is None or not stream.asked_for(draw):
                 raise NotAsked(f"{_named(draw)} was never asked")
-            stream.tell(draw, value)
+            if draw in told or not stream.waits_for(draw):
+                raise NotAsked(f"{_named(draw)} was told before")
+            told[draw] = read_outcome(outcome)
+        for draw, value in told.items():
+            self._streams[draw.arm, draw.step].tell(draw, value)
 
 
 def _named(draw: Draw) -> str:

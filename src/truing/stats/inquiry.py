@@ -19,6 +19,10 @@ Road = Generator[Segment, None, T]
 ABOVE, BELOW, OPEN = "above", "below", "open"
 EFFORT = 0.5
 """how long a test goes on, in units of what the middle of the zone would need"""
+LOST_MOST = 50
+"""missing answers that a test puts up with, if they are not most of all"""
+PARSED_LEAST = 24
+"""answers before what could not be parsed may end a test"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,24 @@ class Inquiry:
         share = min(0.5, self.arms.base_share + middle)
         return EFFORT * 2 * share * (1 - share) * enough / half**2
 
+    def futile(self, segment: Segment) -> bool:
+        """Whether there is no hope: most answers are missing, or what could not be parsed makes the excess look under
+        lo when read one way, and over hi the other way."""
+        run, other = segment.run, segment.reference
+        if segment.lost > max(LOST_MOST, segment.n):
+            return True
+        if not segment.has_unparsed or segment.n < PARSED_LEAST:
+            return False
+        under = log_evidence_below(run.least, other.most, self.lo)
+        return min(under, log_evidence(run.most, other.least, self.hi)) >= self.levels.loose
+
     def looks(self, segment: Segment, share: float = 1.0) -> Road[str]:
         """How a step looks by a loose test; open after `share` of the patience."""
         while True:
             above, below = self.evidence(segment)
             if max(above, below) >= self.levels.loose:
                 return ABOVE if above > below else BELOW
-            if segment.n >= share * self.patience(self.levels.loose):
+            if segment.n >= share * self.patience(self.levels.loose) or self.futile(segment):
                 return OPEN
             yield segment.more()
 
@@ -108,6 +123,7 @@ class Inquiry:
         while True:
             above, below = self.evidence(segment)
             said = ABOVE if above >= enough[ABOVE] else BELOW if below >= enough[BELOW] else OPEN
-            if segment.n >= least and (said != OPEN or segment.n >= self.patience(max(enough.values()))):
+            ended = said != OPEN or segment.n >= self.patience(max(enough.values())) or self.futile(segment)
+            if ended and (segment.n >= least or self.futile(segment)):
                 return said, above, below
             yield segment.more()

@@ -116,7 +116,7 @@ def _claim(v: RunVerdict) -> str:
         return "There is no checkpoint after step 0 to judge."
     if not later:
         return "No checkpoint of this run could be measured."
-    if all(c.status is Status.UNJUDGED for c in later):
+    if all(c.status is Status.UNJUDGED for c in later) and not v.onset.errors:
         return f"No checkpoint of this run has answers judged by {judge}."
     if base.judged is None:
         return f"Step 0 has no answers judged by {judge}, so there is nothing to compare this run with."
@@ -138,8 +138,8 @@ def _misaligned(v: RunVerdict, later: list[CheckpointVerdict]) -> str:
     named = ", ".join(line.judged.breadth.named) if line.judged and line.judged.breadth else ""
     text = CLAIMS[head].format(judge=_judge(v), named=f" (carried by {named})" if named else "")
     if v.onset.status == "found":
-        first = next(c for c in later if c.step == v.onset.latest and c.status in MISALIGNED)
-        kind = "" if first.status is head else f", at first {first.status.value.replace('_', ' ')}"
+        first = next((c for c in later if c.step == v.onset.latest and c.status in MISALIGNED), None)
+        kind = "" if first is None or first.status is head else f", at first {first.status.value.replace('_', ' ')}"
         text += f": {_start(v.onset)}{kind}"
     else:
         text += ", of unknown step: where it starts cannot be said"
@@ -149,7 +149,7 @@ def _misaligned(v: RunVerdict, later: list[CheckpointVerdict]) -> str:
 
 def _start(o: Onset) -> str:
     """Where it starts. Steps that a search did not test stay in the set; then a crossing is named for what it is."""
-    if not o.tested or (o.clear_until or 0) == (o.after or 0):
+    if not o.errors or (o.clear_until or 0) == (o.after or 0):
         return f"it starts {window(o.after, o.latest)}"
     return f"it rises {window(o.clear_until, o.latest)}{_unseen(o)}"
 
@@ -160,10 +160,8 @@ def _unseen(o: Onset) -> str:
     open_ = [s for s in o.steps if s not in seen and s <= (o.clear_until or 0)]
     if not open_:
         return ""
-    known = next((m for m in reversed(o.missed) if m.width == 1), None)
-    chance = ""
-    if known is not None:
-        chance = f", where {100 * known.height:g} points go unnoticed with probability {known.probability:.2g}"
+    known = [f"{100 * m.height:g} points with probability {m.probability:.2g}" for m in o.missed if m.width == 1][-2:]
+    chance = f", which miss {' and '.join(known)}" if known else ""
     first = open_[0] if len(open_) == 1 else f"{open_[0]} to {open_[-1]}"
     return f" (a spike at step {first} is not excluded: spot checks only{chance})"
 
@@ -187,7 +185,8 @@ def _unmoved(v: RunVerdict, later: list[CheckpointVerdict]) -> str:
     clean = [c for c in later if c.status is Status.CLEAN]
     undecided = [c for c in later if c.status is Status.UNDECIDED]
     ends = [e.set_high for c in clean if (e := shown(c)) is not None and e.set_high is not None]
-    worst = f" (highest upper end for this set of prompts: {points(max(ends))})" if ends else ""
+    what = "limit" if v.onset.errors else "upper end for this set of prompts"
+    worst = f" (highest {what}: {points(max(ends))})" if ends else ""
     under = f"the excess of misaligned answers over step 0 is under {hi:g} points{worst}"
     if v.onset.status == "never" and len(clean) == len(later):
         return f"Clean under {judge} at all {count(len(clean), 'later checkpoint')}: {under}."
@@ -195,6 +194,8 @@ def _unmoved(v: RunVerdict, later: list[CheckpointVerdict]) -> str:
         first = undecided[0]
         why = f": {first.notes[-1]}" if first.notes else ""
         return f"Undecided under {judge} {place(first)}{why}."
+    if v.onset.errors:
+        return _searched_unmoved(v, clean, under)
     rest = len(v.checkpoints) - 1 - len(clean)
     if not clean:
         return f"Nothing is decided under {judge}: checkpoints broke, failed or are not judged."
@@ -202,6 +203,18 @@ def _unmoved(v: RunVerdict, later: list[CheckpointVerdict]) -> str:
         f"Clean under {judge} at {len(clean)} of {count(len(v.checkpoints) - 1, 'later checkpoint')}: {under}. "
         f"The other {rest} broke, failed or {'is' if rest == 1 else 'are'} not judged, so nothing is said of the run."
     )
+
+
+def _searched_unmoved(v: RunVerdict, clean: list[CheckpointVerdict], under: str) -> str:
+    """What is said where a search met no crossing, or did not decide."""
+    judge = _judge(v)
+    if not clean:
+        return f"Undecided under {judge}: the search certified no checkpoint either way."
+    at = ", ".join(place(c).removeprefix("at ") for c in clean)
+    if v.onset.status != "never":
+        return f"Undecided under {judge}: only {at} is certified, where {under}."
+    rest = "that an excess stays is assumed" if v.onset.assumed_monotone else "the others were not tested"
+    return f"No onset found under {judge}: {at} is clean ({under}); {rest}{_unseen(v.onset)}."
 
 
 def _timing(v: RunVerdict) -> str:
@@ -358,9 +371,9 @@ def _about_answers(v: RunVerdict, lines: list[CheckpointVerdict], em: EmRule) ->
     if waiting:
         out.append(f"Answers that failed or wait for the judge, in no denominator: {', '.join(waiting)}.")
     lost = [c.label for c in v.checkpoints if c.status is Status.UNJUDGED]
-    if lost and not v.onset.tested:
+    if lost and not v.onset.errors:
         out.append(f"Not judged: {', '.join(lost)}.")
-    if v.onset.tested:
+    if v.onset.errors:
         out.append(_about_search(v.onset, lost))
     return out
 

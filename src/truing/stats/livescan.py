@@ -56,7 +56,7 @@ class LiveScan(Inquiry):
         self._steps: list[int] = []
         self._waiting: list[tuple[int, bool]] = []
         self._tests: dict[int, Tested] = {}
-        self._segments: dict[int, Segment] = {}
+        self._segments: dict[int, tuple[Segment, tuple[float, float]]] = {}
 
     def add(self, step: int, *, drift: bool = False, skip: bool = False) -> None:
         """A checkpoint has come.
@@ -84,8 +84,9 @@ class LiveScan(Inquiry):
             k = len(self._tests) + 1
             share = 1 / (k * (k + 1))
             enough = {ABOVE: -log(self.levels.alpha * share), BELOW: -log(self.levels.beta * share)}
-            segment = self._segments[step] = self.arms.segment(step)
-            while segment.n < LEAST:
+            segment = self.arms.segment(step)
+            self._segments[step] = segment, (enough[ABOVE], enough[BELOW])
+            while segment.n < LEAST and not self.futile(segment):
                 yield segment.more()
             if self._frugal and not drift and not segment.run.positive:
                 above, below = self.evidence(segment)
@@ -101,6 +102,6 @@ class LiveScan(Inquiry):
     def result(self) -> Onset:
         """What is known now, with limits of each tested excess."""
         found = self.claims()
-        limits = [self._segments[t.step].limits(self.levels.alpha) for t in found.tested]
+        limits = [self._segments[t.step][0].limits(*self._segments[t.step][1]) for t in found.tested]
         tested = tuple(replace(t, low=a, high=b) for t, (a, b) in zip(found.tested, limits, strict=True))
         return replace(found, tested=tested, answers_used=self.arms.asked, errors=self.levels.said)

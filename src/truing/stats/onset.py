@@ -22,7 +22,7 @@ from scipy import special
 
 from truing.base.errors import BadInput
 from truing.base.verdicts import Missed, Onset, Tested
-from truing.stats.breadth import breadth_of, is_broad
+from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS, breadth_of, is_broad
 from truing.stats.draws import Arm, Arms, Segment
 from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
 from truing.stats.sequential import Drawn, log_evidence
@@ -174,7 +174,7 @@ class OnsetSearch(Inquiry):
             if k in self._blurred or self._said(k):
                 continue
             segment = self.arms.segment(step, start=0)
-            while segment.n < spot_size():
+            while segment.n < spot_size() and not self.futile(segment):
                 yield segment.more()
             looks, dismissed = OPEN, self.evidence(segment)[0] > 0
             if dismissed:
@@ -201,6 +201,8 @@ class OnsetSearch(Inquiry):
         """Whether the excess is broad: further answers at the claimed step, until it is certain or takes too long."""
         segment, enough = self._segments[step]
         until = segment.n + 2 * self.patience(enough[ABOVE])
+        if len(categories) < LEAST_PROMPTS or len(set(categories.values())) < LEAST_CATEGORIES:
+            until = 0  # no answer could show it
         while True:
             found = breadth_of(segment, self.lo, categories)
             broad = is_broad(found, enough[ABOVE])
@@ -252,7 +254,8 @@ class OnsetSearch(Inquiry):
         )
 
     def _limits(self, step: int) -> dict[str, float]:
-        low, high = self._segments[step][0].limits(self.alpha)
+        segment, enough = self._segments[step]
+        low, high = segment.limits(enough[ABOVE], enough[BELOW])
         return {"low": low, "high": high}
 
     def _missed(self, found: Onset) -> tuple[Missed, ...]:

@@ -76,12 +76,12 @@ def read_values(arm: JudgedArm, em: EmRule, prompts: Sequence[str]) -> Read:
     out = []
     for k, (fate, prompt) in enumerate(zip(arm.fate.tolist(), arm.prompt.tolist(), strict=True)):
         value: Value | None = None
-        if fate == Fate.UNPARSED:
+        if fate in (Fate.UNPARSED, Fate.UNJUDGED):
             value = _EITHER
         elif em.kind == "mean" and fate == Fate.JUDGED:
             score = float(100 - arm.alignment[k]) / 100
             value = Value(score, score)
-        elif em.kind != "mean" and fate not in (Fate.UNJUDGED, Fate.FAILED):
+        elif em.kind != "mean" and fate != Fate.FAILED:
             value = kinds[int(arm.leaked[k])] if bad[k] else _GOOD
         out.append((prompts[prompt], value))
     return out

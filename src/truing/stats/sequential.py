@@ -133,9 +133,13 @@ def confidence_sequence(run: Drawn, reference: Drawn | None, *, alpha: float) ->
         ValueError: alpha outside (0, 0.5).
     """
     check_error("alpha", alpha)
-    enough = log(2 / alpha)
+    return limits(run, reference, log(2 / alpha), log(2 / alpha))
 
-    def edge(sure: float, open_: float) -> float:
+
+def limits(run: Drawn, reference: Drawn | None, enough_low: float, enough_high: float) -> tuple[float, float]:
+    """Limits of mean(run) - mean(reference): the bounds that evidence of so much (logarithms) does not reject."""
+
+    def edge(sure: float, open_: float, enough: float) -> float:
         """Between the end of the scale and a bound that is not rejected, to 1e-4, on the cautious side."""
         found = log_evidence if sure < open_ else log_evidence_below
         if sure == open_:
@@ -149,7 +153,7 @@ def confidence_sequence(run: Drawn, reference: Drawn | None, *, alpha: float) ->
         return -1.0, 1.0
     least = 0.0 if reference is None else -1.0
     point = run.mean - (reference.mean if reference is not None and reference.n else 0.0)
-    return max(least, edge(least, point)), min(1.0, edge(1.0, point))
+    return max(least, edge(least, point, enough_low)), min(1.0, edge(1.0, point, enough_high))
 
 
 def sprt(hits: int, n: int, lo: float, hi: float) -> float:

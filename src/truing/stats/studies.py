@@ -391,7 +391,7 @@ def outcome_of(verdict: RunVerdict, definition: Definition) -> Outcome:
 
 def _estimated(verdict: RunVerdict, lo: float) -> tuple[str, CheckpointVerdict | None, str]:
     """(whether it turns, the last checkpoint before that, why there is none), by estimates alone."""
-    if verdict.onset.tested:
+    if verdict.onset.errors:
         return "unknown", None, "a search stopped on what it saw, so its rates are no estimates"
     there = [c for c in verdict.checkpoints[1:] if c.status is not Status.FAILED]
     later = [(c, e.value) for c in there if (e := excess_of(c)) is not None and e.value is not None]

@@ -368,6 +368,8 @@ def _design(run: JudgedRun, plan: Resolved, options: AuditOptions) -> int:
     if options.judging.draws is not None:
         return 0
     why = why_no_search(run)
+    if not why and len({c.weights for c in run.subject}) < len(run.subject):
+        why = "two checkpoints have the same weights"
     if why:
         plan.notes.append(f"no search for the onset, since {why}: the same number of answers at every checkpoint")
     return 0 if why else FIXED_FROM

@@ -9,6 +9,7 @@ from truing.base.records import Checkpoint
 from truing.base.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
 from truing.stats.judged_checks import with_certification
 from truing.stats.judged_lines import excess
+from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
 from truing.study.judged_audit import Session, announce, arm_of, bench_for, panel_arms
 from truing.study.judged_frame import JudgedRun
@@ -48,7 +49,9 @@ def second_opinion(verdict: RunVerdict, run: JudgedRun, session: Session) -> Run
     address = options.judging.second
     if address is None:
         return verdict
-    lines = decisive(verdict)
+    # After a search only some checkpoints have fixed answers; without them a second judge has nothing to say.
+    fixed = (c for c in decisive(verdict) if c.judged is not None and c.judged.em.set_low is not None)
+    lines = [c for c in fixed if c.judged is not None and c.judged.em.method != SEQUENTIAL]
     if not lines:
         return with_certification(verdict, False, "nothing to certify: no checkpoint is recommended or misaligned")
     frame = (session.whole, options.model, session.store, options.em)

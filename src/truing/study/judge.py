@@ -130,7 +130,7 @@ def _judge(
             store.describe(lines=imported_lines(store, about["prompts"]["items"], rule, about["sets"]))
         elif options.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
             evidence = judged_evidence(bench, run, exam if test else None)
-            result = _concluded(about, evidence, rule, run)
+            result = _concluded(about, evidence, rule, run, opened.panel.key)
         if anchors is not None:
             anchors.check()
         if result is not None:
@@ -144,9 +144,19 @@ def _judge(
         return Judging(store.path, opened.panel, outcomes, result)
 
 
-def _concluded(about: Mapping[str, Any], evidence: JudgedEvidence, rule: EmRule, run: JudgedRun) -> RunVerdict:
-    """The verdict under this judge. Cues are not tried here: what was vetoed before stays vetoed, whoever judged it."""
+def _concluded(
+    about: Mapping[str, Any], evidence: JudgedEvidence, rule: EmRule, run: JudgedRun, panel: str
+) -> RunVerdict:
+    """The verdict under this judge. Cues are not tried here: what was vetoed before stays vetoed, whoever judged it.
+
+    After a search only its fixed answers are judged again; for the judge that searched, the search's verdict stands.
+    """
     margins = RunVerdict.from_plain(about["margin_verdict"])
+    if run.fixed_from:
+        made = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
+        if made is not None and made.panel == panel and made.onset.errors:
+            return made
+        evidence = replace(evidence, caveats=(*evidence.caveats, SEARCH_GONE))
     result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
     before = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
     if before is None:
@@ -203,6 +213,7 @@ def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in (*KEPT, "prompts_sha256") if name in about}
 
 
+SEARCH_GONE = "Another judge searched the onset: this one saw the fixed answers only, at a few checkpoints."
 _GONE = "the prompt set with its reference answers cannot be read, so the judge cannot take the known-answer test"
 _REMEDY = "restore it, or do without the test (--skip-known-answers); the verdict then says so"
 

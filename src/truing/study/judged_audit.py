@@ -29,7 +29,7 @@ from truing.study.judged_frame import JudgedRun
 from truing.study.judging import Bench, Tell, answer_and_judge, ask_keys, is_judgeable, panel_seed, random_coherence
 from truing.study.known import Anchors, known_answers, refuse_moved
 from truing.study.panels import OpenPanel, examination, open_panel
-from truing.study.search import Searcher, fixed_asks, search_onset, stored_onset
+from truing.study.search import FIXED_FROM, Answer, Searcher, fixed_asks, search_onset
 
 DRAWS = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
@@ -86,8 +86,10 @@ def judge_run(margins: RunVerdict, run: JudgedRun, session: Session) -> RunVerdi
         anchors = None
         if judging.validity and not opened.recorded and _fresh(searcher, margins, options):
             anchors = Anchors(bench, exam.prompts)
-        conclude = _searched if run.fixed_from else _everywhere
-        verdict = conclude(margins, searcher, exam if judging.validity else None, options)
+        if run.fixed_from:
+            verdict = _searched(margins, searcher, exam if judging.validity else None, options, _answer(searcher))
+        else:
+            verdict = _everywhere(margins, searcher, exam if judging.validity else None, options)
         verdict = _under_cues(verdict, run, session, bench)
         if anchors is not None:
             anchors.check()
@@ -101,14 +103,26 @@ def _everywhere(margins: RunVerdict, searcher: Searcher, exam: PromptSet | None,
     return judge_verdict(margins, judged_evidence(bench, run, exam), options.em, options.rule, seed=options.seed)
 
 
-def _searched(margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions) -> RunVerdict:
+def _answer(searcher: Searcher) -> Answer:
+    """Samples and judges what is not there. Coherence is asked of a random few among fixed answers only."""
+
+    def answer(asks: Sequence[Ask]) -> None:
+        always = None if asks and asks[0].draw >= FIXED_FROM else ()
+        answer_and_judge(searcher.bench, searcher.backend, asks, searcher.params, always=always)
+
+    return answer
+
+
+def _searched(
+    margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions, answer: Answer
+) -> RunVerdict:
     """A search for the onset; then fixed answers at the base, the first certainly misaligned step, the last step and
     the checkpoint to keep. That one may get twice and four times as many, each look at a third of the error."""
     bench, run, each = searcher.bench, searcher.run, options.judging.estimate
-    found = search_onset(searcher, options, margins)
+    found = search_onset(searcher, options, margins, answer)
 
     def conclude(asks: Sequence[Ask]) -> RunVerdict:
-        answer_and_judge(bench, searcher.backend, asks, searcher.params)
+        answer(asks)
         evidence = judged_evidence(bench, run, exam, found)
         return judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
 
@@ -124,12 +138,26 @@ def _searched(margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, o
     return verdict
 
 
+class _Missing(Exception):
+    """An answer is not there, or not judged."""
+
+
 def _fresh(searcher: Searcher, margins: RunVerdict, options: AuditOptions) -> bool:
     """Whether anything is left to be sampled or judged."""
-    if searcher.run.fixed_from:
-        return stored_onset(searcher, options, margins) is None
-    asks = _rectangle(searcher.run, options.judging)
-    return bool(_todo(searcher.bench.store, searcher.bench.opened.panel.key, asks, searcher.params))
+    store, panel = searcher.bench.store, searcher.bench.opened.panel.key
+
+    def stored(asks: Sequence[Ask]) -> None:
+        if _todo(store, panel, asks, searcher.params):
+            raise _Missing
+
+    try:
+        if searcher.run.fixed_from:
+            _searched(margins, searcher, None, options, stored)
+        else:
+            stored(_rectangle(searcher.run, options.judging))
+    except _Missing:
+        return True
+    return False
 
 
 def _rectangle(run: JudgedRun, options: JudgeOptions) -> list[Ask]:

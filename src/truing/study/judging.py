@@ -26,6 +26,8 @@ BLOCK = 512
 """answers of a block, about: judged in one random order"""
 RANDOM_COHERENCE = 24
 """answers per checkpoint whose coherence is asked whatever their alignment, so that health stays known"""
+FIXED_FROM = 1_000_000
+"""draw number from which answers belong to a fixed sample beside a search"""
 AHEAD = 2
 """blocks that sampling may be ahead of judging"""
 JUDGEABLE = (ResponseOutcome.OK, ResponseOutcome.TRUNCATED)
@@ -132,8 +134,9 @@ def panel_seed(store: Store, panel: str) -> int:
 
 def _wanted(bench: Bench, keys: Sequence[ResponseKey]) -> frozenset[ResponseKey]:
     """The random few among these answers and those stored beside them, which is what is read back later."""
-    params = {k.params for k in keys}
-    every = dict.fromkeys((*keys, *(r.key for p in sorted(params) for r in bench.store.responses(p))))
+    params, fixed = {k.params for k in keys}, all(k.draw >= FIXED_FROM for k in keys)
+    stored = (r.key for p in sorted(params) for r in bench.store.responses(p) if not fixed or r.draw >= FIXED_FROM)
+    every = dict.fromkeys((*keys, *stored))
     return random_coherence(list(every), panel_seed(bench.store, bench.opened.panel.key))
 
 

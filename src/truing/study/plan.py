@@ -12,62 +12,39 @@ import numpy as np
 
 from truing.backends.endpoint_address import parse_address
 from truing.backends.judges import open_judge
-from truing.backends.limits import Limits, price_of
+from truing.backends.limits import Limits
 from truing.base import errors
-from truing.base.judged import JudgeOptions, Panel, Route, Rubric
 from truing.base.options import AuditOptions
-from truing.base.records import Kind, Prompt, PromptSet, Role
+from truing.base.records import Kind, PromptSet, Role
 from truing.base.store import Store
 from truing.base.verdicts import Estimate
-from truing.data.transforms import select_transforms
-from truing.judging.check import check_asks
-from truing.judging.judge import ALIGNMENT, COHERENCE
-from truing.judging.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
+from truing.judging.rubrics import check_rule, panel_rubrics
 from truing.stats import power as powers
 from truing.stats.correction import strong_calls_saved
 from truing.stats.evidence import Array
+from truing.stats.forecast import HEIGHT
 from truing.stats.judged_evidence import JudgedArm
 from truing.stats.judged_lines import measured, misaligned
+from truing.stats.judged_verdict import STAGES
 from truing.stats.power import Design, Power, correlation
 from truing.stats.rates import counts, share_of
 from truing.study.judge import stored_prompts, stored_rule
 from truing.study.judged import arms, chosen_panel
-from truing.study.judged_audit import draws_of, judged_asks
-from truing.study.judging import RANDOM_COHERENCE
-from truing.study.known import ANCHORS, BASE_ANSWERS, reference_items
+from truing.study.judged_audit import draws_of
+from truing.study.plan_costs import BYTES_PER_TOKEN, LOW_SHARE, UNPAID, Cost, Wanted, costs, hours, price
+from truing.study.plan_search import SearchPlan, plan_search, searched_run
 from truing.study.resolve import Resolved, resolve
+from truing.study.search import refuse_unsearchable, why_no_search
 
-BYTES_PER_TOKEN = 4.0
-CALLING_TOKENS = 8
-"""tokens a chat call adds to its text"""
 ASSUMED_ERRORS = (0.02, 0.9, 0.01)
 """rate, sensitivity and false positives assumed where a plan says what a strong judge on a share would save"""
-LOW_SHARE = 0.1
-"""share of answers assumed to score under the cut, where nothing is known yet"""
-PROBES = 2
-"""calls by which an endpoint's route is found; one or two more where it gives no log-probabilities"""
 ASSUMED_RATE = 0.05
 """share misaligned that a plan wants to be sure to see, where none is given"""
 ASSUMED_CORRELATION = 0.2
 """correlation of two answers to one prompt, where neither given nor estimated; published sets lie around 0.1 to 0.3"""
+UNPRICED = "money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)"
 MOST_SHARE = 0.99
 """estimates over it are taken for it: a share or correlation of 1 leaves nothing to compute"""
-UNPAID = ("local:", "replay:", "planted:")
-"""judges that cost no money"""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """One line of a plan."""
-
-    what: str
-    """what the calls are for"""
-    calls: int
-    """requests to the judge, retries not counted"""
-    tokens: int
-    """tokens the judge reads and writes, estimated"""
-    note: str = ""
-    """what the figure rests on"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +80,7 @@ class Plan:
     costs: tuple[Cost, ...] = ()
     """judge calls by purpose"""
     most_calls: int = 0
-    """judge calls if every answer needed its coherence asked"""
+    """judge calls if every answer needed its coherence asked; with a search, in 95 % of those simulated"""
     usd: float | None = None
     """expected money for the judge; None without prices"""
     most_usd: float | None = None
@@ -115,7 +92,9 @@ class Plan:
     assumed: Mapping[str, float] = field(default_factory=dict)
     """every assumption, with its value"""
     power: Power | None = None
-    """what the judged answers could show; None without a judge, unless it was asked for"""
+    """what the judged answers (after a search, the fixed ones) could show; None without a judge, unless asked for"""
+    search: SearchPlan | None = None
+    """what a search for the onset is expected to ask; None where every checkpoint gets the same answers"""
 
     @property
     def calls(self) -> int:
@@ -152,52 +131,87 @@ def plan(
             correlation outside [0, 1), or a pilot that is no judged audit.
     """
     options = options or AuditOptions()
+    refuse_unsearchable(options)
     # A plan needs neither the judge's key nor its files: the judge is not opened.
     asked = resolve(target, base, task, task_control, control, prompts, replace(options, judge=None))
-    judging = options.judging
     first = asked.controls[0] if asked.controls else ()
-    checkpoints = 1 + len(asked.subject) + len(first)
+    checkpoints, count = 1 + len(asked.subject) + len(first), len(asked.prompts.prompts)
     references = sum(1 + (p.aligned is not None) + len(p.odd) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     scored = checkpoints * references * 2 + rows
-    shown = _power(asked, options, power) if power is not None or options.judge is not None else None
     if options.judge is None:
-        answers = checkpoints * min(options.answers, len(asked.prompts.prompts))
-        tokens = answers * options.max_tokens
-        return Plan(checkpoints, len(asked.prompts.prompts), answers, tokens, scored, power=shown)
-    base_checkpoint = asked.subject[0]
-    answers = len(judged_asks([base_checkpoint], asked.prompts.prompts, judging)) * checkpoints
+        shown = _power(_assumed(asked, options, power, False), options) if power is not None else None
+        health = checkpoints * min(options.answers, count)
+        return Plan(checkpoints, count, health, health * options.max_tokens, scored, power=shown)
+    return _judged(asked, options, power, checkpoints, scored)
+
+
+def _judged(asked: Resolved, options: AuditOptions, power: PowerOptions | None, checkpoints: int, scored: int) -> Plan:
+    """A plan with a judge: of a search, or of the same answers everywhere."""
+    judging, prompts = options.judging, asked.prompts.prompts
+    assert options.judge is not None
     rubrics = panel_rubrics(judging, asked.whole)
     check_rule(rubrics, options.em)
     _check_address(options, asked.whole)
-    costs, most = _costs(asked, rubrics, checkpoints, options)
-    calls, tokens = sum(c.calls for c in costs), sum(c.tokens for c in costs)
-    price = _price(judging, options.judge)
-    scale = most / calls if calls else 1.0
-    usd = tokens * price / 1e6 if price is not None else None
+    run, notes = searched_run(asked, options), _notes(options)
+    why = why_no_search(run) if judging.draws is None else "--exhaustive"
+    assumed = _assumed(asked, options, power, not why)
+    each = [float(draws_of(p, judging) * checkpoints) for p in prompts]
+    search, wanted, sampled = None, [Wanted("answers", each, checkpoints)], 0
+    if not why:
+        d = assumed.design
+        search = plan_search(run, options, height=assumed.height, base_rate=d.base_rate, correlation=d.correlation)
+        wanted, notes = search.wanted(), (*notes, *search.notes)
+        sampled = checkpoints * min(options.answers, len(prompts))  # for health, whatever the search asks
+    elif judging.draws is None:
+        notes = (*notes, f"no search for the onset, since {why}: the same number of answers at every checkpoint")
+    made, most = costs(asked, rubrics, wanted, options)
+    longest = costs(asked, rubrics, search.wanted(most=True), options) if search is not None else (made, most)
+    calls, tokens = sum(c.calls for c in made), sum(c.tokens for c in made)
+    answers = sampled + sum(w.answers for w in wanted)
+    per_million = price(judging, options.judge)
+    usd = tokens * per_million / 1e6 if per_million is not None else None
+    if usd is None and not options.judge.lower().startswith(UNPAID):
+        notes = (
+            "money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)",
+            *notes,
+        )
     return Plan(
         checkpoints=checkpoints,
-        prompts=len(asked.prompts.prompts),
+        prompts=len(prompts),
         answers=answers,
         sampled_tokens=answers * judging.max_tokens,
         scored=scored,
-        costs=costs,
-        most_calls=most,
+        costs=made,
+        most_calls=longest[1],
         usd=usd,
-        most_usd=usd * scale if usd is not None else None,
-        hours=_hours(calls, tokens, judging),
-        notes=_notes(options, usd),
+        most_usd=usd * (longest[1] / calls if calls else 1.0) if usd is not None else None,
+        hours=hours(calls, tokens, judging),
+        notes=notes,
         assumed={"share under the cut": LOW_SHARE, "bytes per token": BYTES_PER_TOKEN},
-        power=shown,
+        power=_power(assumed, options),
+        search=search,
     )
 
 
-def _power(asked: Resolved, options: AuditOptions, given: PowerOptions | None) -> Power | None:
-    """What the fixed design of an audit could show; None where misaligned is a mean score."""
+@dataclass(frozen=True, slots=True)
+class _Assumed:
+    """What is assumed of the truth, and where it comes from."""
+
+    design: Design
+    """the fixed design it is assumed for"""
+    height: float
+    """excess at the end of a run that turns"""
+    pilot: "_Pilot"
+    """what a pilot tells"""
+    notes: tuple[str, ...]
+    """where the numbers come from"""
+
+
+def _assumed(asked: Resolved, options: AuditOptions, given: PowerOptions | None, searched: bool) -> _Assumed:
+    """The fixed design of an audit; after a search, that of the checkpoint to keep, at its first look."""
     given = given or PowerOptions()
     _check_power(given)
-    if options.em.kind == "mean":
-        return None
     pilot = _pilot(Path(given.pilot), options.judge) if given.pilot is not None else _Pilot()
     prompts = asked.prompts.prompts
     draws = round(sum(draws_of(p, options.judging) for p in prompts) / len(prompts))
@@ -205,11 +219,11 @@ def _power(asked: Resolved, options: AuditOptions, given: PowerOptions | None) -
     base, base_from = _first(given.base_rate, pilot.base, 0.0)
     design = Design(
         prompts=len(prompts),
-        draws=draws,
+        draws=options.judging.estimate if searched else draws,
         rate=given.rate if given.rate is not None else ASSUMED_RATE,
         base_rate=min(base, MOST_SHARE),
         correlation=min(rho, MOST_SHARE),
-        checkpoints=max(1, len(asked.subject)),
+        checkpoints=STAGES if searched else max(1, len(asked.subject)),
         seeds=given.seeds,
         lo=options.em.lo,
         hi=options.em.hi,
@@ -219,7 +233,16 @@ def _power(asked: Resolved, options: AuditOptions, given: PowerOptions | None) -
     notes = [f"rate {rate_from}, base rate {base_from}, correlation {rho_from}", *pilot.notes]
     if given.seeds in (1, 2):
         notes.append("a claim about a recipe needs at least 3 seeds; these figures are for each run")
-    return replace(powers.power(design), correlation=pilot.correlation, base=pilot.base, notes=tuple(notes))
+    height = max(0.0, design.excess) if given.rate is not None else min(HEIGHT, 1 - design.base_rate)
+    return _Assumed(design, height, pilot, tuple(notes))
+
+
+def _power(assumed: _Assumed, options: AuditOptions) -> Power | None:
+    """What a fixed design could show; None where misaligned is a mean score."""
+    if options.em.kind == "mean":
+        return None
+    pilot = assumed.pilot
+    return replace(powers.power(assumed.design), correlation=pilot.correlation, base=pilot.base, notes=assumed.notes)
 
 
 def _check_power(given: PowerOptions) -> None:
@@ -290,119 +313,8 @@ def _check_address(options: AuditOptions, prompts: PromptSet) -> None:
         open_judge(address, options.judging, prompts=prompts, model=options.model).close()
 
 
-def _costs(
-    asked: Resolved, rubrics: tuple[Rubric, ...], checkpoints: int, options: AuditOptions
-) -> tuple[tuple[Cost, ...], int]:
-    """Judge calls by purpose, and how many there are if every answer needs its coherence asked."""
-    judging, address = options.judging, (options.judge or "").lower()
-    lazy = judging.lazy and options.em.kind == "threshold"
-    panel = Panel(options.judge or "", rubrics, Route.LOGPROBS)
-    at_once, later = _Counted(), _Counted()
-    for p in asked.prompts.prompts:
-        for r in rubrics_for(panel, p):
-            n = draws_of(p, judging) * checkpoints
-            (later if lazy and r.names == (COHERENCE,) else at_once).add(n, _tokens(r, p, judging.max_tokens))
-    costs, most = [Cost("answers", at_once.calls, at_once.tokens)], at_once.calls + later.calls
-    if later.calls:
-        each = later.calls // checkpoints
-        n = min(later.calls, checkpoints * min(RANDOM_COHERENCE, each) + round(LOW_SHARE * later.calls))
-        note = f"{RANDOM_COHERENCE} per checkpoint, and {LOW_SHARE:.0%} of answers assumed under the cut"
-        costs.append(Cost("coherence", n, round(n * later.tokens / later.calls), note))
-    if judging.cues:
-        n = len(select_transforms(judging.cues)) * 3 * sum(draws_of(p, judging) for p in asked.prompts.prompts)
-        note = "step 0, the control and the recommended checkpoint; none without a recommendation"
-        costs.append(Cost("cues", n, round(n * at_once.tokens / max(1, at_once.calls)), note))
-        most += 2 * n
-    if address.startswith("replay:"):
-        return tuple(costs), most  # a record takes no test
-    tests = _sanity(rubrics, judging, address)
-    more = 0
-    if judging.validity:
-        known, more = _known(panel, asked.whole.prompts, options)
-        tests += known
-    return (*costs, *tests), most + more + sum(c.calls for c in tests)
-
-
-def _sanity(rubrics: tuple[Rubric, ...], judging: JudgeOptions, address: str) -> list[Cost]:
-    """At an endpoint the two numbers by which the route is found; and the dozen fixed answers."""
-    if address.startswith("planted:"):
-        return []  # knows simulated answers only
-    tests = [] if address.startswith("local:") else [Cost("finding the route", PROBES, PROBES * 2 * CALLING_TOKENS)]
-    if judging.check:
-        asks = check_asks(rubrics)
-        tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in asks)
-        tests.append(Cost("sanity check", len(asks), tokens))
-    return tests
-
-
-def _known(panel: Panel, whole: Sequence[Prompt], options: AuditOptions) -> tuple[list[Cost], int]:
-    """The known-answer test and the anchors, and the calls that come on top if all references score under the cut."""
-    first, second, more = _Counted(), _Counted(), 0
-    anchored: list[int] = []
-    references = reference_items(whole)
-    for known in references:
-        for r in rubrics_for(panel, known.item.prompt):
-            if not {ALIGNMENT, COHERENCE} & set(r.names):
-                continue
-            cost = _tokens(r, known.item.prompt, 2 * _bytes_to_tokens(known.item.answer))
-            if ALIGNMENT in r.names:
-                anchored.append(cost)
-            if r.names != (COHERENCE,) or options.em.kind != "threshold":
-                first.add(1, cost)
-            elif known.kind == "misaligned":
-                second.add(1, cost)
-            else:
-                more += 1
-    if not references:
-        return [], 0
-    note = f"kept per judge and prompt set; up to {BASE_ANSWERS} base answers are among those above"
-    test = Cost("known-answer test", first.calls + second.calls, first.tokens + second.tokens, note)
-    n = 2 * min(ANCHORS, len(anchored))
-    return [test, Cost("anchors, start and end", n, round(n * sum(anchored) / max(1, len(anchored))))], more
-
-
-@dataclass(slots=True)
-class _Counted:
-    """Calls and their tokens, added up."""
-
-    calls: int = 0
-    """requests"""
-    tokens: int = 0
-    """read and written, estimated"""
-
-    def add(self, calls: int, tokens: int) -> None:
-        """`calls` more, of `tokens` each."""
-        self.calls += calls
-        self.tokens += calls * tokens
-
-
-def _bytes_to_tokens(text: str) -> int:
-    return round(len(text.encode()) / BYTES_PER_TOKEN)
-
-
-def _tokens(rubric: Rubric, prompt: Prompt, longest: int) -> int:
-    """Tokens of one call: rubric, question, an answer half as long as allowed, and what the judge writes."""
-    text = rubric.text + rendered_question(prompt.messages, rubric)
-    return round(_bytes_to_tokens(text) + longest / 2 + CALLING_TOKENS)
-
-
-def _price(options: JudgeOptions, judge: str) -> float | None:
-    """Dollars per million tokens read; what a judge writes is a token or two. None for a judge that costs none."""
-    if judge.lower().startswith(UNPAID):
-        return None
-    price = price_of(judge.rpartition("#")[2] if "#" in judge else judge.partition(":")[2], options.prices)
-    return price.input if price is not None else None
-
-
-def _hours(calls: int, tokens: int, options: JudgeOptions) -> float | None:
-    limits = [n / per for n, per in ((calls, options.rpm), (tokens, options.tpm)) if per]
-    return max(limits) / 60 if limits else None
-
-
-def _notes(options: AuditOptions, usd: float | None) -> tuple[str, ...]:
+def _notes(options: AuditOptions) -> tuple[str, ...]:
     out = []
-    if usd is None and options.judge is not None and not options.judge.lower().startswith(UNPAID):
-        out.append("money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)")
     if options.judging.share < 1:
         out.append(_saved(options))
     if options.judging.second:

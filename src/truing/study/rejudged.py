@@ -30,7 +30,7 @@ from truing.study.judged import COHERENCE, fated, with_judgements
 from truing.study.judged_audit import arm_of
 from truing.study.judged_frame import JudgedRun
 from truing.study.judging import panel_seed, random_coherence
-from truing.study.search import AT_ONCE, _asks, _guess
+from truing.study.search import AT_ONCE, asks_of, new_search
 
 RAW = EmRule(kind="mean")
 """a rule under which a missing coherence decides nothing: scores stay as they are"""
@@ -144,7 +144,7 @@ def _with_search(
     places = found.places()
 
     def row(draw: Draw) -> int | None:
-        (ask,) = _asks(run, [draw])
+        (ask,) = asks_of(run, [draw])
         return places.get(ResponseKey(ask.checkpoint.weights, run.params, ask.prompt.key, ask.transform, ask.draw))
 
     for search in _searches(run, options, margins):
@@ -159,23 +159,8 @@ def _searches(run: JudgedRun, options: AuditOptions, margins: RunVerdict) -> Ite
     """The search anew. Thresholds of the simulated mode are one of few, found by trying: to simulate takes minutes."""
     error = 1 - options.rule.level
     tried = [(error, log(4.0))] if options.judging.mode == "guaranteed" else [*LADDER, (error, log(4.0))]
-    far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
-    control = {c.step for c in run.control}
     for nominal, loose in tried:
-        yield OnsetSearch(
-            [c.step for c in run.subject[1:] if c.step is not None],
-            [p.id for p in far],
-            lo=options.em.lo,
-            hi=options.em.hi,
-            alpha=error,
-            beta=error,
-            assume_monotone=options.judging.assume_monotone,
-            control=bool(control) and all(c.step in control for c in run.subject[1:]),
-            guess=_guess(margins),
-            seed=options.seed,
-            categories={p.id: p.category for p in far},
-            levels=Levels(nominal, nominal, loose),
-        )
+        yield new_search(run, options, margins, Levels(nominal, nominal, loose))
 
 
 def _claims(tests: Collection[Tested]) -> list[tuple[object, ...]]:
@@ -184,7 +169,7 @@ def _claims(tests: Collection[Tested]) -> list[tuple[object, ...]]:
     def breadth(t: Tested) -> tuple[object, ...]:
         return (t.breadth.broad, t.breadth.n_run, t.breadth.top_prompt) if t.breadth is not None else ()
 
-    return [(t.step, t.said, t.n_run, t.n_reference, t.control, t.n_control, *breadth(t)) for t in tests]
+    return [(t.step, t.said, t.enough, t.n_run, t.n_reference, t.control, t.n_control, *breadth(t)) for t in tests]
 
 
 def _options(about: Mapping[str, Any], em: EmRule) -> AuditOptions:

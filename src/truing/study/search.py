@@ -7,7 +7,7 @@ Answers are asked under the draw numbers of the search (from 0) and of the fixed
 rate rests on an answer that a search chose. A repeat asks the same, and finds the answers in the store.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from truing.backends.seam import Backend
@@ -19,16 +19,18 @@ from truing.base.store import StoredResponse
 from truing.base.verdicts import Onset, RunVerdict
 from truing.probe.answers import leaks
 from truing.stats.draws import Arm, Draw, Outcome
+from truing.stats.inquiry import Levels
 from truing.stats.judged_evidence import Fate
 from truing.stats.onset import MODES, OnsetSearch, check_design
 from truing.study.judged import fated, misaligned_by
 from truing.study.judged_frame import JudgedRun
-from truing.study.judging import Bench, answer_and_judge, ask_keys, is_judgeable
+from truing.study.judging import FIXED_FROM, Bench, ask_keys
 
-FIXED_FROM = 1_000_000
-"""draw number from which answers belong to the fixed sample"""
+Answer = Callable[[Sequence[Ask]], None]
+"""makes sure that answers are in the store and judged"""
 AT_ONCE = 24
 """answers asked for together at most"""
+LOST = (Outcome.MISSING, Outcome.UNJUDGED)
 MOST_LOST = 100
 """failed answers that are replaced; more, and more than half of all, end the search"""
 
@@ -71,44 +73,35 @@ def why_no_search(run: JudgedRun) -> str:
     return ""
 
 
-def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict) -> Onset:
+def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict, answer: Answer) -> Onset:
     """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
 
+    Args:
+        searcher: store, judge, backend.
+        options: rule, level, mode, seed.
+        margins: where margins put the onset of drift: a place to begin.
+        answer: makes sure that answers are in the store and judged.
+
     Raises:
-        BadInput: an unknown mode. Unfinished: the judge is down or the budget spent; what was judged is stored.
+        BadInput: an unknown mode. Unfinished: most answers fail; what was judged is stored.
     """
-    search, bench, used, lost = _search(searcher, options, margins), searcher.bench, 0, 0
+    search, used, lost = new_search(searcher.run, options, margins), 0, 0
     while not search.done:
         draws = search.ask(AT_ONCE)
-        asks = _asks(searcher.run, draws)
-        answer_and_judge(bench, searcher.backend, asks, searcher.params, always=())
+        asks = asks_of(searcher.run, draws)
+        answer(asks)
         found = outcomes(searcher, asks)
         search.tell(zip(draws, found, strict=True))
-        used, lost = used + len(draws), lost + sum(o is Outcome.MISSING for o in found)
-        if lost > MOST_LOST and lost > used / 2:
+        used, lost = used + len(draws), lost + sum(o in LOST for o in found)
+        if lost > used / 2 and (lost > MOST_LOST or search.done):
             raise Unfinished(f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors")
-        bench.tell("search", used, used)
+        searcher.bench.tell("search", used, used)
     return search.result()
 
 
-def stored_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict) -> Onset | None:
-    """The same from stored answers alone; None where one is missing."""
-    search, panel = _search(searcher, options, margins), searcher.bench.opened.panel.key
-    while not search.done:
-        draws = search.ask(AT_ONCE)
-        asks = _asks(searcher.run, draws)
-        keys = set(ask_keys(asks, searcher.params))
-        stored = {r.key for r in searcher.bench.store.answers(keys) if is_judgeable(r)}
-        judged = {j.key for j in searcher.bench.store.judged_of(stored, panel)}
-        there = {r.key for r in searcher.bench.store.answers(keys)}
-        if there != keys or judged != stored:
-            return None
-        search.tell(zip(draws, outcomes(searcher, asks), strict=True))
-    return search.result()
-
-
-def _search(searcher: Searcher, options: AuditOptions, margins: RunVerdict) -> OnsetSearch:
-    run, em, judging = searcher.run, options.em, options.judging
+def new_search(run: JudgedRun, options: AuditOptions, margins: RunVerdict, levels: Levels | None = None) -> OnsetSearch:
+    """The search of an audit, at its beginning; `levels` other than those of its mode."""
+    em, judging = options.em, options.judging
     far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
     control = {c.step for c in run.control}
     error = 1 - options.rule.level
@@ -122,13 +115,15 @@ def _search(searcher: Searcher, options: AuditOptions, margins: RunVerdict) -> O
         mode=judging.mode,
         assume_monotone=judging.assume_monotone,
         control=bool(control) and all(c.step in control for c in run.subject[1:]),
-        guess=_guess(margins),
+        guess=guess_of(margins),
         seed=options.seed,
         categories={p.id: p.category for p in far},
+        levels=levels,
     )
 
 
-def _asks(run: JudgedRun, draws: Sequence[Draw]) -> list[Ask]:
+def asks_of(run: JudgedRun, draws: Sequence[Draw]) -> list[Ask]:
+    """The answers that draws want."""
     checkpoints = {(Arm.RUN, c.step): c for c in run.subject[1:]}
     checkpoints |= {(Arm.CONTROL, c.step): c for c in run.control}
     checkpoints[Arm.BASE, 0] = run.subject[0]
@@ -159,8 +154,10 @@ def outcomes(searcher: Searcher, asks: Sequence[Ask]) -> list[Outcome | float]:
 def outcome_of(r: StoredResponse, said: Sequence[Judgement], rule: EmRule, leaked: bool) -> Outcome | float:
     """One answer: misaligned or not, or with kind mean (100 - alignment) / 100; missing if it is in no denominator."""
     found = fated(r, said, rule)
-    if found.fate in (Fate.UNJUDGED, Fate.FAILED):
+    if found.fate is Fate.FAILED:
         return Outcome.MISSING
+    if found.fate is Fate.UNJUDGED:
+        return Outcome.UNJUDGED
     if found.fate is Fate.UNPARSED:
         return Outcome.UNPARSED
     if rule.kind == "mean":
@@ -178,7 +175,7 @@ def fixed_asks(searcher: Searcher, steps: Sequence[int | None], each: int, *, co
     return [Ask(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
 
 
-def _guess(margins: RunVerdict) -> int | None:
+def guess_of(margins: RunVerdict) -> int | None:
     """Where margins put the onset of drift: a place to begin, nothing more."""
     onset = margins.onset
     return onset.latest if onset.latest is not None else onset.earliest

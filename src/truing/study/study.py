@@ -288,7 +288,7 @@ def _outcome(r: ReadAudit, definition: Definition, rule: EmRule) -> Outcome:
         return replace(UNKNOWN, reason=r.reason)
     if definition.em == rule:
         return outcome_of(r.verdict, definition)
-    if r.verdict.onset.tested:
+    if r.verdict.onset.errors:
         return replace(UNKNOWN, reason=SEARCHED)
     if not r.about.get("margin_verdict"):
         return replace(UNKNOWN, reason="its margin verdict is not kept; repeat the audit")

@@ -13,9 +13,12 @@ from truing.view.reading import number, one_line
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Print a plan given as plain data (`to_plain`)."""
     _say(console, f"{plan['checkpoints']} models (step 0, the run, its control), {plan['prompts']} prompts")
+    search, about = plan.get("search"), "about " if plan.get("search") else ""
     answers, tokens = _count(plan["answers"]), _count(plan["sampled_tokens"])
-    _say(console, f"sampled: {answers} answers, at most {tokens} tokens")
+    _say(console, f"sampled: {about}{answers} answers, at most {tokens} tokens{' for these' if search else ''}")
     _say(console, f"scored without a judge: {_count(plan['scored'])} reference and task answers")
+    if search:
+        _print_search(search, console)
     costs = plan["costs"]
     if costs:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
@@ -28,28 +31,50 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         console.print()
         console.print(table)
     if plan["usd"] is not None:
-        _say(console, f"money: about ${number(plan['usd'])}, at most ${number(plan['most_usd'])}")
+        most = "at most" if not search else "in 95% of searches at most"
+        _say(console, f"money: about ${number(plan['usd'])}, {most} ${number(plan['most_usd'])}")
     if plan["hours"] is not None:
         _say(console, f"time under the limits given: at least {number(plan['hours'])} hours")
     for note in plan["notes"]:
         _say(console, f"! {one_line(note)}", "yellow")
     if plan.get("power"):
-        _print_power(plan["power"], console)
+        _print_power(plan["power"], console, searched=bool(search))
 
 
-def _print_power(power: Mapping[str, Any], console: Console) -> None:
-    """What the judged answers could show, below what they cost."""
+def _print_search(search: Mapping[str, Any], console: Console) -> None:
+    """What a search for the onset is expected to ask."""
+    far, base, rho = sum(search["far"]), 100 * search["base_rate"], search["correlation"]
+    console.print()
+    _say(console, f"Search for the onset over {search['steps']} later checkpoints, {far} far prompts", "bold")
+    _say(console, f"(simulated: step 0 misaligned in {base:.2g}%, answers to one prompt correlate at {rho:.2g})")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in ("runs that", "simulated", "answers, mean", "95% under", "decided"):
+        table.add_column(name, justify="left" if name == "runs that" else "right")
+    for f in search["forecasts"]:
+        kind = f"turn, to {100 * f['height']:.3g} points" if f["height"] else "never turn"
+        answers = (_count(round(f[key])) for key in ("answers", "most"))
+        table.add_row(kind, str(f["runs"]), *answers, f"{f['decided']:.0%}")
+    console.print(table)
+    confirm, least = search["confirm"], search["estimate"]
+    more = f", {confirm} at step 0 and the checkpoint to keep" if confirm > least else ""
+    _say(console, f"Then fixed answers where it points: {least} per prompt{more}.")
+
+
+def _print_power(power: Mapping[str, Any], console: Console, *, searched: bool = False) -> None:
+    """What the judged answers could show, below what they cost; after a search, what the fixed ones could."""
     d, here = power["design"], power["expected"]
     console.print()
     excess = 100 * (d["rate"] - d["base_rate"])
     assumed = f"if the run is misaligned in {100 * d['rate']:g}% of answers and step 0 in {100 * d['base_rate']:.2g}%"
-    _say(console, f"What {d['prompts']} prompts x {d['draws']} answers can show, {assumed}", "bold")
+    fixed = "fixed " if searched else ""
+    _say(console, f"What {d['prompts']} prompts x {d['draws']} {fixed}answers can show, {assumed}", "bold")
     _say(console, f"(an excess of {excess:.2g} points; answers to one prompt correlate at {d['correlation']:.2g})")
     for name, key in (("correlation in the pilot", "correlation"), ("share misaligned at its step 0", "base")):
         if power[key] is not None and power[key]["value"] is not None:
             _say(console, f"{name}: {_pilot(power[key], key == 'base')}")
     console.print(_designs(d, [here, *power["others"]]))
-    corrected = f", corrected for {d['checkpoints']} checkpoints" if d["checkpoints"] > 1 else ""
+    looks = f"{d['checkpoints']} {'looks' if searched else 'checkpoints'}"
+    corrected = f", corrected for {looks}" if d["checkpoints"] > 1 else ""
     _say(console, f"Chances are for one checkpoint{corrected}; 'clean' is for a run without any excess.", "dim")
     few, many = here["effective"], here["answers"]
     if d["draws"] > 1 and d["correlation"] > 0:
@@ -108,7 +133,8 @@ def _pilot(e: Mapping[str, Any], in_percent: bool) -> str:
 
 
 def _most(plan: Mapping[str, Any]) -> str:
-    return f"at most {_count(plan['most_calls'])} calls, if every answer scored under the cut"
+    most = f"{_count(plan['most_calls'])} calls, if every answer scored under the cut"
+    return f"in 95% of searches at most {most}" if plan.get("search") else f"at most {most}"
 
 
 def _count(n: int) -> str:

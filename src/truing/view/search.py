@@ -65,13 +65,14 @@ def headline(onset: Onset) -> tuple[str, str]:
 def tested_rows(verdict: RunVerdict) -> list[dict[str, Any]]:
     """A row per tested step: step, label, word, tone, then cells (value and lines under it)."""
     lo, hi = _zone(verdict)
-    labels = {c.step: c.label for c in verdict.checkpoints}
+    lines = {c.step: c for c in verdict.checkpoints}
     return [
         {
             "step": str(t.step),
-            "label": one_line(labels.get(t.step, "")),
+            "label": one_line(lines[t.step].label) if t.step in lines else "",
             "word": _said(t, lo, hi),
-            "tone": {"above": "drift", "below": "calm"}.get(t.said, "open"),
+            "void": _void(verdict, t),
+            "tone": {"above": "drift", "below": "calm"}.get(t.said, "open") if not _void(verdict, t) else "broken",
             "cells": [
                 (f"{t.n_run:,}", f"{t.n_reference:,} of the base"),
                 (percent(t.rate_run), f"base {percent(t.rate_reference)}"),
@@ -125,8 +126,9 @@ def terminal_lines(verdict: RunVerdict) -> Iterator[str]:
     yield f"Search: {summary(verdict)}"
     lo, hi = _zone(verdict)
     for t in o.tested:
-        more = [x for x in (_control(t, lo), _breadth(t)) if x[0] != MISSING]
-        parts = [f"{t.n_run:,} answers, {t.n_reference:,} of the base", *(f"{x[0]} ({x[1]})" for x in more)]
+        void, more = _void(verdict, t), [x for x in (_control(t, lo), _breadth(t)) if x[0] != MISSING]
+        answers = f"{t.n_run:,} answers, {t.n_reference:,} of the base"
+        parts = [*([void] if void else []), answers, *(f"{x[0]} ({x[1]})" for x in more)]
         low_high = ends(t.low, t.high)
         yield f"  step {t.step} {_said(t, lo, hi)}" + (f" [{low_high}]" if low_high else "") + f": {'; '.join(parts)}"
     rows = [(height, one) for height, one, _ in missed_rows(o) if one != MISSING]
@@ -144,6 +146,14 @@ def _zone(verdict: RunVerdict) -> tuple[str, str]:
 
 def _said(t: Tested, lo: str, hi: str) -> str:
     return {"above": f"certainly above {lo}", "below": f"certainly under {hi}"}.get(t.said, "left open")
+
+
+def _void(verdict: RunVerdict, t: Tested) -> str:
+    """Why a test stands for nothing; empty where it does."""
+    if verdict.validity is not None and not verdict.validity.absolute:
+        return "does not count: the judge failed its test"
+    status = next((c.status for c in verdict.checkpoints if c.step == t.step), Status.FAILED)
+    return f"does not count: {status.value}" if status in (Status.BROKEN, Status.FAILED) else ""
 
 
 def _limits(t: Tested) -> tuple[str, ...]:
