@@ -24,7 +24,7 @@ planted: install
 	$(BIN)/truing demo --planted
 
 test: install
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 # Inspect in an environment of its own, without torch: its dependencies are many.
 inspect: .venv-inspect/.installed

@@ -76,10 +76,10 @@ def test_far_fewer_answers_than_everywhere():
 def test_two_arms_are_not_taken_in_by_a_shared_rate():
     """Both arms at 3 %: a one-sample test against 1 % and 3 % says "present" for 96 % of such runs."""
     above = 0
-    for r in range(40):
+    for r in range(25):
         found, _ = searched(world_of([0.03] * 4, base=0.03), seed=r)
         above += found.latest is not None
-    assert above <= 2
+    assert above <= 1
 
 
 def test_the_bracket_is_named_by_its_certified_sides():
@@ -114,7 +114,7 @@ def test_a_base_that_is_known_first_step_and_last_step():
 
 def test_never_says_what_it_may_have_missed_and_that_is_true():
     """A spike of 25 points at one of the steps that were only spot-checked, against the stated probability."""
-    stated, found_it, runs = [], 0, 200
+    stated, found_it, runs = [], 0, 120
     for r in range(runs):
         shares = [0.0] * 8
         shares[3] = 0.25
@@ -336,7 +336,7 @@ def test_unparsed_answers_count_against_every_claim():
     assert tested.said == "open" and tested.low < 0.01 and tested.high > 0.15
 
 
-@pytest.mark.parametrize("share", [0.03, 0.2])
+@pytest.mark.parametrize("share", [0.2])
 def test_many_unparsed_answers_end_a_search_undecided(share):
     """They count against both claims in both arms; the run is drawn from all the same, so that every test ends."""
     for r in range(5):

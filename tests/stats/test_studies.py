@@ -236,7 +236,7 @@ def test_a_collapsed_checkpoint_is_not_kept():
 
 def test_rates_of_a_search_or_of_a_few_checkpoints_are_no_estimates():
     late = judged((0, 0, 0, 0.12, 0.3))
-    searched = replace(late, onset=replace(late.onset, tested=("a sequential test",)))
+    searched = replace(late, onset=replace(late.onset, errors="guaranteed"))
     assert outcome_of(searched, Definition("theirs", kind="estimated")).turned == "unknown"
     assert outcome_of(searched, Definition("ours")).avoided == "yes"
     gaps = replace(

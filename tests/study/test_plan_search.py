@@ -63,6 +63,7 @@ def test_a_search_of_a_run_that_never_turns_takes_what_was_forecast(tmp_path):
     assert never.answers <= len(searched) <= never.answers + 8 * 9, "and those for health"
 
 
+@pytest.mark.slow
 def test_a_forecast_is_the_mean_of_searches_played_by_hand():
     """Prompts alike, so that a world is its curve; another simulation of the same."""
     design = SearchDesign(4, ["a", "b", "c", "d"] * 15, control=True, correlation=0.0)
@@ -100,6 +101,7 @@ def test_a_forecast_of_nothing_is_refused(runs, height):
 # -- fixed answers ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_a_plan_calls_too_little_recommends_nothing_and_what_it_advises_does(tmp_path):
     made = planned(options(limit=16))
     (advice,) = [n for n in made.search.notes if "none would be recommended" in n]
@@ -160,6 +162,7 @@ def test_power_is_that_of_the_fixed_answers():
     assert (other.draws, other.checkpoints) == (5, 4)
 
 
+@pytest.mark.slow
 def test_the_simulated_mode_is_planned_without_calibrating(monkeypatch):
     monkeypatch.setattr(calibration, "calibrate", None)
     made, plain = planned(options(mode="simulated")), planned()
@@ -168,6 +171,7 @@ def test_the_simulated_mode_is_planned_without_calibrating(monkeypatch):
     assert not [n for n in plain.notes if "--mode simulated" in n]
 
 
+@pytest.mark.slow
 def test_a_monotone_assumption_saves_answers():
     less, more = planned(options(assume_monotone=True)).search, planned().search
     assert less.forecasts[1].answers < more.forecasts[1].answers
