@@ -512,6 +512,15 @@ def test_errors_of_a_search_add_up_to_what_was_allowed():
         assert spent <= whole + 1e-12
 
 
+def test_limits_never_contradict_the_claim():
+    for r in range(10):
+        rng = np.random.default_rng([13, r])
+        world = make_world(excess_curve("logistic", 8, 0.2, rng), 0.01, 60, 0.2, rng)
+        for t in searched(world, seed=r)[0].tested:
+            assert t.low <= t.high
+            assert t.low >= 0.01 if t.said == "above" else t.high <= 0.03 if t.said == "below" else True
+
+
 def test_loose_levels_are_what_the_result_says():
     levels = Levels(0.5, 0.5, 0.8, "simulated")
     found, _ = searched(world_of([0, 0.3]), levels=levels)

@@ -15,7 +15,7 @@ from truing.base.errors import BadInput
 from truing.base.verdicts import Onset, Tested
 from truing.stats.draws import Arms, Segment
 from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
-from truing.stats.onset import check_design, onset_of
+from truing.stats.onset import check_design, onset_of, within
 
 LEAST = 24
 """answers that every checkpoint gets"""
@@ -102,6 +102,9 @@ class LiveScan(Inquiry):
     def result(self) -> Onset:
         """What is known now, with limits of each tested excess."""
         found = self.claims()
-        limits = [self._segments[t.step][0].limits(*self._segments[t.step][1]) for t in found.tested]
+        limits = [
+            within(self._segments[t.step][0].limits(*self._segments[t.step][1]), t.said, self.lo, self.hi)
+            for t in found.tested
+        ]
         tested = tuple(replace(t, low=a, high=b) for t, (a, b) in zip(found.tested, limits, strict=True))
         return replace(found, tested=tested, answers_used=self.arms.asked, errors=self.levels.said)

@@ -255,7 +255,7 @@ class OnsetSearch(Inquiry):
 
     def _limits(self, step: int) -> dict[str, float]:
         segment, enough = self._segments[step]
-        low, high = segment.limits(enough[ABOVE], enough[BELOW])
+        low, high = within(segment.limits(enough[ABOVE], enough[BELOW]), self._tests[step].said, self.lo, self.hi)
         return {"low": low, "high": high}
 
     def _missed(self, found: Onset) -> tuple[Missed, ...]:
@@ -335,6 +335,13 @@ def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: 
 def _only_untested(steps: Sequence[int], said: Mapping[int, str]) -> bool:
     """Whether the last step is clear and no test was left open: no crossing was met, though some steps are untested."""
     return said.get(steps[-1]) == "below" and "open" not in said.values()
+
+
+def within(limits: tuple[float, float], said: str, lo: float, hi: float) -> tuple[float, float]:
+    """Limits cut to what was certain at the look that decided: such intervals hold at every look, so their
+    intersection does. Answers that the reference got later may have widened the last one again."""
+    low, high = limits
+    return (max(low, lo) if said == ABOVE else low), (min(high, hi) if said == BELOW else high)
 
 
 def spot_size() -> int:
