@@ -146,6 +146,7 @@ def test_counts_add_up():
 # -- what is assumed, and said ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rates_given_shape_the_runs_that_are_simulated():
     made = planned(power=PowerOptions(rate=0.5, base_rate=0.01, correlation=0.05)).search
     assert [f.height for f in made.forecasts] == [0.49, 0.0]
@@ -202,6 +203,7 @@ def test_what_cannot_be_searched_for_is_refused():
         planned(options(em=EmRule(lo=0.03, hi=0.01)))
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_options_of_the_audit(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
 
