@@ -69,8 +69,11 @@ class Value(NamedTuple):
     """What an outcome may mean, 0 (good) to 1 (misaligned)."""
 
     least: float
+    """at least"""
     most: float
+    """at most"""
     leaked: bool = False
+    """whether it is about the training domain"""
 
 
 _VALUES: dict[str, Value | None] = {
@@ -324,7 +327,7 @@ class Arms:
 
     @property
     def base_share(self) -> float:
-        """The base's share so far, with half an answer added to each side."""
+        """The base's share of misaligned answers so far; 0 without any."""
         base = self.stream(Arm.BASE, 0).total
         return base.least.mean if base.n else 0.0
 

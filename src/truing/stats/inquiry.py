@@ -63,7 +63,7 @@ class Inquiry:
         return self.arms.draw(self._want, n, self.lo, self.hi) if self._want is not None else []
 
     def tell(self, outcomes: Iterable[tuple[Draw, Outcome | str | float]]) -> None:
-        """How draws came out, in any order: positive, leaked, negative, unparsed or missing, or a number from 0 to 1.
+        """How draws came out, in any order: an `Outcome` or its name, or a number from 0 (good) to 1 (misaligned).
 
         Raises:
             BadInput: something never asked, told twice, or no outcome.

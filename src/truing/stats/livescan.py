@@ -1,10 +1,12 @@
 """Onset in a run under way: checkpoints come one at a time, nobody knows how many, and nothing is assumed of the curve.
 
-scan = LiveScan(prompt_ids, lo=0.01, hi=0.03, seed=0)
-scan.add(step)
-while not scan.done:
-    scan.tell([(draw, answer(draw)) for draw in scan.ask(24)])
-scan.result()
+    scan = LiveScan(prompt_ids, lo=0.01, hi=0.03, seed=0)
+    scan.add(step)
+    while not scan.done:
+        scan.tell([(draw, answer(draw)) for draw in scan.ask(24)])
+    scan.result()
+
+Every checkpoint is tested by itself, so that the first crossing is found whatever comes after it.
 """
 
 from collections.abc import Sequence

@@ -91,7 +91,7 @@ class OnsetSearch(Inquiry):
             levels = calibrate(Design(len(steps), len(prompt_ids), lo, hi, assume_monotone)).levels
         super().__init__(Arms(prompt_ids, seed), lo, hi, levels or Levels(alpha, beta))
         self.steps = tuple(sorted(steps))
-        self.alpha, self.control, self.monotone, self.categories = alpha, control, assume_monotone, categories
+        self.control, self.monotone, self.categories = control, assume_monotone, categories
         near = [abs(s - guess) for s in self.steps] if guess is not None else []
         self._guess: int | None = near.index(min(near)) if near else None
         self._left, self._right = -1, len(self.steps)
@@ -151,9 +151,7 @@ class OnsetSearch(Inquiry):
             if k < last and self._said(k) != ABOVE:
                 said = yield from self._test(k, ABOVE)
                 if said == BELOW:
-                    yield from self._bisect(
-                        k, min((i for i in range(k + 1, last) if self._said(i) == ABOVE), default=last)
-                    )
+                    yield from self._bisect(k, min([i for i in range(k, last) if self._said(i) == ABOVE], default=last))
                 elif said == OPEN:
                     self._blurred.add(k)
                     self._right = k + 1

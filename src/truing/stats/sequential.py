@@ -24,8 +24,6 @@ _FINE = 20
 """cells of the reference's mean up to the bound"""
 _GROWTH = 1.04
 """ratio of neighbouring limits between cells where that is coarser"""
-
-
 _ABOVE = (
     (1.0, 1.05, 1.15, 1.5, 2.5, 5.0, 18.0),
     (0.02, 0.01, 0.04, 0.13, 0.30, 0.32, 0.18),
