@@ -12,7 +12,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from truing.backends.endpoint_address import OPENAI_HOST, Address, QuietLogs, find_key, parse_address
@@ -186,6 +186,10 @@ class Client:
             JudgeDown: it cannot be asked.
             EndpointRefused: it does not let us.
         """
+        return list(self.cards())
+
+    def cards(self) -> dict[str, Mapping[str, Any]]:
+        """What the server says of each model it lists, by name; raises as `models` does."""
         failure, data = self._host.run(self._request("get", "/models", None))
         for attempt in range(min(self.limits.retries, 2)):
             if failure is None or not failure.passing:
@@ -197,8 +201,23 @@ class Client:
         if failure is not None:
             raise JudgeDown(f"{failure.text} (asked which models it serves; name one, {self.address.url}#MODEL)")
         listed = data.get("data") if isinstance(data, Mapping) else None
-        names = [m.get("id") for m in listed if isinstance(m, Mapping)] if isinstance(listed, list) else []
-        return [n for n in names if isinstance(n, str) and n]
+        found = [m for m in listed if isinstance(m, Mapping)] if isinstance(listed, list) else []
+        return {m["id"]: m for m in found if isinstance(m.get("id"), str) and m["id"]}
+
+    def post(self, path: str, body: Mapping[str, Any], timeout: float) -> Failure | None:
+        """Tell the server something that is no question to a model, once: no budget, no rate limit, no second attempt.
+
+        Args:
+            path: below the base URL.
+            body: the JSON to send.
+            timeout: seconds.
+        """
+        return self._host.run(self._request("post", path, body, timeout=timeout, plain=True))[0]
+
+    @property
+    def inside(self) -> bool:
+        """Whether this is the thread that requests are sent from, where nothing may wait for one."""
+        return self._host.inside
 
     def close(self) -> None:
         """Give back connections and thread."""
@@ -371,19 +390,23 @@ class Client:
         answer.lacking = bool(lacks)
         return Failure(lacks, f"{where}: {lacks} in the answer") if lacks else None
 
-    async def _request(self, verb: str, path: str, body: Mapping[str, Any] | None) -> tuple[Failure | None, object]:
+    async def _request(
+        self, verb: str, path: str, body: Mapping[str, Any] | None, *, timeout: float | None = None, plain: bool = False
+    ) -> tuple[Failure | None, object]:
         """Send it and say what came back; no exception of the SDK leaves here, since they hold the headers sent."""
         where = self.address.name
+        seconds = timeout or self.limits.timeout
         sdk = self._line()
         try:
-            async with asyncio.timeout(self.limits.timeout):
+            async with asyncio.timeout(seconds):
                 if verb == "get":
                     data = await sdk.get(path, cast_to=object)
                 else:
-                    data = await sdk.post(path, cast_to=object, body=body)
-            return None, json.loads(data) if isinstance(data, str) else data  # a wrong content type comes as text
+                    data = await sdk.post(path, cast_to=object, body=body, options={"timeout": seconds})
+            # A wrong content type comes as text, and so does what is no JSON on purpose.
+            return None, json.loads(data) if isinstance(data, str) and not plain else data
         except (TimeoutError, openai.APITimeoutError):
-            return Failure("timeout", f"{where}: no answer within {self.limits.timeout:g} s"), None
+            return Failure("timeout", f"{where}: no answer within {seconds:g} s"), None
         except openai.APIConnectionError as e:
             cause = type(e.__cause__).__name__
             never = cause.startswith("Connect")
@@ -396,7 +419,8 @@ class Client:
             if parameters:
                 text = f"{where}: HTTP {e.status_code}, {said}"
                 return Failure("refused parameter", text, charged=False, parameters=parameters), None
-            return status_failure(e.status_code, e.response.headers, e.body, where, said), None
+            found = status_failure(e.status_code, e.response.headers, e.body, where, said)
+            return replace(found, status=e.status_code), None
         except (ValueError, RecursionError):  # JSON that ends early or is nested beyond reason
             return Failure("not JSON", f"{where}: the answer is no JSON, or only a part of it"), None
         finally:

@@ -50,6 +50,8 @@ class Failure:
     """whether the service may have charged for it"""
     parameters: tuple[str, ...] = ()
     """what the service does not take; the request may be sent again without them"""
+    status: int = 0
+    """of the HTTP answer; 0 where there was none, or none that could be read"""
 
 
 def status_failure(status: int, headers: Mapping[str, str], body: object, where: str, said: str) -> Failure:

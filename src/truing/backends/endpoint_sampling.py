@@ -155,16 +155,23 @@ class EndpointBackend:
         """
 
         async def work(ask: Ask, flow: Flow[Ask, Response]) -> Response | None:
-            sent: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
-            if params.top_p < 1:
-                sent["top_p"] = params.top_p
-            sent["seed"] = _seed(ask, params)
-            needed = frozenset(("temperature", "top_p"))  # left out, they would be another distribution
-            wish = Wish(ask.prompt.messages, sent, needed, model=self._name(ask.checkpoint))
-            answer = await self._client.complete(wish, flow)
-            return None if answer is None else self._response(ask, answer, params)
+            return await self._answered(ask, params, flow)
 
         yield from self._client.stream(asks, work)
+
+    async def _answered(self, ask: Ask, params: SamplingParams, flow: Flow[Ask, Response]) -> Response | None:
+        needed = frozenset(("temperature", "top_p"))  # left out, they would be another distribution
+        wish = Wish(ask.prompt.messages, self._sent(ask, params), needed, model=self._name(ask.checkpoint))
+        answer = await self._client.complete(wish, flow)
+        return None if answer is None else self._response(ask, answer, params)
+
+    def _sent(self, ask: Ask, params: SamplingParams) -> dict[str, Any]:
+        """The parameters of a request."""
+        sent: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
+        if params.top_p < 1:
+            sent["top_p"] = params.top_p
+        sent["seed"] = _seed(ask, params)
+        return sent
 
     def _response(self, ask: Ask, answer: Answer, params: SamplingParams) -> Response:
         if answer.refused:
