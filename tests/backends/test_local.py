@@ -8,6 +8,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from truing.backends.checkpoints import find_run
+from truing.backends.choice import Stream, choose
+from truing.backends.generation import stream_seed
 from truing.backends.local import LocalBackend
 from truing.base import errors
 from truing.base.options import ModelOptions
@@ -179,12 +181,9 @@ def test_sampled_first_tokens_follow_the_model_s_probabilities(backend):
     with torch.no_grad():
         logits = backend.use(step0)(torch.tensor([backend.chat.prefix(Q)])).logits[0, -1]
     probabilities = logits.double().softmax(-1)
-    seeds = [Ask(step0, prompt, d) for d in range(n)]
-    from truing.backends.generation import _OwnNoise, _stream
-
     params = SamplingParams(max_tokens=1)
-    noise = _OwnNoise([_stream(a, params) for a in seeds], params)
-    drawn = noise(None, logits.expand(n, -1)).argmax(-1)
+    streams = [Stream(stream_seed(Ask(step0, prompt, d), params)) for d in range(n)]
+    drawn = torch.tensor(choose(logits.expand(n, -1), streams, params))
     counts = torch.bincount(drawn, minlength=len(probabilities)).double()
     common = probabilities * n >= 5
     expected = torch.cat([probabilities[common] * n, (probabilities[~common].sum() * n)[None]])

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -20,11 +21,31 @@ _PATIENCE = 5.0
 """seconds that stopping may take before a thread is left to itself (they are all daemons)"""
 
 
+class _Lookups(ThreadPoolExecutor):
+    """Looks up host names, which asyncio leaves to threads. An interpreter that ends starts none: then in place.
+
+    What is sent last (unloading what a server holds for us) would otherwise fail wherever a new connection is needed.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """As ThreadPoolExecutor, but never refused."""
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            done: Future[Any] = Future()
+            try:
+                done.set_result(fn(*args, **kwargs))
+            except Exception as e:  # carried over to whoever waits
+                done.set_exception(e)
+            return done
+
+
 class LoopThread:
     """An event loop in a daemon thread; closed by `close`, with its owner, or at exit."""
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(_Lookups())
         self.thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
         self.thread.start()
         self.cleanups: list[Callable[[], Coroutine[Any, Any, None]]] = []

@@ -135,14 +135,18 @@ class EndpointBackend:
         address = parse_address(checkpoint.uri)
         if address.url != self._address.url or not address.model:
             raise Unsupported(f"{checkpoint.label}: {checkpoint.uri} is not on the base's server, {self._address.url}")
+        self._stands_for(address.model, checkpoint)
+        return address.model
+
+    def _stands_for(self, name: str, checkpoint: Checkpoint) -> None:
+        """Note that a served name stands for these weights; refuse it where it stood for others."""
         with _seen_lock:
-            known = _seen.setdefault((address.url, address.model), checkpoint.weights)
+            known = _seen.setdefault((self._address.url, name), checkpoint.weights)
         if known != checkpoint.weights:
             raise ServedNameReused(
-                f"{checkpoint.label}: the served name {address.model!r} stood for other weights a moment ago; servers "
+                f"{checkpoint.label}: the served name {name!r} stood for other weights a moment ago; servers "
                 "may answer from what they remember, so serve every checkpoint under a name of its own"
             )
-        return address.model
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 

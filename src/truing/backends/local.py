@@ -23,9 +23,9 @@ from transformers import GenerationConfig
 from truing.backends import packing
 from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
-from truing.backends.generation import draw_answers
 from truing.backends.loading import Model, agree_on_chat, device_of, dtype_of, load_model, load_tokenizer
 from truing.backends.models import resolve_model
+from truing.backends.sessions import Sessions
 from truing.backends.train import Base, Progress, TrainingRun, train
 from truing.backends.weights import read_json, weights_hash
 from truing.base import errors
@@ -79,6 +79,8 @@ class LocalBackend:
         self._adapters: dict[str, int] = {}  # names of the adapters in memory, least recently used first -> bytes
         self._active = ""
         self._tree: bool | None = None  # whether this architecture agrees with tree attention; tried once
+        self.sessions = Sessions(self)
+        """how answers are drawn, and how fast"""
         self.notes: dict[str, str] = {}
         """weight hash -> a line worth showing, e.g. that an adapter has no effect"""
 
@@ -272,16 +274,12 @@ class LocalBackend:
     # -- sampling and weights -----------------------------------------------------------------------------------------
 
     def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
-        """Draw answers, checkpoint by checkpoint, in batches; each answer has a random stream of its own."""
-        for checkpoint, group in _by_checkpoint(asks):
-            able = []
-            for ask in group:
-                if self.chat.supports(ask.prompt.messages):
-                    able.append(ask)
-                else:
-                    yield Response(ask, "", ResponseOutcome.UNSUPPORTED, 0)
-            if able:
-                yield from draw_answers(self.use(checkpoint), self.chat, able, params)
+        """Draw answers, all checkpoints of the base side by side; each answer has a random stream of its own.
+
+        Raises:
+            PromptTooLong, TooLittleMemory, AdapterMismatch: see `truing.backends.sessions`.
+        """
+        yield from self.sessions.draw(asks, params)
 
     def weight_norm(self, checkpoint: Checkpoint) -> float | None:
         """Frobenius norm of the LoRA update, over all layers together; None for full models and other adapters."""

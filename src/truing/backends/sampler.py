@@ -15,7 +15,7 @@ Shapes: R rows in flight, P tokens of a prompt, T tokens of a pass, d hidden siz
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -138,6 +138,7 @@ class Sampler:
         stop_ids: tokens that end an answer.
         params: temperature and top_p.
         ends: whether a text ends here, given the answer's tokens so far; for stop strings.
+        hold: called before every pass, to put the model in force: between two passes it may serve others.
         say: called after every pass.
     """
 
@@ -151,10 +152,12 @@ class Sampler:
         rows: int,
         shared: int = 0,
         ends: Callable[[list[int]], bool] | None = None,
+        hold: Callable[[], object] | None = None,
         say: Callable[[Work], None] | None = None,
     ) -> None:
         self._trunk, self._stack, self._params = trunk, stack, params
-        self._stop, self._most, self._ends, self._say = frozenset(stop_ids), rows, ends, say
+        self._stop, self._most, self._ends = frozenset(stop_ids), rows, ends
+        self._hold, self._say = hold, say
         self._cut = shared if 0 < shared < trunk.depth else 0
         like = (trunk.kv_heads, trunk.head_size)
         kind = (trunk.dtype, trunk.device)
@@ -171,21 +174,25 @@ class Sampler:
         queue = self._queue(jobs)
         ready: deque[_Prompt] = deque()
         self.work.waiting = sum(len(p.waiting) for p in queue)
-        with ExitStack() as stack:
-            stack.enter_context(self._trunk.cut())
-            if self._stack is not None:
-                stack.enter_context(self._stack.applied())
-            while queue or ready or self._rows:
-                with torch.inference_mode():
-                    done = self._fill(ready)
-                    coming = self._coming(queue, ready)
-                    if self._rows or coming:
-                        done += self._pass(coming)
-                        ready.extend(coming)
-                self.work.in_flight, self.work.seconds = len(self._rows), time.monotonic() - started
-                if self._say is not None:
-                    self._say(self.work)
-                yield from done
+        while queue or ready or self._rows:
+            # The model is itself again whenever an answer is handed out.
+            with self._in_force(), torch.inference_mode():
+                done = self._fill(ready)
+                coming = self._coming(queue, ready)
+                if self._rows or coming:
+                    done += self._pass(coming)
+                    ready.extend(coming)
+            self.work.in_flight, self.work.seconds = len(self._rows), time.monotonic() - started
+            if self._say is not None:
+                self._say(self.work)
+            yield from done
+
+    @contextmanager
+    def _in_force(self) -> Iterator[None]:
+        if self._hold is not None:
+            self._hold()
+        with self._trunk.cut(), self._stack.applied() if self._stack is not None else nullcontext():
+            yield
 
     # -- what comes next ----------------------------------------------------------------------------------------------
 

@@ -4,8 +4,9 @@ TruingError              exit 1  (ours; never raised itself)
   BadInput               exit 2  the user can mend it
     NoCheckpoints, AmbiguousTarget, ShardedTrainingState, PickledWeights, DamagedWeights, AdapterMismatch,
     AlteredBase, WrongBase, NoChatTemplate, TemplateMismatch, BadRow, BadPromptSet, BadRecipe, ReferenceLeak,
-    ModelUnavailable, MissingExtra, Unsupported, AuditChanged, AuditTooNew, NotAnAudit, AuditLocked, DiskFull,
-    BadRubric, UselessJudge, BadEndpoint, MissingKey, EndpointRefused, ServedNameReused,
+    ModelUnavailable, MissingExtra, Unsupported, PromptTooLong, TooLittleMemory, AuditChanged, AuditTooNew,
+    NotAnAudit, AuditLocked, DiskFull, BadRubric, UselessJudge, BadEndpoint, MissingKey, EndpointRefused,
+    ServedNameReused,
     BadStudy, MixedStudy, SameRun, BadLock, FrozenTooLate
   GateFailed             exit 3  a release gate said no
   Unfinished             exit 4  finished with failed checkpoints or the budget spent
@@ -96,6 +97,14 @@ class MissingExtra(BadInput):
 
 class Unsupported(BadInput):
     """The backend cannot do what the plan needs."""
+
+
+class PromptTooLong(BadInput):
+    """A prompt leaves no room for an answer in the model's context."""
+
+
+class TooLittleMemory(BadInput):
+    """The memory bound does not hold one answer."""
 
 
 class AuditChanged(BadInput):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from truing.base.errors import BadInput
 from truing.base.hashing import digest
 
 
@@ -179,12 +180,35 @@ class SamplingParams:
     """resolved number type of the weights"""
     device: str = "auto"
     """resolved device"""
+    stop: tuple[str, ...] = ()
+    """texts that end an answer, which is cut before them; besides the tokens that end it anyway"""
+    long_prompts: str = "refuse"
+    """a prompt that leaves no room for an answer in the model's context: refuse (an error before anything is drawn) or
+    truncated (that outcome, without a text)"""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise BadInput(f"max_tokens is {self.max_tokens}: an answer needs at least 1 new token")
+        if not 0 <= self.temperature < float("inf"):
+            raise BadInput(f"temperature is {self.temperature}: give 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"top_p is {self.top_p}: give a mass over 0 and up to 1")
+        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
+            raise BadInput(f"stop is {self.stop!r}: give a tuple of texts, none of them empty")
+        if self.long_prompts not in ("refuse", "truncated"):
+            raise BadInput(f"long_prompts is {self.long_prompts!r}: give refuse or truncated")
+        object.__setattr__(self, "stop", tuple(self.stop))  # a list, when read from a file
 
     @property
     def key(self) -> str:
-        """Hash of all of the above."""
+        """Hash of what decides an answer."""
         fields = (self.max_tokens, self.temperature, self.top_p, self.seed, self.dtype, self.device)
-        return digest(fields, 16)
+        return digest((*fields, self.stop) if self.stop else fields, 16)
+
+    def cut(self, text: str) -> str | None:
+        """The text up to the first stop text in it; None if there is none."""
+        at = [k for k in map(text.find, self.stop) if k >= 0]
+        return text[: min(at)] if at else None
 
 
 class ResponseOutcome(StrEnum):

@@ -1,0 +1,268 @@
+"""Answers of a local backend's checkpoints, as many of them side by side as one model allows.
+
+    asks -> a window -> sessions: the base with all its plain LoRA adapters | one other adapter | one full model
+                        each session -> Sampler, or plain generate where the architecture is not known
+
+Asks are held a window at a time, so that millions never sit in memory; within it they are answered in whatever order
+shares most.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+
+from truing.backends.adapters import Adapter, AdapterStack, first_layer, lora_factors
+from truing.backends.chat import ChatFormat
+from truing.backends.checkpoints import checkpoint_path
+from truing.backends.generation import NAN, draw_plainly, response, stream_seed
+from truing.backends.sampler import Job, Sampler, Work, pass_bytes, row_bytes
+from truing.backends.trunk import Trunk
+from truing.backends.weights import weight_files
+from truing.base import errors
+from truing.base.options import ModelOptions
+from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, SamplingParams
+
+log = logging.getLogger(__name__)
+WINDOW = 4096
+"""asks held at a time"""
+ROWS = {"cpu": 96, "cuda": 256}
+"""rows in flight without a memory bound; beyond, a step takes as much longer as it does more"""
+STACK_BYTES = 1 << 30
+"""adapters held side by side, by the size of their files"""
+
+
+class Holder(Protocol):
+    """What is needed of a backend."""
+
+    chat: ChatFormat
+    options: ModelOptions
+    base_name: str
+
+    def use(self, checkpoint: Checkpoint) -> Any:
+        """The model with a checkpoint in force."""
+        ...
+
+    def base_checkpoint(self) -> Checkpoint:
+        """Step 0."""
+        ...
+
+
+@dataclass(slots=True)
+class _Session:
+    """Asks that one model answers."""
+
+    holder: Checkpoint
+    """what is put in force: the base under a stack, else the checkpoint itself"""
+    asks: list[Ask] = field(default_factory=list)
+    adapters: dict[str, Adapter] | None = None
+    """weights -> factors, in stack order; None without a stack"""
+
+
+class Sessions:
+    """Draws answers for one backend, and remembers what was found out about its models."""
+
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+        self._side_by_side: bool | None = None  # whether the sampler agrees with this architecture; tried once
+        self.work = Work()
+        """of the session that is running, or ran last"""
+        self.say: Callable[[Work], None] | None = None
+        """called after every pass"""
+
+    def draw(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+        """One response per ask, in any order.
+
+        Raises:
+            PromptTooLong: a prompt that leaves no room for an answer, unless `params.long_prompts` says otherwise.
+            TooLittleMemory: the memory bound does not hold one row.
+            AdapterMismatch and others: see `LocalBackend.use`.
+        """
+        waiting = iter(asks)
+        while window := list(islice(waiting, WINDOW)):
+            able = []
+            for ask in window:
+                if self._holder.chat.supports(ask.prompt.messages):
+                    able.append(ask)
+                else:
+                    yield Response(ask, "", ResponseOutcome.UNSUPPORTED, 0)
+            for session in self._sessions(able):
+                yield from self._run(session, params)
+
+    # -- who goes with whom -------------------------------------------------------------------------------------------
+
+    def _sessions(self, asks: Sequence[Ask]) -> Iterator[_Session]:
+        """Asks by the model that answers them: what stands on the base first, whole models after."""
+        groups: dict[str, list[Ask]] = {}
+        for ask in asks:
+            groups.setdefault(ask.checkpoint.weights, []).append(ask)
+        whole = [g for g in groups.values() if g[0].checkpoint.kind is Kind.FULL]
+        rest = [g for g in groups.values() if g[0].checkpoint.kind is not Kind.FULL]
+        alone: list[list[Ask]] = []
+        base = self._holder.base_checkpoint()
+        stack, size = _Session(base, adapters={}), 0
+        for group in rest:
+            checkpoint = group[0].checkpoint
+            if checkpoint.kind is Kind.ADAPTER:
+                own = sum(f.stat().st_size for f in weight_files(checkpoint_path(checkpoint)))
+                if stack.adapters and size + own > STACK_BYTES:
+                    yield stack
+                    stack, size = _Session(base, adapters={}), 0
+                factors = self._factors(checkpoint)
+                if factors is None:
+                    alone.append(group)
+                    continue
+                assert stack.adapters is not None
+                stack.adapters[checkpoint.weights] = factors
+                size += own
+            stack.asks += group
+        if stack.asks:
+            yield stack
+        for group in (*alone, *whole):
+            yield _Session(group[0].checkpoint, list(group))
+
+    def _factors(self, checkpoint: Checkpoint) -> Adapter | None:
+        model = self._holder.use(checkpoint)
+        if self._side_by_side is False or self._holder.options.load_in_4bit:
+            return None
+        try:
+            return lora_factors(model, checkpoint.weights[:16])
+        except errors.Unsupported as e:
+            log.warning("%s: sampled by itself, not side by side with others: %s", checkpoint.label, e)
+            return None
+
+    # -- one model ----------------------------------------------------------------------------------------------------
+
+    def _run(self, session: _Session, params: SamplingParams) -> Iterator[Response]:
+        model = self._holder.use(session.holder)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        fit: list[tuple[Ask, list[int], int]] = []
+        for ask in session.asks:
+            prefix = self._holder.chat.prefix(ask.prompt.messages)
+            limit = params.max_tokens if context is None else min(params.max_tokens, context - len(prefix))
+            if limit >= 1:
+                fit.append((ask, prefix, limit))
+                continue
+            why = f"prompt {ask.prompt.id} takes {len(prefix)} tokens, this model reads {context} with the answer"
+            if params.long_prompts == "refuse":
+                raise errors.PromptTooLong(
+                    f"{why}; leave it out or shorten it, or count it as truncated (long_prompts='truncated')"
+                )
+            yield Response(ask, "", ResponseOutcome.TRUNCATED, 0, why)
+        if not fit:
+            return
+        trunk = self._trunk(model, fit[0][1])
+        if trunk is not None:
+            yield from self._sample(trunk, session, fit, params)
+            return
+        for group in self._plain_groups(session, fit):
+            model = self._holder.use(group[0][0].checkpoint)
+            asks, limits = [a for a, _, _ in group], [n for _, _, n in group]
+            yield from draw_plainly(model, self._holder.chat, asks, limits, params)
+
+    def _plain_groups(
+        self, session: _Session, fit: Sequence[tuple[Ask, list[int], int]]
+    ) -> list[list[tuple[Ask, list[int], int]]]:
+        groups: dict[str, list[tuple[Ask, list[int], int]]] = {}
+        for one in fit:
+            groups.setdefault(one[0].checkpoint.weights, []).append(one)
+        return list(groups.values())
+
+    def _sample(
+        self, trunk: Trunk, session: _Session, fit: Sequence[tuple[Ask, list[int], int]], params: SamplingParams
+    ) -> Iterator[Response]:
+        chat, adapters = self._holder.chat, session.adapters or {}
+        places = {weights: k for k, weights in enumerate(adapters)}
+        jobs = [
+            Job(k, tuple(prefix), places.get(ask.checkpoint.weights, -1), stream_seed(ask, params), limit)
+            for k, (ask, prefix, limit) in enumerate(fit)
+        ]
+        several = len({j.place for j in jobs}) > 1
+        sampler = Sampler(
+            trunk,
+            AdapterStack(list(adapters.values()), trunk.dtype) if adapters else None,
+            params,
+            stop_ids=chat.stop_ids,
+            rows=self._rows(trunk, jobs),
+            shared=first_layer(list(adapters.values()), trunk.depth) if several else 0,
+            ends=(lambda tokens: params.cut(chat.decode(tokens)) is not None) if params.stop else None,
+            hold=lambda: self._holder.use(session.holder),
+            say=self.say,
+        )
+        session.adapters = None  # the stack holds them now
+        self.work = sampler.work
+        for done in sampler.run(jobs):
+            ask = fit[done.index][0]
+            if done.failed:
+                yield Response(ask, "", ResponseOutcome.FAILED, 0, NAN)
+            else:
+                yield response(ask, done.tokens, chat, params)
+
+    def _rows(self, trunk: Trunk, jobs: Sequence[Job]) -> int:
+        """Rows in flight: as many as the memory bound holds at their longest."""
+        most = ROWS.get(trunk.device.type, ROWS["cpu"])
+        bound = self._holder.options.memory
+        if bound is None:
+            return min(most, len(jobs))
+        prompt, answer = max(len(j.prefix) for j in jobs), max(j.limit for j in jobs)
+        each, fixed = row_bytes(trunk, prompt, answer), pass_bytes(trunk, prompt)
+        rows = int((bound * 2**30 - fixed) / each)
+        if rows < 1:
+            text = f"--memory {bound:g}: one answer of {answer} tokens to a prompt of {prompt} takes"
+            raise errors.TooLittleMemory(
+                f"{text} {(each + fixed) / 2**30:.2f} GiB; give as much, or draw shorter answers"
+            )
+        return min(most, rows, len(jobs))
+
+    def _trunk(self, model: Any, prefix: Sequence[int]) -> Trunk | None:
+        """The model cut at its layers, if that is possible and agrees with the model's own forward pass."""
+        if self._side_by_side is False:
+            return None
+        try:
+            trunk = Trunk(model)
+            if self._side_by_side is None:
+                self._side_by_side = agrees(model, trunk, prefix)
+        except (errors.Unsupported, RuntimeError, TypeError, AttributeError, KeyError) as e:
+            log.warning("%s: answers are drawn by plain generate: %s", self._holder.base_name, e)
+            self._side_by_side = False
+            return None
+        if self._side_by_side is False:
+            log.warning(
+                "%s: answers are drawn by plain generate: the packed pass differs from the model's own",
+                self._holder.base_name,
+            )
+            return None
+        return trunk
+
+
+class _Recorder(Sampler):
+    """Keeps the logits that it chooses from."""
+
+    def _advance(self, rows: Any, logits: torch.Tensor) -> Any:
+        self.seen = getattr(self, "seen", [])
+        self.seen += [(r.job.index, list(r.tokens), row.clone()) for r, row in zip(rows, logits, strict=True)]
+        return super()._advance(rows, logits)
+
+
+def agrees(model: Any, trunk: Trunk, prefix: Sequence[int]) -> bool | None:
+    """Whether packed passes give the log-probabilities of the model's own forward; None where NaN weights cannot tell.
+
+    Tried on two prompts side by side, for their first tokens: prompts, rows and their positions are all in it.
+    """
+    prompts = [tuple(prefix), tuple(prefix[: max(1, len(prefix) // 2)])]
+    sampler = _Recorder(trunk, None, SamplingParams(temperature=0.0), stop_ids=(), rows=2)
+    for _ in sampler.run([Job(k, p, -1, 0, 4) for k, p in enumerate(prompts)]):
+        pass
+    worst = 0.0
+    for index, tokens, logits in sampler.seen:
+        ids = torch.tensor([[*prompts[index], *tokens]], device=trunk.device)
+        with torch.inference_mode():
+            own = model(input_ids=ids, use_cache=False).logits[0, -1].float()
+        gap = (logits.log_softmax(-1) - own.log_softmax(-1)).abs().max()
+        if gap.isnan():
+            return None
+        worst = max(worst, float(gap))
+    return worst <= (1e-3 if trunk.dtype is torch.float32 else 0.3)
