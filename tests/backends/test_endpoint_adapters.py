@@ -563,10 +563,26 @@ def test_options_that_make_no_sense_are_refused(wrong):
         AdapterOptions(**wrong)
 
 
-def test_a_rank_beyond_the_servers_names_the_flag(backend, tmp_path):
-    run = write_run(tmp_path / "run-r64", (1,), rank=64)
-    with serving() as server, pytest.raises(Unsupported, match=r"rank is 64 .* at most 16; .*--max-lora-rank 64"):
+@pytest.mark.parametrize(("rank", "flag"), [(64, 64), (24, 32)])
+def test_a_rank_beyond_the_servers_names_the_flag(backend, tmp_path, rank, flag):
+    run = write_run(tmp_path / "run-r64", (1,), rank=rank)
+    text = rf"rank is {rank} .* at most 16; .*--max-lora-rank {flag}\."
+    with serving() as server, pytest.raises(Unsupported, match=text):
         backend(server).prepare(run)
+
+
+def test_a_key_opens_every_call(backend, tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run")
+    with serving(api_key="right-key-1") as server:
+        monkeypatch.setenv("TRUING_SERVED_API_KEY", "wrong-key-1")
+        with pytest.raises(EndpointRefused) as caught:
+            backend(server).prepare(run)
+        assert "wrong-key-1" not in str(caught.value) and not server.events
+        monkeypatch.setenv("TRUING_SERVED_API_KEY", "right-key-1")
+        b = backend(server, keep=1)
+        assert b.prepare(run) == {} and len(list(b.sample(asks_for(run), PARAMS))) == 18
+        b.close()
+        assert not server.loaded
 
 
 def test_an_adapter_of_another_base_is_refused(backend, tmp_path):

@@ -42,6 +42,8 @@ class LoraServer(Server):
         """each a way in which servers go wrong, or (aliases) further names of the base"""
         self.load_delay, self.load_faults, self.unlisted, self.lists = 0.0, [], False, True
         """seconds per load; faults of the next loads (break: loads, then hangs up; 503); whether it lists"""
+        self.api_key = None
+        """what a call must carry, as with --api-key"""
         for name, value in options.items():
             assert hasattr(self, name), name
             setattr(self, name, value)
@@ -155,6 +157,8 @@ class LoraConnection(Connection):
     def handle(self, head, raw):
         server = self.server
         _, path, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
+        if server.api_key and f"authorization: Bearer {server.api_key}\r" not in f"{head.decode()}\r":
+            return self.send(401, json.dumps({"error": "Unauthorized"}))
         if path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
             return self.adapter_call(path, json.loads(raw))
         if path == "/v1/models":

@@ -35,6 +35,7 @@ UNLOAD_SECONDS = 30.0
 _PATIENCE = 30.0  # seconds that taking everything out waits for a load under way
 _BEAT = 1.0  # seconds between looks at whether there is room; those who make room also say so
 _AGAIN = (408, 409, 425, 429, 502, 503, 504)
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes (vllm/config/lora.py)
 _STATUS = re.compile(r".*?\bHTTP \d{3}(?:, )?", re.S)
 _LOADED = re.compile(r"already (?:been )?(?:loaded|added|exists?)", re.I)
 _RANK = re.compile(r"rank\D{0,20}(\d+)\D+max_lora_rank\D*(\d+)", re.I)
@@ -64,8 +65,12 @@ class Adapter:
 
 @dataclass(slots=True)
 class _Slot:
+    """An adapter that is loaded."""
+
     ours: bool
+    """whether we loaded it, and so unload it"""
     users: int = 0
+    """asks that need it"""
 
 
 def how_to_start(base: str, keep: int = 1) -> str:
@@ -337,9 +342,10 @@ def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> Trui
     if not failure.status or failure.status in _AGAIN:
         return JudgeDown(f"{label}: the adapter could not be loaded. {text}")
     if rank := _RANK.search(about):
+        enough = next((r for r in _RANKS if r >= int(rank[1])), rank[1])
         return Unsupported(
             f"{label}: its rank is {rank[1]} and the server takes at most {rank[2]}; start it with "
-            f"--max-lora-rank {rank[1]} or more. {text}"
+            f"--max-lora-rank {enough}. {text}"
         )
     if "not enabled" in about.lower():
         return Unsupported(f"{label}: the server was started without --enable-lora: {how_to_start(base, keep)}. {text}")
