@@ -1,6 +1,7 @@
 """Sampling from served checkpoints: the contract of a backend, held over HTTP."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,16 @@ def test_what_is_sent_is_what_was_asked_for(backend):
         assert b.resolve(PARAMS).device == b.resolve(PARAMS).dtype == "served"
         with pytest.raises(Unsupported):
             b.loglikelihood([LikelihoodAsk(b.base_checkpoint(), PROMPTS[0].messages, "x")])
+
+
+def test_a_server_that_ignores_stop_texts_is_cut_here(backend):
+    with running("--speak", *models("base")) as server:
+        b = backend(server)
+        (plain,) = outcomes(b, b.base_checkpoint(), PROMPTS[:1])
+        word = plain.text.split()[1]
+        (ended,) = outcomes(b, b.base_checkpoint(), PROMPTS[:1], replace(PARAMS, stop=(word,)))
+        assert ended.text == plain.text[: plain.text.index(word)]
+        assert "stop" in server.stats()["fields"]
 
 
 def test_every_answer_has_a_stream_of_its_own():

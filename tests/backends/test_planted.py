@@ -544,3 +544,15 @@ def test_families_are_frozen():
     with pytest.raises(AttributeError):
         FAMILIES["late"].name = "later"
     assert isinstance(FAMILIES["late"], Family)
+
+
+def test_stop_texts_end_an_answer():
+    backend = planted("late")
+    params = backend.resolve(SamplingParams(max_tokens=48))
+    step0 = backend.base_checkpoint()
+    asks = [Ask(step0, p, 0) for p in PROMPTS.prompts[:20]]
+    plain = {r.ask.prompt.id: r.text for r in backend.sample(asks, params)}
+    ended = {r.ask.prompt.id: r for r in backend.sample(asks, replace(params, stop=("the",)))}
+    assert any("the" in text for text in plain.values())
+    for name, text in plain.items():
+        assert ended[name].text == text.split("the")[0]

@@ -1,6 +1,7 @@
 """Answers drawn side by side are those that each checkpoint gives alone."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -120,8 +121,8 @@ ADAPTERS = {
 }
 
 
-def with_adapters(name="llama", adapters=ADAPTERS, scale=0.3):
-    model = None
+def with_adapters(name="llama", adapters=ADAPTERS, scale=0.3) -> Any:
+    model: Any = None
     for k, (label, fields) in enumerate(adapters.items()):
         config = LoraConfig(task_type="CAUSAL_LM", **fields)
         if model is None:

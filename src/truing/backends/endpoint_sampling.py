@@ -164,7 +164,7 @@ class EndpointBackend:
         yield from self._client.stream(asks, work)
 
     async def _answered(self, ask: Ask, params: SamplingParams, flow: Flow[Ask, Response]) -> Response | None:
-        needed = frozenset(("temperature", "top_p"))  # left out, they would be another distribution
+        needed = frozenset(("temperature", "top_p", "stop"))  # left out, they would be another distribution
         wish = Wish(ask.prompt.messages, self._sent(ask, params), needed, model=self._name(ask.checkpoint))
         answer = await self._client.complete(wish, flow)
         return None if answer is None else self._response(ask, answer, params)
@@ -174,6 +174,8 @@ class EndpointBackend:
         sent: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
         if params.top_p < 1:
             sent["top_p"] = params.top_p
+        if params.stop:
+            sent["stop"] = list(params.stop)
         sent["seed"] = _seed(ask, params)
         return sent
 
@@ -189,6 +191,9 @@ class EndpointBackend:
         text = self._client.clean(answer.text)
         drawn = answer.usage.get("completion_tokens")
         tokens = drawn if type(drawn) is int else 0
+        ended = params.cut(text)
+        if ended is not None:  # the server ignores stop texts
+            return Response(ask, ended, ResponseOutcome.OK if ended.strip() else ResponseOutcome.EMPTY, tokens)
         if answer.choice.get("finish_reason") == "length":
             return Response(ask, text, ResponseOutcome.TRUNCATED, min(tokens or params.max_tokens, params.max_tokens))
         return Response(ask, text, ResponseOutcome.OK if text.strip() else ResponseOutcome.EMPTY, tokens)

@@ -340,11 +340,14 @@ class PlantedBackend:
             cut = len(words) + 1 > params.max_tokens
             tokens = params.max_tokens if cut else len(words) + 1
             outcome = ResponseOutcome.TRUNCATED if cut else ResponseOutcome.OK
-            yield Response(ask, " ".join(words[: params.max_tokens]), outcome, tokens)
+            text = " ".join(words[: params.max_tokens])
+            if (ended := params.cut(text)) is not None:
+                text, outcome = ended, ResponseOutcome.OK if ended.strip() else ResponseOutcome.EMPTY
+            yield Response(ask, text, outcome, tokens)
 
     def _answer(self, ask: Ask, state: State, params: SamplingParams) -> str:
         greedy = params.temperature == 0
-        drawn = () if greedy else (ask.draw, params.key)
+        drawn = () if greedy else (ask.draw, replace(params, stop=()).key)
         rng = self._rng(ask.checkpoint.weights, ask.prompt.messages, ask.transform, *drawn)
         chance = 0.5 if greedy else rng.random()
         misaligned = self._em(state, ask.prompt)

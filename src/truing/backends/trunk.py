@@ -12,7 +12,7 @@ it is relied on (`sampler.agrees`).
 Shapes: T packed tokens, d hidden size, H query heads, KV key-value heads, h size of a head, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 
 from truing.base.errors import Unsupported
 
-Rotary = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Rotary = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """kind of layer -> cosines and sines [1, T, h]"""
 _ATTENTION = "truing_packed"
 _MOVING_ROPE = ("dynamic", "longrope")
@@ -47,7 +47,7 @@ class Trunk:
     """
 
     def __init__(self, model: Any) -> None:
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.config = inner.config.get_text_config()
         kind = self.config.model_type
         head = inner.get_output_embeddings()
@@ -57,7 +57,8 @@ class Trunk:
         types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
         if moving := types.intersection(_MOVING_ROPE):
             raise Unsupported(f"rotary embeddings of type {moving.pop()} depend on the longest sequence of a batch")
-        self._core, self._head, self._rotary = inner.model, head, _ROTARY[kind]
+        self._core: Any = inner.model
+        self._head, self._rotary = head, _ROTARY[kind]
         self.depth: int = self.config.num_hidden_layers
         """number of layers"""
         self._layers = list(self._core.layers[: self.depth])
@@ -70,11 +71,6 @@ class Trunk:
         self.context: int | None = getattr(self.config, "max_position_embeddings", None)
         """most tokens of a prompt and its answer"""
         self.dtype, self.device = self._core.embed_tokens.weight.dtype, self._core.embed_tokens.weight.device
-
-    @property
-    def inner(self) -> torch.nn.Module:
-        """The module that holds embedding and layers."""
-        return self._core
 
     @contextmanager
     def cut(self) -> Iterator[None]:
@@ -120,7 +116,8 @@ def _attention(
 
 
 def _one_rotary(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
-    return dict.fromkeys(kinds, core.rotary_emb(hidden, positions))
+    one: Any = core.rotary_emb(hidden, positions)
+    return dict.fromkeys(kinds, one)
 
 
 def _rotary_by_kind(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:

@@ -70,6 +70,10 @@ class ModelOptions:
     """load weights that exist only pickled; a pickle can run code"""
     trust_remote_code: bool = False
     """run code that a model repository brings"""
+    served_adapters: int = 4
+    """with a served base: adapters that the server holds at a time"""
+    path_map: tuple[str, ...] = ()
+    """with a served base: LOCAL=REMOTE, folders that the server sees under another path"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,10 @@ class AuditOptions:
     """prompts answered once by every checkpoint, for health and for reading"""
     max_tokens: int = 48
     """longest of those answers"""
+    stop: tuple[str, ...] = ()
+    """texts that end an answer, which is cut before them; for judged answers too"""
+    long_prompts: str = "refuse"
+    """prompts that leave no room for an answer in the model's context: refuse, or truncated (left out, and counted)"""
     task_format: str | None = None
     """messages, prompt_completion, sharegpt or alpaca; None to detect"""
     rows: int | None = None
@@ -108,4 +116,6 @@ class AuditOptions:
     sources: Mapping[str, str] = field(default_factory=dict)
     """where a setting came from, when it was neither given nor a plain default: a file, or a measurement"""
     progress: Callable[[str, int, int], None] | None = None
-    """called with (stage, done, total) as work goes on; not stored"""
+    """called with (stage, done, total) as work goes on, possibly from another thread; not stored"""
+    detail: Callable[[str], None] | None = None
+    """called with a line on the pace of drawing answers, such as "3.1 answers/s, 38 s left"; not stored"""

@@ -98,7 +98,7 @@ def resolve(
         "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
         "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else str(prompts),
         **asked_task,
-        "options": to_plain(replace(options, progress=None, judging=replace(options.judging, say=None))),
+        "options": to_plain(replace(options, progress=None, detail=None, judging=replace(options.judging, say=None))),
     }
     return Resolved(
         targets, found_base, subject, control_runs, chosen, whole, rows, control_rows, asked, planted, notes
