@@ -17,6 +17,8 @@ import torch
 
 from truing.backends import packing
 from truing.backends.local import LocalBackend
+from truing.backends.scoring import ROW_TOKENS, score_trees
+from truing.backends.trunk import Trunk
 from truing.base.options import ModelOptions
 from truing.data.prompts import load_prompts
 from truing.probe.margins import margin_asks
@@ -41,8 +43,9 @@ def plain(model, asked):
     return out
 
 
-def ours(backend, model, asked):
-    return {s.index: s.total for s in backend._score(model, asked)}
+def ours(model, asked):
+    trunk = Trunk(model)
+    return {s.index: s.total for _, s in score_trees(trunk, None, packing.pack(asked, ROW_TOKENS), (-1,))}
 
 
 def flop_bound(model, asked, rows):
@@ -76,8 +79,8 @@ def main():
         backend = LocalBackend("smollm2-135m", (), ModelOptions(dtype=dtype, device="cpu"))
         model = backend.use(backend.base_checkpoint())
         asked = branches(backend, args.prompts)
-        bound = flop_bound(model, asked, packing.pack(asked, 512))
-        ours(backend, model, asked[:8])
+        bound = flop_bound(model, asked, packing.pack(asked, ROW_TOKENS))
+        ours(model, asked[:8])
         plain(model, asked[:2])
         times = {"plain": [], "ours": []}
         for _ in range(args.repeats):

@@ -11,6 +11,7 @@ from truing.backends.checkpoints import find_run
 from truing.backends.choice import Stream, choose
 from truing.backends.generation import stream_seed
 from truing.backends.local import LocalBackend
+from truing.backends.scoring import BATCH_TOKENS, pass_tokens
 from truing.base import errors
 from truing.base.options import ModelOptions
 from truing.base.records import Ask, LikelihoodAsk, Message, Prompt, ResponseOutcome, SamplingParams
@@ -195,7 +196,7 @@ def test_sampled_first_tokens_follow_the_model_s_probabilities(backend):
 
 def test_memory_bound_makes_smaller_batches_with_equal_scores(base, backend):
     frugal = LocalBackend(str(base), (), ModelOptions(dtype="float32", device="cpu", memory=0.0005))
-    assert frugal._batch_tokens(frugal.use(frugal.base_checkpoint())) < 1024
+    assert pass_tokens(frugal.use(frugal.base_checkpoint()), torch.float32, 0.0005) < BATCH_TOKENS
     assert totals(frugal, frugal.base_checkpoint()) == pytest.approx(
         totals(backend, backend.base_checkpoint()), abs=1e-3
     )

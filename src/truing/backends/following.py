@@ -15,7 +15,7 @@ import torch
 
 from truing.backends import packing
 from truing.backends.digits import Ids, NumberTree
-from truing.backends.loading import Model
+from truing.backends.loading import Model, head_of
 from truing.base.errors import Unsupported
 
 ROW_TOKENS = 512
@@ -66,7 +66,7 @@ def read_packed(model: Model, scales: Sequence[Scale], *, batch_tokens: int) -> 
     computed = 0
     for batch in packing.batches(_rows(scales), batch_tokens):
         asked = [(b, node, at) for b, row in enumerate(batch) if isinstance(row, _Row) for node, at in row.asked]
-        logits = packing.logits_at(model, _head(model), batch, [(b, at) for b, _, at in asked], tree=True)
+        logits = packing.logits_at(model, head_of(model), batch, [(b, at) for b, _, at in asked], tree=True)
         found |= _probabilities(logits, [node for _, node, _ in asked], scales)
         computed += sum(len(row.tokens) for row in batch)
     return Reading(_candidates(found, scales), computed)
@@ -83,7 +83,7 @@ def read_plain(model: Model, scales: Sequence[Scale]) -> Reading:
     for k, scale in enumerate(scales):
         ids = torch.tensor([scale.prefix], device=next(model.parameters()).device)
         last = torch.tensor([len(scale.prefix) - 1], device=ids.device)
-        with torch.inference_mode(), packing.head_only_at(_head(model), last):
+        with torch.inference_mode(), packing.head_only_at(head_of(model), last):
             out = model(input_ids=ids, use_cache=True)
         found |= _probabilities(out.logits[0], [_Node(k, 0)], scales)
         computed += len(scale.prefix)
@@ -137,7 +137,7 @@ def _branch(model: Model, cache: object, k: int, chains: Sequence[Ids], scales: 
                 places.setdefault(node, row * width + m - 1)
     device = next(model.parameters()).device
     at = torch.tensor(list(places.values()), device=device)
-    with torch.inference_mode(), packing.head_only_at(_head(model), at):
+    with torch.inference_mode(), packing.head_only_at(head_of(model), at):
         logits = model(input_ids=ids.to(device), past_key_values=cache, use_cache=True).logits[0]
     return _probabilities(logits, [_Node(k, node) for node in places], scales)
 
@@ -171,10 +171,3 @@ def _candidates(found: dict[_Node, _Next], scales: Sequence[Scale]) -> list[dict
         nodes = [found[_Node(k, node)] for node in range(len(scale.tree.paths))]
         out.append(scale.tree.read([n.following for n in nodes], [n.digit for n in nodes]))
     return out
-
-
-def _head(model: Model) -> torch.nn.Module:
-    head = model.get_output_embeddings()
-    if head is None:
-        raise Unsupported(f"{type(model).__name__} has no language-model head; a causal model is needed")
-    return head

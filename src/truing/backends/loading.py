@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -80,6 +81,15 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
         raise errors.ModelUnavailable(f"{path}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
     model.eval()
     return model if options.load_in_4bit else model.to(device)
+
+
+def head_of(model: Model) -> torch.nn.Module:
+    """The module that makes logits, with or without PEFT around the model. Raises Unsupported where there is none."""
+    inner: Model = model.get_base_model() if isinstance(model, PeftModel) else model
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise errors.Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
+    return head
 
 
 def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelOptions) -> ChatFormat:

@@ -20,7 +20,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from truing.backends import packing
 from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
 from truing.backends.loading import Model, agree_on_chat, device_of, dtype_of, load_model, load_tokenizer
@@ -41,13 +40,10 @@ from truing.base.records import (
     LikelihoodAsk,
     Message,
     Response,
-    ResponseOutcome,
     SamplingParams,
 )
 
 log = logging.getLogger(__name__)
-BATCH_TOKENS = 1024
-ROW_TOKENS = 512
 ADAPTER_BYTES = 512 * 2**20
 """adapters kept in memory once loaded, so that every stage of an audit can switch back to them"""
 
@@ -78,9 +74,8 @@ class LocalBackend:
         self._resident = ""  # weight hash of the full model in memory
         self._adapters: dict[str, int] = {}  # names of the adapters in memory, least recently used first -> bytes
         self._active = ""
-        self._tree: bool | None = None  # whether this architecture agrees with tree attention; tried once
         self.sessions = Sessions(self)
-        """how answers are drawn, and how fast"""
+        """how answers are drawn and texts scored, and how fast"""
         self.notes: dict[str, str] = {}
         """weight hash -> a line worth showing, e.g. that an adapter has no effect"""
 
@@ -207,71 +202,14 @@ class LocalBackend:
         if torch.equal(on, off):
             self.notes[checkpoint.weights] = "adapter is zero: its logits equal the base's"
 
-    # -- scoring ------------------------------------------------------------------------------------------------------
+    # -- what the model says ------------------------------------------------------------------------------------------
 
     def loglikelihood(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
-        """Score completions, checkpoint by checkpoint, in packed batches.
+        """Score completions, all checkpoints of the base side by side, texts with a common beginning packed.
 
         A prompt that the template cannot hold is `unsupported`; weights that yield NaN give `failed`.
         """
-        for checkpoint, group in _by_checkpoint(asks):
-            branches = []
-            for k, ask in enumerate(group):
-                if not self.chat.supports(ask.messages):
-                    yield Likelihood(ask, float("nan"), 0, float("nan"), ResponseOutcome.UNSUPPORTED)
-                    continue
-                rendered = self.chat.render(ask.messages, ask.completion, closing=ask.closing)
-                branches.append(packing.Branch(k, rendered.prefix_ids, rendered.completion_ids, ask.entropy))
-            if not branches:
-                continue
-            model = self.use(checkpoint)
-            for s in self._score(model, branches):
-                good = s.total == s.total and s.total != float("-inf")
-                outcome = ResponseOutcome.OK if good else ResponseOutcome.FAILED
-                yield Likelihood(group[s.index], s.total if good else float("nan"), s.tokens, s.entropy, outcome)
-
-    def _score(self, model: Model, branches: list[packing.Branch]) -> Iterator[packing.Scored]:
-        head = _head(model)
-        if self._tree is None:
-            self._tree = self._agrees_with_tree(model, head, branches)  # None again if these weights cannot tell
-        longest = max(len(b.prefix) + len(b.completion) for b in branches)
-        window = getattr(model.config.get_text_config(), "sliding_window", None)
-        tree = bool(self._tree) and not (window and longest >= window)
-        rows = packing.pack(branches, ROW_TOKENS) if tree else packing.single_rows(branches)
-        for batch in packing.batches(rows, self._batch_tokens(model)):
-            yield from packing.score_rows(model, head, batch, tree=tree)
-
-    def _agrees_with_tree(self, model: Model, head: torch.nn.Module, branches: list[packing.Branch]) -> bool | None:
-        """Whether packed scoring equals the plain way on a few branches here; None where NaN weights cannot tell."""
-        few = sorted(branches, key=lambda b: len(b.prefix) + len(b.completion))[:3]
-        if self.options.load_in_4bit:
-            return False
-        try:
-            packed = packing.score_rows(model, head, packing.pack(few, 10**9), tree=True)
-        except (RuntimeError, ValueError, TypeError) as e:
-            log.warning("packed scoring is not possible for %s (%s); scoring the plain way", self.base_name, e)
-            return False
-        plain = {s.index: s for s in packing.score_rows(model, head, packing.single_rows(few), tree=False)}
-        limit = 1e-3 if self.dtype is torch.float32 else 0.05
-        worst = max(abs(s.total - plain[s.index].total) / s.tokens for s in packed)
-        if worst != worst:
-            return None
-        if worst <= limit:
-            return True
-        log.warning("packed scoring differs from plain by %.4f nats/token; scoring the plain way", worst)
-        return False
-
-    def _batch_tokens(self, model: Model) -> int:
-        if self.options.memory is None:
-            return BATCH_TOKENS
-        config = model.config.get_text_config()
-        # Logits of every node in the worst case, plus a dozen activations of the widest layer.
-        width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
-        size = torch.finfo(self.dtype).bits // 8
-        per_token = size * (config.vocab_size + 12 * width)
-        return max(64, int(self.options.memory * 2**30 / per_token))
-
-    # -- sampling and weights -----------------------------------------------------------------------------------------
+        yield from self.sessions.score(asks)
 
     def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
         """Draw answers, all checkpoints of the base side by side; each answer has a random stream of its own.
@@ -339,22 +277,6 @@ def train_locally(
 
 
 _PROBE = (Message("user", "What should I read next, and why?"),)
-
-
-def _by_checkpoint(asks: Iterable[Any]) -> Iterator[tuple[Checkpoint, list[Any]]]:
-    """Asks grouped by checkpoint, in order of first appearance: switching is the expensive part."""
-    groups: dict[str, tuple[Checkpoint, list[Any]]] = {}
-    for ask in asks:
-        groups.setdefault(ask.checkpoint.weights, (ask.checkpoint, []))[1].append(ask)
-    yield from groups.values()
-
-
-def _head(model: Model) -> torch.nn.Module:
-    inner: Model = model.get_base_model() if isinstance(model, PeftModel) else model
-    head = inner.get_output_embeddings()
-    if head is None:
-        raise errors.Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
-    return head
 
 
 def _check_unchanged(path: Path, weights: str) -> None:

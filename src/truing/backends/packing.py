@@ -157,7 +157,7 @@ def score_rows(model: torch.nn.Module, head: torch.nn.Module, rows: Sequence[Row
     """One forward pass over a batch of rows; `tree=False` (single rows only) uses the model's ordinary mask."""
     wanted = sorted({(b, n) for b, row in enumerate(rows) for _, nodes in row.scored for n in nodes})
     logits = logits_at(model, head, rows, wanted, tree=tree)
-    return _read(logits, rows, {key: k for k, key in enumerate(wanted)})
+    return read(logits, rows, {key: k for k, key in enumerate(wanted)})
 
 
 def logits_at(
@@ -194,7 +194,7 @@ def _mask(rows: Sequence[Row], length: int, tree: bool) -> torch.Tensor:
     return torch.from_numpy(seen)
 
 
-def _read(logits: torch.Tensor, rows: Sequence[Row], where: dict[tuple[int, int], int]) -> list[Scored]:
+def read(logits: torch.Tensor, rows: Sequence[Row], where: dict[tuple[int, int], int]) -> list[Scored]:
     """Totals and entropies from logits [N, V], in float32, a few hundred positions at a time."""
     pairs = [
         (b, sequence, [where[b, n] for n in nodes]) for b, row in enumerate(rows) for sequence, nodes in row.scored

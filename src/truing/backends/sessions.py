@@ -1,9 +1,9 @@
-"""Answers of a local backend's checkpoints, as many of them side by side as one model allows.
+"""What a local backend's checkpoints answer and how they score, as many side by side as one model allows.
 
-    asks -> a window -> sessions: the base with all its plain LoRA adapters | one other adapter | one full model
-                        each session -> Sampler, or plain generate where the architecture is not known
+    asks -> sessions: the base with all its plain LoRA adapters | one other adapter | one full model
+            each session -> Sampler or score_trees, or the plain way where the architecture is not known
 
-Asks are held a window at a time, so that millions never sit in memory; within it they are answered in whatever order
+Answers are asked for a window at a time, so that millions never sit in memory; within it they come in whatever order
 shares most.
 """
 
@@ -19,12 +19,23 @@ from truing.backends.adapters import Adapter, AdapterStack, first_layer, lora_fa
 from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
 from truing.backends.generation import NAN, draw_plainly, response, stream_seed
+from truing.backends.packing import Branch, Scored, pack
 from truing.backends.sampler import Job, Sampler, Work, pass_bytes, row_bytes
+from truing.backends.scoring import ROW_TOKENS, PlainScorer, pass_tokens, score_trees
 from truing.backends.trunk import Trunk
 from truing.backends.weights import weight_files
 from truing.base import errors
 from truing.base.options import ModelOptions
-from truing.base.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, SamplingParams
+from truing.base.records import (
+    Ask,
+    Checkpoint,
+    Kind,
+    Likelihood,
+    LikelihoodAsk,
+    Response,
+    ResponseOutcome,
+    SamplingParams,
+)
 
 log = logging.getLogger(__name__)
 WINDOW = 4096
@@ -57,7 +68,7 @@ class _Session:
 
     holder: Checkpoint
     """what is put in force: the base under a stack, else the checkpoint itself"""
-    asks: list[Ask] = field(default_factory=list)
+    asks: list[Any] = field(default_factory=list)
     adapters: dict[str, Adapter] | None = None
     """weights -> factors, in stack order; None without a stack"""
 
@@ -67,7 +78,8 @@ class Sessions:
 
     def __init__(self, holder: Holder) -> None:
         self._holder = holder
-        self._side_by_side: bool | None = None  # whether the sampler agrees with this architecture; tried once
+        self._side_by_side: bool | None = None  # whether packed passes agree with this architecture; tried once
+        self._plain: PlainScorer | None = None
         self.work = Work()
         """of the session that is running, or ran last"""
         self.say: Callable[[Work], None] | None = None
@@ -94,14 +106,14 @@ class Sessions:
 
     # -- who goes with whom -------------------------------------------------------------------------------------------
 
-    def _sessions(self, asks: Sequence[Ask]) -> Iterator[_Session]:
-        """Asks by the model that answers them: what stands on the base first, whole models after."""
-        groups: dict[str, list[Ask]] = {}
+    def _sessions(self, asks: Sequence[Any]) -> Iterator[_Session]:
+        """Asks of either kind by the model they go to: what stands on the base first, whole models after."""
+        groups: dict[str, list[Any]] = {}
         for ask in asks:
             groups.setdefault(ask.checkpoint.weights, []).append(ask)
         whole = [g for g in groups.values() if g[0].checkpoint.kind is Kind.FULL]
         rest = [g for g in groups.values() if g[0].checkpoint.kind is not Kind.FULL]
-        alone: list[list[Ask]] = []
+        alone: list[list[Any]] = []
         base = self._holder.base_checkpoint()
         stack, size = _Session(base, adapters={}), 0
         for group in rest:
@@ -131,10 +143,78 @@ class Sessions:
         try:
             return lora_factors(model, checkpoint.weights[:16])
         except errors.Unsupported as e:
-            log.warning("%s: sampled by itself, not side by side with others: %s", checkpoint.label, e)
+            log.warning("%s: by itself, not side by side with others: %s", checkpoint.label, e)
             return None
 
-    # -- one model ----------------------------------------------------------------------------------------------------
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def score(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+        """One likelihood per ask, in any order; all asks are held.
+
+        Raises:
+            AdapterMismatch and others: see `LocalBackend.use`.
+        """
+        able = []
+        for ask in asks:
+            if self._holder.chat.supports(ask.messages):
+                able.append(ask)
+            else:
+                yield Likelihood(ask, float("nan"), 0, float("nan"), ResponseOutcome.UNSUPPORTED)
+        for session in self._sessions(able):
+            branches = [self._branch(k, ask) for k, ask in enumerate(session.asks)]
+            trunk = self._trunk(self._holder.use(session.holder), branches[0].prefix)
+            found = self._side(trunk, session, branches) if trunk is not None else self._one_by_one(session, branches)
+            for k, s in found:
+                good = s.total == s.total and s.total != float("-inf")
+                outcome = ResponseOutcome.OK if good else ResponseOutcome.FAILED
+                total = s.total if good else float("nan")
+                yield Likelihood(session.asks[k], total, s.tokens, s.entropy, outcome)
+
+    def _branch(self, k: int, ask: LikelihoodAsk) -> Branch:
+        rendered = self._holder.chat.render(ask.messages, ask.completion, closing=ask.closing)
+        return Branch(k, rendered.prefix_ids, rendered.completion_ids, ask.entropy)
+
+    def _side(self, trunk: Trunk, session: _Session, branches: Sequence[Branch]) -> Iterator[tuple[int, Scored]]:
+        """Every text once, at all places that ask for it."""
+        adapters = list((session.adapters or {}).values())
+        places = {weights: k for k, weights in enumerate(session.adapters or {})}
+        texts: dict[tuple[Any, ...], dict[int, list[int]]] = {}
+        for ask, b in zip(session.asks, branches, strict=True):
+            wanted = texts.setdefault((b.prefix, b.completion, b.entropy), {})
+            wanted.setdefault(places.get(ask.checkpoint.weights, -1), []).append(b.index)
+        groups: dict[tuple[int, ...], list[Branch]] = {}
+        keys = list(texts)
+        for n, (prefix, completion, entropy) in enumerate(keys):
+            group = tuple(sorted(texts[keys[n]]))
+            groups.setdefault(group, []).append(Branch(n, prefix, completion, entropy))
+        stack = AdapterStack(adapters, trunk.dtype) if adapters else None
+        shared = first_layer(adapters, trunk.depth)
+        session.adapters = None  # the stack holds them now
+        tokens = pass_tokens(self._holder.use(session.holder), trunk.dtype, self._holder.options.memory)
+        for group, some in groups.items():
+            found = score_trees(
+                trunk, stack, pack(some, ROW_TOKENS), group, shared=shared, batch_tokens=tokens,
+                hold=lambda: self._holder.use(session.holder),
+            )  # fmt: skip
+            for place, scored in found:
+                for k in texts[keys[scored.index]][place]:
+                    yield k, scored
+
+    def _one_by_one(self, session: _Session, branches: Sequence[Branch]) -> Iterator[tuple[int, Scored]]:
+        """One checkpoint after the other, by the model's own forward pass."""
+        groups: dict[str, list[Branch]] = {}
+        for ask, b in zip(session.asks, branches, strict=True):
+            groups.setdefault(ask.checkpoint.weights, []).append(b)
+        options = self._holder.options
+        for group in groups.values():
+            model = self._holder.use(session.asks[group[0].index].checkpoint)
+            dtype = next(model.parameters()).dtype
+            if self._plain is None:
+                self._plain = PlainScorer(self._holder.base_name, dtype, trees=not options.load_in_4bit)
+            for scored in self._plain.score(model, group, pass_tokens(model, dtype, options.memory)):
+                yield scored.index, scored
+
+    # -- answers ------------------------------------------------------------------------------------------------------
 
     def _run(self, session: _Session, params: SamplingParams) -> Iterator[Response]:
         model = self._holder.use(session.holder)
@@ -226,12 +306,12 @@ class Sessions:
             if self._side_by_side is None:
                 self._side_by_side = agrees(model, trunk, prefix)
         except (errors.Unsupported, RuntimeError, TypeError, AttributeError, KeyError) as e:
-            log.warning("%s: answers are drawn by plain generate: %s", self._holder.base_name, e)
+            log.warning("%s: not side by side but one by one: %s", self._holder.base_name, e)
             self._side_by_side = False
             return None
         if self._side_by_side is False:
             log.warning(
-                "%s: answers are drawn by plain generate: the packed pass differs from the model's own",
+                "%s: not side by side but one by one: a packed pass differs from the model's own",
                 self._holder.base_name,
             )
             return None

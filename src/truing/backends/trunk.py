@@ -22,8 +22,8 @@ from transformers import AttentionInterface
 
 from truing.base.errors import Unsupported
 
-Rotary = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-"""kind of layer -> cosines and sines [1, T, h]"""
+Rotary = Mapping[str, Any]
+"""kind of layer -> (cosines, sines), each [1, T, h]"""
 _ATTENTION = "truing_packed"
 _MOVING_ROPE = ("dynamic", "longrope")
 """rotary embeddings that change with the longest sequence of a batch"""
@@ -116,8 +116,7 @@ def _attention(
 
 
 def _one_rotary(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
-    one: Any = core.rotary_emb(hidden, positions)
-    return dict.fromkeys(kinds, one)
+    return dict.fromkeys(kinds, core.rotary_emb(hidden, positions))
 
 
 def _rotary_by_kind(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
