@@ -1,0 +1,91 @@
+"""The sampler on the real 135M model: what it draws is what `generate` draws."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from truing.backends.adapters import AdapterStack, lora_factors
+from truing.backends.chat import ChatFormat
+from truing.backends.loading import load_tokenizer
+from truing.backends.models import cache_dir
+from truing.backends.sampler import Job, Sampler
+from truing.backends.trunk import Trunk
+from truing.base.options import ModelOptions
+from truing.base.records import SamplingParams
+from truing.data.prompts import load_prompts
+
+FOLDER = cache_dir() / "models" / "smollm2-135m"
+TOKENS = 12
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.model,
+    pytest.mark.skipif(not (FOLDER / "config.json").exists(), reason="truing models get smollm2-135m"),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """The base with two random adapters, strong enough to change what it says."""
+    torch.set_num_threads(1)
+    base: Any = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped: Any = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"), "one")
+        wrapped.add_adapter("two", LoraConfig(r=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for path, weight in wrapped.named_parameters():
+            if "lora_B" in path:
+                weight.copy_(0.03 * torch.randn(weight.shape, generator=generator))
+    return wrapped.eval()
+
+
+@pytest.fixture(scope="module")
+def prefixes():
+    chat = ChatFormat(load_tokenizer(FOLDER, ModelOptions()))
+    return [tuple(chat.prefix(p.messages)) for p in load_prompts("v1").only("eval", 3).prompts]
+
+
+def test_greedy_answers_equal_generate_but_where_the_reference_itself_is_undecided(model, prefixes):
+    """Base and adapters side by side; a first difference is allowed only at a top-2 gap under 1e-4."""
+    stack = AdapterStack([lora_factors(model, name) for name in ("one", "two")], torch.float32)
+    model.base_model.disable_adapter_layers()
+    jobs = [Job(k, prefixes[k % 3], k // 3 - 1, 0, TOKENS) for k in range(9)]
+    sampler = Sampler(Trunk(model), stack, SamplingParams(temperature=0.0), stop_ids=(2,), rows=4)
+    found = {d.index: d.tokens for d in sampler.run(jobs)}
+    assert len({tuple(t) for t in found.values()}) >= 8
+    for job in jobs:
+        if job.place >= 0:
+            model.base_model.enable_adapter_layers()
+            model.set_adapter(("one", "two")[job.place])
+        ids = torch.tensor([job.prefix])
+        with torch.inference_mode():
+            own = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False,
+                eos_token_id=2, pad_token_id=2, repetition_penalty=1.0,
+            )[0, len(job.prefix) :].tolist()  # fmt: skip
+            differ = [k for k, (a, b) in enumerate(zip(own, found[job.index], strict=False)) if a != b]
+            if differ:
+                top = model(torch.tensor([[*job.prefix, *own[: differ[0]]]])).logits[0, -1].topk(2).values
+                assert float(top[0] - top[1]) < 1e-4
+            else:
+                assert own == found[job.index]
+
+
+def test_log_probabilities_are_within_1e_4_of_the_model_s_own(model, prefixes):
+    class Recorder(Sampler):
+        def _advance(self, rows, logits):
+            self.seen = [*getattr(self, "seen", []), *((r.job, list(r.tokens), x.clone()) for r, x in zip(rows, logits, strict=True))]  # noqa: E501 # fmt: skip
+            return super()._advance(rows, logits)
+
+    model.base_model.disable_adapter_layers()
+    sampler = Recorder(Trunk(model), None, SamplingParams(), stop_ids=(), rows=3)
+    list(sampler.run([Job(k, prefix, -1, k, 6) for k, prefix in enumerate(prefixes)]))
+    for job, tokens, logits in sampler.seen[::3]:
+        with torch.inference_mode():
+            own = model(torch.tensor([[*job.prefix, *tokens]])).logits[0, -1]
+        assert torch.allclose(logits.log_softmax(-1), own.log_softmax(-1), atol=1e-4)
