@@ -93,6 +93,18 @@ def test_log_probabilities_are_within_1e_4_of_the_model_s_own(name):
         assert torch.allclose(logits.log_softmax(-1), own.log_softmax(-1), atol=1e-4)
 
 
+def test_in_16_bits_the_log_probabilities_are_those_of_the_model_but_for_rounding():
+    model = tiny("qwen3").to(torch.bfloat16)
+    sampler = Recorder(Trunk(model), None, SamplingParams(), stop_ids=(), rows=5)
+    drawn(sampler, jobs_for(prompts(6, seed=1), draws=2))
+    gaps = []
+    for job, tokens, logits in sampler.seen[::3]:
+        with torch.inference_mode():
+            own = model(torch.tensor([[*job.prefix, *tokens]])).logits[0, -1].float()
+        gaps.append(float((logits.log_softmax(-1) - own.log_softmax(-1)).abs().mean()))
+    assert max(gaps) < 0.1
+
+
 def test_the_model_is_itself_between_two_answers():
     model = tiny("qwen3")
     ids = torch.tensor([[5, 6, 7]])
