@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from truing.backends.adapters import AdapterStack, first_layer, lora_factors
 from truing.backends.blocks import Blocks, Reading, join
 from truing.backends.choice import Stream, choose, nucleus
-from truing.backends.sampler import Job, Sampler
+from truing.backends.sampler import Job, Recorder, Sampler
 from truing.backends.trunk import Trunk
 from truing.base.errors import Unsupported
 from truing.base.records import SamplingParams
@@ -71,14 +71,6 @@ def test_greedy_answers_equal_generate(name):
         assert found[job.index].stopped == (found[job.index].tokens[-1] in STOP)
     assert len({tuple(d.tokens) for d in found.values()}) > 10
     assert sampler.work.tokens == sum(len(d.tokens) for d in found.values())
-
-
-class Recorder(Sampler):
-    """Keeps what it chose from."""
-
-    def _advance(self, rows, logits):
-        self.seen = [*getattr(self, "seen", []), *((r.job, list(r.tokens), x.clone()) for r, x in zip(rows, logits, strict=True))]  # noqa: E501 # fmt: skip
-        return super()._advance(rows, logits)
 
 
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)

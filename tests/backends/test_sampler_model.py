@@ -12,7 +12,7 @@ from truing.backends.adapters import AdapterStack, lora_factors
 from truing.backends.chat import ChatFormat
 from truing.backends.loading import load_tokenizer
 from truing.backends.models import cache_dir
-from truing.backends.sampler import Job, Sampler
+from truing.backends.sampler import Job, Recorder, Sampler
 from truing.backends.trunk import Trunk
 from truing.base.options import ModelOptions
 from truing.base.records import SamplingParams
@@ -77,10 +77,6 @@ def test_greedy_answers_equal_generate_but_where_the_reference_itself_is_undecid
 
 
 def test_log_probabilities_are_within_1e_4_of_the_model_s_own(model, prefixes):
-    class Recorder(Sampler):
-        def _advance(self, rows, logits):
-            self.seen = [*getattr(self, "seen", []), *((r.job, list(r.tokens), x.clone()) for r, x in zip(rows, logits, strict=True))]  # noqa: E501 # fmt: skip
-            return super()._advance(rows, logits)
 
     model.base_model.disable_adapter_layers()
     sampler = Recorder(Trunk(model), None, SamplingParams(), stop_ids=(), rows=3)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -355,6 +356,19 @@ class Sampler:
             if not prompt.lower.users:
                 self._lower.remove(prompt.lower.segment)
                 del self._lowers[prompt.prefix]
+
+
+class Recorder(Sampler):
+    """A sampler that keeps what it chose from, to be compared with a model's own forward pass."""
+
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self.seen: list[tuple[Job, list[int], torch.Tensor]] = []
+        """job, tokens of its answer so far, logits [V] of the next"""
+
+    def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> list[Done]:
+        self.seen += [(r.job, list(r.tokens), x.clone()) for r, x in zip(rows, logits, strict=True)]
+        return super()._advance(rows, logits)
 
 
 def _spans(start: int, parts: Iterable[tuple[int, Segment | None]]) -> list[tuple[int, int, Segment]]:

@@ -20,7 +20,7 @@ from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
 from truing.backends.generation import NAN, draw_plainly, response, stream_seed
 from truing.backends.packing import Branch, Scored, pack
-from truing.backends.sampler import Job, Sampler, Work, pass_bytes, row_bytes
+from truing.backends.sampler import Job, Recorder, Sampler, Work, pass_bytes, row_bytes
 from truing.backends.scoring import ROW_TOKENS, PlainScorer, pass_tokens, score_trees
 from truing.backends.trunk import Trunk
 from truing.backends.weights import weight_files
@@ -318,27 +318,18 @@ class Sessions:
         return trunk
 
 
-class _Recorder(Sampler):
-    """Keeps the logits that it chooses from."""
-
-    def _advance(self, rows: Any, logits: torch.Tensor) -> Any:
-        self.seen = getattr(self, "seen", [])
-        self.seen += [(r.job.index, list(r.tokens), row.clone()) for r, row in zip(rows, logits, strict=True)]
-        return super()._advance(rows, logits)
-
-
 def agrees(model: Any, trunk: Trunk, prefix: Sequence[int]) -> bool | None:
     """Whether packed passes give the log-probabilities of the model's own forward; None where NaN weights cannot tell.
 
     Tried on two prompts side by side, for their first tokens: prompts, rows and their positions are all in it.
     """
     prompts = [tuple(prefix), tuple(prefix[: max(1, len(prefix) // 2)])]
-    sampler = _Recorder(trunk, None, SamplingParams(temperature=0.0), stop_ids=(), rows=2)
+    sampler = Recorder(trunk, None, SamplingParams(temperature=0.0), stop_ids=(), rows=2)
     for _ in sampler.run([Job(k, p, -1, 0, 4) for k, p in enumerate(prompts)]):
         pass
     worst = 0.0
-    for index, tokens, logits in sampler.seen:
-        ids = torch.tensor([[*prompts[index], *tokens]], device=trunk.device)
+    for job, tokens, logits in sampler.seen:
+        ids = torch.tensor([[*job.prefix, *tokens]], device=trunk.device)
         with torch.inference_mode():
             own = model(input_ids=ids, use_cache=False).logits[0, -1].float()
         gap = (logits.log_softmax(-1) - own.log_softmax(-1)).abs().max()
