@@ -28,8 +28,10 @@ from truing.backends.choice import Stream, choose
 from truing.backends.trunk import Trunk
 from truing.base.records import SamplingParams
 
-PASS_TOKENS = 512
-"""tokens of prompts that a pass takes, unless one prompt is longer"""
+PASS_TOKENS = 2048
+"""tokens of prompts that a pass takes, unless one prompt is longer: at the start few rows should stand empty"""
+FRUGAL_PASS_TOKENS = 256
+"""the same under a memory bound"""
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +137,7 @@ class Sampler:
         trunk: the model.
         stack: adapters; None for the model as it is.
         shared: layers below which all places of the stack agree.
+        pass_tokens: tokens of prompts that a pass takes, unless one prompt is longer.
         rows: most rows in flight.
         stop_ids: tokens that end an answer.
         params: temperature and top_p.
@@ -152,13 +155,14 @@ class Sampler:
         stop_ids: Sequence[int],
         rows: int,
         shared: int = 0,
+        pass_tokens: int = PASS_TOKENS,
         ends: Callable[[list[int]], bool] | None = None,
         hold: Callable[[], object] | None = None,
         say: Callable[[Work], None] | None = None,
     ) -> None:
         self._trunk, self._stack, self._params = trunk, stack, params
         self._stop, self._most, self._ends = frozenset(stop_ids), rows, ends
-        self._hold, self._say = hold, say
+        self._hold, self._say, self._pass_tokens = hold, say, pass_tokens
         self._cut = shared if 0 < shared < trunk.depth else 0
         like = (trunk.kv_heads, trunk.head_size)
         kind = (trunk.dtype, trunk.device)
@@ -221,7 +225,7 @@ class Sampler:
         # A few at a time: a prompt alone would cost as much as a small batch.
         if wanted < min(ahead, 2) and self._rows:
             return coming
-        while queue and wanted > 0 and (not coming or tokens + len(queue[0].prefix) <= PASS_TOKENS):
+        while queue and wanted > 0 and (not coming or tokens + len(queue[0].prefix) <= self._pass_tokens):
             prompt = queue.popleft()
             coming.append(prompt)
             tokens += len(prompt.prefix)
@@ -438,6 +442,6 @@ def row_bytes(trunk: Trunk, prompt: int, answer: int) -> int:
 
 
 def pass_bytes(trunk: Trunk, prompt: int) -> int:
-    """Memory of a pass that does not depend on the number of rows: the activations of its prompts, in bytes."""
+    """Memory of a frugal pass that does not depend on the number of rows: the activations of prompts, in bytes."""
     width = max(getattr(trunk.config, "intermediate_size", 0) or 0, trunk.config.hidden_size)
-    return max(PASS_TOKENS, prompt) * 6 * width * trunk.dtype.itemsize
+    return max(FRUGAL_PASS_TOKENS, prompt) * 6 * width * trunk.dtype.itemsize

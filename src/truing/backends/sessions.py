@@ -20,7 +20,7 @@ from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
 from truing.backends.generation import NAN, draw_plainly, response, stream_seed
 from truing.backends.packing import Branch, Scored, pack
-from truing.backends.sampler import Job, Recorder, Sampler, Work, pass_bytes, row_bytes
+from truing.backends.sampler import FRUGAL_PASS_TOKENS, PASS_TOKENS, Job, Recorder, Sampler, Work, pass_bytes, row_bytes
 from truing.backends.scoring import ROW_TOKENS, PlainScorer, pass_tokens, score_trees
 from truing.backends.trunk import Trunk
 from truing.backends.weights import weight_files
@@ -268,6 +268,7 @@ class Sessions:
             stop_ids=chat.stop_ids,
             rows=self._rows(trunk, jobs),
             shared=first_layer(list(adapters.values()), trunk.depth) if several else 0,
+            pass_tokens=PASS_TOKENS if self._holder.options.memory is None else FRUGAL_PASS_TOKENS,
             ends=(lambda tokens: params.cut(chat.decode(tokens)) is not None) if params.stop else None,
             hold=lambda: self._holder.use(session.holder),
             say=self.say,
