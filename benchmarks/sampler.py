@@ -2,31 +2,28 @@
 
     python benchmarks/sampler.py RUN8 RUN32 [--cases checkpoints,adapters,mixed,draws,memory] [--ranks 8,32]
         [--waves 1,3] [--repeats 5] [--scale 1.0] [--dtype float32] [--threads 1] [--max-load 1.0] [--memory 0.5]
-        [--json FILE]
 
 RUN8 and RUN32 are folders of adapter checkpoints of smollm2-135m, as `truing train` leaves them. Ours and each baseline
 alternate in one process with the same model, number type, prompts, lengths and sampling parameters (temperature 1,
 top_p 1). Answer lengths are one log-normal list (sigma 0.6, seed 5, capped); only tokens within them count. A row of
 ours ends at its length, a batch of `generate` runs until its longest row ends. Loading adapters and stacking them, done
 once, is in no figure. Ratios of CPU seconds on one thread decide; `--threads 2` adds a second pass, for wall time. An
-arm during which others used more than `--max-load` cores is discarded and repeated, twice at most, then kept and marked
-with *.
+arm during which others used more than `--max-load` cores is repeated, twice at most; the quietest is kept, and marked
+with * if it is above.
 
 The bound beside each figure adds up, over its own passes, max(bytes / read rate, FLOPs / matmul rate) of the layers,
-the head, the adapters, and the keys and values; both rates are measured at the start.
+the head, the adapters, and the keys and values. Both rates are measured at the start and after every case; the best so
+far counts.
 """
 
 import argparse
-import contextlib
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 import warnings
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -44,7 +41,7 @@ from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path, find_run
 from truing.backends.loading import load_model, load_tokenizer
 from truing.backends.models import resolve_model
-from truing.backends.sampler import Job, Sampler, pass_bytes, row_bytes
+from truing.backends.sampler import Job, Sampler
 from truing.backends.sessions import ROWS, Sessions
 from truing.backends.trunk import Trunk
 from truing.base.options import ModelOptions
@@ -52,13 +49,11 @@ from truing.base.records import Message, SamplingParams
 from truing.data.prompts import load_prompts
 
 SEED, SIGMA, EACH = 5, 0.6, 4
-PARAMS = SamplingParams(temperature=1.0, top_p=1.0)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CASES = ("checkpoints", "adapters", "mixed", "draws", "memory")
 
 
 def lengths(n, typical, cap):
-    """One list for all arms: log-normal with median `typical`; the first n of it."""
+    """The first n of one list for all arms: log-normal with median `typical`."""
     normal = torch.randn(n, generator=torch.Generator().manual_seed(SEED))
     return (normal * SIGMA).exp().mul(typical).round().clamp(2, cap).int().tolist()
 
@@ -67,18 +62,14 @@ def chunks(jobs, n):
     return [jobs[k : k + n] for k in range(0, len(jobs), n)]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What a run did, and the least time it can take
-
-
 class Step(NamedTuple):
-    """A pass over the layers."""
+    """A pass over the layers, or a merge."""
 
     tokens: int  # through the layers
     heads: int  # through the head
     adapters: int  # whose factors are read
-    reads: int  # tokens of keys and values read
-    pairs: int  # (query, key) pairs
+    reads: int  # tokens whose keys and values are read
+    pairs: int  # of query and key
     merges: int = 0  # adapters added to the weights and taken out again
 
 
@@ -88,41 +79,31 @@ class Drawn(NamedTuple):
     useful: float  # row-steps that gave a token of an answer
 
 
-@dataclass
 class Machine:
     """Rates of this machine, and what a pass of this model needs."""
 
-    trunk: Trunk
-    rank_weights: dict[int, int] = field(default_factory=dict)  # numbers in one adapter
+    def __init__(self, trunk):
+        self.trunk, self.itemsize = trunk, trunk.dtype.itemsize
+        self.factors = {None: 0}  # rank -> numbers in one adapter
+        self.layers = sum(p.numel() for layer in trunk._layers for p in layer.parameters() if p.dim() == 2)
+        self.head = trunk._head.weight.numel()
+        self.matmul, self.read = 0.0, 0.0
+        self.measure()
 
-    def __post_init__(self):
-        self.layers = sum(p.numel() for layer in self.trunk._layers for p in layer.parameters() if p.dim() == 2)
-        self.head = self.trunk._head.weight.numel()
-        self.itemsize = self.trunk.dtype.itemsize
-        self.matmul, self.read = self._matmul_rate(), self._read_rate()
-
-    def _matmul_rate(self, rows=80):
-        """FLOP/s at the shapes of a layer, weights in cache."""
+    def measure(self):
+        """FLOP/s of a layer's matrices in cache on 80 rows; bytes/s of a matrix too large for a cache, the better of
+        two ways. The best found so far counts: other jobs only make it worse."""
         weights = [p for p in self.trunk._layers[0].parameters() if p.dim() == 2]
-        inputs = [torch.randn(rows, w.shape[1]).to(w.dtype) for w in weights]
-
-        def once():
-            for x, w in zip(inputs, weights, strict=True):
-                for _ in range(8):
-                    linear(x, w)
-
-        return 8 * 2 * rows * sum(w.numel() for w in weights) / best(once)
-
-    def _read_rate(self):
-        """Bytes/s of a matrix too large for a cache, by a sum and by a matrix-vector product."""
-        big = torch.ones(16384, 8192)
-        vector = torch.ones(8192)
-        return big.nbytes / min(best(lambda: big.sum(), 5), best(lambda: big @ vector, 5))
+        inputs = [torch.randn(80, w.shape[1]).to(w.dtype) for w in weights]
+        flops, big, vector = 8 * 2 * 80 * sum(w.numel() for w in weights), torch.ones(16384, 8192), torch.ones(8192)
+        took = best(lambda: [linear(x, w) for x, w in zip(inputs, weights, strict=True) for _ in range(8)])
+        self.matmul = max(self.matmul, flops / took)
+        self.read = max(self.read, big.nbytes / min(best(big.sum), best(lambda: big @ vector)))
 
     def seconds(self, steps, rank=None):
         """The bound: every part of every pass takes its bytes or its FLOPs, whichever takes longer."""
-        trunk, factors = self.trunk, self.rank_weights.get(rank, 0)
-        kv = 2 * trunk.depth * trunk.kv_heads * trunk.head_size * self.itemsize
+        trunk, factors = self.trunk, self.factors[rank]
+        kv = 2 * trunk.depth * trunk.kv_heads * trunk.head_size
         pair = 4 * trunk.depth * trunk.config.num_attention_heads * trunk.head_size
 
         def part(numbers, flops):
@@ -130,18 +111,16 @@ class Machine:
 
         total = 0.0
         for s in steps:
-            total += part(self.layers, 2 * self.layers * s.tokens) if s.tokens else 0.0
-            total += part(self.head, 2 * self.head * s.heads) if s.heads else 0.0
-            total += part(factors * s.adapters, 2 * factors * s.tokens) if s.adapters else 0.0
-            total += max(s.reads * kv / self.read, s.pairs * pair / self.matmul)
-            # In and out again: weights read and written each time, and a product of the factors.
-            products = 2 * 2 * self.layers * (rank or 0) * s.merges
-            total += part((4 * self.layers + 2 * factors) * s.merges, products)
+            total += part(self.layers * bool(s.tokens), 2 * self.layers * s.tokens)
+            total += part(self.head * bool(s.heads), 2 * self.head * s.heads)
+            total += part(factors * s.adapters, 2 * factors * s.tokens * bool(s.adapters))
+            total += part(kv * s.reads, pair * s.pairs)
+            # In and out: weights read and written each time, and the product of the factors.
+            total += s.merges * part(4 * self.layers + 2 * factors, 4 * self.layers * (rank or 0))
         return total
 
 
-def best(run, times=20):
-    run()
+def best(run, times=10):
     found = []
     with torch.inference_mode():
         for _ in range(times):
@@ -151,40 +130,31 @@ def best(run, times=20):
     return min(found)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One arm, once
-
-
 class Recorded(Sampler):
     """Keeps what every pass needed."""
 
     def _pass(self, coming):
-        rows = self._rows
-        tails = sum(len(r.tokens) for r in rows)
-        new = [len(p.prefix) for p in coming]
-        prompts = {id(r.prompt): len(r.prompt.prefix) for r in rows}
+        rows, new = self._rows, [len(p.prefix) for p in coming]
+        tails, prompts = sum(len(r.tokens) for r in rows), {id(r.prompt): len(r.prompt.prefix) for r in rows}
         places = {r.job.place for r in rows} | {p.place for p in coming}
-        steps = self.__dict__.setdefault("steps", [])
-        steps.append(
-            Step(
-                len(rows) + sum(new), len(rows) + len(new), len(places - {-1}), sum(prompts.values()) + tails + sum(new),
-                sum(len(r.prompt.prefix) for r in rows) + tails + sum(n * (n + 1) // 2 for n in new),
-            )
-        )  # fmt: skip
+        reads = sum(prompts.values()) + tails + sum(new)
+        pairs = sum(len(r.prompt.prefix) for r in rows) + tails + sum(n * (n + 1) // 2 for n in new)
+        step = Step(len(rows) + sum(new), len(rows) + len(new), len(places - {-1}), reads, pairs)
+        self.__dict__.setdefault("steps", []).append(step)
         return super()._pass(coming)
 
 
 def ours(model, stack, jobs, rows):
     if stack is not None:
         model.base_model.disable_adapter_layers()
-    sampler = Recorded(Trunk(model), stack, PARAMS, stop_ids=(), rows=rows)
+    sampler = Recorded(Trunk(model), stack, SamplingParams(temperature=1.0, top_p=1.0), stop_ids=(), rows=rows)
     done = {d.index: len(d.tokens) for d in sampler.run(jobs)}
     assert done == {j.index: j.limit for j in jobs}
     return Drawn(sum(done.values()), sampler.steps, sampler.work.useful)
 
 
 def generate(model, batch, adapters=0, copies=1, **more):
-    """One batch by `generate`, padded on the left, until the longest of its answers ends; what its passes needed."""
+    """A batch by `generate`, padded on the left, until its longest answer ends; gives what its passes needed."""
     width, longest, rows = max(len(j.prefix) for j in batch), max(j.limit for j in batch), len(batch) * copies
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -203,50 +173,30 @@ def generate(model, batch, adapters=0, copies=1, **more):
     return [first, *(Step(rows, rows, adapters, n, n) for n in seen)]
 
 
-def in_turn(model, names, jobs, merged):
-    """Checkpoint by checkpoint, in batches of 4."""
+def by_peft(way, model, names, jobs, waves):
+    """Checkpoint by checkpoint in batches of 4, or all in one batch with 4 rows of each."""
     model.base_model.enable_adapter_layers()
     steps = []
+    if way == "adapter_names":
+        for wave in range(waves):
+            batch = [j for k, j in enumerate(jobs) if k // EACH % waves == wave]
+            steps += generate(model, batch, len(names), adapter_names=[names[j.place] for j in batch])
+        return drawn(jobs, steps)
+    merged = way == "merge_adapter"
     for place, group in groupby(jobs, key=lambda j: j.place):
-        if merged:
-            model.merge_adapter([names[place]])
-        else:
-            model.set_adapter(names[place])
+        model.merge_adapter([names[place]]) if merged else model.set_adapter(names[place])
         for batch in chunks(list(group), EACH):
-            steps += generate(model, batch, adapters=int(not merged))
+            steps += generate(model, batch, adapters=0 if merged else 1)
         if merged:
             model.unmerge_adapter()
             steps.append(Step(0, 0, 0, 0, 0, merges=1))
     return drawn(jobs, steps)
 
 
-def side_by_side(model, names, jobs, waves):
-    """All checkpoints in one batch of PEFT, 4 rows of each."""
-    model.base_model.enable_adapter_layers()
-    steps = []
-    for wave in range(waves):
-        batch = [j for k, j in enumerate(jobs) if k // EACH % waves == wave]
-        steps += generate(model, batch, len(names), adapter_names=[names[j.place] for j in batch])
-    return drawn(jobs, steps)
-
-
-def plainly(model, jobs, rows):
-    return drawn(jobs, [s for batch in chunks(jobs, rows) for s in generate(model, batch)])
-
-
-def copied(model, jobs):
-    assert len({(j.prefix, j.limit) for j in jobs}) == 1
-    return drawn(jobs, generate(model, jobs[:1], copies=len(jobs)))
-
-
 def drawn(jobs, steps):
-    wanted = sum(j.limit for j in jobs)  # the first token of an answer comes from its prompt's pass
-    computed = sum(s.tokens for s in steps if s.tokens == s.heads) + len(jobs)
-    return Drawn(wanted, steps, wanted / computed)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Measuring
+    wanted = sum(j.limit for j in jobs)
+    after = sum(s.tokens for s in steps if s.tokens == s.heads)  # first tokens come from the prompts' passes
+    return Drawn(wanted, steps, (wanted - len(jobs)) / max(1, after))
 
 
 class Run(NamedTuple):
@@ -257,13 +207,10 @@ class Run(NamedTuple):
     drawn: Drawn
 
 
-def memory_now(name):
-    """Resident memory of this process in MiB: VmRSS now, VmHWM the most since the last reset."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def held(name):
+    """Resident memory of this process in MiB: VmRSS now, VmHWM the most since it was reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def busy():
@@ -274,13 +221,11 @@ def busy():
 
 def once(arm):
     gc.collect()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    held, before = memory_now("VmRSS"), busy()
-    wall, cpu = time.perf_counter(), time.process_time()
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before, used, cpu, wall = held("VmRSS"), busy(), time.process_time(), time.perf_counter()
     result = arm()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Run(cpu, wall, max(0.0, busy() - before - cpu) / wall, memory_now("VmHWM") - held, result)
+    wall, cpu, used = time.perf_counter() - wall, time.process_time() - cpu, busy() - used
+    return Run(cpu, wall, max(0.0, used - cpu) / wall, held("VmHWM") - before, result)
 
 
 def alternating(arms, options):
@@ -292,45 +237,39 @@ def alternating(arms, options):
             tries = [once(arm)]
             while tries[-1].load > options.max_load and len(tries) < 3:
                 tries.append(once(arm))
-            runs[name].append(min(tries, key=lambda r: r.load))
-            r = runs[name][-1]
-            print(f"    {name:<44} {r.cpu:7.1f} s CPU {r.wall:7.1f} s wall, others {r.load:.2f}", file=sys.stderr)
+            r = min(tries, key=lambda r: r.load)
+            runs[name].append(r)
+            print(f"    {name:<34} {r.cpu:6.1f} s CPU {r.wall:6.1f} s wall, others {r.load:.2f}", file=sys.stderr)
     return runs
 
 
 def compare(bench, case, arms, pairs):
-    """Run a case and add a line per pair (ours, baseline, wanted, ranks of the two)."""
-    options = bench.options
-    print(f"{case}", file=sys.stderr)
+    """Run a case and note a line per pair: ours, baseline, ratio wanted, ranks of the two."""
+    options, walls = bench.options, {}
+    print(case, file=sys.stderr)
     runs = alternating(arms, options)
-    walls = {}
     if options.threads > 1:
         torch.set_num_threads(options.threads)
-        walls = {name: [r.wall for r in found] for name, found in alternating(arms, options).items()}
+        walls = {name: median(r.wall for r in found) for name, found in alternating(arms, options).items()}
         torch.set_num_threads(1)
+    bench.machine.measure()
     for one, other, wanted, ranks in pairs:
-        a, b = runs[one], runs[other]
-        ratio = median(y.cpu / x.cpu for x, y in zip(a, b, strict=True))
-        cpu, share, speed = [], [], []
-        for found, rank in zip((a, b), ranks, strict=True):
-            cpu.append(median(r.cpu for r in found))
-            share.append(bench.machine.seconds(found[0].drawn.steps, rank) / cpu[-1])
-            speed.append(found[0].drawn.tokens / cpu[-1])
-        bench.lines.append(
-            {"metric": "useful tokens per CPU second", "case": f"{case}: {one} against {other}", "unit": "tokens/s",
-             "ours": round(speed[0], 1), "baseline": round(speed[1], 1), "ratio": round(ratio, 3), "target": wanted,
-             "met": None if wanted is None else ratio >= wanted, "ratio_of_medians": round(cpu[1] / cpu[0], 3),
-             "wall": round(median(r.wall for r in b) / median(r.wall for r in a), 3),
-             "wall_threads": round(median(walls[other]) / median(walls[one]), 3) if walls else None,
-             "bound": [round(s, 3) for s in share], "useful": [round(r[0].drawn.useful, 3) for r in (a, b)],
-             "peak_mib": [round(max(r.peak for r in found)) for found in (a, b)], "cpu": [round(c, 2) for c in cpu],
-             "load": round(max(r.load for r in (*a, *b)), 2), "others": any(r.load > options.max_load for r in (*a, *b))}
-        )  # fmt: skip
+        both = runs[one], runs[other]
+        ratio = median(y.cpu / x.cpu for x, y in zip(*both, strict=True))
+        cpu = [median(r.cpu for r in found) for found in both]
+        wall = [median(r.wall for r in found) for found in both]
+        bound = [bench.machine.seconds(found[0].drawn.steps, k) for found, k in zip(both, ranks, strict=True)]
+        speed = [round(found[0].drawn.tokens / c, 1) for found, c in zip(both, cpu, strict=True)]
+        load = max(r.load for found in both for r in found)
+        bench.lines.append({
+            "metric": "useful tokens per CPU second", "case": case, "arms": [one, other], "unit": "tokens/s",
+            "ours": speed[0], "baseline": speed[1], "ratio": round(ratio, 3), "target": wanted,
+            "met": None if wanted is None else ratio >= wanted, "medians": round(cpu[1] / cpu[0], 3), "cpu_s": cpu,
+            "wall": round(wall[1] / wall[0], 3), "threads": round(walls[other] / walls[one], 3) if walls else None,
+            "wall_s": wall, "bound_s": bound, "useful": [found[0].drawn.useful for found in both],
+            "peak_mib": [max(r.peak for r in found) for found in both], "load": load, "quiet": load <= options.max_load,
+        })  # fmt: skip
     return runs
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The cases
 
 
 class Bench:
@@ -338,229 +277,201 @@ class Bench:
 
     def __init__(self, options):
         self.options, self.lines, self.notes = options, [], []
-        self.path = resolve_model("smollm2-135m")
+        self.path, self.dtype = resolve_model("smollm2-135m"), DTYPES[options.dtype]
         self.chat = ChatFormat(load_tokenizer(self.path, ModelOptions()))
-        self.prompts = [self.chat.prefix(p.messages) for p in load_prompts("v1").prompts]
-        self.runs = {8: options.run8, 32: options.run32}
-        self.plain = self.load(DTYPES[options.dtype])
+        self.texts = [p.messages for p in load_prompts("v1").prompts]
+        self.prompts = [tuple(self.chat.prefix(messages)) for messages in self.texts]
+        self.plain = self.load(self.dtype)
         self.machine = Machine(Trunk(self.plain))
 
     def scaled(self, n, least):
         return max(least, round(n * self.options.scale))
 
+    def waves(self):
+        return [min(w, 2) if self.options.scale < 0.5 else w for w in self.options.waves]
+
     def load(self, dtype):
         model = load_model(self.path, dtype, torch.device("cpu"), ModelOptions())
         model.generation_config = GenerationConfig()  # its own would end answers early
-        plainly(model, [Job(0, tuple(self.prompts[0]), -1, 0, 2)], 1)
+        generate(model, [Job(0, self.prompts[0], -1, 0, 2)])
         return model
 
     def with_adapters(self, rank):
         """A model of its own with all checkpoints of a run loaded by PEFT, their names, and our stack of them."""
-        found = find_run(self.runs[rank]).checkpoints[: self.scaled(20, 3)]
-        names, model = [c.label for c in found], self.load(DTYPES[self.options.dtype])
+        found = find_run({8: self.options.run8, 32: self.options.run32}[rank]).checkpoints[: self.scaled(20, 2)]
+        names, model = [c.label for c in found], self.load(self.dtype)
         how = {"is_trainable": False, "autocast_adapter_dtype": False}
         model = PeftModel.from_pretrained(model, str(checkpoint_path(found[0])), adapter_name=names[0], **how)
         for c in found[1:]:
             model.load_adapter(str(checkpoint_path(c)), adapter_name=c.label, **how)
-        model.eval().to(DTYPES[self.options.dtype])
-        adapters = [lora_factors(model, name) for name in names]
-        start = time.process_time()
-        stack = AdapterStack(adapters, DTYPES[self.options.dtype])
+        model.eval().to(self.dtype)
+        factors, start = [lora_factors(model, name) for name in names], time.process_time()
+        stack = AdapterStack(factors, self.dtype)
+        spent = time.process_time() - start
+        ranks = sorted({c.meta["rank"] for c in found})
         self.notes.append(
-            f"rank {rank}: {len(names)} checkpoints of {found[0].meta.get('rank')}, {stack.bytes / 2**20:.0f} MiB, "
-            f"stacked in {time.process_time() - start:.2f} s CPU"
+            f"{len(names)} adapters of rank {ranks}: {stack.bytes / 2**20:.0f} MiB, {spent:.2f} s CPU to stack"
         )
-        self.machine.rank_weights[rank] = sum(f.down.numel() + f.up.numel() for f in adapters[0].values())
+        self.machine.factors[rank] = sum(f.down.numel() + f.up.numel() for f in factors[0].values())
         return model, names, stack
 
     def jobs(self, checkpoints, each):
-        """Answers of median length 24: `each` of every checkpoint, each with a prompt of its own."""
-        limits = lengths(checkpoints * each, self.scaled(24, 8), self.scaled(96, 32))
-        return [
-            Job(k, tuple(self.prompts[k % len(self.prompts)]), k // each, k, limit) for k, limit in enumerate(limits)
-        ]
+        """`each` answers of every checkpoint, of median length 24, each with a prompt of its own."""
+        limits = lengths(checkpoints * each, self.scaled(24, 4), self.scaled(96, 12))
+        return [Job(k, self.prompts[k % len(self.prompts)], k // each, k, n) for k, n in enumerate(limits)]
+
+    def long_prompt(self, n, turn=0):
+        text = " ".join(m.content for messages in self.texts[turn : turn + 60] for m in messages)
+        ids = self.chat.prefix((Message("user", text),))
+        assert len(ids) >= n
+        return tuple(ids[:n])
 
 
 def checkpoints(bench):
+    wanted = {"set_adapter": 4, "merge_adapter": 1.5, "adapter_names": 2}
     for rank in bench.options.ranks:
         model, names, stack = bench.with_adapters(rank)
-        for waves in bench.options.waves:
+        for waves in bench.waves():
             jobs = bench.jobs(len(names), EACH * waves)
-            arms = {
-                "ours": lambda m=model, s=stack, j=jobs, n=names: ours(m, s, j, EACH * len(n)),
-                "PEFT set_adapter": lambda m=model, n=names, j=jobs: in_turn(m, n, j, merged=False),
-                "PEFT merge_adapter": lambda m=model, n=names, j=jobs: in_turn(m, n, j, merged=True),
-                "PEFT adapter_names": lambda m=model, n=names, j=jobs, w=waves: side_by_side(m, n, j, w),
-            }
-            wanted = {"PEFT set_adapter": 4, "PEFT merge_adapter": 1.5, "PEFT adapter_names": 2}
+            arms = {"ours": lambda m=model, s=stack, j=jobs: ours(m, s, j, EACH * (j[-1].place + 1))}
+            for way in wanted:
+                arms[f"PEFT {way}"] = lambda w=way, m=model, n=names, j=jobs, k=waves: by_peft(w, m, n, j, k)
             case = f"{len(names)} checkpoints, {EACH} rows each, {EACH * waves} answers each, rank {rank}"
-            compare(bench, case, arms, [("ours", name, w, (rank, rank)) for name, w in wanted.items()])
+            compare(bench, case, arms, [("ours", f"PEFT {way}", w, (rank, rank)) for way, w in wanted.items()])
 
 
 def adapters(bench):
-    held = {rank: bench.with_adapters(rank) for rank in bench.options.ranks}
-    n = min(len(names) for _, names, _ in held.values())
-    for waves in bench.options.waves:
+    with_rank = {rank: bench.with_adapters(rank) for rank in bench.options.ranks}
+    n = min(len(names) for _, names, _ in with_rank.values())
+    for waves in bench.waves():
         jobs = bench.jobs(n, EACH * waves)
         base = [Job(j.index, j.prefix, -1, j.seed, j.limit) for j in jobs]
         arms = {"base": lambda b=base: ours(bench.plain, None, b, EACH * n)}
-        for rank, (model, _, stack) in held.items():
+        for rank, (model, _, stack) in with_rank.items():
             arms[f"rank {rank}"] = lambda m=model, s=stack, j=jobs: ours(m, s, j, EACH * n)
-        # At most 15 % slower at rank 8; rank 32 is judged by the bound, below.
-        pairs = [(f"rank {r}", "base", 1 / 1.15 if r == 8 else None, (r, None)) for r in held]
-        case = f"ours, {EACH * n} rows, {EACH * waves} answers each"
+        # At most 15 % slower at rank 8; rank 32 is judged by the byte-and-FLOP model, below.
+        pairs = [(f"rank {r}", "base", 1 / 1.15 if r == 8 else None, (r, None)) for r in with_rank]
+        case = f"ours, {EACH * n} rows, {EACH * waves} answers each, with adapters and without"
         runs = compare(bench, case, arms, pairs)
-        bound = {None: bench.machine.seconds(runs["base"][0].drawn.steps)}
-        cpu = {None: median(r.cpu for r in runs["base"])}
-        for rank in held:
-            found = runs[f"rank {rank}"]
-            bound[rank] = bench.machine.seconds(found[0].drawn.steps, rank)
-            cpu[rank] = median(r.cpu for r in found)
-            slower, least = cpu[rank] / cpu[None] - 1, bound[rank] / bound[None] - 1
+        floor, base_cpu = bench.machine.seconds(runs["base"][0].drawn.steps), median(r.cpu for r in runs["base"])
+        for arm, _, _, (rank, _) in pairs:
+            bound, cpu = bench.machine.seconds(runs[arm][0].drawn.steps, rank), median(r.cpu for r in runs[arm])
+            slower = median(x.cpu / y.cpu for x, y in zip(runs[arm], runs["base"], strict=True))
             bench.notes.append(
-                f"{case}, rank {rank}: {100 * slower:+.1f} % over the base, the byte-and-FLOP model says "
-                f"{100 * least:+.1f} %; measured / model {cpu[rank] / bound[rank]:.2f} (base "
-                f"{cpu[None] / bound[None]:.2f}; wanted at rank 32: at most 1.3)"
+                f"{EACH * waves} answers each, {arm}: {100 * slower - 100:+.1f} % over the base, by the byte-and-FLOP "
+                f"model {100 * bound / floor - 100:+.1f} %; seconds over the model's {cpu / bound:.2f} (base "
+                f"{base_cpu / floor:.2f}), slowdown over the model's {slower / bound * floor:.2f}; wanted, rank 32: 1.3"
             )
 
 
 def mixed(bench):
-    n = bench.scaled(240, 24)
-    limits = lengths(n, bench.scaled(40, 10), bench.scaled(200, 40))
-    jobs = [Job(k, tuple(bench.prompts[k]), -1, k, limit) for k, limit in enumerate(limits)]
-    reduced = bench.options.dtype != "float32"
-    other = bench.load(torch.float32) if reduced else bench.plain
-    arms = {
-        "ours": lambda: ours(bench.plain, None, jobs, ROWS["cpu"]),
-        "generate, batches of 8, float32": lambda: plainly(other, jobs, 8),
-    }
-    pairs = [("ours", name, 7 if reduced else 4, (None, None)) for name in list(arms)[1:]]
-    compare(bench, f"one checkpoint, {n} prompts, mixed lengths", arms, pairs)
-
-
-def long_prompt(bench, n, turn=0):
-    texts = [p.messages[0].content for p in load_prompts("v1").prompts]
-    text = " ".join(texts[turn:] + texts[:turn])[: n * 12]
-    ids = bench.chat.prefix((Message("user", text),))
-    assert len(ids) >= n
-    return tuple(ids[:n])
+    n, reduced = bench.scaled(240, 16), bench.dtype is not torch.float32
+    limits = lengths(n, bench.scaled(40, 6), bench.scaled(200, 24))
+    jobs = [Job(k, bench.prompts[k], -1, k, limit) for k, limit in enumerate(limits)]
+    model, name = bench.load(torch.float32) if reduced else bench.plain, "generate by 8, float32"
+    one_base(bench, f"one checkpoint, {n} prompts", jobs, name, 7 if reduced else 4, lambda: [
+        step for batch in chunks(jobs, 8) for step in generate(model, batch)
+    ])  # fmt: skip
 
 
 def draws(bench):
-    n, answer, prompt = bench.scaled(50, 10), bench.scaled(100, 20), bench.scaled(400, 100)
-    prefix = long_prompt(bench, prompt)
-    jobs = [Job(k, prefix, -1, k, answer) for k in range(n)]
-    arms = {
-        "ours": lambda: ours(bench.plain, None, jobs, ROWS["cpu"]),
-        "generate, num_return_sequences": lambda: copied(bench.plain, jobs),
-    }
+    n, answer, prompt = bench.scaled(50, 10), bench.scaled(100, 10), bench.scaled(400, 100)
+    jobs, name = [Job(k, bench.long_prompt(prompt), -1, k, answer) for k in range(n)], "num_return_sequences"
     case = f"prompt of {prompt} tokens, answers of {answer}, n = {n}"
-    compare(bench, case, arms, [("ours", "generate, num_return_sequences", 3, (None, None))])
+    one_base(bench, case, jobs, name, 3, lambda: generate(bench.plain, jobs[:1], copies=n))
+
+
+def one_base(bench, case, jobs, name, wanted, steps):
+    rows = min(ROWS["cpu"], len(jobs))
+    arms = {"ours": lambda: ours(bench.plain, None, jobs, rows), name: lambda: drawn(jobs, steps())}
+    compare(bench, case, arms, [("ours", name, wanted, (None, None))])
 
 
 def memory(bench):
-    """Each in a process of its own: growth over the loaded model, with the bound and without."""
-    options = bench.options
-    for bound in (options.memory, 0):
-        command = [sys.executable, __file__, options.run8, options.run32, "--inside", "--memory", str(bound)]
-        command += ["--scale", str(options.scale), "--dtype", options.dtype]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-        found = json.loads(out)
-        if bound:
-            kept = "kept" if found["growth"] <= bound * 1024 else "NOT KEPT"
-            start = f"--memory {bound:g} ({bound * 1024:.0f} MiB), {kept}"
-        else:
-            start = "without a bound"
-        bench.notes.append(
-            f"memory, {start}: {found['growth']:.0f} MiB above the loaded model at the most, {found['rows']} of "
-            f"{found['jobs']} rows in flight, {found['speed']:.0f} tokens per CPU second"
+    """Growth over the loaded model with the bound and without, each in a process of its own."""
+    o = bench.options
+    if o.inside:
+        n, answer = bench.scaled(32, 12), bench.scaled(64, 16)
+        bound = o.memory * n / 32 or None
+        jobs, trunk = [Job(k, bench.long_prompt(400, 7 * k % 180), -1, k, answer) for k in range(n)], Trunk(bench.plain)
+        rows = Sessions(SimpleNamespace(options=ModelOptions(memory=bound)))._rows(trunk, jobs)
+        r = once(lambda: ours(bench.plain, None, jobs, rows))
+        limit = (
+            "no bound"
+            if bound is None
+            else f"bound {bound * 1024:.0f} MiB {'' if r.peak <= bound * 1024 else 'NOT '}kept"
         )
+        print(f"memory, {limit}: {r.peak:.0f} MiB over the loaded model at the most; {rows} of {n} rows in flight, "
+              f"prompts of 400, {r.drawn.tokens / r.cpu:.0f} tokens per CPU second")  # fmt: skip
+        return
+    for bound in (o.memory, 0):
+        command = [sys.executable, __file__, o.run8, o.run32, "--cases", "memory", "--inside", "--memory", str(bound)]
+        command += ["--scale", str(o.scale), "--dtype", o.dtype]
+        bench.notes += subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
 
 
-def memory_inside(bench):
-    n, prompt, answer = 32, 400, bench.scaled(48, 24)
-    jobs = [Job(k, long_prompt(bench, prompt, 7 * k), -1, k, answer) for k in range(n)]
-    trunk = Trunk(bench.plain)
-    holder = SimpleNamespace(options=ModelOptions(memory=bench.options.memory or None))
-    rows = Sessions(holder)._rows(trunk, jobs)
-    ours(bench.plain, None, [Job(0, jobs[0].prefix, -1, 0, 2)], 1)
-    found = once(lambda: ours(bench.plain, None, jobs, rows))
-    counted = (rows * row_bytes(trunk, prompt, answer) + pass_bytes(trunk, prompt)) / 2**20
-    speed = found.drawn.tokens / found.cpu
-    print(json.dumps({"growth": found.peak, "rows": rows, "jobs": n, "speed": speed, "counted": counted}))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+CASES = {"checkpoints": checkpoints, "adapters": adapters, "mixed": mixed, "draws": draws, "memory": memory}
 
 
 def about(bench):
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    cpu = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "unknown")
-    o, m = bench.options, bench.machine
-    return [
-        f"python benchmarks/sampler.py RUN8 RUN32 --cases {','.join(o.cases)} --repeats {o.repeats} --scale {o.scale:g} "
-        f"--dtype {o.dtype} --threads {o.threads} at {commit}",
-        f"torch {version('torch')}, transformers {version('transformers')}, peft {version('peft')}; {cpu}, "
-        f"{os.cpu_count()} cores, 1 thread decides; load {' '.join(f'{x:.2f}' for x in os.getloadavg())}",
-        f"{m.matmul / 1e9:.0f} GFLOP/s at 80 rows, {m.read / 1e9:.1f} GB/s read; a pass reads "
-        f"{(m.layers + m.head) * m.itemsize / 2**20:.0f} MiB of weights and takes {2 * (m.layers + m.head) / 1e9:.3f} "
-        f"GFLOP a row; lengths: log-normal, sigma {SIGMA}, seed {SEED}",
-    ]
+    info = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    m, libraries = bench.machine, ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
+    kv = 2 * m.trunk.depth * m.trunk.kv_heads * m.trunk.head_size * m.itemsize
+    return (
+        f"python benchmarks/sampler.py {' '.join(sys.argv[1:])} at {commit}\n{libraries}; {len(info)} cores"
+        f"{info[0].split(':')[1] if info else ''}, one thread decides; load {os.getloadavg()[0]:.2f}; medians of "
+        f"{bench.options.repeats}; {bench.options.dtype}; lengths log-normal, sigma {SIGMA}, seed {SEED}\n"
+        f"{m.matmul / 1e9:.0f} GFLOP/s at 80 rows, {m.read / 1e9:.1f} GB/s; a pass reads "
+        f"{(m.layers + m.head) * m.itemsize / 2**20:.0f} MiB of weights; a row takes {(m.layers + m.head) / 5e8:.2f} "
+        f"GFLOP and {kv / 1024:.0f} KiB for every token it reads"
+    )
 
 
 def show(bench):
-    print(f"{'case':<100} {'tok/s':>6} {'base':>6} {'CPU':>6} {'medians':>7} {'wanted':>6} {'':<7} {'wall':>5} "
-          f"{'threads':>7} {'of bound':>11} {'useful':>11} {'peak MiB':>10} {'load':>5}")  # fmt: skip
-    for f in bench.lines:
-        met = {None: "", True: "met", False: "NOT MET"}[f["met"]]
-        wanted = "" if f["target"] is None else f"{f['target']:.2f}"
-        threads = "" if f["wall_threads"] is None else f"{f['wall_threads']:.2f}x"
-        print(f"{f['case']:<100} {f['ours']:>6.0f} {f['baseline']:>6.0f} {f['ratio']:>5.2f}x {f['ratio_of_medians']:>6.2f}x "
-              f"{wanted:>6} {met:<7} {f['wall']:>4.2f}x {threads:>7} {f['bound'][0]:>5.2f}/{f['bound'][1]:>5.2f} "
-              f"{f['useful'][0]:>5.2f}/{f['useful'][1]:>5.2f} {f['peak_mib'][0]:>5}/{f['peak_mib'][1]:>4} "
-              f"{f['load']:>4.2f}{'*' if f['others'] else ''}")  # fmt: skip
-    for note in bench.notes:
-        print(note)
-
-
-def numbers(text):
-    return [int(n) for n in text.split(",")]
+    print(f"{'':<34}{'tok/s':>11}{'CPU ratio':>11}{'medians':>9}{'wanted':>15}{'wall':>7}{'threads':>9}"
+          f"{'of bound':>12}{'useful':>12}{'peak MiB':>13}{'load':>7}")  # fmt: skip
+    for case, lines in groupby(bench.lines, key=lambda f: f["case"]):
+        print(case)
+        for f in lines:
+            wanted = "" if f["target"] is None else f"{f['target']:.2f} {'met' if f['met'] else 'NOT MET'}"
+            share = [least / took for least, took in zip(f["bound_s"], f["cpu_s"], strict=True)]
+            (u, v), (p, q) = f["useful"], f["peak_mib"]
+            line = f"  {' / '.join(f['arms']):<32}{f['ours']:>5.0f} /{f['baseline']:>4.0f}{f['ratio']:>10.2f}x"
+            line += f"{f['medians']:>8.2f}x{wanted:>15}{f['wall']:>6.2f}x{f['threads'] or '-':>9}{share[0]:>6.2f} /"
+            line += f"{share[1]:>4.2f}{u:>6.2f} /{v:>4.2f}{p:>6.0f} /{q:>5.0f}{f['load']:>6.2f}"
+            print(line + "*" * (not f["quiet"]))
+    print("\n".join(bench.notes))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run8")
     parser.add_argument("run32")
-    parser.add_argument("--cases", type=lambda t: t.split(","), default=list(CASES))
-    parser.add_argument("--ranks", type=numbers, default=[8, 32])
-    parser.add_argument("--waves", type=numbers, default=[1, 3])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=1.0)
+    for name, default in {"cases": ",".join(CASES), "ranks": "8,32", "waves": "1,3", "json": ""}.items():
+        parser.add_argument(f"--{name}", default=default)
+    for name, default in {"repeats": 5, "threads": 1, "scale": 1.0, "max-load": 1.0, "memory": 0.5}.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--max-load", type=float, default=1.0)
-    parser.add_argument("--memory", type=float, default=0.5)
-    parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if unknown := set(options.cases) - set(CASES):
+    options.ranks, options.waves = ([int(n) for n in text.split(",")] for text in (options.ranks, options.waves))
+    cases = options.cases.split(",")
+    if unknown := set(cases) - set(CASES):
         parser.error(f"no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     warnings.filterwarnings("ignore", category=FutureWarning)
     torch.set_num_threads(1)
     bench = Bench(options)
-    if options.inside:
-        memory_inside(bench)
-        return
-    for line in about(bench):
-        print(line)
-    for case in options.cases:
-        {"checkpoints": checkpoints, "adapters": adapters, "mixed": mixed, "draws": draws, "memory": memory}[case](
-            bench
-        )
+    if not options.inside:
+        print(about(bench), flush=True)
+    for case in cases:
+        CASES[case](bench)
         gc.collect()
+    if options.inside:
+        return
     show(bench)
-    print(f"load at the end {' '.join(f'{x:.2f}' for x in os.getloadavg())}")
+    rates = f"{bench.machine.matmul / 1e9:.0f} GFLOP/s and {bench.machine.read / 1e9:.1f} GB/s at the best"
+    print(f"at the end: load {os.getloadavg()[0]:.2f}, {rates}")
     if options.json:
         Path(options.json).write_text(json.dumps({"about": about(bench), "rows": bench.lines, "notes": bench.notes}))
 
