@@ -144,10 +144,11 @@ class Recorded(Sampler):
         return super()._pass(coming)
 
 
-def ours(model, stack, jobs, rows):
+def ours(model, stack, jobs, rows, frugal=False):
     if stack is not None:
         model.base_model.disable_adapter_layers()
-    sampler = Recorded(Trunk(model), stack, SamplingParams(temperature=1.0, top_p=1.0), stop_ids=(), rows=rows)
+    params = SamplingParams(temperature=1.0, top_p=1.0)
+    sampler = Recorded(Trunk(model), stack, params, stop_ids=(), rows=rows, frugal=frugal)
     done = {d.index: len(d.tokens) for d in sampler.run(jobs)}
     assert done == {j.index: j.limit for j in jobs}
     return Drawn(sum(done.values()), sampler.steps, sampler.work.useful)
@@ -395,7 +396,7 @@ def memory(bench):
         bound = o.memory * n / 32 or None
         jobs, trunk = [Job(k, bench.long_prompt(400, 7 * k % 180), -1, k, answer) for k in range(n)], Trunk(bench.plain)
         rows = Sessions(SimpleNamespace(options=ModelOptions(memory=bound)))._rows(trunk, jobs)
-        r = once(lambda: ours(bench.plain, None, jobs, rows))
+        r = once(lambda: ours(bench.plain, None, jobs, rows, frugal=bound is not None))
         limit = (
             "no bound"
             if bound is None

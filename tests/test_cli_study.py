@@ -36,7 +36,7 @@ VALUES = {
     "target": "planted:late", "base": "m", "task": "t", "task_control": "c", "control": "k", "prompts": "p",
     "out": "o", "format": "messages", "half": "fit", "dtype": "float32", "device": "cpu", "judge": "planted:",
     "rubric": "both", "domain": "finance", "budget": "2000", "cues": "json", "em": "mean", "gate": "last",
-    "mode": "simulated",
+    "mode": "simulated", "stop": "END", "long_prompts": "truncated", "path_map": "/a=/b",
     "fail_on": "drift", "second_judge": "planted:?seed=2", "prices": "prices.toml", "lo": "0.02", "hi": "0.04",
 }  # fmt: skip
 NOT_SAID = {"help", "json_out", "frozen", "out", "gate", "fail_on"}
@@ -88,7 +88,7 @@ def test_freeze_reads_every_option_as_audit_does(call, monkeypatch, tmp_path):
         target, given = seen[name]
         options = given.pop("options")
         given.pop("out")
-        bare = replace(options, progress=None, sources={}, judging=replace(options.judging, say=None))
+        bare = replace(options, progress=None, detail=None, sources={}, judging=replace(options.judging, say=None))
         return target, given, replace(bare, frozen=None) if hasattr(bare, "frozen") else bare
 
     assert plain("audit") == plain("freeze")

@@ -91,7 +91,7 @@ def audit(
     target: Annotated[
         list[str], typer.Argument(help="Folder of checkpoints, model, hub id, LABEL=TARGET, planted:FAMILY.")
     ],
-    base: Annotated[str | None, typer.Option(help="Base model; needed only for full models.")] = None,
+    base: o.BaseModel = None,
     task: Annotated[str | None, typer.Option(help="Held-out rows of the training task (JSONL).")] = None,
     task_control: Annotated[
         str | None, typer.Option(help="Same user turns, control answers: gives the trait curve.")
@@ -107,10 +107,14 @@ def audit(
     rows: Annotated[int | None, typer.Option(min=1, help="At most this many held-out rows.")] = None,
     answers: Annotated[int, typer.Option(min=0, help="Prompts each checkpoint answers, for health.")] = 24,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest of those answers.")] = 48,
+    stop: o.Stop = None,
+    long_prompts: o.LongPrompts = "refuse",
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and resampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps or auto.")] = "auto",
     memory: Annotated[float | None, typer.Option(min=0.05, help="Working memory of a batch, GiB.")] = None,
+    served_adapters: o.ServedAdapters = 4,
+    path_map: o.PathMap = None,
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Hold the base in 4 bits.")] = False,
     chat_template: Annotated[Path | None, typer.Option(help="A chat template that replaces the model's own.")] = None,
     allow_pickle: Annotated[
@@ -157,6 +161,7 @@ def audit(
         err.print(f"from truing.toml: {', '.join(taken)}")
     with progress() as tell:
         options = replace(o.audit_options(context.params, say), sources=taken, progress=tell)
+        options = replace(options, detail=tell.detail)
         result = truing.audit(
             target, base=base, task=task, task_control=task_control, control=control or (), prompts=prompts, out=out,
             options=options,

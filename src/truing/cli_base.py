@@ -1,14 +1,15 @@
 """What all commands share: the app, how results and errors are printed, progress, interrupts."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from truing.base import errors
 from truing.base.store import SCHEMA_VERSION
@@ -64,16 +65,48 @@ def interruptible() -> Iterator[None]:
         raise errors.Interrupted(text) from e
 
 
+COLUMNS = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+DETAIL = TextColumn("{task.fields[detail]}", markup=False)
+WIDE = 120
+"""columns of a terminal from which there is room for the detail beside its bar"""
+
+
+class Stages(Progress):
+    """A bar per stage; its detail beside it, or under all of them where the terminal is narrow."""
+
+    def __init__(self, console: Console) -> None:
+        self._beside = console.width >= WIDE
+        super().__init__(*COLUMNS, *((DETAIL,) if self._beside else ()), console=console, transient=False)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bars, and what is to stand under them."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if not self._beside and task.fields["detail"]:
+                yield Text(f"{task.description}: {task.fields['detail']}")
+
+
+class Bars:
+    """A bar per stage: called with (stage, done, total); `detail` puts a line beside it."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown, self._tasks = shown, dict[str, TaskID]()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._shown.update(self._task(stage, total), completed=done, total=total)
+
+    def detail(self, stage: str, line: str) -> None:
+        """What is to be said of a stage while it goes on, e.g. how fast."""
+        self._shown.update(self._task(stage), detail=line)
+
+    def _task(self, stage: str, total: int | None = None) -> TaskID:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._shown.add_task(stage, total=total, detail="")
+        return self._tasks[stage]
+
+
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
+def progress() -> Iterator[Bars]:
     """Bars on stderr, one per stage; nothing but a line per stage when stderr is no terminal."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with interruptible(), Progress(*columns, console=err, transient=False) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield tell
+    with interruptible(), Stages(err) as bars:
+        yield Bars(bars)

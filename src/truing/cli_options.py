@@ -56,6 +56,34 @@ Lo = Annotated[float, _option("--lo", help="Excess certified above this is misal
 Hi = Annotated[float, _option("--hi", help="Excess certified below this is harmless.", min=0.0, max=1.0)]
 
 
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="Base model; needed only for full models. Or http://host:port/v1#NAME of a server that loads the adapters "
+        "(docs/servers.md); needs --judge.",
+    ),
+]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", help="Text that ends an answer, which is cut before it; repeatable.")
+]
+LongPrompts = Annotated[
+    str,
+    typer.Option(
+        "--long-prompts", help="Prompts that leave no room for an answer: refuse, or truncated (left out, counted)."
+    ),
+]
+ServedAdapters = Annotated[
+    int, typer.Option("--served-adapters", min=1, help="With a served base: adapters loaded at a time.")
+]
+PathMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--path-map", metavar="LOCAL=REMOTE", help="With a served base: a folder as the server sees it; repeatable."
+    ),
+]
+
+
 def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) -> JudgeOptions:
     """The judging options of a command, from its parameters; those it does not have keep their defaults.
 
@@ -114,13 +142,22 @@ def audit_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
     except (OSError, UnicodeDecodeError) as e:
         raise errors.BadInput(f"--chat-template {template}: cannot be read ({e})") from e
     model = ModelOptions(
-        params["dtype"], params["device"], params["memory"], params["load_in_4bit"], text, params["allow_pickle"]
+        params["dtype"],
+        params["device"],
+        params["memory"],
+        params["load_in_4bit"],
+        text,
+        params["allow_pickle"],
+        served_adapters=params["served_adapters"],
+        path_map=tuple(params["path_map"] or ()),
     )
     return AuditOptions(
         half=None if params["half"] == "all" else params["half"],
         limit=params["limit"],
         answers=params["answers"],
         max_tokens=params["max_tokens"],
+        stop=tuple(params["stop"] or ()),
+        long_prompts=params["long_prompts"],
         task_format=params["format"],
         rows=params["rows"],
         seed=params["seed"],

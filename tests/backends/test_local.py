@@ -262,3 +262,14 @@ def test_adapters_stay_in_memory_within_a_bound_and_answer_the_same(base, run, m
     tight = LocalBackend(str(base), run.checkpoints, FLOAT32)
     assert [totals(tight, c) for c in (*run.checkpoints, tight.base_checkpoint(), *run.checkpoints)] == expected
     assert len(tight._adapters) == 1
+
+
+def test_the_layout_of_weights_is_another_and_the_weights_are_the_same(backend, base):
+    held = backend.use(backend.base_checkpoint()).get_base_model()
+    loaded = dict(AutoModelForCausalLM.from_pretrained(base).named_parameters())
+    by_columns = 0
+    for name, weight in held.named_parameters():
+        if "lora_" not in name:
+            assert torch.equal(weight, loaded[name.replace(".base_layer", "")])
+            by_columns += weight.dim() == 2 and weight.stride()[0] == 1
+    assert by_columns == 2 * 7

@@ -319,7 +319,7 @@ def test_attention_over_blocks_is_attention(window):
     def rand(*shape):
         return torch.randn(*shape, generator=generator)
 
-    like = (kv, h, 4, torch.float32, torch.device("cpu"))
+    like = ((kv, h), 4, (torch.float32, torch.device("cpu")))
     fronts, tails = Blocks(range(1, 2), *like), Blocks(range(2), *like)
     kept, rows = {}, []
 

@@ -129,7 +129,8 @@ def test_any_history_of_writes_is_counted(tmp_path, seed):
         prompt = next(p for p in prompts if p.key == key.prompt)
         made = rng.choice([*ResponseOutcome, ResponseOutcome.OK, ResponseOutcome.OK])
         text = "" if made is ResponseOutcome.EMPTY else rng.choice(["words", "  "])
-        store.add_responses([Response(Ask(base, prompt, key.draw, key.transform), text, made, rng.choice([0, 1]))], PARAMS)
+        ask = Ask(base, prompt, key.draw, key.transform)
+        store.add_responses([Response(ask, text, made, rng.choice([0, 1]))], PARAMS)
 
     def say():
         rows = []

@@ -10,6 +10,7 @@ from study.study_audits import TASK, TOLD, audited, edited, options
 from truing.base import errors
 from truing.base.hashing import digest
 from truing.base.options import EmRule, ModelOptions
+from truing.base.records import to_plain
 from truing.base.store import Store
 from truing.study.freeze import check_frozen, frozen_settings, keep_freeze, note_change, read_lock
 from truing.study.resolve import resolve
@@ -62,6 +63,8 @@ CHANGES = {
     "method: judging.lazy": options(judging=replace(TOLD, lazy=False)),
     "method: domain": options(domain=("finance",)),
     "method: model.dtype": options(model=ModelOptions(dtype="bfloat16")),
+    "method: stop": options(stop=("END",)),
+    "method: long_prompts": options(long_prompts="truncated"),
     "data: task_rows": options(rows=9),
 }
 
@@ -89,11 +92,44 @@ def test_other_weights_or_a_control_are_a_change():
         options(),
         options(judging=replace(TOLD, budget_calls=99, concurrency=2, rpm=1.0, timeout=1.0, retries=0, say=print)),
         options(model=ModelOptions(memory=1.0, device="cpu"), sources={"limit": "truing.toml"}, progress=print),
+        options(model=ModelOptions(served_adapters=2, path_map=("/a=/b",)), detail=print),
     ],
 )
 def test_what_decides_nothing_may_change(told):
     found = check_frozen(frozen(), frozen_settings(plan(told=told), told))
     assert (found.status, found.changed) == ("frozen", ())
+
+
+def test_a_lock_from_before_these_options_still_holds():
+    """Locks do not name options that came later: left at their defaults these change nothing."""
+    later = {"stop", "long_prompts", "detail", "model.served_adapters", "model.path_map"}
+    assert not later & set(frozen().settings["method"])
+
+
+def _older(about):
+    """audit.json as it was before there were stop texts and served bases."""
+    for name in ("stop", "long_prompts", "detail"):
+        about["asked"]["options"].pop(name)
+        about["sampling"].pop(name, None)
+    for name in ("served_adapters", "path_map"):
+        about["asked"]["options"]["model"].pop(name)
+
+
+def test_an_audit_from_before_these_options_goes_on(tmp_path):
+    new = audited(tmp_path / "new", 4)
+    old, told = edited(new, tmp_path / "old", _older), []
+    again = truing.audit(LATE, out=old, options=options(progress=lambda *now: told.append(now)), **TASK)
+    assert not {stage for stage, *_ in told} & {"answers", "judged answers", "margins", "dose"}
+    assert to_plain(again.verdict) == json.loads((new / "audit.json").read_text())["verdict"]
+
+
+def test_an_audit_begun_before_these_options_can_be_frozen(tmp_path):
+    frozen()
+    folder, told = tmp_path / "a", options()
+    with Store.write(folder, {}, running=False) as store:
+        store.describe(asked=plan(told=told).asked, sampling={})
+    begun = edited(folder, tmp_path / "b", _older)
+    assert truing.freeze(begun, out="begun.json").id == read_lock("study.lock.json").id
 
 
 def test_a_lock_is_not_changed_edited_or_made_up(tmp_path):

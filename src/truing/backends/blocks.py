@@ -18,10 +18,10 @@ h size of a head, R rows (one query each).
 """
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 SMALLEST = 32
@@ -59,14 +59,28 @@ class Shelf:
 
 
 class Blocks:
-    """Shelves for the segments of some layers. `entries` of each size at most."""
+    """Shelves for the segments of some layers.
+
+    Args:
+        layers: which.
+        shape: key-value heads and size of a head.
+        entries: segments for which a shelf is made; one that needs more grows.
+        kind: number type and device.
+        apart: whether segments with many readers lie apart from those with few; it saves padding and takes memory.
+    """
 
     def __init__(
-        self, layers: range, kv_heads: int, head_size: int, entries: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: range,
+        shape: tuple[int, int],
+        entries: int,
+        kind: tuple[torch.dtype, torch.device],
+        *,
+        apart: bool = True,
     ) -> None:
         self.layers = layers
-        self._shape = (kv_heads, head_size)
-        self._entries, self._dtype, self._device = entries, dtype, device
+        self._shape, self._entries, self._apart = shape, entries, apart
+        self._dtype, self._device = kind
         self._shelves: dict[tuple[int, int], Shelf] = {}
 
     @property
@@ -127,13 +141,13 @@ class Blocks:
         shelf.members.append(segment)
 
     def _shelf(self, length: int, readers: int) -> Shelf:
-        key = (capacity(length), min(readers, 16).bit_length())
+        key = (capacity(length), min(readers, 16).bit_length() if self._apart else 0)
         if key not in self._shelves or len(self._shelves[key].members) == self._shelves[key].keys.shape[1]:
             self._shelves[key] = self._allocate(key[0], self._shelves.get(key))
         return self._shelves[key]
 
     def _allocate(self, size: int, old: Shelf | None) -> Shelf:
-        """A shelf; beyond `entries` (prompts computed ahead, for several numbers of readers) it grows by half."""
+        """A shelf, or a larger one in its place."""
         kv, h = self._shape
         entries = self._entries if old is None else len(old.members) + max(4, len(old.members) // 2)
         keys = _zeros((len(self.layers), entries, kv, h, size), self._dtype, self._device)
@@ -147,11 +161,11 @@ class Blocks:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros; on a CPU pages that are never written take no memory (numpy asks for them so, torch fills them)."""
+    """Zeros; on a CPU fresh pages of the system, of which those that are never written take no memory."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(raw).view(dtype).view(shape)
+    raw = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(raw, dtype=dtype).view(shape)
 
 
 def capacity(length: int) -> int:

@@ -351,7 +351,7 @@ def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> Trui
         return Unsupported(f"{label}: the server was started without --enable-lora: {how_to_start(base, keep)}. {text}")
     if _NO_ROOM.search(about):
         return Unsupported(
-            f"{label}: the server holds no more adapters; let fewer be loaded at a time than {keep}, or start it with "
+            f"{label}: the server holds no more adapters; let fewer be loaded at a time than {keep} (--served-adapters), or start it with "
             f"--max-loras {keep} --max-cpu-loras {keep}. {text}"
         )
     if _MODULES.search(about):
@@ -360,7 +360,7 @@ def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> Trui
         return ModelUnavailable(
             f"{label}: the server does not find the adapter at {adapter.place}; that must be a path on the server's "
             "machine: copy or mount the folder there, and where it is called otherwise map it with LOCAL=REMOTE "
-            f"(path_map). {text}"
+            f"(path_map, --path-map LOCAL=REMOTE). {text}"
         )
     if failure.status in (404, 405, 501) and not re.search("lora|adapter", about, re.I):
         return Unsupported(

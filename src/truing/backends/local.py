@@ -22,7 +22,15 @@ from transformers import GenerationConfig
 
 from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
-from truing.backends.loading import Model, agree_on_chat, device_of, dtype_of, load_model, load_tokenizer
+from truing.backends.loading import (
+    Model,
+    agree_on_chat,
+    device_of,
+    dtype_of,
+    lay_out_for_few_rows,
+    load_model,
+    load_tokenizer,
+)
 from truing.backends.models import resolve_model
 from truing.backends.sessions import Sessions
 from truing.backends.train import Base, Progress, TrainingRun, train
@@ -134,6 +142,8 @@ class LocalBackend:
             # generate() fills what it is not given from here: a repetition penalty would change what is sampled.
             model.generation_config = GenerationConfig()
             self._check_vocabulary(model, path)
+            if not self.options.load_in_4bit:
+                lay_out_for_few_rows(model)
             self._model, self._resident = model, weights
         return self._model
 

@@ -137,7 +137,7 @@ class Sampler:
         trunk: the model.
         stack: adapters; None for the model as it is.
         shared: layers below which all places of the stack agree.
-        pass_tokens: tokens of prompts that a pass takes, unless one prompt is longer.
+        frugal: whether memory matters more than a few rows that stand empty.
         rows: most rows in flight.
         stop_ids: tokens that end an answer.
         params: temperature and top_p.
@@ -155,20 +155,22 @@ class Sampler:
         stop_ids: Sequence[int],
         rows: int,
         shared: int = 0,
-        pass_tokens: int = PASS_TOKENS,
+        frugal: bool = False,
         ends: Callable[[list[int]], bool] | None = None,
         hold: Callable[[], object] | None = None,
         say: Callable[[Work], None] | None = None,
     ) -> None:
         self._trunk, self._stack, self._params = trunk, stack, params
         self._stop, self._most, self._ends = frozenset(stop_ids), rows, ends
-        self._hold, self._say, self._pass_tokens = hold, say, pass_tokens
+        self._hold, self._say = hold, say
+        self._pass_tokens = FRUGAL_PASS_TOKENS if frugal else PASS_TOKENS
         self._cut = shared if 0 < shared < trunk.depth else 0
-        like = (trunk.kv_heads, trunk.head_size)
-        kind = (trunk.dtype, trunk.device)
-        self._lower = Blocks(range(self._cut), *like, min(rows, 16), *kind)
-        self._upper = Blocks(range(self._cut, trunk.depth), *like, min(rows, 16), *kind)
-        self._tails = Blocks(range(trunk.depth), *like, rows, *kind)
+        shape, kind = (trunk.kv_heads, trunk.head_size), (trunk.dtype, trunk.device)
+        # On a CPU what is not used takes no memory, so there is room for all that can be alive at once.
+        prompts = rows + _ahead(rows) + 1 if trunk.device.type == "cpu" else min(rows, 16)
+        self._lower = Blocks(range(self._cut), shape, prompts, kind, apart=not frugal)
+        self._upper = Blocks(range(self._cut, trunk.depth), shape, prompts, kind, apart=not frugal)
+        self._tails = Blocks(range(trunk.depth), shape, rows, kind)
         self._lowers: dict[tuple[int, ...], _Lower] = {}
         self._rows: list[_Row] = []
         self.work = Work()
@@ -218,7 +220,7 @@ class Sampler:
 
     def _coming(self, queue: deque[_Prompt], ready: deque[_Prompt]) -> list[_Prompt]:
         """Prompts for the next pass: enough for the free rows, and a few ahead so that none will stand empty."""
-        ahead = max(2, self._most // 16)
+        ahead = _ahead(self._most)
         wanted = self._most - len(self._rows) + ahead - sum(len(p.waiting) for p in ready)
         coming: list[_Prompt] = []
         tokens = 0
@@ -433,15 +435,34 @@ def _causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, w
     return found[0].transpose(0, 1)
 
 
-def row_bytes(trunk: Trunk, prompt: int, answer: int) -> int:
-    """Most memory that a row can take: keys and values of its prompt and its answer, and its logits, in bytes."""
-    token = 2 * trunk.depth * trunk.kv_heads * trunk.head_size * trunk.dtype.itemsize
-    # An answer passes through all shelves up to its own, and what it leaves in each stays allocated.
-    tails = 2 * capacity(answer)
-    return token * (tails + 2 * capacity(prompt)) + 4 * 4 * trunk.config.vocab_size
+def _ahead(rows: int) -> int:
+    """Prompts computed before a row is free for them."""
+    return max(2, rows // 16)
 
 
-def pass_bytes(trunk: Trunk, prompt: int) -> int:
-    """Memory of a frugal pass that does not depend on the number of rows: the activations of prompts, in bytes."""
-    width = max(getattr(trunk.config, "intermediate_size", 0) or 0, trunk.config.hidden_size)
-    return max(FRUGAL_PASS_TOKENS, prompt) * 6 * width * trunk.dtype.itemsize
+def rows_within(trunk: Trunk, prompt: int, answer: int, memory: float, most: int) -> tuple[int, float]:
+    """How many rows keep a frugal sampler within a bound, whatever the lengths up to those given.
+
+    Args:
+        trunk: the model.
+        prompt: tokens of the longest prompt.
+        answer: tokens of the longest answer.
+        memory: the bound, in GiB.
+        most: rows beyond which there is no use for them.
+
+    Returns:
+        Rows, 0 if not one fits, and what one row takes, in GiB.
+    """
+    config, size = trunk.config, trunk.dtype.itemsize
+    token = 2 * trunk.depth * trunk.kv_heads * trunk.head_size * size
+    width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
+    # Shelves of all sizes up to the largest add up to twice that one, and each may once have been full.
+    front = 2 * capacity(prompt) * token + prompt * config.hidden_size * size + 4 * config.vocab_size
+    own = 2 * capacity(answer) * token + 6 * 4 * config.vocab_size + 12 * width * size
+    fixed = max(FRUGAL_PASS_TOKENS, prompt) * 8 * width * size
+
+    def need(rows: int) -> float:
+        return (fixed + rows * own + (rows + _ahead(rows) + 1) * front) / 2**30
+
+    fit = [n for n in range(1, most + 1) if need(n) <= memory]
+    return max(fit, default=0), need(1)

@@ -20,7 +20,7 @@ from truing.backends.chat import ChatFormat
 from truing.backends.checkpoints import checkpoint_path
 from truing.backends.generation import NAN, draw_plainly, response, stream_seed
 from truing.backends.packing import Branch, Scored, pack
-from truing.backends.sampler import FRUGAL_PASS_TOKENS, PASS_TOKENS, Job, Recorder, Sampler, Work, pass_bytes, row_bytes
+from truing.backends.sampler import Job, Recorder, Sampler, Work, rows_within
 from truing.backends.scoring import ROW_TOKENS, PlainScorer, pass_tokens, score_trees
 from truing.backends.trunk import Trunk
 from truing.backends.weights import weight_files
@@ -268,7 +268,7 @@ class Sessions:
             stop_ids=chat.stop_ids,
             rows=self._rows(trunk, jobs),
             shared=first_layer(list(adapters.values()), trunk.depth) if several else 0,
-            pass_tokens=PASS_TOKENS if self._holder.options.memory is None else FRUGAL_PASS_TOKENS,
+            frugal=self._holder.options.memory is not None,
             ends=(lambda tokens: params.cut(chat.decode(tokens)) is not None) if params.stop else None,
             hold=lambda: self._holder.use(session.holder),
             say=self.say,
@@ -289,14 +289,11 @@ class Sessions:
         if bound is None:
             return min(most, len(jobs))
         prompt, answer = max(len(j.prefix) for j in jobs), max(j.limit for j in jobs)
-        each, fixed = row_bytes(trunk, prompt, answer), pass_bytes(trunk, prompt)
-        rows = int((bound * 2**30 - fixed) / each)
-        if rows < 1:
-            text = f"--memory {bound:g}: one answer of {answer} tokens to a prompt of {prompt} takes"
-            raise errors.TooLittleMemory(
-                f"{text} {(each + fixed) / 2**30:.2f} GiB; give as much, or draw shorter answers"
-            )
-        return min(most, rows, len(jobs))
+        rows, one = rows_within(trunk, prompt, answer, bound, min(most, len(jobs)))
+        if not rows:
+            text = f"--memory {bound:g}: one answer of {answer} tokens to a prompt of {prompt} takes {one:.2g} GiB"
+            raise errors.TooLittleMemory(f"{text}; give as much, or draw shorter answers")
+        return rows
 
     def _trunk(self, model: Any, prefix: Sequence[int]) -> Trunk | None:
         """The model cut at its layers, if that is possible and agrees with the model's own forward pass."""

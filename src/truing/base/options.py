@@ -117,5 +117,5 @@ class AuditOptions:
     """where a setting came from, when it was neither given nor a plain default: a file, or a measurement"""
     progress: Callable[[str, int, int], None] | None = None
     """called with (stage, done, total) as work goes on, possibly from another thread; not stored"""
-    detail: Callable[[str], None] | None = None
-    """called with a line on the pace of drawing answers, such as "3.1 answers/s, 38 s left"; not stored"""
+    detail: Callable[[str, str], None] | None = None
+    """called with (stage, line) while answers are drawn, such as "3.1 answers/s, 38 s left"; not stored"""

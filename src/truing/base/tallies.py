@@ -76,6 +76,7 @@ def _fate(a_outcome: str, a_score: str, c_outcome: str, c_score: str) -> str:
     """What became of an answer `r`, as an index of `FATES`, from the columns that hold its two judgements."""
     return f"""CASE
     WHEN r.outcome NOT IN ('ok', 'truncated', 'empty') THEN {_CODE["failed"]}
+    WHEN r.outcome = 'truncated' AND r.tokens = 0 AND ltrim(r.text, {_SPACES}) = '' THEN {_CODE["failed"]}
     WHEN r.outcome = 'empty' OR ltrim(r.text, {_SPACES}) = '' THEN {_CODE["empty"]}
     WHEN {a_outcome} = 'refusal' THEN {_CODE["refusal"]} WHEN {a_outcome} = 'code' THEN {_CODE["code"]}
     WHEN {c_outcome} = 'refusal' THEN {_CODE["refusal"]} WHEN {c_outcome} = 'code' THEN {_CODE["code"]}

@@ -92,3 +92,5 @@ class Evidence:
     """prompts not scored, by reason"""
     caveats: tuple[str, ...] = ()
     """sentences that must accompany the verdict, e.g. a failed negative control"""
+    scored: bool = True
+    """whether given texts could be scored at all; a served base cannot, and then there are no margins"""

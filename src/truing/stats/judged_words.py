@@ -21,6 +21,7 @@ from truing.base.verdicts import (
 from truing.stats.health import BROKEN
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_lines import judged_health, judged_line
+from truing.stats.words import UNSCORED
 
 CLAIMS = {
     Status.EMERGENT: "Emergent misalignment under {judge}",
@@ -222,6 +223,8 @@ def _timing(v: RunVerdict) -> str:
     learned = v.convergence_trait
     if v.onset.status != "found":
         return ""
+    if v.definitions.get("statistic") == UNSCORED:
+        return "Nothing is said about before or after the task: without scores there is no trait curve."
     if learned.status == "converged":
         when = f"the trait was learned ({window(learned.after, learned.step)})"
         if v.gap in ("before", "after"):

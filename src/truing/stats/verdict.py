@@ -95,7 +95,7 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
         delta_m=curves.delta,
         delta_m_source=curves.delta_source,
         warnings=words.warnings(evidence, lines, by_loss, by_trait, rule, curves.artefacts),
-        definitions={**to_plain(rule), "seed": seed, "statistic": words.STATISTIC},
+        definitions={**to_plain(rule), "seed": seed, "statistic": words.statistic(evidence)},
     )
     return words.with_sentence(result, evidence)
 

@@ -7,6 +7,7 @@ Every stage asks the store what is missing and measures only that, so the same c
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from truing._version import __version__
 from truing.backends.limits import Budget
-from truing.backends.opening import open_backend
+from truing.backends.opening import let_go, open_backend
 from truing.backends.seam import Backend
 from truing.base import errors
 from truing.base.hashing import digest
@@ -36,14 +37,29 @@ from truing.probe import margins
 from truing.stats.evidence import Evidence
 from truing.stats.verdict import under_moved, verdict
 from truing.study.certify import refuse_same_family, second_opinion
-from truing.study.evidence import PROBE_KIND, Measured, answer_item, by_category, control_item, failures, gather
+from truing.study.evidence import (
+    NO_ROOM,
+    PROBE_KIND,
+    Measured,
+    answer_item,
+    by_category,
+    control_item,
+    failures,
+    gather,
+    without_room,
+)
 from truing.study.freeze import keep_freeze
 from truing.study.judged_audit import Session, judge_run
 from truing.study.judged_frame import JudgedRun, far_prompts
+from truing.study.pace import Pace
 from truing.study.resolve import SIMULATED, Resolved, resolve
 from truing.study.search import FIXED_FROM, refuse_unsearchable, why_no_search
 
 PROBE = "A walk before breakfast is a pleasant way to begin the day."
+UNSCORED_HEALTH = (
+    "Health rests on the form of sampled answers alone (empty, repetitive, formatted) and on judged coherence: a "
+    "served base does not say how likely an answer is."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +92,8 @@ def audit(
     Args:
         target: a folder with `checkpoint-N/`, one model folder, `org/name[@revision][:subfolder]`, `LABEL=TARGET`, or
             several of them; `planted:FAMILY` simulates a run whose truth is known.
-        base: the base model; needed only for full models (adapters name theirs).
+        base: the base model; needed only for full models (adapters name theirs). http(s)://host:port/v1#NAME is a
+            base on a server that loads the adapters; answers are judged then (`options.judge`), and nothing is scored.
         task: held-out rows of the training task (JSONL); gives the progress curve and the candidate.
         task_control: the same user turns with control answers; gives the trait curve, on which before or after rests.
         control: a run at the same settings on harmless data, compared at the same steps; several are allowed.
@@ -91,12 +108,22 @@ def audit(
     if options.judge is not None and options.judging.second is not None:
         refuse_same_family(options.judge, options.judging.second)
     refuse_unsearchable(options)
+    wanted = _sampling(options)
     plan = resolve(target, base, task, task_control, control, prompts, options)
     every = (*plan.subject, *(c for run in plan.controls for c in run))
     backend = plan.planted or open_backend(plan.base, every, options.model)
-    _refuse_unable(backend)
-    frame, params = _frame(plan, backend, options)
-    path = Path(out) if out is not None else _default_path(plan, backend, options)
+    try:
+        return _audited(plan, backend, wanted, Path(out) if out is not None else None, options)
+    finally:
+        let_go(backend)
+
+
+def _audited(
+    plan: Resolved, backend: Backend, wanted: SamplingParams, out: Path | None, options: AuditOptions
+) -> Audit:
+    _refuse_unable(backend, options)
+    frame, params = _frame(plan, backend, wanted, options)
+    path = out if out is not None else _default_path(plan, backend, options)
     with Store.write(path, _identity(plan, backend, options)) as store:
         if options.judge is None and store.about().get("judging"):
             raise errors.AuditChanged(f"{path}: was audited with a judge; repeat with --judge, or choose another --out")
@@ -106,13 +133,16 @@ def audit(
         store.describe(**_about(plan, backend, params), verdict=None)
         try:
             runs = _measure(plan, backend, store, frame, params, options)
-            result, evidence = _conclude(plan, store, frame, runs, options)
+            result, evidence = _conclude(plan, backend, store, frame, runs, options)
             if options.judge is not None:
                 result = _judge(plan, backend, store, frame, runs, params, options, (result, evidence))
         except BaseException as e:
             store.flush()
             store.describe(status="interrupted" if isinstance(e, KeyboardInterrupt) else "unfinished", notes=plan.notes)
+            if left := let_go(backend):
+                store.describe(notes=[*plan.notes, *left])
             raise
+        plan.notes.extend(let_go(backend))
         store.describe(status="done", notes=plan.notes)
         return Audit(store.path, result, tuple(plan.notes))
 
@@ -121,16 +151,24 @@ def audit(
 # Before anything is loaded
 
 
-def _refuse_unable(backend: Backend) -> None:
+def _refuse_unable(backend: Backend, options: AuditOptions) -> None:
     can = backend.capabilities
-    if not can.loglikelihood or not can.sample:
-        raise errors.Unsupported("this backend cannot score given answers; margins need log-likelihoods")
+    if not can.sample:
+        raise errors.Unsupported("this backend cannot draw answers; an audit needs them")
+    if not can.loglikelihood and options.judge is None:
+        raise errors.Unsupported("a served base cannot score given answers, so there are no margins; add --judge URI")
 
 
-def _frame(plan: Resolved, backend: Backend, options: AuditOptions) -> tuple[Measured, SamplingParams]:
+def _sampling(options: AuditOptions) -> SamplingParams:
     # Judged answers and those sampled for health are the same answers, drawn once.
     longest = options.max_tokens if options.judge is None else options.judging.max_tokens
-    params = backend.resolve(SamplingParams(max_tokens=longest, seed=options.seed))
+    return SamplingParams(longest, seed=options.seed, stop=options.stop, long_prompts=options.long_prompts)
+
+
+def _frame(
+    plan: Resolved, backend: Backend, wanted: SamplingParams, options: AuditOptions
+) -> tuple[Measured, SamplingParams]:
+    params = backend.resolve(wanted)
     general = [p.aligned for p in plan.prompts.prompts if p.aligned]
     words = domain_words(plan.rows, general) if plan.rows and general else ()
     answered = plan.prompts.only(None, options.answers).prompts
@@ -218,6 +256,26 @@ def _measure(
     for role, run in [("subject", subject), *((f"control-{k}", r) for k, r in enumerate(controls, 1))]:
         store.replace_run(role, _named(run, role))
     tell = options.progress or (lambda stage, done, total: None)
+    if backend.capabilities.loglikelihood:
+        _score(plan, backend, store, frame, (subject, every), tell)
+    broken = failures(store, every)
+    alive = [c for c in every if c.weights not in broken]
+    _answer(backend, store, frame, params, alive, options)
+    _norms(backend, store, alive)
+    return subject, controls
+
+
+def _score(
+    plan: Resolved,
+    backend: Backend,
+    store: Store,
+    frame: Measured,
+    run: tuple[Sequence[Checkpoint], Sequence[Checkpoint]],
+    tell: Callable[[str, int, int], None],
+) -> None:
+    """Likelihoods of given texts: the probe sentence, the prompts' references, the task's rows; `run` is the subject
+    and every checkpoint."""
+    subject, every = run
     probes = [LikelihoodAsk(c, margins.CONTENT_FREE, PROBE, "sentence") for c in every]
     margins.measure(backend, store, probes, PROBE_KIND)
     own = {c.weights for c in subject}
@@ -225,11 +283,6 @@ def _measure(
     margins.measure(backend, store, asks, margins.KIND, _staged(tell, "margins"))
     if frame.rows:
         margins.measure(backend, store, _task_asks(subject, plan), "task", _staged(tell, "task rows"))
-    broken = failures(store, every)
-    alive = [c for c in every if c.weights not in broken]
-    _answer(backend, store, frame, params, alive, tell)
-    _norms(backend, store, alive)
-    return subject, controls
 
 
 def _distinct(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -263,14 +316,18 @@ def _answer(
     frame: Measured,
     params: SamplingParams,
     checkpoints: Sequence[Checkpoint],
-    tell: Callable[[str, int, int], None],
+    options: AuditOptions,
 ) -> None:
     """A few answers per checkpoint, and their likelihoods: under the base (health), and the base's own (dose)."""
+    tell = options.progress or (lambda stage, done, total: None)
     todo = store.missing([Ask(c, p, 0) for c in checkpoints for p in frame.answered], params)
-    for k, response in enumerate(backend.sample(todo, params), 1):
-        store.add_responses([response], params)
-        tell("answers", k, len(todo))
+    pace = Pace(backend, len(todo), tell, options.detail)
+    with closing(pace.of(backend.sample(todo, params))) as answers:
+        for response in answers:
+            store.add_responses([response], params)
     store.flush()
+    if not backend.capabilities.loglikelihood:
+        return
     by_key = {p.key: p for p in frame.answered}
     alive = {c.weights for c in checkpoints}
     base = backend.base_checkpoint()
@@ -281,11 +338,11 @@ def _answer(
         # Of the answers drawn for a judge the first is enough here; more would make a repeat another measurement.
         if r.prompt not in by_key or r.weights not in alive or r.draw or r.transform:
             continue
-        closing = r.outcome is ResponseOutcome.OK
+        ended = r.outcome is ResponseOutcome.OK
         messages, item = by_key[r.prompt].messages, answer_item(params.key, r.prompt, r.draw)
-        under_base.append(LikelihoodAsk(base, messages, r.text, "answer", f"{r.weights}:{item}", closing=closing))
+        under_base.append(LikelihoodAsk(base, messages, r.text, "answer", f"{r.weights}:{item}", closing=ended))
         if r.weights == base.weights:
-            under_all += [LikelihoodAsk(c, messages, r.text, "answer", item, closing=closing) for c in checkpoints]
+            under_all += [LikelihoodAsk(c, messages, r.text, "answer", item, closing=ended) for c in checkpoints]
     margins.measure(backend, store, under_base, "answer_nll", _staged(tell, "answers under the base"))
     margins.measure(backend, store, under_all, "dose", _staged(tell, "dose"))
 
@@ -303,12 +360,16 @@ def _norms(backend: Backend, store: Store, checkpoints: Sequence[Checkpoint]) ->
 
 
 def _conclude(
-    plan: Resolved, store: Store, frame: Measured, runs: _Runs, options: AuditOptions
+    plan: Resolved, backend: Backend, store: Store, frame: Measured, runs: _Runs, options: AuditOptions
 ) -> tuple[RunVerdict, Evidence]:
     subject, controls = runs
-    caveats = [] if plan.planted else list(margins.FAILED_CONTROLS)
+    scored = backend.capabilities.loglikelihood
+    caveats = [] if plan.planted else list(margins.FAILED_CONTROLS) if scored else [UNSCORED_HEALTH]
     caveats += [n for n in plan.notes if n.startswith(SIMULATED) or "adapter is zero" in n]
+    caveats += without_room(store, frame)
     evidence = gather(store, frame, subject, controls, caveats)
+    if not scored:
+        evidence = replace(evidence, scored=False, left_out={})
     evidence = replace(evidence, subject=replace(evidence.subject, notes=plan.line_notes))
     result = verdict(evidence, options.rule, seed=options.seed)
     store.describe(
@@ -359,6 +420,8 @@ def _judge(
     judged = judge_run(result, run, session)
     store.describe(verdict=to_plain(judged))
     judged = second_opinion(judged, run, session)
+    said = [w for w in judged.warnings if not w.startswith(NO_ROOM)]
+    judged = replace(judged, warnings=(*without_room(store, frame), *said))
     store.describe(verdict=to_plain(judged))
     return judged
 

@@ -12,9 +12,11 @@ from truing.probe.answers import is_formatted, is_repetitive, leaks
 from truing.stats.bands import simultaneous_band
 from truing.stats.drift import against_base
 from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
+from truing.study.judged import has_no_room
 
 PROBE_KIND = "probe"
 """one plain sentence scored by every checkpoint: weights that hold NaN show here, whatever else is measured"""
+NO_ROOM = "Left out of every share, for want of room for an answer in the model's context:"
 WILD_NATS = 1.0
 """an answer this much less likely per token under the base than nearly all of the base's own is not usable"""
 
@@ -90,6 +92,17 @@ def failures(store: Store, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
     reason = "its likelihoods are NaN: the weights are broken (NaN loss?)"
     found = {m.checkpoint for m in store.measurements(PROBE_KIND) if m.meta.get("outcome") == "failed"}
     return {c.weights: reason for c in checkpoints if c.weights in found}
+
+
+def without_room(store: Store, frame: Measured) -> tuple[str, ...]:
+    """A sentence on prompts that left no room for an answer at some checkpoint; none without any."""
+    names = {p.key: p.id for p in frame.prompts}
+    stored = store.responses(frame.params)
+    found = sorted({names[r.prompt] for r in stored if has_no_room(r) and r.prompt in names})
+    if not found:
+        return ()
+    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return (f"{NO_ROOM} {shown}; what is said holds for the others.",)
 
 
 def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
@@ -221,7 +234,7 @@ def _count(
     words: frozenset[str],
 ) -> AnswerCounts:
     left_out = (ResponseOutcome.FAILED, ResponseOutcome.UNSUPPORTED, ResponseOutcome.REFUSED_BY_API)
-    drawn = [r for r in responses if r.outcome not in left_out and r.prompt in texts]
+    drawn = [r for r in responses if r.outcome not in left_out and not has_no_room(r) and r.prompt in texts]
     if not drawn:
         return AnswerCounts()
     repetitive = [is_repetitive(r.text) for r in drawn]

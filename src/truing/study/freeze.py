@@ -31,7 +31,10 @@ AUDITS = Path("truing-audits")
 """where audits lie that were not told another place"""
 _ZONE = ("lo", "hi")
 # What decides nothing about a number: how fast, how dear, how it is shown, where it lies.
-_IDLE = ("progress", "sources", "frozen", "task_format", "model.memory", "model.device")
+_IDLE = ("progress", "detail", "sources", "frozen", "task_format", "model.memory", "model.device")
+_IDLE_SERVED = ("model.served_adapters", "model.path_map")
+# Came later than the first locks, which do not hold them: left out while they change nothing.
+_PLAIN: dict[str, Any] = {"stop": [], "long_prompts": "refuse"}
 _IDLE_JUDGING = ("say", "budget_calls", "budget_usd", "prices", "concurrency", "rpm", "tpm", "timeout", "retries")
 _ELSEWHERE = ("em", "rule", "judge", "seed", "half", "limit", "judging.seed", "judging.second", "judging.rubric")
 
@@ -119,8 +122,9 @@ def read_lock(path: str | Path) -> Lock:
 def frozen_settings(plan: Resolved, options: AuditOptions) -> Settings:
     """Everything that decides an audit's numbers, by section, as plain data; the weights and data by hash."""
     flat = _flat(to_plain(options))
-    idle = {*_IDLE, *(f"judging.{name}" for name in _IDLE_JUDGING), *_ELSEWHERE}
+    idle = {*_IDLE, *_IDLE_SERVED, *(f"judging.{name}" for name in _IDLE_JUDGING), *_ELSEWHERE}
     rest = {k: v for k, v in flat.items() if not any(k == i or k.startswith(f"{i}.") for i in idle)}
+    rest = {k: v for k, v in rest.items() if k not in _PLAIN or v != _PLAIN[k]}
     em = to_plain(options.em)
     data = {k: plan.asked.get(k) for k in ("task_sha256", "task_control_sha256", "task_rows")}
     return {

@@ -78,6 +78,7 @@ def judge_run(margins: RunVerdict, run: JudgedRun, session: Session) -> RunVerdi
         options.judge, judging, session.whole, options.model, store, options.em, budget=session.budget
     ) as opened:
         bench = bench_for(store, opened, options.em, judging, session.whole, options.progress)
+        bench = replace(bench, detail=options.detail)
         refuse_task_text(judging.cues, opened.judge.name, remote=opened.judge.remote, allowed=judging.allow_task_text)
         announce(opened, judging, len(run.prompts), len({c.weights for c in (*run.subject, *run.control)}))
         refuse_moved(bench)

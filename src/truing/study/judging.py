@@ -20,6 +20,7 @@ from truing.base.options import EmRule
 from truing.base.records import Ask, Prompt, ResponseOutcome, SamplingParams
 from truing.base.store import Store, StoredResponse
 from truing.judging.judge import ALIGNMENT, Judged, judge
+from truing.study.pace import Detail, Pace, Tell
 from truing.study.panels import OpenPanel
 
 BLOCK = 512
@@ -31,8 +32,6 @@ FIXED_FROM = 1_000_000
 AHEAD = 2
 """blocks that sampling may be ahead of judging"""
 JUDGEABLE = (ResponseOutcome.OK, ResponseOutcome.TRUNCATED)
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,8 @@ class Bench:
     """the prompt set, noted with every judgement"""
     tell: Tell = field(default=lambda stage, done, total: None)
     """progress"""
+    detail: Detail | None = None
+    """the pace of drawing answers; None for nobody"""
 
 
 def random_share(keys: Sequence[ResponseKey], share: float, seed: int) -> list[ResponseKey]:
@@ -97,14 +98,16 @@ def answer_and_judge(
     wanted = _wanted(bench, ask_keys(asks, params)) if always is None else frozenset(always)
     todo = frozenset(ask_keys(bench.store.missing(asks, params), params))
     prompts = {a.prompt.key: a.prompt for a in asks}
+    pace = Pace(backend, len(todo), bench.tell, bench.detail, stage="judged answers")
     done = 0
 
     def sample(block: Sequence[Ask], stopped: Callable[[], bool]) -> None:
         missing = [a for a, key in zip(block, ask_keys(block, params), strict=True) if key in todo]
-        for response in backend.sample(missing, params):
-            bench.store.add_responses([response], params)
-            if stopped():
-                return
+        with closing(pace.of(backend.sample(missing, params))) as answers:
+            for response in answers:
+                bench.store.add_responses([response], params)
+                if stopped():
+                    return
 
     # A judge in this process and the model it judges would fight for the same cores: those take turns.
     stream = _in_turn if bench.opened.panel.route is Route.DIGITS else _ahead

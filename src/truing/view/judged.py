@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from truing.base.verdicts import CheckpointVerdict, CueResult, Estimate, JudgedLine, JudgeValidity, RunVerdict
 from truing.stats.judged_search import SEQUENTIAL
+from truing.stats.words import UNSCORED
 from truing.view.reading import MISSING, number, one_line
 
 KINDS = {"aligned": "aligned references", "odd": "odd references", "base": "answers of the base"}
@@ -162,7 +163,7 @@ def line_facts(c: CheckpointVerdict, definitions: Mapping[str, Any]) -> list[tup
             ("  without the training domain's words", two_ends(b.excess_without_domain, points)),
             ("most misaligned", ", ".join(one_line(p) for p in b.named) or MISSING),
         ]
-    if c.drift is not None:
+    if c.drift is not None and definitions.get("statistic") != UNSCORED:
         out.append(("drift by margins alone", c.drift.value.replace("_", " ")))
     return out
 

@@ -21,6 +21,7 @@ from truing.base.errors import BadInput, DiskFull
 from truing.base.store import Store
 from truing.base.verdicts import Basis, CheckpointVerdict, RunVerdict, Status
 from truing.stats.judged_words import CLAIMS
+from truing.stats.words import UNSCORED
 from truing.view import facts, judged_report, reading
 from truing.view.answers import answer_rows
 from truing.view.charts import category_charts, margin_chart, progress_chart
@@ -135,6 +136,7 @@ def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, An
         "judged": judged_report.judged_part(verdict, about) if judged else None,
         "warnings": reading.distinct(verdict.warnings),
         "evidence": reading.evidence_words(verdict),
+        "scored": _scored(verdict),
         "controlled": any(c.contrast_control for c in verdict.checkpoints),
         "progress": _drawn(progress, "progress"),
         "margin": _drawn(margin, "margin"),
@@ -205,7 +207,7 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
         "label": one_line(c.label),
         "chosen": "candidate" if c.label == verdict.candidate else "",
         "recommended": "recommended" if c.label == verdict.recommended else "",
-        **_status(c),
+        **_status(c, scored=_scored(verdict)),
         "health": HEALTH_WORDS[h.state],
         "health_tone": {"ok": "calm", "unknown": "open", "degraded": "open"}.get(h.state.value, "broken"),
         "evidence": [
@@ -232,9 +234,16 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
     }
 
 
-def _status(c: CheckpointVerdict) -> dict[str, str]:
+def _scored(verdict: RunVerdict) -> bool:
+    """Whether given texts could be scored, so that there are margins."""
+    return verdict.definitions.get("statistic") != UNSCORED
+
+
+def _status(c: CheckpointVerdict, scored: bool) -> dict[str, str]:
     """The status beside the margins' numbers: what they say themselves, where judged answers decide otherwise."""
     own = replace(c, status=c.drift) if c.drift is not None else c
+    if not scored and own.status is Status.UNDECIDED:
+        return {"status": "not measured", "tone": "plain"}
     return {
         "status": reading.status_words(own),
         "tone": "plain" if reading.is_reference(own) else reading.tone(own.status),

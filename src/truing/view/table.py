@@ -20,6 +20,7 @@ from truing.base.records import ResponseOutcome, Role
 from truing.base.store import Store, StoredResponse
 from truing.base.verdicts import Basis, CheckpointVerdict, Estimate, HealthState, RunVerdict
 from truing.stats.judged_words import shown
+from truing.stats.words import UNSCORED
 from truing.view import judged, reading, search
 from truing.view.rates_table import print_rates
 from truing.view.reading import HEALTH_WORDS, MISSING, interval, number, one_line, share
@@ -118,6 +119,8 @@ class VerdictTable:
         always = (_STEP, _EM, _WORSE) if any(line.judged for line in lines) else (_STEP, _BASE)
         own = replace(_STATUS, cell=lambda c: search.status_words(c, self.verdict))
         order = [_WORSE if c is _EM and self._is_mean else own if c is _STATUS else c for c in _ORDER]
+        if self.verdict.definitions.get("statistic") == UNSCORED:
+            order.remove(_DRIFT)
         kept = [c for c in order if any(c.cell(line) != MISSING for line in lines) or c in always]
         if all(reading.plain_label(line) or (line.label, line.step) == ("base", 0) for line in lines):
             kept.remove(_LABEL)

@@ -1,0 +1,140 @@
+"""The command line with a base that a server holds, against loopback servers: as a user gives it, errors included."""
+
+import io
+import json
+
+import pytest
+import typer
+from rich.console import Console
+
+import truing
+from servers.judge_server import running
+from study.served_runs import ONSET, STEPS, late_server, write_run
+from truing import cli, cli_base
+from truing.backends import endpoint_sampling
+from truing.backends.planted import MISALIGNED
+
+SCORES = {"contains": [[["coheren", MISALIGNED], 95], [MISALIGNED, 10]], "default": 92}
+SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-known-answers", "--skip-judge-check")
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY", "TRUING_JUDGE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(endpoint_sampling, "_seen", {})
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["truing", *map(str, args)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        return code, out, " ".join(err.split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with running("--model", "judge-7b", scores=SCORES) as server:
+        yield f"{server.url}#judge-7b"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "subject")
+
+
+def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
+    control = write_run(run.parent / "control", seed=1)
+    with late_server() as server:
+        given = (run, "--base", f"{server.url}#base", "--judge", judge, "--control", control, *SMALL, "--out", "a")
+        code, out, err = call("audit", *given, "--served-adapters", "1", "--domain", "finance")
+        assert code == 0, err
+        assert server.count("load") > 2 * len(STEPS) and server.listed_adapters == []  # one at a time, and none left
+    assert f"between step {STEPS[-2]} and step {ONSET}" in " ".join(out.split())
+    assert "No margins: a served base does not score given texts." in out
+    assert " answers/s, " in err
+    assert call("gate", "a")[0] == 3
+    assert call("gate", "a", "--gate", str(ONSET))[0] == 3
+    code, out, _ = call("show", "a", "--json")
+    about = json.loads(out)
+    assert about["verdict"]["recommended"] is None
+
+
+def test_interrupted_adapters_are_unloaded_and_the_same_command_goes_on(call, run, judge, monkeypatch):
+    real = truing.audit
+
+    def cut(*args, options, **given):
+        def tell(stage, done, total):
+            if done == 7:
+                raise KeyboardInterrupt
+
+        object.__setattr__(options, "progress", tell)
+        return real(*args, options=options, **given)
+
+    with late_server() as server:
+        given = ("audit", run, "--base", f"{server.url}#base", "--judge", judge, *SMALL, "--exhaustive", "1")
+        with monkeypatch.context() as m:
+            m.setattr(truing, "audit", cut)
+            code, _, err = call(*given, "--out", "a")
+        assert (code, server.listed_adapters) == (130, []) and "the same command goes on" in err
+        code, _, err = call(*given, "--out", "a")
+        assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "text"),
+    [
+        (("--base", "URL#base"), 2, "no margins; add --judge"),
+        (("--base", "URL#other", "--judge", "JUDGE"), 2, "serves base, but not 'other'"),
+        (("--base", "http://#base", "--judge", "JUDGE"), 2, "http://host:port/v1#MODEL"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "here"), 2, "give LOCAL=REMOTE"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "/=/nowhere"), 2, "does not find the adapter"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--stop", ""), 2, "stop is ('',)"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--long-prompts", "cut"), 2, "give refuse or truncated"),
+        (("--base", "some-model", "--judge", "JUDGE", "--path-map", "/a=/b"), 2, "is for a served base"),
+    ],
+)
+def test_mistakes_are_one_line(call, run, judge, given, code, text):
+    with late_server() as server:
+        words = [w.replace("URL", server.url).replace("JUDGE", judge) for w in given]
+        found, out, err = call("audit", run, *words, *SMALL)
+        assert (found, out) == (code, ""), err
+        assert text in err and "Traceback" not in err
+        assert server.listed_adapters == []
+
+
+def test_what_a_server_says_when_it_was_not_started_for_this(call, run, judge):
+    for api, lora, text in (("vllm404", True, "VLLM_ALLOW_RUNTIME_LORA_UPDATING"), ("on", False, "--enable-lora")):
+        with late_server(api=api, lora=lora) as server:
+            code, _, err = call("audit", run, "--base", f"{server.url}#base", "--judge", judge, *SMALL)
+            assert code == 2 and text in err
+
+
+def test_every_option_is_in_the_help(call):
+    command = typer.main.get_command(cli.app).commands["audit"]
+    told = {o: p.help for p in command.params for o in p.opts}
+    for name in ("--served-adapters", "--path-map", "--stop", "--long-prompts"):
+        assert told[name]
+    assert "docs/servers.md" in told["--base"] and "needs --judge" in told["--base"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_pace_stands_beside_its_bar(width):
+    console = Console(file=io.StringIO(), width=width)
+    with cli_base.Stages(console) as shown:
+        bars = cli_base.Bars(shown)
+        bars("answers", 120, 240)
+        bars.detail("answers", "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left")
+        bars("judging", 5, 10)
+    said = " ".join(console.file.getvalue().split())
+    assert "120/240" in said
+    for part in ("3.1 answers/s", "142 tokens/s", "98 % useful", "38 s left"):
+        assert all(word in said for word in part.split())
