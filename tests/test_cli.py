@@ -7,27 +7,16 @@ from pathlib import Path
 import pytest
 
 import truing
-from truing import cli
 from truing.base import errors
 from truing.base.store import SCHEMA_VERSION, Store
 
 
 @pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
+def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
 
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["truing", *map(str, args)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return run_cli
 
 
 FAST = ("--limit", "40", "--answers", "16")

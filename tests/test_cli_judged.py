@@ -10,7 +10,6 @@ import pytest
 
 import truing
 from study.fake_judge import FakeJudge
-from truing import cli
 from truing.backends.planted_judge import PlantedJudge
 from truing.base import errors
 from truing.base.store import Store
@@ -22,24 +21,14 @@ SECRET = "sk-test-abcdef0123456789"
 
 
 @pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
+def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
 
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["truing", *map(str, args)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return run_cli
 
 
 SMALL = ("--limit", "16", "--answers", "8", "--rows", "8", "--exhaustive", "4", "--judged-tokens", "64",

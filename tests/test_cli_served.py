@@ -19,7 +19,7 @@ SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-kn
 
 
 @pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
+def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
@@ -28,13 +28,7 @@ def call(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(endpoint_sampling, "_seen", {})
 
     def run(*args):
-        monkeypatch.setattr("sys.argv", ["truing", *map(str, args)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
+        code, out, err = run_cli(*args)
         return code, out, " ".join(err.split())
 
     return run

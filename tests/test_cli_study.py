@@ -14,22 +14,12 @@ from truing.base.store import Store
 
 
 @pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
+def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
 
-    def run(*args):
-        monkeypatch.setattr("sys.argv", ["truing", *map(str, args)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return run_cli
 
 
 VALUES = {

@@ -351,8 +351,8 @@ def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> Trui
         return Unsupported(f"{label}: the server was started without --enable-lora: {how_to_start(base, keep)}. {text}")
     if _NO_ROOM.search(about):
         return Unsupported(
-            f"{label}: the server holds no more adapters; let fewer be loaded at a time than {keep} (--served-adapters), or start it with "
-            f"--max-loras {keep} --max-cpu-loras {keep}. {text}"
+            f"{label}: the server holds no more adapters; let fewer be loaded than {keep} (--served-adapters), "
+            f"or start it with --max-loras {keep} --max-cpu-loras {keep}. {text}"
         )
     if _MODULES.search(about):
         return AdapterMismatch(f"{label}: the adapter does not fit {base!r}; is it one of another base? {text}")

@@ -1,0 +1,21 @@
+"""What several test files use."""
+
+import pytest
+
+
+@pytest.fixture
+def run_cli(capsys, monkeypatch):
+    """Runs the command line in this process; gives exit code, stdout, stderr."""
+    from truing import cli
+
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["truing", *map(str, args)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
