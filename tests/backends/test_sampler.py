@@ -205,6 +205,9 @@ def test_dora_and_other_methods_are_not_mistaken_for_lora():
     model = get_peft_model(tiny("llama"), LoraConfig(use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     with pytest.raises(Unsupported, match="more than plain LoRA"):
         lora_factors(model, "default")
+    head = LoraConfig(target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    with pytest.raises(Unsupported, match="lm_head lies outside the layers"):
+        lora_factors(get_peft_model(tiny("llama"), head), "default")
     whole = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     with pytest.raises(Unsupported, match="trained as a whole"):
         lora_factors(get_peft_model(tiny("llama"), whole), "default")
@@ -222,6 +225,23 @@ def test_an_adapter_of_nan_fails_its_own_answers_and_leaves_nothing_behind():
     assert {found[j.index].failed for j in jobs if j.place == 1} == {True}
     assert not any(found[j.index].failed for j in jobs if j.place != 1)
     check_against_peft(model, [j for j in jobs if j.place != 1], found, labels[:1])
+
+
+@pytest.mark.parametrize("rows", [2, 4, 16])
+def test_nan_in_a_long_prompt_does_not_reach_a_short_one_that_takes_its_place(rows):
+    model = with_adapters()
+    with torch.no_grad():
+        next(w for n, w in model.named_parameters() if ".one." in n and "lora_B" in n).fill_(float("nan"))
+    factors = stack_of(model, ["one", "two"])
+    model.base_model.disable_adapter_layers()
+    rng = random.Random(0)
+    long = [tuple(rng.randrange(250) for _ in range(31)) for _ in range(6)]
+    short = [tuple(rng.randrange(250) for _ in range(3 + k)) for k in range(6)]
+    jobs = [Job(k, p, k // 6, k, 10) for k, p in enumerate((*long, *short))]
+    sampler = Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=rows)
+    found = drawn(sampler, jobs)
+    assert [found[k].failed for k in range(12)] == [True] * 6 + [False] * 6
+    check_against_peft(model, jobs[6:], found, ["one", "two"])
 
 
 # -- drawing ----------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
     """The factors of an adapter that PEFT holds; views of its tensors where scaling is 1.
 
     Raises:
-        Unsupported: it is more than plain LoRA on linear modules (DoRA, biases, trained embeddings, other methods).
+        Unsupported: it is more than plain LoRA on linear modules of the layers (DoRA, biases, heads, other methods).
     """
     if not isinstance(model, PeftModel):
         raise Unsupported("no adapter is loaded")
@@ -64,6 +64,8 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
             raise Unsupported(f"{path} is trained as a whole")
         if not isinstance(module, LoraLayer) or name not in layer.scaling:
             continue
+        if not _LAYER.search(path):
+            raise Unsupported(f"{path} lies outside the layers")
         if name not in layer.lora_A or name in layer.lora_variant or layer.merged_adapters:
             raise Unsupported(f"{path} holds more than plain LoRA")
         a, b, base = layer.lora_A[name], layer.lora_B[name], layer.get_base_layer()
@@ -74,9 +76,9 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
 
 
 def first_layer(adapters: Sequence[Adapter], depth: int) -> int:
-    """The first layer that any of them changes; 0 where a module outside the layers is changed, `depth` for none."""
+    """The first layer that any of them changes; `depth` for none."""
     layers = [_LAYER.search(path) for adapter in adapters for path in adapter]
-    return min((int(m[1]) if m else 0 for m in layers), default=depth)
+    return min((int(m[1]) for m in layers if m), default=depth)
 
 
 @dataclass(slots=True)

@@ -113,20 +113,22 @@ class Blocks:
             self.remove(segment)
             self._put(segment, new)
 
-    def remove(self, segment: Segment, spoilt: bool = False) -> None:
-        """Forget a segment. A spoilt one held NaN, which would live on: 0 times NaN is NaN, also where it is masked."""
+    def remove(self, segment: Segment) -> None:
+        """Forget a segment; the last of its shelf takes its entry.
+
+        The values left behind are cleared: if they hold NaN it would live on, since masked or not, 0 times NaN is NaN.
+        """
         shelf = segment.shelf
         assert shelf is not None
-        if spoilt:
-            shelf.keys[:, segment.entry] = 0
-            shelf.values[:, segment.entry] = 0
         last = shelf.members.pop()
+        gone, length = last.entry, last.length
         if last is not segment:
-            length = last.length
-            shelf.keys[:, segment.entry, :, :, :length] = shelf.keys[:, last.entry, :, :, :length]
-            shelf.values[:, segment.entry, :, :length] = shelf.values[:, last.entry, :, :length]
+            shelf.keys[:, segment.entry, :, :, :length] = shelf.keys[:, gone, :, :, :length]
+            # Whole, so that nothing of a longer segment stays behind the end of a shorter one.
+            shelf.values[:, segment.entry] = shelf.values[:, gone]
             last.entry = segment.entry
             shelf.members[last.entry] = last
+        shelf.values[:, gone, :, :length] = 0
         segment.shelf = None
 
     def write(self, segment: Segment, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:

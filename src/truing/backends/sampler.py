@@ -331,11 +331,10 @@ class Sampler:
         """Choose a token for each of `rows`; those that go on join the rows in flight."""
         done: list[Done] = []
         chosen = choose(logits, [r.stream for r in rows], self._params)
-        # Rows with NaN first: what they leave behind must be cleaned before others move into its place.
-        for row, token in sorted(zip(rows, chosen, strict=True), key=lambda c: c[1] is not None):
+        for row, token in zip(rows, chosen, strict=True):
             if token is None:
                 done.append(Done(row.job.index, row.tokens, stopped=False, failed=True))
-                self._release(row, spoilt=True)
+                self._release(row)
                 continue
             self.work.kept += bool(row.tokens)  # the first comes from the prompt's own pass
             row.tokens.append(token)
@@ -349,13 +348,13 @@ class Sampler:
         self.work.tokens += sum(len(d.tokens) for d in done)
         return done
 
-    def _release(self, row: _Row, spoilt: bool = False) -> None:
-        self._tails.remove(row.tail, spoilt)
+    def _release(self, row: _Row) -> None:
+        self._tails.remove(row.tail)
         prompt = row.prompt
         prompt.rows -= 1
         if prompt.rows or prompt.waiting or prompt.segment is None:
             return
-        self._upper.remove(prompt.segment, spoilt)
+        self._upper.remove(prompt.segment)
         prompt.segment, prompt.logits = None, None
         if prompt.lower is not None:
             prompt.lower.users -= 1
