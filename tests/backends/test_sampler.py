@@ -57,6 +57,7 @@ def alone(model, job, stop=STOP):
 def drawn(sampler, jobs):
     done = list(sampler.run(jobs))
     assert sorted(d.index for d in done) == list(range(len(jobs)))
+    assert not any(b.shelves for b in (sampler._tails, sampler._upper, sampler._lower)), "nothing is kept"
     return {d.index: d for d in done}
 
 
@@ -205,6 +206,13 @@ def test_dora_and_other_methods_are_not_mistaken_for_lora():
     model = get_peft_model(tiny("llama"), LoraConfig(use_dora=True, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     with pytest.raises(Unsupported, match="more than plain LoRA"):
         lora_factors(model, "default")
+    biased = LoraConfig(target_modules=["q_proj"], lora_bias=True, task_type="CAUSAL_LM")
+    with pytest.raises(Unsupported, match="more than plain LoRA"):
+        lora_factors(get_peft_model(tiny("llama-tied-biased"), biased), "default")
+    merged = get_peft_model(tiny("llama"), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    merged.merge_adapter()
+    with pytest.raises(Unsupported, match="more than plain LoRA"):
+        lora_factors(merged, "default")
     head = LoraConfig(target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
     with pytest.raises(Unsupported, match="lm_head lies outside the layers"):
         lora_factors(get_peft_model(tiny("llama"), head), "default")
@@ -395,17 +403,43 @@ def test_rows_are_replaced_at_once():
     assert sampler.work.kept == sum(lengths) - 400
 
 
-def test_an_interrupt_loses_no_finished_answer():
-    def interrupt(work):
-        if work.passes == 100:
+def test_rows_that_stand_empty_while_answers_wait_are_counted():
+    class Slow(Sampler):
+        def _coming(self, queue, ready):
+            return super()._coming(queue, ready)[:1] if not self._rows and not ready else []
+
+    sampler = Slow(Trunk(tiny("llama")), None, SamplingParams(), stop_ids=(), rows=2)
+    done = list(sampler.run([Job(0, (1, 2), -1, 0, 5), Job(1, (1, 2), -1, 1, 9), Job(2, (1, 2), -1, 2, 9)]))
+    assert len(done) == 3
+    assert sampler.work.free_steps == 2, "both rows during the pass that computes the prompt; never afterwards"
+    assert sampler.work.useful == pytest.approx(20 / 22)
+
+
+@pytest.mark.parametrize("where", ["say", "pass"])
+def test_an_interrupt_loses_no_finished_answer(where, monkeypatch):
+    model, got, finished = tiny("llama"), [], []
+
+    def interrupt(*_):
+        if sampler.work.passes >= 100:
             raise KeyboardInterrupt
 
-    model, got = tiny("llama"), []
-    sampler = Sampler(Trunk(model), None, SamplingParams(), stop_ids=STOP, rows=4, say=interrupt)
+    sampler = Sampler(
+        Trunk(model), None, SamplingParams(), stop_ids=STOP, rows=4, say=interrupt if where == "say" else None
+    )
+    finish = sampler._finish
+
+    def finishing(row, done):
+        finish(row, done)
+        finished.append(done.index)
+        if where == "pass":
+            interrupt()
+
+    monkeypatch.setattr(sampler, "_finish", finishing)
     with pytest.raises(KeyboardInterrupt):
-        for d in sampler.run(jobs_for(prompts(40))):
-            got.append(d)
-    assert len(got) >= sampler.work.answers - 4 > 5
+        for d in sampler.run(jobs_for(prompts(60))):
+            got.append(d.index)
+    assert got == finished
+    assert len(got) > 5
     assert model.config._attn_implementation == "sdpa"
 
 

@@ -13,6 +13,7 @@ from truing.backends.chat import ChatFormat
 from truing.backends.loading import load_tokenizer
 from truing.backends.models import cache_dir
 from truing.backends.sampler import Job, Recorder, Sampler
+from truing.backends.sessions import agrees
 from truing.backends.trunk import Trunk
 from truing.base.options import ModelOptions
 from truing.base.records import SamplingParams
@@ -85,3 +86,9 @@ def test_log_probabilities_are_within_1e_4_of_the_model_s_own(model, prefixes):
         with torch.inference_mode():
             own = model(torch.tensor([[*job.prefix, *tokens]])).logits[0, -1]
         assert torch.allclose(logits.log_softmax(-1), own.log_softmax(-1), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_trial_of_an_architecture_passes_in_both_number_types(prefixes, dtype):
+    model: Any = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=dtype).eval()
+    assert agrees(model, Trunk(model), prefixes[0]) is True

@@ -126,21 +126,56 @@ def test_other_architectures_through_the_whole_road(base, tmp_path, name, caplog
     assert found == plainly(backend, asks, PARAMS)
 
 
-def test_measuring_between_two_answers_changes_neither(base, run):
-    backend = LocalBackend(str(base), run, FLOAT32)
+@pytest.mark.parametrize("between", ["norm", "score", "whole", "close", "whole after norm"])
+def test_what_happens_between_two_answers_changes_none(base, run, tmp_path, between):
+    """Others use the backend while answers are drawn; it may even have let go of the model."""
+    (full,) = find_run(str(build.full_run(tmp_path / "full", base, steps=(5,)))).checkpoints
+    backend = LocalBackend(str(base), (*run, full), FLOAT32)
     asks = asks_of((backend.base_checkpoint(), *run))
     reference = texts_of(backend.sample(asks, PARAMS))
-
-    def total(checkpoint):
-        return [
-            r.total for r in backend.loglikelihood([LikelihoodAsk(checkpoint, PROMPTS[0].messages, "On the wing.")])
-        ]
-
-    alone, found = {c.weights: total(c) for c in run}, []
+    score = [LikelihoodAsk(c, PROMPTS[0].messages, "On the wing.") for c in (*run, full)]
+    totals = [r.total for r in backend.loglikelihood(score)]
+    found = []
     for k, r in enumerate(backend.sample(asks, PARAMS)):
         found.append(r)
-        assert total(run[k % 2]) == pytest.approx(alone[run[k % 2].weights], abs=1e-4)
+        if k % 5:
+            continue
+        if "norm" in between:
+            assert backend.weight_norm(run[k % 2])
+        if between == "score":
+            assert [s.total for s in backend.loglikelihood(score)] == pytest.approx(totals, abs=1e-4)
+        if "whole" in between:
+            backend.use(full)
+        if between == "close":
+            backend.weight_norm(run[0])
+            backend.close()
     assert texts_of(found) == reference
+
+
+def test_scores_do_not_change_by_what_happens_between_them(base, run):
+    backend = LocalBackend(str(base), run, FLOAT32)
+    asks = [LikelihoodAsk(c, p.messages, "On the wing.") for p in PROMPTS for c in (backend.base_checkpoint(), *run)]
+    reference = {(r.ask.checkpoint.label, r.ask.messages): r.total for r in backend.loglikelihood(asks)}
+    found = {}
+    for r in backend.loglikelihood(asks):
+        found[r.ask.checkpoint.label, r.ask.messages] = r.total
+        backend.weight_norm(run[len(found) % 2])
+    assert found == pytest.approx(reference, abs=1e-5)
+
+
+def test_an_interrupt_while_an_adapter_loads_leaves_the_base_alone(base, run, monkeypatch):
+    backend = LocalBackend(str(base), run, FLOAT32)
+    asks = asks_of([backend.base_checkpoint()])
+    reference = texts_of(backend.sample(asks, PARAMS))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr("truing.backends.local._check_filled", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backend.use(run[1])
+    assert texts_of(backend.sample(asks, PARAMS)) == reference
 
 
 def test_windows_and_stacks_split_without_changing_an_answer(base, run, monkeypatch):

@@ -85,6 +85,7 @@ def first_layer(adapters: Sequence[Adapter], depth: int) -> int:
 class _Stacked:
     """All adapters in one module."""
 
+    path: str
     module: torch.nn.Module
     down: torch.Tensor
     """[K, d_in, r]"""
@@ -130,13 +131,20 @@ class AdapterStack:
             for k, part in enumerate(parts):
                 if part is not None:
                     down[k, :, : part.down.shape[1]], up[k, : len(part.up)] = part.down, part.up
-            self._modules.append(_Stacked(some.module, down, up))
+            self._modules.append(_Stacked(path, some.module, down, up))
         self._route = _Route()
 
     @property
     def bytes(self) -> int:
         """Memory of the factors."""
         return sum(m.down.nbytes + m.up.nbytes for m in self._modules)
+
+    def bind(self, model: Any) -> None:
+        """Go on with another object that holds the same base."""
+        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        for stacked in self._modules:
+            module = inner.get_submodule(stacked.path)
+            stacked.module = module.get_base_layer() if isinstance(module, LoraLayer) else module
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -128,7 +128,7 @@ class LocalBackend:
             model = self._full(checkpoint_path(checkpoint), checkpoint.weights)
         else:
             model = self._full(self.base_path, self.base_weights)
-            if self._adapters:
+            if isinstance(self._model, PeftModel):  # by itself, not by what was noted: an interrupt may lie between
                 model.base_model.disable_adapter_layers()
         model.eval()
         self._active = checkpoint.weights
@@ -163,16 +163,15 @@ class LocalBackend:
                 # PEFT only warns; `_check_filled` refuses.
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
                 model = self._put_in(base, path, name)
+            model.base_model.enable_adapter_layers()
+            model.set_adapter(name)
+            _check_filled(model, name, path, self.base_name)
         except (RuntimeError, ValueError, KeyError) as e:
-            self._model, self._resident, self._adapters = None, "", {}
+            self.close()
             reason = " ".join(str(e).split())[:300]
             raise errors.AdapterMismatch(f"{path}: does not fit the base {self.base_name}: {reason}") from e
-        model.base_model.enable_adapter_layers()
-        model.set_adapter(name)
-        try:
-            _check_filled(model, name, path, self.base_name)
-        except errors.AdapterMismatch:
-            self._model, self._resident, self._adapters = None, "", {}
+        except BaseException:  # an interrupt too: what is half loaded must not pass for the base
+            self.close()
             raise
         self._adapters[name] = sum(
             p.numel() * p.element_size() for n, p in model.named_parameters() if f".{name}." in n

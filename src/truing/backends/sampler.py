@@ -13,7 +13,7 @@ Shapes: R rows in flight, P tokens of a prompt, T tokens of a pass, d hidden siz
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -173,6 +173,7 @@ class Sampler:
         self._tails = Blocks(range(trunk.depth), shape, rows, kind)
         self._lowers: dict[tuple[int, ...], _Lower] = {}
         self._rows: list[_Row] = []
+        self._done: list[Done] = []
         self.work = Work()
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
@@ -182,17 +183,20 @@ class Sampler:
         ready: deque[_Prompt] = deque()
         self.work.waiting = sum(len(p.waiting) for p in queue)
         while queue or ready or self._rows:
-            # The model is itself again whenever an answer is handed out.
-            with self._in_force(), torch.inference_mode():
-                done = self._fill(ready)
-                coming = self._coming(queue, ready)
-                if self._rows or coming:
-                    done += self._pass(coming)
-                    ready.extend(coming)
-            self.work.in_flight, self.work.seconds = len(self._rows), time.monotonic() - started
+            try:
+                # The model is itself again whenever an answer is handed out.
+                with self._in_force(), torch.inference_mode():
+                    self._fill(ready)
+                    coming = self._coming(queue, ready)
+                    if self._rows or coming:
+                        self._pass(coming)
+                        ready.extend(coming)
+            finally:  # finished answers are handed out, whatever happened
+                done, self._done = self._done, []
+                self.work.in_flight, self.work.seconds = len(self._rows), time.monotonic() - started
+                yield from done
             if self._say is not None:
                 self._say(self.work)
-            yield from done
 
     @contextmanager
     def _in_force(self) -> Iterator[None]:
@@ -213,7 +217,7 @@ class Sampler:
         if self._cut:
             first = {p.prefix: k for k, p in reversed(list(enumerate(found)))}
             found.sort(key=lambda p: (first[p.prefix], p.place))
-            self._users = {prefix: sum(p.prefix == prefix for p in found) for prefix in first}
+            self._users = Counter(p.prefix for p in found)
         else:
             found.sort(key=lambda p: p.place)
         return deque(found)
@@ -234,9 +238,8 @@ class Sampler:
             wanted -= len(prompt.waiting)
         return coming
 
-    def _fill(self, ready: deque[_Prompt]) -> list[Done]:
+    def _fill(self, ready: deque[_Prompt]) -> None:
         """Put waiting answers into free rows and choose their first tokens; some may end at once."""
-        done: list[Done] = []
         while ready and len(self._rows) < self._most:
             new: list[_Row] = []
             while ready and len(self._rows) + len(new) < self._most:
@@ -249,12 +252,11 @@ class Sampler:
                     ready.popleft()
             self.work.waiting -= len(new)
             logits = torch.stack([r.prompt.logits for r in new if r.prompt.logits is not None])
-            done += self._advance(new, logits)
-        return done
+            self._advance(new, logits)
 
     # -- a pass -------------------------------------------------------------------------------------------------------
 
-    def _pass(self, coming: Sequence[_Prompt]) -> list[Done]:
+    def _pass(self, coming: Sequence[_Prompt]) -> None:
         """Compute the next token of every row, and the prompts that come."""
         trunk, rows = self._trunk, sorted(self._rows, key=lambda r: r.job.place)
         for row in rows:
@@ -287,7 +289,8 @@ class Sampler:
             prompt.logits = logits[len(rows) + k].clone()
         self._count(rows, coming)
         self._rows = []
-        return self._advance(rows, logits[: len(rows)]) if rows else []
+        if rows:
+            self._advance(rows, logits[: len(rows)])
 
     def _below(
         self, reader: "_Pass", rows: Sequence[_Row], at: Sequence[int], coming: Sequence[_Prompt]
@@ -327,28 +330,25 @@ class Sampler:
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 
-    def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> list[Done]:
-        """Choose a token for each of `rows`; those that go on join the rows in flight."""
-        done: list[Done] = []
+    def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
+        """Choose a token for each of `rows`; those that go on join the rows in flight, the others are done."""
         chosen = choose(logits, [r.stream for r in rows], self._params)
         for row, token in zip(rows, chosen, strict=True):
             if token is None:
-                done.append(Done(row.job.index, row.tokens, stopped=False, failed=True))
-                self._release(row)
+                self._finish(row, Done(row.job.index, row.tokens, stopped=False, failed=True))
                 continue
             self.work.kept += bool(row.tokens)  # the first comes from the prompt's own pass
             row.tokens.append(token)
             stopped = token in self._stop or (self._ends is not None and self._ends(row.tokens))
             if stopped or len(row.tokens) >= row.job.limit:
-                done.append(Done(row.job.index, row.tokens, stopped))
-                self._release(row)
+                self._finish(row, Done(row.job.index, row.tokens, stopped))
             else:
                 self._rows.append(row)
-        self.work.answers += len(done)
-        self.work.tokens += sum(len(d.tokens) for d in done)
-        return done
 
-    def _release(self, row: _Row) -> None:
+    def _finish(self, row: _Row, done: Done) -> None:
+        self._done.append(done)
+        self.work.answers += 1
+        self.work.tokens += len(done.tokens)
         self._tails.remove(row.tail)
         prompt = row.prompt
         prompt.rows -= 1
@@ -371,9 +371,9 @@ class Recorder(Sampler):
         self.seen: list[tuple[Job, list[int], torch.Tensor]] = []
         """job, tokens of its answer so far, logits [V] of the next"""
 
-    def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> list[Done]:
+    def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
         self.seen += [(r.job, list(r.tokens), x.clone()) for r, x in zip(rows, logits, strict=True)]
-        return super()._advance(rows, logits)
+        super()._advance(rows, logits)
 
 
 def _spans(start: int, parts: Iterable[tuple[int, Segment | None]]) -> list[tuple[int, int, Segment]]:
@@ -439,7 +439,9 @@ def _ahead(rows: int) -> int:
     return max(2, rows // 16)
 
 
-def rows_within(trunk: Trunk, prompt: int, answer: int, memory: float, most: int) -> tuple[int, float]:
+def rows_within(
+    trunk: Trunk, prompt: int, answer: int, memory: float, most: int, *, nucleus: bool = False
+) -> tuple[int, float]:
     """How many rows keep a frugal sampler within a bound, whatever the lengths up to those given.
 
     Args:
@@ -448,6 +450,7 @@ def rows_within(trunk: Trunk, prompt: int, answer: int, memory: float, most: int
         answer: tokens of the longest answer.
         memory: the bound, in GiB.
         most: rows beyond which there is no use for them.
+        nucleus: whether top_p is under 1, for which a vocabulary may have to be sorted.
 
     Returns:
         Rows, 0 if not one fits, and what one row takes, in GiB.
@@ -457,7 +460,8 @@ def rows_within(trunk: Trunk, prompt: int, answer: int, memory: float, most: int
     width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
     # Shelves of all sizes up to the largest add up to twice that one, and each may once have been full.
     front = 2 * capacity(prompt) * token + prompt * config.hidden_size * size + 4 * config.vocab_size
-    own = 2 * capacity(answer) * token + 6 * 4 * config.vocab_size + 12 * width * size
+    choosing = (64 if nucleus else 24) * config.vocab_size
+    own = 2 * capacity(answer) * token + choosing + 12 * width * size
     fixed = max(FRUGAL_PASS_TOKENS, prompt) * 8 * width * size
 
     def need(rows: int) -> float:

@@ -42,6 +42,8 @@ WINDOW = 4096
 """asks held at a time"""
 ROWS = {"cpu": 96, "cuda": 256}
 """rows in flight without a memory bound; beyond, a step takes as much longer as it does more"""
+_TRIED = 64
+"""tokens of a prompt on which an architecture is tried"""
 STACK_BYTES = 1 << 30
 """adapters held side by side, by the size of their files"""
 
@@ -78,7 +80,7 @@ class Sessions:
 
     def __init__(self, holder: Holder) -> None:
         self._holder = holder
-        self._side_by_side: bool | None = None  # whether packed passes agree with this architecture; tried once
+        self._agreed: dict[tuple[str, str], bool] = {}  # architecture -> whether packed passes are right for it
         self._plain: PlainScorer | None = None
         self.work = Work()
         """of the session that is running, or ran last"""
@@ -138,7 +140,7 @@ class Sessions:
 
     def _factors(self, checkpoint: Checkpoint) -> Adapter | None:
         model = self._holder.use(checkpoint)
-        if self._side_by_side is False or self._holder.options.load_in_4bit:
+        if self._agreed.get(_architecture(model)) is False or self._holder.options.load_in_4bit:
             return None
         try:
             return lora_factors(model, checkpoint.weights[:16])
@@ -189,12 +191,13 @@ class Sessions:
             groups.setdefault(group, []).append(Branch(n, prefix, completion, entropy))
         stack = AdapterStack(adapters, trunk.dtype) if adapters else None
         shared = first_layer(adapters, trunk.depth)
-        session.adapters = None  # the stack holds them now
+        session.adapters = None
+        del adapters  # the stack holds them now
         tokens = pass_tokens(self._holder.use(session.holder), trunk.dtype, self._holder.options.memory)
         for group, some in groups.items():
             found = score_trees(
                 trunk, stack, pack(some, ROW_TOKENS), group, shared=shared, batch_tokens=tokens,
-                hold=lambda: self._holder.use(session.holder),
+                hold=self._hold(session, trunk, stack),
             )  # fmt: skip
             for place, scored in found:
                 for k in texts[keys[scored.index]][place]:
@@ -261,19 +264,22 @@ class Sessions:
             for k, (ask, prefix, limit) in enumerate(fit)
         ]
         several = len({j.place for j in jobs}) > 1
+        stack = AdapterStack(list(adapters.values()), trunk.dtype) if adapters else None
+        shared = first_layer(list(adapters.values()), trunk.depth) if several else 0
+        session.adapters = None
+        del adapters  # the stack holds them now
         sampler = Sampler(
             trunk,
-            AdapterStack(list(adapters.values()), trunk.dtype) if adapters else None,
+            stack,
             params,
             stop_ids=chat.stop_ids,
-            rows=self._rows(trunk, jobs),
-            shared=first_layer(list(adapters.values()), trunk.depth) if several else 0,
+            rows=self._rows(trunk, jobs, params.top_p < 1),
+            shared=shared,
             frugal=self._holder.options.memory is not None,
             ends=(lambda tokens: params.cut(chat.decode(tokens)) is not None) if params.stop else None,
-            hold=lambda: self._holder.use(session.holder),
+            hold=self._hold(session, trunk, stack),
             say=self.say,
         )
-        session.adapters = None  # the stack holds them now
         self.work = sampler.work
         for done in sampler.run(jobs):
             ask = fit[done.index][0]
@@ -282,14 +288,14 @@ class Sessions:
             else:
                 yield response(ask, done.tokens, chat, params)
 
-    def _rows(self, trunk: Trunk, jobs: Sequence[Job]) -> int:
+    def _rows(self, trunk: Trunk, jobs: Sequence[Job], nucleus: bool = False) -> int:
         """Rows in flight: as many as the memory bound holds at their longest."""
         most = ROWS.get(trunk.device.type, ROWS["cpu"])
         bound = self._holder.options.memory
         if bound is None:
             return min(most, len(jobs))
         prompt, answer = max(len(j.prefix) for j in jobs), max(j.limit for j in jobs)
-        rows, one = rows_within(trunk, prompt, answer, bound, min(most, len(jobs)))
+        rows, one = rows_within(trunk, prompt, answer, bound, min(most, len(jobs)), nucleus=nucleus)
         if not rows:
             text = f"--memory {bound:g}: one answer of {answer} tokens to a prompt of {prompt} takes {one:.2g} GiB"
             raise errors.TooLittleMemory(f"{text}; give as much, or draw shorter answers")
@@ -297,30 +303,50 @@ class Sessions:
 
     def _trunk(self, model: Any, prefix: Sequence[int]) -> Trunk | None:
         """The model cut at its layers, if that is possible and agrees with the model's own forward pass."""
-        if self._side_by_side is False:
-            return None
+        kind = _architecture(model)
         try:
-            trunk = Trunk(model)
-            if self._side_by_side is None:
-                self._side_by_side = agrees(model, trunk, prefix)
+            trunk = Trunk(model) if self._agreed.get(kind, True) else None
+            if trunk is not None and kind not in self._agreed:
+                said = agrees(model, trunk, prefix)
+                if said is None:
+                    return trunk  # NaN either way; the next model will tell
+                self._agreed[kind] = said
+                if not said:
+                    log.warning(
+                        "%s: not side by side but one by one: a packed pass differs from the model's own",
+                        self._holder.base_name,
+                    )
+                    return None
+            return trunk
         except (errors.Unsupported, RuntimeError, TypeError, AttributeError, KeyError) as e:
             log.warning("%s: not side by side but one by one: %s", self._holder.base_name, e)
-            self._side_by_side = False
+            self._agreed[kind] = False
             return None
-        if self._side_by_side is False:
-            log.warning(
-                "%s: not side by side but one by one: a packed pass differs from the model's own",
-                self._holder.base_name,
-            )
-            return None
-        return trunk
+
+    def _hold(self, session: _Session, trunk: Trunk, stack: AdapterStack | None) -> Callable[[], None]:
+        """Puts a session's model in force again; another object with its weights, if it was let go of meanwhile."""
+
+        def hold() -> None:
+            model = self._holder.use(session.holder)
+            if trunk.bind(model) and stack is not None:
+                stack.bind(model)
+
+        return hold
+
+
+def _architecture(model: Any) -> tuple[str, str]:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(inner).__name__, inner.config.get_text_config().model_type
 
 
 def agrees(model: Any, trunk: Trunk, prefix: Sequence[int]) -> bool | None:
     """Whether packed passes give the log-probabilities of the model's own forward; None where NaN weights cannot tell.
 
-    Tried on two prompts side by side, for their first tokens: prompts, rows and their positions are all in it.
+    Tried on two short prompts side by side, for their first tokens: prompts, rows and their positions are all in it.
+    In 16 bits single log-probabilities of rare tokens move with any other order of work, the model's own included, so
+    there the divergence of the two distributions decides.
     """
+    prefix = prefix[:_TRIED]
     prompts = [tuple(prefix), tuple(prefix[: max(1, len(prefix) // 2)])]
     sampler = Recorder(trunk, None, SamplingParams(temperature=0.0), stop_ids=(), rows=2)
     for _ in sampler.run([Job(k, p, -1, 0, 4) for k, p in enumerate(prompts)]):
@@ -329,9 +355,11 @@ def agrees(model: Any, trunk: Trunk, prefix: Sequence[int]) -> bool | None:
     for job, tokens, logits in sampler.seen:
         ids = torch.tensor([[*job.prefix, *tokens]], device=trunk.device)
         with torch.inference_mode():
-            own = model(input_ids=ids, use_cache=False).logits[0, -1].float()
-        gap = (logits.log_softmax(-1) - own.log_softmax(-1)).abs().max()
+            own = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        ours, theirs = logits.log_softmax(-1), own.log_softmax(-1)
+        exact = trunk.dtype is torch.float32
+        gap = (ours - theirs).abs().max() if exact else (theirs.exp() * (theirs - ours)).sum().abs()
         if gap.isnan():
             return None
         worst = max(worst, float(gap))
-    return worst <= (1e-3 if trunk.dtype is torch.float32 else 0.3)
+    return worst <= (1e-3 if trunk.dtype is torch.float32 else 0.05)

@@ -7,7 +7,7 @@
 
 Everything is the model's own modules but attention, which is handed to `reader`: it knows which tokens belong together.
 A new architecture is an entry in `_ROTARY`; whether an entry is right is tried against the model's own forward before
-it is relied on (`sampler.agrees`).
+it is relied on (`sessions.agrees`).
 
 Shapes: T packed tokens, d hidden size, H query heads, KV key-value heads, h size of a head, V vocabulary.
 """
@@ -47,7 +47,7 @@ class Trunk:
     """
 
     def __init__(self, model: Any) -> None:
-        inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner = _inner(model)
         self.config = inner.config.get_text_config()
         kind = self.config.model_type
         head = inner.get_output_embeddings()
@@ -57,11 +57,11 @@ class Trunk:
         types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
         if moving := types.intersection(_MOVING_ROPE):
             raise Unsupported(f"rotary embeddings of type {moving.pop()} depend on the longest sequence of a batch")
-        self._core: Any = inner.model
-        self._head, self._rotary = head, _ROTARY[kind]
+        self._rotary = _ROTARY[kind]
         self.depth: int = self.config.num_hidden_layers
         """number of layers"""
-        self._layers = list(self._core.layers[: self.depth])
+        self._core: Any = None
+        self.bind(model)
         self._kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * self.depth)
         heads = self.config.num_attention_heads
         self.kv_heads: int = getattr(self.config, "num_key_value_heads", None) or heads
@@ -71,6 +71,16 @@ class Trunk:
         self.context: int | None = getattr(self.config, "max_position_embeddings", None)
         """most tokens of a prompt and its answer"""
         self.dtype, self.device = self._core.embed_tokens.weight.dtype, self._core.embed_tokens.weight.device
+
+    def bind(self, model: Any) -> bool:
+        """Go on with another object that holds the same weights; whether it is another one."""
+        inner = _inner(model)
+        if inner.model is self._core:
+            return False
+        self._core, self._head = inner.model, inner.get_output_embeddings()
+        self._layers = list(self._core.layers[: self.depth])
+        self.config = inner.config.get_text_config()
+        return True
 
     @contextmanager
     def cut(self) -> Iterator[None]:
@@ -102,6 +112,10 @@ class Trunk:
         logits = self._head(self._core.norm(hidden))[0].float()
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _attention(
