@@ -64,13 +64,13 @@ def drawn(sampler, jobs):
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
 def test_greedy_answers_equal_generate(name):
     model = tiny(name)
-    jobs = jobs_for(prompts(10), draws=3)
+    jobs = jobs_for(prompts(8), draws=2)
     sampler = Sampler(Trunk(model), None, GREEDY, stop_ids=STOP, rows=7)
     found = drawn(sampler, jobs)
     for job in jobs:
         assert found[job.index].tokens == alone(model, job)
         assert found[job.index].stopped == (found[job.index].tokens[-1] in STOP)
-    assert len({tuple(d.tokens) for d in found.values()}) > 10
+    assert len({tuple(d.tokens) for d in found.values()}) > 8
     assert sampler.work.tokens == sum(len(d.tokens) for d in found.values())
 
 
@@ -162,7 +162,7 @@ def test_adapters_of_other_ranks_scalings_and_modules_side_by_side_equal_peft_on
     model, labels = with_adapters(name), list(ADAPTERS)
     factors = stack_of(model, labels)
     model.base_model.disable_adapter_layers()
-    jobs = jobs_for(prompts(6), draws=2, places=(-1, 0, 1, 2, 3), longest=25)
+    jobs = jobs_for(prompts(5), places=(-1, 0, 1, 2, 3), longest=20)
     sampler = Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=11)
     found = drawn(sampler, jobs)
     check_against_peft(model, jobs, found, labels)
@@ -188,8 +188,8 @@ def test_below_the_first_changed_layer_a_prompt_is_computed_once_for_all_adapter
     factors = stack_of(model, late)
     model.base_model.disable_adapter_layers()
     assert first_layer(factors, 4) == 2
-    texts = prompts(7)
-    jobs = jobs_for(texts, draws=2, places=(-1, 0, 1, 2), longest=20)
+    texts = prompts(4)
+    jobs = jobs_for(texts, draws=2, places=(-1, 0, 1, 2), longest=12)
     sampler = Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=9, shared=2)
     check_against_peft(model, jobs, drawn(sampler, jobs), list(late))
     assert sampler.work.prompt_tokens == sum(map(len, texts))
@@ -257,13 +257,13 @@ def test_nan_in_a_long_prompt_does_not_reach_a_short_one_that_takes_its_place(ro
 
 def test_a_text_does_not_depend_on_its_company():
     model = tiny("llama")
-    jobs = jobs_for(prompts(12), draws=4)
+    jobs = jobs_for(prompts(6), draws=3)
     reference = {}
-    for rows, order in ((1, 1), (3, -1), (16, 1), (48, -1)):
+    for rows, order in ((1, 1), (3, -1), (16, 1)):
         sampler = Sampler(Trunk(model), None, SamplingParams(top_p=0.9), stop_ids=STOP, rows=rows)
         texts = {d.index: d.tokens for d in sampler.run(jobs[::order])}
         assert texts == (reference := reference or texts)
-    assert len({tuple(t) for t in reference.values()}) > 40
+    assert len({tuple(t) for t in reference.values()}) > 14
 
 
 def chi_square(one, other):
@@ -395,12 +395,12 @@ def test_attention_over_blocks_is_attention(window):
 
 def test_rows_are_replaced_at_once():
     rng = random.Random(0)
-    lengths = [min(90, max(2, int(rng.lognormvariate(3.0, 0.6)))) for _ in range(400)]
-    texts = prompts(400, longest=20)
-    sampler = Sampler(Trunk(tiny("llama")), None, SamplingParams(), stop_ids=(), rows=16)
+    lengths = [min(90, max(2, int(rng.lognormvariate(3.0, 0.6)))) for _ in range(160)]
+    texts = prompts(160, longest=20)
+    sampler = Sampler(Trunk(tiny("llama")), None, SamplingParams(), stop_ids=(), rows=8)
     drawn(sampler, [Job(k, t, -1, k, n) for k, (t, n) in enumerate(zip(texts, lengths, strict=True))])
     assert sampler.work.useful >= 0.95
-    assert sampler.work.kept == sum(lengths) - 400
+    assert sampler.work.kept == sum(lengths) - 160
 
 
 def test_rows_that_stand_empty_while_answers_wait_are_counted():

@@ -20,7 +20,7 @@ from truing.base.records import SamplingParams
 from truing.data.prompts import load_prompts
 
 FOLDER = cache_dir() / "models" / "smollm2-135m"
-TOKENS = 12
+TOKENS = 8
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.model,
@@ -55,10 +55,10 @@ def test_greedy_answers_equal_generate_but_where_the_reference_itself_is_undecid
     """Base and adapters side by side; a first difference is allowed only at a top-2 gap under 1e-4."""
     stack = AdapterStack([lora_factors(model, name) for name in ("one", "two")], torch.float32)
     model.base_model.disable_adapter_layers()
-    jobs = [Job(k, prefixes[k % 3], k // 3 - 1, 0, TOKENS) for k in range(9)]
+    jobs = [Job(k, prefixes[k % 2], k // 2 - 1, 0, TOKENS) for k in range(6)]
     sampler = Sampler(Trunk(model), stack, SamplingParams(temperature=0.0), stop_ids=(2,), rows=4)
     found = {d.index: d.tokens for d in sampler.run(jobs)}
-    assert len({tuple(t) for t in found.values()}) >= 6
+    assert len({tuple(t) for t in found.values()}) > 4
     for job in jobs:
         if job.place >= 0:
             model.base_model.enable_adapter_layers()
@@ -88,6 +88,7 @@ def test_log_probabilities_are_within_1e_4_of_the_model_s_own(model, prefixes):
         assert torch.allclose(logits.log_softmax(-1), own.log_softmax(-1), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_trial_of_an_architecture_passes_in_both_number_types(prefixes, dtype):
     model: Any = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=dtype).eval()

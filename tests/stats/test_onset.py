@@ -202,6 +202,7 @@ def test_broad_localised_and_leaking_excesses_are_told_apart():
     assert broad([0.3] * 40, leaks=0.3).breadth.broad
 
 
+@pytest.mark.slow
 def test_noise_of_the_base_on_many_prompts_is_not_breadth():
     """Every prompt errs at 5 % in both arms; the excess sits on three prompts of one category."""
     ids, broad_ = tuple(f"p{k}" for k in range(40)), 0

@@ -81,6 +81,7 @@ def test_ctrl_c_between_two_passes_keeps_what_is_finished(model, whole, tmp_path
     assert stored(tmp_path / "a") == whole
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_thread_draws_for_a_judge(model, tmp_path):
     done = []
 

@@ -128,7 +128,9 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("family", RUNS)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f in ("late", "never") else pytest.mark.slow) for f in RUNS]
+)
 def test_claims_agree_with_the_truth(tmp_path, family):
     # Against a control that is as bad a test goes on until its patience ends, which a wider zone makes short.
     steps, em = RUNS[family], EmRule(lo=0.02, hi=0.08) if family == "control-too" else EmRule()
@@ -258,7 +260,7 @@ def test_a_repeat_asks_nothing_and_says_the_same(copied, late, counted):
     assert plain(again.verdict) == plain(late.verdict)
 
 
-@pytest.mark.parametrize("after", [60, 250])
+@pytest.mark.parametrize("after", [60, pytest.param(250, marks=pytest.mark.slow)])
 def test_a_search_that_is_stopped_goes_on_and_ends_the_same(tmp_path, monkeypatch, after):
     whole = small(tmp_path / "whole")
     ask, said = PlantedJudge.ask, Counter()
