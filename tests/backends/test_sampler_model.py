@@ -58,7 +58,7 @@ def test_greedy_answers_equal_generate_but_where_the_reference_itself_is_undecid
     jobs = [Job(k, prefixes[k % 2], k // 2 - 1, 0, TOKENS) for k in range(6)]
     sampler = Sampler(Trunk(model), stack, SamplingParams(temperature=0.0), stop_ids=(2,), rows=4)
     found = {d.index: d.tokens for d in sampler.run(jobs)}
-    assert len({tuple(t) for t in found.values()}) > 4
+    assert len({tuple(t) for t in found.values()}) >= 4
     for job in jobs:
         if job.place >= 0:
             model.base_model.enable_adapter_layers()
