@@ -1,9 +1,9 @@
 """Keys and values of many sequences in pre-allocated blocks, and attention over them.
 
-    blocks = Blocks(layers, kv_heads, head_size, entries, dtype, device)
-    segment = blocks.add(length, readers)          a prompt, or the answer of one row
-    plan = Reading(blocks, rows)                   once a step: who reads what
-    out, lse = plan.read(layer, q, scaling, window)
+    blocks = Blocks(layers, (kv_heads, head_size), entries, (dtype, device))
+    segment = blocks.add(length, readers=4)        a prompt, or the answer of one row
+    plan = Reading(blocks, rows)                   once a pass: who reads what
+    out, lse = plan.read(layer, q, window)
 
 A segment lies in a shelf of its size, and a shelf is always full from its start, so that every shelf is read by one
 batched matmul over its first entries: nothing is gathered or copied to be read. A segment that outgrows its shelf
