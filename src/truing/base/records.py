@@ -183,8 +183,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """texts that end an answer, which is cut before them; besides the tokens that end it anyway"""
     long_prompts: str = "refuse"
-    """a prompt that leaves no room for an answer in the model's context: refuse (an error; what was drawn before is kept) or
-    truncated (that outcome, without a text)"""
+    """a prompt that leaves no room for an answer in the model's context: refuse (an error; what was drawn before is
+    kept) or truncated (that outcome, without a text)"""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
