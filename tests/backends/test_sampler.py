@@ -180,6 +180,25 @@ def test_a_ragged_grid_and_one_adapter_with_most_of_the_rows_change_nothing():
     check_against_peft(model, jobs, drawn(sampler, jobs), labels)
 
 
+def test_adapters_that_are_left_over_are_moved_together_and_stay_themselves():
+    """Two of twelve go on for long, far apart; later answers come from others whose slots were given away."""
+    model, labels = with_adapters(), list(ADAPTERS) * 3
+    factors = stack_of(model, labels)
+    model.base_model.disable_adapter_layers()
+    stack, texts, near = AdapterStack(factors, torch.float32), prompts(6, seed=4, longest=9), []
+    jobs = [Job(k, texts[k % 6], k % 12, k, 24 if k % 12 in (1, 10) else 3) for k in range(36)]
+    sampler = Sampler(Trunk(model), stack, GREEDY, stop_ids=(), rows=24, say=lambda _: near.append(list(stack._slots)))
+    found = drawn(sampler, jobs)
+    assert all(sorted(slots) == list(range(12)) for slots in near)
+    assert abs(near[-1][1] - near[-1][10]) < 4, "no more than twice as many are read as have rows"
+    assert {len(d.tokens) for d in found.values()} == {3, 24}
+    for place, label in enumerate(labels):
+        model.base_model.enable_adapter_layers()
+        model.set_adapter(label)
+        for job in (j for j in jobs if j.place == place):
+            assert found[job.index].tokens == alone(model, job, ()), place
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_below_the_first_changed_layer_a_prompt_is_computed_once_for_all_adapters(name):
     late = {k: {"r": 2, "lora_alpha": 8, "target_modules": ["down_proj", "q_proj"], "layers_to_transform": [n]}
@@ -221,10 +240,12 @@ def test_dora_and_other_methods_are_not_mistaken_for_lora():
         lora_factors(get_peft_model(tiny("llama"), whole), "default")
 
 
-def test_an_adapter_of_nan_fails_its_own_answers_and_leaves_nothing_behind():
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_of_nan_fails_its_own_answers_and_leaves_nothing_behind(part, value):
     model = with_adapters()
     with torch.no_grad():
-        next(w for n, w in model.named_parameters() if ".two." in n and "lora_B" in n).fill_(float("nan"))
+        next(w for n, w in model.named_parameters() if ".two." in n and part in n).fill_(value)
     labels = list(ADAPTERS)
     factors = stack_of(model, labels)
     model.base_model.disable_adapter_layers()

@@ -15,7 +15,7 @@ Shapes: K adapters, T tokens, r the largest rank, m rows of every adapter in the
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from truing.base.errors import Unsupported
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
-_CALL = 8
-"""what a matmul of its own costs, in rows of the grid"""
+_CALL = 64
+"""what a matmul of its own costs, in cells of the grid: a cell is little work beside the base's for a row"""
 
 
 class Factors(NamedTuple):
@@ -37,7 +37,7 @@ class Factors(NamedTuple):
     module: torch.nn.Module
     """the base's own module"""
     down: torch.Tensor
-    """A, transposed: [d_in, r]"""
+    """A: [r, d_in]"""
     up: torch.Tensor
     """B, transposed and scaled: [r, d_out]"""
 
@@ -71,7 +71,7 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
         a, b, base = layer.lora_A[name], layer.lora_B[name], layer.get_base_layer()
         if a.weight.dim() != 2 or b.bias is not None or getattr(layer, "fan_in_fan_out", False):
             raise Unsupported(f"{path} holds more than plain LoRA on a linear module")
-        found[path] = Factors(base, a.weight.detach().T, b.weight.detach().T * layer.scaling[name])
+        found[path] = Factors(base, a.weight.detach(), b.weight.detach().T * layer.scaling[name])
     return found
 
 
@@ -83,12 +83,12 @@ def first_layer(adapters: Sequence[Adapter], depth: int) -> int:
 
 @dataclass(slots=True)
 class _Stacked:
-    """All adapters in one module."""
+    """All adapters in one module, by slot."""
 
     path: str
     module: torch.nn.Module
     down: torch.Tensor
-    """[K, d_in, r]"""
+    """[K, r, d_in]"""
     up: torch.Tensor
     """[K, r, d_out]"""
 
@@ -99,19 +99,28 @@ class _Route:
 
     lo: int = 0
     hi: int = 0
-    """adapters lo up to hi (not included) are in the grid"""
+    """adapters in slots lo up to hi (not included) are in the grid"""
     rows: int = 0
     """m; 0 for no grid"""
     cells: torch.Tensor | None = None
-    """[K * m] the token of each cell; None where the cells are the first tokens as they lie"""
-    filled: torch.Tensor | None = None
-    """[N] the cells that are not padding"""
-    tokens: torch.Tensor | None = None
-    """[N] their tokens"""
+    """[K * m] the token of each cell, 0 for padding; None where the cells are the first tokens as they lie"""
+    padding: torch.Tensor | None = None
+    """[N] which cells are padding"""
     runs: tuple[tuple[int, int, int], ...] = ()
-    """(place, first token, last token + 1) of those multiplied by themselves"""
+    """(slot, first token, last token + 1) of those multiplied by themselves"""
+    broken: tuple[tuple[int, int], ...] = ()
+    """(first token, last token + 1) of those whose adapter is not finite"""
+    spaces: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+    """what for and width -> [K * m, width], used by all modules: fresh memory costs more than the products"""
     seen: tuple[Any, Any] = (None, None)
     """an input and its grid: query, key and value projections share one"""
+
+    def space(self, purpose: str, like: torch.Tensor) -> torch.Tensor:
+        """[K * m, d] for anything, of the width and kind of [T, d]."""
+        key = (purpose, like.shape[1])
+        if key not in self.spaces:
+            self.spaces[key] = like.new_empty((self.hi - self.lo) * self.rows, like.shape[1])
+        return self.spaces[key]
 
 
 class AdapterStack:
@@ -122,16 +131,22 @@ class AdapterStack:
         self.size = len(adapters)
         """K"""
         self._modules: list[_Stacked] = []
+        self._broken: set[int] = set()  # places whose factors are not all finite: what they add is NaN
         for path in dict.fromkeys(path for adapter in adapters for path in adapter):
             parts = [adapter.get(path) for adapter in adapters]
             some = next(p for p in parts if p is not None)
             rank = max(p.up.shape[0] for p in parts if p is not None)
-            down = torch.zeros(self.size, some.down.shape[0], rank, dtype=dtype, device=some.down.device)
+            down = torch.zeros(self.size, rank, some.down.shape[1], dtype=dtype, device=some.down.device)
             up = torch.zeros(self.size, rank, some.up.shape[1], dtype=dtype, device=some.down.device)
             for k, part in enumerate(parts):
                 if part is not None:
-                    down[k, :, : part.down.shape[1]], up[k, : len(part.up)] = part.down, part.up
+                    down[k, : len(part.down)], up[k, : len(part.up)] = part.down, part.up
+            # Padding adds 0 times an adapter's factors to another's token, which has to be 0.
+            broken = ~(down.isfinite().flatten(1).all(1) & up.isfinite().flatten(1).all(1))
+            down[broken], up[broken] = 0, 0
             self._modules.append(_Stacked(path, some.module, down, up))
+            self._broken.update(broken.nonzero().flatten().tolist())
+        self._slots = list(range(self.size))  # of every place
         self._route = _Route()
 
     @property
@@ -163,49 +178,78 @@ class AdapterStack:
             places: of all T tokens, -1 for the base; equal ones side by side.
             rows: the first so many tokens are rows that go into the grid, sorted by place; the rest are prompts.
         """
-        spans = [(place, list(group)) for place, group in groupby(range(rows), key=places.__getitem__)]
-        own = {place: (ks[0], len(ks)) for place, ks in spans if place >= 0}
+        spans = _spans(places, 0, rows)
+        self._draw_near([place for place, _, _ in spans if place not in self._broken])
+        own = {self._slots[place]: (start, end - start) for place, start, end in spans if place not in self._broken}
         runs: list[tuple[int, int, int]] = []
         route = _Route()
         if own:
             lo, hi = min(own), max(own) + 1
             m = _grid_rows([n for _, n in own.values()], hi - lo)
-            cells, filled = [], []
-            for place in range(lo, hi):
-                first, n = own.get(place, (0, 0))
-                filled += [len(cells) + k for k in range(min(n, m))]
+            cells, padding = [], []
+            for slot in range(lo, hi):
+                first, n = own.get(slot, (0, 0))
+                padding += [len(cells) + k for k in range(n, m)]
                 cells += [first + k if k < n else 0 for k in range(m)]
                 if n > m:
-                    runs.append((place, first + m, first + n))
+                    runs.append((slot, first + m, first + n))
             device = self._modules[0].down.device if self._modules else None
             route = _Route(lo, hi, m)
-            if cells != list(range(len(cells))) or len(filled) < len(cells):
-                route.cells, route.filled = torch.tensor(cells, device=device), torch.tensor(filled, device=device)
-                route.tokens = route.cells[route.filled]
-        for place, group in groupby(range(rows, len(places)), key=places.__getitem__):
-            ks = list(group)
-            if place >= 0:
-                runs.append((place, ks[0], ks[-1] + 1))
+            if cells != list(range(len(cells))):
+                route.cells = torch.tensor(cells, device=device)
+            if padding:
+                route.padding = torch.tensor(padding, device=device)
+        prompts = _spans(places, rows, len(places))
+        runs += [(self._slots[place], start, end) for place, start, end in prompts if place not in self._broken]
         route.runs = tuple(runs)
+        route.broken = tuple((start, end) for place, start, end in spans + prompts if place in self._broken)
         self._route = route
+
+    def _draw_near(self, places: Sequence[int]) -> None:
+        """Move adapters together when most between them have no rows: the grid reads all from the first to the last."""
+        slots, n = sorted(self._slots[p] for p in places), len(places)
+        if not n or slots[-1] - slots[0] < 2 * n:
+            return
+        lo = max(slots, key=lambda lo: sum(lo <= s < lo + n for s in slots))
+        lo = min(lo, self.size - n)
+        here = set(range(lo, lo + n))
+        coming, going = [s for s in slots if s not in here], [s for s in here if s not in slots]
+        a, b = torch.tensor(coming), torch.tensor(going)
+        for m in self._modules:
+            for factors in (m.down, m.up):
+                factors[torch.cat((a, b))] = factors[torch.cat((b, a))]
+        new = dict(zip(coming + going, going + coming, strict=True))
+        self._slots = [new.get(s, s) for s in self._slots]
 
     def add(self, stacked: _Stacked, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         """Add every token's B A x, for inputs [1, T, d_in], to outputs [1, T, d_out]."""
         route, x, y = self._route, inputs[0], outputs[0]
         if route.rows:
-            k = route.hi - route.lo
             if route.seen[0] is not inputs:
-                grid = x[: k * route.rows] if route.cells is None else x.index_select(0, route.cells)
-                route.seen = (inputs, grid.view(k, route.rows, -1))
-            down, up = stacked.down[route.lo : route.hi], stacked.up[route.lo : route.hi]
-            low = torch.bmm(route.seen[1], down)
-            if route.tokens is None or route.filled is None:
-                y[: k * route.rows].view(k, route.rows, -1).baddbmm_(low, up)
+                route.seen = (inputs, self._grid(x))
+            grid, down, up = route.seen[1], stacked.down[route.lo : route.hi], stacked.up[route.lo : route.hi]
+            low = torch.bmm(grid, down.transpose(1, 2))
+            if route.cells is None:
+                y[: len(grid) * route.rows].view(len(grid), route.rows, -1).baddbmm_(low, up)
             else:
-                added = torch.bmm(low, up).view(k * route.rows, -1)
-                y.index_add_(0, route.tokens, added.index_select(0, route.filled))
-        for place, start, end in route.runs:
-            y[start:end].addmm_(x[start:end] @ stacked.down[place], stacked.up[place])
+                added = route.space("out", y)
+                torch.bmm(low, up, out=added.view(len(grid), route.rows, -1))
+                y.index_add_(0, route.cells, added)
+        for slot, start, end in route.runs:
+            y[start:end].addmm_(x[start:end] @ stacked.down[slot].T, stacked.up[slot])
+        for start, end in route.broken:
+            y[start:end] = torch.nan
+
+    def _grid(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [T, d_in] as [K, m, d_in], zeros where it is padding."""
+        route = self._route
+        if route.cells is None:
+            grid = x[: (route.hi - route.lo) * route.rows]
+        else:
+            grid = torch.index_select(x, 0, route.cells, out=route.space("in", x))
+            if route.padding is not None:
+                grid.index_fill_(0, route.padding, 0)
+        return grid.view(-1, route.rows, grid.shape[1])
 
 
 def _adder(stack: AdapterStack, stacked: _Stacked) -> Any:
@@ -213,6 +257,12 @@ def _adder(stack: AdapterStack, stacked: _Stacked) -> Any:
         stack.add(stacked, args[0], output)
 
     return add
+
+
+def _spans(places: Sequence[int], start: int, end: int) -> list[tuple[int, int, int]]:
+    """(place, first token, last token + 1) of equal neighbours from `start` up to `end`, without the base's."""
+    spans = [(place, list(ks)) for place, ks in groupby(range(start, end), key=places.__getitem__)]
+    return [(place, ks[0], ks[-1] + 1) for place, ks in spans if place >= 0]
 
 
 def _grid_rows(counts: Sequence[int], adapters: int) -> int:
