@@ -1,6 +1,6 @@
 """How fast answers of many checkpoints are drawn: ours against what transformers and PEFT offer.
 
-    python benchmarks/sampler.py RUN8 RUN32 [--cases checkpoints,adapters,mixed,draws,memory] [--ranks 8,32]
+    python benchmarks/sampler.py RUN8 RUN32 [--cases checkpoints,adapters,mixed,draws,memory,equality] [--ranks 8,32]
         [--waves 1,3] [--repeats 5] [--scale 1.0] [--dtype float32] [--threads 1] [--max-load 1.0] [--memory 0.5]
 
 RUN8 and RUN32 are folders of adapter checkpoints of smollm2-135m, as `truing train` leaves them. Ours and each baseline
@@ -411,7 +411,40 @@ def memory(bench):
         bench.notes += subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
 
 
-CASES = {"checkpoints": checkpoints, "adapters": adapters, "mixed": mixed, "draws": draws, "memory": memory}
+def equality(bench):
+    """Greedy answers of the base and all checkpoints side by side against PEFT's, one by one."""
+    for rank in bench.options.ranks:
+        model, names, stack = bench.with_adapters(rank)
+        places, limit, gaps = range(-1, len(names)), bench.scaled(24, 4), []
+        jobs = [Job(k, bench.prompts[(k + k // 2) % 24], places[k // 2], 0, limit) for k in range(2 * len(places))]
+        model.base_model.disable_adapter_layers()
+        sampler = Sampler(Trunk(model), stack, SamplingParams(temperature=0.0), stop_ids=(), rows=len(jobs))
+        found = {d.index: d.tokens for d in sampler.run(jobs)}
+        for job in jobs:
+            if job.place >= 0:
+                model.base_model.enable_adapter_layers()
+                model.set_adapter(names[job.place])
+            ids, start = torch.tensor([job.prefix]), len(job.prefix)
+            config = GenerationConfig(do_sample=False, min_new_tokens=limit, max_new_tokens=limit, pad_token_id=0)
+            with torch.inference_mode():
+                own = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+                both = enumerate(zip(own[0, start:].tolist(), found[job.index], strict=True))
+                first = next((k for k, (a, b) in both if a != b), None)
+                if first is not None:
+                    top = model(own[:, : start + first]).logits[0, -1].topk(2).values
+                    gaps.append(float(top[0] - top[1]))
+        texts, told = len({tuple(found[j.index]) for j in jobs}), ", ".join(f"{g:.1e}" for g in gaps) or "none"
+        bench.notes.append(
+            f"rank {rank}: {len(jobs) - len(gaps)} of {len(jobs)} greedy answers of {limit} tokens ({texts} texts) are "
+            f"PEFT's; gaps of its two best where the others first differ: {told}"
+        )
+        assert all(g < 1e-4 for g in gaps), bench.notes[-1]
+
+
+CASES = {
+    "checkpoints": checkpoints, "adapters": adapters, "mixed": mixed, "draws": draws, "memory": memory,
+    "equality": equality,
+}  # fmt: skip
 
 
 def about(bench):
