@@ -154,7 +154,8 @@ class AdapterStack:
                 if part is not None:
                     down[k, : len(part.down)], up[k, : len(part.up)] = part.down, part.up
             # Padding adds 0 times an adapter's factors to another's token, which has to be 0.
-            broken = ~(down.isfinite().flatten(1).all(1) & up.isfinite().flatten(1).all(1))
+            total = down.sum((1, 2), dtype=torch.float32) + up.sum((1, 2), dtype=torch.float32)
+            broken = ~total.isfinite()
             down[broken], up[broken] = 0, 0
             self._modules.append(_Stacked(path, some.module, down, up))
             self._broken.update(broken.nonzero().flatten().tolist())
