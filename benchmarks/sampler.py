@@ -1,7 +1,8 @@
 """How fast answers of many checkpoints are drawn: ours against what transformers and PEFT offer.
 
-    python benchmarks/sampler.py RUN8 RUN32 [--cases checkpoints,adapters,mixed,draws,memory,equality] [--ranks 8,32]
-        [--waves 1,3] [--repeats 5] [--scale 1.0] [--dtype float32] [--threads 1] [--max-load 1.0] [--memory 0.5]
+    python benchmarks/sampler.py RUN8 RUN32 [--cases checkpoints,adapters,mixed,draws,memory,equality,profile]
+        [--ranks 8,32] [--waves 1,3] [--repeats 5] [--scale 1.0] [--dtype float32] [--threads 1] [--max-load 1.0]
+        [--memory 0.5]
 
 RUN8 and RUN32 are folders of adapter checkpoints of smollm2-135m, as `truing train` leaves them. Ours and each baseline
 alternate in one process with the same model, number type, prompts, lengths and sampling parameters (temperature 1,
@@ -441,9 +442,39 @@ def equality(bench):
         assert all(g < 1e-4 for g in gaps), bench.notes[-1]
 
 
+def profile(bench):
+    """Which operations passes 21 to 26 of 80 answers spend their time on, in milliseconds a pass, by arm."""
+    with_rank = {f"rank {rank}": bench.with_adapters(rank) for rank in bench.options.ranks}
+    jobs, found = bench.jobs(min(len(names) for _, names, _ in with_rank.values()), EACH), {}
+    for arm in ("base", *with_rank):
+        model, _, stack = with_rank.get(arm, (bench.plain, None, None))
+        own = jobs if stack else [Job(j.index, j.prefix, -1, j.seed, j.limit) for j in jobs]
+        if stack is not None:
+            model.base_model.disable_adapter_layers()
+        watch = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+        def say(work, watch=watch):
+            if work.passes in (20, 26):
+                watch.start() if work.passes == 20 else watch.stop()
+
+        params = SamplingParams(temperature=1.0, top_p=1.0)
+        sampler = Sampler(Trunk(model), stack, params, stop_ids=(), rows=len(jobs), say=say)
+        next(d for d in sampler.run(own) if sampler.work.passes > 26)
+        found[arm] = {e.key: (e.self_cpu_time_total / 6e3, e.count // 6) for e in watch.key_averages()}
+    names = sorted(set().union(*found.values()), key=lambda n: -max(t.get(n, (0, 0))[0] for t in found.values()))
+    bench.notes.append(f"passes 21 to 26, ms and calls a pass: {', '.join(found)}")
+    for name in names[:14]:
+        told = (found[arm].get(name, (0, 0)) for arm in found)
+        bench.notes.append(f"    {name.removeprefix('aten::'):<28}" + "".join(f"{ms:9.1f} {n:>5}" for ms, n in told))
+    total = "".join(
+        f"{sum(ms for ms, _ in t.values()):9.1f} {sum(n for _, n in t.values()):>5}" for t in found.values()
+    )
+    bench.notes.append(f"    {'all':<28}{total}")
+
+
 CASES = {
     "checkpoints": checkpoints, "adapters": adapters, "mixed": mixed, "draws": draws, "memory": memory,
-    "equality": equality,
+    "equality": equality, "profile": profile,
 }  # fmt: skip
 
 
