@@ -7,10 +7,10 @@
 RUN8 and RUN32 are folders of adapter checkpoints of smollm2-135m, as `truing train` leaves them. Ours and each baseline
 alternate in one process with the same model, number type, prompts, lengths and sampling parameters (temperature 1,
 top_p 1). Answer lengths are one log-normal list (sigma 0.6, seed 5, capped); only tokens within them count. A row of
-ours ends at its length, a batch of `generate` runs until its longest row ends. Loading adapters and stacking them, done
-once, is in no figure. Ratios of CPU seconds on one thread decide; `--threads 2` adds a second pass, for wall time. An
-arm during which others used more than `--max-load` cores is repeated, twice at most; the quietest is kept, and marked
-with * if it is above.
+ours ends at its length, a batch of `generate` runs until its longest row ends. Adapters and the base are compared pass
+by pass, in turn. Loading adapters and stacking them, done once, is in no figure. Ratios of CPU seconds on one thread
+decide; `--threads 2` adds a second pass, for wall time. An arm during which others used more than `--max-load` cores is
+repeated, twice at most; the quietest is kept, and marked with * if it is above.
 
 The bound beside each figure adds up, over its own passes, max(bytes / read rate, FLOPs / matmul rate) of the layers,
 the head, the adapters, and the keys and values. Both rates are measured at the start and after every case; the best so
@@ -23,8 +23,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -145,11 +148,11 @@ class Recorded(Sampler):
         return super()._pass(coming)
 
 
-def ours(model, stack, jobs, rows, frugal=False):
+def ours(model, stack, jobs, rows, frugal=False, say=None):
     if stack is not None:
         model.base_model.disable_adapter_layers()
     params = SamplingParams(temperature=1.0, top_p=1.0)
-    sampler = Recorded(Trunk(model), stack, params, stop_ids=(), rows=rows, frugal=frugal)
+    sampler = Recorded(Trunk(model), stack, params, stop_ids=(), rows=rows, frugal=frugal, say=say)
     done = {d.index: len(d.tokens) for d in sampler.run(jobs)}
     assert done == {j.index: j.limit for j in jobs}
     return Drawn(sum(done.values()), sampler.steps, sampler.work.useful)
@@ -245,11 +248,57 @@ def alternating(arms, options):
     return runs
 
 
-def compare(bench, case, arms, pairs):
+def in_turn(arms, options):
+    """Every arm `repeats` times, all of them at once but one pass of each after the other: all see the machine alike.
+
+    A machine whose speed drifts by a tenth within a minute hides a difference of a tenth from arms run one by one.
+    """
+    runs = {name: [] for name in arms}
+    for _ in range(options.repeats):
+        turn, order = threading.Condition(), deque(arms)
+
+        def wait(name, turn=turn, order=order):
+            with turn:
+                turn.wait_for(lambda: order[0] == name)
+
+        def leave(name, back, turn=turn, order=order):
+            with turn:
+                order.popleft()
+                order.extend([name] * back)
+                turn.notify_all()
+
+        def one(name):
+            torch.set_num_threads(1)
+            wait(name)
+            start, spans = time.thread_time(), [time.perf_counter()]
+
+            def say(_work):
+                spans[-1] = time.perf_counter() - spans[-1]
+                leave(name, 1)
+                wait(name)
+                spans.append(time.perf_counter())
+
+            try:
+                result = arms[name](say=say)
+                return time.thread_time() - start, sum(spans[:-1]), result
+            finally:
+                leave(name, 0)
+
+        cpu, used, wall = time.process_time(), busy(), time.perf_counter()
+        with ThreadPoolExecutor(len(arms)) as pool:
+            found = list(pool.map(one, arms))
+        wall, load = time.perf_counter() - wall, busy() - used - (time.process_time() - cpu)
+        for name, (own, span, result) in zip(arms, found, strict=True):
+            runs[name].append(Run(own, span, max(0.0, load) / wall, float("nan"), result))
+            print(f"    {name:<34} {own:6.1f} s CPU {span:6.1f} s wall, others {load / wall:.2f}", file=sys.stderr)
+    return runs
+
+
+def compare(bench, case, arms, pairs, way=alternating):
     """Run a case and note a line per pair: ours, baseline, ratio wanted, ranks of the two."""
     options, walls = bench.options, {}
     print(case, file=sys.stderr)
-    runs = alternating(arms, options)
+    runs = way(arms, options)
     if options.threads > 1:
         torch.set_num_threads(options.threads)
         walls = {name: median(r.wall for r in found) for name, found in alternating(arms, options).items()}
@@ -348,21 +397,23 @@ def adapters(bench):
     for waves in bench.waves():
         jobs = bench.jobs(n, EACH * waves)
         base = [Job(j.index, j.prefix, -1, j.seed, j.limit) for j in jobs]
-        arms = {"base": lambda b=base: ours(bench.plain, None, b, EACH * n)}
+        arms = {"base": lambda say=None, b=base: ours(bench.plain, None, b, EACH * n, say=say)}
         for rank, (model, _, stack) in with_rank.items():
-            arms[f"rank {rank}"] = lambda m=model, s=stack, j=jobs: ours(m, s, j, EACH * n)
+            arms[f"rank {rank}"] = lambda say=None, m=model, s=stack, j=jobs: ours(m, s, j, EACH * n, say=say)
         # At most 15 % slower at rank 8; rank 32 is judged by the byte-and-FLOP model, below.
         pairs = [(f"rank {r}", "base", 1 / 1.15 if r == 8 else None, (r, None)) for r in with_rank]
         case = f"ours, {EACH * n} rows, {EACH * waves} answers each, with adapters and without"
-        runs = compare(bench, case, arms, pairs)
+        runs = compare(bench, case, arms, pairs, in_turn)
         floor, base_cpu = bench.machine.seconds(runs["base"][0].drawn.steps), median(r.cpu for r in runs["base"])
         for arm, _, _, (rank, _) in pairs:
             bound, cpu = bench.machine.seconds(runs[arm][0].drawn.steps, rank), median(r.cpu for r in runs[arm])
-            slower = median(x.cpu / y.cpu for x, y in zip(runs[arm], runs["base"], strict=True))
+            each = [x.cpu / y.cpu for x, y in zip(runs[arm], runs["base"], strict=True)]
+            slower, told = median(each), ", ".join(f"{100 * r - 100:+.1f}" for r in each)
             bench.notes.append(
-                f"{EACH * waves} answers each, {arm}: {100 * slower - 100:+.1f} % over the base, by the byte-and-FLOP "
-                f"model {100 * bound / floor - 100:+.1f} %; seconds over the model's {cpu / bound:.2f} (base "
-                f"{base_cpu / floor:.2f}), slowdown over the model's {slower / bound * floor:.2f}; wanted, rank 32: 1.3"
+                f"{EACH * waves} answers each, {arm}: {100 * slower - 100:+.1f} % over the base ({told}), by the "
+                f"byte-and-FLOP model {100 * bound / floor - 100:+.1f} %; seconds over the model's {cpu / bound:.2f} "
+                f"(base {base_cpu / floor:.2f}), slowdown over the model's {slower / bound * floor:.2f}; "
+                "wanted, rank 32: 1.3"
             )
 
 
