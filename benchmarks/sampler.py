@@ -208,7 +208,7 @@ class Run(NamedTuple):
     cpu: float
     wall: float
     load: float  # cores that others used
-    peak: float  # MiB above what was held before
+    peak: float | None  # MiB above what was held before; unknown where arms run side by side
     drawn: Drawn
 
 
@@ -289,7 +289,7 @@ def in_turn(arms, options):
             found = list(pool.map(one, arms))
         wall, load = time.perf_counter() - wall, busy() - used - (time.process_time() - cpu)
         for name, (own, span, result) in zip(arms, found, strict=True):
-            runs[name].append(Run(own, span, max(0.0, load) / wall, float("nan"), result))
+            runs[name].append(Run(own, span, max(0.0, load) / wall, None, result))
             print(f"    {name:<34} {own:6.1f} s CPU {span:6.1f} s wall, others {load / wall:.2f}", file=sys.stderr)
     return runs
 
@@ -312,13 +312,14 @@ def compare(bench, case, arms, pairs, way=alternating):
         bound = [bench.machine.seconds(found[0].drawn.steps, k) for found, k in zip(both, ranks, strict=True)]
         speed = [round(found[0].drawn.tokens / c, 1) for found, c in zip(both, cpu, strict=True)]
         load = max(r.load for found in both for r in found)
+        peaks = [max((r.peak for r in found if r.peak is not None), default=None) for found in both]
         bench.lines.append({
             "metric": "useful tokens per CPU second", "case": case, "arms": [one, other], "unit": "tokens/s",
             "ours": speed[0], "baseline": speed[1], "ratio": round(ratio, 3), "target": wanted,
             "met": None if wanted is None else ratio >= wanted, "medians": round(cpu[1] / cpu[0], 3), "cpu_s": cpu,
             "wall": round(wall[1] / wall[0], 3), "threads": round(walls[other] / walls[one], 3) if walls else None,
             "wall_s": wall, "bound_s": bound, "useful": [found[0].drawn.useful for found in both],
-            "peak_mib": [max(r.peak for r in found) for found in both], "load": load, "quiet": load <= options.max_load,
+            "peak_mib": peaks, "load": load, "quiet": load <= options.max_load,
         })  # fmt: skip
     return runs
 
@@ -552,10 +553,10 @@ def show(bench):
         for f in lines:
             wanted = "" if f["target"] is None else f"{f['target']:.2f} {'met' if f['met'] else 'NOT MET'}"
             share = [least / took for least, took in zip(f["bound_s"], f["cpu_s"], strict=True)]
-            (u, v), (p, q) = f["useful"], f["peak_mib"]
+            (u, v), (p, q) = f["useful"], ("-" if p is None else f"{p:.0f}" for p in f["peak_mib"])
             line = f"  {' / '.join(f['arms']):<32}{f['ours']:>5.0f} /{f['baseline']:>4.0f}{f['ratio']:>10.2f}x"
             line += f"{f['medians']:>8.2f}x{wanted:>15}{f['wall']:>6.2f}x{f['threads'] or '-':>9}{share[0]:>6.2f} /"
-            line += f"{share[1]:>4.2f}{u:>6.2f} /{v:>4.2f}{p:>6.0f} /{q:>5.0f}{f['load']:>6.2f}"
+            line += f"{share[1]:>4.2f}{u:>6.2f} /{v:>4.2f}{p:>6} /{q:>5}{f['load']:>6.2f}"
             print(line + "*" * (not f["quiet"]))
     print("\n".join(bench.notes))
 
