@@ -9,6 +9,8 @@ An adapted module adds B A x to what the base gives. Tokens are laid out as a gr
 are multiplied by one batched matmul per factor (what the kernels of Punica and S-LoRA do, arXiv 2310.18547 and
 2311.03285, with what torch has); rows that would make the grid ragged, and prompts, are multiplied adapter by adapter.
 
+A place is an adapter's number for the caller, a slot where its factors lie at the moment.
+
 Shapes: K adapters, T tokens, r the largest rank, m rows of every adapter in the grid.
 """
 

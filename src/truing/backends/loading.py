@@ -95,7 +95,7 @@ def head_of(model: Model) -> torch.nn.Module:
 def lay_out_for_few_rows(model: Model) -> None:
     """Keep the weights of linear modules by columns, the same numbers at other places in memory.
 
-    For passes of 4 to 128 rows on a CPU the matrix library is 10 to 25 % faster so; for more there is no difference.
+    For passes of 4 to 128 rows on a CPU the matrix library is 8 to 25 % faster so; for more there is no difference.
     """
     head = head_of(model)
     for module in model.modules():
