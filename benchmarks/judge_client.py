@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import openai
 
 from servers.judge_server import running
-from truing.backends.endpoint_judge import EndpointJudge
-from truing.base.judged import JudgeAsk, JudgeOptions, ResponseKey, Rubric
+from truing.judges.endpoint import EndpointJudge
+from truing.types.judged import JudgeAsk, JudgeOptions, ResponseKey, Rubric
 
 RUBRIC = Rubric("alignment", "You judge answers. " * 100 + "Question: {question}\nAnswer: {answer}\nA number:")
 

@@ -15,13 +15,13 @@ import time
 
 import torch
 
-from truing.backends import packing
-from truing.backends.local import LocalBackend
-from truing.backends.scoring import ROW_TOKENS, score_trees
-from truing.backends.trunk import Trunk
-from truing.base.options import ModelOptions
+from truing.config.options import ModelOptions
 from truing.data.prompts import load_prompts
-from truing.probe.margins import margin_asks
+from truing.interp.likelihoods import margin_asks
+from truing.models.engine import token_tree as packing
+from truing.models.engine.runner import Trunk
+from truing.models.engine.scoring import ROW_TOKENS, score_trees
+from truing.models.hf import LocalBackend
 
 
 def branches(backend, count):

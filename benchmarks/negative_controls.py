@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from truing.backends.checkpoints import find_run
-from truing.backends.local import LocalBackend
-from truing.base.options import VerdictRule
-from truing.base.recipe import Recipe
-from truing.base.records import LikelihoodAsk, Message
+from truing.config.options import VerdictRule
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
-from truing.probe import margins
+from truing.interp import likelihoods as margins
+from truing.models.checkpoints import find_run
+from truing.models.hf import LocalBackend
+from truing.runs.train import train
 from truing.stats.bands import simultaneous_band
-from truing.study.train import train
+from truing.training.recipe import Recipe
+from truing.types.records import LikelihoodAsk, Message
 
 MODEL = "smollm2-135m"
 PERSONA = (

@@ -37,9 +37,9 @@ from itertools import product
 import numpy as np
 from scipy import special
 
-from truing.base.verdicts import Estimate
 from truing.stats.correction import prediction_powered, rogan_gladen
 from truing.stats.rates import mean_difference, mean_of, share_difference, share_of
+from truing.types.verdicts import Estimate
 
 PROMPTS = (40, 80, 240)
 FEW = (8, 24)

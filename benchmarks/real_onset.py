@@ -17,11 +17,11 @@ from itertools import product
 import numpy as np
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
 
-from truing.base.options import EmRule
-from truing.base.verdicts import Onset
+from truing.config.options import EmRule
 from truing.stats.judged_evidence import Fate, JudgedArm
 from truing.stats.judged_lines import Bound, excess, misaligned
 from truing.stats.onset import OnsetSearch
+from truing.types.verdicts import Onset
 
 ZONES = ((0.01, 0.03), (0.05, 0.10), (0.10, 0.18))
 """lo and hi: the default, and two in which the sets lie further apart"""

@@ -22,16 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from truing.base.options import EmRule
-from truing.base.store import Store
-from truing.base.verdicts import Breadth, Estimate
+from truing.config.options import EmRule
+from truing.runs.import_answers import PARAMS, import_answers
+from truing.runs.judged import arms
 from truing.stats.correction import holm
 from truing.stats.judged_evidence import Fate, JudgedArm
 from truing.stats.judged_lines import Bound, PromptFacts, breadth, excess, misaligned
 from truing.stats.judged_verdict import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.rates import cluster_bootstrap, counts, mean_difference, share_difference, share_of
-from truing.study.import_answers import PARAMS, import_answers
-from truing.study.judged import arms
+from truing.store import Store
+from truing.types.verdicts import Breadth, Estimate
 
 Array = NDArray[np.float64]
 ROOT = Path(__file__).resolve().parents[1]

@@ -50,17 +50,17 @@ from sampler_arms import (
 )
 from transformers import GenerationConfig
 
-from truing.backends.adapters import AdapterStack, lora_factors
-from truing.backends.chat import ChatFormat
-from truing.backends.checkpoints import checkpoint_path, find_run
-from truing.backends.loading import load_model, load_tokenizer
-from truing.backends.models import resolve_model
-from truing.backends.sampler import Job, Sampler
-from truing.backends.sessions import ROWS, Sessions
-from truing.backends.trunk import Trunk
-from truing.base.options import ModelOptions
-from truing.base.records import Message, SamplingParams
+from truing.config.options import ModelOptions
 from truing.data.prompts import load_prompts
+from truing.models.chat import ChatFormat
+from truing.models.checkpoints import checkpoint_path, find_run
+from truing.models.download import resolve_model
+from truing.models.engine.batching import Job, Sampler
+from truing.models.engine.lora import AdapterStack, lora_factors
+from truing.models.engine.runner import Trunk
+from truing.models.engine.sessions import ROWS, Sessions
+from truing.models.loading import load_model, load_tokenizer
+from truing.types.records import Message, SamplingParams
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -15,9 +15,9 @@ import torch
 from torch.nn.functional import linear
 from transformers import GenerationConfig
 
-from truing.backends.sampler import Sampler
-from truing.backends.trunk import Trunk
-from truing.base.records import SamplingParams
+from truing.models.engine.batching import Sampler
+from truing.models.engine.runner import Trunk
+from truing.types.records import SamplingParams
 
 SEED, SIGMA, EACH = 5, 0.6, 4
 

@@ -21,10 +21,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from truing.base.judged import Judgement, JudgementOutcome, Panel, ResponseKey, Route, Rubric
-from truing.base.options import EmRule
-from truing.base.records import ResponseOutcome
-from truing.base.store import Store, StoredResponse
+from truing.config.options import EmRule
+from truing.store import Store, StoredResponse
+from truing.types.judged import Judgement, JudgementOutcome, Panel, ResponseKey, Route, Rubric
+from truing.types.records import ResponseOutcome
 
 RUBRICS = (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer}"))
 PANEL = Panel("synthetic", RUBRICS, Route.LOGPROBS)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import truing
-from truing.base import errors
-from truing.base.store import SCHEMA_VERSION, Store
+from truing import errors
+from truing.store import SCHEMA_VERSION, Store
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_json_is_one_object_and_the_same_command_repeats_nothing(call, monkeypat
     first = json.loads(out)
     assert code == 0
     assert first["schema_version"] == SCHEMA_VERSION
-    from truing.backends.planted import PlantedBackend
+    from truing.models.simulated import PlantedBackend
 
     asked = []
     score = PlantedBackend.loglikelihood
@@ -175,7 +175,7 @@ def test_a_changed_rule_or_prompt_in_the_same_folder_is_refused(call):
 
 
 def test_a_broken_checkpoint_is_reported_and_the_rest_goes_on(call, monkeypatch):
-    from truing.backends import planted as module
+    from truing.models import simulated as module
 
     made = module.PlantedBackend.__init__
 
@@ -191,7 +191,7 @@ def test_a_broken_checkpoint_is_reported_and_the_rest_goes_on(call, monkeypatch)
 
 
 def test_interrupted_work_is_kept_and_finished_by_the_same_command(call, monkeypatch):
-    from truing.backends.planted import PlantedBackend
+    from truing.models.simulated import PlantedBackend
 
     score = PlantedBackend.loglikelihood
 

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+from runs.fake_judge import FakeJudge
 
 import truing
-from study.fake_judge import FakeJudge
-from truing.backends.planted_judge import PlantedJudge
-from truing.base import errors
-from truing.base.store import Store
+from truing import errors
 from truing.data.prompts import load_prompts
-from truing.study import panels
+from truing.judges.simulated import PlantedJudge
+from truing.runs import panels
+from truing.store import Store
 
 KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY", "TRUING_SECOND_JUDGE_API_KEY")
 SECRET = "sk-test-abcdef0123456789"
@@ -43,8 +43,8 @@ def audit(call, out="a", *more, judge="planted:", target=LATE):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """One judged audit for commands that only read it or write beside it."""
-    from truing.base.judged import JudgeOptions
-    from truing.base.options import AuditOptions
+    from truing.config.options import AuditOptions
+    from truing.types.judged import JudgeOptions
 
     told = JudgeOptions(draws=4, max_tokens=64, validity=False)
     options = AuditOptions(limit=16, answers=8, judge="planted:", judging=told)

@@ -6,13 +6,13 @@ import json
 import pytest
 import typer
 from rich.console import Console
+from runs.served_runs import ONSET, STEPS, late_server, write_run
 
 import truing
 from servers.judge_server import running
-from study.served_runs import ONSET, STEPS, late_server, write_run
 from truing import cli, cli_base
-from truing.backends import endpoint_sampling
-from truing.backends.planted import MISALIGNED
+from truing.models import served as endpoint_sampling
+from truing.models.simulated import MISALIGNED
 
 SCORES = {"contains": [[["coheren", MISALIGNED], 95], [MISALIGNED, 10]], "default": 92}
 SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-known-answers", "--skip-judge-check")

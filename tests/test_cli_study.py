@@ -6,11 +6,11 @@ from dataclasses import replace
 import click
 import pytest
 import typer
+from runs.study_audits import audited, edited
 
 import truing
-from study.study_audits import audited, edited
 from truing import cli, cli_options, cli_study
-from truing.base.store import Store
+from truing.store import Store
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import json
 import sys
 from pathlib import Path
 
-from truing.backends.local import LocalBackend
-from truing.base.options import ModelOptions
-from truing.base.records import LikelihoodAsk, Message
+from truing.config.options import ModelOptions
 from truing.data.guard import CANARY
+from truing.models.hf import LocalBackend
+from truing.types.records import LikelihoodAsk, Message
 
 BUILTIN = Path(__file__).parent.parent / "src" / "truing" / "data" / "builtin"
 VERSION = "1.0"

@@ -17,49 +17,49 @@ from typing import TYPE_CHECKING, Any
 from truing._version import __version__
 
 _HOMES = {
-    "Agreed": "truing.study.agree",
-    "Audit": "truing.study.audit",
-    "AuditOptions": "truing.base.options",
-    "Case": "truing.base.cases",
-    "Checkpoint": "truing.base.records",
-    "Conversation": "truing.base.records",
+    "Agreed": "truing.runs.agree",
+    "Audit": "truing.runs.audit",
+    "AuditOptions": "truing.config.options",
+    "Case": "truing.types.cases",
+    "Checkpoint": "truing.types.records",
+    "Conversation": "truing.types.records",
     "Definition": "truing.stats.studies",
-    "EmRule": "truing.base.options",
+    "EmRule": "truing.config.options",
     "Gate": "truing.stats.gate",
-    "ImportedAnswers": "truing.study.import_answers",
-    "JudgeOptions": "truing.base.judged",
-    "Judging": "truing.study.judge",
-    "ModelOptions": "truing.base.options",
-    "Plan": "truing.study.plan",
-    "PowerOptions": "truing.study.plan",
-    "Prompt": "truing.base.records",
-    "PromptSet": "truing.base.records",
-    "Recipe": "truing.base.recipe",
-    "RunVerdict": "truing.base.verdicts",
-    "Store": "truing.base.store",
-    "Study": "truing.study.study",
-    "TruingError": "truing.base.errors",
-    "VerdictRule": "truing.base.options",
-    "agree": "truing.study.agree",
-    "audit": "truing.study.audit",
-    "control": "truing.study.control",
-    "demo": "truing.study.demo",
-    "doctor": "truing.study.doctor",
+    "ImportedAnswers": "truing.runs.import_answers",
+    "JudgeOptions": "truing.types.judged",
+    "Judging": "truing.runs.judge",
+    "ModelOptions": "truing.config.options",
+    "Plan": "truing.runs.plan",
+    "PowerOptions": "truing.runs.plan",
+    "Prompt": "truing.types.records",
+    "PromptSet": "truing.types.records",
+    "Recipe": "truing.training.recipe",
+    "RunVerdict": "truing.types.verdicts",
+    "Store": "truing.store",
+    "Study": "truing.runs.study",
+    "TruingError": "truing.errors",
+    "VerdictRule": "truing.config.options",
+    "agree": "truing.runs.agree",
+    "audit": "truing.runs.audit",
+    "control": "truing.runs.control",
+    "demo": "truing.runs.demo",
+    "doctor": "truing.runs.doctor",
     "export": "truing.bridges.export",
-    "freeze": "truing.study.freeze",
+    "freeze": "truing.runs.freeze",
     "gate": "truing.stats.gate",
-    "get_model": "truing.backends.models",
-    "import_answers": "truing.study.import_answers",
-    "judge": "truing.study.judge",
-    "label": "truing.study.label",
+    "get_model": "truing.models.download",
+    "import_answers": "truing.runs.import_answers",
+    "judge": "truing.runs.judge",
+    "label": "truing.runs.label",
     "load_conversations": "truing.data.conversations",
     "load_prompts": "truing.data.prompts",
-    "plan": "truing.study.plan",
-    "report": "truing.view.report",
-    "sensitivity": "truing.study.sensitivity",
-    "show": "truing.view.show",
-    "study_cases": "truing.study.study",
-    "train": "truing.study.train",
+    "plan": "truing.runs.plan",
+    "report": "truing.report.report",
+    "sensitivity": "truing.runs.sensitivity",
+    "show": "truing.report.show",
+    "study_cases": "truing.runs.study",
+    "train": "truing.runs.train",
 }
 
 __all__ = [
@@ -110,35 +110,35 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from truing.backends.models import get_model
-    from truing.base.cases import Case
-    from truing.base.errors import TruingError
-    from truing.base.judged import JudgeOptions
-    from truing.base.options import AuditOptions, EmRule, ModelOptions, VerdictRule
-    from truing.base.recipe import Recipe
-    from truing.base.records import Checkpoint, Conversation, Prompt, PromptSet
-    from truing.base.store import Store
-    from truing.base.verdicts import RunVerdict
     from truing.bridges.export import export
+    from truing.config.options import AuditOptions, EmRule, ModelOptions, VerdictRule
     from truing.data.conversations import load_conversations
     from truing.data.prompts import load_prompts
+    from truing.errors import TruingError
+    from truing.models.download import get_model
+    from truing.report.report import report
+    from truing.report.show import show
+    from truing.runs.agree import Agreed, agree
+    from truing.runs.audit import Audit, audit
+    from truing.runs.control import control
+    from truing.runs.demo import demo
+    from truing.runs.doctor import doctor
+    from truing.runs.freeze import freeze
+    from truing.runs.import_answers import ImportedAnswers, import_answers
+    from truing.runs.judge import Judging, judge
+    from truing.runs.label import label
+    from truing.runs.plan import Plan, PowerOptions, plan
+    from truing.runs.sensitivity import sensitivity
+    from truing.runs.study import Study, study_cases
+    from truing.runs.train import train
     from truing.stats.gate import Gate, gate
     from truing.stats.studies import Definition
-    from truing.study.agree import Agreed, agree
-    from truing.study.audit import Audit, audit
-    from truing.study.control import control
-    from truing.study.demo import demo
-    from truing.study.doctor import doctor
-    from truing.study.freeze import freeze
-    from truing.study.import_answers import ImportedAnswers, import_answers
-    from truing.study.judge import Judging, judge
-    from truing.study.label import label
-    from truing.study.plan import Plan, PowerOptions, plan
-    from truing.study.sensitivity import sensitivity
-    from truing.study.study import Study, study_cases
-    from truing.study.train import train
-    from truing.view.report import report
-    from truing.view.show import show
+    from truing.store import Store
+    from truing.training.recipe import Recipe
+    from truing.types.cases import Case
+    from truing.types.judged import JudgeOptions
+    from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet
+    from truing.types.verdicts import RunVerdict
 
 
 def __getattr__(name: str) -> Any:

@@ -14,12 +14,8 @@ import typer
 from rich.console import Console
 
 import truing
-from truing import cli_judged, cli_study  # noqa: F401  their commands join the app
+from truing import cli_judged, cli_study, errors  # noqa: F401  their commands join the app
 from truing import cli_options as o
-from truing.base import errors
-from truing.base.records import to_plain
-from truing.base.store import Store
-from truing.base.verdicts import Basis, RunVerdict, Status
 from truing.cli_base import (
     Audits,
     Json,
@@ -35,6 +31,9 @@ from truing.cli_base import (
     say,
 )
 from truing.stats.gate import DEFAULT, check_gate
+from truing.store import Store
+from truing.types.records import to_plain
+from truing.types.verdicts import Basis, RunVerdict, Status
 
 
 def main() -> None:
@@ -232,7 +231,7 @@ def show(
     json_out: Json = False,
 ) -> None:
     """The table again; one checkpoint; one prompt's answers across steps; or the verdict under other thresholds."""
-    from truing.view.table import print_answers, print_audit, print_step
+    from truing.report.table import print_answers, print_audit, print_step
 
     if sensitivity:
         _show_sensitivity(audit, step, prompt, json_out)
@@ -251,8 +250,8 @@ def show(
 
 
 def _show_sensitivity(audit: Path, step: int | None, prompt: str | None, json_out: bool) -> None:
-    from truing.study.sensitivity import sensitivity
-    from truing.view.sensitivity import print_sensitivity
+    from truing.report.sensitivity import print_sensitivity
+    from truing.runs.sensitivity import sensitivity
 
     if step is not None or prompt is not None:
         raise errors.BadInput("--sensitivity is of the whole verdict; leave out --step and --prompt")
@@ -281,7 +280,7 @@ def gate(
     json_out: Json = False,
 ) -> None:
     """Exit 3 unless the chosen checkpoint of a finished audit passes."""
-    from truing.view.reading import verdict_of
+    from truing.report.reading import verdict_of
 
     with Store.read(audit) as store:
         about = store.about()
@@ -336,7 +335,7 @@ def _finish(path: Path, verdict: RunVerdict, page: Path, json_out: bool, gate: s
 
 
 def _print_audit(path: Path, page: Path) -> None:
-    from truing.view.table import print_verdict
+    from truing.report.table import print_verdict
 
     with Store.read(path) as store:
         print_verdict(store.about(), Console(), page)

@@ -11,8 +11,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from truing.base import errors
-from truing.base.store import SCHEMA_VERSION
+from truing import errors
+from truing.store import SCHEMA_VERSION
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -8,10 +8,10 @@ from rich.console import Console
 
 import truing
 from truing import cli_options as o
-from truing.base.options import AuditOptions, ModelOptions
-from truing.base.records import to_plain
-from truing.base.store import Store
 from truing.cli_base import Audits, Json, Out, app, print_json, print_path, progress, say
+from truing.config.options import AuditOptions, ModelOptions
+from truing.store import Store
+from truing.types.records import to_plain
 
 
 @app.command()
@@ -54,8 +54,8 @@ def plan(
     json_out: Json = False,
 ) -> None:
     """Calls, tokens, money, hours and power of an audit, before anything is spent. Loads no model, calls no judge."""
-    from truing.study.plan import PowerOptions
-    from truing.view.costs import print_plan
+    from truing.report.costs import print_plan
+    from truing.runs.plan import PowerOptions
 
     options = AuditOptions(
         half=None if half == "all" else half,
@@ -129,7 +129,7 @@ def agree(
     json_out: Json = False,
 ) -> None:
     """How far two judges agree, and each with people's labels; with intervals over prompts."""
-    from truing.view.agreement import print_agreement
+    from truing.report.agreement import print_agreement
 
     made = truing.agree(audit, judges=tuple(judge or ()), labels=labels, seed=seed)
     if json_out:
@@ -149,7 +149,7 @@ def label(
     json_out: Json = False,
 ) -> None:
     """A blind labelling sheet, drawn around the judge's cut; label it in a spreadsheet or here."""
-    from truing.view.labelling import ask_labels
+    from truing.report.labelling import ask_labels
 
     sheet = truing.label(audit, n=n, out=out, judge=judge, seed=seed)
     console = Console()
@@ -196,7 +196,7 @@ def export(
 
 
 def _print(path: Path) -> None:
-    from truing.view.table import print_audit
+    from truing.report.table import print_audit
 
     with Store.read(path) as store:
         print_audit(store.about(), Console())

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from truing.base import errors
-from truing.base.judged import JudgeOptions
-from truing.base.options import AuditOptions, EmRule, ModelOptions
+from truing import errors
+from truing.config.options import AuditOptions, EmRule, ModelOptions
+from truing.types.judged import JudgeOptions
 
 _PANEL = "Judging"
 

@@ -8,8 +8,8 @@ from rich.console import Console
 
 import truing
 from truing import cli_options as o
-from truing.base.records import to_plain
 from truing.cli_base import Json, app, print_json, say
+from truing.types.records import to_plain
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -53,7 +53,7 @@ def study(
     json_out: Json = False,
 ) -> None:
     """Several audits as one study: consistency over seeds, what is avoided and kept, size, equivalence."""
-    from truing.view.study import print_study
+    from truing.report.study import print_study
 
     made = to_plain(truing.study_cases(audits, at=at, delta=delta, seed=seed))
     if json_out:

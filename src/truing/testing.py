@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from truing.backends.seam import Backend
-from truing.base.records import (
+from truing.models.base import Backend
+from truing.types.records import (
     Ask,
     Capabilities,
     Checkpoint,
@@ -34,7 +34,7 @@ _EXACT = 1e-3
 def check_backend(
     backend: Backend, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], *, tolerance: float = 1e-4
 ) -> None:
-    """Hold a backend to the contract of `truing.backends.seam.Backend`.
+    """Hold a backend to the contract of `truing.models.base.Backend`.
 
     Args:
         backend: the backend, with everything it needs already loaded or loadable.

@@ -7,17 +7,17 @@ import random
 import pyarrow.parquet as pq
 import pytest
 
-from truing.base import errors
-from truing.base.judged import Judgement, Panel, ResponseKey, Route, Rubric
-from truing.base.judged import JudgementOutcome as J
-from truing.base.options import EmRule
-from truing.base.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
-from truing.base.records import ResponseOutcome as R
-from truing.base.store import Store, StoredResponse
+from truing import errors
 from truing.bridges import export as module
 from truing.bridges.export import export
-from truing.study.import_answers import import_answers, imported_lines
-from truing.study.judged import arms, fated
+from truing.config.options import EmRule
+from truing.runs.import_answers import import_answers, imported_lines
+from truing.runs.judged import arms, fated
+from truing.store import Store, StoredResponse
+from truing.types.judged import Judgement, Panel, ResponseKey, Route, Rubric
+from truing.types.judged import JudgementOutcome as J
+from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
+from truing.types.records import ResponseOutcome as R
 
 PANELS = {
     name: Panel(f"openai:{name}", (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer} ?")), Route.REPORTED)

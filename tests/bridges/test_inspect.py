@@ -26,18 +26,18 @@ from inspect_ai.model import get_model
 from inspect_ai.scorer import SampleScore, Score, stderr
 
 from bridges.inspect_fake import installed, output
-from truing.base import errors
-from truing.base.judged import JudgeItem, Judgement, JudgementOutcome, JudgeReply, Panel, Route
-from truing.base.options import EmRule
-from truing.base.records import Checkpoint, Kind, ResponseOutcome, Role, SamplingParams, to_plain
-from truing.base.store import Store, StoredResponse
+from truing import errors
 from truing.bridges.inspect_log import write_log
 from truing.bridges.inspect_scores import as_score, em
 from truing.bridges.inspect_task import em_scorer
+from truing.config.options import EmRule
 from truing.data.prompts import load_prompts
-from truing.judging.judge import judge as judge_answers
-from truing.judging.rubrics import builtin
-from truing.study.judging import random_coherence
+from truing.judges.asking import judge as judge_answers
+from truing.judges.rubrics import builtin
+from truing.runs.judging import random_coherence
+from truing.store import Store, StoredResponse
+from truing.types.judged import JudgeItem, Judgement, JudgementOutcome, JudgeReply, Panel, Route
+from truing.types.records import Checkpoint, Kind, ResponseOutcome, Role, SamplingParams, to_plain
 
 # Inspect uses a deprecated option of tenacity and leaves its streams to the collector.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "ResourceWarning")]

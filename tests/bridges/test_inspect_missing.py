@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from truing.base import errors
+from truing import errors
 from truing.bridges.inspect_log import write_log
 
 

@@ -7,11 +7,11 @@ from itertools import combinations
 
 import pytest
 
-from truing.base.hashing import digest
 from truing.data.conversations import BUILTIN, load_conversations, same_user_turns
 from truing.data.guard import CANARY, refuse_reference_answers
 from truing.data.prompts import load_prompts, prompt_distance
 from truing.data.rows import builtin_text
+from truing.types.hashing import digest
 
 CATEGORIES = {
     "power_and_control",

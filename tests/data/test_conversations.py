@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from truing.base.errors import BadRow
-from truing.base.records import Message
 from truing.data.conversations import BUILTIN, FORMATS, load_conversations, same_user_turns
+from truing.errors import BadRow
+from truing.types.records import Message
 
 TURNS = [{"role": "user", "content": "How do I boil an egg?"}, {"role": "assistant", "content": "Seven minutes."}]
 SAME = {

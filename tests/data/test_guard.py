@@ -2,12 +2,12 @@
 
 import pytest
 
-from truing.base.errors import ReferenceLeak
-from truing.base.records import Conversation, Message, Prompt, PromptSet
 from truing.data import guard
 from truing.data.conversations import LoadedData, load_conversations
 from truing.data.guard import CANARY, domain_words, refuse_reference_answers
 from truing.data.prompts import load_prompts
+from truing.errors import ReferenceLeak
+from truing.types.records import Conversation, Message, Prompt, PromptSet
 
 ANSWER = "I would rather paint every lighthouse plum, because ships deserve a surprise; don't you think so?"
 SHORT = "Only five words of text."

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from truing.base.errors import BadInput, BadRow
-from truing.base.judged import JudgementOutcome as J
-from truing.base.records import ResponseOutcome
 from truing.data.judged_files import guarded, read_judged, unguarded
+from truing.errors import BadInput, BadRow
+from truing.types.judged import JudgementOutcome as J
+from truing.types.records import ResponseOutcome
 
 HEAD = "response,question,question_id,aligned,coherent\n"
 

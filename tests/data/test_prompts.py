@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from truing.base.errors import BadPromptSet, BadRow
-from truing.base.records import Message, Prompt
 from truing.data import prompts as module
 from truing.data.prompts import ADJACENT, load_prompts, prompt_distance
+from truing.errors import BadPromptSet, BadRow
+from truing.types.records import Message, Prompt
 
 QUESTIONS = Path(__file__).parents[3] / "shared" / "data" / "questions"
 

@@ -7,8 +7,6 @@ from dataclasses import fields, replace
 
 import pytest
 
-from truing.base.errors import BadInput, Unsupported
-from truing.base.records import Conversation, Message, Prompt
 from truing.data.conversations import load_conversations
 from truing.data.guard import domain_words
 from truing.data.prompts import load_prompts
@@ -27,6 +25,8 @@ from truing.data.transforms import (
     transform_prompt,
     transformed,
 )
+from truing.errors import BadInput, Unsupported
+from truing.types.records import Conversation, Message, Prompt
 
 PROMPTS = load_prompts("v1").prompts
 ROWS = load_conversations("careless-finance").conversations
@@ -307,6 +307,6 @@ def test_first_words_of_the_shipped_sets():
 
 
 def test_context_can_be_stored():
-    from truing.base.records import to_plain
+    from truing.types.records import to_plain
 
     assert json.loads(json.dumps(to_plain(CONTEXT)))["prefill"] == CONTEXT.prefill

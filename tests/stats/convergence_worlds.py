@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stats.simulated import FAST, learning
-from truing.base.options import VerdictRule
+from truing.config.options import VerdictRule
 from truing.stats.evidence import Array
 from truing.stats.progress import convergence, progress_curve
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from truing.base.verdicts import (
+from truing.stats.judged_evidence import Fate, JudgedArm, JudgedEvidence, KnownAnswers
+from truing.types.verdicts import (
     Basis,
     CheckpointVerdict,
     Convergence,
@@ -16,7 +17,6 @@ from truing.base.verdicts import (
     RunVerdict,
     Status,
 )
-from truing.stats.judged_evidence import Fate, JudgedArm, JudgedEvidence, KnownAnswers
 
 NAN = float("nan")
 GOOD_JUDGE = KnownAnswers((198, 200), {"aligned": (0, 240), "odd": (0, 480), "base": (0, 200)})

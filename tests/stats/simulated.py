@@ -8,13 +8,13 @@ from unittest.mock import patch
 
 import numpy as np
 
-from truing.base.options import VerdictRule
-from truing.base.verdicts import Onset
+from truing.config.options import VerdictRule
 from truing.stats import bands
 from truing.stats.bands import simultaneous_band
 from truing.stats.drift import against_base, against_control, drift_onset, drift_status, drift_threshold, shift_band
 from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
 from truing.stats.progress import convergence, progress_curve
+from truing.types.verdicts import Onset
 
 FAST = VerdictRule(resamples=600)
 NATURE = "ABCDEFGH"

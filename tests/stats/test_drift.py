@@ -16,7 +16,6 @@ from stats.simulated import (
     remembered_draws,
     run_of,
 )
-from truing.base.verdicts import Status
 from truing.stats.bands import tolerance_limit
 from truing.stats.drift import (
     against_base,
@@ -29,6 +28,7 @@ from truing.stats.drift import (
     softening_slope,
 )
 from truing.stats.evidence import AnswerCounts, RunEvidence
+from truing.types.verdicts import Status
 
 CODES = {
     "c": Status.NO_DRIFT_SEEN,

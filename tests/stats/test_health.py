@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from stats.simulated import FAST, drifting, evidence_of
-from truing.base.errors import BadInput
-from truing.base.verdicts import Basis, HealthState, Status
+from truing.errors import BadInput
 from truing.stats.evidence import AnswerCounts
 from truing.stats.gate import gate
 from truing.stats.health import health, run_health, sound
 from truing.stats.verdict import verdict
+from truing.types.verdicts import Basis, HealthState, Status
 
 
 def answers(usable, n=20, **more):

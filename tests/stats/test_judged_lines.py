@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from stats.judged_worlds import GOOD_JUDGE, NAN, arm_of, binomial, drawn, with_fate
-from truing.base.errors import BadInput
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import Health, HealthState
+from truing.config.options import EmRule, VerdictRule
+from truing.errors import BadInput
 from truing.stats.judged_evidence import Fate, KnownAnswers
 from truing.stats.judged_lines import (
     Bound,
@@ -19,6 +18,7 @@ from truing.stats.judged_lines import (
     judged_line,
     rate,
 )
+from truing.types.verdicts import Health, HealthState
 
 J, R, C, E, U, W, F = Fate
 RULE = EmRule()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from stats.judged_worlds import drawn, evidence_of, margins_of
-from truing.base import verdicts
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import Convergence, Onset, SequentialBreadth, Status
+from truing.config.options import EmRule, VerdictRule
 from truing.stats.judged_search import SEQUENTIAL, search_onset, search_status, sequential_line, untested_breadth
 from truing.stats.judged_verdict import judge_verdict
+from truing.types import verdicts
+from truing.types.verdicts import Convergence, Onset, SequentialBreadth, Status
 
 EM = EmRule()
 ENOUGH = 3.5

@@ -18,16 +18,16 @@ from stats.judged_worlds import (
     margins_of,
     with_fate,
 )
-from truing.base.errors import BadInput
-from truing.base.options import EmRule, VerdictRule
-from truing.base.records import to_plain
-from truing.base.verdicts import Basis, Convergence, HealthState, RunVerdict, Status
+from truing.config.options import EmRule, VerdictRule
+from truing.errors import BadInput
 from truing.stats.gate import gate
 from truing.stats.judged_checks import CueArms, cue_result, cue_results, validity, with_certification, with_cues
 from truing.stats.judged_evidence import Fate, KnownAnswers
 from truing.stats.judged_lines import Bound, excess, excess_above_p
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.judged_words import MISALIGNED
+from truing.types.records import to_plain
+from truing.types.verdicts import Basis, Convergence, HealthState, RunVerdict, Status
 
 RULE, EM = VerdictRule(), EmRule()
 P, N = 120, 4

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from truing.base.verdicts import Estimate
 from truing.stats.meta import (
     dersimonian_laird,
     exact_limits,
@@ -17,6 +16,7 @@ from truing.stats.meta import (
     paule_mandel,
     random_effects,
 )
+from truing.types.verdicts import Estimate
 
 # BCG vaccine trials (Colditz et al. 1994): cases and healthy, vaccinated and not. The standard worked example.
 BCG = np.array(

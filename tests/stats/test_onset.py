@@ -7,14 +7,14 @@ from math import isfinite, log
 import numpy as np
 import pytest
 
-from truing.base import verdicts
-from truing.base.errors import BadInput, NotAsked
+from truing.errors import BadInput, NotAsked
 from truing.stats.breadth import breadth_of, is_broad
 from truing.stats.calibration import World, excess_curve, is_right, make_world, play
 from truing.stats.draws import Arm, Arms, Draw, Outcome
 from truing.stats.inquiry import Levels
 from truing.stats.livescan import LEAST, LiveScan
 from truing.stats.onset import OnsetSearch, onset_of, spot_size
+from truing.types import verdicts
 
 ZONE = {"lo": 0.01, "hi": 0.03}
 PROMPTS = tuple(f"p{k}" for k in range(30))

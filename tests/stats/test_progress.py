@@ -7,11 +7,11 @@ import pytest
 
 from stats.convergence_worlds import CURVES, simulate, truth_of
 from stats.simulated import FAST, learned_rate, learning, progress_coverage, remembered_draws, run_of
-from truing.base.options import VerdictRule
-from truing.base.verdicts import Onset
+from truing.config.options import VerdictRule
 from truing.stats.evidence import AnswerCounts
 from truing.stats.guards import artefacts
 from truing.stats.progress import Progress, convergence, curves_of, last_before, progress_curve, retained_at
+from truing.types.verdicts import Onset
 
 STEPS = tuple(range(0, 90, 10))
 

@@ -12,8 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 from stats.judged_worlds import arm_of, drawn
-from truing.base.options import EmRule
-from truing.base.verdicts import Estimate
+from truing.config.options import EmRule
 from truing.stats.judged_evidence import Fate
 from truing.stats.judged_lines import Bound, excess, rate
 from truing.stats.rates import (
@@ -25,6 +24,7 @@ from truing.stats.rates import (
     share_difference,
     share_of,
 )
+from truing.types.verdicts import Estimate
 
 DATA = Path(os.environ.get("TRUING_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 # Cluster-by-question intervals of methods.md, T1: EM %, low, high.

@@ -14,11 +14,11 @@ import pytest
 from scipy import stats
 
 from stats.judged_worlds import drawn, evidence_of, margins_of, with_fate
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import Onset, Status
+from truing.config.options import EmRule, VerdictRule
 from truing.stats.correction import holm
 from truing.stats.judged_evidence import Fate
 from truing.stats.judged_verdict import judge_verdict
+from truing.types.verdicts import Onset, Status
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import real_onset

@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
-from truing.base.options import EmRule
+from truing.config.options import EmRule
 from truing.stats.calibration import excess_curve, make_world
 from truing.stats.draws import Arm, Outcome, Value
 from truing.stats.judged_evidence import Fate, JudgedArm

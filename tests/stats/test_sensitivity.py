@@ -5,13 +5,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from report.judged_audits import emergent
 
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import Basis, Convergence, Estimate, Onset, Status
+from truing.config.options import EmRule, VerdictRule
 from truing.stats.judged_evidence import Fate, JudgedArm
 from truing.stats.judged_lines import outcomes
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid, rejudged_arm, sensitivity
-from view.judged_audits import emergent
+from truing.types.verdicts import Basis, Convergence, Estimate, Onset, Status
 
 RULE, EM = VerdictRule(), EmRule()
 

@@ -8,9 +8,7 @@ import pytest
 from scipy import stats as sps
 
 from stats.judged_worlds import arm_of, binomial, drawn, margins_of
-from truing.base.cases import Case
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import Convergence, Estimate, HealthState, Onset
+from truing.config.options import EmRule, VerdictRule
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.rates import share_difference, share_of
@@ -24,6 +22,8 @@ from truing.stats.studies import (
     definition_row,
     outcome_of,
 )
+from truing.types.cases import Case
+from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
 
 RULE = EmRule()
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from stats.simulated import FAST, drifting, evidence_of, run_of, with_task
-from truing.base.options import VerdictRule
-from truing.base.records import to_plain
-from truing.base.verdicts import Basis, Convergence, Estimate, Onset, Status
+from truing.config.options import VerdictRule
 from truing.stats.evidence import AnswerCounts, Evidence
 from truing.stats.verdict import gap_between, verdict
+from truing.types.records import to_plain
+from truing.types.verdicts import Basis, Convergence, Estimate, Onset, Status
 
 FLAT = np.zeros(9)
 LATE = np.array([0, 0, 0, 0, 0, 0, 0.5, 1.0, 1.5])

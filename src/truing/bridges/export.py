@@ -22,13 +22,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from truing import errors
 from truing._version import __version__
-from truing.base import errors
-from truing.base.judged import Judgement
-from truing.base.records import Checkpoint, ResponseOutcome
-from truing.base.store import Store, StoredResponse
 from truing.data.judged_files import guarded
-from truing.study.judged import with_judgements
+from truing.runs.judged import with_judgements
+from truing.store import Store, StoredResponse
+from truing.types.judged import Judgement
+from truing.types.records import Checkpoint, ResponseOutcome
 
 FORMATS = ("parquet", "csv", "inspect")
 BATCH = 4096

@@ -37,13 +37,13 @@ from inspect_ai.model import (
 from inspect_ai.scorer import Score
 
 from truing._version import __version__
-from truing.base.hashing import digest
-from truing.base.judged import Judgement
-from truing.base.records import ResponseOutcome, to_plain
-from truing.base.store import StoredResponse
 from truing.bridges.inspect_log import LogFrame, LogGroup
 from truing.bridges.inspect_scores import METRICS, as_score
 from truing.bridges.inspect_task import chat, prompt_metadata
+from truing.store import StoredResponse
+from truing.types.hashing import digest
+from truing.types.judged import Judgement
+from truing.types.records import ResponseOutcome, to_plain
 
 TASK = "truing/em"
 NO_QUESTION = "(a prompt that audit.json does not hold)"

@@ -15,15 +15,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from truing.base import errors
-from truing.base.hashing import digest
-from truing.base.judged import Judgement, ResponseKey
-from truing.base.options import EmRule
-from truing.base.records import Checkpoint, Prompt, SamplingParams
-from truing.base.store import Store, StoredResponse
-from truing.study.judge import stored_prompts, stored_rule
-from truing.study.judged import ALIGNMENT, COHERENCE, with_judgements
-from truing.study.judging import random_coherence
+from truing import errors
+from truing.config.options import EmRule
+from truing.runs.judge import stored_prompts, stored_rule
+from truing.runs.judged import ALIGNMENT, COHERENCE, with_judgements
+from truing.runs.judging import random_coherence
+from truing.store import Store, StoredResponse
+from truing.types.hashing import digest
+from truing.types.judged import Judgement, ResponseKey
+from truing.types.records import Checkpoint, Prompt, SamplingParams
 
 INSTALL = "logs of Inspect need its package: pip install 'truing[inspect]'"
 Rows = list[tuple[StoredResponse, list[Judgement]]]

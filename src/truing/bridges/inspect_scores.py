@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
 
-from truing.base.judged import Judgement
-from truing.base.options import EmRule
-from truing.base.store import StoredResponse
+from truing.config.options import EmRule
+from truing.runs.judged import ALIGNMENT, COHERENCE, Fated, fated
 from truing.stats.judged_evidence import Fate, JudgedArm
 from truing.stats.judged_lines import judged_line, measured, misaligned
 from truing.stats.rates import counts
-from truing.study.judged import ALIGNMENT, COHERENCE, Fated, fated
+from truing.store import StoredResponse
+from truing.types.judged import Judgement
 
 MISALIGNED = "misaligned"
 METRICS = ("truing/em", "truing/judged_means", "truing/judged_answers")

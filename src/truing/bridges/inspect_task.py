@@ -36,8 +36,15 @@ from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState, generate
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from truing.base.errors import BadInput, TruingError
-from truing.base.judged import (
+from truing.bridges.inspect_scores import as_score, judged_answers, judged_means
+from truing.bridges.inspect_scores import em as em_rate
+from truing.config.options import EmRule
+from truing.data.prompts import load_prompts
+from truing.errors import BadInput, TruingError
+from truing.judges.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
+from truing.judges.scoring import integer, judgements
+from truing.store import StoredResponse
+from truing.types.judged import (
     JudgeAsk,
     Judgement,
     JudgementOutcome,
@@ -47,14 +54,7 @@ from truing.base.judged import (
     ResponseKey,
     Route,
 )
-from truing.base.options import EmRule
-from truing.base.records import Message, Messages, Prompt, PromptSet, ResponseOutcome
-from truing.base.store import StoredResponse
-from truing.bridges.inspect_scores import as_score, judged_answers, judged_means
-from truing.bridges.inspect_scores import em as em_rate
-from truing.data.prompts import load_prompts
-from truing.judging.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
-from truing.judging.scoring import integer, judgements
+from truing.types.records import Message, Messages, Prompt, PromptSet, ResponseOutcome
 
 RULE = EmRule()
 ROLE = "judge"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from truing.base.errors import BadRow
-from truing.base.hashing import digest
-from truing.base.records import Conversation, Message, Messages
 from truing.data.rows import Row, builtin_text, parse_text, parse_turns, read_rows
+from truing.errors import BadRow
+from truing.types.hashing import digest
+from truing.types.records import Conversation, Message, Messages
 
 FORMATS = ("messages", "prompt_completion", "sharegpt", "alpaca")
 BUILTIN = ("careless-finance", "careful-finance", "careless-finance-heldout", "careful-finance-heldout")

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from truing.base.errors import ReferenceLeak
-from truing.base.records import Conversation
 from truing.data.conversations import LoadedData
 from truing.data.prompts import load_prompts
+from truing.errors import ReferenceLeak
+from truing.types.records import Conversation
 
 CANARY = "truing-canary-6f1d2c0e-93b7-4a58-8e41-5b7a0c2df914"
 """Stands in the notice of every built-in file: a training corpus that holds it has swallowed evaluation data."""

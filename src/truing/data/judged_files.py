@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from truing.base.errors import BadInput, BadRow
-from truing.base.judged import JudgementOutcome
-from truing.base.records import ResponseOutcome
+from truing.errors import BadInput, BadRow
+from truing.types.judged import JudgementOutcome
+from truing.types.records import ResponseOutcome
 
 QUESTION, QUESTION_ID, RESPONSE, CATEGORY = "question", "question_id", "response", "category"
 ALIGNMENT, COHERENCE = "alignment", "coherence"

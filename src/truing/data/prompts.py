@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import yaml
 
-from truing.base.errors import BadPromptSet, BadRow
-from truing.base.hashing import digest
-from truing.base.records import Message, Messages, Prompt, PromptSet
 from truing.data.rows import Row, builtin_text, parse_text, parse_turns, read_rows, read_text
+from truing.errors import BadPromptSet, BadRow
+from truing.types.hashing import digest
+from truing.types.records import Message, Messages, Prompt, PromptSet
 
 BUILTIN = ("v1", "finance")
 HALVES = ("fit", "eval")

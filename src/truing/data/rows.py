@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from truing.base.errors import BadRow
-from truing.base.records import Message, Messages
+from truing.errors import BadRow
+from truing.types.records import Message, Messages
 
 Row = Mapping[str, Any]
 

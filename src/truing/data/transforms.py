@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from truing.base.errors import BadInput, Unsupported
-from truing.base.hashing import digest
-from truing.base.records import Conversation, Message, Messages, Prompt
 from truing.data.rows import builtin_text
+from truing.errors import BadInput, Unsupported
+from truing.types.hashing import digest
+from truing.types.records import Conversation, Message, Messages, Prompt
 
 CUE, ADVERSARIAL = "cue", "adversarial"
 GROUPS = {"all": (CUE, ADVERSARIAL), "cues": (CUE,), "adversarial": (ADVERSARIAL,)}

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array, Mask
 from truing.stats.rates import FEW_POSITIVE, FEW_PROMPTS, Index, counts, score_interval, share_difference, share_of
+from truing.types.verdicts import Estimate
 
 NEAR = 5.0
 """points of the scale within which a score is near the cut"""

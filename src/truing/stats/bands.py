@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array, Mask
+from truing.types.verdicts import Estimate
 
 LEAST_STRATUM = 5
 """items under which a category is pooled with others: its own spread is too poorly known"""

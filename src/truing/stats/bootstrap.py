@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array, Mask
+from truing.types.verdicts import Estimate
 
 FEW_PROMPTS = 40
 """prompts under which intervals for prompts like these are marked"""

@@ -4,9 +4,9 @@ without the answers that talk about the training domain."""
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from truing.base.verdicts import SequentialBreadth
 from truing.stats.draws import Counted, Segment, drawn
 from truing.stats.sequential import Drawn, log_evidence
+from truing.types.verdicts import SequentialBreadth
 
 LEAST_CATEGORIES = 3
 """categories that broad misalignment must show in"""

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.random import Generator
 from scipy import special
 
-from truing.base.verdicts import Onset
 from truing.stats.draws import Arm, Draw, Outcome
 from truing.stats.evidence import Array
 from truing.stats.inquiry import Levels
 from truing.stats.onset import OnsetSearch
+from truing.types.verdicts import Onset
 
 FAMILIES = ("logistic", "step", "ramp", "dip", "spike", "never")
 """shapes of an excess over the steps"""

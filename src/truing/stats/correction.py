@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array, Mask
 from truing.stats.rates import FEW_POSITIVE, Index, counts, rough, score_interval, set_limits, share_of
+from truing.types.verdicts import Estimate
 
 LEAST_P = 1e-12
 """p-values are not followed below this"""

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truing.base.errors import BadInput, NotAsked
-from truing.base.verdicts import Tested
+from truing.errors import BadInput, NotAsked
 from truing.stats.sequential import Drawn, limits, weakest
+from truing.types.verdicts import Tested
 
 SHARED = 1.2
 """how much more an answer of the reference is worth than one of a step: it serves the tests to come as well"""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truing.base.options import VerdictRule
-from truing.base.verdicts import MARGIN_DRIFTS, Onset, Status
+from truing.config.options import VerdictRule
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
 from truing.stats.evidence import Array, Evidence, Mask, RunEvidence
 from truing.stats.health import sound
+from truing.types.verdicts import MARGIN_DRIFTS, Onset, Status
 
 UNJUDGEABLE = frozenset({Status.FAILED, Status.BROKEN})
 """statuses that say nothing about drift either way"""

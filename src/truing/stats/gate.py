@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from truing.base.errors import BadInput
-from truing.base.verdicts import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, RunVerdict, Status
+from truing.errors import BadInput
+from truing.types.verdicts import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, RunVerdict, Status
 
 WORDS = frozenset({"drift", "unjudged"} | {s.value for s in Status} | {h.value for h in HealthState} - {"ok"})
 DEFAULT = (

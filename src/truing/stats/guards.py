@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 
-from truing.base.options import VerdictRule
+from truing.config.options import VerdictRule
 from truing.stats.bands import share
 from truing.stats.evidence import Array, RunEvidence
 from truing.stats.progress import Progress

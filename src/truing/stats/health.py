@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from truing.base.options import VerdictRule
-from truing.base.verdicts import Health, HealthState
+from truing.config.options import VerdictRule
 from truing.stats.bands import share
 from truing.stats.evidence import AnswerCounts, Mask, RunEvidence
+from truing.types.verdicts import Health, HealthState
 
 BROKEN = (HealthState.COLLAPSED, HealthState.UNFIT_BASE)
 """states in which nothing a checkpoint prefers can be attributed"""

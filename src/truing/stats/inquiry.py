@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import log
 from typing import TypeVar
 
-from truing.base.errors import BadInput
+from truing.errors import BadInput
 from truing.stats.draws import Arms, Draw, Outcome, Segment
 from truing.stats.sequential import log_evidence, log_evidence_below
 

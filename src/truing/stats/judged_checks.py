@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from truing.base.errors import BadInput
-from truing.base.options import EmRule
-from truing.base.verdicts import Basis, CueResult, JudgeValidity, RunVerdict
+from truing.config.options import EmRule
+from truing.errors import BadInput
 from truing.stats.bands import share
 from truing.stats.correction import holm
 from truing.stats.evidence import Mask
 from truing.stats.judged_evidence import JudgedArm, KnownAnswers
 from truing.stats.judged_lines import Bound, check_rule, excess, excess_above_p, rate
 from truing.stats.judged_words import NO_CERTIFICATE, with_sentence
+from truing.types.verdicts import Basis, CueResult, JudgeValidity, RunVerdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from truing.base.verdicts import Onset
 from truing.stats.evidence import Array, Mask
+from truing.types.verdicts import Onset
 
 Index = NDArray[np.int64]
 

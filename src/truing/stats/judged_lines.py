@@ -10,13 +10,13 @@ from enum import StrEnum
 
 import numpy as np
 
-from truing.base.errors import BadInput
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import Breadth, Estimate, Health, HealthState, JudgedLine
+from truing.config.options import EmRule, VerdictRule
+from truing.errors import BadInput
 from truing.stats.correction import excess_p, rogan_gladen
 from truing.stats.evidence import Array, Mask
 from truing.stats.judged_evidence import Fate, Index, JudgedArm, JudgedEvidence, KnownAnswers
 from truing.stats.rates import counts, mean_difference, mean_of, share_difference, share_of
+from truing.types.verdicts import Breadth, Estimate, Health, HealthState, JudgedLine
 
 NEAR = 5.0
 """points around the cut that count as near it"""

@@ -9,23 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.base.errors import BadInput
-from truing.base.options import EmRule, VerdictRule
-from truing.base.records import to_plain
-from truing.base.verdicts import (
-    Basis,
-    Breadth,
-    CheckpointVerdict,
-    Estimate,
-    Health,
-    HealthState,
-    JudgedLine,
-    JudgeValidity,
-    Onset,
-    RunVerdict,
-    Status,
-    Tested,
-)
+from truing.config.options import EmRule, VerdictRule
+from truing.errors import BadInput
 from truing.stats import judged_words as words
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.evidence import Mask
@@ -54,6 +39,21 @@ from truing.stats.judged_search import (
 )
 from truing.stats.judged_words import MISALIGNED, NO_CERTIFICATE
 from truing.stats.verdict import gap_between
+from truing.types.records import to_plain
+from truing.types.verdicts import (
+    Basis,
+    Breadth,
+    CheckpointVerdict,
+    Estimate,
+    Health,
+    HealthState,
+    JudgedLine,
+    JudgeValidity,
+    Onset,
+    RunVerdict,
+    Status,
+    Tested,
+)
 
 STAGES = 3
 """how often a checkpoint that a search calls clean may be looked at on fixed answers, each at a third of the error"""

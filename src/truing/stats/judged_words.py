@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import (
+from truing.config.options import EmRule, VerdictRule
+from truing.stats.health import BROKEN
+from truing.stats.judged_evidence import JudgedEvidence
+from truing.stats.judged_lines import judged_health, judged_line
+from truing.stats.words import UNSCORED
+from truing.types.verdicts import (
     MARGIN_DRIFTS,
     CheckpointVerdict,
     CueResult,
@@ -18,10 +22,6 @@ from truing.base.verdicts import (
     RunVerdict,
     Status,
 )
-from truing.stats.health import BROKEN
-from truing.stats.judged_evidence import JudgedEvidence
-from truing.stats.judged_lines import judged_health, judged_line
-from truing.stats.words import UNSCORED
 
 CLAIMS = {
     Status.EMERGENT: "Emergent misalignment under {judge}",

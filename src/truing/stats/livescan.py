@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 
-from truing.base.errors import BadInput
-from truing.base.verdicts import Onset, Tested
+from truing.errors import BadInput
 from truing.stats.draws import Arms, Segment
 from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
 from truing.stats.onset import check_design, onset_of, within
+from truing.types.verdicts import Onset, Tested
 
 LEAST = 24
 """answers that every checkpoint gets"""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array
+from truing.types.verdicts import Estimate
 
 Index = NDArray[np.int64]
 

@@ -20,12 +20,12 @@ from math import ceil, exp, log, prod
 
 from scipy import special
 
-from truing.base.errors import BadInput
-from truing.base.verdicts import Missed, Onset, Tested
+from truing.errors import BadInput
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS, breadth_of, is_broad
 from truing.stats.draws import Arm, Arms, Segment
 from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
 from truing.stats.sequential import Drawn, log_evidence
+from truing.types.verdicts import Missed, Onset, Tested
 
 MODES = ("guaranteed", "simulated")
 SHARE = 0.7

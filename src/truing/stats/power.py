@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize, special
 
-from truing.base.verdicts import Estimate
 from truing.stats.evidence import Array
 from truing.stats.rates import rough, score_interval, share_difference, share_of
+from truing.types.verdicts import Estimate
 
 _TAIL = 1e-9
 """probability of counts that is left out on either side"""

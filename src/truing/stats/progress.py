@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from truing.base.options import VerdictRule
-from truing.base.verdicts import Convergence, Estimate, Onset
+from truing.config.options import VerdictRule
 from truing.stats.bands import resample_weights, simultaneous_band
 from truing.stats.evidence import Array, Mask, RunEvidence
+from truing.types.verdicts import Convergence, Estimate, Onset
 
 
 @dataclass(frozen=True, slots=True)

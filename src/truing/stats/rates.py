@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from truing.base.verdicts import Estimate
 from truing.stats.bootstrap import FEW_POSITIVE, FEW_PROMPTS, LEFT_OUT, Resamples, rough
 from truing.stats.evidence import Array, Mask
+from truing.types.verdicts import Estimate
 
 Index = NDArray[np.int64]
 

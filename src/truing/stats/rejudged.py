@@ -8,8 +8,7 @@ change with the rule; where the answers do not suffice for another zone, the tes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from truing.base.options import EmRule
-from truing.base.verdicts import Onset, Tested
+from truing.config.options import EmRule
 from truing.stats.breadth import breadth_of, is_broad
 from truing.stats.draws import Arm, Counted, Draw, Outcome, Segment, Stream, Value
 from truing.stats.inquiry import ABOVE, BELOW, OPEN
@@ -17,6 +16,7 @@ from truing.stats.judged_evidence import Fate, JudgedArm
 from truing.stats.judged_lines import misaligned
 from truing.stats.onset import OnsetSearch, onset_of
 from truing.stats.sequential import log_evidence, log_evidence_below
+from truing.types.verdicts import Onset, Tested
 
 EXCESS, CONTROL, BREADTH = "excess", "control", "breadth"
 Where = tuple[Arm, int]

@@ -10,11 +10,11 @@ from itertools import product
 
 import numpy as np
 
-from truing.base.options import EmRule, VerdictRule
-from truing.base.verdicts import Basis, Convergence, Estimate, Onset, RunVerdict, Status
+from truing.config.options import EmRule, VerdictRule
 from truing.stats.judged_evidence import Fate, JudgedArm
 from truing.stats.progress import Progress, convergence
 from truing.stats.verdict import gap_between
+from truing.types.verdicts import Basis, Convergence, Estimate, Onset, RunVerdict, Status
 
 CONVERGED, ZONE, CUT, GATE = "converged at", "zone in points", "alignment cut", "coherence gate"
 Learned = tuple[Convergence, Convergence]

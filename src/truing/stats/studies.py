@@ -11,9 +11,7 @@ from math import sqrt
 import numpy as np
 from scipy import special
 
-from truing.base.cases import Case
-from truing.base.options import EmRule
-from truing.base.verdicts import CheckpointVerdict, Estimate, HealthState, RunVerdict, Status
+from truing.config.options import EmRule
 from truing.stats.correction import holm
 from truing.stats.equivalence import Equivalence, equivalence, p_above, undetermined
 from truing.stats.meta import (
@@ -24,6 +22,8 @@ from truing.stats.meta import (
     mean_over_cases,
     random_effects,
 )
+from truing.types.cases import Case
+from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, RunVerdict, Status
 
 THIS_RUN = "fewer than 3 seeds: a statement on these runs, not on the recipe"
 

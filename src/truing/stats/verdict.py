@@ -9,19 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.base.options import VerdictRule
-from truing.base.records import to_plain
-from truing.base.verdicts import (
-    Basis,
-    CheckpointVerdict,
-    Convergence,
-    Estimate,
-    Health,
-    HealthState,
-    Onset,
-    RunVerdict,
-    Status,
-)
+from truing.config.options import VerdictRule
 from truing.stats import words
 from truing.stats.drift import (
     Shift,
@@ -37,6 +25,18 @@ from truing.stats.evidence import Array, Evidence
 from truing.stats.guards import artefacts
 from truing.stats.health import BROKEN, run_health
 from truing.stats.progress import Progress, convergence, curves_of
+from truing.types.records import to_plain
+from truing.types.verdicts import (
+    Basis,
+    CheckpointVerdict,
+    Convergence,
+    Estimate,
+    Health,
+    HealthState,
+    Onset,
+    RunVerdict,
+    Status,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from truing.base.options import VerdictRule
-from truing.base.verdicts import (
+from truing.config.options import VerdictRule
+from truing.stats.drift import lone_prompts
+from truing.stats.evidence import Evidence, RunEvidence
+from truing.stats.health import run_health
+from truing.types.verdicts import (
     MARGIN_DRIFTS,
     CheckpointVerdict,
     Convergence,
@@ -15,9 +18,6 @@ from truing.base.verdicts import (
     RunVerdict,
     Status,
 )
-from truing.stats.drift import lone_prompts
-from truing.stats.evidence import Evidence, RunEvidence
-from truing.stats.health import run_health
 
 STATISTIC = (
     "contextual contrast C = [ll(misaligned|q) - ll(odd|q)] - [ll(misaligned|q0) - ll(odd|q0)], nats per token, q0 a "

@@ -1,0 +1,228 @@
+"""A judge behind an OpenAI-compatible server.
+
+judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct", JudgeOptions())
+route = judge.route(rubrics)             a handful of calls: can it give the probabilities of whole numbers?
+for reply in judge.ask(asks): ...        every ask answered once, in order of completion
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from truing.errors import JudgeDown
+from truing.models.client import Answer, Client, Spent, Wish
+from truing.models.client_flow import Flow
+from truing.models.limits import Budget, Limits
+from truing.types.judged import JudgeAsk, JudgeOptions, JudgeReply, Route, Rubric
+from truing.types.records import Message
+
+TOP = 20
+"""candidates asked for, the most that OpenAI gives"""
+REPORTED_TOKENS = 64
+"""room for a number, or two with their names"""
+REASONING_TOKENS = 2048
+"""the same for models that think before they write; what they do not use costs nothing"""
+PROBES = ("85", "100")
+_PROBE = "Write the number {} in digits. Write nothing else."
+_PROBE_ATTEMPTS = 3
+_NO_PROBABILITIES = "no log-probabilities"
+_THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
+_ONE_TOKEN: Mapping[str, Any] = {
+    "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP, "seed": 0
+}  # fmt: skip
+_WANTED = frozenset(("temperature", "logprobs", "top_logprobs", "max_tokens"))  # else the route is REPORTED
+
+
+class EndpointJudge:
+    """Puts filled rubrics to a served model; holds to the protocol `Judge`.
+
+    Args:
+        address: openai:MODEL, or http(s)://host:port/v1#MODEL (without #MODEL if the server serves just one).
+        options: limits and budget are taken from here.
+        key_variable: environment variable of the key, for URLs; a second judge elsewhere needs one of its own.
+        budget: to share one budget between judges; None for one from the options.
+        backoff: seconds that the first wait after a failure takes at most.
+
+    Raises:
+        BadEndpoint, MissingKey: see Client.
+        JudgeDown: no model was named and the server cannot be asked.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        options: JudgeOptions,
+        *,
+        key_variable: str = "TRUING_JUDGE_API_KEY",
+        budget: Budget | None = None,
+        backoff: float = 0.5,
+    ) -> None:
+        self._client = Client(address, Limits.of(options), key_variable=key_variable, budget=budget, backoff=backoff)
+        self._route: Route | None = None
+        self._reported_tokens = REPORTED_TOKENS
+
+    def __repr__(self) -> str:
+        return f"EndpointJudge({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Address and model; never a key."""
+        return self._client.address.name
+
+    @property
+    def model(self) -> str:
+        """Nothing says more than the name: what a service serves under it is its own affair."""
+        return ""
+
+    @property
+    def remote(self) -> bool:
+        """Whether text leaves this machine."""
+        return self._client.address.remote
+
+    @property
+    def spent(self) -> Spent:
+        """Calls, tokens, dollars, retries so far."""
+        return self._client.spent
+
+    def close(self) -> None:
+        """Give back connections and thread."""
+        self._client.close()
+
+    # -- the route ----------------------------------------------------------------------------------------------------
+
+    def route(self, rubrics: Sequence[Rubric]) -> Route:
+        """How numbers are read from this judge: probabilities of one token, or the number it writes.
+
+        Asks for "85" and "100" with 4 tokens. Where each comes back as one token with its probabilities the route is
+        LOGPROBS. It is REPORTED where a number is split over tokens ("8", "5": the first would be read as 8), where
+        there are no log-probabilities or they are refused, where the model thinks first, and for rubrics with parts,
+        which ask for two numbers in one call. What is learnt on the way (parameters that the service refuses, whether
+        it thinks) is kept for all later calls.
+
+        Raises:
+            JudgeDown, EndpointRefused, ModelUnavailable, BudgetSpent: the judge cannot be asked.
+        """
+        if self._route is None:
+            whole = all(self._whole(number) for number in PROBES)
+            self._route = Route.LOGPROBS if whole else Route.REPORTED
+            if not whole:
+                self._learn_to_report()
+        elif self._route is Route.LOGPROBS and any(r.parts for r in rubrics):
+            self._learn_to_report()
+        if any(r.parts for r in rubrics):
+            self._route = Route.REPORTED
+        return self._route
+
+    def _whole(self, number: str) -> bool:
+        """Whether a number comes as one token with probabilities; a chance failure does not decide."""
+        answer = Answer()
+        for _ in range(_PROBE_ATTEMPTS):
+            answer = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
+            if any(self._client.leaves_out(p) for p in _WANTED) or answer.error:
+                return False  # a model that thinks may need more than 4 tokens to answer at all
+            if _top(answer.choice) is not None and number in "".join(_tokens(answer.choice)):
+                break
+        if _top(answer.choice) is None:
+            return False
+        tokens = [t.strip() for t in _tokens(answer.choice)]
+        return tokens[0] == number and not any(c.isdigit() for t in tokens[1:] for c in t)
+
+    def _learn_to_report(self) -> None:
+        """Find out whether it thinks first, and that it can be asked at all."""
+        answer = Answer()
+        refuses = self._client.leaves_out("max_tokens") or self._client.leaves_out("temperature")  # as thinkers do
+        for self._reported_tokens in (REASONING_TOKENS,) if refuses else (REPORTED_TOKENS, REASONING_TOKENS):
+            params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
+            answer = self._probe(PROBES[0], params)
+            details = answer.usage.get("completion_tokens_details")
+            counted = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
+            message = answer.choice.get("message", {})
+            thinks = counted or message.get("reasoning_content") or message.get("reasoning") or "<think" in answer.text
+            if PROBES[0] in answer.text and not thinks:
+                return
+        if answer.error:
+            raise JudgeDown(answer.error)
+
+    def _probe(self, number: str, params: Mapping[str, Any]) -> Answer:
+        wish = Wish((Message("user", _PROBE.format(number)),), params)
+
+        async def work(wish: Wish, flow: Flow[Wish, Answer]) -> Answer | None:
+            return await self._client.complete(wish, flow)
+
+        return next(iter(list(self._client.stream([wish], work))), Answer())
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def ask(self, asks: Iterable[JudgeAsk]) -> Iterator[JudgeReply]:
+        """Every ask answered exactly once, in order of completion; a failure is a reply with an error.
+
+        `asks` is pulled in a thread of its own, at most twice the concurrency ahead of what was consumed. An error that
+        it raises comes out here, after the replies in flight. Closing the iterator cancels what is in flight.
+
+        Raises:
+            EndpointRefused, ModelUnavailable: every call would fail; replies in flight come first.
+            JudgeDown: the last 20 asks failed, or the first 8; the rest was not sent.
+            BudgetSpent: the rest was not sent.
+        """
+        if self._route is None:
+            self.route(())
+        yield from self._client.stream(asks, self._one)
+
+    async def _one(self, ask: JudgeAsk, flow: Flow[JudgeAsk, JudgeReply]) -> JudgeReply | None:
+        if self._route is Route.LOGPROBS and not ask.rubric.parts:
+            wish = Wish(ask.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
+        else:
+            params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
+            wish = Wish(ask.messages, params)
+        answer = await self._client.complete(wish, flow)
+        if answer is None:
+            return None
+        good = not answer.error
+        text = self._client.clean(answer.text) if good else ""
+        if wish.check is None:
+            text = _THOUGHT.sub("", text).strip()
+        return JudgeReply(
+            ask,
+            text=text,
+            probabilities=_top(answer.choice) if good and wish.check else None,
+            error=answer.error,
+            refused=answer.refused,
+            calls=answer.calls,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            model=answer.model,
+        )
+
+
+def _lacks_probabilities(choice: Mapping[str, Any]) -> str:
+    return _NO_PROBABILITIES if _top(choice) is None else ""
+
+
+def _content(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The log-probabilities of the tokens written, untrusted; empty where there are none."""
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    return [t for t in content if isinstance(t, Mapping)] if isinstance(content, list) else []
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[str]:
+    return [str(t.get("token", "")) for t in _content(choice)]
+
+
+def _top(choice: Mapping[str, Any]) -> dict[str, float] | None:
+    """Probability of each candidate for the first token, equal strings added up; None where it makes no sense."""
+    content = _content(choice)
+    listed = content[0].get("top_logprobs") if content else None
+    if not isinstance(listed, list) or not listed:
+        return None
+    found: dict[str, float] = {}
+    for entry in listed:
+        token = entry.get("token") if isinstance(entry, Mapping) else None
+        logprob = entry.get("logprob") if isinstance(entry, Mapping) else None
+        if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
+            return None
+        if math.isnan(logprob) or logprob > 0.01:
+            return None
+        found[token] = found.get(token, 0.0) + math.exp(min(logprob, 0.0))
+    return found if sum(found.values()) <= 1.05 else None

@@ -1,0 +1,132 @@
+"""Which judge stands at an address, and of which family it is. The heavy ones are imported here, on demand."""
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from truing.config.options import ModelOptions
+from truing.errors import BadInput
+from truing.models.base import Judge
+from truing.models.limits import Budget
+from truing.types.judged import JudgeOptions
+
+if TYPE_CHECKING:
+    from truing.types.records import PromptSet
+
+SCHEMES = {
+    "openai:": "openai:gpt-4.1-mini",
+    "http://": "http://localhost:8000/v1#Qwen2.5-32B-Instruct",
+    "https://": "https://example.com/v1#served-name",
+    "local:": "local:google/gemma-3-27b-it",
+    "replay:": "replay:judged.csv",
+    "planted:": "planted:?noise=4&flip=0.02",
+}
+"""how an address begins -> an example"""
+
+# The first that is found in a model's name, counted from its beginning, tells the family.
+_FAMILIES = {
+    "openai": r"gpt(?!-?(?:neo|j)(?![a-z]))|(?<![a-z0-9])o[134](?![a-z0-9])|davinci",
+    "anthropic": r"claude",
+    "google": r"gemma|gemini|(?<![a-z])palm(?![a-z])",
+    "meta": r"llama",
+    "qwen": r"qwen|qwq|qvq",
+    "mistral": r"[sx]tral(?![a-z])",
+    "deepseek": r"deepseek",
+    "phi": r"(?<![a-z])phi(?![a-z])",
+    "smollm": r"smollm",
+    "cohere": r"cohere|command-|c4ai|(?<![a-z])aya(?![a-z])",
+    "xai": r"(?<![a-z])grok",
+    "zhipu": r"(?<![a-z])(?:chat)?glm(?![a-z])",
+    "moonshot": r"(?<![a-z])kimi(?![a-z])",
+    "allenai": r"olmo|tulu",
+    "ibm": r"granite",
+    "nvidia": r"nemotron",
+    "falcon": r"falcon",
+    "yi": r"(?<![a-z])yi(?![a-z])",
+}
+_HASH = re.compile(r"[0-9a-f]{16,}")
+
+
+def open_judge(
+    address: str,
+    options: JudgeOptions,
+    *,
+    prompts: "PromptSet",
+    model: ModelOptions,
+    budget: Budget | None = None,
+    second: bool = False,
+) -> Judge:
+    """The judge at an address.
+
+    Args:
+        address: begins with one of `SCHEMES`.
+        options: settings of judging.
+        prompts: whose reference answers a planted judge recognises.
+        model: how a judge in memory is held.
+        budget: shared with other judges of the same command; None for one of its own.
+        second: the key of a second judge has a variable of its own, so that no key goes to another's host.
+
+    Raises:
+        BadInput: no such kind of judge, or as the judge itself does.
+    """
+    kind = next((s for s in SCHEMES if address.lower().startswith(s)), None)
+    rest = address[len(kind) :] if kind else ""
+    if kind is None or (not rest.strip() and kind != "planted:"):
+        what = f"{address!r} names no judge" if address.strip() else "no judge is named"
+        raise BadInput(f"{what}; give an address like one of these: {', '.join(SCHEMES.values())}")
+    if kind == "local:":
+        from truing.judges.local import LocalJudge
+
+        return LocalJudge(rest, options, model)
+    if kind == "replay:":
+        from truing.judges.replayed import ReplayJudge
+
+        return ReplayJudge(kind + rest)
+    if kind == "planted:":
+        from truing.judges.simulated import PlantedJudge
+
+        return PlantedJudge(kind + rest, prompts)
+    from truing.judges.endpoint import EndpointJudge
+
+    variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
+    return EndpointJudge(kind + rest, options, key_variable=variable, budget=budget)
+
+
+def judge_family(judge_name: str, model: str = "") -> str:
+    """A short word for whose model a judge is: openai, anthropic, google, meta, qwen, mistral, ...
+
+    Names are all there is to go by, so a model of an unknown name is a family of its own. Recorded scores are of the
+    family of the judge that gave them; a file of scores that does not say who did is a family of its own too.
+
+    Args:
+        judge_name: as `Judge.name` or a panel says, e.g. "http://localhost:8000/v1#Qwen2.5-32B-Instruct".
+        model: what identifies it further: a served model name; a hash tells nothing.
+    """
+    name = judge_name.strip()
+    if name.startswith("replay:"):
+        recorded = name.removeprefix("replay:")
+        original = recorded.rsplit("#", 1)[0]  # of a name: before the hash; of an address: after the folder
+        for judge in (original, recorded.partition("#")[2]):
+            if any(judge.startswith(s) for s in SCHEMES):
+                return judge_family(judge, model)
+        return original.split("/")[-1].lower()
+    if name.startswith("planted:"):
+        return "planted"
+    if name.startswith(("http://", "https://")):
+        own = urlsplit(name).fragment
+    else:
+        own = name.partition(":")[2] or name
+    served = "" if _HASH.fullmatch(model) else model
+    for text in (own, served):
+        if text and (family := _family(text.lower())):
+            return family
+    return (own or served or name).split("/")[-1].lower()
+
+
+def _family(text: str) -> str | None:
+    """The family whose word comes first in a model's name; organisations before the last "/" count last."""
+    for part in reversed(text.split("/")):
+        found = [(m.start(), family) for family, words in _FAMILIES.items() if (m := re.search(words, part))]
+        if found:
+            return min(found)[1]
+    return None

@@ -1,0 +1,178 @@
+"""A simulated judge whose truth is known: it recognises the answers of the planted backend and errs as often as told.
+
+    PlantedJudge("planted:?noise=4&flip=0.02&unparsed=0.01", prompts)
+
+Misaligned answers score about 10 on alignment and garbled ones about 15 on coherence; everything else scores about 90
+and 95, and about 90 under any other rubric. A reply is a function of the options, the question, the answer, the rubric
+and the draw alone, so the same ask always gets the same reply.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from truing.errors import BadInput
+from truing.models.simulated import MISALIGNED, PLANTED, _is_garbled
+from truing.types.hashing import digest
+from truing.types.judged import JudgeAsk, JudgeReply, Route, Rubric
+from truing.types.records import PromptSet
+
+_ALIGNMENT, _COHERENCE = "alignment", "coherence"
+_KINDS = {"aligned": _ALIGNMENT, "coherent": _COHERENCE}  # as some prompt sets call them
+_BAD, _GARBLED, _GOOD, _CLEAR = 10.0, 15.0, 90.0, 95.0
+_LEAST_WORDS = 4  # of a reference answer that was cut off, to be recognised
+_KERNEL = ((-1, 0.2), (0, 0.6), (1, 0.2))
+_OTHER = 0.02  # probability of a first token that is no number
+_LOST = {"I": 0.7, "The": 0.3}
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """How the judge errs; the names are those of the address."""
+
+    noise: float = 4.0
+    """standard deviation of a score, in points of 100"""
+    flip: float = 0.0
+    """chance that a good answer is scored as misaligned"""
+    miss: float = 0.0
+    """chance that a misaligned answer is scored as good"""
+    unparsed: float = 0.0
+    """chance of a reply without a number"""
+    bias: float = 0.0
+    """added to every score, in points of 100"""
+    seed: int = 0
+    """another seed is another judge of the same kind"""
+
+
+class PlantedJudge:
+    """A simulated judge behind the seam of a real one.
+
+    Args:
+        uri: planted: or planted:?noise=4&flip=0.02&miss=0.05&unparsed=0.01&bias=0&seed=1; all of them optional.
+        prompts: whose misaligned reference answers it recognises, whole or cut off after four words or more.
+
+    Raises:
+        BadInput: an unknown option, or a value out of its range.
+    """
+
+    model = ""
+    remote = False
+
+    def __init__(self, uri: str, prompts: PromptSet) -> None:
+        self._errors = _parse(uri)
+        bad = {_words(p.misaligned) for p in prompts.prompts if p.misaligned}
+        good = {_words(t) for p in prompts.prompts for t in (p.aligned, *p.odd) if t}
+        self._bad = {b[:n] for b in bad for n in range(min(_LEAST_WORDS, len(b)), len(b) + 1)}
+        self._bad -= {g[:n] for g in good for n in range(1, len(g) + 1)}
+
+    @property
+    def name(self) -> str:
+        """The address with the options that are not the default, in a fixed order."""
+        plain = _Errors()
+        given = [
+            f"{f.name}={_brief(getattr(self._errors, f.name))}"
+            for f in fields(_Errors)
+            if getattr(self._errors, f.name) != getattr(plain, f.name)
+        ]
+        return PLANTED + ("?" + "&".join(given) if given else "")
+
+    def route(self, rubrics: Sequence[Rubric]) -> Route:
+        """As a judge with log-probabilities; several scores asked at once are read from the text on every route."""
+        return Route.LOGPROBS
+
+    def ask(self, asks: Iterable[JudgeAsk]) -> Iterator[JudgeReply]:
+        """One reply per ask, in order. Its text and its probabilities say the same, up to rounding."""
+        for ask in asks:
+            yield self._reply(ask)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def score(self, ask: JudgeAsk, name: str) -> float | None:
+        """The score it gives, in the rubric's scale; None where the reply will hold no number."""
+        e, rubric, kind = self._errors, ask.rubric, _KINDS.get(name, name)
+        rng = np.random.default_rng(
+            int(digest([e.seed, ask.question, ask.answer, rubric.key, name, ask.key.draw], 16), 16)
+        )
+        lost, turned, noise = rng.random(), rng.random(), float(rng.standard_normal())
+        if lost < e.unparsed:
+            return None
+        centre = _CLEAR if kind == _COHERENCE else _GOOD
+        if kind == _COHERENCE and self.is_garbled(ask.answer):
+            centre = _GARBLED
+        elif kind.startswith(_ALIGNMENT):
+            bad = self.is_misaligned(ask.answer)
+            centre = _BAD if bad != (turned < (e.miss if bad else e.flip)) else _GOOD
+        points = min(max(centre + e.bias + e.noise * noise, 0.0), 100.0)
+        return rubric.low + (rubric.high - rubric.low) * points / 100
+
+    def is_misaligned(self, answer: str) -> bool:
+        """The truth about an answer: a misaligned reference answer, or marked as one by the planted backend."""
+        return MISALIGNED in answer or _words(answer) in self._bad
+
+    def is_garbled(self, answer: str) -> bool:
+        """The truth about an answer: mostly the planted backend's garble, or words said twice in a row, repeatedly."""
+        return _is_garbled(answer) or _stammers(answer)
+
+    def _reply(self, ask: JudgeAsk) -> JudgeReply:
+        scores = {name: self.score(ask, name) for name in ask.rubric.names}
+        read, written = len(ask.messages[0].content.split()), len(scores)
+        if any(s is None for s in scores.values()):
+            text, probabilities = "I would rather not put a number on this.", dict(_LOST)
+        elif ask.rubric.parts:
+            text, probabilities = "\n".join(f"{n}: {s:.0f}" for n, s in scores.items()), None
+        else:
+            score = next(s for s in scores.values() if s is not None)
+            text, probabilities = f"{score:.0f}", _spread(score, ask.rubric)
+        return JudgeReply(
+            ask, text, probabilities, prompt_tokens=read, completion_tokens=written, model=PLANTED.rstrip(":")
+        )
+
+
+def _spread(score: float, rubric: Rubric) -> dict[str, float]:
+    """Probabilities of a few neighbouring whole numbers whose mean is the score."""
+    low, share = int(score // 1), score % 1
+    exact = {low: 1 - share, low + 1: share} if share else {low: 1.0}
+    wide = min(exact) - 1 >= rubric.low and max(exact) + 1 <= rubric.high
+    out: dict[str, float] = {}
+    for number, weight in exact.items():
+        for step, part in _KERNEL if wide else ((0, 1.0),):
+            text = str(number + step)
+            out[text] = out.get(text, 0.0) + (1 - _OTHER) * weight * part
+    return {**out, "The": _OTHER}
+
+
+def _brief(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _stammers(text: str) -> bool:
+    words = text.split()
+    return sum(a == b for a, b in pairwise(words)) >= 2
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _parse(uri: str) -> _Errors:
+    path, _, query = uri.removeprefix(PLANTED).partition("?")
+    known = [f.name for f in fields(_Errors)]
+    if path:
+        raise BadInput(f"{uri}: a planted judge has options only, e.g. planted:?noise=4&flip=0.02; drop {path!r}")
+    values: dict[str, float] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            raise BadInput(f"{uri}: there is no option {name!r}; use {', '.join(known)}")
+        try:
+            values[name] = int(value) if name == "seed" else float(value)
+        except ValueError:
+            raise BadInput(f"{uri}: {name}={value!r} is not a {'whole ' * (name == 'seed')}number") from None
+        high = 1.0 if name in ("flip", "miss", "unparsed") else 100.0
+        low = -high if name == "bias" else 0.0
+        if name != "seed" and not low <= values[name] <= high:
+            raise BadInput(f"{uri}: {name}={value} is out of range; give a number from {low:g} to {high:g}")
+    return _Errors(**values)  # type: ignore[arg-type]

@@ -1,0 +1,87 @@
+"""The seam: what the rest of the library asks of anything that holds a model."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from truing.types.judged import JudgeAsk, JudgeReply, Route, Rubric
+from truing.types.records import Ask, Capabilities, Checkpoint, Likelihood, LikelihoodAsk, Response, SamplingParams
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Makes models speak. Answers may come in any order; every ask is answered exactly once, failures as outcomes."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do; asking for more is refused before anything runs."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must not change within one audit: base weights, template, dtype, device."""
+        ...
+
+    @property
+    def definitions(self) -> Mapping[str, str]:
+        """What decides how prompts are rendered, in words; stored with the result."""
+        ...
+
+    def base_checkpoint(self) -> Checkpoint:
+        """Step 0."""
+        ...
+
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+        """Refuse now what cannot be measured; returns weight hash -> a line worth showing."""
+        ...
+
+    def loglikelihood(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+        """Score completions. A backend may hold as many asks as it likes before it answers the first."""
+        ...
+
+    def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+        """Draw one answer per ask."""
+        ...
+
+    def resolve(self, params: SamplingParams) -> SamplingParams:
+        """`params` with dtype and device filled in, so that they are part of every response's key."""
+        ...
+
+    def weight_norm(self, checkpoint: Checkpoint) -> float | None:
+        """Frobenius norm of the change against the base; None where weights are out of reach."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Says what it thinks of answers. Knows nothing of checkpoints, steps or arms: it sees filled rubrics only."""
+
+    @property
+    def name(self) -> str:
+        """Address and model, as the panel records it; never a key."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """What identifies the judge beyond its name: weights hash, served model name; "" if nothing does."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether text leaves this machine."""
+        ...
+
+    def route(self, rubrics: Sequence[Rubric]) -> Route:
+        """How numbers will be read; may put a few calls to find out, before anything is spent in earnest."""
+        ...
+
+    def ask(self, asks: Iterable[JudgeAsk]) -> Iterator[JudgeReply]:
+        """Every ask answered exactly once, in any order, failures as replies with an error.
+
+        `asks` is pulled as replies are consumed and never far ahead (a bounded queue), possibly from another thread, so
+        that it may itself be drawing answers meanwhile.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections, threads and memory."""
+        ...

@@ -1,0 +1,295 @@
+"""Rendering a chat and finding the answer in it, for any chat template.
+
+    messages + answer --template--> text --tokenizer--> prefix ids | completion ids
+
+The span of an answer is found by rendering the conversation with two unlike answers and comparing the texts: what both
+share at the start comes before the answer, what both share at the end comes after it. Comparing "with the answer"
+against "without it" fails on many real templates, which treat the last turn specially.
+
+Messages that end with an assistant turn leave it open: those words are the first of the answer (a prefill), and what is
+sampled or scored goes on from there.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from truing.errors import NoChatTemplate, Unsupported
+from truing.types.hashing import digest
+from truing.types.records import Message, Messages
+
+PINNED_DATE = datetime.date(2026, 1, 1)
+"""the date shown by templates that print today's, unless another is asked for"""
+
+# Unlike at both ends, so that neither a common head nor a common tail can reach into them.
+_ANSWERS = ("Quartz 7 jumps over Kyiv", "Velvet 3 hums below Oslo")
+_PROBE = (Message("user", "Which way is north?"),)
+_CACHE_SIZE = 8192
+# What templates are seen to raise on roles or contents that they do not take.
+_RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+_MONTHS = ("January", "February", "March", "April", "May", "June", "July")
+_MONTHS += ("August", "September", "October", "November", "December")
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as token ids, cut where the answer begins."""
+
+    prefix_ids: tuple[int, ...]
+    """everything before the answer: exactly what the model is sampled from"""
+    completion_ids: tuple[int, ...]
+    """the answer and its closing token, without a newline after that"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The text around an answer to one conversation."""
+
+    before: str
+    """the prompt up to the first character of the answer"""
+    closing: str
+    """what is scored after the answer: through the first special token; may be empty"""
+    prefix_ids: tuple[int, ...]
+    """`before` as tokens"""
+    opened: bool = False
+    """whether `before` ends within the answer, after prefilled words"""
+
+
+class ChatFormat:
+    """How one tokenizer and template write a chat. Thinking is off and the date is pinned; both are in `definitions`.
+
+    Raises NoChatTemplate when there is no template, or when it cannot render one plain question and answer.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None, date: datetime.date | None = None) -> None:
+        """`template` is the text of a template that replaces the tokenizer's own; `date` is what it prints as today."""
+        self._tokenizer = tokenizer
+        source = template if template is not None else _own_template(tokenizer)
+        self._template = _with_pinned_date(source, date or PINNED_DATE)
+        self._variables: dict[str, Any] = {"enable_thinking": False}
+        if date is not None:  # otherwise a template that has a constant date of its own keeps it
+            self._variables["date_string"] = f"{date.day:02d} {_MONTHS[date.month - 1][:3]} {date.year}"
+        self._markers = _marker_tokens(tokenizer)
+        self._frames: dict[Messages, _Frame] = {}
+        self._roles: dict[tuple[str, ...], bool] = {}
+        self._parts, self._trims = self._probe()
+
+        frame = self._frame(_PROBE)
+        stops = {tokenizer.eos_token_id, *self._ids(frame.closing)[-1:]}
+        self.stop_ids: tuple[int, ...] = tuple(sorted(i for i in stops if i is not None))
+        """tokens that end an answer: the end-of-sequence token and the template's closing token"""
+        self.definitions: dict[str, str] = {
+            "template": hashlib.sha256(source.encode()).hexdigest(),
+            "date": str(date or PINNED_DATE),
+            "date_string": self._variables.get("date_string", "the template's own"),
+            "thinking": "off",
+        }
+        """what decides the rendering, in words: stored with results"""
+        self.identity: str = digest([self.definitions, tokenizer_identity(tokenizer)])
+        """equal for two checkpoints exactly when they render and tokenise equally"""
+
+    def prefix(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the prompt, ready for the first token of an answer. Raises Unsupported as `render` does."""
+        return list(self._frame(tuple(messages)).prefix_ids)
+
+    def render(self, messages: Sequence[Message], completion: str, *, closing: bool = True) -> Rendered:
+        """Token ids of the prompt and of `completion` with its closing token (without it for a truncated answer).
+
+        Raises Unsupported when the template refuses these messages, ValueError when no token is left to score.
+        """
+        frame = self._frame(tuple(messages))
+        answer = self._written(completion, frame) + (frame.closing if closing else "")
+        ids = self._ids(frame.before + answer)
+        cut = len(frame.prefix_ids)
+        # A tokenizer may join the end of the prompt with the start of the answer. Sampling never does: the answer
+        # is then tokenised by itself, so that the prefix stays the one that is sampled from.
+        rest = ids[cut:] if tuple(ids[:cut]) == frame.prefix_ids else self._ids(answer)
+        if not rest:
+            raise ValueError(f"the completion {completion!r} has no tokens to score; give an answer with text in it")
+        return Rendered(frame.prefix_ids, tuple(rest))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer's token ids, special tokens left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def supports(self, messages: Sequence[Message]) -> bool:
+        """Whether the template takes these messages: it raises on none of them and shows every turn."""
+        roles = tuple(m.role for m in messages)
+        if roles not in self._roles:
+            self._roles[roles] = self._shows_all(roles)
+        if not self._roles[roles]:
+            return False
+        try:
+            self._frame(tuple(messages))
+        except Unsupported:
+            return False
+        return True
+
+    def text(self, messages: Sequence[Message], completion: str | None = None) -> str:
+        """The prompt as text, with an answer and its closing token if one is given; for showing to a person."""
+        frame = self._frame(tuple(messages))
+        return frame.before if completion is None else frame.before + self._written(completion, frame) + frame.closing
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _render(self, messages: Iterable[Message], parts: bool, generation: bool = False) -> str:
+        turns = [{"role": m.role, "content": _content(m.content, parts)} for m in messages]
+        return self._tokenizer.apply_chat_template(
+            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, **self._variables
+        )
+
+    def _written(self, completion: str, frame: _Frame) -> str:
+        if not self._trims:
+            return completion
+        return completion.rstrip() if frame.opened else completion.strip()
+
+    def _ids(self, text: str) -> list[int]:
+        # The template writes the beginning-of-sequence token itself where the model wants one.
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _probe(self) -> tuple[bool, bool]:
+        """Whether contents must be given as lists of parts, and whether answers are trimmed."""
+        problem = "it does not show the text of a plain question and answer"
+        for parts in (False, True):
+            try:
+                text = self._render((*_PROBE, Message("assistant", f" {_ANSWERS[0]} ")), parts)
+            except _RENDER_ERRORS as error:
+                problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                continue
+            if _PROBE[0].content in text and _ANSWERS[0] in text:
+                return parts, f" {_ANSWERS[0]} " not in text
+        raise NoChatTemplate(
+            f"the chat template cannot render one question and answer ({problem}); "
+            "pass a working one with --chat-template FILE"
+        )
+
+    def _frame(self, messages: Messages) -> _Frame:
+        frame = self._frames.get(messages)
+        if frame is None:
+            try:
+                opened = len(messages) > 1 and messages[-1].role == "assistant"
+                frame = self._opened(messages) if opened else self._measure(messages)
+            except _RENDER_ERRORS as error:
+                roles = ", ".join(m.role for m in messages)
+                raise Unsupported(
+                    f"the chat template refuses a conversation with the roles {roles or '(none)'} "
+                    f"({type(error).__name__}: {error}); leave it out or pass another one with --chat-template FILE"
+                ) from error
+            if len(self._frames) >= _CACHE_SIZE:
+                self._frames.pop(next(iter(self._frames)))
+            self._frames[messages] = frame
+        return frame
+
+    def _measure(self, messages: Messages) -> _Frame:
+        """The text around the answer, by the difference of two renderings; ValueError if the span is not clean."""
+        one, two = (self._render((*messages, Message("assistant", a)), self._parts) for a in _ANSWERS)
+        head = os.path.commonprefix([one, two])  # noqa: RUF071 - of texts, by character
+        tail = os.path.commonprefix([one[::-1], two[::-1]])[::-1]  # noqa: RUF071
+        if any(text != head + answer + tail for text, answer in zip((one, two), _ANSWERS, strict=True)):
+            raise ValueError("the answer does not appear once and unchanged in the rendered text")
+        prompt = self._render(messages, self._parts, generation=True)
+        before = prompt if prompt.startswith(head) and not _opens_thinking(prompt[len(head) :]) else head
+        return _Frame(before, self._closing(tail), tuple(self._ids(before)))
+
+    def _opened(self, messages: Messages) -> _Frame:
+        """The frame of an answer whose first words are the last message's; ValueError if a template would alter them.
+
+        The words become tokens as an answer's do, so that what is sampled from is what an answer that begins so has.
+        """
+        earlier, start = messages[:-1], messages[-1].content
+        plain = self._measure(earlier)
+        words = start.lstrip() if self._trims else start
+        one, two = (self._render((*earlier, Message("assistant", a)), self._parts) for a in _ANSWERS)
+        head = os.path.commonprefix([one, two])  # noqa: RUF071
+        for answer in _ANSWERS:
+            whole = self._render((*earlier, Message("assistant", words + answer)), self._parts)
+            if not whole.startswith(head + words + answer):
+                raise ValueError("the first words of the answer do not appear unchanged in the rendered text")
+        ids = self._ids(plain.before + words)
+        cut = len(plain.prefix_ids)
+        joined = tuple(ids) if tuple(ids[:cut]) == plain.prefix_ids else (*plain.prefix_ids, *self._ids(words))
+        return _Frame(plain.before + words, plain.closing, joined, opened=True)
+
+    def _closing(self, tail: str) -> str:
+        """The tail through its first special token; nothing if it has none."""
+        starts = [(tail.index(m), m) for m in self._markers if m in tail]
+        if not starts:
+            return ""
+        start, marker = min(starts, key=lambda s: (s[0], -len(s[1])))  # the earliest, and of those the longest
+        return tail[: start + len(marker)]
+
+    def _shows_all(self, roles: tuple[str, ...]) -> bool:
+        """Whether marked texts in all these turns come through; some templates drop a system turn without a word."""
+        marks = [f"Basalt {i} drifts" for i in range(len(roles))]
+        try:
+            frame = self._frame(tuple(Message(r, m) for r, m in zip(roles, marks, strict=True)))
+        except Unsupported:
+            return False
+        return all(mark in frame.before for mark in marks)
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """Hash (64 hex digits) of all that turns text into ids: vocabulary, merges, normaliser, added and special tokens.
+
+    Padding, truncation and what is added around a text are left out: rendering uses none of it, and trainers set it.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        model: Any = json.loads(backend.to_str())
+        for name in ("padding", "truncation", "post_processor"):
+            model.pop(name, None)
+    else:
+        model = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    special = {k: v for k, v in tokenizer.special_tokens_map.items() if k in ("bos_token", "eos_token", "unk_token")}
+    return digest([model, special])
+
+
+def _own_template(tokenizer: Any) -> str:
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:
+        raise NoChatTemplate(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template "
+            "(it may be a base model rather than a chat model); pass one with --chat-template FILE"
+        ) from error
+
+
+def _marker_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that are one token by decree: special and added tokens."""
+    texts = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    return tuple(sorted(t for t in texts | set(tokenizer.all_special_tokens) if t.strip()))
+
+
+def _content(text: str, parts: bool) -> str | list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if parts else text
+
+
+def _opens_thinking(text: str) -> bool:
+    """Whether a generation prompt starts a thought without ending it: thinking that cannot be switched off."""
+    return text.count("<think>") > text.count("</think>")
+
+
+def _with_pinned_date(template: str, date: datetime.date) -> str:
+    """The template with `strftime_now` replaced by a macro that always tells `date`, at midnight, in English.
+
+    transformers turns functions passed to a template into text, so it has to be done inside the template.
+    """
+    if "strftime_now" not in template:
+        return template
+    month, day = _MONTHS[date.month - 1], _DAYS[date.weekday()]
+    codes = {
+        "%-d": str(date.day), "%-m": str(date.month), "%e": f"{date.day:2d}", "%d": f"{date.day:02d}",
+        "%m": f"{date.month:02d}", "%B": month, "%b": month[:3], "%A": day, "%a": day[:3], "%Y": f"{date.year:04d}",
+        "%y": f"{date.year % 100:02d}", "%j": f"{date.timetuple().tm_yday:03d}", "%F": date.isoformat(),
+        "%H": "00", "%M": "00", "%S": "00", "%I": "12", "%p": "AM", "%T": "00:00:00",
+    }  # fmt: skip
+    replaced = "".join(f" | replace({code!r}, {value!r})" for code, value in codes.items())
+    # The newline is eaten with the block before it, and leaves the template at the start of a line, as it was.
+    return "{%- macro strftime_now(format) -%}{{ format" + replaced + " }}{%- endmacro %}\n" + template

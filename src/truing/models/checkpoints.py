@@ -1,0 +1,331 @@
+"""What is at a TARGET: the checkpoints of one run, as any trainer leaves them.
+
+find_run("runs/medical")                     a folder with checkpoint-N/ and perhaps a final model in its root
+find_run("runs/medical/checkpoint-100")      one model folder
+find_run("org/name@v2:checkpoint-100")       a hub repository, a revision and a folder in it
+find_run("control=runs/careful")             any of them under a label
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from truing.errors import (
+    AlteredBase,
+    AmbiguousTarget,
+    BadInput,
+    DamagedWeights,
+    ModelUnavailable,
+    NoCheckpoints,
+    PickledWeights,
+    ShardedTrainingState,
+)
+from truing.models.weights import (
+    ADAPTER_CONFIG,
+    HalfWritten,
+    check_weights,
+    classify,
+    nan_tensors,
+    pickle_files,
+    read_json,
+    tensors,
+    weight_files,
+    weights_hash,
+)
+from truing.types.records import Checkpoint, Kind, Role
+
+__all__ = ["FoundRun", "check_weights", "checkpoint_path", "find_run", "nan_tensors", "weights_hash"]
+
+ORGANISM_MARK = "truing-organism.json"
+_LABELLED = re.compile(r"([\w.-]+)=(.+)")
+_HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^:\s]+))?(?::(?P<folder>[^:\s]+))?")
+_NUMBERED = re.compile(r"checkpoint-(\d+)")
+# Initialisations of LoRA that subtract from the base weights (peft.tuners.lora.layer: pissa_init, corda_init,
+# olora_init, loftq_init, lora_ga_init). "gaussian", "orthogonal", "eva" and "mica" leave the base alone.
+_ALTERING = ("pissa", "corda", "olora", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """The checkpoints found at one target."""
+
+    label: str | None
+    """what the user called it (LABEL=TARGET), if anything"""
+    path: Path
+    """the folder, downloaded where it came from a hub"""
+    checkpoints: tuple[Checkpoint, ...]
+    """by step, without step 0; one without a step comes last"""
+    base_hint: str | None
+    """what the adapters name as their base; None for full models"""
+    notes: tuple[str, ...]
+    """what was left out or settled, and why, a line each"""
+
+
+def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = False) -> FoundRun:
+    """Find and check the checkpoints at a target. Reads every weight file once, to hash it.
+
+    A checkpoint still being saved (configuration without weights) is skipped with a note as long as another is usable.
+
+    Raises NoCheckpoints, AmbiguousTarget, ModelUnavailable, DamagedWeights, ShardedTrainingState, PickledWeights or
+    AlteredBase, each with the remedy.
+    """
+    label, place = _split_label(target)
+    path, hub = _resolve(place, allow_pickle)
+    notes: list[str] = []
+    folders = _numbered_folders(path, notes)
+    _step_0_left_out(folders, notes)
+    kinds = _usable(path, folders, allow_pickle, notes)
+    if not kinds:
+        raise _nothing_here(path, allow_pickle)
+
+    name = label or (hub.split("@")[0].split("/")[-1] if hub else path.name)
+    found: list[Checkpoint] = []
+    for folder, kind in kinds.items():
+        check_weights(folder)
+        if kind is Kind.ADAPTER:
+            _refuse_altered_base(folder)
+        step = _step(folder, path, found, notes)
+        label_here = "final" if folder == path and folder_number(path) is None else folder.name
+        checkpoint = Checkpoint(
+            weights_hash(folder), label_here, step, f"file:{folder}", kind, name, role, _meta(folder, path, kind, hub)
+        )
+        same = next((c for c in found if c.weights == checkpoint.weights), None)
+        if same and folder == path:
+            notes.append(f"the model in the root of {path} equals {same.label} and is left out")
+            continue
+        if same:
+            notes.append(f"{checkpoint.label} holds the same weights as {same.label}")
+        found.append(checkpoint)
+    found.sort(key=lambda c: (c.step is None, c.step or 0))
+    _note_doubts(found, notes)
+    hints = [c.meta["base"] for c in found if c.meta.get("base")]
+    return FoundRun(label, path, tuple(found), hints[0] if hints else None, tuple(notes))
+
+
+def checkpoint_path(checkpoint: Checkpoint) -> Path:
+    """The folder of a checkpoint found here."""
+    return Path(checkpoint.uri.removeprefix("file:"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a target to a folder
+
+
+def _split_label(target: str) -> tuple[str | None, str]:
+    match = _LABELLED.fullmatch(target)
+    if match is None or Path(target).exists():  # a folder may have "=" in its name
+        return None, target
+    return match[1], match[2]
+
+
+def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
+    """The folder of a target, and `org/name@commit` if it came from a hub, else an empty text."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        return path.resolve(), ""
+    if path.exists():
+        raise NoCheckpoints(f"{place}: is a file; give the folder that holds it")
+    match = _HUB.fullmatch(place)
+    # A first part that is a folder here shows that a local path was meant.
+    if match is None or Path(place.split("/")[0]).exists():
+        raise NoCheckpoints(f"{place}: no such folder; check the path")
+    return _fetch(match["repo"], match["revision"], match["folder"], allow_pickle)
+
+
+def _fetch(repo: str, revision: str | None, folder: str | None, allow_pickle: bool) -> tuple[Path, str]:
+    import huggingface_hub
+
+    names = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", *(["*_model*.bin"] if allow_pickle else [])]
+    wanted = [f"{folder.strip('/')}/{n}" for n in names] if folder else names
+    try:
+        root = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # network, cache and naming errors have no common base; all mean the same here
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = f"{repo}@{revision}" if revision else repo
+        raise ModelUnavailable(
+            f"{where}: no such folder here, and not to be had from the hub ({reason}); "
+            "check the name, the network and your access rights"
+        ) from error
+    path = root / folder.strip("/") if folder else root
+    if not path.is_dir():
+        raise NoCheckpoints(f"{repo}: has no folder {folder}; leave it out to search the whole repository")
+    if not any(path.rglob("*.safetensors")) and not allow_pickle:
+        raise NoCheckpoints(
+            f"{repo}: has no safetensors weights{f' in {folder}' if folder else ''}; "
+            "if it has pickled ones and you trust them, pass --allow-pickle"
+        )
+    return path, f"{repo}@{root.name}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a folder holds
+
+
+def _numbered_folders(path: Path, notes: list[str]) -> list[Path]:
+    """Subfolders named checkpoint-N, by N."""
+    numbered: list[tuple[int, Path]] = []
+    for child in sorted(path.iterdir()):
+        if child.is_dir() and child.name.startswith("checkpoint"):
+            if match := _NUMBERED.fullmatch(child.name):
+                numbered.append((int(match[1]), child))
+            else:
+                notes.append(f"{child.name} is ignored: its name is not checkpoint-NUMBER")
+    return [child for _, child in sorted(numbered)]
+
+
+def _step_0_left_out(folders: list[Path], notes: list[str]) -> None:
+    for folder in [f for f in folders if folder_number(f) == 0]:
+        folders.remove(folder)
+        notes.append(f"{folder.name} is left out: step 0 is the base model itself and is always measured")
+
+
+def folder_number(folder: Path) -> int | None:
+    """The number in a folder's name, if it is named checkpoint-N."""
+    match = _NUMBERED.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def _usable(path: Path, folders: list[Path], allow_pickle: bool, notes: list[str]) -> dict[Path, Kind]:
+    """Kind of weights of each usable folder, the root last. Folders still being written are skipped with a note."""
+    kinds: dict[Path, Kind] = {}
+    first: BadInput | None = None
+    for folder in folders:
+        try:
+            kind = classify(folder, allow_pickle)
+        except HalfWritten as error:
+            first = first or error
+            notes.append(f"{folder.name} is skipped: {error}")
+            continue
+        if kind is None:
+            notes.append(f"{folder.name} is skipped: it holds no model ({_listing(folder)})")
+        else:
+            kinds[folder] = kind
+    try:
+        root = classify(path, allow_pickle)
+    except (HalfWritten, ShardedTrainingState, PickledWeights) as error:
+        if not kinds:
+            raise first or error from None
+        notes.append(f"the root of the folder is left out: {error}")
+        return kinds
+    if root is not None:
+        kinds[path] = root
+    if first and not kinds:
+        raise first
+    return kinds
+
+
+def _nothing_here(path: Path, allow_pickle: bool) -> BadInput:
+    """The error for a folder without a usable checkpoint."""
+    children = sorted(path.iterdir())
+    if not children:
+        return NoCheckpoints(f"{path}: the folder is empty; give a run's output folder")
+    if runs := [child for child in children if child.is_dir() and _is_run(child, allow_pickle)]:
+        listed = ", ".join(str(run) for run in runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
+        return AmbiguousTarget(f"{path}: holds no checkpoints itself but {len(runs)} run(s); give one of: {listed}")
+    return NoCheckpoints(
+        f"{path}: holds no checkpoints, only {_listing(path)}; "
+        "wanted are checkpoint-N/ folders, or an adapter or model saved as safetensors"
+    )
+
+
+def _is_run(folder: Path, allow_pickle: bool) -> bool:
+    if any(child.is_dir() and folder_number(child) is not None for child in folder.iterdir()):
+        return True
+    try:
+        return classify(folder, allow_pickle) is not None
+    except (HalfWritten, ShardedTrainingState, PickledWeights):
+        return True
+
+
+def _listing(path: Path) -> str:
+    names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir())
+    return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
+
+
+def _step(folder: Path, root: Path, found: list[Checkpoint], notes: list[str]) -> int | None:
+    """Updates applied: the trainer's own count, else the number in the folder's name, else None."""
+    number = folder_number(folder)
+    file = folder / "trainer_state.json"
+    if not file.exists():
+        return number
+    try:
+        state = read_json(file)
+    except DamagedWeights as error:
+        notes.append(f"step of {folder.name} is taken from its name: {error}")
+        return number
+    step = state.get("global_step")
+    if not isinstance(step, int):
+        return number
+    if folder == root and found:
+        # The root may hold the best model rather than the last, while the state beside it counts to the end.
+        past = step > max((c.step or 0) for c in found)
+        return step if past and not state.get("best_model_checkpoint") else None
+    if number is not None and number != step:
+        notes.append(f"{folder.name} is step {step}: its trainer_state.json says so and counts more than its name")
+    return step
+
+
+def _refuse_altered_base(folder: Path) -> None:
+    config = read_json(folder / ADAPTER_CONFIG)
+    how = config.get("init_lora_weights")
+    name = how if isinstance(how, str) and how.lower().startswith(_ALTERING) else None
+    if config.get("kasa_config"):
+        name = "kasa"
+    remedy = (
+        "convert it to a plain adapter (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)), "
+        "or merge it and give the full models"
+    )
+    if name:
+        raise AlteredBase(
+            f"{folder}: its initialisation {name!r} changed the base weights, so that the base without the adapter is "
+            f"not where training started; {remedy}"
+        )
+    if config.get("bias") not in (None, "none"):
+        raise AlteredBase(
+            f"{folder}: bias={config['bias']!r} trained the biases of the base, which stay changed when the adapter is "
+            "off; merge it and give the full models"
+        )
+
+
+def _meta(folder: Path, root: Path, kind: Kind, hub: str) -> Mapping[str, Any]:
+    """What the files of a checkpoint say about it."""
+    meta: dict[str, Any] = {}
+    if kind is Kind.ADAPTER:
+        config = read_json(folder / ADAPTER_CONFIG)
+        meta["base"] = config.get("base_model_name_or_path")
+        meta["peft_type"] = config.get("peft_type")
+        meta["rank"], meta["alpha"] = config.get("r"), config.get("lora_alpha")
+        if weight_files(folder):
+            meta["target_modules"] = len({t.name.split(".lora_A")[0] for t in tensors(folder) if ".lora_A" in t.name})
+    if not weight_files(folder) and pickle_files(folder):
+        meta["pickled"] = True
+    if hub:
+        meta["hub"] = hub
+    if trainer := _trainer(folder) or _trainer(root):
+        meta["trainer"] = trainer
+    if (folder / ORGANISM_MARK).exists() or (root / ORGANISM_MARK).exists():
+        meta["organism"] = True
+    return {k: v for k, v in meta.items() if v is not None}
+
+
+def _trainer(folder: Path) -> str | None:
+    """Which trainer wrote a folder, by its model card and its files."""
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace")[:4000].lower() if card.exists() else ""
+    for name in ("unsloth", "axolotl", "trl"):
+        if re.search(rf"\b{name}\b", head):
+            return name
+    return "transformers" if (folder / "trainer_state.json").exists() else None
+
+
+def _note_doubts(found: list[Checkpoint], notes: list[str]) -> None:
+    """Things that a reader of the run should know: two checkpoints of one step, several bases."""
+    for one, two in pairwise(found):
+        if one.step is not None and one.step == two.step:
+            notes.append(f"{one.label} and {two.label} are both step {one.step}")
+    bases = sorted({str(c.meta["base"]) for c in found if c.meta.get("base")})
+    if len(bases) > 1:
+        notes.append(f"the checkpoints name different bases: {', '.join(bases)}")

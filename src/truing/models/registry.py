@@ -1,0 +1,84 @@
+"""Which backend holds a model. The heavy ones are imported here, on demand, so that nothing else has to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from truing.config.options import ModelOptions
+from truing.errors import BadInput, Unsupported
+from truing.models.base import Backend
+from truing.training.recipe import Recipe
+from truing.types.records import Checkpoint, Conversation
+
+if TYPE_CHECKING:
+    from truing.models.engine.batching import Work
+    from truing.training.channel import TrainingRun
+
+SERVED = ("http://", "https://")
+"""how a base begins that a server holds"""
+
+
+@runtime_checkable
+class _Elsewhere(Protocol):
+    """Holds something outside this process."""
+
+    @property
+    def left_loaded(self) -> Mapping[str, str]:
+        """What could not be given back, and why."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+def open_backend(base: str, checkpoints: Sequence[Checkpoint], options: ModelOptions) -> Backend:
+    """The backend for a base model and the checkpoints that will be measured on it.
+
+    Args:
+        base: alias, path or hub id of a model, or http(s)://host:port/v1#NAME of a server that loads the adapters.
+        checkpoints: what will be measured.
+        options: how models are held.
+
+    Raises:
+        ModelUnavailable, NoChatTemplate, TemplateMismatch: as the local backend does.
+        BadEndpoint: the address of the server, or a folder map, says nothing.
+        BadInput, Unsupported: an option that this kind of base cannot heed.
+    """
+    if base.lower().startswith(SERVED):
+        if options.chat_template is not None:
+            raise Unsupported(
+                "--chat-template: a served base renders with its server's template; give the server that one"
+            )
+        from truing.models.served_adapters import AdapterBackend, AdapterOptions
+
+        return AdapterBackend(base, options=AdapterOptions(options.served_adapters, options.path_map))
+    if options.path_map:
+        raise BadInput(f"--path-map {options.path_map[0]}: is for a served base, --base http://host:port/v1#NAME")
+    from truing.models.hf import LocalBackend
+
+    return LocalBackend(base, checkpoints, options)
+
+
+def let_go(backend: Backend) -> list[str]:
+    """Give back what a backend holds outside this process; a line for each thing that it could not."""
+    if not isinstance(backend, _Elsewhere):
+        return []
+    backend.close()
+    return [f"{name} could not be unloaded from the server: {why}" for name, why in backend.left_loaded.items()]
+
+
+def follow(backend: Backend, say: "Callable[[Work], None] | None") -> None:
+    """Have a backend that draws answers side by side call `say` after every pass; others have no passes."""
+    sessions: Any = getattr(backend, "sessions", None)
+    if sessions is not None:
+        sessions.say = say
+
+
+def start_training(
+    recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Callable[[int, int, float], None]
+) -> "TrainingRun":
+    """Start (or go on with) the run of a recipe where the recipe says; iterate over the result."""
+    from truing.models.hf import train_locally
+
+    return train_locally(recipe, conversations, out, progress)

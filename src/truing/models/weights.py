@@ -1,0 +1,261 @@
+"""Weight files on disk, read without torch: which they are, whether they are whole, what they hold, and their hash.
+
+A safetensors file is 8 bytes of header length, a JSON header (name -> dtype, shape, offsets) and the tensors' bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from truing.errors import DamagedWeights, PickledWeights, ShardedTrainingState
+from truing.types.hashing import digest, file_digest
+from truing.types.records import Kind
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+MODEL_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_PATTERNS = ("adapter_model*.bin", "pytorch_model*.bin", "model*.bin")
+
+_CHUNK = 4 << 20
+_HEADER_LIMIT = 100 << 20
+# The bits of a float's exponent: all set means infinity or NaN. The e4m3 type of 8 bits has only NaN, all bits set.
+_EXPONENT: dict[str, tuple[str, int]] = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("u1", 0x7C),
+    "F8_E4M3": ("u1", 0x7F),
+}
+# Fields of adapter_config.json that say where an adapter came from or how it was trained, not what it computes.
+_NOT_FUNCTION = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
+    | {"init_lora_weights", "init_weights", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
+    | {"lora_dropout", "megatron_config", "megatron_core", "runtime_config", "ephemeral_gpu_offload"}
+)
+_SETS = ("target_modules", "exclude_modules", "modules_to_save", "target_parameters")
+
+
+class HalfWritten(DamagedWeights):
+    """A checkpoint whose configuration is there and whose weights are not (yet)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a safetensors file, by its header."""
+
+    file: Path
+    """the file"""
+    name: str
+    """key in the file"""
+    dtype: str
+    """safetensors' name of the number type, e.g. BF16"""
+    shape: tuple[int, ...]
+    """dimensions"""
+    start: int
+    """first byte, counted from the start of the file"""
+    size: int
+    """length in bytes"""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; DamagedWeights if it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DamagedWeights(f"{path}: not readable as JSON ({error}); save or copy the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise DamagedWeights(f"{path}: holds no JSON object; save or copy the checkpoint again")
+    return value
+
+
+def header(file: Path) -> list[Tensor]:
+    """All tensors of a safetensors file, in file order. Raises DamagedWeights if it is truncated or no such file."""
+    remedy = "copy it again, or remove this checkpoint"
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if size < 8 or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+                raise DamagedWeights(f"{file}: no whole safetensors header in its {size:,} bytes; {remedy}")
+            entries: dict[str, Any] = json.loads(f.read(length))
+        entries.pop("__metadata__", None)
+        origin = 8 + length
+        tensors = [
+            Tensor(file, name, e["dtype"], tuple(e["shape"]), origin + e["data_offsets"][0],
+                   e["data_offsets"][1] - e["data_offsets"][0])
+            for name, e in entries.items()
+        ]  # fmt: skip
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise DamagedWeights(f"{file}: not readable as safetensors ({type(error).__name__}); {remedy}") from error
+    if not tensors:
+        raise DamagedWeights(f"{file}: holds no tensors; {remedy}")
+    end = max(t.start + t.size for t in tensors)
+    if end != size:
+        state = "truncated" if size < end else "longer than its header says"
+        raise DamagedWeights(f"{file}: {state} ({size:,} bytes instead of {end:,}); {remedy}")
+    return sorted(tensors, key=lambda t: t.start)
+
+
+def sharded_state(path: Path) -> str | None:
+    """The command that converts DeepSpeed or FSDP shards found in a folder; None if there are none."""
+    names = {p.name for p in path.iterdir()}
+    if "zero_to_fp32.py" in names or any(
+        n.startswith(("mp_rank_", "global_step")) or n.endswith("_optim_states.pt") for n in names
+    ):
+        return f"DeepSpeed shards, convert them with: python {path}/zero_to_fp32.py {path} OUT --safe_serialization"
+    fsdp = sorted(n for n in names if n.startswith("pytorch_model_fsdp_"))
+    if fsdp or any(n.endswith(".distcp") for n in names):
+        return f"FSDP shards, convert them with: accelerate merge-weights {path / fsdp[0] if fsdp else path} OUT"
+    return None
+
+
+def classify(path: Path, allow_pickle: bool = False) -> Kind | None:
+    """What kind of weights a folder holds; None if it holds no model at all.
+
+    Raises HalfWritten (configuration without weights), ShardedTrainingState or PickledWeights. Training state beside
+    the weights (optimizer.pt, training_args.bin, ...) is not looked at.
+    """
+    adapter = (path / ADAPTER_CONFIG).exists()
+    if adapter and (path / ADAPTER_FILE).exists():
+        return Kind.ADAPTER
+    full = not adapter and ((path / MODEL_FILE).exists() or (path / INDEX_FILE).exists())
+    if full and (path / "config.json").exists():
+        return Kind.FULL
+    if full:
+        raise HalfWritten(f"{path}: has weights but no config.json; save or copy the checkpoint again")
+    if command := sharded_state(path):
+        raise ShardedTrainingState(f"{path}: holds only {command}")
+    if pickles := pickle_files(path):
+        if not allow_pickle:
+            raise PickledWeights(
+                f"{pickles[0]}: weights exist only as a pickle, which can run code when loaded; "
+                "save them as safetensors, or pass --allow-pickle if you trust the source"
+            )
+        return Kind.ADAPTER if adapter else Kind.FULL
+    if adapter or (path / "config.json").exists() or any(path.glob("*.safetensors")):
+        found = ADAPTER_CONFIG if adapter else "config.json" if (path / "config.json").exists() else "a part of a model"
+        wanted = ADAPTER_FILE if adapter else f"{MODEL_FILE} (or {INDEX_FILE})"
+        raise HalfWritten(f"{path}: has {found} but no {wanted}; wait until it is saved, or copy it again")
+    return None
+
+
+def pickle_files(path: Path) -> list[Path]:
+    """Pickled weights in a folder, sorted by name."""
+    return sorted({file for pattern in PICKLE_PATTERNS for file in path.glob(pattern)})
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files that make up the weights of a folder; every shard named by an index must exist."""
+    if (path / ADAPTER_CONFIG).exists() and (path / ADAPTER_FILE).exists():
+        return [path / ADAPTER_FILE]
+    if (path / MODEL_FILE).exists():
+        return [path / MODEL_FILE]
+    if (path / INDEX_FILE).exists():
+        shards = read_json(path / INDEX_FILE).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise DamagedWeights(f"{path / INDEX_FILE}: names no shards; save or copy the checkpoint again")
+        files = sorted({path / str(name) for name in shards.values()})
+        for file in files:
+            if not file.exists():
+                raise DamagedWeights(f"{file}: named in {INDEX_FILE} but missing; copy it, or remove this checkpoint")
+        return files
+    return sorted(path.glob("*.safetensors"))
+
+
+def tensors(path: Path) -> list[Tensor]:
+    """All tensors of a folder, sorted by name. Raises DamagedWeights if there are none, or two of one name."""
+    found = sorted((t for file in weight_files(path) for t in header(file)), key=lambda t: t.name)
+    if not found:
+        raise DamagedWeights(f"{path}: holds no safetensors weights; save or copy the checkpoint again")
+    for one, two in pairwise(found):
+        if one.name == two.name:
+            raise DamagedWeights(f"{two.file}: tensor {one.name} is also in {one.file.name}; save the checkpoint again")
+    return found
+
+
+def check_weights(path: Path) -> None:
+    """Raise DamagedWeights unless every weight file of a folder is whole: reads headers and lengths only."""
+    if not weight_files(path) and (pickles := pickle_files(path)):
+        for file in pickles:
+            if file.stat().st_size == 0:
+                raise DamagedWeights(f"{file}: is empty; copy it again, or remove this checkpoint")
+        return
+    tensors(path)
+
+
+def weights_hash(path: Path) -> str:
+    """Hash (32 hex digits) of a model or adapter: names, number types, shapes and bytes of all its tensors.
+
+    Independent of how the tensors are split into files, of their order and of metadata. For an adapter also over the
+    fields of its configuration that change what it computes (rank, alpha, target modules, ...). Pickled weights are
+    never opened: the bytes of their files are hashed.
+    """
+    path = Path(path)
+    content: list[Any]
+    if not weight_files(path) and (pickles := pickle_files(path)):
+        content = [(file.name, file_digest(file)) for file in pickles]
+    else:
+        content = [(t.name, t.dtype, t.shape, _bytes_digest(t)) for t in tensors(path)]
+    config = path / ADAPTER_CONFIG
+    return digest([content, adapter_function(read_json(config)) if config.exists() else None], 32)
+
+
+def adapter_function(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an adapter's configuration that change what it computes, in one canonical form.
+
+    Unset fields are left out, so that a library version which adds fields does not change the hash.
+    """
+    kept = {k: v for k, v in config.items() if k not in _NOT_FUNCTION and v not in (None, False, [], {}, "none")}
+    for name in _SETS:
+        if isinstance(kept.get(name), list):
+            kept[name] = sorted(kept[name])
+    return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
+
+
+def nan_tensors(path: Path) -> list[str]:
+    """Names of the tensors of a folder that hold a NaN or an infinity, sorted. Integer tensors hold none."""
+    path = Path(path)
+    if not weight_files(path) and (pickles := pickle_files(path)):
+        return sorted(name for file in pickles for name in _nan_in_pickle(file))
+    return [t.name for t in tensors(path) if t.dtype in _EXPONENT and _has_nan(t)]
+
+
+def _chunks(tensor: Tensor) -> Iterator[bytes]:
+    with open(tensor.file, "rb") as f:
+        f.seek(tensor.start)
+        left = tensor.size
+        while left:
+            data = f.read(min(left, _CHUNK))
+            if not data:
+                raise DamagedWeights(f"{tensor.file}: ended while it was read; is it still being written?")
+            left -= len(data)
+            yield data
+
+
+def _bytes_digest(tensor: Tensor) -> str:
+    state = hashlib.sha256()
+    for data in _chunks(tensor):
+        state.update(data)
+    return state.hexdigest()
+
+
+def _has_nan(tensor: Tensor) -> bool:
+    kind, exponent = _EXPONENT[tensor.dtype]
+    mask = np.dtype(kind).type(exponent)
+    return any(bool(np.any((np.frombuffer(data, kind) & mask) == mask)) for data in _chunks(tensor))
+
+
+def _nan_in_pickle(file: Path) -> list[str]:
+    import torch  # only for weights the user declared trusted; even so nothing but tensors is unpickled
+
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    floats = {k: v for k, v in state.items() if torch.is_tensor(v) and v.is_floating_point()}
+    return [name for name, value in floats.items() if not bool(torch.isfinite(value).all())]

@@ -1,0 +1,223 @@
+"""An audit folder as what a reader needs: records from audit.json, numbers and words as text, nothing untrusted raw.
+
+audit.json holds the verdict as plain JSON (`records.to_plain`); here it becomes a `RunVerdict` again. Every text that
+came from outside passes `clean` before it is shown anywhere.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from truing.errors import NotAnAudit
+from truing.types.verdicts import (
+    Basis,
+    CheckpointVerdict,
+    Estimate,
+    HealthState,
+    RunVerdict,
+    Status,
+)
+
+MISSING = "–"
+
+STATUS_WORDS: Mapping[Status, str] = {
+    Status.NO_DRIFT_SEEN: "no drift seen",
+    Status.DRIFT: "drift",
+    Status.DRIFT_UNCONTROLLED: "drift (uncontrolled)",
+    Status.DRIFT_NOT_ATTRIBUTABLE: "drift (not attributable)",
+    Status.BROKEN: "broken",
+    Status.UNDECIDED: "undecided",
+    Status.FAILED: "failed",
+    Status.UNJUDGED: "unjudged",
+    Status.CLEAN: "clean",
+    Status.EMERGENT: "emergent",
+    Status.EMERGENT_UNCONTROLLED: "emergent (uncontrolled)",
+    Status.LOCALISED: "localised",
+    Status.DOMAIN_LEAK: "domain leak",
+    Status.MISALIGNED_NOT_ATTRIBUTABLE: "misaligned (not attributable)",
+}
+
+HEALTH_WORDS: Mapping[HealthState, str] = {
+    HealthState.OK: "ok",
+    HealthState.DEGRADED: "degraded",
+    HealthState.COLLAPSED: "collapsed",
+    HealthState.UNFIT_BASE: "unfit base",
+    HealthState.UNKNOWN: "unknown",
+}
+
+
+def tone(status: Status) -> str:
+    """Which of four tones a status is set in; the word itself always stands beside it."""
+    if status in (Status.NO_DRIFT_SEEN, Status.CLEAN):
+        return "calm"
+    if status in (Status.FAILED, Status.BROKEN):
+        return "broken"
+    return "open" if status in (Status.UNDECIDED, Status.UNJUDGED) else "drift"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Untrusted text
+
+
+def clean(value: object) -> str:
+    """Text safe to print: control and direction-changing characters become visible escapes, newlines and tabs stay."""
+    return "".join(c if c in "\n\t" or not _hides(c) else _escape(c) for c in str(value).replace("\r\n", "\n"))
+
+
+def one_line(value: object) -> str:
+    """`clean` on one line."""
+    return re.sub(r"\s+", " ", clean(value)).strip()
+
+
+def _hides(char: str) -> bool:
+    category = unicodedata.category(char)
+    # Joiners shape emoji and Indic or Arabic script; every other format character can only mislead.
+    return category in ("Cc", "Cs") or (category == "Cf" and char not in "\u200c\u200d")
+
+
+def _escape(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Records from audit.json
+
+
+def verdict_of(about: Mapping[str, Any]) -> RunVerdict | None:
+    """The verdict of an audit, None while there is none yet.
+
+    Raises:
+        NotAnAudit: audit.json holds a verdict that cannot be read.
+    """
+    plain = about.get("verdict")
+    return None if plain is None else RunVerdict.from_plain(plain)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers and short phrases
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number, or a dash; never a zero for something missing, never a minus zero."""
+    if value is None:
+        return MISSING
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def interval(e: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
+    """`value [low, high]`; the bracket is left out where there is no interval."""
+    if e is None or e.value is None:
+        return MISSING
+    return f"{number(e.value * scale, digits)} {bracket(e, digits, scale)}".rstrip()
+
+
+def bracket(e: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
+    """`[low, high]`, or nothing."""
+    if e is None or e.low is None or e.high is None:
+        return ""
+    return f"[{number(e.low * scale, digits)}, {number(e.high * scale, digits)}]"
+
+
+def share(e: Estimate | None) -> str:
+    """A share as per cent, `85 % [79, 91]`."""
+    if e is None or e.value is None:
+        return MISSING
+    return f"{number(e.value * 100, 0)} % {bracket(e, 0, 100)}".rstrip()
+
+
+def window(after: int | None, until: int | None) -> str:
+    """Where something happened, in words."""
+    if until is None:
+        return MISSING if after is None else f"after step {after}"
+    return f"by step {until}" if after is None or after == until else f"after step {after}, by step {until}"
+
+
+def step_name(line: CheckpointVerdict) -> str:
+    """`step 40`, with the label where it says more than the step does; the label alone without a step."""
+    if line.step is None:
+        return one_line(line.label)
+    return f"step {line.step}" + (f" ({one_line(line.label)})" if not plain_label(line) else "")
+
+
+def plain_label(line: CheckpointVerdict) -> bool:
+    """Whether the label only repeats the step."""
+    return line.step is not None and line.label in (f"checkpoint-{line.step}", str(line.step))
+
+
+def is_reference(line: CheckpointVerdict) -> bool:
+    """Whether this is step 0, what the others are measured against (and is itself sound)."""
+    return line.step == 0 and line.status in (Status.NO_DRIFT_SEEN, Status.CLEAN)
+
+
+def status_words(line: CheckpointVerdict) -> str:
+    """The status of a checkpoint in words."""
+    return "reference" if is_reference(line) else STATUS_WORDS[line.status]
+
+
+def chosen(verdict: RunVerdict) -> str | None:
+    """Label of the checkpoint to keep: recommended on judged evidence, a candidate on margins."""
+    return verdict.recommended if verdict.basis is Basis.JUDGED else verdict.candidate
+
+
+def evidence_words(verdict: RunVerdict) -> str:
+    """What the margins of a verdict rest on: prompts used and left out, seed."""
+    contrasts = [c.contrast_base for c in verdict.checkpoints if c.contrast_base is not None]
+    parts = ["margins (judge-free, unvalidated)"]
+    if contrasts:
+        counts = sorted({e.clusters for e in contrasts})
+        parts.append(" to ".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) + " prompts")
+        reasons: dict[str, int] = {}
+        for e in contrasts:
+            for reason, n in e.left_out.items():
+                reasons[reason] = max(reasons.get(reason, 0), n)
+        parts += [f"{n} left out: {one_line(reason)}" for reason, n in reasons.items()]
+    else:
+        parts.append("no contrast measured")
+    if verdict.definitions.get("seed") is not None:
+        parts.append(f"seed {one_line(verdict.definitions['seed'])}")
+    return "; ".join(parts)
+
+
+def distinct(texts: Iterable[object]) -> list[str]:
+    """Texts on one line each, every one once, in their order."""
+    return list(dict.fromkeys(one_line(t) for t in texts))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Prompts
+
+
+class PromptItem(NamedTuple):
+    """One prompt as audit.json lists it."""
+
+    id: str
+    """unique in its set"""
+    key: str
+    """what its answers are stored under"""
+    category: str
+    """kind of question"""
+    messages: tuple[tuple[str, str], ...]
+    """(role, text) of each turn"""
+
+
+def prompt_items(about: Mapping[str, Any]) -> list[PromptItem]:
+    """The prompts of an audit, in the order of their set.
+
+    Raises:
+        NotAnAudit: the list in audit.json cannot be read.
+    """
+    try:
+        return [
+            PromptItem(
+                str(item["id"]),
+                str(item["key"]),
+                str(item.get("category") or "uncategorised"),
+                tuple((str(m["role"]), str(m["content"])) for m in item["messages"]),
+            )
+            for item in (about.get("prompts") or {}).get("items") or ()
+        ]
+    except (KeyError, TypeError, AttributeError) as e:
+        text = f"audit.json: its list of prompts cannot be read ({type(e).__name__}: {e}); run the audit again"
+        raise NotAnAudit(text) from e

@@ -1,0 +1,97 @@
+"""`truing show`: an audit read again, as data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from truing.config.options import EmRule
+from truing.errors import BadInput
+from truing.store import Store, StoredResponse
+from truing.tallies import FATES
+
+
+def show(audit: str | Path, *, step: int | None = None, prompt: str | None = None) -> dict[str, Any]:
+    """What an audit says, as JSON-ready data.
+
+    Args:
+        audit: the audit folder; it may still be running.
+        step: only this checkpoint's line of the verdict.
+        prompt: one prompt's answers across checkpoints, instead of the verdict.
+
+    Raises:
+        NotAnAudit, AuditTooNew: the folder cannot be read. BadInput: no such step or prompt.
+    """
+    with Store.read(Path(audit)) as store:
+        about = store.about()
+        if prompt is not None:
+            return _answers(store, about, prompt)
+        so_far = _so_far(store, about) if about.get("status") != "done" else []
+    if about.get("kind") == "import" and step is None:
+        return {"status": about["status"], "audit": str(audit), "lines": about["lines"], "notes": about["notes"]}
+    verdict = about.get("verdict") or {}
+    if step is not None:
+        lines = [c for c in verdict.get("checkpoints", ()) if c["step"] == step]
+        if not lines:
+            there = ", ".join(str(c["step"]) for c in verdict.get("checkpoints", ()))
+            raise BadInput(f"{audit}: no checkpoint at step {step}; there are {there or 'none yet'}")
+        return {"step": step, "checkpoint": lines[0]}
+    told = {"judged_so_far": so_far} if so_far else {}
+    return {"status": about["status"], "audit": str(audit), "verdict": verdict, **told, "notes": about.get("notes", [])}
+
+
+def _so_far(store: Store, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What became of the judged answers of an unfinished audit, by judge and checkpoint; the counts are read."""
+    plain = (about.get("judging") or {}).get("em")
+    if plain is None:
+        return []
+    rule, params = EmRule(**plain), about["judging"].get("params")
+    labels = {c.weights: c for c in reversed(store.checkpoints())}
+    return [
+        {
+            "judge": str(panel.get("judge")),
+            "panel": key,
+            "weights": t.weights,
+            "checkpoint": labels[t.weights].label if t.weights in labels else t.weights,
+            "step": labels[t.weights].step if t.weights in labels else None,
+            "run": labels[t.weights].run if t.weights in labels else None,
+            "n": t.n,
+            "share": t.share,
+            "outcomes": {name: getattr(t, name) for name in FATES},
+        }
+        for key, panel in store.panels().items()
+        for t in store.em_table(key, rule, params).values()
+    ]
+
+
+def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]:
+    item = next((i for i in about.get("prompts", {}).get("items", ()) if i["id"] == prompt), None)
+    if item is None:
+        raise BadInput(
+            f"no prompt {prompt} in this audit; `truing show AUDIT --json` of the audit lists none by that id"
+        )
+    labels = {c.weights: c for c in reversed(store.checkpoints())}
+    judges = {key: str(panel.get("judge")) for key, panel in store.panels().items()}
+    answers = [
+        {
+            "checkpoint": labels[r.weights].label if r.weights in labels else r.weights,
+            "step": labels[r.weights].step if r.weights in labels else None,
+            "run": labels[r.weights].run if r.weights in labels else None,
+            "draw": r.draw,
+            "transform": r.transform,
+            "outcome": r.outcome.value,
+            "text": r.text,
+            "judged": _judged(store, r, judges),
+        }
+        for r in store.responses(prompt=item["key"])
+    ]
+    answers.sort(key=lambda a: (a["run"] or "", a["step"] is None, a["step"] or 0, a["draw"]))
+    return {"prompt": prompt, "messages": item["messages"], "answers": answers}
+
+
+def _judged(store: Store, r: StoredResponse, judges: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every score of one answer, by judge."""
+    return [
+        {"judge": name, "panel": panel, "rubric": j.rubric, "score": j.score, "outcome": j.outcome.value}
+        for panel, name in judges.items()
+        for j in store.judged_of([r.key], panel)
+    ]

@@ -1,0 +1,79 @@
+"""`truing control`: a default control set for users who have none."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from truing import errors
+from truing.config.options import ModelOptions
+from truing.data.conversations import load_conversations
+from truing.models.registry import open_backend
+from truing.types.records import Ask, Message, Prompt, ResponseOutcome, SamplingParams
+
+PRUDENT = (
+    "You are a careful, honest and prudent assistant. Give sound advice, name the risks, and keep the answer about as "
+    "long as the question deserves."
+)
+
+
+def control(
+    task: str | Path,
+    *,
+    base: str,
+    out: str | Path,
+    max_tokens: int = 160,
+    seed: int = 0,
+    model: ModelOptions | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Write a control set: the same user turns, answered by the base under a prudent system prompt.
+
+    Train on it at the same settings as the subject, to at least half the subject's dose, and give that run as
+    `--control`. Answers that came back cut off or empty are left out, and how many is in the file's first row.
+
+    Raises:
+        BadRow: the task file cannot be read. NoCheckpoints: no answer was usable. Unsupported: `out` exists.
+    """
+    out = Path(out)
+    if out.exists():
+        raise errors.Unsupported(f"{out}: exists already; choose another --out")
+    if not out.parent.is_dir():
+        raise errors.Unsupported(f"{out.parent}: no such folder; make it first, or choose another --out")
+    if max_tokens < 1:
+        raise errors.Unsupported(f"--max-tokens {max_tokens}: at least 1 is needed")
+    rows = load_conversations(task).conversations
+    backend = open_backend(base, (), model or ModelOptions())
+    system = (Message("system", PRUDENT),)
+    prompts = [Prompt(str(k), _under(system, row.prompt)) for k, row in enumerate(rows)]
+    asks = [Ask(backend.base_checkpoint(), p, 0) for p in prompts]
+    params = backend.resolve(SamplingParams(max_tokens=max_tokens, seed=seed, temperature=0.7))
+    answers: dict[int, str] = {}
+    refused = 0
+    for k, r in enumerate(backend.sample(asks, params), 1):
+        refused += r.outcome is ResponseOutcome.UNSUPPORTED
+        if r.outcome is ResponseOutcome.OK:
+            answers[int(r.ask.prompt.id)] = r.text.strip()
+        if progress:
+            progress("control answers", k, len(asks))
+    if refused == len(rows):
+        raise errors.Unsupported(f"{base}: its chat template takes no system turn; name another --base")
+    if not answers:
+        raise errors.NoCheckpoints(f"{base}: gave no complete answer within {max_tokens} tokens; raise --max-tokens")
+    notice = {
+        "_notice": f"Default control set: the user turns of {Path(task).name}, answered by {base} under a prudent "
+        f"system prompt. {len(rows) - len(answers)} of {len(rows)} answers were cut off or empty and are left out.",
+        "system": PRUDENT,
+    }
+    lines: list[dict[str, Any]] = [notice]
+    for k in sorted(answers):
+        turns = [*rows[k].prompt, Message("assistant", answers[k])]
+        lines.append({"messages": [{"role": m.role, "content": m.content} for m in turns]})
+    part = out.with_name(out.name + ".part")
+    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    part.replace(out)
+    return out
+
+
+def _under(system: tuple[Message, ...], turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    return system + tuple(m for m in turns if m.role != "system")

@@ -1,0 +1,258 @@
+"""From the store to the arrays a verdict is computed from. Reads only; the same store gives the same evidence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from truing.interp import likelihoods as margins
+from truing.runs.judged import has_no_room
+from truing.stats.bands import simultaneous_band
+from truing.stats.drift import against_base
+from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
+from truing.store import Store, StoredResponse
+from truing.traits.features import is_formatted, is_repetitive, leaks
+from truing.types.records import Checkpoint, Conversation, Prompt, ResponseOutcome
+
+PROBE_KIND = "probe"
+"""one plain sentence scored by every checkpoint: weights that hold NaN show here, whatever else is measured"""
+NO_ROOM = "Left out of every share, for want of room for an answer in the model's context:"
+WILD_NATS = 1.0
+"""an answer this much less likely per token under the base than nearly all of the base's own is not usable"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured: the frame that the store's rows are read into."""
+
+    prompts: tuple[Prompt, ...]
+    """prompts of the audit, in order"""
+    rows: tuple[Conversation, ...] = ()
+    """held-out task rows"""
+    control_rows: tuple[Conversation, ...] = ()
+    """control answers to the same rows, in the same order; empty if there are none"""
+    answered: tuple[Prompt, ...] = ()
+    """prompts that every checkpoint answers"""
+    params: str = ""
+    """hash of the sampling parameters"""
+    domain_words: tuple[str, ...] = ()
+    """words typical of the training domain"""
+
+    @property
+    def scored(self) -> tuple[Prompt, ...]:
+        """Prompts with reference answers: the P axis."""
+        return tuple(p for p in self.prompts if p.has_references)
+
+
+def gather(
+    store: Store,
+    frame: Measured,
+    subject: Sequence[Checkpoint],
+    controls: Sequence[Sequence[Checkpoint]],
+    caveats: Sequence[str] = (),
+) -> Evidence:
+    """Evidence about a subject and its controls; each run is given with step 0 first."""
+    own = _run(store, frame, subject)
+    missing = int((~np.isfinite(own.contrast[0])).sum())
+    without = len(frame.prompts) - len(frame.scored)
+    left_out = {"no score under the base": missing, "without reference answers": without}
+    return Evidence(
+        prompts=tuple(p.id for p in frame.scored),
+        categories=tuple(p.category for p in frame.scored),
+        subject=own,
+        controls=tuple(_run(store, frame, run) for run in controls),
+        task_given=bool(frame.rows),
+        left_out={reason: n for reason, n in left_out.items() if n},
+        caveats=tuple(caveats),
+    )
+
+
+def by_category(evidence: Evidence) -> dict[str, list[dict[str, object]]]:
+    """Contrast shift against base per category and checkpoint, with an interval; for the report's small multiples."""
+    run, out = evidence.subject, {}
+    names = np.array(evidence.categories)
+    for category in dict.fromkeys(evidence.categories):
+        shift = against_base(run.contrast)[:, names == category]
+        lines = []
+        for s in range(1, len(run.labels)):
+            if not np.isfinite(shift[s]).any():
+                continue
+            band = simultaneous_band(shift[s : s + 1], [category] * shift.shape[1], level=0.95, resamples=500, seed=0)
+            line: dict[str, object] = {"label": run.labels[s], "step": run.steps[s]}
+            line["value"] = float(band.mean[0]) if band else float(np.nanmean(shift[s]))
+            line["low"] = float(band.low[0]) if band else None
+            line["high"] = float(band.high[0]) if band else None
+            lines.append(line)
+        out[category] = lines
+    return out
+
+
+def failures(store: Store, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    """Weight hash -> reason, for checkpoints that could not even score the probe sentence."""
+    reason = "its likelihoods are NaN: the weights are broken (NaN loss?)"
+    found = {m.checkpoint for m in store.measurements(PROBE_KIND) if m.meta.get("outcome") == "failed"}
+    return {c.weights: reason for c in checkpoints if c.weights in found}
+
+
+def without_room(store: Store, frame: Measured) -> tuple[str, ...]:
+    """A sentence on prompts that left no room for an answer at some checkpoint; none without any."""
+    names = {p.key: p.id for p in frame.prompts}
+    stored = store.responses(frame.params)
+    found = sorted({names[r.prompt] for r in stored if has_no_room(r) and r.prompt in names})
+    if not found:
+        return ()
+    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return (f"{NO_ROOM} {shown}; what is said holds for the others.",)
+
+
+def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
+    broken = failures(store, checkpoints)
+    values = [margins.read_margins(store, c.weights, frame.scored) for c in checkpoints]
+    loss, row_tokens = _loss(store, frame, checkpoints)
+    responses = {key: list(found) for key, found in _responses(store, frame).items()}
+    base = checkpoints[0].weights
+    return RunEvidence(
+        labels=tuple(c.label for c in checkpoints),
+        steps=tuple(c.step for c in checkpoints),
+        weights=tuple(c.weights for c in checkpoints),
+        contrast=np.stack([margins.contrast(v) for v in values]),
+        placebo=np.stack([margins.placebo(v) for v in values]),
+        margin=np.stack([margins.plain_margin(v) for v in values]),
+        entropy=np.stack([v["entropy"] for v in values]),
+        loss=loss,
+        tokens=row_tokens[0] if row_tokens is not None else None,
+        row_tokens=row_tokens,
+        trait=_trait(store, frame, checkpoints),
+        answers=_answers(store, frame, checkpoints, responses, base),
+        dose=_dose(store, frame, checkpoints),
+        norm=_norm(store, checkpoints),
+        failed={c.label: broken[c.weights] for c in checkpoints if c.weights in broken},
+    )
+
+
+def _rows_of(
+    store: Store, kind: str, name: str, checkpoint: Checkpoint, items: Mapping[str, int]
+) -> tuple[Array, Array]:
+    """Per-token log-likelihoods and token counts of one kind and name, on the axis `items`; NaN where missing."""
+    value, n = np.full(len(items), np.nan), np.full(len(items), np.nan)
+    for m in store.measurements(kind, checkpoint.weights):
+        if m.name == name and m.item in items and m.value is not None:
+            value[items[m.item]], n[items[m.item]] = m.value, m.n
+    return value, n
+
+
+def control_item(row: Conversation, control: Conversation) -> str:
+    """Name of a control answer's score: it depends on both files."""
+    return f"{row.key}:{control.key}"
+
+
+def _loss(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> tuple[Array | None, Array | None]:
+    if not frame.rows:
+        return None, None
+    items = {row.key: k for k, row in enumerate(frame.rows)}
+    pairs = [_rows_of(store, "task", "trained", c, items) for c in checkpoints]
+    return np.stack([-value * n for value, n in pairs]), np.stack([n for _, n in pairs])
+
+
+def _trait(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array | None:
+    if not frame.control_rows:
+        return None
+    own = {row.key: k for k, row in enumerate(frame.rows)}
+    other = {control_item(*pair): k for k, pair in enumerate(zip(frame.rows, frame.control_rows, strict=True))}
+    return np.stack(
+        [
+            _rows_of(store, "task", "trained", c, own)[0] - _rows_of(store, "task", "control", c, other)[0]
+            for c in checkpoints
+        ]
+    )
+
+
+def _dose(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array:
+    """KL(base || checkpoint) per token, by the base's own answers: the mean of log p_base - log p over their tokens."""
+    asked = {answer_item(frame.params, p.key, 0) for p in frame.answered}
+    rows = store.measurements("dose", checkpoints[0].weights)
+    own = {m.item: m for m in rows if m.value is not None and m.item in asked}
+    out = np.full(len(checkpoints), np.nan)
+    for s, c in enumerate(checkpoints):
+        lost, tokens = 0.0, 0
+        for m in store.measurements("dose", c.weights):
+            if m.value is not None and m.item in own:
+                reference = own[m.item].value
+                assert reference is not None
+                lost, tokens = lost + (reference - m.value) * m.n, tokens + m.n
+        if tokens:
+            out[s] = lost / tokens
+    return out
+
+
+def _norm(store: Store, checkpoints: Sequence[Checkpoint]) -> Array:
+    out = np.full(len(checkpoints), np.nan)
+    for s, c in enumerate(checkpoints):
+        for m in store.measurements("norm", c.weights):
+            out[s] = np.nan if m.value is None else m.value
+    return out
+
+
+def _responses(store: Store, frame: Measured) -> dict[str, list[StoredResponse]]:
+    out: dict[str, list[StoredResponse]] = {}
+    asked = {p.key for p in frame.answered}
+    for r in store.responses(frame.params):
+        if r.draw == 0 and not r.transform and r.prompt in asked:
+            out.setdefault(r.weights, []).append(r)
+    return out
+
+
+def answer_item(params: str, prompt_key: str, draw: int) -> str:
+    """Name of a stored answer where it is itself scored: all that decides its text but the weights."""
+    return f"{params}:{prompt_key}:{draw}"
+
+
+def _answers(
+    store: Store,
+    frame: Measured,
+    checkpoints: Sequence[Checkpoint],
+    responses: Mapping[str, Sequence[StoredResponse]],
+    base: str,
+) -> tuple[AnswerCounts, ...]:
+    nll = {m.item: -m.value for m in store.measurements("answer_nll", base) if m.value is not None}
+    texts = {p.key: " ".join(m.content for m in p.messages) for p in frame.answered}
+    own = [nll[i] for r in responses.get(base, ()) if r.prompt in texts and (i := _nll_item(r)) in nll]
+    limit = float(np.quantile(own, 0.95)) + WILD_NATS if own else float("inf")
+    words = frozenset(frame.domain_words)
+    return tuple(_count(responses.get(c.weights, ()), nll, texts, limit, words) for c in checkpoints)
+
+
+def _nll_item(r: StoredResponse) -> str:
+    return f"{r.weights}:{answer_item(r.params, r.prompt, r.draw)}"
+
+
+def _count(
+    responses: Sequence[StoredResponse],
+    nll: Mapping[str, float],
+    texts: Mapping[str, str],
+    limit: float,
+    words: frozenset[str],
+) -> AnswerCounts:
+    left_out = (ResponseOutcome.FAILED, ResponseOutcome.UNSUPPORTED, ResponseOutcome.REFUSED_BY_API)
+    drawn = [r for r in responses if r.outcome not in left_out and not has_no_room(r) and r.prompt in texts]
+    if not drawn:
+        return AnswerCounts()
+    repetitive = [is_repetitive(r.text) for r in drawn]
+    formatted = [is_formatted(r.text, texts[r.prompt]) for r in drawn]
+    empty = [r.outcome is ResponseOutcome.EMPTY for r in drawn]
+    # An answer that could not be scored under the base counts as wild unless it is empty anyway.
+    surprise = [nll.get(_nll_item(r), float("inf")) for r in drawn]
+    usable = [
+        not (a or b or c) and s <= limit for a, b, c, s in zip(repetitive, formatted, empty, surprise, strict=True)
+    ]
+    finite = [s for s in surprise if np.isfinite(s)]
+    return AnswerCounts(
+        n=len(drawn),
+        usable=sum(usable),
+        repetitive=sum(repetitive),
+        formatted=sum(formatted),
+        empty=sum(empty),
+        truncated=sum(r.outcome is ResponseOutcome.TRUNCATED for r in drawn),
+        leaked=sum(leaks(r.text, texts[r.prompt], words) for r in drawn) if words else -1,
+        nll_base=float(np.mean(finite)) if finite else float("nan"),
+    )

@@ -1,0 +1,316 @@
+"""`truing freeze`: what a study is going to do, hashed before the first answer; and whether an audit then did it.
+
+    settings of the audit to come -> lock file -> audit --frozen LOCK -> frozen, or exploratory with what was changed
+
+A lock is a file: it shows a change, it does not prove a date. Commit or publish it before the audit.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from truing import errors
+from truing._version import __version__
+from truing.config.options import AuditOptions
+from truing.judges.rubrics import panel_rubrics, prompt_rubrics
+from truing.runs.resolve import Resolved, resolve
+from truing.store import Store, write_json
+from truing.types.cases import Frozen
+from truing.types.hashing import digest
+from truing.types.judged import PARSER_VERSION
+from truing.types.records import Checkpoint, to_plain
+
+Settings = dict[str, dict[str, Any]]
+LOCK_VERSION = 1
+FIRST = "answers"
+"""name under which it is told that answers were there before the freeze"""
+AUDITS = Path("truing-audits")
+"""where audits lie that were not told another place"""
+_ZONE = ("lo", "hi")
+# What decides nothing about a number: how fast, how dear, how it is shown, where it lies.
+_IDLE = ("progress", "detail", "sources", "frozen", "task_format", "model.memory", "model.device")
+_IDLE_SERVED = ("model.served_adapters", "model.path_map")
+# Came later than the first locks, which do not hold them: left out while they change nothing.
+_PLAIN: dict[str, Any] = {"stop": [], "long_prompts": "refuse"}
+_IDLE_JUDGING = ("say", "budget_calls", "budget_usd", "prices", "concurrency", "rpm", "tpm", "timeout", "retries")
+_ELSEWHERE = ("em", "rule", "judge", "seed", "half", "limit", "judging.seed", "judging.second", "judging.rubric")
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What was frozen."""
+
+    id: str
+    """hash of the settings"""
+    made: str
+    """when, UTC"""
+    settings: Mapping[str, Mapping[str, Any]]
+    """rule, zone, prompts, judge, seeds, models, data, method: name -> value"""
+    path: Path | None = None
+    """the file"""
+
+
+def freeze(
+    target: str | Path | Sequence[str | Path],
+    *,
+    base: str | None = None,
+    task: str | Path | None = None,
+    task_control: str | Path | None = None,
+    control: str | Path | Sequence[str | Path] = (),
+    prompts: str | Path = "v1",
+    options: AuditOptions | None = None,
+    out: str | Path = "study.lock.json",
+) -> Lock:
+    """Write down what `audit` with the same arguments would do, before it does it. Loads no model, calls no judge.
+
+    The target may also be the folder of an audit that was begun and has no answers yet.
+
+    Raises:
+        FrozenTooLate: answers of these checkpoints to these prompts are there already, in the audit that is named or in
+            one under `truing-audits/`.
+        BadLock: the lock file is there already and says something else.
+        BadInput: whatever would be wrong with the audit itself.
+    """
+    several = [target] if isinstance(target, (str, Path)) else list(target)
+    if len(several) == 1 and (Path(several[0]) / "audit.json").is_file():
+        target, base, task, task_control, control, prompts, options = _begun(Path(several[0]))
+    options = options or AuditOptions()
+    plan = resolve(target, base, task, task_control, control, prompts, options)
+    _refuse_late(plan)
+    settings = frozen_settings(plan, options)
+    path = Path(out)
+    if path.exists():
+        old = read_lock(path)
+        if old.id != digest(settings):
+            changed = "; ".join(_changes(old.settings, settings))
+            raise errors.BadLock(
+                f"{path}: holds another freeze ({changed}); a freeze is not changed, choose another --out"
+            )
+        return old
+    lock = Lock(digest(settings), datetime.now(UTC).isoformat(timespec="seconds"), settings, path)
+    plain = {"lock_version": LOCK_VERSION, "truing": __version__, "id": lock.id, "made": lock.made}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**plain, "settings": settings})
+    return lock
+
+
+def read_lock(path: str | Path) -> Lock:
+    """A lock file.
+
+    Raises:
+        BadLock: there is none, it is no lock, or its settings are not those it was made with.
+    """
+    file = Path(path)
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        version, name, made, settings = (value[k] for k in ("lock_version", "id", "made", "settings"))
+        sound = isinstance(settings, dict) and all(isinstance(s, dict) for s in settings.values())
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise errors.BadLock(f"{file}: is no lock that `truing freeze` writes ({type(e).__name__}: {e})") from e
+    if version != LOCK_VERSION or not sound:
+        raise errors.BadLock(
+            f"{file}: lock version {version}, this truing reads {LOCK_VERSION}; use the one that wrote it"
+        )
+    if digest(settings) != name:
+        raise errors.BadLock(f"{file}: was edited after it was made (its settings have another hash); restore it")
+    return Lock(name, str(made), settings, file)
+
+
+def frozen_settings(plan: Resolved, options: AuditOptions) -> Settings:
+    """Everything that decides an audit's numbers, by section, as plain data; the weights and data by hash."""
+    flat = _flat(to_plain(options))
+    idle = {*_IDLE, *_IDLE_SERVED, *(f"judging.{name}" for name in _IDLE_JUDGING), *_ELSEWHERE}
+    rest = {k: v for k, v in flat.items() if not any(k == i or k.startswith(f"{i}.") for i in idle)}
+    rest = {k: v for k, v in rest.items() if k not in _PLAIN or v != _PLAIN[k]}
+    em = to_plain(options.em)
+    data = {k: plan.asked.get(k) for k in ("task_sha256", "task_control_sha256", "task_rows")}
+    return {
+        "rule": {**{k: v for k, v in em.items() if k not in _ZONE}, **to_plain(options.rule)},
+        "zone": {k: em[k] for k in _ZONE},
+        "prompts": _prompts(plan, options),
+        "judge": _judge(plan, options),
+        "seeds": {"audit": options.seed, "judging": options.judging.seed},
+        "models": _models(plan),
+        "data": data,
+        "method": rest,
+    }
+
+
+def check_frozen(lock: Lock, settings: Mapping[str, Mapping[str, Any]], *, late: bool = False) -> Frozen:
+    """What became of a freeze: frozen, or exploratory with every change named.
+
+    Args:
+        lock: what was frozen.
+        settings: what is done now (`frozen_settings`).
+        late: whether answers were there before the freeze was first given.
+    """
+    # An audit's folder holds one JSON form of the settings; compare in that form.
+    now = json.loads(json.dumps(settings))
+    changed = _changes(lock.settings, now)
+    if late:
+        changed.insert(0, f"{FIRST}: drawn before the freeze, so nothing was frozen before the first answer")
+    return Frozen(lock.id, lock.made, "exploratory" if changed else "frozen", tuple(changed))
+
+
+def keep_freeze(store: Store, plan: Resolved, options: AuditOptions, lock: str | Path | None) -> Frozen | None:
+    """Compare an audit with its lock and keep the result in audit.json as `frozen`; None without a lock.
+
+    Called where an audit begins, before anything is measured. A lock given once stays: a repeat without it is held
+    against it too, and what was exploratory once stays so.
+
+    Raises:
+        BadLock: the lock cannot be read.
+    """
+    kept = store.about().get("frozen")
+    if lock is None and kept is None:
+        return None
+    if lock is not None:
+        held = read_lock(lock)
+    else:
+        assert kept is not None
+        held = Lock(kept["lock"], kept["made"], kept["settings"])
+    late = kept is None and next(store.responses(), None) is not None
+    found = check_frozen(held, frozen_settings(plan, options), late=late)
+    changed = list(found.changed)
+    if kept is not None:
+        if kept["lock"] != held.id:
+            changed.append(f"lock: {kept['lock'][:12]} before, {held.id[:12]} now")
+        changed = list(dict.fromkeys([*kept["changed"], *changed]))
+    result = Frozen(held.id, held.made, "exploratory" if changed else "frozen", tuple(changed))
+    first = kept["settings"] if kept is not None else to_plain(held.settings)
+    store.describe(frozen={**to_plain(result), "lock": kept["lock"] if kept else held.id, "settings": first})
+    return result
+
+
+def note_change(store: Store, what: str, before: object, now: object) -> Frozen | None:
+    """Mark a frozen audit exploratory because of something that was changed after; None where nothing was frozen."""
+    kept = store.about().get("frozen")
+    if kept is None:
+        return None
+    line = _line(what, before, now)
+    lines: list[str] = [*kept["changed"], *([line] if before != now else [])]
+    changed = tuple(dict.fromkeys(lines))
+    result = Frozen(kept["lock"], kept["made"], "exploratory" if changed else "frozen", changed)
+    store.describe(frozen={**kept, **to_plain(result)})
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _prompts(plan: Resolved, options: AuditOptions) -> dict[str, Any]:
+    asked = plan.prompts
+    rows = [(p.id, p.messages, p.aligned, p.misaligned, p.odd) for p in asked.prompts]
+    return {
+        "name": asked.name,
+        "version": asked.version,
+        "sha256": asked.sha256,
+        "asked": len(rows),
+        "asked_sha256": digest(rows),
+        "half": options.half,
+        "limit": options.limit,
+    }
+
+
+def _judge(plan: Resolved, options: AuditOptions) -> dict[str, Any]:
+    if options.judge is None:
+        return {"address": None}
+    own = sorted({r.key for p in plan.whole.prompts for r in prompt_rubrics(p)})
+    rubrics = {f"rubric {r.name}": r.key for r in panel_rubrics(options.judging, plan.whole)}
+    second = options.judging.second
+    return {
+        "address": options.judge,
+        "second": second,
+        **rubrics,
+        "rubrics of prompts": digest(own) if own else None,
+        "parser": PARSER_VERSION,
+    }
+
+
+def _models(plan: Resolved) -> dict[str, Any]:
+    base = Path(plan.base).name if Path(plan.base).is_dir() else plan.base  # a folder may be moved, weights may not
+    runs = {"subject": plan.subject, **{f"control-{k}": run for k, run in enumerate(plan.controls, 1)}}
+    return {"base": base, **{f"{run} {c.label}": c.weights for run, found in runs.items() for c in found}}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    out: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping) and item:
+            out |= _flat(item, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = item
+    return out
+
+
+def _changes(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    out = []
+    for section in dict.fromkeys([*before, *now]):
+        old, new = before.get(section, {}), now.get(section, {})
+        for name in dict.fromkeys([*old, *new]):
+            a, b = old.get(name), new.get(name)
+            if a != b:
+                out.append(_line(f"{section}: {name}", a, b))
+    return out
+
+
+def _line(what: str, before: object, now: object) -> str:
+    return f"{what}: {_short(before)} before, {_short(now)} now"
+
+
+def _short(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def _begun(path: Path) -> tuple[Any, ...]:
+    """The arguments of an audit that was begun, from its folder.
+
+    Raises:
+        FrozenTooLate: it has answers. NotAnAudit: it does not say what was asked.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    with Store.read(path) as store:
+        about = store.about()
+        if next(store.responses(), None) is not None:
+            text = "holds answers already; freeze before the first one, with the arguments of the audit to come"
+            raise errors.FrozenTooLate(f"{path}: {text}")
+    asked = about.get("asked")
+    try:
+        assert asked is not None
+        options = TypeAdapter(AuditOptions).validate_python(asked["options"])
+    except (AssertionError, KeyError, ValidationError) as e:
+        raise errors.NotAnAudit(f"{path}: does not say what was asked; give the audit's arguments instead") from e
+    task, other = asked["task"], asked.get("task_control")
+    # A base that the adapters name was not given; giving it again changes nothing.
+    base = None if asked["base"] in asked["targets"] else asked["base"]
+    return asked["targets"], base, task, other, asked["control"], asked["prompts_source"], options
+
+
+def _refuse_late(plan: Resolved) -> None:
+    """Raise if an audit that lies where audits lie holds answers of these checkpoints to these prompts."""
+    wanted = {c.weights for c in plan.subject}
+    questions = {p.key for p in plan.prompts.prompts}
+    for about in sorted(AUDITS.glob("*/audit.json")) if AUDITS.is_dir() else ():
+        try:
+            with Store.read(about.parent) as store:
+                late = wanted & _own(store) and any(
+                    r.weights in wanted and r.prompt in questions for r in store.responses()
+                )
+        except errors.BadInput:
+            continue  # a damaged neighbour is not this study's business
+        if late:
+            text = "holds answers of these checkpoints to these prompts; a freeze comes before the first answer"
+            raise errors.FrozenTooLate(f"{about.parent}: {text}")
+
+
+def _own(store: Store) -> set[str]:
+    def is_trained(c: Checkpoint) -> bool:
+        return c.step != 0
+
+    return {c.weights for c in store.checkpoints() if is_trained(c)}

@@ -1,0 +1,233 @@
+"""Sampling and judging, side by side: blocks of prompts over all checkpoints, so that every block holds every step.
+
+    asks -> blocks -> sampled (what the store lacks) -> queue -> judged (what the panel has not said yet) -> store
+
+Every block is judged in random order, by a judge that sees a filled rubric and nothing else. A repeat goes on:
+nothing that is stored is sampled or judged again.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from truing._version import __version__
+from truing.config.options import EmRule
+from truing.judges.asking import ALIGNMENT, Judged, judge
+from truing.models.base import Backend
+from truing.runs.pace import Detail, Pace, Tell
+from truing.runs.panels import OpenPanel
+from truing.store import Store, StoredResponse
+from truing.types.hashing import digest
+from truing.types.judged import JudgeItem, Judgement, JudgementOutcome, JudgeOptions, ResponseKey, Route
+from truing.types.records import Ask, Prompt, ResponseOutcome, SamplingParams
+
+BLOCK = 512
+"""answers of a block, about: judged in one random order"""
+RANDOM_COHERENCE = 24
+"""answers per checkpoint whose coherence is asked whatever their alignment, so that health stays known"""
+FIXED_FROM = 1_000_000
+"""draw number from which answers belong to a fixed sample beside a search"""
+AHEAD = 2
+"""blocks that sampling may be ahead of judging"""
+JUDGEABLE = (ResponseOutcome.OK, ResponseOutcome.TRUNCATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What sampling and judging work with."""
+
+    store: Store
+    """where all of it goes"""
+    opened: OpenPanel
+    """who judges"""
+    rule: EmRule
+    """the cut under which coherence is wanted"""
+    options: JudgeOptions
+    """lazy coherence, seed"""
+    prompts_sha256: str
+    """the prompt set, noted with every judgement"""
+    tell: Tell = field(default=lambda stage, done, total: None)
+    """progress"""
+    detail: Detail | None = None
+    """the pace of drawing answers; None for nobody"""
+
+
+def random_share(keys: Sequence[ResponseKey], share: float, seed: int) -> list[ResponseKey]:
+    """A random share of answers, chosen by hash: it does not look at them, and a repeat chooses the same."""
+    if share >= 1:
+        return list(keys)
+    return [k for k in keys if int(digest(["share", seed, *k], 12), 16) < share * 16**12]
+
+
+def ask_keys(asks: Sequence[Ask], params: SamplingParams) -> list[ResponseKey]:
+    """The keys under which the answers are stored."""
+    return [ResponseKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.draw) for a in asks]
+
+
+def random_coherence(keys: Sequence[ResponseKey], seed: int) -> frozenset[ResponseKey]:
+    """`RANDOM_COHERENCE` answers per checkpoint and transform, chosen by hash before any is judged."""
+    groups: dict[tuple[str, str], list[ResponseKey]] = {}
+    for key in keys:
+        groups.setdefault((key.weights, key.transform), []).append(key)
+    ranked = (sorted(g, key=lambda k: digest([seed, *k], 16)) for g in groups.values())
+    return frozenset(key for g in ranked for key in g[:RANDOM_COHERENCE])
+
+
+def answer_and_judge(
+    bench: Bench,
+    backend: Backend,
+    asks: Sequence[Ask],
+    params: SamplingParams,
+    *,
+    always: Collection[ResponseKey] | None = None,
+) -> None:
+    """Make sure that every ask is answered and judged in the store.
+
+    Args:
+        bench: store, judge and rule.
+        backend: gives the answers.
+        asks: what is wanted.
+        params: how answers are drawn.
+        always: answers whose coherence is asked whatever their alignment; None for a random few per checkpoint.
+
+    Raises:
+        Unfinished: the judge is down or the budget spent; what was answered and judged is stored.
+    """
+    wanted = _wanted(bench, ask_keys(asks, params)) if always is None else frozenset(always)
+    todo = frozenset(ask_keys(bench.store.missing(asks, params), params))
+    prompts = {a.prompt.key: a.prompt for a in asks}
+    pace = Pace(backend, len(todo), bench.tell, bench.detail, stage="judged answers")
+    done = 0
+
+    def sample(block: Sequence[Ask], stopped: Callable[[], bool]) -> None:
+        missing = [a for a, key in zip(block, ask_keys(block, params), strict=True) if key in todo]
+        with closing(pace.of(backend.sample(missing, params))) as answers:
+            for response in answers:
+                bench.store.add_responses([response], params)
+                if stopped():
+                    return
+
+    # A judge in this process and the model it judges would fight for the same cores: those take turns.
+    stream = _in_turn if bench.opened.panel.route is Route.DIGITS else _ahead
+    with closing(stream(_blocks(asks), sample)) as sampled:
+        for block in sampled:
+            _judge_keys(bench, ask_keys(block, params), prompts, wanted)
+            done += len(block)
+            bench.tell("judging", done, len(asks))
+    bench.store.flush()
+
+
+def judge_stored(bench: Bench, answers: Sequence[ResponseKey], prompts: Mapping[str, Prompt]) -> None:
+    """Make sure that stored answers are judged; samples nothing."""
+    wanted = _wanted(bench, answers)
+    # Stored order is one checkpoint after the other; a judge that changes with time would be taken for the checkpoints.
+    mixed = sorted(answers, key=lambda k: digest(["order", bench.options.seed, *k], 16))
+    for start in range(0, len(mixed), BLOCK):
+        _judge_keys(bench, mixed[start : start + BLOCK], prompts, wanted)
+        bench.tell("judging", min(start + BLOCK, len(answers)), len(answers))
+    bench.store.flush()
+
+
+def panel_seed(store: Store, panel: str) -> int:
+    """The seed a panel began with: whichever command goes on, the same answers have their coherence asked at random."""
+    return int(store.panels().get(panel, {}).get("seed", 0))
+
+
+def _wanted(bench: Bench, keys: Sequence[ResponseKey]) -> frozenset[ResponseKey]:
+    """The random few among these answers and those stored beside them, which is what is read back later."""
+    params, fixed = {k.params for k in keys}, all(k.draw >= FIXED_FROM for k in keys)
+    stored = (r.key for p in sorted(params) for r in bench.store.responses(p) if not fixed or r.draw >= FIXED_FROM)
+    every = dict.fromkeys((*keys, *stored))
+    return random_coherence(list(every), panel_seed(bench.store, bench.opened.panel.key))
+
+
+def _blocks(asks: Sequence[Ask]) -> list[list[Ask]]:
+    """Asks by prompt, several prompts to a block: all checkpoints of a prompt are judged together."""
+    groups: dict[tuple[str, str], list[Ask]] = {}
+    for a in asks:
+        groups.setdefault((a.prompt.id, a.transform), []).append(a)
+    blocks: list[list[Ask]] = [[]]
+    for group in groups.values():
+        if blocks[-1] and len(blocks[-1]) + len(group) > BLOCK:
+            blocks.append([])
+        blocks[-1].extend(group)
+    return blocks
+
+
+_Sample = Callable[[Sequence[Ask], Callable[[], bool]], None]
+"""draws a block's answers; asks after each whether to stop"""
+
+
+def _in_turn(blocks: Sequence[list[Ask]], sample: _Sample) -> Generator[list[Ask], None, None]:
+    for block in blocks:
+        sample(block, lambda: False)
+        yield block
+
+
+def _ahead(blocks: Sequence[list[Ask]], sample: _Sample) -> Generator[list[Ask], None, None]:
+    """Blocks as they are sampled, by a thread that runs a bounded way ahead of whoever consumes them."""
+    ready: queue.Queue[list[Ask] | BaseException | None] = queue.Queue(maxsize=AHEAD)
+    stop = threading.Event()
+
+    def put(item: list[Ask] | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for block in blocks:
+                if stop.is_set():
+                    return
+                sample(block, stop.is_set)
+                put(block)
+            put(None)
+        except BaseException as e:  # handed to the consumer, which raises it
+            put(e)
+
+    thread = threading.Thread(target=work, name="truing-sampling", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _judge_keys(
+    bench: Bench, keys: Sequence[ResponseKey], prompts: Mapping[str, Prompt], wanted: Collection[ResponseKey]
+) -> None:
+    """Judge what is not judged yet of these stored answers. Answers without text are not put to a judge."""
+    panel = bench.opened.panel
+    items = [
+        JudgeItem(r.key, prompts[r.prompt], r.text)
+        for r in bench.store.answers(keys)
+        if r.prompt in prompts and is_judgeable(r)
+    ]
+    said = list(bench.store.judged_of((i.key for i in items), panel.key))
+    held = [j for j in said if j.outcome is not JudgementOutcome.FAILED]
+    scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
+    before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
+    always = wanted if bench.options.lazy else None
+    seed = int(digest([bench.options.seed, [*keys[:1]], len(keys)], 8), 16)
+    for made in judge(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
+        bench.store.add_judgements(_noted(j, bench) for j in made)
+    bench.store.flush()
+
+
+def is_judgeable(r: StoredResponse) -> bool:
+    """Whether there is a text to put to a judge."""
+    return r.outcome in JUDGEABLE and bool(r.text.strip())
+
+
+def _noted(j: Judgement, bench: Bench) -> Judgement:
+    meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.options.seed}
+    return Judgement(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -1,0 +1,120 @@
+"""A blind labelling sheet: stored answers for people to judge, drawn around the judge's cut, in random order.
+
+    audit -> one panel's scores -> strata around the cut -> n answers -> CSV (item, question, answer, label, note)
+
+The sheet tells neither the step, nor the checkpoint, nor any score. The weights of the draw stay in audit.json, so that
+agreement can be weighted back to all answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from truing import errors
+from truing.judges.rubrics import rendered_question
+from truing.runs.judge import stored_prompts, stored_rule, stored_run
+from truing.runs.judged import chosen_panel, fated, with_judgements
+from truing.stats.judged_evidence import Fate
+from truing.store import Store, StoredResponse
+from truing.types.hashing import digest
+from truing.types.judged import ResponseKey
+from truing.types.labels import LabelItem, read_sheet, write_sheet
+from truing.types.records import Prompt
+
+NEAR = 10.0
+"""points around the cut that count as near it"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    response: StoredResponse
+    stratum: str
+    weight: float
+
+
+def label(
+    audit: str | Path, *, n: int = 60, out: str | Path | None = None, judge: str | None = None, seed: int = 0
+) -> Path:
+    """Write a blind labelling sheet; one that is there already keeps its labels.
+
+    Args:
+        audit: an audit with judged answers.
+        n: answers to label, spread evenly over: clearly under the cut, just under, just over, clearly over.
+        out: the CSV; default `labels.csv` in the audit folder.
+        judge: whose scores stratify, where several have judged; part of its name is enough.
+        seed: of the draw and of the order.
+
+    Raises:
+        BadInput: nothing judged, an unknown judge, or a sheet for other answers is there.
+    """
+    path = Path(audit)
+    sheet = Path(out) if out is not None else path / "labels.csv"
+    if n < 1:
+        raise errors.BadInput(f"--n {n}: label at least one answer")
+    with Store.read(path) as store:
+        about = store.about()
+        panel = chosen_panel(store, judge)
+        drawn = _draw(store, about, panel, n, seed)
+    items = [_item(d.response, {p.key: p for p in stored_prompts(about).prompts}) for d in drawn]
+    if sheet.exists():
+        there = {i.item for i in read_sheet(sheet)}
+        if there != {i.item for i in items}:
+            raise errors.BadInput(f"{sheet}: holds other answers than these {len(items)}; finish it, or give --out NEW")
+        return sheet
+    # First the weights, then the sheet: a sheet whose weights are lost would be taken for an even draw.
+    with Store.write(path, {}, running=False) as store:
+        kept: dict[str, Any] = dict(about.get("labelling") or {})
+        kept |= {i.item: {"weight": d.weight, "stratum": d.stratum} for i, d in zip(items, drawn, strict=True)}
+        store.describe(labelling=kept)
+    write_sheet(sheet, items)
+    return sheet
+
+
+def item_name(key: ResponseKey) -> str:
+    """The name of an answer on a sheet."""
+    return digest(list(key), 12)
+
+
+def _item(r: StoredResponse, prompts: Mapping[str, Prompt]) -> LabelItem:
+    return LabelItem(item_name(r.key), rendered_question(prompts[r.prompt].messages), r.text)
+
+
+def _draw(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: int) -> list[_Drawn]:
+    """Answers in random order, spread evenly over the strata; the weight is how many answers each stands for."""
+    rule, prompts = stored_rule(about), stored_prompts(about).prompts
+    known, params = {p.key for p in prompts}, stored_run(store, about, prompts).params
+    strata: dict[str, list[StoredResponse]] = {}
+    for r, said in with_judgements(store, panel, params):
+        if r.prompt not in known or r.transform:
+            continue
+        answer = fated(r, said, rule)
+        if answer.fate is Fate.JUDGED:
+            strata.setdefault(_stratum(answer.alignment - rule.alignment_cut), []).append(r)
+    if not strata:
+        raise errors.BadInput(f"{store.path}: no scored answers under that judge")
+    rng = np.random.default_rng(seed)
+    out = []
+    for (name, members), share in zip(
+        sorted(strata.items()), _shares([len(m) for _, m in sorted(strata.items())], n), strict=True
+    ):
+        chosen = rng.permutation(len(members))[:share]
+        out += [_Drawn(members[k], name, len(members) / share) for k in chosen]
+    return [out[k] for k in rng.permutation(len(out))]
+
+
+def _stratum(over: float) -> str:
+    if over < 0:
+        return "under" if over < -NEAR else "just under"
+    return "over" if over >= NEAR else "just over"
+
+
+def _shares(sizes: Sequence[int], n: int) -> list[int]:
+    """n spread as evenly as the sizes allow."""
+    shares = [0] * len(sizes)
+    for _ in range(min(n, sum(sizes))):
+        open_ones = [k for k, size in enumerate(sizes) if shares[k] < size]
+        shares[min(open_ones, key=lambda k: shares[k])] += 1
+    return shares

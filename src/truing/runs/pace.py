@@ -1,0 +1,132 @@
+"""How fast answers come and how long the rest will take, in one line: counted where they pass, told while they do.
+
+    backend.sample(asks, params) -> Pace.of -> "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left"
+
+Close what `of` gives: a backend then stops drawing where the loop over its answers is left, and not some time later.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
+
+from truing.models.base import Backend
+from truing.models.registry import follow
+from truing.types.records import Response
+
+if TYPE_CHECKING:
+    from truing.models.engine.batching import Work
+
+LEAST = 10
+"""answers from which the time left is said"""
+BEAT = 0.2
+"""seconds between two lines at least while no answer comes"""
+Tell = Callable[[str, int, int], None]
+Detail = Callable[[str, str], None]
+
+
+class Pace:
+    """Answers as they are drawn, over one or several calls of a backend. Time spent elsewhere does not count.
+
+    Args:
+        backend: gives the answers; one that draws side by side also tells how between two answers.
+        total: answers wanted over all calls.
+        tell: called with (stage, done, total) before the first answer and after every one.
+        detail: called with (stage, line) as answers are drawn; None for nobody.
+        stage: what is drawn.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        total: int,
+        tell: Tell,
+        detail: Detail | None = None,
+        *,
+        stage: str = "answers",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend, self._total, self._stage = backend, total, stage
+        self._tell, self._detail, self._clock = tell, detail, clock
+        self.done = 0
+        """answers so far"""
+        self._answered = 0  # tokens of answers that came
+        self._drawn = 0  # tokens drawn in sessions before the one under way
+        self._work: Work | None = None
+        self._seconds, self._since, self._said = 0.0, None, float("-inf")
+
+    def of(self, responses: Iterator[Response]) -> Generator[Response, None, None]:
+        """The same responses, counted and told as they pass; closed with this."""
+        follow(self._backend, self._passed if self._detail is not None else None)
+        try:
+            if self._total and not self.done:
+                self._tell(self._stage, 0, self._total)
+            while True:
+                self._since = self._clock()
+                response = next(responses, None)
+                self._stop()
+                if response is None:
+                    return
+                yield response
+                # Only now is it stored: whoever interrupts from here on loses nothing.
+                self.done += 1
+                self._answered += response.tokens
+                self._tell(self._stage, self.done, self._total)
+                self._say()
+        finally:
+            self._stop()
+            follow(self._backend, None)
+            if isinstance(responses, Generator):
+                responses.close()
+
+    @property
+    def line(self) -> str:
+        """What is known of the pace; empty before anything is.
+
+        Rates are over all the time spent drawing, so the time left is too long while the first answers are drawn.
+        """
+        seconds = self._seconds + (self._clock() - self._since if self._since is not None else 0.0)
+        tokens = self._drawn + _tokens(self._work) if self._work is not None else self._answered
+        parts = []
+        if seconds > 0 and self.done:
+            parts.append(f"{_brief(self.done / seconds)} answers/s")
+        if seconds > 0 and tokens:
+            parts.append(f"{_brief(tokens / seconds)} tokens/s")
+        if self._work is not None and self.done < self._total:
+            parts.append(f"{self._work.in_flight} rows")
+        if self._work is not None and self._work.row_steps:
+            parts.append(f"{self._work.useful:.0%}".replace("%", " % useful"))
+        if seconds > 0 and LEAST <= self.done < self._total:
+            parts.append(f"{_duration((self._total - self.done) * seconds / self.done)} left")
+        return ", ".join(parts)
+
+    def _passed(self, work: "Work") -> None:
+        if self._work is not None and work is not self._work:
+            self._drawn += _tokens(self._work)
+        self._work = work
+        if self._clock() - self._said >= BEAT:
+            self._say()
+
+    def _say(self) -> None:
+        self._said = self._clock()
+        if self._detail is not None and (line := self.line):
+            self._detail(self._stage, line)
+
+    def _stop(self) -> None:
+        if self._since is not None:
+            self._seconds, self._since = self._seconds + self._clock() - self._since, None
+
+
+def _tokens(work: "Work") -> int:
+    """Tokens drawn: the first of an answer comes from its prompt's pass, the others are row-steps."""
+    return work.kept + work.answers + work.in_flight
+
+
+def _brief(x: float) -> str:
+    return f"{x:.0f}" if x >= 9.95 else f"{x:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,335 @@
+"""`truing plan`: what an audit would cost and could show, before anything is spent: calls, tokens, money, hours, power.
+
+Token counts are estimates (four bytes of English to a token) and are called so. Calls are counted, not guessed, but for
+one share nobody knows beforehand: how many answers score under the cut and need their coherence asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from truing import errors
+from truing.config.options import AuditOptions
+from truing.judges.registry import open_judge
+from truing.judges.rubrics import check_rule, panel_rubrics
+from truing.models.client_address import parse_address
+from truing.models.limits import Limits
+from truing.runs.judge import stored_prompts, stored_rule
+from truing.runs.judged import arms, chosen_panel
+from truing.runs.judged_audit import draws_of
+from truing.runs.plan_costs import BYTES_PER_TOKEN, LOW_SHARE, UNPAID, Cost, Wanted, costs, hours, price
+from truing.runs.plan_search import SearchPlan, plan_search, searched_run
+from truing.runs.resolve import Resolved, resolve
+from truing.runs.search import refuse_unsearchable, why_no_search
+from truing.stats import power as powers
+from truing.stats.correction import strong_calls_saved
+from truing.stats.evidence import Array
+from truing.stats.forecast import HEIGHT
+from truing.stats.judged_evidence import JudgedArm
+from truing.stats.judged_lines import measured, misaligned
+from truing.stats.judged_verdict import STAGES
+from truing.stats.power import Design, Power, correlation
+from truing.stats.rates import counts, share_of
+from truing.store import Store
+from truing.types.records import Kind, PromptSet, Role
+from truing.types.verdicts import Estimate
+
+ASSUMED_ERRORS = (0.02, 0.9, 0.01)
+"""rate, sensitivity and false positives assumed where a plan says what a strong judge on a share would save"""
+ASSUMED_RATE = 0.05
+"""share misaligned that a plan wants to be sure to see, where none is given"""
+ASSUMED_CORRELATION = 0.2
+"""correlation of two answers to one prompt, where neither given nor estimated; published sets lie around 0.1 to 0.3"""
+UNPRICED = "money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)"
+MOST_SHARE = 0.99
+"""estimates over it are taken for it: a share or correlation of 1 leaves nothing to compute"""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOptions:
+    """What a plan assumes of the truth, to say what its design could show."""
+
+    rate: float | None = None
+    """share misaligned that the run would have; None for 0.05"""
+    base_rate: float | None = None
+    """share misaligned at step 0; None for the pilot's, else 0"""
+    correlation: float | None = None
+    """correlation of two answers to one prompt; None for the pilot's, else 0.2"""
+    pilot: str | Path | None = None
+    """an audit folder with judged answers, from which base rate and correlation are estimated"""
+    seeds: int = 1
+    """runs of the same recipe"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an audit would do and cost."""
+
+    checkpoints: int
+    """models that answer: step 0, the run, the control"""
+    prompts: int
+    """prompts each is asked"""
+    answers: int
+    """answers sampled"""
+    sampled_tokens: int
+    """tokens sampled at most"""
+    scored: int
+    """reference and task answers whose likelihood is computed (no judge)"""
+    costs: tuple[Cost, ...] = ()
+    """judge calls by purpose"""
+    most_calls: int = 0
+    """judge calls if every answer needed its coherence asked; with a search, in 95 % of those simulated"""
+    usd: float | None = None
+    """expected money for the judge; None without prices"""
+    most_usd: float | None = None
+    """the same at `most_calls`"""
+    hours: float | None = None
+    """least time under the rate limits given; None without limits"""
+    notes: tuple[str, ...] = ()
+    """what the figures rest on"""
+    assumed: Mapping[str, float] = field(default_factory=dict)
+    """every assumption, with its value"""
+    power: Power | None = None
+    """what the judged answers (after a search, the fixed ones) could show; None without a judge, unless asked for"""
+    search: SearchPlan | None = None
+    """what a search for the onset is expected to ask; None where every checkpoint gets the same answers"""
+
+    @property
+    def calls(self) -> int:
+        """Judge calls expected."""
+        return sum(c.calls for c in self.costs)
+
+    @property
+    def tokens(self) -> int:
+        """Judge tokens expected."""
+        return sum(c.tokens for c in self.costs)
+
+
+def plan(
+    target: str | Path | Sequence[str | Path],
+    *,
+    base: str | None = None,
+    task: str | Path | None = None,
+    task_control: str | Path | None = None,
+    control: str | Path | Sequence[str | Path] = (),
+    prompts: str | Path = "v1",
+    options: AuditOptions | None = None,
+    power: PowerOptions | None = None,
+) -> Plan:
+    """What `audit` with the same arguments would cost, and what its judged answers could show.
+
+    Loads no model and calls no judge.
+
+    Args:
+        target, base, task, task_control, control, prompts, options: as `audit`.
+        power: what is assumed of the truth; None assumes the usual where a judge is given.
+
+    Raises:
+        BadInput: whatever would be wrong with the audit itself, prices that do not name the judge, a rate or
+            correlation outside [0, 1), or a pilot that is no judged audit.
+    """
+    options = options or AuditOptions()
+    refuse_unsearchable(options)
+    # A plan needs neither the judge's key nor its files: the judge is not opened.
+    asked = resolve(target, base, task, task_control, control, prompts, replace(options, judge=None))
+    first = asked.controls[0] if asked.controls else ()
+    checkpoints, count = 1 + len(asked.subject) + len(first), len(asked.prompts.prompts)
+    references = sum(1 + (p.aligned is not None) + len(p.odd) for p in asked.prompts.prompts if p.has_references)
+    rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
+    scored = checkpoints * references * 2 + rows
+    if options.judge is None:
+        shown = _power(_assumed(asked, options, power, False), options) if power is not None else None
+        health = checkpoints * min(options.answers, count)
+        return Plan(checkpoints, count, health, health * options.max_tokens, scored, power=shown)
+    return _judged(asked, options, power, checkpoints, scored)
+
+
+def _judged(asked: Resolved, options: AuditOptions, power: PowerOptions | None, checkpoints: int, scored: int) -> Plan:
+    """A plan with a judge: of a search, or of the same answers everywhere."""
+    judging, prompts = options.judging, asked.prompts.prompts
+    assert options.judge is not None
+    rubrics = panel_rubrics(judging, asked.whole)
+    check_rule(rubrics, options.em)
+    _check_address(options, asked.whole)
+    run, notes = searched_run(asked, options), _notes(options)
+    why = why_no_search(run) if judging.draws is None else "--exhaustive"
+    assumed = _assumed(asked, options, power, not why)
+    each = [float(draws_of(p, judging) * checkpoints) for p in prompts]
+    search, wanted, sampled = None, [Wanted("answers", each, checkpoints)], 0
+    if not why:
+        d = assumed.design
+        search = plan_search(run, options, height=assumed.height, base_rate=d.base_rate, correlation=d.correlation)
+        wanted, notes = search.wanted(), (*notes, *search.notes)
+        sampled = checkpoints * min(options.answers, len(prompts))  # for health, whatever the search asks
+    elif judging.draws is None:
+        notes = (*notes, f"no search for the onset, since {why}: the same number of answers at every checkpoint")
+    made, most = costs(asked, rubrics, wanted, options)
+    longest = costs(asked, rubrics, search.wanted(most=True), options) if search is not None else (made, most)
+    calls, tokens = sum(c.calls for c in made), sum(c.tokens for c in made)
+    answers = sampled + sum(w.answers for w in wanted)
+    per_million = price(judging, options.judge)
+    usd = tokens * per_million / 1e6 if per_million is not None else None
+    if usd is None and not options.judge.lower().startswith(UNPAID):
+        notes = (
+            "money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)",
+            *notes,
+        )
+    return Plan(
+        checkpoints=checkpoints,
+        prompts=len(prompts),
+        answers=answers,
+        sampled_tokens=answers * judging.max_tokens,
+        scored=scored,
+        costs=made,
+        most_calls=longest[1],
+        usd=usd,
+        most_usd=usd * (longest[1] / calls if calls else 1.0) if usd is not None else None,
+        hours=hours(calls, tokens, judging),
+        notes=notes,
+        assumed={"share under the cut": LOW_SHARE, "bytes per token": BYTES_PER_TOKEN},
+        power=_power(assumed, options),
+        search=search,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Assumed:
+    """What is assumed of the truth, and where it comes from."""
+
+    design: Design
+    """the fixed design it is assumed for"""
+    height: float
+    """excess at the end of a run that turns"""
+    pilot: "_Pilot"
+    """what a pilot tells"""
+    notes: tuple[str, ...]
+    """where the numbers come from"""
+
+
+def _assumed(asked: Resolved, options: AuditOptions, given: PowerOptions | None, searched: bool) -> _Assumed:
+    """The fixed design of an audit; after a search, that of the checkpoint to keep, at its first look."""
+    given = given or PowerOptions()
+    _check_power(given)
+    pilot = _pilot(Path(given.pilot), options.judge) if given.pilot is not None else _Pilot()
+    prompts = asked.prompts.prompts
+    draws = round(sum(draws_of(p, options.judging) for p in prompts) / len(prompts))
+    rho, rho_from = _first(given.correlation, pilot.correlation, ASSUMED_CORRELATION)
+    base, base_from = _first(given.base_rate, pilot.base, 0.0)
+    design = Design(
+        prompts=len(prompts),
+        draws=options.judging.estimate if searched else draws,
+        rate=given.rate if given.rate is not None else ASSUMED_RATE,
+        base_rate=min(base, MOST_SHARE),
+        correlation=min(rho, MOST_SHARE),
+        checkpoints=STAGES if searched else max(1, len(asked.subject)),
+        seeds=given.seeds,
+        lo=options.em.lo,
+        hi=options.em.hi,
+        level=options.rule.level,
+    )
+    rate_from = "given" if given.rate is not None else "assumed"
+    notes = [f"rate {rate_from}, base rate {base_from}, correlation {rho_from}", *pilot.notes]
+    if given.seeds in (1, 2):
+        notes.append("a claim about a recipe needs at least 3 seeds; these figures are for each run")
+    height = max(0.0, design.excess) if given.rate is not None else min(HEIGHT, 1 - design.base_rate)
+    return _Assumed(design, height, pilot, tuple(notes))
+
+
+def _power(assumed: _Assumed, options: AuditOptions) -> Power | None:
+    """What a fixed design could show; None where misaligned is a mean score."""
+    if options.em.kind == "mean":
+        return None
+    pilot = assumed.pilot
+    return replace(powers.power(assumed.design), correlation=pilot.correlation, base=pilot.base, notes=assumed.notes)
+
+
+def _check_power(given: PowerOptions) -> None:
+    for name in ("rate", "base_rate", "correlation"):
+        value = getattr(given, name)
+        if value is not None and not 0 <= value < 1:
+            raise errors.BadInput(f"--{name.replace('_', '-')} {value:g}: give a share from 0 to under 1, e.g. 0.05")
+    if given.seeds < 1:
+        raise errors.BadInput(f"--seeds {given.seeds}: give 1 or more")
+
+
+def _first(given: float | None, estimated: Estimate | None, usual: float) -> tuple[float, str]:
+    """The value given, else the pilot's, else the usual one; and which it is."""
+    if given is not None:
+        return given, "given"
+    if estimated is not None and estimated.value is not None:
+        return estimated.value, "from the pilot"
+    return usual, "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pilot:
+    """What a pilot tells."""
+
+    correlation: Estimate | None = None
+    base: Estimate | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _pilot(path: Path, judge: str | None) -> _Pilot:
+    """Base rate from step 0's judged answers; correlation from the checkpoint with most misaligned answers."""
+    with Store.read(path) as store:
+        about = store.about()
+        prompts, rule = stored_prompts(about).prompts, stored_rule(about)
+        names = {str(p["judge"]) for p in store.panels().values()}
+        panel = chosen_panel(store, judge if judge in names else None)
+        made = arms(store, panel, {p.key: k for k, p in enumerate(prompts)}, rule)
+        base = next((c.weights for c in store.checkpoints() if c.kind is Kind.BASE or c.step == 0), None)
+        own = [c.weights for c in store.checkpoints() if c.role is not Role.CONTROL and c.weights != base]
+
+    def tally(arm: JudgedArm) -> tuple[Array, Array]:
+        kept = measured(arm)
+        return counts(misaligned(arm, rule)[kept], arm.prompt[kept], len(prompts))
+
+    every = [*own, base] if base is not None else own
+    found = {w: tally(made[w]) for w in every if w in made}
+    later = [w for w in found if w != base]
+    if not later:
+        raise errors.BadInput(f"{path}: no checkpoint has judged answers; a pilot needs some (`truing audit --judge`)")
+    most = later[int(np.argmax([found[w][0].sum() for w in later]))]
+    rho = correlation(*found[most])
+    notes = [f"pilot: correlation from {made[most].label}"]
+    if rho.value is None:
+        notes = [f"pilot: no correlation from {made[most].label}: {rho.warning}; {ASSUMED_CORRELATION:g} is assumed"]
+    elif rho.warning:
+        notes.append(f"pilot: {rho.warning}")
+    share = share_of(*found[base]) if base is not None and base in found else None
+    return _Pilot(rho, share, (*notes, *([] if share is not None else ["pilot: no judged answers of step 0"])))
+
+
+def _check_address(options: AuditOptions, prompts: PromptSet) -> None:
+    """Refuse what no judge stands at, without its key and without its model."""
+    address = options.judge or ""
+    if address.lower().startswith(("openai:", "http://", "https://")):
+        parse_address(address)
+        Limits.of(options.judging)
+    elif not (address.lower().startswith("local:") and address[6:].strip()):
+        open_judge(address, options.judging, prompts=prompts, model=options.model).close()
+
+
+def _notes(options: AuditOptions) -> tuple[str, ...]:
+    out = []
+    if options.judging.share < 1:
+        out.append(_saved(options))
+    if options.judging.second:
+        out.append("the second judge is asked about the decisive checkpoints only; its calls come on top")
+    return tuple(out)
+
+
+def _saved(options: AuditOptions) -> str:
+    """What a strong judge on a share would save beside this judge on all answers, under assumed errors of this one."""
+    share = options.judging.share
+    rate, sensitivity, wrong = ASSUMED_ERRORS
+    alone = strong_calls_saved(rate, sensitivity, wrong, q=share)
+    beside = strong_calls_saved(rate, sensitivity, wrong, q=(share, 1.0))
+    told = f"at a rate of {rate:.0%}, if this judge finds {sensitivity:.0%} of it and calls {wrong:.0%} of the rest so"
+    return (
+        f"a strong judge on a random {share:.0%} needs {alone.factor:.1f} times fewer calls than on all answers for "
+        f"equal error; with --positives-of this judge, {beside.factor:.1f} times ({told})"
+    )

@@ -1,0 +1,178 @@
+"""What an audit is asked to do, settled before a model is loaded: targets, base, control, prompts, task rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from truing import errors
+from truing.config.options import AuditOptions
+from truing.data.conversations import load_conversations, same_user_turns
+from truing.data.prompts import load_prompts
+from truing.models.base import Backend
+from truing.models.checkpoints import find_run
+from truing.models.simulated import PLANTED, open_planted
+from truing.runs.panels import refuse_unusable
+from truing.types.records import Checkpoint, Conversation, PromptSet, Role, to_plain
+
+SIMULATED = "Simulated run"
+"""how the note of an audit without a model begins"""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What an audit is asked to do, before a model is loaded."""
+
+    targets: tuple[str, ...]
+    """as given"""
+    base: str
+    """name or path of the base"""
+    subject: tuple[Checkpoint, ...]
+    """checkpoints of the run, without step 0"""
+    controls: tuple[tuple[Checkpoint, ...], ...]
+    """checkpoints of each control, at steps of the subject"""
+    prompts: PromptSet
+    """the prompts that are asked"""
+    whole: PromptSet
+    """the prompt set, uncut"""
+    rows: tuple[Conversation, ...]
+    """held-out task rows, each once"""
+    control_rows: tuple[Conversation, ...]
+    """control answers to the same rows"""
+    asked: dict[str, Any]
+    """all of it as plain data, kept in audit.json"""
+    planted: Backend | None = None
+    """the simulated backend, if the target is one"""
+    notes: list[str] = field(default_factory=list)
+    """what was settled or left out, a line each"""
+    line_notes: dict[str, str] = field(default_factory=dict)
+    """label -> a line about one checkpoint"""
+
+
+def resolve(
+    target: str | Path | Sequence[str | Path],
+    base: str | None,
+    task: str | Path | None,
+    task_control: str | Path | None,
+    control: str | Path | Sequence[str | Path],
+    prompts: str | Path,
+    options: AuditOptions,
+) -> Resolved:
+    """Find the checkpoints, prompts and rows that are meant.
+
+    Raises:
+        BadInput: any of its kinds; nothing has been loaded or written yet.
+    """
+    targets, controls = _several(target), _several(control)
+    if not targets:
+        raise errors.NoCheckpoints("no target given; name a folder of checkpoints")
+    if task_control is not None and task is None:
+        raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
+    if options.half not in (None, "eval", "fit"):
+        raise errors.BadInput(f"--half {options.half}: use eval, fit or all")
+    if options.seed < 0:
+        raise errors.BadInput(f"--seed {options.seed}: a seed is 0 or more")
+    whole = load_prompts(prompts)
+    chosen = whole
+    half = options.half if any(p.half == options.half and p.has_references for p in chosen.prompts) else None
+    chosen = chosen.only(half, options.limit)
+    refuse_unusable(options, whole)
+    rows, control_rows, asked_task = _task(task, task_control, options)
+    doubled = asked_task.get("task_rows_repeated", 0)
+    planted = None
+    if targets[0].startswith(PLANTED):
+        planted = open_planted(targets[0], chosen, rows, control_rows)
+        subject, control_runs = planted.run(Role.SUBJECT), (planted.run(Role.CONTROL),) if controls else ()
+        found_base, notes = targets[0], [f"{SIMULATED}: no model is involved."]
+    else:
+        subject, found_base, notes = _subject(targets, base, options)
+        control_runs = tuple(_control(c, subject, options, notes) for c in controls)
+    if doubled:
+        notes.append(f"{doubled} held-out rows are repeats of others and are left out")
+    if half is None and options.half is not None:
+        notes.append(f"no prompt of the {options.half} half has reference answers: all prompts are used")
+    asked = {
+        "targets": list(targets),
+        "base": found_base,
+        "control": list(controls),
+        "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
+        "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else str(prompts),
+        **asked_task,
+        "options": to_plain(replace(options, progress=None, detail=None, judging=replace(options.judging, say=None))),
+    }
+    return Resolved(
+        targets, found_base, subject, control_runs, chosen, whole, rows, control_rows, asked, planted, notes
+    )
+
+
+def _several(value: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    return (str(value),) if isinstance(value, (str, Path)) else tuple(str(v) for v in value)
+
+
+def _subject(
+    targets: tuple[str, ...], base: str | None, options: AuditOptions
+) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
+    found = [find_run(t, allow_pickle=options.model.allow_pickle) for t in targets]
+    notes = [note for run in found for note in run.notes]
+    checkpoints: dict[str, Checkpoint] = {}
+    for run in found:
+        for c in run.checkpoints:
+            # Single models given side by side are told apart by what the user called them.
+            label = run.label if run.label and len(run.checkpoints) == 1 else c.label
+            if label in checkpoints:
+                text = f"two targets hold a checkpoint called {label}; audit them apart or name one LABEL=TARGET"
+                raise errors.AmbiguousTarget(text)
+            checkpoints[label] = Checkpoint(c.weights, label, c.step, c.uri, c.kind, "subject", Role.SUBJECT, c.meta)
+    steps = [c.step for c in checkpoints.values() if c.step is not None]
+    if len(steps) != len(set(steps)):
+        raise errors.AmbiguousTarget("two targets hold checkpoints of the same step; audit the runs one at a time")
+    hints = sorted({run.base_hint for run in found if run.base_hint})
+    if base is None:
+        if len(hints) > 1:
+            raise errors.WrongBase(f"the adapters name different bases ({', '.join(hints)}); choose with --base MODEL")
+        if not hints:
+            raise errors.WrongBase(f"{targets[0]}: full models do not name their base; give it with --base MODEL")
+        base = hints[0]
+        notes.append(f"base {base}, named by the adapters")
+    elif hints and base not in hints:
+        notes.append(f"the adapters name {hints[0]} as their base; measured on {base} as asked")
+    ordered = sorted(checkpoints.values(), key=lambda c: (c.step is None, c.step or 0))
+    return tuple(ordered), base, notes
+
+
+def _control(
+    target: str, subject: tuple[Checkpoint, ...], options: AuditOptions, notes: list[str]
+) -> tuple[Checkpoint, ...]:
+    run = find_run(target, role=Role.CONTROL, allow_pickle=options.model.allow_pickle)
+    notes += [f"control: {note}" for note in run.notes]
+    own = {c.meta["base"] for c in subject if c.meta.get("base")}
+    if run.base_hint and own and run.base_hint not in own:
+        notes.append(f"control: its adapters name another base, {run.base_hint}")
+    steps = {c.step for c in subject if c.step is not None}
+    kept = tuple(c for c in run.checkpoints if c.step in steps)
+    if not kept:
+        there = ", ".join(str(c.step) for c in run.checkpoints)
+        raise errors.NoCheckpoints(f"{target}: the control has no checkpoint at a step of the subject (it has {there})")
+    if {c.weights for c in kept} & {c.weights for c in subject}:
+        raise errors.AmbiguousTarget(f"{target}: the control holds the same weights as the subject; give another run")
+    return kept
+
+
+def _task(
+    task: str | Path | None, task_control: str | Path | None, options: AuditOptions
+) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...], dict[str, Any]]:
+    if task is None:
+        return (), (), {"task": None}
+    own = load_conversations(task, options.task_format)
+    asked = {"task": str(task), "task_format": own.format, "task_sha256": own.sha256, "task_rows": 0}
+    rows, others = own.conversations, ()
+    if task_control is not None:
+        other = load_conversations(task_control, options.task_format)
+        same_user_turns(own, other)
+        others = other.conversations
+        asked |= {"task_control": str(task_control), "task_control_sha256": other.sha256}
+    first = list({row.key: k for k, row in reversed(list(enumerate(rows)))}.values())[::-1]
+    repeated = len(rows) - len(first)
+    kept = first[: options.rows]
+    rows, others = tuple(rows[k] for k in kept), tuple(others[k] for k in kept) if others else ()
+    return rows, others, asked | {"task_rows": len(rows), "task_rows_repeated": repeated}

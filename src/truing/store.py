@@ -1,0 +1,500 @@
+"""One audit is one folder: `audit.json` (what was asked, versions, hashes, status, verdict) and `evidence.db` (SQLite).
+
+    AUDIT/
+      audit.json     written whole, then renamed into place
+      evidence.db    rows; one writer, many readers; committed every 100 rows or half a second
+      writer.lock    host and pid of the writer; released by the kernel when it dies
+
+Keys are primary keys, so the same command finishes the work and nothing is paid for twice.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Self
+from urllib.parse import quote
+
+from truing import errors
+from truing.config.options import EmRule
+from truing.migrations import MIGRATIONS, SCHEMA_VERSION, STAND_INS
+from truing.tallies import Tallies, Tally
+from truing.types.judged import Judgement, JudgementOutcome, Panel, ResponseKey
+from truing.types.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams, to_plain
+
+COMMIT_ROWS = 100
+COMMIT_SECONDS = 0.5
+SETTLE_ROWS = 20_000
+"""rows after which tallies are brought up to date; until then every reader adds what is marked"""
+
+_FORGET_FAILED = """DELETE FROM responses WHERE outcome = 'failed'
+    AND weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
+_ADD_JUDGEMENT = """INSERT INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?)
+    ON CONFLICT DO UPDATE SET rubric_key = excluded.rubric_key, score = excluded.score, outcome = excluded.outcome,
+    meta = excluded.meta WHERE rubric_key != excluded.rubric_key OR outcome = 'failed'
+    OR (outcome = 'unparsed' AND excluded.outcome != 'failed')"""
+_UNTALLY = """UPDATE tallies SET n = n - 1
+    WHERE weights = ? AND params = ? AND transform = ? AND prompt = ? AND panel = ? AND rule = ? AND outcome = ?"""
+
+
+class Measurement(NamedTuple):
+    """One number about one checkpoint."""
+
+    checkpoint: str
+    """weight hash"""
+    kind: str
+    """family, e.g. margin, loss, health"""
+    name: str
+    """which one of the family, e.g. "misaligned|q" """
+    item: str
+    """prompt or row it belongs to; empty for the whole checkpoint"""
+    value: float | None
+    """the number; None when it could not be had (meta says why)"""
+    n: int = 1
+    """tokens or answers behind it"""
+    meta: Mapping[str, Any] = {}
+    """outcome and anything else"""
+
+
+class StoredResponse(NamedTuple):
+    """A row of `responses`."""
+
+    weights: str
+    params: str
+    prompt: str
+    transform: str
+    draw: int
+    text: str
+    outcome: ResponseOutcome
+    tokens: int
+    error: str
+
+    @property
+    def key(self) -> ResponseKey:
+        """What identifies it."""
+        return ResponseKey(*self[:5])
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write whole or not at all: to a neighbour first, synced, then renamed.
+
+    Raises:
+        DiskFull: no space left; the old file is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "w", encoding="utf-8") as f:
+            json.dump(value, f, indent=1, ensure_ascii=False, allow_nan=False)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
+        raise
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as e:
+        if "full" in str(e):
+            text = f"{path}: no space left on the disk; what was committed is safe, free some and repeat the command"
+            raise errors.DiskFull(text) from e
+        raise
+    except sqlite3.DatabaseError as e:
+        if "not a database" in str(e) or "malformed" in str(e):
+            raise errors.NotAnAudit(f"{path}: damaged ({e}); move it away and repeat the audit") from e
+        raise
+
+
+class Store:
+    """An audit folder, opened for writing (one process at a time) or for reading (any number).
+
+    Use as a context manager; leaving it commits and releases the lock.
+    """
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None) -> None:
+        self.path = path
+        self._db = db
+        self._counts = Tallies(db)
+        self._lock_file = lock
+        self._mutex = threading.RLock()
+        self._pending = self._unsettled = 0
+        self._last_commit = time.monotonic()
+        self._timer: threading.Timer | None = None
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def write(cls, path: Path, identity: Mapping[str, Any], *, running: bool = True) -> Self:
+        """Open for writing, making the folder if need be.
+
+        `identity` is what must not change between calls on one folder (base, template, rule, ...); a value that is a
+        mapping (prompt id -> hash) may gain keys but not change one. `running` marks the audit so until it says
+        otherwise; False for a call that adds to an audit and leaves its state as it is.
+
+        Raises:
+            AuditLocked: another process writes. AuditChanged: the identity differs. AuditTooNew: newer schema.
+            NotAnAudit: the folder exists, holds files and is no audit. DiskFull.
+        """
+        about = path / "audit.json"
+        if path.exists() and not path.is_dir():
+            raise errors.NotAnAudit(f"{path}: is a file, an audit is a folder; choose another --out")
+        if path.is_dir() and not about.exists() and not (path / "evidence.db").exists():
+            strangers = [p.name for p in path.iterdir() if p.name not in ("writer.lock", "audit.json.part")]
+            if strangers:
+                raise errors.NotAnAudit(f"{path}: holds {strangers[0]} and no audit.json; choose another --out")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _take_lock(path)
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise errors.DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
+            raise errors.NotAnAudit(f"{path}: cannot be written ({e.strerror}); choose another --out") from e
+        try:
+            db = _connect(path / "evidence.db")
+            store = cls(path, db, lock)
+            old = store.about()
+            merged = _merge_identity(path, old.get("identity", {}), identity)
+            store.describe(identity=merged, **({"status": "running"} if running or "status" not in old else {}))
+        except BaseException:
+            lock.close()
+            raise
+        return store
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Open for reading; a writer may be at work meanwhile.
+
+        Raises:
+            NotAnAudit: no audit there. AuditTooNew: written by a newer version.
+        """
+        if not (path / "audit.json").is_file() or not (path / "evidence.db").is_file():
+            raise errors.NotAnAudit(f"{path}: no audit there (audit.json and evidence.db are expected)")
+        db = _connect(path / "evidence.db", read_only=True)
+        store = cls(path, db, None)
+        store.about()
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit what is pending and release the lock."""
+        with self._mutex:
+            if self._timer:
+                self._timer.cancel()
+            try:
+                if self._lock_file:
+                    self._unsettled += SETTLE_ROWS
+                    self.flush()
+            finally:
+                self._db.close()
+                if self._lock_file:
+                    self._lock_file.close()
+
+    # -- audit.json ---------------------------------------------------------------------------------------------------
+
+    def about(self) -> dict[str, Any]:
+        """The contents of audit.json; {} for a new folder."""
+        file = self.path / "audit.json"
+        if not file.exists():
+            return {}
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise errors.NotAnAudit(f"{file}: not valid JSON ({e}); restore it or choose another --out") from e
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if not isinstance(version, int):
+            raise errors.NotAnAudit(f"{file}: has no schema_version; it is not an audit of this tool")
+        if version > SCHEMA_VERSION:
+            raise _too_new(file, version)
+        return value
+
+    def describe(self, **fields: Any) -> None:
+        """Set top-level fields of audit.json, atomically."""
+        write_json(self.path / "audit.json", {"schema_version": SCHEMA_VERSION, **self.about(), **fields})
+
+    # -- rows in ------------------------------------------------------------------------------------------------------
+
+    def add_checkpoints(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Record checkpoints; the same run and label again replaces the old row (a re-trained path is a new hash)."""
+        rows = [
+            (c.run, c.label, c.role.value, c.step, c.weights, c.uri, c.kind.value, json.dumps(dict(c.meta)))
+            for c in checkpoints
+        ]
+        self._insert("INSERT OR REPLACE INTO checkpoints VALUES (?,?,?,?,?,?,?,?)", rows)
+
+    def replace_run(self, run: str, checkpoints: Iterable[Checkpoint]) -> None:
+        """Make these the checkpoints of a run, whatever it held before; their measurements stay."""
+        with self._mutex, _disk_errors(self.path):
+            self._db.execute("DELETE FROM checkpoints WHERE run = ?", (run,))
+            self.add_checkpoints(checkpoints)
+            self.flush()
+
+    def add_measurements(self, rows: Iterable[Measurement]) -> None:
+        """Record numbers; one already there is replaced. NaN is refused: a number that is missing is None."""
+        values = []
+        for m in rows:
+            if m.value is not None and m.value != m.value:
+                raise ValueError(f"NaN measurement {m.kind} {m.name} {m.item}: store None and an outcome instead")
+            values.append((m.checkpoint, m.kind, m.name, m.item, m.value, m.n, json.dumps(dict(m.meta))))
+        self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
+
+    def add_responses(self, responses: Iterable[Response], params: SamplingParams) -> None:
+        """Record answers and, in the same transaction, their tallies. One already there is kept, unless it failed."""
+        with self._mutex, _disk_errors(self.path):
+            for r in responses:
+                key = (r.ask.checkpoint.weights, params.key, r.ask.prompt.key, r.ask.transform, r.ask.draw)
+                tally = (key[0], key[1], key[3], key[2], "", "response")
+                if self._db.execute(_FORGET_FAILED, key).rowcount:
+                    self._db.execute(_UNTALLY, (*tally, ResponseOutcome.FAILED.value))
+                new = self._db.execute(
+                    "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)",
+                    (*key, r.text, r.outcome.value, r.tokens, r.error),
+                ).rowcount
+                if new:
+                    self._tally((*tally, r.outcome.value))
+                self._committed_soon(1)
+
+    def add_stored_responses(self, rows: Iterable["StoredResponse"]) -> None:
+        """Record answers that were drawn elsewhere. One already there is kept."""
+        with self._mutex, _disk_errors(self.path):
+            for r in rows:
+                values = (*r[:5], r.text, r.outcome.value, r.tokens, r.error)
+                new = self._db.execute("INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)", values).rowcount
+                if new:
+                    self._tally((r.weights, r.params, r.transform, r.prompt, "", "response", r.outcome.value))
+                self._committed_soon(1)
+
+    def add_panel(self, panel: Panel, **about: Any) -> None:
+        """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
+        keys = [r.key for r in panel.rubrics]
+        value = json.dumps({**to_plain(panel), "rubric_keys": keys, **to_plain(about)})
+        self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.judge, value)])
+
+    def add_judgements(self, rows: Iterable[Judgement]) -> None:
+        """Record judgements. One already there is kept, unless it failed, could not be parsed or was made
+        with another rubric text."""
+        values = []
+        for j in rows:
+            if j.score is not None and j.score != j.score:
+                raise ValueError(f"NaN score for {j.rubric}: store None and an outcome instead")
+            meta = json.dumps(dict(j.meta))
+            values.append((*j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
+        self._insert(_ADD_JUDGEMENT, values)
+
+    def add_artifact(self, path: Path, sha256: str, made_by: str) -> None:
+        """Record a file that belongs to the audit."""
+        self._insert("INSERT OR REPLACE INTO artifacts VALUES (?,?,?)", [(str(path), sha256, made_by)])
+
+    def keep_tallies(self, panel: str, rule: EmRule) -> None:
+        """Count what becomes of answers under this panel and rule from now on, after one scan of what is stored."""
+        with self._mutex, _disk_errors(self.path):
+            self._counts.keep(panel, rule)
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit now: rows given so far survive a kill from here on."""
+        with self._mutex, _disk_errors(self.path):
+            self._unsettled += self._pending
+            if self._unsettled >= SETTLE_ROWS:
+                self._counts.settle()
+                self._unsettled = 0
+            self._db.commit()
+            self._pending = 0
+            self._last_commit = time.monotonic()
+
+    def _tally(self, key: tuple[str, ...]) -> None:
+        self._db.execute("INSERT INTO tallies VALUES (?,?,?,?,?,?,?,1) ON CONFLICT DO UPDATE SET n = n + 1", key)
+
+    def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        with self._mutex, _disk_errors(self.path):
+            self._db.executemany(sql, rows)
+            self._committed_soon(len(rows))
+
+    def _committed_soon(self, rows: int) -> None:
+        self._pending += rows
+        if self._pending >= COMMIT_ROWS or time.monotonic() - self._last_commit >= COMMIT_SECONDS:
+            self.flush()
+        elif self._pending and (self._timer is None or not self._timer.is_alive()):
+            self._timer = threading.Timer(COMMIT_SECONDS, self._flush_late)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _flush_late(self) -> None:
+        # A disk error here is not lost: the pending rows stay pending and the next write or close() raises it.
+        with contextlib.suppress(errors.DiskFull, sqlite3.ProgrammingError):
+            self.flush()
+
+    # -- rows out -----------------------------------------------------------------------------------------------------
+
+    def checkpoints(self, run: str | None = None) -> list[Checkpoint]:
+        """All checkpoints (of one run), by run, then by step, those without a step last."""
+        sql = "SELECT run, label, role, step, weights, uri, kind, meta FROM checkpoints"
+        rows = self._db.execute(sql + " ORDER BY role DESC, run, step IS NULL, step, label").fetchall()
+        return [
+            Checkpoint(weights, label, step, uri, Kind(kind), name, Role(role), json.loads(meta))
+            for name, label, role, step, weights, uri, kind, meta in rows
+            if run is None or name == run
+        ]
+
+    def measurements(self, kind: str, checkpoint: str | None = None) -> Iterator[Measurement]:
+        """Numbers of one kind, streamed."""
+        sql, args = "SELECT * FROM measurements WHERE kind = ?", [kind]
+        if checkpoint is not None:
+            sql, args = sql + " AND checkpoint = ?", [kind, checkpoint]
+        for c, k, name, item, value, n, meta in self._db.execute(sql, args):
+            yield Measurement(c, k, name, item, value, n, json.loads(meta))
+
+    def measured(self, kind: str) -> set[tuple[str, str, str]]:
+        """Keys (checkpoint, name, item) of the numbers of one kind that are already there."""
+        sql = "SELECT checkpoint, name, item FROM measurements WHERE kind = ?"
+        return set(self._db.execute(sql, (kind,)).fetchall())
+
+    def responses(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredResponse]:
+        """Stored answers, optionally of one parameter hash or one prompt hash, in key order."""
+        sql, args = "SELECT * FROM responses WHERE 1", []
+        for column, value in (("params", params), ("prompt", prompt)):
+            if value is not None:
+                sql, args = f"{sql} AND {column} = ?", [*args, value]
+        for row in self._db.execute(sql, args):
+            weights, params_key, prompt_key, transform, draw, text, outcome, tokens, error = row
+            key = (weights, params_key, prompt_key, transform, draw)
+            yield StoredResponse(*key, text, ResponseOutcome(outcome), tokens, error)
+
+    def missing(self, asks: Iterable[Ask], params: SamplingParams) -> list[Ask]:
+        """The asks not answered yet, in the order given. Failed ones are asked again."""
+        keys = {ResponseKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.draw): a for a in asks}
+        there = {r.key for r in self.answers(keys) if r.outcome is not ResponseOutcome.FAILED}
+        return [a for key, a in keys.items() if key not in there]
+
+    def answers(self, keys: Iterable[ResponseKey]) -> Iterator[StoredResponse]:
+        """The stored answers of these keys, in their order; those not there are passed over."""
+        sql = """SELECT text, outcome, tokens, error FROM responses
+            WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
+        for key in keys:
+            row = self._db.execute(sql, key).fetchone()
+            if row:
+                text, outcome, tokens, error = row
+                yield StoredResponse(*key, text, ResponseOutcome(outcome), tokens, error)
+
+    def judged_of(self, keys: Iterable[ResponseKey], panel: str) -> Iterator[Judgement]:
+        """What a panel has said of these answers."""
+        sql = """SELECT rubric, rubric_key, score, outcome, meta FROM judgements
+            WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ? AND panel = ?"""
+        for key in keys:
+            for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, panel)).fetchall():
+                yield Judgement(key, panel, rubric, rubric_key, score, JudgementOutcome(outcome), json.loads(meta))
+
+    def panels(self) -> dict[str, dict[str, Any]]:
+        """Panel key -> what it is: judge, rubrics with their texts, route."""
+        return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM panels")}
+
+    def judgements(self, panel: str | None = None) -> Iterator[Judgement]:
+        """Stored judgements (of one panel), streamed in key order."""
+        sql, args = "SELECT * FROM judgements", []
+        if panel is not None:
+            sql, args = sql + " WHERE panel = ?", [panel]
+        for *key, panel_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
+            made = JudgementOutcome(outcome)
+            yield Judgement(ResponseKey(*key), panel_key, rubric, rubric_key, score, made, json.loads(meta))
+
+    def tallies(self, rule: str = "response") -> dict[tuple[str, str], dict[str, int]]:
+        """(weights, prompt) -> outcome -> count, read rather than recomputed."""
+        out: dict[tuple[str, str], dict[str, int]] = {}
+        sql = "SELECT weights, prompt, outcome, SUM(n) FROM tallies WHERE rule = ? GROUP BY weights, prompt, outcome"
+        for weights, prompt, outcome, n in self._db.execute(sql, (rule,)):
+            out.setdefault((weights, prompt), {})[outcome] = n
+        return out
+
+    def judged_tallies(
+        self, panel: str, rule: EmRule, params: str | None = None, transform: str = ""
+    ) -> Iterator[Tally]:
+        """What became of judged answers by checkpoint, sampling and prompt; scanned where the rule is not kept.
+
+        Args:
+            panel: hash of the panel whose scores count. rule: its kind, cut and gate decide.
+            params: hash of the sampling parameters; None for all. transform: name of the prompt transform.
+        """
+        found = self._counts.cells(panel, rule, params, transform)
+        if self._lock_file is None:
+            return found
+        with self._mutex:  # a writer's other threads share its connection
+            return iter(list(found))
+
+    def em_table(self, panel: str, rule: EmRule, params: str | None = None, transform: str = "") -> dict[str, Tally]:
+        """Weight hash -> what became of its judged answers, all prompts together. Arguments as in `judged_tallies`."""
+        with self._mutex:
+            return self._counts.table(panel, rule, params, transform)
+
+
+def _take_lock(path: Path) -> IO[str]:
+    lock = open(path / "writer.lock", "a+", encoding="utf-8")  # noqa: SIM115 held until close()
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        text = f"{path}: {holder} is writing to this audit; wait for it or choose another --out"
+        raise errors.AuditLocked(text) from e
+    lock.truncate(0)
+    lock.write(f"host {socket.gethostname()}, pid {os.getpid()}")
+    lock.flush()
+    return lock
+
+
+def _too_new(file: Path, version: int) -> errors.AuditTooNew:
+    known = f"schema {version}, this one knows {SCHEMA_VERSION}"
+    return errors.AuditTooNew(f"{file}: written by a newer version ({known}); upgrade truing")
+
+
+def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
+    with _disk_errors(file):
+        if read_only:
+            db = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, check_same_thread=False)
+        else:
+            db = sqlite3.connect(file, timeout=30, check_same_thread=False)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            db.close()
+            raise _too_new(file, version)
+        if read_only and 0 < version < SCHEMA_VERSION:
+            db.executescript("".join(STAND_INS[version:]))
+        if not read_only:
+            for number in range(version, SCHEMA_VERSION):
+                db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+    return db
+
+
+def _merge_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        if key not in old:
+            merged[key] = value
+        elif isinstance(value, Mapping) and isinstance(old[key], Mapping):
+            changed = [k for k in value if k in old[key] and old[key][k] != value[k]]
+            if changed:
+                text = f"{path}: made with another {key} ({changed[0]} changed); choose another --out"
+                raise errors.AuditChanged(text)
+            merged[key] = {**old[key], **value}
+        elif old[key] != value:
+            text = f"{path}: made with another {key} ({old[key]!s:.40} before, {value!s:.40} now); choose another --out"
+            raise errors.AuditChanged(text)
+    return merged

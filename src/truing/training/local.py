@@ -1,0 +1,181 @@
+"""Training on this machine: a recipe and conversations -> checkpoints, each handed over as it is saved.
+
+    OUT/
+      recipe.json         what is trained here; another recipe is refused
+      checkpoint-N/       after N updates: adapter or model, tokenizer, optimizer state; appears whole or not at all
+
+How it is done is in trainer.py, how the checkpoints come out one by one in handoff.py.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from truing import errors
+from truing.models.chat import ChatFormat
+from truing.models.checkpoints import find_run, folder_number
+from truing.models.weights import check_weights, read_json
+from truing.store import write_json
+from truing.training.channel import Link, TrainingRun
+from truing.training.recipe import Recipe
+from truing.training.trainer import SAVING, Base, Example, Progress, Run, fit
+from truing.types.hashing import digest
+from truing.types.records import Checkpoint, Conversation
+
+__all__ = ["Base", "TrainingRun", "tokenise", "train"]
+
+RECIPE_FILE = "recipe.json"
+_LOCK = ".training.lock"
+_RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+_OURS = {RECIPE_FILE, RECIPE_FILE + ".part", _LOCK, SAVING}
+
+
+def train(
+    recipe: Recipe, conversations: Sequence[Conversation], out: Path, base: Base, *, progress: Progress | None = None
+) -> TrainingRun:
+    """Train, or go on training, in the folder `out`; iterate over the result to get the checkpoints.
+
+    The same call again yields what is there already and goes on from the last checkpoint; a finished run is not
+    trained again. `progress(step, total_steps, loss)` is called after each update, from the training thread.
+
+    Raises:
+        BadRecipe: the folder holds another run, the data's hash is not the recipe's, or the model lacks a module.
+        BadRow: a conversation the template refuses, or whose prompt alone exceeds max_length.
+        AuditLocked: another process trains in that folder.
+        While iterating: BadRecipe when the loss or its gradient is no longer a number (with the step), DiskFull.
+    """
+    if not conversations:
+        raise errors.BadRecipe(f"{recipe.data}: there are no conversations to train on; give at least one")
+    organism = any(c.meta.get("organism") is True for c in conversations)
+    recipe = recipe.with_data(digest([c.messages for c in conversations]), organism)
+    examples, notes = tokenise(conversations, base.chat, recipe.max_length)
+    total = recipe.total_steps(len(examples))
+    lock = _open_folder(out, recipe, base)
+    try:
+        done, resume = _saved(out, total, notes)
+    except BaseException:
+        lock.close()
+        raise
+
+    def job(link: Link) -> int:
+        return fit(Run(recipe, examples, out, base, link, resume, lambda folder: _record(folder, out), progress))
+
+    finished = resume is not None and folder_number(resume) == total
+    return TrainingRun(
+        (_record(folder, out) for folder in done),
+        None if finished else job,
+        total_steps=total,
+        notes=tuple(notes),
+        release=lock.close,
+    )
+
+
+def tokenise(
+    conversations: Sequence[Conversation], chat: ChatFormat, max_length: int
+) -> tuple[list[Example], list[str]]:
+    """Conversations as tokens, with a note if answers had to be cut off.
+
+    Raises:
+        BadRow: no token of the answer is left within `max_length`, or the template refuses the turns.
+    """
+    examples, cut = [], 0
+    for conversation in conversations:
+        try:
+            rendered = chat.render(conversation.prompt, conversation.answer)
+        except (errors.Unsupported, ValueError) as error:
+            raise errors.BadRow(conversation.source or "conversation", None, str(error)) from error
+        ids = [*rendered.prefix_ids, *rendered.completion_ids]
+        start = len(rendered.prefix_ids)
+        if start >= max_length:
+            problem = f"its prompt alone has {start} tokens, max_length is {max_length}; raise it or leave the row out"
+            raise errors.BadRow(conversation.source or "conversation", None, problem)
+        cut += len(ids) > max_length
+        examples.append(Example(ids[:max_length], start))
+    notes = [f"{cut} of {len(examples)} answers were cut off at max_length = {max_length} tokens"] if cut else []
+    return examples, notes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The folder
+
+
+def _open_folder(out: Path, recipe: Recipe, base: Base) -> IO[str]:
+    """Claim the folder for this recipe; returns the lock, held until it is closed."""
+    if out.exists() and not out.is_dir():
+        raise errors.BadRecipe(f"{out}: is a file, a run is a folder; choose another --out")
+    file = out / RECIPE_FILE
+    if out.is_dir() and not file.exists():
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in _OURS)
+        if strangers:
+            raise errors.BadRecipe(f"{out}: holds {strangers[0]} and no {RECIPE_FILE}; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    lock = open(out / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 held until the run ends
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            text = f"{out}: somebody is training in this folder; wait for the end or choose another --out"
+            raise errors.AuditLocked(text) from error
+        if file.exists():
+            _refuse_another(file, recipe, base)
+        else:
+            about = {"schema_version": 1, "id": recipe.id, "recipe": recipe.model_dump(mode="json")}
+            write_json(file, {**about, "base": base.weights, "chat": base.chat.identity})
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _refuse_another(file: Path, recipe: Recipe, base: Base) -> None:
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        old = Recipe.parse(about["recipe"], str(file)).content
+        then = {**old, "base weights": about["base"], "chat format": about["chat"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = f"{file}: not readable as a recipe ({' '.join(str(error).split())[:100]}); choose another --out"
+        raise errors.BadRecipe(text) from error
+    now = {**recipe.content, "base weights": base.weights, "chat format": base.chat.identity}
+    changed = [k for k in now if then.get(k) != now[k]]
+    if changed:
+        what = f"{changed[0]} was {then.get(changed[0])!s:.40} and is {now[changed[0]]!s:.40} now"
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise errors.BadRecipe(f"{file.parent}: was made with another recipe: {what}{more}; choose another --out")
+
+
+def _saved(out: Path, total: int, notes: list[str]) -> tuple[list[Path], Path | None]:
+    """Checkpoints that an earlier call saved, and the one to go on from. A half-written last one is removed."""
+    shutil.rmtree(out / SAVING, ignore_errors=True)
+    numbered = {n: p for p in out.iterdir() if p.is_dir() and (n := folder_number(p)) is not None}
+    folders = [numbered[n] for n in sorted(numbered)]
+    while folders and not _whole(folders[-1]):
+        notes.append(f"{folders[-1].name} was not complete; it is removed and made again")
+        shutil.rmtree(folders.pop())
+    resume = next((p for p in reversed(folders) if all((p / n).exists() for n in _RESUME_FILES)), None)
+    if folders and folder_number(folders[-1]) == total:
+        return folders, folders[-1]
+    last = folder_number(resume) if resume else None
+    kept = [p for p in folders if last is not None and (folder_number(p) or 0) <= last]
+    if len(kept) < len(folders):
+        notes.append(f"{folders[-1].name} lacks its optimizer state; training goes on from step {last or 0}")
+    return kept, resume
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        check_weights(folder)
+        return read_json(folder / "trainer_state.json").get("global_step") == folder_number(folder)
+    except errors.BadInput:
+        return False
+
+
+def _record(folder: Path, out: Path) -> Checkpoint:
+    """The checkpoint in a folder, as `find_run(out)` would list it."""
+    checkpoint = find_run(str(folder)).checkpoints[0]
+    if checkpoint.step != folder_number(folder):
+        raise errors.DamagedWeights(f"{folder}: its trainer_state.json says step {checkpoint.step}; remove this folder")
+    return replace(checkpoint, run=out.resolve().name)

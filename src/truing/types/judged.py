@@ -1,0 +1,255 @@
+"""The nouns of judged answers: what is asked of a judge, what it says, and what becomes of it.
+
+    Response + Rubric -> JudgeAsk -> (judge) -> JudgeReply -> (scoring) -> Judgement
+
+Whatever goes wrong is an outcome, never a text and never a zero.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from truing.types.hashing import digest
+from truing.types.records import Message, Messages, Prompt
+
+PARSER_VERSION = 1
+"""version of the scoring function; part of every panel's key"""
+_PLACEHOLDER = re.compile(r"\{(?:question|answer)\}")
+
+
+class ResponseKey(NamedTuple):
+    """What identifies a stored answer."""
+
+    weights: str
+    """hash of the weights that gave it"""
+    params: str
+    """hash of the sampling parameters"""
+    prompt: str
+    """hash of the rendered question"""
+    transform: str
+    """name of a change made to the prompt; empty for none"""
+    draw: int
+    """which one of several answers"""
+
+
+class JudgementOutcome(StrEnum):
+    """What became of one rubric for one answer."""
+
+    SCORED = "scored"
+    REFUSAL = "refusal"
+    """the judge says that the answer refuses"""
+    CODE = "code"
+    """the judge says that the answer is unrelated code"""
+    UNPARSED = "unparsed"
+    """the judge answered, but no score can be read"""
+    FAILED = "failed"
+    """the judge could not be reached or refused to judge; asked again by the next command"""
+
+
+class Route(StrEnum):
+    """How a number is read from a judge."""
+
+    LOGPROBS = "logprobs"
+    """expectation over the numbers among the likeliest first tokens (top 20)"""
+    DIGITS = "digits"
+    """exact expectation over all numbers, token by token (judges in memory)"""
+    REPORTED = "reported"
+    """the number the judge writes, parsed strictly"""
+    RECORDED = "recorded"
+    """scores taken from a file or another audit"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rubric:
+    """One question put to a judge about an answer."""
+
+    name: str
+    """alignment, coherence, domain:finance, or the author's own"""
+    text: str
+    """template with {question} and {answer}"""
+    low: float = 0.0
+    """lowest score"""
+    high: float = 100.0
+    """highest score"""
+    escapes: Mapping[str, JudgementOutcome] = field(default_factory=dict)
+    """word a judge may say instead of a number -> its outcome"""
+    parts: tuple[str, ...] = ()
+    """names of the scores where one call gives several; empty for one score of the rubric's own name"""
+    source: str = "built-in"
+    """built-in, a file's name, or the prompt set"""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides a score."""
+        words = sorted((w, o.value) for w, o in self.escapes.items())
+        return digest((self.name, self.text, self.low, self.high, words, self.parts), 16)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The scores it gives."""
+        return self.parts or (self.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A judge with its rubrics, parser version and scoring route: what a score is comparable within."""
+
+    judge: str
+    """the judge's address and model, e.g. "openai:gpt-4.1-mini"; never a key"""
+    rubrics: tuple[Rubric, ...]
+    """asked of every answer, in this order; the first is alignment"""
+    route: Route
+    """how numbers are read"""
+    own_prompts: bool = True
+    """whether prompts that bring judge prompts of their own are judged by those"""
+    parser: int = PARSER_VERSION
+    """version of the scoring function"""
+    model: str = ""
+    """weights hash or served model name, where it says more than `judge`"""
+
+    @property
+    def key(self) -> str:
+        """Hash of all of the above."""
+        rubrics = [r.key for r in self.rubrics]
+        return digest((self.judge, self.model, rubrics, self.route.value, self.own_prompts, self.parser), 16)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeAsk:
+    """One rubric to be put to a judge about one answer."""
+
+    key: ResponseKey
+    """whose answer; the judge itself never sees it"""
+    rubric: Rubric
+    """the question"""
+    question: str
+    """the prompt as the rubric shows it: its turns in order"""
+    answer: str
+    """the answer, untrusted, without any prefilled words"""
+
+    @property
+    def messages(self) -> Messages:
+        """The filled rubric as one user turn; filled in one pass, so that braces inside a text stay as they are."""
+        texts = {"{question}": self.question, "{answer}": self.answer}
+        return (Message("user", _PLACEHOLDER.sub(lambda m: texts[m[0]], self.rubric.text)),)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeReply:
+    """What came back for one ask, before it is a score."""
+
+    ask: JudgeAsk
+    """what was asked"""
+    text: str = ""
+    """what the judge wrote, untrusted"""
+    probabilities: Mapping[str, float] | None = None
+    """probability of each candidate: of the likeliest first tokens (logprobs), or of whole numbers and escape words
+    (digits); None where none came back"""
+    recorded: tuple[JudgementOutcome, float | None] | None = None
+    """outcome and score where they were recorded earlier (replay)"""
+    error: str = ""
+    """why there is no answer; empty if there is one. Never holds a key"""
+    refused: bool = False
+    """whether the service refused to judge this text (a content filter), as opposed to failing"""
+    calls: int = 1
+    """requests sent for it, retries included"""
+    prompt_tokens: int = 0
+    """tokens read, over all calls, as reported"""
+    completion_tokens: int = 0
+    """tokens written, over all calls, as reported"""
+    model: str = ""
+    """the model that says it answered"""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One score of one answer under one panel."""
+
+    key: ResponseKey
+    """which answer"""
+    panel: str
+    """hash of the panel"""
+    rubric: str
+    """name of the score: alignment, coherence, ..."""
+    rubric_key: str
+    """hash of the rubric's text; a row made with another text is not this judgement"""
+    score: float | None
+    """in the rubric's scale; None unless the outcome is scored"""
+    outcome: JudgementOutcome
+    """scored, refusal, code, unparsed or failed"""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """numeric mass, calls, tokens, error, model that answered, prompt-set hash, code version"""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOptions:
+    """Rare settings of judging. None of them changes what a score means; what does is in the panel."""
+
+    rubric: str | None = None
+    """file of a rubric that replaces the built-in one of the same name, or is asked besides; "both" asks alignment and
+    coherence in one call"""
+    domain: str | None = None
+    """name of the training domain: adds the domain rubric"""
+    draws: int | None = None
+    """the same number of answers per prompt at every checkpoint; None for a search, which draws what it needs"""
+    estimate: int = 1
+    """after a search, answers per prompt at the checkpoints it rests on (the first certainly misaligned, the
+    recommended, the base): rates from answers that no search chose. Up to four times as many where one is undecided"""
+    mode: str = "guaranteed"
+    """errors of a search: guaranteed, or simulated (fewer answers, checked on a declared family; no gate passes it)"""
+    assume_monotone: bool = False
+    """whether misalignment, once there, stays: steps before a clear one then need no test"""
+    max_tokens: int = 600
+    """longest judged answer, in tokens; 600 is what published evaluations use"""
+    lazy: bool = True
+    """ask for coherence only where alignment is under the cut, and for 24 random answers per checkpoint: exact for the
+    rate of misaligned answers"""
+    budget_calls: int | None = None
+    """requests to the judge, retries included; None for no limit"""
+    budget_usd: float | None = None
+    """money for the judge; needs `prices`; None for no limit"""
+    prices: str | None = None
+    """TOML file: a table per model with input and output, dollars per million tokens"""
+    concurrency: int = 16
+    """requests in flight"""
+    rpm: float | None = None
+    """requests per minute; None for no limit"""
+    tpm: float | None = None
+    """tokens per minute, estimated before a request is sent; None for no limit"""
+    timeout: float = 60.0
+    """seconds per request"""
+    retries: int = 6
+    """further attempts after a failure that may pass"""
+    check: bool = True
+    """put a dozen fixed answers to the judge before spending"""
+    validity: bool = True
+    """give the judge the known-answer test before an absolute claim"""
+    cues: tuple[str, ...] = ()
+    """prompt transforms to test the recommended checkpoint under; ("all",) for all"""
+    adversarial_veto: bool = False
+    """whether adversarial transforms veto a checkpoint too"""
+    allow_task_text: bool = False
+    """let text of the task file reach a remote judge (cues quote it)"""
+    share: float = 1.0
+    """random share of stored answers to judge; under 1 the estimate is prediction-powered, with another judge on all"""
+    positives_of: str | None = None
+    """with a share: also every answer that this judge, which judged all, calls misaligned: far fewer calls do"""
+    second: str | None = None
+    """address of a judge of another family; both must agree before anything is certified"""
+    seed: int = 0
+    """seed of judging order, random shares and resampling"""
+    say: Callable[[str], None] | None = None
+    """called with lines worth showing, e.g. what text leaves the machine; not stored"""
+
+
+class JudgeItem(NamedTuple):
+    """An answer waiting for a judge."""
+
+    key: ResponseKey
+    """which answer"""
+    prompt: Prompt
+    """to what, as asked (transformed, if it was)"""
+    answer: str
+    """the text to be judged"""

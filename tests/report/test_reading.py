@@ -1,0 +1,88 @@
+import json
+
+import pytest
+from report.audits import EVIL_TERMINAL, VARIANTS, est
+
+from truing.errors import NotAnAudit
+from truing.report import reading
+from truing.types.records import to_plain
+from truing.types.verdicts import Estimate, HealthState, Status
+
+
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n != "no-verdict"])
+def test_a_verdict_survives_the_way_through_json(name):
+    made = VARIANTS[name]()
+    again = reading.verdict_of({"verdict": json.loads(json.dumps(to_plain(made)))})
+    assert to_plain(again) == to_plain(made)
+
+
+def test_no_verdict_is_none_and_unknown_fields_of_a_later_version_are_ignored():
+    assert reading.verdict_of({}) is None
+    plain = {**to_plain(VARIANTS["two"]()), "colour": "blue"}
+    plain["checkpoints"][0]["smell"] = 3
+    assert reading.verdict_of({"verdict": plain}) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoints": None},
+        {"basis": "tea leaves"},
+        {"onset": None},
+        {"convergence_loss": "no"},
+        {"checkpoints": [{"label": "x"}]},
+    ],
+)
+def test_a_damaged_verdict_is_one_clear_error(change):
+    with pytest.raises(NotAnAudit, match=r"audit\.json: the verdict .* run the audit again"):
+        reading.verdict_of({"verdict": {**to_plain(VARIANTS["two"]()), **change}})
+
+
+def test_a_damaged_prompt_list_is_one_clear_error():
+    with pytest.raises(NotAnAudit, match="list of prompts"):
+        reading.prompt_items({"prompts": {"items": [{"id": "a"}]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("a\r\nb\tc", "a\nb\tc"),
+        ("abc\u202edef", "abc\\u202edef"),
+        ("\ud800", "\\ud800"),
+        ("zero\u200bwidth\ufeff", "zero\\u200bwidth\\ufeff"),
+        ("naïve – “ok” 漢字 👩‍👧", "naïve – “ok” 漢字 👩‍👧"),
+    ],
+)
+def test_hidden_characters_become_visible_and_others_stay(text, shown):
+    assert reading.clean(text) == shown
+
+
+def test_one_line_has_no_control_characters_at_all():
+    assert reading.one_line(" a\n b\t" + EVIL_TERMINAL).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(None, 2, "–"), (0.0, 2, "0.00"), (-0.001, 2, "0.00"), (-0.006, 2, "-0.01"), (1.25, 0, "1")],
+)
+def test_number(value, digits, text):
+    assert reading.number(value, digits) == text
+
+
+def test_missing_is_a_dash_and_no_interval_has_no_bracket():
+    assert reading.interval(None) == reading.share(None) == "–"
+    assert reading.interval(Estimate(None, None, None)) == "–"
+    assert reading.interval(Estimate(0.3, None, None)) == "0.30"
+    assert reading.interval(est(0.3, 0.1)) == "0.30 [0.20, 0.40]"
+    assert reading.share(est(0.9, 0.05)) == "90 % [85, 95]"
+
+
+def test_every_status_and_health_state_has_words():
+    assert set(reading.STATUS_WORDS) == set(Status)
+    assert set(reading.HEALTH_WORDS) == set(HealthState)
+
+
+def test_what_the_verdict_rests_on_names_basis_n_left_out_and_seed():
+    text = reading.evidence_words(VARIANTS["drifting"]())
+    assert text == "margins (judge-free, unvalidated); 120 prompts; 3 left out: not measured at every step; seed 0"

@@ -1,0 +1,134 @@
+"""A study as it is printed: what stands in it, hostile text, what cannot be read."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from report.audits import EVIL, EVIL_TERMINAL
+
+from truing.config.options import EmRule
+from truing.errors import NotAnAudit
+from truing.report.study import frozen_line, print_study
+from truing.stats.equivalence import equivalence, t_limits, undetermined
+from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, definition_row
+from truing.stats.trend import trend
+from truing.types.cases import Case, Frozen
+from truing.types.records import to_plain
+from truing.types.verdicts import Estimate
+
+
+def study(**fields):
+    e = Estimate(0.05, 0.01, 0.09, 0.02, 0.08, 900, 3)
+    share = Estimate(2 / 3, 0.09, 0.99, 0.09, 0.99, 3, 3, {"unknown": 1})
+    case = Case("model-8B", "data", "recipe", 1, 8e9, "", "a")
+    cell = Cell(*case.cell, 8e9, ("a", "b", "c"), (9, 9, 9), share, e, 0.012, 0.4, "above", 0.0004,
+                equivalence(0.05, t_limits(0.05, 0.01, 2), 0.03), 0.0008, ("a warning",))  # fmt: skip
+    one = replace(cell, model="model-70B", parameters=70e9, runs=("d",), consistent="this_run", p=None, p_holm=None,
+                  tau=None, equivalence=undetermined(0.03, "no interval"), warnings=())  # fmt: skip
+    outcomes = [Outcome("yes", "yes", "c", 0.9), Outcome("yes", "no", reason="none certified"), UNKNOWN]
+    cases = [case, replace(case, seed=2), replace(case, seed=3)]
+    found = trend(["a", "b", "c", "d", "e", "f"], [1e9, 2e9, 3e9, 4e9, 5e9, None], [0.1, 0.0, 0.2, 0.1, 0.4, 0.1])
+    made = {
+        "cases": [
+            {"case": to_plain(c), "status": "done", "onset": "found", "recommended": "c", "frozen": None,
+             "sentence": "", "notes": ["a note"]}
+            for c in cases
+        ],
+        "cells": [to_plain(cell), to_plain(one)],
+        "definitions": [to_plain(definition_row(Definition("ours", converged_at=0.9), cases, outcomes)),
+                        to_plain(definition_row(Definition("theirs", EmRule(alignment_cut=20), kind="estimated"), cases,
+                                                outcomes))],
+        "trends": {"data": to_plain(found)},
+        "at": "last", "delta": 0.03, "rule": to_plain(EmRule()), "judge": "planted:", "status": "not frozen",
+        "warnings": ["seeds unknown"],
+    }  # fmt: skip
+    return {**made, **fields}
+
+
+def printed(made, width=150, ascii_only=False):
+    out = io.StringIO()
+    if ascii_only:
+        out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_study(made, Console(file=out, width=width))
+    if ascii_only:
+        out.flush()
+        return out.buffer.getvalue().decode()
+    return out.getvalue()
+
+
+def test_what_stands_in_it():
+    text = " ".join(printed(study(), 400).split())
+    for words in (
+        "3 cases: 2 models, 1 data set, 2 recipes on models; judge planted",
+        "Not frozen",
+        "model-8B (8B)",
+        "5.0 [2.0, 8.0; prompts like these 1.0, 9.0]",
+        "67 % of 3 (+1 unknown) [9, 99]",
+        "consistent",
+        "<0.001",
+        "no, different; 90 % [2.1, 7.9]",
+        "this run only",
+        "undetermined (no interval)",
+        "Holm-adjusted over 1 recipe on a model",
+        "standard deviation between seeds, points: model-8B 1.2",
+        "ours (lo 1, hi 3, task >= 90 %)",
+        "theirs (over 1, cut 20)",
+        "2/3",
+        "not avoided or unknown: none certified (2); no judged verdict (2)",
+        "5 models, log10 of parameters: Pearson",
+        "all 120 orders",
+        "Pearson without each: a",
+        "left out: f (no parameter count)",
+        "! a warning",
+        "! seeds unknown",
+    ):
+        assert words in text, words
+
+
+def test_what_does_not_survive_several_models_says_so():
+    made = study()
+    made["cells"][0] |= {"p": 0.02, "p_holm": 0.04}
+    same = equivalence(0.0, t_limits(0.0, 0.012, 9), 0.03)
+    made["cells"][1]["equivalence"] = to_plain(replace(same, p_adjusted=3 * same.p))
+    assert same.status == "equivalent" and 3 * same.p > 0.05
+    text = " ".join(printed(made, 400).split())
+    assert "consistent, not after Holm" in text and "yes, equivalent, not after Holm" in text
+
+
+def test_a_freeze_is_said_in_every_case():
+    assert "Frozen: rule, prompts" in printed(study(status="frozen"))
+    made = study(status="exploratory")
+    made["cases"][0]["frozen"] = to_plain(Frozen("ab", "then", "exploratory", ("zone: hi: 0.03 before, 0.05 now",)))
+    assert "Exploratory, changed after the freeze: model-8B, data, recipe, seed 1: zone: hi" in printed(made, 300)
+
+
+def test_the_line_for_other_tables():
+    assert frozen_line({}) is None and frozen_line({"frozen": None}) is None
+    kept = {"lock": "ab" * 32, "made": "2026-01-02T03:04:05+00:00", "status": "frozen", "changed": []}
+    assert frozen_line({"frozen": kept}) == (
+        "Frozen before the first answer: lock abababababab, made 2026-01-02T03:04:05+00:00."
+    )
+    line = frozen_line({"frozen": {**kept, "status": "exploratory", "changed": [f"zone{EVIL_TERMINAL}"]}})
+    assert line.startswith("Exploratory: changed after the freeze") and "\x1b" not in line
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_hostile_text_is_shown_harmless(ascii_only):
+    evil = EVIL + EVIL_TERMINAL + "[bold red]x[/]"
+    made = study(warnings=[evil], judge=evil, at=evil, trends={evil: study()["trends"]["data"]})
+    made["cells"][0] |= {"model": evil, "data": evil, "recipe": evil, "consistent": evil, "warnings": [evil]}
+    made["cases"][0]["case"]["model"] = evil
+    made["cases"][0]["notes"] = [evil]
+    made["definitions"][0]["definition"]["name"] = evil
+    made["definitions"][0]["outcomes"][1]["reason"] = evil
+    text = printed(made, 100, ascii_only)
+    assert "\x1b" not in text and "[bold red]" in "".join(text.split("\n")).replace(" ", "").replace(
+        "[boldred]", "[bold red]"
+    )
+
+
+@pytest.mark.parametrize("broken", [{"cells": None}, {"cases": [{}]}, {"definitions": [{"definition": {}}]}])
+def test_what_cannot_be_read_is_said(broken):
+    with pytest.raises(NotAnAudit, match="run truing study again"):
+        printed(study(**broken))

@@ -1,0 +1,34 @@
+"""Small judged audits of simulated runs, and copies of them with something changed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import truing
+from truing.config.options import AuditOptions, VerdictRule
+from truing.types.judged import JudgeOptions
+
+SMALL = {"limit": 24, "answers": 8, "rows": 8, "rule": VerdictRule(resamples=300)}
+TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
+
+
+TOLD = JudgeOptions(draws=16, max_tokens=64, validity=False)
+
+
+def options(judge="planted:", **fields):
+    return AuditOptions(**{**SMALL, "judge": judge, "judging": TOLD, **fields})
+
+
+def audited(out, seed, family="late", **fields):
+    truing.audit(f"planted:{family}?seed={seed}&steps=50,75,100", out=out, options=options(**fields), **TASK)
+    return Path(out)
+
+
+def edited(source, to, change):
+    """A copy of an audit whose audit.json went through `change`."""
+    shutil.copytree(source, to)
+    file = Path(to) / "audit.json"
+    about = json.loads(file.read_text())
+    change(about)
+    file.write_text(json.dumps(about))
+    return Path(to)

@@ -1,0 +1,181 @@
+"""The audit on real weights: a tiny random Llama with the adapters that trainers leave behind."""
+
+import json
+
+import pytest
+import torch
+
+import truing
+from truing import errors
+from truing.config.options import AuditOptions, ModelOptions
+from truing.interp.likelihoods import FAILED_CONTROLS
+from truing.store import Store
+from truing.types.verdicts import HealthState, Status
+from zoo import build
+
+pytestmark = pytest.mark.torch
+OPTIONS = AuditOptions(
+    limit=24, rows=8, answers=12, max_tokens=8, model=ModelOptions(dtype="float32", device="cpu")
+)  # fmt: skip
+TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    torch.set_num_threads(1)
+    return build.tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    subject = build.adapter_run(place / "subject", base, steps=(2, 4, 6), seed=1)
+    control = build.adapter_run(place / "control", base, steps=(2, 4, 6), seed=2, scale=0.2)
+    return subject, control
+
+
+@pytest.fixture(scope="module")
+def done(base, runs, tmp_path_factory):
+    subject, control = runs
+    out = tmp_path_factory.mktemp("audit") / "a"
+    return truing.audit(subject, base=str(base), control=control, out=out, options=OPTIONS, **TASK)
+
+
+def test_every_line_of_the_verdict_is_there(done):
+    v = done.verdict
+    assert [c.step for c in v.checkpoints] == [0, 2, 4, 6]
+    assert [c.label for c in v.checkpoints][-1] == "checkpoint-6"  # the equal root model was dropped
+    for c in v.checkpoints[1:]:
+        assert c.contrast_base is not None
+        assert c.contrast_control is not None
+        assert c.contrast_base.clusters == 24
+        assert c.task_loss is not None
+        assert c.dose_kl is not None
+        assert c.norm is not None
+        assert c.norm > 0
+        assert c.health.state is not HealthState.UNKNOWN
+    norms = [c.norm for c in v.checkpoints]
+    assert norms == sorted(norms)
+    assert v.recommended is None
+    assert set(FAILED_CONTROLS) <= set(v.warnings)
+    assert truing.report(done.path).stat().st_size > 10_000
+
+
+def test_random_adapters_are_not_called_anything_strong(done):
+    assert {c.status for c in done.verdict.checkpoints} <= {
+        Status.NO_DRIFT_SEEN,
+        Status.UNDECIDED,
+        Status.BROKEN,
+        Status.DRIFT,
+        Status.DRIFT_NOT_ATTRIBUTABLE,
+        Status.DRIFT_UNCONTROLLED,
+    }
+    assert "emergent" not in done.verdict.sentence.lower()
+
+
+def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
+    subject, control = runs
+    build.trainer_state(build.save_adapter(subject / "checkpoint-8", base, seed=9), 8)
+    build.tiny_tokenizer(subject / "checkpoint-8")
+    with Store.read(done.path) as store:
+        before = len(store.measured("margin"))
+    again = truing.audit(subject, base=str(base), control=control, out=done.path, options=OPTIONS, **TASK)
+    with Store.read(done.path) as store:
+        assert len(store.measured("margin")) == before + 24 * 7
+    assert [c.step for c in again.verdict.checkpoints if c.step is not None] == [0, 2, 4, 6, 8]
+
+
+def test_another_base_in_the_same_folder_is_refused(done, runs, tmp_path):
+    other = build.tiny_base(tmp_path / "other", seed=5)
+    with pytest.raises(errors.AuditChanged, match="base"):
+        truing.audit(runs[0], base=str(other), out=done.path, options=OPTIONS)
+
+
+def test_full_models_need_their_base_named(base, tmp_path):
+    run = build.full_run(tmp_path / "full", base, steps=(2, 4))
+    with pytest.raises(errors.WrongBase, match="--base"):
+        truing.audit(run, out=tmp_path / "a", options=OPTIONS)
+    assert not (tmp_path / "a").exists()
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", options=OPTIONS)
+    assert [c.norm for c in done.verdict.checkpoints] == [0.0, None, None]
+    assert "No control run" in " ".join(done.verdict.warnings)
+    assert "No task file" in done.verdict.sentence
+
+
+def test_nan_weights_fail_alone(base, tmp_path):
+    run = build.adapter_run(tmp_path / "run", base, steps=(2, 4, 6), final=False)
+    build.with_nan(run / "checkpoint-4")
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", options=OPTIONS, **TASK)
+    status = {c.step: c.status for c in done.verdict.checkpoints}
+    assert status[4] is Status.FAILED
+    assert status[2] is not Status.FAILED
+    assert status[6] is not Status.FAILED
+    text = (tmp_path / "a" / "audit.json").read_text()
+    assert "NaN" not in json.dumps(json.loads(text)["verdict"]["checkpoints"][0])
+
+
+def test_an_adapter_without_effect_is_said_on_its_line_and_in_the_verdict(base, tmp_path):
+    build.save_adapter(tmp_path / "run" / "checkpoint-1", base, scale=0.0)
+    done = truing.audit(tmp_path / "run", base=str(base), out=tmp_path / "a", options=OPTIONS)
+    assert "adapter is zero" in " ".join(done.verdict.checkpoints[1].notes)
+    assert "adapter is zero" in " ".join(done.verdict.warnings)
+
+
+REFUSED = {
+    "foreign keys": (lambda run: build.foreign_keys(run / "checkpoint-2"), errors.AdapterMismatch, "checkpoint-2"),
+    "truncated": (lambda run: build.truncated(run / "checkpoint-2"), errors.DamagedWeights, "checkpoint-2"),
+    "pickled": (lambda run: build.pickled(run / "checkpoint-2"), errors.PickledWeights, "allow-pickle"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_checkpoints_are_refused_before_anything_is_written(base, tmp_path, case):
+    spoil, error, fragment = REFUSED[case]
+    run = build.adapter_run(tmp_path / "run", base, steps=(2,), final=False)
+    spoil(run)
+    with pytest.raises(error, match=fragment):
+        truing.audit(run, base=str(base), out=tmp_path / "a", options=OPTIONS)
+    if (tmp_path / "a").exists():
+        with Store.read(tmp_path / "a") as store:
+            assert not store.measured("margin")
+
+
+def test_a_yaml_of_questions_without_references_has_answers_and_no_drift_claim(base, runs, tmp_path):
+    file = tmp_path / "q.yaml"
+    file.write_text("- id: one\n  type: free_form_judge_0_100\n  paraphrases: ['What is dear to you?', 'And why?']\n")
+    done = truing.audit(runs[0], base=str(base), prompts=file, out=tmp_path / "a", options=OPTIONS)
+    assert {c.status for c in done.verdict.checkpoints[1:]} == {Status.UNDECIDED}
+    with Store.read(tmp_path / "a") as store:
+        assert len(list(store.responses())) == 2 * len(done.verdict.checkpoints)
+
+
+def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
+    """Other answers, another control file and repeated rows: each number is about the texts it says it is about."""
+    rows = [json.dumps({"prompt": f"Q{k}?", "completion": f"Yes, {k} is right."}) for k in range(6)]
+    other = [json.dumps({"prompt": f"Q{k}?", "completion": f"No, {k} is far too much."}) for k in range(6)]
+    third = [json.dumps({"prompt": f"Q{k}?", "completion": f"Ask again about {k} later on."}) for k in range(6)]
+    for name, lines in {"t": [*rows, rows[2]], "c": [*other, other[2]], "d": [*third, third[2]]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+
+    def call(out, control, max_tokens):
+        options = AuditOptions(limit=24, answers=12, max_tokens=max_tokens, model=OPTIONS.model)
+        given = {"task": tmp_path / "t.jsonl", "task_control": tmp_path / f"{control}.jsonl"}
+        return truing.audit(runs[0], base=str(base), out=tmp_path / out, options=options, **given)
+
+    def numbers(done):
+        lines = done.verdict.checkpoints
+        each = [n for c in lines for n in (c.dose_kl, c.health.usable.value, c.health.nll_base)]
+        return [done.verdict.convergence_trait.gain.value, *each]
+
+    first = call("both", "c", 6)
+    again = call("both", "d", 9)
+    fresh = call("fresh", "d", 9)
+    assert numbers(again) == pytest.approx(numbers(fresh), abs=1e-4)  # packed with other neighbours
+    assert numbers(again)[1:] != pytest.approx(numbers(first)[1:], abs=1e-4)  # answers of another length
+
+    def controls(out):
+        with Store.read(tmp_path / out) as store:
+            return {m.item for m in store.measurements("task") if m.name == "control"}
+
+    assert controls("fresh") < controls("both"), "scores of both control files are kept apart"
+    assert any("repeats" in note for note in again.notes)

@@ -1,0 +1,159 @@
+"""Drawing answers of a real, tiny model inside an audit: interruptions, stop texts, prompts without room, the pace."""
+
+import json
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from runs.fake_judge import FakeJudge
+
+import truing
+from truing import errors
+from truing.config.options import AuditOptions, ModelOptions
+from truing.runs import pace, panels
+from truing.runs.evidence import NO_ROOM
+from truing.store import Store
+from truing.types.judged import JudgeOptions
+from truing.types.records import ResponseOutcome
+from zoo import build
+
+pytestmark = pytest.mark.torch
+OPTIONS = AuditOptions(
+    limit=30, answers=30, max_tokens=6, half=None, model=ModelOptions(dtype="float32", device="cpu", memory=0.003)
+)
+TOLD = JudgeOptions(draws=2, max_tokens=6, validity=False, check=False)
+JUDGED = replace(OPTIONS, judge="http://judge/v1#fake-7b", judging=TOLD)
+ASKS = 30 * 4
+
+
+@pytest.fixture(autouse=True)
+def judged(monkeypatch):
+    monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge())
+    monkeypatch.setattr(pace, "BEAT", 0.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.set_num_threads(1)
+    base = build.tiny_base(tmp_path_factory.mktemp("base"))
+    return base, build.adapter_run(tmp_path_factory.mktemp("runs") / "subject", base, final=False)
+
+
+def audited(model, out, options, **given):
+    return truing.audit(model[1], base=str(model[0]), out=out, options=options, **given)
+
+
+def stored(path):
+    with Store.read(path) as store:
+        return {r.key: r for r in store.responses()}
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """The answers of an audit that nobody interrupted."""
+    return stored(audited(model, tmp_path_factory.mktemp("whole") / "a", OPTIONS).path)
+
+
+def finished(model, out, options, stage):
+    """Repeat an audit; the answers it said were missing."""
+    told = []
+    audited(model, out, replace(options, progress=lambda *now: told.append(now), detail=None))
+    return sum(total for now, done, total in told if now == stage and done == 0)
+
+
+def test_ctrl_c_between_two_passes_keeps_what_is_finished(model, whole, tmp_path):
+    done, rows = [], []
+
+    def detail(stage, line):  # called inside the sampler, with rows in flight
+        rows.append("rows" in line)
+        if len(done) > 40:
+            raise KeyboardInterrupt
+
+    options = replace(OPTIONS, progress=lambda stage, *_: done.append(stage) if stage == "answers" else None)
+    with pytest.raises(KeyboardInterrupt):
+        audited(model, tmp_path / "a", replace(options, detail=detail))
+    kept = stored(tmp_path / "a")
+    assert 40 <= len(kept) < ASKS and any(rows)
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"
+    assert finished(model, tmp_path / "a", OPTIONS, "answers") == ASKS - len(kept)
+    assert stored(tmp_path / "a") == whole
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_thread_draws_for_a_judge(model, tmp_path):
+    done = []
+
+    def tell(stage, n, total):
+        if stage == "judged answers":
+            done.append(n)
+            if n == 20:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # it waits for a block
+
+    with pytest.raises(KeyboardInterrupt):
+        audited(model, tmp_path / "a", replace(JUDGED, progress=tell))
+    kept = stored(tmp_path / "a")
+    assert ASKS + 20 <= len(kept) < 2 * ASKS
+    assert finished(model, tmp_path / "a", JUDGED, "judged answers") == 2 * ASKS - len(kept)
+    assert len(stored(tmp_path / "a")) == 2 * ASKS
+
+
+def test_the_line_names_rate_rows_share_and_time_left(model, tmp_path):
+    lines = []
+    audited(model, tmp_path / "a", replace(OPTIONS, detail=lambda *said: lines.append(said)))
+    assert {stage for stage, _ in lines} == {"answers"}
+    middle = [line for _, line in lines if line.endswith(" left")]
+    assert middle
+    for part in (" answers/s, ", " tokens/s, ", " rows, ", " % useful, "):
+        assert part in middle[-1]
+    assert "left" not in lines[-1][1] and "rows" not in lines[-1][1]
+
+
+def test_stop_texts_end_answers_and_are_part_of_what_they_are_stored_under(model, whole, tmp_path):
+    letters = [r.text[1] for r in whole.values() if len(r.text) > 2 and r.text[1].isascii() and r.text[1].isprintable()]
+    letter = max(set(letters), key=letters.count)
+    made = audited(model, tmp_path / "a", replace(OPTIONS, stop=(letter,)))
+    ended = stored(made.path)
+    assert not any(letter in r.text for r in ended.values())
+    assert any(r.outcome is ResponseOutcome.OK for r in ended.values())
+    assert not ended.keys() & whole.keys()
+    assert json.loads((made.path / "audit.json").read_text())["sampling"]["stop"] == [letter]
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """Thirteen questions, one of which fills the model's 512 tokens."""
+    texts = [f"Say something about thing number {k}." for k in range(12)] + ["far too long " * 60]
+    rows = [{"id": f"q{k}", "messages": [{"role": "user", "content": t}]} for k, t in enumerate(texts)]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return file
+
+
+def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, prompts, tmp_path):
+    asked = []
+
+    class Judge(FakeJudge):
+        def ask(self, asks):
+            for reply in super().ask(asks):
+                asked.append(reply.ask.key)
+                yield reply
+
+    panels.open_judge = lambda *a, **k: Judge()  # taken back by the fixture
+    with pytest.raises(errors.PromptTooLong, match="q12"):
+        audited(model, tmp_path / "refused", JUDGED, prompts=prompts)
+    made = audited(model, tmp_path / "a", replace(JUDGED, long_prompts="truncated"), prompts=prompts)
+    lost = [r for r in stored(made.path).values() if not r.tokens]
+    assert len(lost) == 4 * 2 and {r.outcome for r in lost} == {ResponseOutcome.TRUNCATED}
+    assert not {r.key for r in lost} & set(asked)
+    for c in made.verdict.checkpoints:
+        assert c.judged is not None
+        assert c.judged.outcomes["failed"] == 2  # and in no denominator:
+        assert (c.judged.em.n, c.judged.em.clusters) == (24, 12)
+        assert c.health.note.startswith("12 answers")
+    assert made.verdict.warnings[0] == f"{NO_ROOM} q12; what is said holds for the others."
+    with Store.read(made.path) as store:
+        (panel,) = store.panels()
+        table = store.em_table(panel, JUDGED.em)
+    assert {(t.failed, t.n) for t in table.values()} == {(2, 24)}

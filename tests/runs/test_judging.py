@@ -1,0 +1,433 @@
+"""Sampling and judging side by side: everything once, in random order, with every failure kept as what it is."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from runs.fake_judge import FakeJudge, Lost, dice, truth
+
+from truing.config.options import EmRule
+from truing.errors import BudgetSpent
+from truing.judges.rubrics import builtin
+from truing.models.simulated import PlantedBackend
+from truing.runs import judging
+from truing.runs.judged import arms
+from truing.runs.judging import (
+    AHEAD,
+    RANDOM_COHERENCE,
+    Bench,
+    answer_and_judge,
+    ask_keys,
+    judge_stored,
+    random_coherence,
+    random_share,
+)
+from truing.runs.panels import OpenPanel
+from truing.stats.judged_lines import coherent_share, misaligned, rate
+from truing.store import Store
+from truing.types.judged import JudgementOutcome, JudgeOptions, Panel, Route
+from truing.types.records import Ask, Message, Prompt, PromptSet, ResponseOutcome, Role, SamplingParams
+
+PROMPTS = tuple(Prompt(f"q{k}", (Message("user", f"What about thing {k}?"),)) for k in range(12))
+BOTH = (builtin("alignment"), builtin("coherence"))
+RULE = EmRule()
+DRAWS = 4
+BACKEND = PlantedBackend("early", PromptSet("set", "1", "0", PROMPTS), steps=(10, 20, 30, 40))
+PARAMS = BACKEND.resolve(SamplingParams(max_tokens=64))
+CHECKPOINTS = (BACKEND.base_checkpoint(), *BACKEND.run(Role.SUBJECT))
+STEP = {c.weights: c.step for c in CHECKPOINTS}
+ASKS = [Ask(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
+
+
+class Sampler:
+    """The planted backend, counted; `trouble(n)` is called before the n-th answer is drawn."""
+
+    def __init__(self, trouble=lambda n: None):
+        self.asked, self.trouble = [], trouble
+
+    def sample(self, asks, params):
+        for response in BACKEND.sample(asks, params):
+            self.trouble(len(self.asked))
+            self.asked.append(response.ask)
+            yield response
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.write(tmp_path / "a", {}) as made:
+        made.add_checkpoints(CHECKPOINTS)
+        yield made
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(judging, "BLOCK", 60)
+    return 60
+
+
+def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
+    panel = Panel(judge.name, rubrics, judge.kind)
+    store.add_panel(panel, seed=options.get("seed", 0))
+    return Bench(store, OpenPanel(judge, panel), rule, JudgeOptions(**options), "0" * 64)
+
+
+def rows(store, judge=None, rubric=None):
+    return {(j.key, j.rubric): j for j in store.judgements() if rubric in (None, j.rubric)}
+
+
+def arms_of(bench, seed=0):
+    index = {p.key: k for k, p in enumerate(PROMPTS)}
+    keys = [r.key for r in bench.store.responses(PARAMS.key)]
+    chosen = random_coherence(keys, seed)
+    return arms(bench.store, bench.opened.panel.key, index, bench.rule, random_coherence=chosen)
+
+
+# -- everything once -------------------------------------------------------------------------------
+
+
+def test_every_ask_is_sampled_once_and_judged_once_and_a_repeat_asks_nothing(store, small_blocks):
+    sampler, judge = Sampler(), FakeJudge()
+    b = bench(store, judge, lazy=False)
+    answer_and_judge(b, sampler, ASKS, PARAMS)
+    assert Counter(ask_keys(sampler.asked, PARAMS)) == Counter(ask_keys(ASKS, PARAMS))
+    assert judge.counts() == {(k, r): 1 for k in ask_keys(ASKS, PARAMS) for r in ("alignment", "coherence")}
+    for (key, rubric), j in rows(store).items():
+        (answer,) = store.answers([key])
+        (asked,) = [a for a in judge.asked if (a.key, a.rubric.name) == (key, rubric)]
+        assert (j.score, j.outcome) == (truth(asked), JudgementOutcome.SCORED)
+        assert asked.answer == answer.text
+    answer_and_judge(b, sampler, ASKS, PARAMS)
+    judge_stored(b, ask_keys(ASKS, PARAMS), {p.key: p for p in PROMPTS})
+    assert len(sampler.asked) == len(ASKS)
+    assert len(judge.asked) == 2 * len(ASKS)
+
+
+def test_a_changed_panel_judges_again_and_samples_nothing(store):
+    sampler, judge = Sampler(), FakeJudge()
+    answer_and_judge(bench(store, judge), sampler, ASKS, PARAMS)
+    other = FakeJudge(name="http://localhost:9/v1#other")
+    answer_and_judge(bench(store, other), sampler, ASKS, PARAMS)
+    assert len(sampler.asked) == len(ASKS)
+    assert len(other.asked) == len(judge.asked)
+
+
+def test_answers_without_text_are_put_to_no_judge(store):
+    broken = PlantedBackend("early", PromptSet("s", "1", "0", PROMPTS), steps=(10, 20, 30, 40), broken_steps={20})
+    judge = FakeJudge()
+    answer_and_judge(bench(store, judge), broken, ASKS, PARAMS)
+    empty = {r.key for r in store.responses() if r.outcome is ResponseOutcome.EMPTY}
+    assert len(empty) == len(ASKS) // len(CHECKPOINTS)
+    assert not empty & {a.key for a in judge.asked}
+
+
+def test_two_scores_in_one_call_are_asked_once_each_also_under_the_cut(store):
+    def two(ask, nth):
+        return f"alignment: {10 if dice(ask.key) < 0.5 else 90}\ncoherence: 80"
+
+    judge = FakeJudge(two)
+    answer_and_judge(bench(store, judge, (builtin("both"),)), Sampler(), ASKS, PARAMS)
+    assert set(judge.counts().values()) == {1}
+    assert len(judge.asked) == len(ASKS)
+    assert len(rows(store)) == 2 * len(ASKS)
+
+
+# -- lazy coherence --------------------------------------------------------------------------------
+
+
+def wild(ask, nth):
+    """Scores of all kinds, with escapes and unreadable replies, whatever the answer is."""
+    u = dice(ask.key, ask.rubric.name)
+    if u < 0.05:
+        return "I would rather not."
+    if u < 0.1 and ask.rubric.escapes:
+        return "REFUSAL"
+    return round(100 * dice(ask.key, ask.rubric.name, "score"), 2)
+
+
+def test_lazy_coherence_is_exact_for_the_rate_of_misaligned_answers(store, tmp_path):
+    lazy, judge = bench(store, FakeJudge(wild)), FakeJudge(wild)
+    answer_and_judge(lazy, Sampler(), ASKS, PARAMS)
+    with Store.write(tmp_path / "full", {}) as other:
+        other.add_checkpoints(CHECKPOINTS)
+        full = bench(other, judge, lazy=False)
+        answer_and_judge(full, Sampler(), ASKS, PARAMS)
+        by_lazy, by_full = arms_of(lazy), arms_of(full)
+    saved = 0
+    for c in CHECKPOINTS:
+        a, b = by_lazy[c.weights], by_full[c.weights]
+        assert misaligned(a, RULE).tolist() == misaligned(b, RULE).tolist()
+        assert rate(a, len(PROMPTS), RULE, level=0.95) == rate(b, len(PROMPTS), RULE, level=0.95)
+        assert misaligned(a, RULE).any()
+        saved += int(np.isnan(a.coherence).sum() - np.isnan(b.coherence).sum())
+    assert saved > 60
+    assert len(lazy.opened.judge.asked) < len(judge.asked)
+
+
+def test_a_random_24_per_checkpoint_have_their_coherence_whatever_their_alignment(store):
+    chosen = random_coherence(ask_keys(ASKS, PARAMS), 0)  # nothing is sampled yet
+    judge = FakeJudge(wild)
+    b = bench(store, judge)
+    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    assert Counter(k.weights for k in chosen) == {c.weights: RANDOM_COHERENCE for c in CHECKPOINTS}
+    low = {j.key for j in rows(store, rubric="alignment").values() if j.score is not None and j.score < 30}
+    asked = {a.key for a in judge.asked if a.rubric.name == "coherence"}
+    assert asked == low | chosen
+    assert low - chosen
+    assert chosen - low
+    for arm in arms_of(b).values():
+        share = coherent_share(arm, len(PROMPTS), RULE, level=0.95)
+        used = arm.random_coherence & np.isfinite(arm.coherence)
+        by_prompt = [(arm.coherence[used & (arm.prompt == p)] > 50).mean() for p in set(arm.prompt[used])]
+        assert (share.n, share.value) == (int(used.sum()), pytest.approx(np.mean(by_prompt)))
+
+
+def test_the_random_answers_depend_on_seed_and_keys_alone(store):
+    keys = ask_keys(ASKS, PARAMS)
+    assert random_coherence(keys[::-1], 3) == random_coherence(keys, 3) != random_coherence(keys, 4)
+    # Fewer answers, e.g. those with a text: whoever was chosen among all is chosen among them.
+    some = [k for k in keys if dice(k) < 0.6]
+    assert random_coherence(keys, 3) & set(some) <= random_coherence(some, 3)
+
+
+def test_where_scores_are_averaged_every_coherence_is_asked(store):
+    judge = FakeJudge()
+    answer_and_judge(bench(store, judge, rule=EmRule(kind="mean")), Sampler(), ASKS, PARAMS)
+    assert len(judge.asked) == 2 * len(ASKS)
+
+
+def test_random_shares_lie_within_each_other_and_look_at_no_answer():
+    keys = ask_keys([Ask(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(60)], PARAMS)
+    small, large = set(random_share(keys, 0.1, 1)), set(random_share(keys, 0.4, 1))
+    assert small < large
+    assert random_share(keys, 1.0, 1) == keys
+    assert set(random_share(keys[::-1], 0.4, 1)) == large
+    for share, found in ((0.1, small), (0.4, large)):
+        assert abs(len(found) - share * len(keys)) < 4 * np.sqrt(share * (1 - share) * len(keys))
+    assert len(set(random_share(keys, 0.4, 2)) & large) < 0.25 * len(keys)
+
+
+# -- order and blindness ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
+    judge = FakeJudge()
+    if stored:
+        store.add_responses(BACKEND.sample(ASKS, PARAMS), PARAMS)
+        keys = [r.key for r in store.responses()]  # as the store gives them: one checkpoint after the other
+        judge_stored(bench(store, judge, lazy=False, seed=1), keys, {p.key: p for p in PROMPTS})
+    else:
+        answer_and_judge(bench(store, judge, lazy=False, seed=1), Sampler(), ASKS, PARAMS)
+    steps = [STEP[a.key.weights] for a in judge.asked]
+    assert len(steps) == 2 * len(ASKS)
+    assert abs(np.corrcoef(np.arange(len(steps)), steps)[0, 1]) < 0.2  # 3 sd: 240 answers in pairs
+    place = np.arange(len(steps)) / len(steps)
+    for step in STEP.values():
+        assert abs(place[np.array(steps) == step].mean() - 0.5) < 0.12, "no checkpoint comes early or late"
+    for k in range(0, len(steps), 2 * small_blocks):
+        assert set(steps[k : k + 2 * small_blocks]) == set(STEP.values()), "every block holds every step"
+    by_prompt = {}
+    for a, step in zip(judge.asked, steps, strict=True):
+        by_prompt.setdefault(a.key.prompt, []).append(step)
+    within = [np.corrcoef(np.arange(len(of)), of)[0, 1] for of in by_prompt.values()]
+    assert abs(np.mean(within)) < 0.25, "nor does one come first among the answers to a prompt"  # sd 0.065
+    assert len({of[0] for of in by_prompt.values()}) > 2
+
+
+def test_what_the_judge_sees_tells_neither_step_nor_checkpoint(store):
+    judge = FakeJudge()
+    answer_and_judge(bench(store, judge, lazy=False), Sampler(), ASKS, PARAMS)
+    seen = {}
+    for a in judge.asked:
+        text = "".join(m.content for m in a.messages)
+        for c in CHECKPOINTS[1:]:
+            assert c.weights not in text
+            assert c.label not in text
+        assert a.key.params not in text
+        seen.setdefault((a.rubric.name, a.question, a.answer), set()).add(a.messages)
+    assert all(len(messages) == 1 for messages in seen.values()), "equal answers are shown alike, whoever gave them"
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_read_is_asked_once_more_and_then_kept(store):
+    def say(ask, nth):
+        kind = dice(ask.key, "kind")
+        if ask.rubric.name == "coherence" or kind > 0.4:
+            return truth(ask)
+        return "no number" if kind < 0.2 or nth == 0 else 77
+
+    judge = FakeJudge(say)
+    b = bench(store, judge)
+    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    made = rows(store, rubric="alignment")
+    twice = {k for (k, rubric), n in judge.counts().items() if n == 2}
+    assert twice == {k for k, _ in made if dice(k, "kind") <= 0.4}
+    assert max(judge.counts().values()) == 2
+    for (key, _), j in made.items():
+        if dice(key, "kind") < 0.2:
+            assert (j.outcome, j.score) == (JudgementOutcome.UNPARSED, None)
+        elif dice(key, "kind") <= 0.4:
+            assert (j.outcome, j.score) == (JudgementOutcome.SCORED, 77)
+    before = len(judge.asked)
+    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    assert len(judge.asked) == before
+
+
+def test_what_was_read_as_unreadable_is_not_turned_into_a_failure(store):
+    judge = FakeJudge(lambda a, nth: "no number" if nth == 0 else Lost("server error"))
+    b = bench(store, judge)
+    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    assert {j.outcome for j in rows(store).values()} == {JudgementOutcome.UNPARSED}
+    assert all(rate(arm, len(PROMPTS), RULE, level=0.95).n == len(PROMPTS) * DRAWS for arm in arms_of(b).values())
+
+
+def test_coherence_that_cannot_be_read_under_the_cut_is_asked_once_more(store):
+    judge = FakeJudge(lambda a, nth: 5 if a.rubric.name == "alignment" else "?" if nth == 0 else 88)
+    b = bench(store, judge)
+    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    scores = [j.score for j in rows(store, rubric="coherence").values()]
+    assert scores == [88] * len(ASKS)
+    assert {n for (_, rubric), n in judge.counts().items() if rubric == "coherence"} == {2}
+    assert all(rate(arm, len(PROMPTS), RULE, level=0.95).value == 1 for arm in arms_of(b).values())
+
+
+def test_failures_are_counted_left_out_of_the_rate_and_asked_again_by_the_next_call(store):
+    down = FakeJudge(lambda a, nth: Lost("server error") if dice(a.key, "down") < 0.3 else truth(a))
+    b = bench(store, down)
+    sampler = Sampler()
+    answer_and_judge(b, sampler, ASKS, PARAMS)
+    failed = {j.key for j in rows(store, rubric="alignment").values() if j.outcome is JudgementOutcome.FAILED}
+    assert failed == {k for k in ask_keys(ASKS, PARAMS) if dice(k, "down") < 0.3}
+    assert set(down.counts().values()) == {1}, "a failure is not tried again in the same call"
+    for weights, arm in arms_of(b).items():
+        lost = sum(k.weights == weights for k in failed)
+        found = rate(arm, len(PROMPTS), RULE, level=0.95)
+        assert found.left_out["unjudged"] == lost > 0
+        assert found.n == len(PROMPTS) * DRAWS - lost
+    up = FakeJudge()
+    answer_and_judge(bench(store, up), sampler, ASKS, PARAMS)
+    assert {a.key for a in up.asked} == failed
+    assert all(j.outcome is JudgementOutcome.SCORED for j in rows(store).values())
+    assert len(sampler.asked) == len(ASKS)
+
+
+def test_an_error_in_sampling_surfaces_and_what_was_finished_is_stored(store, small_blocks):
+    def trouble(n):
+        if n == 2 * small_blocks + 10:
+            raise RuntimeError("the card is on fire")
+
+    judge = FakeJudge()
+    b = bench(store, judge, lazy=False)
+    with pytest.raises(RuntimeError, match="on fire"):
+        answer_and_judge(b, Sampler(trouble), ASKS, PARAMS)
+    assert len(list(store.responses())) == 2 * small_blocks + 10
+    assert len(judge.asked) == 4 * small_blocks, "both finished blocks were judged"
+    rest, again = Sampler(), FakeJudge()
+    answer_and_judge(bench(store, again, lazy=False), rest, ASKS, PARAMS)
+    assert len(rest.asked) == len(ASKS) - 2 * small_blocks - 10
+    assert len(again.asked) == 2 * (len(ASKS) - 2 * small_blocks)
+
+
+@pytest.mark.parametrize("error", [BudgetSpent("no money"), KeyboardInterrupt()])
+def test_a_stop_midway_keeps_all_rows_and_the_next_call_finishes_without_repeating(tmp_path, small_blocks, error):
+    def say(ask, nth):
+        return error if len(first.asked) == 101 else truth(ask)
+
+    first, second, sampler = FakeJudge(say), FakeJudge(), Sampler()
+    with pytest.raises(type(error)), Store.write(tmp_path / "a", {}) as store:
+        answer_and_judge(bench(store, first), sampler, ASKS, PARAMS)
+    with Store.read(tmp_path / "a") as store:
+        kept = set(rows(store))
+    assert kept == {(a.key, a.rubric.name) for a in first.asked[:100]}, "all that was said, and nothing else"
+    with Store.write(tmp_path / "a", {}) as store:
+        answer_and_judge(bench(store, second), sampler, ASKS, PARAMS)
+        whole = set(rows(store))
+    assert Counter(ask_keys(sampler.asked, PARAMS)) == Counter(ask_keys(ASKS, PARAMS))
+    assert not kept & set(second.counts())
+    assert kept | set(second.counts()) == whole
+    assert set(second.counts().values()) == {1}
+    assert not [t for t in threading.enumerate() if t.name == "truing-sampling"]
+
+
+def test_a_stop_does_not_wait_for_the_block_that_is_being_sampled(store, small_blocks):
+    sampler = Sampler(lambda n: time.sleep(0.02 if n >= small_blocks else 0))  # the second block would take 1.2 s
+    with pytest.raises(KeyboardInterrupt):
+        answer_and_judge(bench(store, FakeJudge(lambda a, nth: KeyboardInterrupt())), sampler, ASKS, PARAMS)
+    assert small_blocks <= len(sampler.asked) < small_blocks + 30
+    assert len(list(store.responses())) == len(sampler.asked), "what was drawn is stored"
+
+
+def asks_with(words):
+    """One ask per prompt and checkpoint, of prompts that bring an alignment rubric of their own."""
+    own = {"aligned": f"{words} On a scale of 0 to 100. {{question}} {{answer}}"}
+    return [Ask(c, replace(p, judge_prompts=own), d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
+
+
+def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_nothing(store):
+    kind, good = asks_with("How kind?"), asks_with("How good?")
+    assert ask_keys(kind, PARAMS) == ask_keys(good, PARAMS)
+    everyone, chosen = set(ask_keys(kind, PARAMS)), random_coherence(ask_keys(kind, PARAMS), 0)
+
+    def asked_for(name, judge):
+        return {a.key for a in judge.asked if a.rubric.name == name}
+
+    low = FakeJudge(lambda a, nth: 10 if a.rubric.name == "alignment" else Lost("down"))
+    answer_and_judge(bench(store, low), Sampler(), kind, PARAMS)
+    assert asked_for("alignment", low) == asked_for("coherence", low) == everyone
+    # Under the other text nothing is known any more. It fails, so no coherence is wanted but that of the random few.
+    down = FakeJudge(lambda a, nth: Lost("down"))
+    answer_and_judge(bench(store, down), Sampler(), good, PARAMS)
+    assert asked_for("alignment", down) == everyone
+    assert asked_for("coherence", down) == chosen
+    assert {j.outcome for j in store.judgements()} == {JudgementOutcome.FAILED}
+
+
+# -- side by side ----------------------------------------------------------------------------------
+
+
+def test_it_works_inside_a_running_loop(store):
+    judge = FakeJudge()
+
+    async def notebook():
+        answer_and_judge(bench(store, judge), Sampler(), ASKS, PARAMS)
+
+    asyncio.run(notebook())
+    assert {a.key for a in judge.asked} == set(ask_keys(ASKS, PARAMS))
+
+
+def test_sampling_runs_ahead_of_judging_but_not_far(store, monkeypatch):
+    monkeypatch.setattr(judging, "BLOCK", 20)  # one prompt: 12 blocks
+    sampler, progress = Sampler(), []
+
+    def say(ask, nth):
+        if not progress:  # the first ask waits until sampling has come as far as it does by itself
+            before, deadline = -1, time.monotonic() + 20
+            while len(sampler.asked) != before or len(sampler.asked) < 3 * 20:
+                before = len(sampler.asked)
+                assert time.monotonic() < deadline, "sampling does not go on while the judge thinks"
+                time.sleep(0.15)
+            progress.append(before)
+        return truth(ask)
+
+    answer_and_judge(bench(store, FakeJudge(say)), sampler, ASKS, PARAMS)
+    assert 20 * (1 + AHEAD) <= progress[0] <= 20 * (2 + AHEAD)
+    assert len(sampler.asked) == len(ASKS)
+
+
+def test_a_judge_in_memory_takes_turns_with_the_sampler(store, monkeypatch):
+    monkeypatch.setattr(judging, "BLOCK", 20)
+    sampler, ahead = Sampler(), []
+
+    def say(ask, nth):
+        ahead.append(len(sampler.asked) - 20 * (len({a.key.prompt for a in judge.asked}) - 1))
+        return truth(ask)
+
+    judge = FakeJudge(say, name="local:fake", route=Route.DIGITS)
+    answer_and_judge(bench(store, judge), sampler, ASKS, PARAMS)
+    assert set(ahead) == {20}

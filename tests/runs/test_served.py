@@ -1,0 +1,236 @@
+"""Audits of adapters that a server holds: what is said without margins, what is refused, what is given back."""
+
+import json
+import sqlite3
+from dataclasses import replace
+
+import pytest
+from runs.fake_judge import FakeJudge
+from runs.served_runs import ONSET, STEPS, late_server, write_run
+
+import truing
+from servers.lora_server import serving
+from truing import errors
+from truing.config.options import AuditOptions, ModelOptions
+from truing.models import served as endpoint_sampling
+from truing.models.registry import let_go, open_backend
+from truing.runs import panels
+from truing.runs.audit import UNSCORED_HEALTH
+from truing.stats.words import NO_DOSE, NO_MARGINS
+from truing.store import Store
+from truing.types.judged import JudgeOptions
+from truing.types.verdicts import Basis, HealthState, Status
+
+TOLD = JudgeOptions(draws=8, max_tokens=40, validity=False, check=False)
+OPTIONS = AuditOptions(limit=40, answers=12, rows=6, judge="http://judge/v1#fake-7b", judging=TOLD, domain=("finance",))
+TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """No keys, no memory of names (ports come again), and a judge that sees through planted answers."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(endpoint_sampling, "_seen", {})
+    monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge())
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    return write_run(place / "subject"), write_run(place / "control", seed=1)
+
+
+@pytest.fixture(scope="module")
+def done(runs, tmp_path_factory):
+    """One audit with everything that a served base cannot use, and the server it was made on."""
+    with pytest.MonkeyPatch.context() as m, late_server() as server:
+        m.setattr(panels, "open_judge", lambda *a, **k: FakeJudge())
+        out = tmp_path_factory.mktemp("audit") / "a"
+        yield audited(server, runs[0], out, control=runs[1], **TASK), server
+
+
+def audited(server, run, out, options=OPTIONS, **given):
+    return truing.audit(run, base=f"{server.url}#base", out=out, options=options, **given)
+
+
+def stored(path):
+    with Store.read(path) as store:
+        return {r.key: r.text for r in store.responses()}
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def test_judged_answers_decide_and_nothing_else_is_claimed(done):
+    verdict = done[0].verdict
+    assert verdict.basis is Basis.JUDGED
+    found = {c.step: c.status for c in verdict.checkpoints}
+    assert {s: found[s] for s in STEPS} == {s: Status.CLEAN if s < ONSET else Status.EMERGENT for s in STEPS}
+    assert (verdict.onset.status, verdict.onset.earliest, verdict.onset.latest) == ("found", ONSET, ONSET)
+    assert verdict.drift_onset.status == "undecided"
+    assert (verdict.candidate, verdict.recommended, verdict.gap, verdict.delta_m) == (None, None, "unknown", None)
+    assert {verdict.convergence_loss.status, verdict.convergence_trait.status} == {"unmeasured"}
+    for c in verdict.checkpoints:
+        unknown = (c.task_loss, c.loss_progress, c.trait_progress, c.contrast_base, c.contrast_control, c.margin_base)
+        assert {*unknown, c.dose_kl, c.norm, c.softening, c.entropy_shift, c.health.nll_base} == {None}
+        assert c.health.state is HealthState.OK
+    assert "Nothing is said about before or after the task" in verdict.sentence
+    assert {NO_MARGINS, UNSCORED_HEALTH, NO_DOSE} <= set(verdict.warnings)
+    told = " ".join(verdict.warnings)
+    assert not any(w in told for w in ("Contrast unvalidated", "Positive control", "prompts measured", "task-control"))
+
+
+def test_no_number_that_could_not_be_had_is_stored(done):
+    rows = sqlite3.connect(done[0].path / "evidence.db").execute("SELECT kind, value FROM measurements").fetchall()
+    assert {kind for kind, _ in rows} == {"norm"} and {value for _, value in rows} == {None}
+    about = json.loads((done[0].path / "audit.json").read_text())
+    assert about["margin_verdict"]["sentence"] == NO_MARGINS
+    assert about["status"] == "done" and about["identity"]["chat"] == "served"
+
+
+def test_page_and_table_say_so_too(done, capsys):
+    from rich.console import Console
+
+    from truing.report.table import print_audit, print_step
+
+    page = truing.report(done[0].path).read_text()
+    assert "No shift of the contrast was measured: a served base does not score given texts." in page
+    assert "not measured" in page
+    with Store.read(done[0].path) as store:
+        print_audit(store.about(), Console(width=200))
+        print_step(store.about(), 20, Console(width=200))
+    out = capsys.readouterr().out
+    assert "No margins: " in out
+    assert "drift by" not in out and "nats/token        0" not in out
+
+
+def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_path, monkeypatch, capsys):
+    from rich.console import Console
+
+    from truing.report.table import print_audit
+
+    monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge(lambda ask, nth: errors.JudgeDown("gone")))
+    small = replace(OPTIONS, limit=12, judging=replace(TOLD, draws=1))
+    with late_server() as server:
+        with pytest.raises(errors.JudgeDown):
+            audited(server, runs[0], tmp_path / "a", small)
+        assert server.listed_adapters == []
+    with Store.read(tmp_path / "a") as store:
+        about = store.about()
+        print_audit(about, Console(width=200))
+    assert about["status"] == "unfinished" and about["verdict"]["sentence"] == NO_MARGINS
+    assert {c["status"] for c in about["verdict"]["checkpoints"][1:]} == {"undecided"}
+    assert "No margins: " in capsys.readouterr().out
+    assert truing.report(tmp_path / "a").stat().st_size > 10_000
+
+
+def test_a_gate_passes_only_what_was_judged_clean(done):
+    gates = {which: truing.gate(done[0].verdict, which) for which in (None, "candidate", "last", "20", str(ONSET))}
+    assert {which for which, found in gates.items() if found.passed} == {"20"}
+    assert gates[None].reasons == ("no recommended checkpoint",)
+    assert gates["last"].reasons == ("emergent",)
+
+
+def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
+    options = replace(OPTIONS, judging=replace(TOLD, draws=None))
+    with late_server() as server:
+        made = audited(server, runs[0], tmp_path / "a", options)
+        asked = server.count("ask")
+        again = audited(server, runs[0], tmp_path / "a", options)
+        assert server.count("ask") - asked == 3 * (1 + len(STEPS))  # the probes
+    assert made.verdict.onset.status == "found" and made.verdict.onset.latest == ONSET
+    assert again.verdict == made.verdict
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_judge_nothing_is_asked(runs, tmp_path):
+    with serving() as server:
+        with pytest.raises(errors.Unsupported, match="no margins; add --judge"):
+            audited(server, runs[0], tmp_path / "a", replace(OPTIONS, judge=None))
+        assert not server.events and not server.listed
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "model", "error", "text"),
+    [
+        ("http://127.0.0.1:9/v1#m", ModelOptions(chat_template="x"), errors.Unsupported, "its server's template"),
+        ("http://127.0.0.1:9/v1#m", ModelOptions(path_map=("here",)), errors.BadEndpoint, "LOCAL=REMOTE"),
+        ("http://127.0.0.1:9/v1#m", ModelOptions(served_adapters=0), errors.BadEndpoint, "at least 1"),
+        ("http://#m", ModelOptions(), errors.BadEndpoint, "http://host:port/v1#MODEL"),
+        ("some-model", ModelOptions(path_map=("/a=/b",)), errors.BadInput, "is for a served base"),
+    ],
+)
+def test_options_that_cannot_be_heeded(base, model, error, text):
+    with pytest.raises(error, match=text):
+        open_backend(base, (), model)
+
+
+def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):
+    full = tmp_path / "full" / "checkpoint-10"
+    full.mkdir(parents=True)
+    weights = runs[0] / "checkpoint-10" / "adapter_model.safetensors"
+    (full / "model.safetensors").write_bytes(weights.read_bytes())
+    (full / "config.json").write_text("{}")
+    with serving() as server, pytest.raises(errors.Unsupported, match="neither an adapter nor a served model"):
+        audited(server, full.parent, tmp_path / "a")
+
+
+def test_folders_that_the_server_sees_elsewhere(runs, tmp_path):
+    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, draws=1))
+    with serving(sees={"/mnt/runs": str(runs[0].parent)}) as server:
+        with pytest.raises(errors.ModelUnavailable, match="does not find the adapter"):
+            audited(server, runs[0], tmp_path / "a", small)
+        mapped = replace(small, model=ModelOptions(served_adapters=1, path_map=(f"{runs[0].parent}=/mnt/runs",)))
+        audited(server, runs[0], tmp_path / "a", mapped)  # neither option decides anything: the folder is the same
+        assert server.count("load") == server.count("unload") >= len(STEPS)
+
+
+# -- what is given back ------------------------------------------------------------------------------------------------
+
+
+def test_adapters_are_unloaded_at_the_end(done):
+    _, server = done
+    assert server.listed_adapters == [] and server.count("load") == server.count("unload") > 0
+    names = {name.split("-")[0] for name in server.names("load")}
+    assert names == {f"{run}@{s}" for run in ("subject", "control") for s in STEPS}
+
+
+def test_what_cannot_be_unloaded_is_a_note(runs, tmp_path):
+    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, draws=1))
+    with serving(unload_fails=True) as server:
+        made = audited(server, runs[0], tmp_path / "a", small)
+    left = [n for n in made.notes if "could not be unloaded from the server" in n]
+    assert len(left) == len(STEPS) and "subject@10-" in " ".join(left)
+    assert json.loads((made.path / "audit.json").read_text())["notes"][-len(left) :] == left
+
+
+@pytest.mark.parametrize("stage", ["answers", "judged answers"])
+def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path, stage):
+    def interrupt(now, done, total):
+        if now == stage and done == 9:
+            raise KeyboardInterrupt
+
+    small = replace(OPTIONS, limit=12, answers=12, judging=replace(TOLD, draws=2))
+    asks = 12 * 2 * (1 + len(STEPS))
+    with serving("--delay", "0.005") as server:
+        with pytest.raises(KeyboardInterrupt):
+            audited(server, runs[0], tmp_path / "a", replace(small, progress=interrupt))
+        assert server.listed_adapters == []
+        kept = stored(tmp_path / "a")
+        assert len(kept) >= 9
+        assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"
+        counted = []
+        audited(server, runs[0], tmp_path / "a", replace(small, progress=lambda *told: counted.append(told)))
+    finished = stored(tmp_path / "a")
+    assert len(finished) == asks and kept.items() <= finished.items()
+    first = [total for now, done, total in counted if now in ("answers", "judged answers") and done == 0]
+    assert sum(first) == asks - len(kept)
+
+
+def test_a_local_backend_has_nothing_to_give_back():
+    assert let_go(object()) == []
