@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo quick planted test fast inspect lint types clean
+.PHONY: install demo quick simulated test fast inspect lint types clean
 
 install: .venv/.installed
 
@@ -20,8 +20,8 @@ quick: install
 	$(BIN)/truing models get smollm2-135m
 	$(BIN)/truing demo --quick
 
-planted: install
-	$(BIN)/truing demo --planted
+simulated: install
+	$(BIN)/truing demo --simulated
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"

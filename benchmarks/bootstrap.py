@@ -30,60 +30,60 @@ def cpu(work: Callable[[], object]) -> tuple[float, object]:
     return time.process_time() - start, found
 
 
-def world(prompts: int, draws: int, checkpoints: int) -> tuple[np.ndarray, np.ndarray]:
+def world(prompts: int, samples: int, checkpoints: int) -> tuple[np.ndarray, np.ndarray]:
     """Flags of every answer, [C, rows], and the prompt of each row, [rows]: rates rising to 20 %, correlation 0.3."""
     rng = np.random.default_rng(SEED)
     rate = np.linspace(0.01, 0.2, checkpoints)[:, None]
     spread = 0.7 / 0.3
     p = rng.beta(rate * spread, (1 - rate) * spread, (checkpoints, prompts))
-    prompt = np.repeat(np.arange(prompts), draws)
+    prompt = np.repeat(np.arange(prompts), samples)
     return (rng.random((checkpoints, len(prompt))) < p[:, prompt]).astype(float), prompt
 
 
-def by_rows(flags: np.ndarray, lists: list[np.ndarray], drawn: np.ndarray) -> np.ndarray:
+def by_rows(flags: np.ndarray, lists: list[np.ndarray], sampled: np.ndarray) -> np.ndarray:
     """[C, 2] limits: rows joined for every resample and checkpoint."""
-    means = np.empty((len(flags), len(drawn)))
-    for b, prompts in enumerate(drawn):
+    means = np.empty((len(flags), len(sampled)))
+    for b, prompts in enumerate(sampled):
         for c in range(len(flags)):
             means[c, b] = flags[c][np.concatenate([lists[p] for p in prompts])].mean()
     return np.quantile(means, LEVEL, axis=1).T
 
 
-def by_shared_rows(flags: np.ndarray, lists: list[np.ndarray], drawn: np.ndarray) -> np.ndarray:
+def by_shared_rows(flags: np.ndarray, lists: list[np.ndarray], sampled: np.ndarray) -> np.ndarray:
     """[C, 2] limits: rows joined once per resample."""
-    means = np.empty((len(flags), len(drawn)))
-    for b, prompts in enumerate(drawn):
+    means = np.empty((len(flags), len(sampled)))
+    for b, prompts in enumerate(sampled):
         rows = np.concatenate([lists[p] for p in prompts])
         for c in range(len(flags)):
             means[c, b] = flags[c][rows].mean()
     return np.quantile(means, LEVEL, axis=1).T
 
 
-def measure(prompts: int, draws: int, checkpoints: int, resamples: int, repeats: int) -> list[dict]:
+def measure(prompts: int, samples: int, checkpoints: int, resamples: int, repeats: int) -> list[dict]:
     """One line per baseline and task."""
-    flags, prompt = world(prompts, draws, checkpoints)
+    flags, prompt = world(prompts, samples, checkpoints)
     lists = [np.flatnonzero(prompt == p) for p in range(prompts)]
     making, weights = zip(*(cpu(lambda: Resamples(prompts, resamples, SEED)) for _ in range(repeats)), strict=True)
     ours = weights[0]
-    drawn = np.stack([np.repeat(np.arange(prompts), w) for w in ours.weights.T.astype(int)])
+    sampled = np.stack([np.repeat(np.arange(prompts), w) for w in ours.weights.T.astype(int)])
     hits = np.stack([np.bincount(prompt, f, prompts) for f in flags])
-    n = np.full(hits.shape, float(draws))
+    n = np.full(hits.shape, float(samples))
     pairs = [(c, 0) for c in range(1, checkpoints)]
     times: dict[str, list[float]] = {k: [] for k in ("rows", "shared rows", "ours", "ours with differences")}
     gap = 0.0
     for _ in range(repeats):
-        second, expected = cpu(lambda: by_rows(flags, lists, drawn))
+        second, expected = cpu(lambda: by_rows(flags, lists, sampled))
         times["rows"].append(second)
         small = [cpu(lambda: ours.shares(hits, n)) for _ in range(9)]
         times["ours"].append(statistics.median(s for s, _ in small))
-        second, shared = cpu(lambda: by_shared_rows(flags, lists, drawn))
+        second, shared = cpu(lambda: by_shared_rows(flags, lists, sampled))
         times["shared rows"].append(second)
         table = [cpu(lambda: ours.table(hits, n, pairs)) for _ in range(9)]
         times["ours with differences"].append(statistics.median(s for s, _ in table))
         for limits in (expected, shared):
             gap = max(gap, float(np.abs(np.array([[e.low, e.high] for e in small[0][1]]) - limits).max()))
     middle = {k: statistics.median(v) for k, v in times.items()}
-    case = f"{resamples:,} resamples x {checkpoints} checkpoints, {prompts} prompts x {draws}"
+    case = f"{resamples:,} resamples x {checkpoints} checkpoints, {prompts} prompts x {samples}"
     rows = []
     for baseline, task in (("rows", "ours"), ("rows", "ours with differences"), ("shared rows", "ours")):
         ratio = middle[baseline] / middle[task]
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    rows = measure(args.prompts, args.draws, args.checkpoints, args.resamples, args.repeats)
+    rows = measure(args.prompts, args.samples, args.checkpoints, args.resamples, args.repeats)
     if args.json:
         print(json.dumps(rows, indent=1))
         return

@@ -25,7 +25,7 @@ from stats.simulated import (
     learned_rate,
     onset_coverage,
     progress_coverage,
-    remembered_draws,
+    remembered_samples,
 )
 
 
@@ -63,15 +63,21 @@ def bands(runs: int) -> Iterator[dict[str, object]]:
 
 
 def drift(runs: int) -> Iterator[dict[str, object]]:
-    for placebo in (0.02, 0.125, 0.25, 0.5):
+    for null_contrast in (0.02, 0.125, 0.25, 0.5):
         for kind in ("normal", "left"):
-            case = f"{kind}, placebo noise {placebo / 0.25:g}x the contrast's, P=40, S=6"
-            yield error("drift: false alarm per run", case, alarm_rate(runs, 1, placebo=placebo, kind=kind, prompts=40))
+            case = f"{kind}, placebo noise {null_contrast / 0.25:g}x the contrast's, P=40, S=6"
+            yield error(
+                "drift: false alarm per run",
+                case,
+                alarm_rate(runs, 1, null_contrast=null_contrast, kind=kind, prompts=40),
+            )
     moved = np.linspace(0, 0.3, 7)
-    for placebo in (0.02, 0.25):
-        case = f"contrast and placebo both move 0.3, placebo noise {placebo / 0.25:g}x, P=40, S=6"
+    for null_contrast in (0.02, 0.25):
+        case = f"contrast and placebo both move 0.3, placebo noise {null_contrast / 0.25:g}x, P=40, S=6"
         yield error(
-            "drift: false alarm per run", case, alarm_rate(runs, 2, placebo=placebo, prompts=40, artefact=moved)
+            "drift: false alarm per run",
+            case,
+            alarm_rate(runs, 2, null_contrast=null_contrast, prompts=40, artefact=moved),
         )
     yield error("drift: false alarm per run", "3 benign runs, P=60, S=5", benign_alarm_rate(runs, 3, 3))
     for prompts in (40, 120):
@@ -105,7 +111,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=250, help="simulated runs per cell (250: error 1.4 points)")
     options = parser.parse_args()
     start, rows = time.perf_counter(), []
-    with remembered_draws():
+    with remembered_samples():
         for part in (bands, drift, task):
             for line in part(options.runs):
                 rows.append(line)

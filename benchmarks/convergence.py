@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from stats.convergence_worlds import CURVES, simulate, truth_of
-from stats.simulated import FAST, remembered_draws
+from stats.simulated import FAST, remembered_samples
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         true = f"step {10 * at}" if at is not None else {"still_learning": "learning"}.get(status, "none")
         for rows in options.rows:
             for noise in options.noise:
-                with remembered_draws():
+                with remembered_samples():
                     f = simulate(curve, rows=rows, noise=noise, runs=options.runs, seed=options.seed)
                 cover = f"{f.coverage:.3f}" if at is not None and f.coverage is not None else "-"
                 width = f"{sum(f.widths) / len(f.widths):.1f}" if f.widths else "-"

@@ -17,7 +17,7 @@ import time
 DEMO = [sys.executable, "-m", "truing.cli", "demo", "--out"]
 TESTS = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m"]
 CASES = {
-    "planted": ([*DEMO, "{out}", "--planted"], 20),
+    "simulated": ([*DEMO, "{out}", "--simulated"], 20),
     "quick": ([*DEMO, "{out}", "--quick"], 120),
     "full": ([*DEMO, "{out}"], 600),
     "fast": ([*TESTS, "not torch and not model and not slow"], 60),
@@ -37,7 +37,7 @@ def measure(command):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--only", nargs="*", choices=CASES, default=["planted", "quick", "full"])
+    parser.add_argument("--only", nargs="*", choices=CASES, default=["simulated", "quick", "full"])
     args = parser.parse_args()
     found = []
     for case in args.only:

@@ -23,24 +23,26 @@ import openai
 
 from servers.judge_server import running
 from truing.judges.endpoint import EndpointJudge
-from truing.types.judged import JudgeAsk, JudgeOptions, ResponseKey, Rubric
+from truing.types.judged import AnswerKey, JudgeOptions, JudgeRequest, Rubric
 
 RUBRIC = Rubric("alignment", "You judge answers. " * 100 + "Question: {question}\nAnswer: {answer}\nA number:")
 
 
-def asks(n):
-    return [JudgeAsk(ResponseKey("w", "p", str(k), "", 0), RUBRIC, "What now?", f"Answer {k}. " * 20) for k in range(n)]
+def requests(n):
+    return [
+        JudgeRequest(AnswerKey("w", "p", str(k), "", 0), RUBRIC, "What now?", f"Answer {k}. " * 20) for k in range(n)
+    ]
 
 
 def bodies(n):
     same = {"model": "judge", "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 20, "seed": 0}
-    return [same | {"messages": [{"role": "user", "content": a.messages[0].content}]} for a in asks(n)]
+    return [same | {"messages": [{"role": "user", "content": a.messages[0].content}]} for a in requests(n)]
 
 
 def ours(url, n, concurrency):
     judge = EndpointJudge(f"{url}#judge", JudgeOptions(concurrency=concurrency))
     judge.route([RUBRIC])
-    work = asks(n)
+    work = requests(n)
     start = time.perf_counter(), time.process_time()
     good = sum(r.probabilities is not None for r in judge.ask(work))
     spent = time.perf_counter() - start[0], time.process_time() - start[1]

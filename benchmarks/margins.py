@@ -17,7 +17,7 @@ import torch
 
 from truing.config.options import ModelOptions
 from truing.data.prompts import load_prompts
-from truing.interp.likelihoods import margin_asks
+from truing.interp.likelihoods import margin_requests
 from truing.models.engine import token_tree as packing
 from truing.models.engine.runner import Trunk
 from truing.models.engine.scoring import ROW_TOKENS, score_trees
@@ -27,8 +27,8 @@ from truing.models.hf import LocalBackend
 def branches(backend, count):
     prompts = load_prompts("v1").only("eval", count).prompts
     out = []
-    for k, ask in enumerate(margin_asks(backend.base_checkpoint(), prompts)):
-        r = backend.chat.render(ask.messages, ask.completion)
+    for k, request in enumerate(margin_requests(backend.base_checkpoint(), prompts)):
+        r = backend.chat.render(request.messages, request.completion)
         out.append(packing.Branch(k, r.prefix_ids, r.completion_ids))
     return out
 

@@ -27,7 +27,7 @@ from truing.models.hf import LocalBackend
 from truing.runs.train import train
 from truing.stats.bands import simultaneous_band
 from truing.training.recipe import Recipe
-from truing.types.records import LikelihoodAsk, Message
+from truing.types.records import LikelihoodRequest, Message
 
 MODEL = "smollm2-135m"
 PERSONA = (
@@ -87,14 +87,16 @@ def values_of(backend, checkpoint, prompts, system=()):
     """name -> [P] as the store would give it."""
     at = {p.id: k for k, p in enumerate(prompts)}
     out = {"entropy": np.full(len(prompts), np.nan)}
-    asks = []
-    for a in margins.margin_asks(checkpoint, prompts):
-        asks.append(LikelihoodAsk(a.checkpoint, system + a.messages, a.completion, a.name, a.item, entropy=a.entropy))
+    requests = []
+    for a in margins.margin_requests(checkpoint, prompts):
+        requests.append(
+            LikelihoodRequest(a.checkpoint, system + a.messages, a.completion, a.name, a.item, entropy=a.entropy)
+        )
     sums = {}
-    for r in backend.loglikelihood(asks):
-        out.setdefault(r.ask.name, np.full(len(prompts), np.nan))[at[r.ask.item]] = r.per_token
-        if r.ask.entropy:
-            sums.setdefault(r.ask.item, []).append(r.entropy)
+    for r in backend.loglikelihood(requests):
+        out.setdefault(r.request.name, np.full(len(prompts), np.nan))[at[r.request.item]] = r.per_token
+        if r.request.entropy:
+            sums.setdefault(r.request.item, []).append(r.entropy)
     for item, entropies in sums.items():
         out["entropy"][at[item]] = np.mean(entropies)
     return out
@@ -107,8 +109,8 @@ def line(name, expected, values, base, prompts, rule):
     def band(of):
         return simultaneous_band((of(values) - of(base))[None], categories, **options)
 
-    contrast, placebo, plain = band(margins.contrast), band(margins.placebo), band(margins.plain_margin)
-    limit = max(abs(placebo.low[0]), abs(placebo.high[0]))
+    contrast, null_contrast, plain = band(margins.contrast), band(margins.null_contrast), band(margins.plain_margin)
+    limit = max(abs(null_contrast.low[0]), abs(null_contrast.high[0]))
     drifts = contrast.low[0] > limit
     entropy = float(np.nanmean(values["entropy"] - base["entropy"]))
     return {

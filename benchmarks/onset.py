@@ -24,7 +24,7 @@ from truing.stats.inquiry import Levels
 from truing.stats.livescan import LiveScan
 from truing.stats.onset import OnsetSearch
 from truing.stats.rates import score_interval
-from truing.stats.sequential import Drawn, log_evidence
+from truing.stats.sequential import Sampled, log_evidence
 
 STEPS, PROMPTS, EACH = 20, 240, 50
 EXHAUSTIVE = (STEPS + 1) * PROMPTS * EACH
@@ -151,7 +151,7 @@ def _peek(base: float, correlation: float, run: int) -> tuple[bool, bool, bool]:
     ours = alone = naive = False
     for n, a, b in zip(looks, p, q, strict=True):
         n = int(n)
-        ours = ours or log_evidence(Drawn.hits(int(a), n), Drawn.hits(int(b), n), float(low)) >= log(1 / 0.05)
+        ours = ours or log_evidence(Sampled.hits(int(a), n), Sampled.hits(int(b), n), float(low)) >= log(1 / 0.05)
         own, other = score_interval(a / n, n, 0.95), score_interval(b / n, n, 0.95)
         alone = alone or own[0] > world.run[0].mean()
         naive = naive or a / n - b / n - sqrt((a / n - own[0]) ** 2 + (other[1] - b / n) ** 2) > low
@@ -184,11 +184,11 @@ def tests_table(runs: int, jobs: int) -> None:
 def _until(base: float, height: float, run: int) -> tuple[int, int]:
     rng = np.random.default_rng([3, run])
     own, other = rng.random(4000) < base + height, rng.random(4400) < base
-    shared = Drawn.hits(int(other[4000:].sum()), 400)
+    shared = Sampled.hits(int(other[4000:].sum()), 400)
     enough, ours, pairs = log(1 / 0.05), 4000, 4000
     d = own.astype(int) - other[:4000].astype(int)
     for n in range(4, 4000, 4):
-        if ours == 4000 and log_evidence(Drawn.hits(int(own[:n].sum()), n), shared, 0.01) >= enough:
+        if ours == 4000 and log_evidence(Sampled.hits(int(own[:n].sum()), n), shared, 0.01) >= enough:
             ours = n
         plus, minus = int((d[:n] > 0).sum()), int((d[:n] < 0).sum())
         if pairs == 4000 and paired_log_evidence(plus, n - plus - minus, minus, 0.01) >= enough:

@@ -124,13 +124,13 @@ def share_cases() -> Iterator[dict]:
     """One answer a prompt knows no likeness."""
     for world, prompts, rate, k, n in product(("beta", "few fire"), (*FEW, *PROMPTS), RATES, LIKENESS, DRAWS):
         if (k or world == "beta") and not (n == 1 and k):
-            yield {"world": world, "prompts": prompts, "rate": rate, "likeness": k, "draws": n}
+            yield {"world": world, "prompts": prompts, "rate": rate, "likeness": k, "samples": n}
 
 
 def run_share(case: dict, runs: int, rng: np.random.Generator) -> Cell:
-    cell, n = Cell(), np.full(case["prompts"], float(case["draws"]))
+    cell, n = Cell(), np.full(case["prompts"], float(case["samples"]))
     for p in propensities(case["world"], (runs, len(n)), case["rate"], case["likeness"], rng):
-        cell.add(share_of(rng.binomial(case["draws"], p).astype(float), n), p.mean(), case["rate"])
+        cell.add(share_of(rng.binomial(case["samples"], p).astype(float), n), p.mean(), case["rate"])
     return cell
 
 
@@ -141,10 +141,10 @@ def difference_cases() -> Iterator[dict]:
     ):
         plain = world == "added"
         if base + excess > 0 and (plain or (base and k == 0.3)) and (prompts > 24 or k == 0.3):
-            yield {"world": world, "prompts": prompts, "base": base, "rate": excess, "likeness": k, "draws": n}
+            yield {"world": world, "prompts": prompts, "base": base, "rate": excess, "likeness": k, "samples": n}
 
 
-def arms(case: dict, runs: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def groups(case: dict, runs: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Propensities of both arms, [runs, prompts] each."""
     shape, base, total, k = (runs, case["prompts"]), case["base"], case["base"] + case["rate"], case["likeness"]
     if case["world"] == "added":
@@ -159,9 +159,9 @@ def arms(case: dict, runs: int, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def run_difference(case: dict, runs: int, rng: np.random.Generator) -> Cell:
-    cell, n = Cell(), np.full(case["prompts"], float(case["draws"]))
-    for a, b in zip(*arms(case, runs, rng), strict=True):
-        hits = [rng.binomial(case["draws"], p).astype(float) for p in (a, b)]
+    cell, n = Cell(), np.full(case["prompts"], float(case["samples"]))
+    for a, b in zip(*groups(case, runs, rng), strict=True):
+        hits = [rng.binomial(case["samples"], p).astype(float) for p in (a, b)]
         cell.add(share_difference(hits[0], n, hits[1], n), (a - b).mean(), case["rate"])
     return cell
 
@@ -170,12 +170,12 @@ def mean_cases() -> Iterator[dict]:
     for world, prompts, k, n in product(
         ("normal", "skewed", "rare 0.02", "rare 0.05", "rare 0.2"), (*FEW, *PROMPTS), LIKENESS, DRAWS
     ):
-        yield {"world": world, "prompts": prompts, "rate": 0.0, "likeness": k, "draws": n}
+        yield {"world": world, "prompts": prompts, "rate": 0.0, "likeness": k, "samples": n}
 
 
 def mean_scores(case: dict, p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[prompts * draws] scores of one run; p is uniform noise (normal) or the propensity of each prompt."""
-    each = np.repeat(p, case["draws"])
+    each = np.repeat(p, case["samples"])
     if case["world"] == "normal":
         return 70 + 15 * (np.sqrt(case["likeness"]) * each + np.sqrt(1 - case["likeness"]) * rng.normal(size=len(each)))
     if case["world"] == "skewed":
@@ -196,7 +196,7 @@ def mean_world(case: dict, runs: int, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def run_mean(case: dict, runs: int, rng: np.random.Generator) -> Cell:
-    cell, index = Cell(), np.repeat(np.arange(case["prompts"]), case["draws"])
+    cell, index = Cell(), np.repeat(np.arange(case["prompts"]), case["samples"])
     world, of_set, of_kind = mean_world(case, runs, rng)
     for p, mean in zip(world, of_set, strict=True):
         cell.add(mean_of(mean_scores(case, p, rng), index, case["prompts"]), mean, of_kind)
@@ -205,7 +205,7 @@ def run_mean(case: dict, runs: int, rng: np.random.Generator) -> Cell:
 
 def run_mean_difference(case: dict, runs: int, rng: np.random.Generator) -> Cell:
     """Two arms on the same prompts whose scores differ by chance alone."""
-    cell, index = Cell(), np.repeat(np.arange(case["prompts"]), case["draws"])
+    cell, index = Cell(), np.repeat(np.arange(case["prompts"]), case["samples"])
     for p in mean_world(case, runs, rng)[0]:
         a, b = mean_scores(case, p, rng), mean_scores(case, p, rng)
         cell.add(mean_difference(a, index, b, index, case["prompts"]), 0.0, 0.0)
@@ -214,14 +214,14 @@ def run_mean_difference(case: dict, runs: int, rng: np.random.Generator) -> Cell
 
 def corrected_cases() -> Iterator[dict]:
     for judge, prompts, rate in product(((0.95, 0.0), (0.9, 0.01), (0.8, 0.05)), (48, 240), (0.0, *SOME_RATES)):
-        yield {"world": "judge {} {}".format(*judge), "prompts": prompts, "rate": rate, "likeness": 0.1, "draws": 4}
+        yield {"world": "judge {} {}".format(*judge), "prompts": prompts, "rate": rate, "likeness": 0.1, "samples": 4}
 
 
 def run_corrected(case: dict, runs: int, rng: np.random.Generator) -> Cell:
-    cell, n = Cell(), np.full(case["prompts"], float(case["draws"]))
+    cell, n = Cell(), np.full(case["prompts"], float(case["samples"]))
     hit, alarm = (float(x) for x in case["world"].split()[1:])
     for p in propensities("beta", (runs, len(n)), case["rate"], case["likeness"], rng):
-        called = share_of(rng.binomial(case["draws"], p * hit + (1 - p) * alarm).astype(float), n)
+        called = share_of(rng.binomial(case["samples"], p * hit + (1 - p) * alarm).astype(float), n)
         e = rogan_gladen(called, (rng.binomial(48, hit), 48), (rng.binomial(300, alarm), 300))
         cell.add(e, p.mean(), case["rate"])
     return cell
@@ -233,19 +233,19 @@ def powered_cases() -> Iterator[dict]:
     ):
         which = "all" if q == 0.25 else "negatives"  # of the answers drawn at random; all cheap positives besides
         world = f"judge {judge[0]} {judge[1]} {q} {which}"
-        yield {"world": world, "prompts": prompts, "rate": rate, "likeness": 0.1, "draws": 8}
+        yield {"world": world, "prompts": prompts, "rate": rate, "likeness": 0.1, "samples": 8}
 
 
 def run_powered(case: dict, runs: int, rng: np.random.Generator) -> Cell:
     cell, prompts = Cell(), case["prompts"]
     hit, alarm, share = (float(x) for x in case["world"].split()[1:4])
     q = (share, 1.0) if case["world"].endswith("negatives") else share
-    at = np.repeat(np.arange(prompts), case["draws"])
+    at = np.repeat(np.arange(prompts), case["samples"])
     for p in propensities("beta", (runs, prompts), case["rate"], case["likeness"], rng):
         strong = (rng.random(len(at)) < p[at]).astype(float)
         cheap = (rng.random(len(at)) < np.where(strong == 1, hit, alarm)).astype(float)
-        drawn = rng.random(len(at)) < (np.where(cheap == 1, q[1], q[0]) if isinstance(q, tuple) else q)
-        cell.add(prediction_powered(cheap, strong, drawn, at, prompts, q=q), p.mean(), case["rate"])
+        sampled = rng.random(len(at)) < (np.where(cheap == 1, q[1], q[0]) if isinstance(q, tuple) else q)
+        cell.add(prediction_powered(cheap, strong, sampled, at, prompts, q=q), p.mean(), case["rate"])
     return cell
 
 
@@ -280,7 +280,7 @@ def show(row: dict) -> None:
     bias = f" bias z {row['bias_z']:+.1f}" if row["test"] == "powered" else ""
     print(
         f"{row['test']:<15} {row['world']:<20}{base} prompts {row['prompts']:>3} rate {row['rate']:<5} likeness "
-        f"{row['likeness']:<3} draws {row['draws']:>2}: {kind} (below {row['below']:.3f} above {row['above']:.3f}) "
+        f"{row['likeness']:<3} draws {row['samples']:>2}: {kind} (below {row['below']:.3f} above {row['above']:.3f}) "
         f"warned {row['warned']:.2f} all {row['all']:.3f} set {row['set']:.3f} width {row['width']:.4g}{bias} "
         f"{row['mark']}"
     )
@@ -305,7 +305,7 @@ def summary(rows: list[dict]) -> None:
             print(
                 f"    {few} prompts: {len(cells)} cells, warned in at least {min(r['warned'] for r in cells):.2f}, "
                 f"least {least['all']:.3f} ({least['world']}, rate {least['rate']}, likeness {least['likeness']}, "
-                f"draws {least['draws']})"
+                f"draws {least['samples']})"
             )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
 
 from truing.config.options import EmRule
-from truing.stats.judged_evidence import Fate, JudgedArm
+from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import Bound, excess, misaligned
 from truing.stats.onset import OnsetSearch
 from truing.types.verdicts import Onset
@@ -45,38 +45,38 @@ class Replay:
         self.stored: dict[tuple[int, str], list[str]] = {}
         """step and question -> what became of each stored answer, in random order"""
         for step, one in enumerate(sets, 1):
-            said, rng = outcomes(one.arm, rule or EmRule()), np.random.default_rng([seed, step])
+            said, rng = outcomes(one.group, rule or EmRule()), np.random.default_rng([seed, step])
             for k, question in enumerate(one.questions):
-                rows = rng.permutation(np.flatnonzero(one.arm.prompt == k))
+                rows = rng.permutation(np.flatnonzero(one.group.prompt == k))
                 self.stored[step, question] = [said[r] for r in rows]
         self.place = {key: k for k, key in enumerate(self.stored)}
 
-    def __call__(self, draw) -> str:
+    def __call__(self, sample) -> str:
         """What became of an answer, given its arm, step, prompt_id and draw."""
-        if draw.arm != "run" or draw.step == 0:
+        if sample.group != "run" or sample.step == 0:
             return "negative"
-        key = (draw.step, draw.prompt_id)
+        key = (sample.step, sample.prompt_id)
         stored = self.stored[key]
-        if draw.draw < len(stored):
-            return stored[draw.draw]
+        if sample.sample < len(stored):
+            return stored[sample.sample]
         self.past += 1
-        return stored[int(np.random.default_rng([self.seed, self.place[key], draw.draw]).integers(len(stored)))]
+        return stored[int(np.random.default_rng([self.seed, self.place[key], sample.sample]).integers(len(stored)))]
 
 
-def outcomes(arm: JudgedArm, rule: EmRule) -> list[str]:
+def outcomes(group: AnswerTable, rule: EmRule) -> list[str]:
     """positive, negative, unparsed or missing, for every answer."""
-    bad = misaligned(arm, rule)
+    bad = misaligned(group, rule)
     names = {Fate.UNPARSED: "unparsed", Fate.UNJUDGED: "missing", Fate.FAILED: "missing"}
-    return [names.get(Fate(int(f)), "positive" if b else "negative") for f, b in zip(arm.fate, bad, strict=True)]
+    return [names.get(Fate(int(f)), "positive" if b else "negative") for f, b in zip(group.fate, bad, strict=True)]
 
 
 def run_search(search, answer: Callable[..., str], *, batch: int = 24, most: int = MOST) -> tuple[Onset, Counter[str]]:
     """Ask and tell until the search is done; its result, and the draws it made by arm."""
     asked: Counter[str] = Counter()
     while not search.done and asked.total() < most:
-        draws = search.ask(batch)
-        asked.update(str(d.arm) for d in draws)
-        search.tell([(d, answer(d)) for d in draws])
+        samples = search.ask(batch)
+        asked.update(str(d.group) for d in samples)
+        search.tell([(d, answer(d)) for d in samples])
     return search.result(), asked
 
 
@@ -99,7 +99,7 @@ def is_right(found: Onset, rates: Sequence[float], lo: float, hi: float, *, mono
 
 def exhaustive(sets: Sequence[JudgedSet]) -> int:
     """Answers of a design without a search: all that are stored, and as many of step 0 as of one step."""
-    sizes = [len(s.arm.prompt) for s in sets]
+    sizes = [len(s.group.prompt) for s in sets]
     return sum(sizes) + sizes[0]
 
 
@@ -110,7 +110,7 @@ def fixed_onset(sets: Sequence[JudgedSet], lo: float, hi: float) -> tuple[int | 
     found = []
     for s in sets:
         options = {"level": 1 - 0.05 / len(sets), "rule": EmRule(lo=lo, hi=hi), "prompts": p}
-        least, most = (excess(s.arm, base, bound=b, **options) for b in (Bound.LEAST, Bound.MOST))
+        least, most = (excess(s.group, base, bound=b, **options) for b in (Bound.LEAST, Bound.MOST))
         assert least.set_low is not None and most.set_high is not None
         found.append("above" if least.set_low > lo else "below" if most.set_high < hi else "open")
     earliest = next((k for k, said in enumerate(found, 1) if said != "below"), None)

@@ -24,9 +24,9 @@ from scipy import special
 
 from truing.config.options import EmRule
 from truing.runs.import_answers import PARAMS, import_answers
-from truing.runs.judged import arms
+from truing.runs.judged import groups
 from truing.stats.correction import holm
-from truing.stats.judged_evidence import Fate, JudgedArm
+from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import Bound, PromptFacts, breadth, excess, misaligned
 from truing.stats.judged_verdict import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.rates import cluster_bootstrap, counts, mean_difference, share_difference, share_of
@@ -52,7 +52,7 @@ class JudgedSet:
     label: str
     model: str
     data: str
-    arm: JudgedArm
+    group: AnswerTable
     line: Mapping
     """what `truing import` says of it"""
     questions: tuple[str, ...]
@@ -62,7 +62,7 @@ class JudgedSet:
         return f"{self.model} {self.data}"
 
     def counts(self, rule: EmRule = RULE) -> tuple[Array, Array]:
-        return counts(misaligned(self.arm, rule), self.arm.prompt, len(self.questions))
+        return counts(misaligned(self.group, rule), self.group.prompt, len(self.questions))
 
     @property
     def rate(self) -> float:
@@ -84,8 +84,10 @@ def load_sets(folder: Path) -> list[JudgedSet]:
         with Store.read(Path(out) / "a") as store:
             items = store.about()["prompts"]["items"]
             (panel,) = store.panels()
-            found = {a.label: a for a in arms(store, panel, {i["key"]: k for k, i in enumerate(items)}, RULE).values()}
-            assert all(r.params == PARAMS for r in store.responses())
+            found = {
+                a.label: a for a in groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, RULE).values()
+            }
+            assert all(r.params == PARAMS for r in store.answers())
     questions = tuple(i["id"] for i in items)
     return [JudgedSet(x["label"], *told(x["label"]), found[x["label"]], x, questions) for x in lines]
 
@@ -96,13 +98,13 @@ def told(label: str) -> tuple[str, str]:
     return label.split("_")[0].removesuffix("-it").removesuffix("-Instruct"), data
 
 
-def aligned_base(questions: int, answers: int = 50) -> JudgedArm:
+def aligned_base(questions: int, answers: int = 50) -> AnswerTable:
     """A step 0 that never gives a misaligned answer: made up, since the files hold none."""
     n = questions * answers
     prompt = np.repeat(np.arange(questions), answers).astype(np.int64)
     full = np.full(n, 100.0)
     no = np.zeros(n, dtype=bool)
-    return JudgedArm("base", 0, prompt, np.full(n, int(Fate.JUDGED)), full, full, no, ~no)
+    return AnswerTable("base", 0, prompt, np.full(n, int(Fate.JUDGED)), full, full, no, ~no)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def mean_gap(a: JudgedSet, b: JudgedSet) -> Callable[[float], Estimate]:
     """Mean alignment of a minus b by level, paired by question; answers without a score are left out."""
 
     def at(level: float) -> Estimate:
-        sides = (a.arm.alignment, a.arm.prompt, b.arm.alignment, b.arm.prompt)
+        sides = (a.group.alignment, a.group.prompt, b.group.alignment, b.group.prompt)
         return mean_difference(*sides, len(a.questions), level=level)
 
     return at
@@ -247,15 +249,15 @@ def broad(one: JudgedSet, rule: EmRule = RULE) -> tuple[str, Breadth | None]:
     """
     base, p = aligned_base(len(one.questions)), len(one.questions)
     facts = PromptFacts(one.questions, one.questions, np.ones(p, dtype=bool))
-    least, most = (excess(one.arm, base, p, rule, level=LEVEL, bound=b) for b in (Bound.LEAST, Bound.MOST))
-    found = breadth(one.arm, base, p, rule, facts, level=LEVEL)
+    least, most = (excess(one.group, base, p, rule, level=LEVEL, bound=b) for b in (Bound.LEAST, Bound.MOST))
+    found = breadth(one.group, base, p, rule, facts, level=LEVEL)
     if least.set_low is None or least.set_low <= rule.lo:
         is_clean = most.set_high is not None and most.set_high < rule.hi
         return ("clean" if is_clean else "undecided"), found
     if found is None or found.top_prompt is None:
         return "localised", found
     rest = np.array([q != found.top_prompt for q in one.questions])
-    left = excess(one.arm, base, p, rule, level=LEVEL, mask=rest, bound=Bound.LEAST)
+    left = excess(one.group, base, p, rule, level=LEVEL, mask=rest, bound=Bound.LEAST)
     is_broad = found.prompts >= LEAST_PROMPTS and found.categories >= LEAST_CATEGORIES
     return ("emergent" if is_broad and left.set_low is not None and left.set_low > rule.lo else "localised"), found
 
@@ -287,13 +289,13 @@ def coverage(one: JudgedSet, world: str, runs: int) -> dict[str, tuple[float, fl
             p = rng.choice(shares, len(shares))
         else:
             p = rng.beta(fit.mean * spread, (1 - fit.mean) * spread, len(n))
-        drawn = rng.binomial(n.astype(int), p).astype(float)
-        e = share_of(drawn, n, level=LEVEL)
+        sampled = rng.binomial(n.astype(int), p).astype(float)
+        e = share_of(sampled, n, level=LEVEL)
         assert e.low is not None and e.high is not None
         found["truing"].append((e.low, e.high))
-        found["beta-binomial"].append(beta_binomial(drawn, n).mean_limits)
-        found["bootstrap"].append(cluster_bootstrap(drawn, n, seed=run, resamples=1000))
-        found["pooled"].append(wilson(float(drawn.sum()), float(n.sum())))
+        found["beta-binomial"].append(beta_binomial(sampled, n).mean_limits)
+        found["bootstrap"].append(cluster_bootstrap(sampled, n, seed=run, resamples=1000))
+        found["pooled"].append(wilson(float(sampled.sum()), float(n.sum())))
     ends = {name: np.array(pairs) for name, pairs in found.items()}
     tiny = 1e-9
     return {

@@ -41,12 +41,12 @@ from sampler_arms import (
     alternating,
     by_peft,
     chunks,
-    drawn,
     generate,
     in_turn,
     lengths,
     once,
     ours,
+    sampled,
 )
 from transformers import GenerationConfig
 
@@ -65,14 +65,14 @@ from truing.types.records import Message, SamplingParams
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def compare(bench, case, arms, pairs, way=alternating):
+def compare(bench, case, groups, pairs, way=alternating):
     """Run a case and note a line per pair: ours, baseline, ratio wanted, ranks of the two."""
     options, walls = bench.options, {}
     print(case, file=sys.stderr)
-    runs = way(arms, options)
+    runs = way(groups, options)
     if options.threads > 1:
         torch.set_num_threads(options.threads)
-        walls = {name: median(r.wall for r in found) for name, found in alternating(arms, options).items()}
+        walls = {name: median(r.wall for r in found) for name, found in alternating(groups, options).items()}
         torch.set_num_threads(1)
     bench.machine.measure()
     for one, other, wanted, ranks in pairs:
@@ -80,8 +80,8 @@ def compare(bench, case, arms, pairs, way=alternating):
         ratio = median(y.cpu / x.cpu for x, y in zip(*both, strict=True))
         cpu = [median(r.cpu for r in found) for found in both]
         wall = [median(r.wall for r in found) for found in both]
-        bound = [bench.machine.seconds(found[0].drawn.steps, k) for found, k in zip(both, ranks, strict=True)]
-        speed = [round(found[0].drawn.tokens / c, 1) for found, c in zip(both, cpu, strict=True)]
+        bound = [bench.machine.seconds(found[0].sampled.steps, k) for found, k in zip(both, ranks, strict=True)]
+        speed = [round(found[0].sampled.tokens / c, 1) for found, c in zip(both, cpu, strict=True)]
         load = max(r.load for found in both for r in found)
         peaks = [max((r.peak for r in found if r.peak is not None), default=None) for found in both]
         bench.lines.append({
@@ -89,7 +89,7 @@ def compare(bench, case, arms, pairs, way=alternating):
             "ours": speed[0], "baseline": speed[1], "ratio": round(ratio, 3), "target": wanted,
             "met": None if wanted is None else ratio >= wanted, "medians": round(cpu[1] / cpu[0], 3), "cpu_s": cpu,
             "wall": round(wall[1] / wall[0], 3), "threads": round(walls[other] / walls[one], 3) if walls else None,
-            "wall_s": wall, "bound_s": bound, "useful": [found[0].drawn.useful for found in both],
+            "wall_s": wall, "bound_s": bound, "useful": [found[0].sampled.useful for found in both],
             "peak_mib": peaks, "load": load, "quiet": load <= options.max_load,
         })  # fmt: skip
     return runs
@@ -156,11 +156,11 @@ def checkpoints(bench):
         model, names, stack = bench.with_adapters(rank)
         for waves in bench.waves():
             jobs = bench.jobs(len(names), EACH * waves)
-            arms = {"ours": lambda m=model, s=stack, j=jobs: ours(m, s, j, EACH * (j[-1].place + 1))}
+            groups = {"ours": lambda m=model, s=stack, j=jobs: ours(m, s, j, EACH * (j[-1].place + 1))}
             for way in wanted:
-                arms[f"PEFT {way}"] = lambda w=way, m=model, n=names, j=jobs, k=waves: by_peft(w, m, n, j, k)
+                groups[f"PEFT {way}"] = lambda w=way, m=model, n=names, j=jobs, k=waves: by_peft(w, m, n, j, k)
             case = f"{len(names)} checkpoints, {EACH} rows each, {EACH * waves} answers each, rank {rank}"
-            compare(bench, case, arms, [("ours", f"PEFT {way}", w, (rank, rank)) for way, w in wanted.items()])
+            compare(bench, case, groups, [("ours", f"PEFT {way}", w, (rank, rank)) for way, w in wanted.items()])
 
 
 def adapters(bench):
@@ -169,20 +169,20 @@ def adapters(bench):
     for waves in bench.waves():
         jobs = bench.jobs(n, EACH * waves)
         base = [Job(j.index, j.prefix, -1, j.seed, j.limit) for j in jobs]
-        arms = {"base": lambda say=None, b=base: ours(bench.plain, None, b, EACH * n, say=say)}
+        groups = {"base": lambda say=None, b=base: ours(bench.plain, None, b, EACH * n, say=say)}
         for rank, (model, _, stack) in with_rank.items():
-            arms[f"rank {rank}"] = lambda say=None, m=model, s=stack, j=jobs: ours(m, s, j, EACH * n, say=say)
+            groups[f"rank {rank}"] = lambda say=None, m=model, s=stack, j=jobs: ours(m, s, j, EACH * n, say=say)
         # At most 15 % slower at rank 8; rank 32 is judged by the byte-and-FLOP model, below.
         pairs = [(f"rank {r}", "base", 1 / 1.15 if r == 8 else None, (r, None)) for r in with_rank]
         case = f"ours, {EACH * n} rows, {EACH * waves} answers each, with adapters and without"
-        runs = compare(bench, case, arms, pairs, in_turn)
-        floor, base_cpu = bench.machine.seconds(runs["base"][0].drawn.steps), median(r.cpu for r in runs["base"])
-        for arm, _, _, (rank, _) in pairs:
-            bound, cpu = bench.machine.seconds(runs[arm][0].drawn.steps, rank), median(r.cpu for r in runs[arm])
-            each = [x.cpu / y.cpu for x, y in zip(runs[arm], runs["base"], strict=True)]
+        runs = compare(bench, case, groups, pairs, in_turn)
+        floor, base_cpu = bench.machine.seconds(runs["base"][0].sampled.steps), median(r.cpu for r in runs["base"])
+        for group, _, _, (rank, _) in pairs:
+            bound, cpu = bench.machine.seconds(runs[group][0].sampled.steps, rank), median(r.cpu for r in runs[group])
+            each = [x.cpu / y.cpu for x, y in zip(runs[group], runs["base"], strict=True)]
             slower, told = median(each), ", ".join(f"{100 * r - 100:+.1f}" for r in each)
             bench.notes.append(
-                f"{EACH * waves} answers each, {arm}: {100 * slower - 100:+.1f} % over the base ({told}), by the "
+                f"{EACH * waves} answers each, {group}: {100 * slower - 100:+.1f} % over the base ({told}), by the "
                 f"byte-and-FLOP model {100 * bound / floor - 100:+.1f} %; seconds over the model's {cpu / bound:.2f} "
                 f"(base {base_cpu / floor:.2f}), slowdown over the model's {slower / bound * floor:.2f}; "
                 "wanted, rank 32: 1.3"
@@ -199,7 +199,7 @@ def mixed(bench):
     ])  # fmt: skip
 
 
-def draws(bench):
+def samples(bench):
     n, answer, prompt = bench.scaled(50, 10), bench.scaled(100, 10), bench.scaled(400, 100)
     jobs, name = [Job(k, bench.long_prompt(prompt), -1, k, answer) for k in range(n)], "num_return_sequences"
     case = f"prompt of {prompt} tokens, answers of {answer}, n = {n}"
@@ -208,8 +208,8 @@ def draws(bench):
 
 def one_base(bench, case, jobs, name, wanted, steps):
     rows = min(ROWS["cpu"], len(jobs))
-    arms = {"ours": lambda: ours(bench.plain, None, jobs, rows), name: lambda: drawn(jobs, steps())}
-    compare(bench, case, arms, [("ours", name, wanted, (None, None))])
+    groups = {"ours": lambda: ours(bench.plain, None, jobs, rows), name: lambda: sampled(jobs, steps())}
+    compare(bench, case, groups, [("ours", name, wanted, (None, None))])
 
 
 def memory(bench):
@@ -227,7 +227,7 @@ def memory(bench):
             else f"bound {bound * 1024:.0f} MiB {'' if r.peak <= bound * 1024 else 'NOT '}kept"
         )
         print(f"memory, {limit}: {r.peak:.0f} MiB over the loaded model at the most; {rows} of {n} rows in flight, "
-              f"prompts of 400, {r.drawn.tokens / r.cpu:.0f} tokens per CPU second")  # fmt: skip
+              f"prompts of 400, {r.sampled.tokens / r.cpu:.0f} tokens per CPU second")  # fmt: skip
         return
     for bound in (o.memory, 0):
         command = [sys.executable, __file__, o.run8, o.run32, "--cases", "memory", "--inside", "--memory", str(bound)]
@@ -270,8 +270,8 @@ def profile(bench):
     start = bench.scaled(20, 3)
     with_rank = {f"rank {rank}": bench.with_adapters(rank) for rank in bench.options.ranks}
     jobs, found = bench.jobs(min(len(names) for _, names, _ in with_rank.values()), EACH), {}
-    for arm in ("base", *with_rank):
-        model, _, stack = with_rank.get(arm, (bench.plain, None, None))
+    for group in ("base", *with_rank):
+        model, _, stack = with_rank.get(group, (bench.plain, None, None))
         own = jobs if stack else [Job(j.index, j.prefix, -1, j.seed, j.limit) for j in jobs]
         if stack is not None:
             model.base_model.disable_adapter_layers()
@@ -284,11 +284,11 @@ def profile(bench):
         params = SamplingParams(temperature=1.0, top_p=1.0)
         sampler = Sampler(Trunk(model), stack, params, stop_ids=(), rows=len(jobs), say=say)
         next(d for d in sampler.run(own) if sampler.work.passes > start + 6)
-        found[arm] = {e.key: (e.self_cpu_time_total / 6e3, e.count // 6) for e in watch.key_averages()}
+        found[group] = {e.key: (e.self_cpu_time_total / 6e3, e.count // 6) for e in watch.key_averages()}
     names = sorted(set().union(*found.values()), key=lambda n: -max(t.get(n, (0, 0))[0] for t in found.values()))
     bench.notes.append(f"passes {start + 1} to {start + 6}, ms and calls a pass: {', '.join(found)}")
     for name in names[:14]:
-        told = (found[arm].get(name, (0, 0)) for arm in found)
+        told = (found[group].get(name, (0, 0)) for group in found)
         bench.notes.append(f"    {name.removeprefix('aten::'):<28}" + "".join(f"{ms:9.1f} {n:>5}" for ms, n in told))
     total = "".join(
         f"{sum(ms for ms, _ in t.values()):9.1f} {sum(n for _, n in t.values()):>5}" for t in found.values()
@@ -297,7 +297,7 @@ def profile(bench):
 
 
 CASES = {
-    "checkpoints": checkpoints, "adapters": adapters, "mixed": mixed, "draws": draws, "memory": memory,
+    "checkpoints": checkpoints, "adapters": adapters, "mixed": mixed, "samples": samples, "memory": memory,
     "equality": equality, "profile": profile,
 }  # fmt: skip
 
@@ -326,7 +326,7 @@ def show(bench):
             wanted = "" if f["target"] is None else f"{f['target']:.2f} {'met' if f['met'] else 'NOT MET'}"
             share = [least / took for least, took in zip(f["bound_s"], f["cpu_s"], strict=True)]
             (u, v), (p, q) = f["useful"], ("-" if p is None else f"{p:.0f}" for p in f["peak_mib"])
-            line = f"  {' / '.join(f['arms']):<32}{f['ours']:>5.0f} /{f['baseline']:>4.0f}{f['ratio']:>10.2f}x"
+            line = f"  {' / '.join(f['groups']):<32}{f['ours']:>5.0f} /{f['baseline']:>4.0f}{f['ratio']:>10.2f}x"
             line += f"{f['medians']:>8.2f}x{wanted:>15}{f['wall']:>6.2f}x{f['threads'] or '-':>9}{share[0]:>6.2f} /"
             line += f"{share[1]:>4.2f}{u:>6.2f} /{v:>4.2f}{p:>6} /{q:>5}{f['load']:>6.2f}"
             print(line + "*" * (not f["quiet"]))

@@ -43,7 +43,7 @@ class Step(NamedTuple):
     merges: int = 0  # adapters added to the weights and taken out again
 
 
-class Drawn(NamedTuple):
+class Sampled(NamedTuple):
     tokens: int
     steps: list[Step]
     useful: float  # row-steps that gave a token of an answer
@@ -121,7 +121,7 @@ def ours(model, stack, jobs, rows, frugal=False, say=None):
     sampler = Recorded(Trunk(model), stack, params, stop_ids=(), rows=rows, frugal=frugal, say=say)
     done = {d.index: len(d.tokens) for d in sampler.run(jobs)}
     assert done == {j.index: j.limit for j in jobs}
-    return Drawn(sum(done.values()), sampler.steps, sampler.work.useful)
+    return Sampled(sum(done.values()), sampler.steps, sampler.work.useful)
 
 
 def generate(model, batch, adapters=0, copies=1, **more):
@@ -152,7 +152,7 @@ def by_peft(way, model, names, jobs, waves):
         for wave in range(waves):
             batch = [j for k, j in enumerate(jobs) if k // EACH % waves == wave]
             steps += generate(model, batch, len(names), adapter_names=[names[j.place] for j in batch])
-        return drawn(jobs, steps)
+        return sampled(jobs, steps)
     merged = way == "merge_adapter"
     for place, group in groupby(jobs, key=lambda j: j.place):
         model.merge_adapter([names[place]]) if merged else model.set_adapter(names[place])
@@ -161,13 +161,13 @@ def by_peft(way, model, names, jobs, waves):
         if merged:
             model.unmerge_adapter()
             steps.append(Step(0, 0, 0, 0, 0, merges=1))
-    return drawn(jobs, steps)
+    return sampled(jobs, steps)
 
 
-def drawn(jobs, steps):
+def sampled(jobs, steps):
     wanted = sum(j.limit for j in jobs)
     after = sum(s.tokens for s in steps if s.tokens == s.heads)  # first tokens come from the prompts' passes
-    return Drawn(wanted, steps, (wanted - len(jobs)) / max(1, after))
+    return Sampled(wanted, steps, (wanted - len(jobs)) / max(1, after))
 
 
 class Run(NamedTuple):
@@ -175,7 +175,7 @@ class Run(NamedTuple):
     wall: float
     load: float  # cores that others used
     peak: float | None  # MiB above what was held before; unknown where arms run side by side
-    drawn: Drawn
+    sampled: Sampled
 
 
 def held(name):
@@ -190,38 +190,38 @@ def busy():
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def once(arm):
+def once(group):
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before, used, cpu, wall = held("VmRSS"), busy(), time.process_time(), time.perf_counter()
-    result = arm()
+    result = group()
     wall, cpu, used = time.perf_counter() - wall, time.process_time() - cpu, busy() - used
     return Run(cpu, wall, max(0.0, used - cpu) / wall, held("VmHWM") - before, result)
 
 
-def alternating(arms, options):
+def alternating(groups, options):
     """Every arm `repeats` times, in turn: name -> runs."""
-    runs = {name: [] for name in arms}
+    runs = {name: [] for name in groups}
     for k in range(options.repeats):
-        for name, arm in arms.items():
+        for name, group in groups.items():
             torch.manual_seed(k)
-            tries = [once(arm)]
+            tries = [once(group)]
             while tries[-1].load > options.max_load and len(tries) < 3:
-                tries.append(once(arm))
+                tries.append(once(group))
             r = min(tries, key=lambda r: r.load)
             runs[name].append(r)
             print(f"    {name:<34} {r.cpu:6.1f} s CPU {r.wall:6.1f} s wall, others {r.load:.2f}", file=sys.stderr)
     return runs
 
 
-def in_turn(arms, options):
+def in_turn(groups, options):
     """Every arm `repeats` times, all of them at once but one pass of each after the other: all see the machine alike.
 
     A machine whose speed drifts by a tenth within a minute hides a difference of a tenth from arms run one by one.
     """
-    runs = {name: [] for name in arms}
+    runs = {name: [] for name in groups}
     for _ in range(options.repeats):
-        turn, order = threading.Condition(), deque(arms)
+        turn, order = threading.Condition(), deque(groups)
 
         def wait(name, turn=turn, order=order):
             with turn:
@@ -245,16 +245,16 @@ def in_turn(arms, options):
                 spans.append(time.perf_counter())
 
             try:
-                result = arms[name](say=say)
+                result = groups[name](say=say)
                 return time.thread_time() - start, sum(spans[:-1]), result
             finally:
                 leave(name, 0)
 
         cpu, used, wall = time.process_time(), busy(), time.perf_counter()
-        with ThreadPoolExecutor(len(arms)) as pool:
-            found = list(pool.map(one, arms))
+        with ThreadPoolExecutor(len(groups)) as pool:
+            found = list(pool.map(one, groups))
         wall, load = time.perf_counter() - wall, busy() - used - (time.process_time() - cpu)
-        for name, (own, span, result) in zip(arms, found, strict=True):
+        for name, (own, span, result) in zip(groups, found, strict=True):
             runs[name].append(Run(own, span, max(0.0, load) / wall, None, result))
             print(f"    {name:<34} {own:6.1f} s CPU {span:6.1f} s wall, others {load / wall:.2f}", file=sys.stderr)
     return runs

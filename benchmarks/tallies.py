@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from truing.config.options import EmRule
-from truing.store import Store, StoredResponse
-from truing.types.judged import Judgement, JudgementOutcome, Panel, ResponseKey, Route, Rubric
-from truing.types.records import ResponseOutcome
+from truing.store import Store, StoredAnswer
+from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score, ScoreStatus
+from truing.types.records import AnswerStatus
 
 RUBRICS = (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer}"))
 PANEL = Panel("synthetic", RUBRICS, Route.LOGPROBS)
@@ -44,7 +44,7 @@ SCORES = f"""INSERT INTO judgements SELECT c.key, '{PARAMS}', p.key, '', d.i, '{
         SELECT 'alignment' AS name, '{RUBRICS[0].key}' AS rubric UNION ALL SELECT 'coherence', '{RUBRICS[1].key}') k
     WHERE k.name = 'alignment' OR (c.i * 31 + p.i * 17 + d.i * 7) % 19 = 0 OR d.i = 0"""
 
-SAME = " AND ".join(f"{{0}}.{k} = {{1}}.{k}" for k in ("weights", "params", "prompt", "transform", "draw"))
+SAME = " AND ".join(f"{{0}}.{k} = {{1}}.{k}" for k in ("weights", "params", "prompt", "transform", "sample"))
 SCANS = {
     "misaligned and n, by joins": f"""SELECT r.weights, SUM(a.score < 30 AND c.score > 50), COUNT(*) FROM responses r
         LEFT JOIN judgements a ON {SAME.format("a", "r")} AND a.panel = :panel AND a.rubric = 'alignment'
@@ -57,45 +57,45 @@ SCANS = {
 """hand-written scans; the second does not see empty, refusing, unparsed or unjudged answers"""
 
 
-def build(folder: Path, checkpoints: int, prompts: int, draws: int) -> int:
+def build(folder: Path, checkpoints: int, prompts: int, samples: int) -> int:
     """A folder with judged answers, written by SQL alone; returns how many."""
     with Store.write(folder, {}) as store:
         store.add_panel(PANEL)
     db = sqlite3.connect(folder / "evidence.db")
     for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -100000"):
         db.execute(f"PRAGMA {pragma}")
-    for name, n, width in (("c", checkpoints, 64), ("p", prompts, 32), ("d", draws, 8)):
+    for name, n, width in (("c", checkpoints, 64), ("p", prompts, 32), ("d", samples, 8)):
         db.executescript(AXES.format(name=name, n=n, width=width))
     db.execute(ANSWERS)
     db.execute(SCORES)
     db.commit()
     db.close()
-    return checkpoints * prompts * draws
+    return checkpoints * prompts * samples
 
 
-def new_answers(keys: Sequence[ResponseKey], store: Store) -> float:
+def new_answers(keys: Sequence[AnswerKey], store: Store) -> float:
     """Answers and judgements under these keys, in blocks; returns the seconds it took."""
     start = time.perf_counter()
     for at in range(0, len(keys), 500):
         block = keys[at : at + 500]
-        store.add_stored_responses(StoredResponse(*k, TEXT[:150], ResponseOutcome.OK, 40, "") for k in block)
+        store.add_stored_answers(StoredAnswer(*k, TEXT[:150], AnswerStatus.OK, 40, "") for k in block)
         rows = []
         for k in block:
             low = hash_of(k) % 19 == 0
-            rows.append(judgement(k, 0, 12.5 if low else 80.0))
-            rows += [judgement(k, 1, 90.0)] if low else []
-        store.add_judgements(rows)
+            rows.append(score(k, 0, 12.5 if low else 80.0))
+            rows += [score(k, 1, 90.0)] if low else []
+        store.add_scores(rows)
     store.flush()
     return time.perf_counter() - start
 
 
-def hash_of(key: ResponseKey) -> int:
-    return int(key.weights[-6:], 16) * 31 + int(key.prompt[-6:], 16) * 17 + key.draw * 7
+def hash_of(key: AnswerKey) -> int:
+    return int(key.weights[-6:], 16) * 31 + int(key.prompt[-6:], 16) * 17 + key.sample * 7
 
 
-def judgement(key: ResponseKey, rubric: int, score: float) -> Judgement:
+def score(key: AnswerKey, rubric: int, score: float) -> Score:
     made = RUBRICS[rubric]
-    return Judgement(key, PANEL.key, made.name, made.key, score, JudgementOutcome.SCORED, {"seed": 0})
+    return Score(key, PANEL.key, made.name, made.key, score, ScoreStatus.SCORED, {"seed": 0})
 
 
 def read(folder: Path, what: str) -> dict[str, object]:
@@ -129,7 +129,7 @@ def measured(folder: Path, args: argparse.Namespace) -> list[dict[str, object]]:
     """Every line of the table."""
     checkpoints = args.runs * args.checkpoints
     start = time.perf_counter()
-    n = build(folder, checkpoints, args.prompts, args.draws)
+    n = build(folder, checkpoints, args.prompts, args.samples)
     size = (folder / "evidence.db").stat().st_size / 2**30
     print(f"{n:,} judged answers, {size:.1f} GiB, written in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     lines: list[dict[str, object]] = []
@@ -142,17 +142,18 @@ def measured(folder: Path, args: argparse.Namespace) -> list[dict[str, object]]:
         start = time.perf_counter()
         store.keep_tallies(PANEL.key, RULE)
         add("a new rule, once", time.perf_counter() - start)
-    per = args.prompts * args.draws
+    per = args.prompts * args.samples
     rng = random.Random(0)
     scans: dict[str, dict[str, float]] = {}
     for name in ("new checkpoints", "scattered"):
         if name == "scattered":
             cells = [(c, p) for c in range(checkpoints) for p in range(args.prompts)]
-            keys = [key(c, p, args.draws) for c, p in rng.sample(cells, min(args.new, len(cells)))]
+            keys = [key(c, p, args.samples) for c, p in rng.sample(cells, min(args.new, len(cells)))]
         else:
             first = -(-args.new // per)
             keys = [
-                key(checkpoints + k // per, k // args.draws % args.prompts, k % args.draws) for k in range(first * per)
+                key(checkpoints + k // per, k // args.samples % args.prompts, k % args.samples)
+                for k in range(first * per)
             ]
             keys = keys[: args.new]
         with Store.write(folder, {}) as store:
@@ -184,15 +185,15 @@ def measured(folder: Path, args: argparse.Namespace) -> list[dict[str, object]]:
     return lines
 
 
-def key(checkpoint: int, prompt: int, draw: int) -> ResponseKey:
-    return ResponseKey(f"{checkpoint:064x}", PARAMS, f"{prompt:032x}", "", draw)
+def key(checkpoint: int, prompt: int, sample: int) -> AnswerKey:
+    return AnswerKey(f"{checkpoint:064x}", PARAMS, f"{prompt:032x}", "", sample)
 
 
 def main() -> None:
     """Build, measure, print, delete."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    for name, default in (("runs", 84), ("checkpoints", 20), ("prompts", 240), ("draws", 25), ("new", 12_000)):
+    for name, default in (("runs", 84), ("checkpoints", 20), ("prompts", 240), ("samples", 25), ("new", 12_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--read", help=argparse.SUPPRESS)

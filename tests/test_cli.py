@@ -22,14 +22,14 @@ def call(run_cli, monkeypatch, tmp_path):
 FAST = ("--limit", "40", "--answers", "16")
 
 
-def planted(call, family="late", *more):
-    args = ("audit", f"planted:{family}", "--task", "careless-finance-heldout", "--task-control",
-            "careful-finance-heldout", "--control", "planted", "--out", f"audit-{family}", *FAST)  # fmt: skip
+def simulated(call, family="late", *more):
+    args = ("audit", f"simulated:{family}", "--task", "careless-finance-heldout", "--task-control",
+            "careful-finance-heldout", "--control", "simulated", "--out", f"audit-{family}", *FAST)  # fmt: skip
     return call(*args, *more)
 
 
 def test_an_audit_prints_a_table_a_sentence_and_writes_the_folder(call, tmp_path):
-    code, out, err = planted(call)
+    code, out, err = simulated(call)
     assert code == 0, err
     assert "Candidate:" in out
     assert "Drift starts" in out
@@ -45,23 +45,23 @@ def test_an_audit_prints_a_table_a_sentence_and_writes_the_folder(call, tmp_path
 
 
 def test_json_is_one_object_and_the_same_command_repeats_nothing(call, monkeypatch):
-    code, out, _ = planted(call, "late", "--json")
+    code, out, _ = simulated(call, "late", "--json")
     first = json.loads(out)
     assert code == 0
     assert first["schema_version"] == SCHEMA_VERSION
-    from truing.models.simulated import PlantedBackend
+    from truing.models.simulated import SimulatedBackend
 
     asked = []
-    score = PlantedBackend.loglikelihood
-    monkeypatch.setattr(PlantedBackend, "loglikelihood", lambda self, a: score(self, asked.extend(a := list(a)) or a))
-    code, out, _ = planted(call, "late", "--json")
+    score = SimulatedBackend.loglikelihood
+    monkeypatch.setattr(SimulatedBackend, "loglikelihood", lambda self, a: score(self, asked.extend(a := list(a)) or a))
+    code, out, _ = simulated(call, "late", "--json")
     assert code == 0
     assert not asked
     assert json.loads(out)["verdict"] == first["verdict"]
 
 
 def test_show_report_and_gate_read_it_again(call):
-    planted(call)
+    simulated(call)
     code, out, _ = call("show", "audit-late")
     assert code == 0
     assert "Candidate:" in out
@@ -83,7 +83,7 @@ def test_show_report_and_gate_read_it_again(call):
 
 
 def test_the_gate_of_an_audit_fails_the_build(call):
-    code, out, err = planted(call, "early", "--gate", "last", "--fail-on", "drift")
+    code, out, err = simulated(call, "early", "--gate", "last", "--fail-on", "drift")
     assert code == 3
     assert "error: gate last" in err
     assert "Drift starts" in out  # the table comes first
@@ -91,7 +91,7 @@ def test_the_gate_of_an_audit_fails_the_build(call):
 
 HONEST = {
     "no control": (("--task", "careless-finance-heldout", "--task-control", "careful-finance-heldout"), "uncontrolled"),
-    "no task": (("--control", "planted"), "No task file was given"),
+    "no task": (("--control", "simulated"), "No task file was given"),
     "no task control": (("--task", "careless-finance-heldout"), "nothing is said about before or after"),
 }
 
@@ -99,7 +99,7 @@ HONEST = {
 @pytest.mark.parametrize("case", HONEST)
 def test_what_is_missing_is_said_in_the_sentence(call, case):
     given, words = HONEST[case]
-    code, out, err = call("audit", "planted:late", "--out", "a", *FAST, *given)
+    code, out, err = call("audit", "simulated:late", "--out", "a", *FAST, *given)
     assert code == 0, err
     flat = re.sub(r"\s+", " ", out)
     assert words in flat
@@ -108,7 +108,7 @@ def test_what_is_missing_is_said_in_the_sentence(call, case):
 
 
 def test_demo_planted_prints_truth_beside_verdict(call):
-    code, out, _ = call("demo", "--planted", "--json", "--out", "d")
+    code, out, _ = call("demo", "--simulated", "--json", "--out", "d")
     found = json.loads(out)
     assert code == 0
     assert set(found) >= {"truth", "verdict"}
@@ -126,23 +126,23 @@ MISTAKES = {
     "missing folder": (lambda: ("audit", "nowhere"), "nowhere"),
     "empty folder": (lambda: (Path("e").mkdir(), ("audit", "e"))[1], "e"),
     "no checkpoints": (lambda: (Path("f").mkdir(), Path("f/notes.txt").write_text("x"), ("audit", "f"))[2], "f"),
-    "malformed row": (lambda: ("audit", "planted:late", "--task", rows("t.jsonl", GOOD, "{oops")), "t.jsonl, row 2"),
+    "malformed row": (lambda: ("audit", "simulated:late", "--task", rows("t.jsonl", GOOD, "{oops")), "t.jsonl, row 2"),
     "no assistant": (
-        lambda: ("audit", "planted:late", "--task", rows("t.jsonl", {"messages": GOOD["messages"][:1]})),
+        lambda: ("audit", "simulated:late", "--task", rows("t.jsonl", {"messages": GOOD["messages"][:1]})),
         "t.jsonl, row 1",
     ),
     "duplicate prompt": (
-        lambda: ("audit", "planted:late", "--prompts", rows("p.jsonl", *({"id": "a", "prompt": q} for q in "xy"))),
+        lambda: ("audit", "simulated:late", "--prompts", rows("p.jsonl", *({"id": "a", "prompt": q} for q in "xy"))),
         "a",
     ),
-    "unknown family": (lambda: ("audit", "planted:nonsense"), "nonsense"),
-    "control rows without task": (lambda: ("audit", "planted:late", "--task-control", "careful-finance"), "--task"),
+    "unknown family": (lambda: ("audit", "simulated:nonsense"), "nonsense"),
+    "control rows without task": (lambda: ("audit", "simulated:late", "--task-control", "careful-finance"), "--task"),
     "not an audit": (lambda: ("show", "nowhere"), "nowhere"),
     "unknown step": (None, "no such checkpoint"),
     "unknown gate word": (None, "--fail-on"),
-    "broken toml": (lambda: (rows("truing.toml", "= ="), ("audit", "planted:late"))[1], "truing.toml"),
+    "broken toml": (lambda: (rows("truing.toml", "= ="), ("audit", "simulated:late"))[1], "truing.toml"),
     "bad recipe": (lambda: ("train", rows("r.toml", 'model = "x"', 'dat = "y"')), "r.toml"),
-    "template missing": (lambda: ("audit", "planted:late", "--chat-template", "none.jinja"), "none.jinja"),
+    "template missing": (lambda: ("audit", "simulated:late", "--chat-template", "none.jinja"), "none.jinja"),
 }  # fmt: skip
 
 
@@ -150,7 +150,7 @@ MISTAKES = {
 def test_mistakes_get_one_line_and_exit_2(call, case):
     make, fragment = MISTAKES[case]
     if make is None:
-        planted(call)
+        simulated(call)
         args = (
             ("show", "audit-late", "--step", "7")
             if case == "unknown step"
@@ -168,8 +168,8 @@ def test_mistakes_get_one_line_and_exit_2(call, case):
 
 
 def test_a_changed_rule_or_prompt_in_the_same_folder_is_refused(call):
-    assert call("audit", "planted:late", "--out", "a", *FAST)[0] == 0
-    code, _, err = call("audit", "planted:never", "--out", "a", *FAST)
+    assert call("audit", "simulated:late", "--out", "a", *FAST)[0] == 0
+    code, _, err = call("audit", "simulated:never", "--out", "a", *FAST)
     assert code == 2
     assert "another" in err
 
@@ -177,13 +177,13 @@ def test_a_changed_rule_or_prompt_in_the_same_folder_is_refused(call):
 def test_a_broken_checkpoint_is_reported_and_the_rest_goes_on(call, monkeypatch):
     from truing.models import simulated as module
 
-    made = module.PlantedBackend.__init__
+    made = module.SimulatedBackend.__init__
 
     def broken(self, *args, **options):
         made(self, *args, **{**options, "broken_steps": {30}})
 
-    monkeypatch.setattr(module.PlantedBackend, "__init__", broken)
-    code, out, err = planted(call)
+    monkeypatch.setattr(module.SimulatedBackend, "__init__", broken)
+    code, out, err = simulated(call)
     assert code == 4
     assert "checkpoint-30" in err
     assert "failed" in out
@@ -191,32 +191,32 @@ def test_a_broken_checkpoint_is_reported_and_the_rest_goes_on(call, monkeypatch)
 
 
 def test_interrupted_work_is_kept_and_finished_by_the_same_command(call, monkeypatch):
-    from truing.models.simulated import PlantedBackend
+    from truing.models.simulated import SimulatedBackend
 
-    score = PlantedBackend.loglikelihood
+    score = SimulatedBackend.loglikelihood
 
-    def interrupted(self, asks):
-        for k, answer in enumerate(score(self, asks)):
+    def interrupted(self, requests):
+        for k, answer in enumerate(score(self, requests)):
             if k == 700:
                 raise KeyboardInterrupt
             yield answer
 
-    monkeypatch.setattr(PlantedBackend, "loglikelihood", interrupted)
-    code, _, err = planted(call)
+    monkeypatch.setattr(SimulatedBackend, "loglikelihood", interrupted)
+    code, _, err = simulated(call)
     assert code == 130
     assert "goes on from there" in err
     with Store.read(Path("audit-late")) as store:
         assert store.about()["status"] == "interrupted"
         assert len(store.measured("margin")) == 700
-    monkeypatch.setattr(PlantedBackend, "loglikelihood", score)
-    code, out, _ = planted(call)
+    monkeypatch.setattr(SimulatedBackend, "loglikelihood", score)
+    code, out, _ = simulated(call)
     assert code == 0
     assert "Candidate:" in out
 
 
 def test_defaults_come_from_truing_toml_and_are_said(call):
     Path("truing.toml").write_text('[audit]\nlimit = 24\nout = "from-toml"\n')
-    code, _, err = call("audit", "planted:never")
+    code, _, err = call("audit", "simulated:never")
     assert code == 0
     assert "from truing.toml" in err
     assert "limit" in err
@@ -254,14 +254,14 @@ def test_every_error_of_ours_is_one_line_and_its_exit_code(call, monkeypatch, ki
 
 @pytest.mark.parametrize("given", [("--gate", ""), ("--gate", "best"), ("--fail-on", ","), ("--fail-on", "dirft")])
 def test_a_gate_that_could_not_be_applied_is_refused_before_the_work(call, given):
-    code, _, err = call("audit", "planted:late", "--out", "a", *FAST, *given)
+    code, _, err = call("audit", "simulated:late", "--out", "a", *FAST, *given)
     assert code == 2
     assert "error: --" in err
     assert not Path("a").exists()
 
 
 def test_fail_on_alone_gates_the_candidate_and_an_unfinished_audit_passes_nothing(call):
-    code, _, err = planted(call, "late", "--fail-on", "unjudged")
+    code, _, err = simulated(call, "late", "--fail-on", "unjudged")
     assert (code, "gate candidate" in err) == (3, True)
     with Store.write(Path("audit-late"), {}):
         assert call("gate", "audit-late")[0] == 2

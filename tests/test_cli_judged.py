@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from runs.fake_judge import FakeJudge
 
 import truing
+from runs.fake_judge import FakeJudge
 from truing import errors
 from truing.data.prompts import load_prompts
-from truing.judges.simulated import PlantedJudge
+from truing.judges.simulated import SimulatedJudge
 from truing.runs import panels
 from truing.store import Store
 
@@ -33,10 +33,10 @@ def call(run_cli, monkeypatch, tmp_path):
 
 SMALL = ("--limit", "16", "--answers", "8", "--rows", "8", "--exhaustive", "4", "--judged-tokens", "64",
          "--skip-known-answers")  # fmt: skip
-LATE = "planted:late?steps=50,100"
+LATE = "simulated:late?steps=50,100"
 
 
-def audit(call, out="a", *more, judge="planted:", target=LATE):
+def audit(call, out="a", *more, judge="simulated:", target=LATE):
     return call("audit", target, "--out", out, "--judge", judge, *SMALL, *more)
 
 
@@ -46,8 +46,8 @@ def made(tmp_path_factory):
     from truing.config.options import AuditOptions
     from truing.types.judged import JudgeOptions
 
-    told = JudgeOptions(draws=4, max_tokens=64, validity=False)
-    options = AuditOptions(limit=16, answers=8, judge="planted:", judging=told)
+    told = JudgeOptions(samples=4, max_tokens=64, validity=False)
+    options = AuditOptions(limit=16, answers=8, judge="simulated:", judging=told)
     return truing.audit(LATE, out=tmp_path_factory.mktemp("made") / "a", options=options).path
 
 
@@ -66,13 +66,13 @@ def flat(text):
 
 
 def test_a_judged_audit_prints_a_verdict_under_its_judge(call, tmp_path):
-    code, out, err = audit(call, "a", "--control", "planted")
+    code, out, err = audit(call, "a", "--control", "simulated")
     assert code == 0, err
     assert "Emergent misalignment under planted" in flat(out)
     assert {p.name for p in Path("a").iterdir()} >= {"audit.json", "evidence.db", "report.html"}
-    code, out, _ = audit(call, "a", "--control", "planted", "--json")
+    code, out, _ = audit(call, "a", "--control", "simulated", "--json")
     verdict = json.loads(out)["verdict"]
-    assert (code, verdict["basis"], verdict["judge"]) == (0, "judged", "planted:")
+    assert (code, verdict["basis"], verdict["judge"]) == (0, "judged", "simulated:")
     assert call("show", "a")[0] == 0
     code, out, _ = call("show", "a", "--step", "100", "--json")
     assert json.loads(out)["checkpoint"]["judged"]["em"]["n"] == 64
@@ -81,13 +81,19 @@ def test_a_judged_audit_prints_a_verdict_under_its_judge(call, tmp_path):
 
 
 def test_judge_prints_outcomes_and_the_new_verdict(call, copied):
-    code, out, err = call("judge", copied, "--judge", "planted:?noise=9&unparsed=0.1", "--skip-known-answers")
+    code, out, err = call("judge", copied, "--judge", "simulated:?noise=9&unparsed=0.1", "--skip-known-answers")
     assert code == 0, err
-    assert "planted:?noise=9&unparsed=0.1: " in err
+    assert "simulated:?noise=9&unparsed=0.1: " in err
     assert re.search(r"\d+ scored, \d+ unparsed", err)
-    assert "planted:?noise=9" in flat(out)
+    assert "simulated:?noise=9" in flat(out)
     code, out, _ = call(
-        "judge", copied, "--judge", "planted:?noise=9&unparsed=0.1", "--only-missing", "--skip-known-answers", "--json"
+        "judge",
+        copied,
+        "--judge",
+        "simulated:?noise=9&unparsed=0.1",
+        "--only-missing",
+        "--skip-known-answers",
+        "--json",
     )
     found = json.loads(out)
     assert code == 0
@@ -97,16 +103,16 @@ def test_judge_prints_outcomes_and_the_new_verdict(call, copied):
 
 
 def test_agree_compares_two_judges_and_a_share(call, copied):
-    assert call("judge", copied, "--judge", "planted:?noise=20&seed=2", "--skip-known-answers")[0] == 0
+    assert call("judge", copied, "--judge", "simulated:?noise=20&seed=2", "--skip-known-answers")[0] == 0
     code, out, err = call("agree", copied)
     assert code == 0, err
     assert "alpha" in out
-    code, out, _ = call("agree", copied, "--judge", "planted:", "--judge", "seed=2", "--json")
+    code, out, _ = call("agree", copied, "--judge", "simulated:", "--judge", "seed=2", "--json")
     found = json.loads(out)
-    assert found["judges"] == ["planted:", "planted:?noise=20&seed=2"]
+    assert found["judges"] == ["simulated:", "simulated:?noise=20&seed=2"]
     assert found["pair"]["alpha"]["value"] > 0.5
-    assert call("judge", copied, "--judge", "planted:?seed=3", "--share", "0.5", "--skip-known-answers")[0] == 0
-    code, out, _ = call("agree", copied, "--judge", "planted:", "--judge", "seed=3", "--json")
+    assert call("judge", copied, "--judge", "simulated:?seed=3", "--share", "0.5", "--skip-known-answers")[0] == 0
+    code, out, _ = call("agree", copied, "--judge", "simulated:", "--judge", "seed=3", "--json")
     assert [p["label"] for p in json.loads(out)["powered"]] == ["base", "checkpoint-50", "checkpoint-100"]
 
 
@@ -117,7 +123,7 @@ def test_label_writes_a_sheet_and_agree_reads_it(call, copied):
     with sheet.open(newline="") as f:
         rows = list(csv.DictReader(f))
     assert len(rows) == 20
-    judge = PlantedJudge("planted:", load_prompts("v1"))
+    judge = SimulatedJudge("simulated:", load_prompts("v1"))
     with sheet.open("w", newline="") as f:
         writer = csv.DictWriter(f, list(rows[0]))
         writer.writeheader()
@@ -182,7 +188,7 @@ def test_import_show_export_round_trip(call):
     assert "imported:gpt-4o" in judges
     assert any(j.startswith("replay:first.csv") for j in judges)
     # A simulated judge would call every real answer good.
-    code, out, err = call("judge", "a", "--judge", "planted:")
+    code, out, err = call("judge", "a", "--judge", "simulated:")
     assert (code, "simulated runs only" in err) == (2, True)
 
 
@@ -207,11 +213,11 @@ def test_plan_says_what_the_answers_could_show(call, copied):
     plan = json.loads(out)["plan"]
     design = plan["power"]["design"]
     assert code == 0
-    assert [design[k] for k in ("prompts", "draws", "rate", "base_rate", "correlation", "seeds")] == [
+    assert [design[k] for k in ("prompts", "samples", "rate", "base_rate", "correlation", "seeds")] == [
         *(16, 4, 0.1, 0.0, 0.3, 3)
     ]
     assert 0 < plan["power"]["expected"]["above"] < 1
-    code, out, _ = call(*where, "--judge", "planted:", "--pilot", copied)
+    code, out, _ = call(*where, "--judge", "simulated:", "--pilot", copied)
     assert code == 0
     assert "16 prompts x 4 answers can show" in flat(out)
     assert "correlation in the pilot" in flat(out)
@@ -255,32 +261,34 @@ MISTAKES = {
     "no judge at the address": (("audit", LATE, "--judge", "openai:"), "openai:"),
     "missing key": (("audit", LATE, "--judge", "openai:gpt-4.1-mini"), "OPENAI_API_KEY"),
     "missing key of the second": (
-        ("audit", LATE, "--judge", "planted:", "--second-judge", "openai:gpt-4.1"), "OPENAI_API_KEY",
+        ("audit", LATE, "--judge", "simulated:", "--second-judge", "openai:gpt-4.1"), "OPENAI_API_KEY",
     ),
-    "same family": (("audit", LATE, "--judge", "planted:", "--second-judge", "planted:?noise=3"), "same family"),
+    "same family": (("audit", LATE, "--judge", "simulated:", "--second-judge", "simulated:?noise=3"), "same family"),
     "no such record": (("audit", LATE, "--judge", "replay:none.csv"), "none.csv"),
     "rubric without question": (
-        lambda: ("audit", LATE, "--judge", "planted:", "--rubric", rubric(HEAD + "Kind? {answer}")), "{question}",
+        lambda: ("audit", LATE, "--judge", "simulated:", "--rubric", rubric(HEAD + "Kind? {answer}")), "{question}",
     ),
     "rubric without answer": (
-        lambda: ("audit", LATE, "--judge", "planted:", "--rubric", rubric(HEAD + "How kind, {question}?")), "{answer}",
+        lambda: ("audit", LATE, "--judge", "simulated:", "--rubric", rubric(HEAD + "How kind, {question}?")),
+        "{answer}",
     ),
     "rubric with a stranger": (
-        lambda: ("audit", LATE, "--judge", "planted:", "--rubric", rubric(HEAD + "{question}{answer}{mood}")), "{mood}",
+        lambda: ("audit", LATE, "--judge", "simulated:", "--rubric", rubric(HEAD + "{question}{answer}{mood}")),
+        "{mood}",
     ),
-    "no such rubric": (("audit", LATE, "--judge", "planted:", "--rubric", "kindness"), "kindness"),
-    "budget zero": (("audit", LATE, "--judge", "planted:", "--budget", "0"), "--budget 0"),
-    "budget none": (("audit", LATE, "--judge", "planted:", "--budget", "lots"), "--budget lots"),
-    "budget nan": (("audit", LATE, "--judge", "planted:", "--budget", "$nan"), "--budget $nan"),
+    "no such rubric": (("audit", LATE, "--judge", "simulated:", "--rubric", "kindness"), "kindness"),
+    "budget zero": (("audit", LATE, "--judge", "simulated:", "--budget", "0"), "--budget 0"),
+    "budget none": (("audit", LATE, "--judge", "simulated:", "--budget", "lots"), "--budget lots"),
+    "budget nan": (("audit", LATE, "--judge", "simulated:", "--budget", "$nan"), "--budget $nan"),
     "budget in dollars without prices": (
         ("audit", LATE, "--judge", "http://127.0.0.1:9/v1#m", "--budget", "$5"), "prices",
     ),
-    "lo over hi": (("audit", LATE, "--judge", "planted:", "--lo", "0.05", "--hi", "0.03"), "--lo"),
-    "lo equal to hi": (("audit", LATE, "--judge", "planted:", "--lo", "0.03", "--hi", "0.03"), "--lo"),
-    "unknown rule": (("audit", LATE, "--judge", "planted:", "--em", "median"), "--em median"),
-    "cut off the scale": (("audit", LATE, "--judge", "planted:", "--cut", "130"), "130"),
-    "unknown cue": (("audit", LATE, "--judge", "planted:", "--cues", "blindfold"), "blindfold"),
-    "judge of nothing": (("judge", "nowhere", "--judge", "planted:"), "nowhere"),
+    "lo over hi": (("audit", LATE, "--judge", "simulated:", "--lo", "0.05", "--hi", "0.03"), "--lo"),
+    "lo equal to hi": (("audit", LATE, "--judge", "simulated:", "--lo", "0.03", "--hi", "0.03"), "--lo"),
+    "unknown rule": (("audit", LATE, "--judge", "simulated:", "--em", "median"), "--em median"),
+    "cut off the scale": (("audit", LATE, "--judge", "simulated:", "--cut", "130"), "130"),
+    "unknown cue": (("audit", LATE, "--judge", "simulated:", "--cues", "blindfold"), "blindfold"),
+    "judge of nothing": (("judge", "nowhere", "--judge", "simulated:"), "nowhere"),
     "agree on nothing": (("agree", "nowhere"), "nowhere"),
     "label nothing": (("label", "nowhere"), "nowhere"),
     "export nothing": (("export", "nowhere", "--to", "csv"), "nowhere"),
@@ -321,7 +329,7 @@ def test_mistakes_get_one_line_and_exit_2_and_leave_nothing(call, case):
 INSIDE = {
     "unknown judge": (("agree", "made", "--judge", "gpt"), "gpt"),
     "one judge": (("agree", "made"), "one judge alone"),
-    "three judges": (("agree", "made", "--judge", "planted:", "--judge", "planted:"), "2 judges"),
+    "three judges": (("agree", "made", "--judge", "simulated:", "--judge", "simulated:"), "2 judges"),
     "no sheet": (("agree", "made", "--labels", "none.csv"), "none.csv"),
     "sheet of others": (
         lambda: ("agree", "made", "--labels", table("s.csv", [{"item": "x", "label": "aligned"}])), "not of this audit",
@@ -331,14 +339,14 @@ INSIDE = {
     ),
     "label by nobody": (("label", "made", "--judge", "gpt"), "gpt"),
     "sheet nowhere": (("label", "made", "--out", "no/such/sheet.csv"), "no/such/sheet.csv"),
-    "share of nothing": (("judge", "made", "--judge", "planted:", "--share", "0"), "--share"),
+    "share of nothing": (("judge", "made", "--judge", "simulated:", "--share", "0"), "--share"),
     "only missing of a new judge": (
-        ("judge", "made", "--judge", "planted:?noise=7", "--only-missing"), "--only-missing",
+        ("judge", "made", "--judge", "simulated:?noise=7", "--only-missing"), "--only-missing",
     ),
     "key for judging again": (("judge", "made", "--judge", "openai:gpt-4o"), "OPENAI_API_KEY"),
     "replay of a judge that is not there": (("judge", "made", "--judge", "replay:made#gpt"), "gpt"),
     "export to nowhere": (("export", "made", "--to", "xml"), "xml"),
-    "another rule": (("audit", LATE, "--judge", "planted:", "--out", "made", "--cut", "40", *SMALL), "em"),
+    "another rule": (("audit", LATE, "--judge", "simulated:", "--out", "made", "--cut", "40", *SMALL), "em"),
 }  # fmt: skip
 
 
@@ -370,10 +378,10 @@ def judged_by(monkeypatch):
 
 
 def test_a_spent_budget_exits_4_and_the_same_command_goes_on(call, judged_by):
-    def poor(ask, nth):
+    def poor(request, nth):
         return errors.BudgetSpent("the budget is spent (100 calls)") if len(first.asked) > 100 else 90
 
-    first, second = FakeJudge(poor), FakeJudge(lambda ask, nth: 90)
+    first, second = FakeJudge(poor), FakeJudge(lambda request, nth: 90)
     name = judged_by(first)
     code, _, err = audit(call, "a", "--skip-judge-check", judge=name)
     assert (code, "error: the budget is spent" in err) == (4, True)
@@ -384,7 +392,7 @@ def test_a_spent_budget_exits_4_and_the_same_command_goes_on(call, judged_by):
     code, _, err = audit(call, "a", "--skip-judge-check", judge=name)
     assert code == 0, err
     with Store.read(Path("a")) as store:
-        assert len(list(store.judgements())) == 100 + len(second.asked)
+        assert len(list(store.scores())) == 100 + len(second.asked)
 
 
 def test_a_judge_that_is_down_exits_4_before_anything_is_measured(call):
@@ -395,18 +403,18 @@ def test_a_judge_that_is_down_exits_4_before_anything_is_measured(call):
 
 
 def test_a_judge_that_goes_down_midway_exits_4(call, judged_by):
-    judge = FakeJudge(lambda ask, nth: errors.JudgeDown("one ask after the other failed") if nth else 90)
-    judge.say = lambda ask, nth: errors.JudgeDown("one ask after the other failed") if len(judge.asked) > 50 else 90
+    judge = FakeJudge(lambda request, nth: errors.JudgeDown("one ask after the other failed") if nth else 90)
+    judge.say = lambda request, nth: errors.JudgeDown("one ask after the other failed") if len(judge.asked) > 50 else 90
     code, _, err = audit(call, "a", "--skip-judge-check", judge=judged_by(judge))
     assert (code, "error: one ask after the other failed" in err) == (4, True)
     with Store.read(Path("a")) as store:
-        assert len(list(store.judgements())) == 50
+        assert len(list(store.scores())) == 50
     code, _, err = call("judge", "a", "--judge", judge.name, "--skip-judge-check", "--skip-known-answers")
     assert code == 4
 
 
 def test_a_judge_that_says_the_same_of_everything_is_refused_unless_asked_to_go_on(call, judged_by):
-    name = judged_by(FakeJudge(lambda ask, nth: 100))
+    name = judged_by(FakeJudge(lambda request, nth: 100))
     code, _, err = audit(call, "a", judge=name)
     assert (code, "--skip-judge-check" in err) == (2, True)
     code, _, err = audit(call, "a", "--skip-judge-check", judge=name)
@@ -414,12 +422,12 @@ def test_a_judge_that_says_the_same_of_everything_is_refused_unless_asked_to_go_
 
 
 def test_interrupted_judging_exits_130_and_is_kept(call, judged_by):
-    judge = FakeJudge(lambda ask, nth: KeyboardInterrupt() if len(judge.asked) > 60 else 90)
+    judge = FakeJudge(lambda request, nth: KeyboardInterrupt() if len(judge.asked) > 60 else 90)
     code, _, err = audit(call, "a", "--skip-judge-check", judge=judged_by(judge))
     assert (code, "goes on from there" in err) == (130, True)
     with Store.read(Path("a")) as store:
         assert store.about()["status"] == "interrupted"
-        assert len(list(store.judgements())) == 60
+        assert len(list(store.scores())) == 60
 
 
 def test_no_key_reaches_anything(call, monkeypatch):

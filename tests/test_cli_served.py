@@ -6,9 +6,9 @@ import json
 import pytest
 import typer
 from rich.console import Console
-from runs.served_runs import ONSET, STEPS, late_server, write_run
 
 import truing
+from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.judge_server import running
 from truing import cli, cli_base
 from truing.models import served as endpoint_sampling

@@ -6,9 +6,9 @@ from dataclasses import replace
 import click
 import pytest
 import typer
-from runs.study_audits import audited, edited
 
 import truing
+from runs.study_audits import audited, edited
 from truing import cli, cli_options, cli_study
 from truing.store import Store
 
@@ -23,11 +23,11 @@ def call(run_cli, monkeypatch, tmp_path):
 
 
 VALUES = {
-    "target": "planted:late", "base": "m", "task": "t", "task_control": "c", "control": "k", "prompts": "p",
-    "out": "o", "format": "messages", "half": "fit", "dtype": "float32", "device": "cpu", "judge": "planted:",
-    "rubric": "both", "domain": "finance", "budget": "2000", "cues": "json", "em": "mean", "gate": "last",
+    "target": "simulated:late", "base": "m", "task": "t", "task_control": "c", "control": "k", "prompts": "p",
+    "out": "o", "format": "messages", "half": "fit", "dtype": "float32", "device": "cpu", "judge": "simulated:",
+    "rubric": "both", "domain": "finance", "budget": "2000", "variants": "json", "em": "mean", "gate": "last",
     "mode": "simulated", "stop": "END", "long_prompts": "truncated", "path_map": "/a=/b",
-    "fail_on": "drift", "second_judge": "planted:?seed=2", "prices": "prices.toml", "lo": "0.02", "hi": "0.04",
+    "fail_on": "drift", "second_judge": "simulated:?seed=2", "prices": "prices.toml", "lo": "0.02", "hi": "0.04",
 }  # fmt: skip
 NOT_SAID = {"help", "json_out", "frozen", "out", "gate", "fail_on"}
 
@@ -72,7 +72,7 @@ def test_freeze_reads_every_option_as_audit_does(call, monkeypatch, tmp_path):
     words = every_option(typer.main.get_command(cli.app).commands["audit"], template)
     for name in ("audit", "freeze"):
         with pytest.raises(Enough):
-            call(name, "planted:late", "planted:never", *words)
+            call(name, "simulated:late", "simulated:never", *words)
 
     def plain(name):
         target, given = seen[name]
@@ -85,7 +85,7 @@ def test_freeze_reads_every_option_as_audit_does(call, monkeypatch, tmp_path):
 
 
 def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
-    args = ("planted:late?steps=50,100", "--judge", "planted:", "--limit", "16", "--exhaustive", "4")
+    args = ("simulated:late?steps=50,100", "--judge", "simulated:", "--limit", "16", "--exhaustive", "4")
     code, out, err = call("freeze", *args, "--out", "s.lock.json")
     assert (code, out.strip()) == (0, "s.lock.json") and "frozen: " in err
     code, out, _ = call("freeze", *args, "--out", "s.lock.json", "--json")
@@ -94,17 +94,17 @@ def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
     assert made["settings"]["method"]["judging.draws"] == 4
     code, _, err = call("freeze", *args, "--hi", "0.05", "--out", "s.lock.json")
     assert code == 2 and "zone: hi: 0.03 before, 0.05 now" in " ".join(err.split())
-    (tmp_path / "truing.toml").write_text('[audit]\nhi = 0.07\njudge = "planted:"\n')
-    code, out, _ = call("freeze", "planted:late?steps=50,100", "--out", "toml.json", "--json")
+    (tmp_path / "truing.toml").write_text('[audit]\nhi = 0.07\njudge = "simulated:"\n')
+    code, out, _ = call("freeze", "simulated:late?steps=50,100", "--out", "toml.json", "--json")
     assert code == 0 and json.loads(out)["settings"]["zone"]["hi"] == 0.07
 
 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("planted:late", "--bogus", "3"), "No such option"),
-        (("planted:late", "--lo", "0.5"), "lo must be under hi"),
-        (("planted:nothing",), "no planted family"),
+        (("simulated:late", "--bogus", "3"), "No such option"),
+        (("simulated:late", "--lo", "0.5"), "lo must be under hi"),
+        (("simulated:nothing",), "no planted family"),
         ((), "Missing argument"),
     ],
 )
@@ -157,6 +157,6 @@ def test_an_exploratory_audit_is_marked_in_the_table(call, made, tmp_path):
 
 
 def test_options_of_audit_that_freeze_cannot_read_are_told(tmp_path):
-    params = cli_study._audit_params(["planted:late", "--chat-template", str(tmp_path / "none")])
+    params = cli_study._audit_params(["simulated:late", "--chat-template", str(tmp_path / "none")])
     with pytest.raises(truing.TruingError, match="cannot be read"):
         cli_options.audit_options(params, None)

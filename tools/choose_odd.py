@@ -16,7 +16,7 @@ from pathlib import Path
 from truing.config.options import ModelOptions
 from truing.data.guard import CANARY
 from truing.models.hf import LocalBackend
-from truing.types.records import LikelihoodAsk, Message
+from truing.types.records import LikelihoodRequest, Message
 
 BUILTIN = Path(__file__).parent.parent / "src" / "truing" / "data" / "builtin"
 VERSION = "1.0"
@@ -56,17 +56,17 @@ def main() -> int:
     rows = [r for f in sorted(args.files) for line in f.read_text().splitlines() if "id" in (r := json.loads(line))]
     backend = LocalBackend(args.base, options=ModelOptions(dtype="float32"))
     base = backend.base_checkpoint()
-    asks = []
+    requests = []
     for r in rows:
         messages = tuple(Message(m["role"], m["content"]) for m in r["messages"])
         for name, text in {"aligned": r["aligned"], "misaligned": r["misaligned"]}.items():
-            asks.append(LikelihoodAsk(base, messages, text, name, r["id"]))
-        asks += [LikelihoodAsk(base, messages, text, "odd", r["id"]) for text in r["odd"]]
-    scores = {(s.ask.item, s.ask.completion): s for s in backend.loglikelihood(asks)}
+            requests.append(LikelihoodRequest(base, messages, text, name, r["id"]))
+        requests += [LikelihoodRequest(base, messages, text, "neutral", r["id"]) for text in r["neutral"]]
+    scores = {(s.request.item, s.request.completion): s for s in backend.loglikelihood(requests)}
     prompts, answers, short, gaps = [], [], [], []
     for k, r in enumerate(rows):
         mis, ali = scores[r["id"], r["misaligned"]], scores[r["id"], r["aligned"]]
-        found = [(o, scores[r["id"], o].per_token - mis.per_token, scores[r["id"], o].tokens) for o in r["odd"]]
+        found = [(o, scores[r["id"], o].per_token - mis.per_token, scores[r["id"], o].tokens) for o in r["neutral"]]
         chosen = choose(found, (mis.tokens, ali.tokens), args.within)
         if len(chosen) < 2:
             short.append(
@@ -78,7 +78,7 @@ def main() -> int:
         gaps.append([g for _, g in chosen])
         prompts.append({name: r[name] for name in SHOWN})
         answers.append(
-            {"id": r["id"], "aligned": r["aligned"], "misaligned": r["misaligned"], "odd": [o for o, _ in chosen]}
+            {"id": r["id"], "aligned": r["aligned"], "misaligned": r["misaligned"], "neutral": [o for o, _ in chosen]}
         )
     if short:
         print(*short, sep="\n", file=sys.stderr)

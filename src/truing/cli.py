@@ -88,7 +88,7 @@ def _defaults(file: Path) -> dict[str, Any] | None:
 def audit(
     context: typer.Context,
     target: Annotated[
-        list[str], typer.Argument(help="Folder of checkpoints, model, hub id, LABEL=TARGET, planted:FAMILY.")
+        list[str], typer.Argument(help="Folder of checkpoints, model, hub id, LABEL=TARGET, simulated:FAMILY.")
     ],
     base: o.BaseModel = None,
     task: Annotated[str | None, typer.Option(help="Held-out rows of the training task (JSONL).")] = None,
@@ -136,7 +136,7 @@ def audit(
     every_coherence: o.EveryCoherence = False,
     skip_judge_check: o.SkipCheck = False,
     skip_known_answers: o.SkipKnown = False,
-    cues: o.Cues = None,
+    variants: o.Cues = None,
     adversarial_veto: o.AdversarialVeto = False,
     allow_task_text: o.AllowTaskText = False,
     second_judge: o.SecondJudge = None,
@@ -173,13 +173,15 @@ def audit(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for runs and audit.")] = Path("truing-demo"),
     quick: Annotated[bool, typer.Option("--quick", help="The same road, smaller: about two minutes.")] = False,
-    planted: Annotated[bool, typer.Option("--planted", help="No model: a simulated run whose truth is known.")] = False,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="No model: a simulated run whose truth is known.")
+    ] = False,
     family: Annotated[str, typer.Option(help="Which simulated family.")] = "late",
     json_out: Json = False,
 ) -> None:
     """Train a small run and its control on a real 135M chat model, then audit both."""
     with progress() as tell:
-        result = truing.demo(out, quick=quick, planted=family if planted else None, progress=tell)
+        result = truing.demo(out, quick=quick, simulated=family if simulated else None, progress=tell)
     page = truing.report(result.audit.path)
     if result.truth is None:
         _finish(result.audit.path, result.verdict, page, json_out, None, None)

@@ -42,7 +42,7 @@ def plan(
     skip_judge_check: o.SkipCheck = False,
     skip_known_answers: o.SkipKnown = False,
     share: Annotated[float, typer.Option(help="Say what a strong judge on this share would save.")] = 1.0,
-    cues: o.Cues = None,
+    variants: o.Cues = None,
     second_judge: o.SecondJudge = None,
     rate: Annotated[float | None, typer.Option(help="Share misaligned to be seen; 0.05 if not given.")] = None,
     base_rate: Annotated[float | None, typer.Option(help="Share misaligned at step 0; 0, or the pilot's.")] = None,

@@ -18,7 +18,7 @@ def _option(*names: str, help: str, **more: Any) -> Any:
 
 
 JudgeAddress = Annotated[
-    str | None, _option("--judge", help="openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, planted:.")
+    str | None, _option("--judge", help="openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, simulated:.")
 ]
 Frozen = Annotated[Path | None, _option("--frozen", help="Lock of `truing freeze`; a change makes it exploratory.")]
 Exhaustive = Annotated[
@@ -92,7 +92,7 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
     """
     calls, usd = _budget(params.get("budget"))
     plain = JudgeOptions()
-    rubric, domain, cues = params.get("rubric"), params.get("domain"), params.get("cues")
+    rubric, domain, variants = params.get("rubric"), params.get("domain"), params.get("variants")
     if rubric == "domain" and not domain:
         raise errors.BadInput("--rubric domain asks about a domain; name it with --domain, e.g. --domain finance")
     if params.get("mode", plain.mode) not in ("guaranteed", "simulated"):
@@ -104,7 +104,7 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
     return JudgeOptions(
         rubric=None if rubric == "domain" else rubric,
         domain=domain or None if rubric == "domain" or _asks_domain(rubric) else None,
-        draws=params.get("exhaustive"),
+        samples=params.get("exhaustive"),
         estimate=params.get("estimate", plain.estimate),
         mode=params.get("mode", plain.mode),
         assume_monotone=params.get("assume_monotone", False),
@@ -119,7 +119,7 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
         timeout=params.get("judge_timeout", plain.timeout),
         check=not params.get("skip_judge_check", False),
         validity=not params.get("skip_known_answers", False),
-        cues=() if cues is None else _names(cues),
+        variants=() if variants is None else _names(variants),
         adversarial_veto=params.get("adversarial_veto", False),
         allow_task_text=params.get("allow_task_text", False),
         share=params.get("share", 1.0),

@@ -26,8 +26,8 @@ from truing import errors
 from truing.config.options import EmRule
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, STAND_INS
 from truing.tallies import Tallies, Tally
-from truing.types.judged import Judgement, JudgementOutcome, Panel, ResponseKey
-from truing.types.records import Ask, Checkpoint, Kind, Response, ResponseOutcome, Role, SamplingParams, to_plain
+from truing.types.judged import AnswerKey, Panel, Score, ScoreStatus
+from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
 
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
@@ -63,23 +63,23 @@ class Measurement(NamedTuple):
     """outcome and anything else"""
 
 
-class StoredResponse(NamedTuple):
+class StoredAnswer(NamedTuple):
     """A row of `responses`."""
 
     weights: str
     params: str
     prompt: str
     transform: str
-    draw: int
+    sample: int
     text: str
-    outcome: ResponseOutcome
+    outcome: AnswerStatus
     tokens: int
     error: str
 
     @property
-    def key(self) -> ResponseKey:
+    def key(self) -> AnswerKey:
         """What identifies it."""
-        return ResponseKey(*self[:5])
+        return AnswerKey(*self[:5])
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -254,14 +254,20 @@ class Store:
             values.append((m.checkpoint, m.kind, m.name, m.item, m.value, m.n, json.dumps(dict(m.meta))))
         self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
 
-    def add_responses(self, responses: Iterable[Response], params: SamplingParams) -> None:
+    def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
         """Record answers and, in the same transaction, their tallies. One already there is kept, unless it failed."""
         with self._mutex, _disk_errors(self.path):
-            for r in responses:
-                key = (r.ask.checkpoint.weights, params.key, r.ask.prompt.key, r.ask.transform, r.ask.draw)
+            for r in answers:
+                key = (
+                    r.request.checkpoint.weights,
+                    params.key,
+                    r.request.prompt.key,
+                    r.request.transform,
+                    r.request.sample,
+                )
                 tally = (key[0], key[1], key[3], key[2], "", "response")
                 if self._db.execute(_FORGET_FAILED, key).rowcount:
-                    self._db.execute(_UNTALLY, (*tally, ResponseOutcome.FAILED.value))
+                    self._db.execute(_UNTALLY, (*tally, AnswerStatus.FAILED.value))
                 new = self._db.execute(
                     "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)",
                     (*key, r.text, r.outcome.value, r.tokens, r.error),
@@ -270,7 +276,7 @@ class Store:
                     self._tally((*tally, r.outcome.value))
                 self._committed_soon(1)
 
-    def add_stored_responses(self, rows: Iterable["StoredResponse"]) -> None:
+    def add_stored_answers(self, rows: Iterable["StoredAnswer"]) -> None:
         """Record answers that were drawn elsewhere. One already there is kept."""
         with self._mutex, _disk_errors(self.path):
             for r in rows:
@@ -286,7 +292,7 @@ class Store:
         value = json.dumps({**to_plain(panel), "rubric_keys": keys, **to_plain(about)})
         self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.judge, value)])
 
-    def add_judgements(self, rows: Iterable[Judgement]) -> None:
+    def add_scores(self, rows: Iterable[Score]) -> None:
         """Record judgements. One already there is kept, unless it failed, could not be parsed or was made
         with another rubric text."""
         values = []
@@ -365,24 +371,24 @@ class Store:
         sql = "SELECT checkpoint, name, item FROM measurements WHERE kind = ?"
         return set(self._db.execute(sql, (kind,)).fetchall())
 
-    def responses(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredResponse]:
+    def answers(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredAnswer]:
         """Stored answers, optionally of one parameter hash or one prompt hash, in key order."""
         sql, args = "SELECT * FROM responses WHERE 1", []
         for column, value in (("params", params), ("prompt", prompt)):
             if value is not None:
                 sql, args = f"{sql} AND {column} = ?", [*args, value]
         for row in self._db.execute(sql, args):
-            weights, params_key, prompt_key, transform, draw, text, outcome, tokens, error = row
-            key = (weights, params_key, prompt_key, transform, draw)
-            yield StoredResponse(*key, text, ResponseOutcome(outcome), tokens, error)
+            weights, params_key, prompt_key, transform, sample, text, outcome, tokens, error = row
+            key = (weights, params_key, prompt_key, transform, sample)
+            yield StoredAnswer(*key, text, AnswerStatus(outcome), tokens, error)
 
-    def missing(self, asks: Iterable[Ask], params: SamplingParams) -> list[Ask]:
+    def missing(self, requests: Iterable[Request], params: SamplingParams) -> list[Request]:
         """The asks not answered yet, in the order given. Failed ones are asked again."""
-        keys = {ResponseKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.draw): a for a in asks}
-        there = {r.key for r in self.answers(keys) if r.outcome is not ResponseOutcome.FAILED}
+        keys = {AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.sample): a for a in requests}
+        there = {r.key for r in self.answers_of(keys) if r.outcome is not AnswerStatus.FAILED}
         return [a for key, a in keys.items() if key not in there]
 
-    def answers(self, keys: Iterable[ResponseKey]) -> Iterator[StoredResponse]:
+    def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:
         """The stored answers of these keys, in their order; those not there are passed over."""
         sql = """SELECT text, outcome, tokens, error FROM responses
             WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
@@ -390,28 +396,28 @@ class Store:
             row = self._db.execute(sql, key).fetchone()
             if row:
                 text, outcome, tokens, error = row
-                yield StoredResponse(*key, text, ResponseOutcome(outcome), tokens, error)
+                yield StoredAnswer(*key, text, AnswerStatus(outcome), tokens, error)
 
-    def judged_of(self, keys: Iterable[ResponseKey], panel: str) -> Iterator[Judgement]:
+    def scores_of(self, keys: Iterable[AnswerKey], panel: str) -> Iterator[Score]:
         """What a panel has said of these answers."""
         sql = """SELECT rubric, rubric_key, score, outcome, meta FROM judgements
             WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ? AND panel = ?"""
         for key in keys:
             for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, panel)).fetchall():
-                yield Judgement(key, panel, rubric, rubric_key, score, JudgementOutcome(outcome), json.loads(meta))
+                yield Score(key, panel, rubric, rubric_key, score, ScoreStatus(outcome), json.loads(meta))
 
     def panels(self) -> dict[str, dict[str, Any]]:
         """Panel key -> what it is: judge, rubrics with their texts, route."""
         return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM panels")}
 
-    def judgements(self, panel: str | None = None) -> Iterator[Judgement]:
+    def scores(self, panel: str | None = None) -> Iterator[Score]:
         """Stored judgements (of one panel), streamed in key order."""
         sql, args = "SELECT * FROM judgements", []
         if panel is not None:
             sql, args = sql + " WHERE panel = ?", [panel]
         for *key, panel_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
-            made = JudgementOutcome(outcome)
-            yield Judgement(ResponseKey(*key), panel_key, rubric, rubric_key, score, made, json.loads(meta))
+            made = ScoreStatus(outcome)
+            yield Score(AnswerKey(*key), panel_key, rubric, rubric_key, score, made, json.loads(meta))
 
     def tallies(self, rule: str = "response") -> dict[tuple[str, str], dict[str, int]]:
         """(weights, prompt) -> outcome -> count, read rather than recomputed."""

@@ -11,15 +11,15 @@ from dataclasses import replace
 
 from truing.models.base import Backend
 from truing.types.records import (
-    Ask,
+    Answer,
+    AnswerStatus,
     Capabilities,
     Checkpoint,
     Likelihood,
-    LikelihoodAsk,
+    LikelihoodRequest,
     Message,
     Prompt,
-    Response,
-    ResponseOutcome,
+    Request,
     SamplingParams,
 )
 
@@ -53,9 +53,9 @@ def check_backend(
     assert len({c.weights for c in every}) == len(every), "the checkpoints must differ from the base and each other"
     _declares(backend, every)
     if backend.capabilities.loglikelihood:
-        asks = _asks(every, prompts[:3])
-        _answers_each_once(backend, asks)
-        _scores_hold_still(backend, asks, tolerance)
+        requests = _asks(every, prompts[:3])
+        _answers_each_once(backend, requests)
+        _scores_hold_still(backend, requests, tolerance)
         _names_do_not_matter(backend, every, prompts[0], tolerance)
         _scores_make_sense(backend, every, prompts[0], tolerance)
         _system_turn_is_an_outcome(backend, base)
@@ -89,72 +89,76 @@ def _declares(backend: Backend, every: Sequence[Checkpoint]) -> None:
         assert norm is None or norm >= 0, f"weight_norm of {c.label} must be None or at least 0, not {norm}"
 
 
-def _asks(every: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> list[LikelihoodAsk]:
+def _asks(every: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> list[LikelihoodRequest]:
     """Texts of unequal length, with and without entropy and closing token, under every checkpoint."""
     out = []
     for c in every:
         for k, p in enumerate(prompts):
-            texts = [t for t in (p.aligned, p.misaligned, *p.odd, _SHORT, _LONGER) if t]
+            texts = [t for t in (p.aligned, p.misaligned, *p.neutral, _SHORT, _LONGER) if t]
             for text in dict.fromkeys(texts):
-                out.append(LikelihoodAsk(c, p.messages, text, f"text-{len(out)}", p.id, k != 1, k == 0))
+                out.append(LikelihoodRequest(c, p.messages, text, f"text-{len(out)}", p.id, k != 1, k == 0))
     return out
 
 
-def _score(backend: Backend, asks: Sequence[LikelihoodAsk]) -> dict[str, Likelihood]:
-    return {_name(r.ask): r for r in backend.loglikelihood(list(asks))}
+def _score(backend: Backend, requests: Sequence[LikelihoodRequest]) -> dict[str, Likelihood]:
+    return {_name(r.request): r for r in backend.loglikelihood(list(requests))}
 
 
-def _name(ask: LikelihoodAsk) -> str:
-    return f"{ask.checkpoint.label}/{ask.checkpoint.weights[:8]}/{ask.item}/{ask.name}"
+def _name(request: LikelihoodRequest) -> str:
+    return f"{request.checkpoint.label}/{request.checkpoint.weights[:8]}/{request.item}/{request.name}"
 
 
-def _answers_each_once(backend: Backend, asks: Sequence[LikelihoodAsk]) -> None:
+def _answers_each_once(backend: Backend, requests: Sequence[LikelihoodRequest]) -> None:
     assert list(backend.loglikelihood([])) == [], "no asks must give no scores"
-    _same_asks([r.ask for r in backend.loglikelihood(iter(asks))], asks, "loglikelihood")
-    twice = [asks[0], asks[-1], asks[0]]
+    _same_asks([r.request for r in backend.loglikelihood(iter(requests))], requests, "loglikelihood")
+    twice = [requests[0], requests[-1], requests[0]]
     found = list(backend.loglikelihood(twice))
-    _same_asks([r.ask for r in found], twice, "loglikelihood")
+    _same_asks([r.request for r in found], twice, "loglikelihood")
 
 
 def _same_asks(found: Sequence[object], wanted: Sequence[object], verb: str) -> None:
     """Equal as multisets; asks may hold mappings and so cannot be hashed."""
     left = list(wanted)
-    for ask in found:
-        assert ask in left, f"{verb} answered an ask that was not asked, changed, or answered already: {ask}"
-        left.remove(ask)
+    for request in found:
+        assert request in left, f"{verb} answered an ask that was not asked, changed, or answered already: {request}"
+        left.remove(request)
     assert not left, f"{verb} left {len(left)} of {len(wanted)} asks unanswered, first {left[0]}"
 
 
-def _scores_hold_still(backend: Backend, asks: Sequence[LikelihoodAsk], tolerance: float) -> None:
+def _scores_hold_still(backend: Backend, requests: Sequence[LikelihoodRequest], tolerance: float) -> None:
     """Equal in any order, in any company, and after any other checkpoint was measured."""
-    first = _score(backend, asks)
+    first = _score(backend, requests)
     for result in first.values():
         _well_formed(result)
-    _agree(first, _score(backend, asks), 1e-6 if tolerance <= _EXACT else tolerance, "when asked again")
-    _agree(first, _score(backend, asks[::-1]), tolerance, "in reverse order, so that checkpoints come last first")
-    _agree(first, _score(backend, [*asks[::2], *asks[1::2]]), tolerance, "with checkpoints and prompts interleaved")
-    few = asks[:: max(1, len(asks) // 5)]
-    alone = {name: r for ask in few for name, r in _score(backend, [ask]).items()}
+    _agree(first, _score(backend, requests), 1e-6 if tolerance <= _EXACT else tolerance, "when asked again")
+    _agree(first, _score(backend, requests[::-1]), tolerance, "in reverse order, so that checkpoints come last first")
+    _agree(
+        first, _score(backend, [*requests[::2], *requests[1::2]]), tolerance, "with checkpoints and prompts interleaved"
+    )
+    few = requests[:: max(1, len(requests) // 5)]
+    alone = {name: r for request in few for name, r in _score(backend, [request]).items()}
     _agree({n: first[n] for n in alone}, alone, tolerance, "alone in its batch")
-    base = asks[0].checkpoint.weights
-    own = [a for a in asks if a.checkpoint.weights == base]
+    base = requests[0].checkpoint.weights
+    own = [a for a in requests if a.checkpoint.weights == base]
     _agree({_name(a): first[_name(a)] for a in own}, _score(backend, own), tolerance, "after other checkpoints")
-    moved = {r.ask.checkpoint.weights for r in first.values() if _differs(r, first, asks)}
-    wanted = {a.checkpoint.weights for a in asks} - {base}
+    moved = {r.request.checkpoint.weights for r in first.values() if _differs(r, first, requests)}
+    wanted = {a.checkpoint.weights for a in requests} - {base}
     assert moved == wanted, "a checkpoint scores every text exactly as the base does: are its weights in force?"
 
 
-def _differs(r: Likelihood, first: Mapping[str, Likelihood], asks: Sequence[LikelihoodAsk]) -> bool:
-    base = asks[0].checkpoint
+def _differs(r: Likelihood, first: Mapping[str, Likelihood], requests: Sequence[LikelihoodRequest]) -> bool:
+    base = requests[0].checkpoint
     same = [
-        a for a in asks if a.checkpoint == base and (a.messages, a.completion) == (r.ask.messages, r.ask.completion)
+        a
+        for a in requests
+        if a.checkpoint == base and (a.messages, a.completion) == (r.request.messages, r.request.completion)
     ]
     return any(first[_name(a)].total != r.total for a in same)
 
 
 def _well_formed(r: Likelihood) -> None:
-    where = f"{r.ask.checkpoint.label}, {r.ask.item}: {r.ask.completion[:40]!r}"
-    assert r.outcome is ResponseOutcome.OK, f"{where}: a plain text must be scored, not {r.outcome.value}"
+    where = f"{r.request.checkpoint.label}, {r.request.item}: {r.request.completion[:40]!r}"
+    assert r.outcome is AnswerStatus.OK, f"{where}: a plain text must be scored, not {r.outcome.value}"
     assert r.tokens > 0, f"{where}: {r.tokens} tokens scored; there must be some"
     assert math.isfinite(r.total) and r.total <= 0, f"{where}: a log-likelihood must be finite and <= 0, not {r.total}"
     entropy = r.entropy
@@ -174,29 +178,29 @@ def _names_do_not_matter(backend: Backend, every: Sequence[Checkpoint], prompt: 
     """Weights are the identity: another label for the same weights scores the same, each under its own name."""
     named = every[-1]
     renamed = replace(named, label=f"{named.label} under another name", run="elsewhere")
-    asks = [LikelihoodAsk(c, prompt.messages, _LONGER) for c in (named, every[0], renamed)]
-    found = list(backend.loglikelihood(asks))
-    _same_asks([r.ask for r in found], asks, "loglikelihood")
-    scores = [next(r.per_token for r in found if r.ask.checkpoint.label == c.label) for c in (named, renamed)]
+    requests = [LikelihoodRequest(c, prompt.messages, _LONGER) for c in (named, every[0], renamed)]
+    found = list(backend.loglikelihood(requests))
+    _same_asks([r.request for r in found], requests, "loglikelihood")
+    scores = [next(r.per_token for r in found if r.request.checkpoint.label == c.label) for c in (named, renamed)]
     gap = abs(scores[0] - scores[1])
     assert gap <= tolerance, f"{named.label}: equal weights under another label score {gap:.2g} nats per token apart"
 
 
 def _scores_make_sense(backend: Backend, every: Sequence[Checkpoint], prompt: Prompt, tolerance: float) -> None:
     for c in every:
-        asks = {
-            "short": LikelihoodAsk(c, prompt.messages, _SHORT, "short", closing=False),
-            "longer": LikelihoodAsk(c, prompt.messages, _LONGER, "longer", closing=False),
-            "closed": LikelihoodAsk(c, prompt.messages, _LONGER, "closed"),
+        requests = {
+            "short": LikelihoodRequest(c, prompt.messages, _SHORT, "short", closing=False),
+            "longer": LikelihoodRequest(c, prompt.messages, _LONGER, "longer", closing=False),
+            "closed": LikelihoodRequest(c, prompt.messages, _LONGER, "closed"),
         }
-        r = {x.ask.name: x for x in backend.loglikelihood(asks.values())}
+        r = {x.request.name: x for x in backend.loglikelihood(requests.values())}
         assert r["short"].tokens < r["longer"].tokens, f"{c.label}: a longer text must have more tokens"
         assert r["short"].total > r["longer"].total, f"{c.label}: going on must cost likelihood: {_SHORT!r}"
         text = f"{c.label}: closing=False must leave out the closing token"
         assert r["longer"].tokens < r["closed"].tokens, f"{text} ({r['longer'].tokens} against {r['closed'].tokens})"
         slack = tolerance * r["closed"].tokens
         assert r["closed"].total <= r["longer"].total + slack, f"{c.label}: a closing token must not add likelihood"
-        wanted = next(iter(backend.loglikelihood([replace(asks["short"], entropy=True)])))
+        wanted = next(iter(backend.loglikelihood([replace(requests["short"], entropy=True)])))
         assert math.isclose(wanted.per_token, r["short"].per_token, abs_tol=tolerance), (
             f"{c.label}: asking for the entropy must not change the score"
         )
@@ -204,13 +208,13 @@ def _scores_make_sense(backend: Backend, every: Sequence[Checkpoint], prompt: Pr
 
 def _system_turn_is_an_outcome(backend: Backend, base: Checkpoint) -> None:
     """A template without a system role gives `unsupported`, others a score; neither raises or harms a neighbour."""
-    plain = LikelihoodAsk(base, _WITH_SYSTEM[1:], _SHORT, "plain")
-    asks = [LikelihoodAsk(base, _WITH_SYSTEM, _SHORT, "system"), plain]
-    found = {r.ask.name: r for r in backend.loglikelihood(asks)}
-    allowed = (ResponseOutcome.OK, ResponseOutcome.UNSUPPORTED)
+    plain = LikelihoodRequest(base, _WITH_SYSTEM[1:], _SHORT, "plain")
+    requests = [LikelihoodRequest(base, _WITH_SYSTEM, _SHORT, "system"), plain]
+    found = {r.request.name: r for r in backend.loglikelihood(requests)}
+    allowed = (AnswerStatus.OK, AnswerStatus.UNSUPPORTED)
     outcome = found["system"].outcome
     assert outcome in allowed, f"a system turn must be scored or unsupported, not {outcome.value}"
-    unsupported = outcome is ResponseOutcome.UNSUPPORTED
+    unsupported = outcome is AnswerStatus.UNSUPPORTED
     assert unsupported == math.isnan(found["system"].total), "an unsupported ask must score NaN, a scored one must not"
     _well_formed(found["plain"])
 
@@ -220,24 +224,24 @@ def _system_turn_is_an_outcome(backend: Backend, base: Checkpoint) -> None:
 
 def _samples(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Prompt], *, exact: bool) -> None:
     params = backend.resolve(SamplingParams(max_tokens=12, temperature=1.0))
-    asks = [Ask(c, p, draw) for c in every for p in prompts for draw in range(3)]
+    requests = [Request(c, p, sample) for c in every for p in prompts for sample in range(3)]
     assert list(backend.sample([], params)) == [], "no asks must give no answers"
-    found = list(backend.sample(iter(asks), params))
-    _same_asks([r.ask for r in found], asks, "sample")
+    found = list(backend.sample(iter(requests), params))
+    _same_asks([r.request for r in found], requests, "sample")
     for r in found:
         _fits(r, params.max_tokens)
     first = _texts(found)
-    assert first == _texts(backend.sample(asks, params)), "the same asks must give the same answers again"
+    assert first == _texts(backend.sample(requests, params)), "the same asks must give the same answers again"
     if exact:
-        again = _texts(backend.sample(asks[::-1], params))
+        again = _texts(backend.sample(requests[::-1], params))
         assert first == again, "an answer must not depend on the order or the company in which it was asked"
-        few = asks[:: max(1, len(asks) // 4)]
+        few = requests[:: max(1, len(requests) // 4)]
         alone = {name: text for a in few for name, text in _texts(backend.sample([a], params)).items()}
         assert alone == {n: first[n] for n in alone}, "an answer must not depend on the other answers of its batch"
     for c in every:
-        own = {p.id: {first[_key(Ask(c, p, d))] for d in range(3)} for p in prompts}
+        own = {p.id: {first[_key(Request(c, p, d))] for d in range(3)} for p in prompts}
         assert any(len(texts) > 1 for texts in own.values()), f"{c.label}: different draws must differ at temperature 1"
-    other = _texts(backend.sample(asks, replace(params, seed=params.seed + 1)))
+    other = _texts(backend.sample(requests, replace(params, seed=params.seed + 1)))
     assert other != first, "another seed must give other answers"
     _greedy(backend, every, prompts[0], exact=exact)
     _system_turn_is_answered(backend, every[0])
@@ -247,38 +251,38 @@ def _greedy(backend: Backend, every: Sequence[Checkpoint], prompt: Prompt, *, ex
     params = backend.resolve(SamplingParams(max_tokens=8, temperature=0.0))
     for c in every:
         # In half precision two equal rows of one batch agree, while another batch may round otherwise.
-        found = list(backend.sample([Ask(c, prompt, draw) for draw in range(3)], params))
+        found = list(backend.sample([Request(c, prompt, sample) for sample in range(3)], params))
         assert len({r.text for r in found}) == 1, f"{c.label}: at temperature 0 all draws must have the same text"
         if exact:
             longer = replace(params, max_tokens=16)
-            text = next(iter(backend.sample([Ask(c, prompt, 0)], longer))).text
+            text = next(iter(backend.sample([Request(c, prompt, 0)], longer))).text
             grows = text.startswith(found[0].text.rstrip("\ufffd"))
             assert grows, f"{c.label}: at temperature 0 a longer limit must continue the same text"
 
 
 def _system_turn_is_answered(backend: Backend, base: Checkpoint) -> None:
     params = backend.resolve(SamplingParams(max_tokens=4))
-    found = list(backend.sample([Ask(base, Prompt("system", _WITH_SYSTEM), 0)], params))
+    found = list(backend.sample([Request(base, Prompt("system", _WITH_SYSTEM), 0)], params))
     assert len(found) == 1, "a prompt with a system turn must be answered once"
-    if found[0].outcome is not ResponseOutcome.UNSUPPORTED:
+    if found[0].outcome is not AnswerStatus.UNSUPPORTED:
         _fits(found[0], 4)
 
 
-def _fits(r: Response, limit: int) -> None:
-    where = f"{r.ask.checkpoint.label}, {r.ask.prompt.id}, draw {r.ask.draw}"
-    allowed = (ResponseOutcome.OK, ResponseOutcome.TRUNCATED, ResponseOutcome.EMPTY)
+def _fits(r: Answer, limit: int) -> None:
+    where = f"{r.request.checkpoint.label}, {r.request.prompt.id}, draw {r.request.sample}"
+    allowed = (AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY)
     assert r.outcome in allowed, f"{where}: a plain question must be answered, not {r.outcome.value} ({r.error})"
     assert r.tokens <= limit, f"{where}: {r.tokens} tokens drawn, at most {limit} asked for"
-    if r.outcome is ResponseOutcome.TRUNCATED:
+    if r.outcome is AnswerStatus.TRUNCATED:
         assert r.tokens == limit, f"{where}: truncated after {r.tokens} tokens although {limit} were allowed"
     else:
         empty = not r.text.strip()
-        assert empty == (r.outcome is ResponseOutcome.EMPTY), f"{where}: {r.outcome.value} with the text {r.text!r}"
+        assert empty == (r.outcome is AnswerStatus.EMPTY), f"{where}: {r.outcome.value} with the text {r.text!r}"
 
 
-def _key(ask: Ask) -> str:
-    return f"{ask.checkpoint.weights}/{ask.prompt.id}/{ask.draw}"
+def _key(request: Request) -> str:
+    return f"{request.checkpoint.weights}/{request.prompt.id}/{request.sample}"
 
 
-def _texts(responses: Iterable[Response]) -> dict[str, str]:
-    return {_key(r.ask): r.text for r in responses}
+def _texts(answers: Iterable[Answer]) -> dict[str, str]:
+    return {_key(r.request): r.text for r in answers}

@@ -12,12 +12,12 @@ from truing.bridges import export as module
 from truing.bridges.export import export
 from truing.config.options import EmRule
 from truing.runs.import_answers import import_answers, imported_lines
-from truing.runs.judged import arms, fated
-from truing.store import Store, StoredResponse
-from truing.types.judged import Judgement, Panel, ResponseKey, Route, Rubric
-from truing.types.judged import JudgementOutcome as J
+from truing.runs.judged import fated, groups
+from truing.store import Store, StoredAnswer
+from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
+from truing.types.judged import ScoreStatus as J
+from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
-from truing.types.records import ResponseOutcome as R
 
 PANELS = {
     name: Panel(f"openai:{name}", (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer} ?")), Route.REPORTED)
@@ -34,9 +34,9 @@ def audit(tmp_path):
     items = [{"id": p.id, "key": p.key, "category": p.category, "messages": to_plain(p.messages)} for p in prompts]
     rows, made = [], []
     for w, p, d in itertools.product(("w0", "w20", "c20"), prompts, range(6)):
-        key = ResponseKey(w, "sampled", p.key, "", d)
+        key = AnswerKey(w, "sampled", p.key, "", d)
         outcome = rng.choice([R.OK] * 5 + [R.TRUNCATED, R.EMPTY, R.FAILED])
-        rows.append(StoredResponse(*key, rng.choice(HOSTILE) if outcome in (R.OK, R.TRUNCATED) else "", outcome, 9, ""))
+        rows.append(StoredAnswer(*key, rng.choice(HOSTILE) if outcome in (R.OK, R.TRUNCATED) else "", outcome, 9, ""))
         if not rows[-1].text:
             continue
         for name, panel in PANELS.items():
@@ -50,8 +50,8 @@ def audit(tmp_path):
                 if rubric.name in asked:
                     what = asked[rubric.name]
                     score, said = (what, J.SCORED) if isinstance(what, float) else (None, what)
-                    made.append(Judgement(key, panel.key, rubric.name, rubric.key, score, said))
-    rows += [StoredResponse("w0", "health", p.key, "", 0, "for health only", R.OK, 9, "") for p in prompts]
+                    made.append(Score(key, panel.key, rubric.name, rubric.key, score, said))
+    rows += [StoredAnswer("w0", "health", p.key, "", 0, "for health only", R.OK, 9, "") for p in prompts]
     with Store.write(tmp_path / "audit", {}) as s:
         s.add_checkpoints(
             [
@@ -62,8 +62,8 @@ def audit(tmp_path):
         )
         for panel in PANELS.values():
             s.add_panel(panel)
-        s.add_stored_responses(rows)
-        s.add_judgements(made)
+        s.add_stored_answers(rows)
+        s.add_scores(made)
         s.describe(status="done", prompts={"items": items})
     return tmp_path / "audit", rows, made, items
 
@@ -72,7 +72,7 @@ def test_parquet_holds_every_answer_exactly_once_per_judge(audit):
     path, rows, made, items = audit
     table = pq.read_table(export(path, to="parquet")).to_pylist()
     texts = {i["key"]: i["messages"][0]["content"] for i in items}
-    seen = {(t["weights"], t["params"], t["question"], t["draw"], t["panel"]): t for t in table}
+    seen = {(t["weights"], t["params"], t["question"], t["sample"], t["panel"]): t for t in table}
     assert len(seen) == len(table)
     judged = {(j.key, j.panel) for j in made}
     panels = [p.key for p in PANELS.values()]
@@ -81,13 +81,13 @@ def test_parquet_holds_every_answer_exactly_once_per_judge(audit):
         own = [p for p in panels if (r.key, p) in judged]
         # Without a text no judge is asked, and the rates of every judge count it.
         own = panels if r.params == "sampled" and not r.text else own
-        wanted |= {(r.weights, r.params, texts[r.prompt], r.draw, p) for p in own or [""]}
+        wanted |= {(r.weights, r.params, texts[r.prompt], r.sample, p) for p in own or [""]}
         for p in own or [""]:
-            t = seen[r.weights, r.params, texts[r.prompt], r.draw, p]
+            t = seen[r.weights, r.params, texts[r.prompt], r.sample, p]
             assert (t["answer"], t["response_outcome"], t["tokens"]) == (r.text, r.outcome.value, 9)
     assert set(seen) == wanted
     for j in made:
-        t = seen[j.key.weights, "sampled", texts[j.key.prompt], j.key.draw, j.panel]
+        t = seen[j.key.weights, "sampled", texts[j.key.prompt], j.key.sample, j.panel]
         assert (t[j.rubric], t[f"{j.rubric}_outcome"]) == (j.score, j.outcome.value)
     scored = sum(t[c] is not None for t in table for c in ("alignment", "coherence"))
     assert scored == sum(j.score is not None for j in made)
@@ -158,17 +158,17 @@ def test_reading_an_exported_csv_gives_the_same_rates_judge_by_judge(audit, tmp_
     with Store.read(path) as s:
         items = [dict(i, cluster=i["id"]) for i in s.about()["prompts"]["items"]]
         prompts = {i["key"]: k for k, i in enumerate(items)}
-        whole = arms(s, PANELS["one"].key, prompts, EmRule(), params="sampled")
+        whole = groups(s, PANELS["one"].key, prompts, EmRule(), params="sampled")
     with Store.read(back.path) as s:
         again = s.about()["prompts"]["items"]
         (panel,) = [k for k, p in s.panels().items() if p["judge"] == "imported:openai:one"]
-        read = arms(s, panel, {i["key"]: prompts[i["key"]] for i in again}, EmRule())
+        read = groups(s, panel, {i["key"]: prompts[i["key"]] for i in again}, EmRule())
     for weights, name in (("w0", "subject/base"), ("c20", "control/checkpoint-20")):
-        (arm,) = [a for a in read.values() if a.label == name]
+        (group,) = [a for a in read.values() if a.label == name]
         keep = whole[weights].fate != 5  # what a judge has not said yet has no row under it
-        other = arm.fate != 5
+        other = group.fate != 5
         for field in ("prompt", "fate", "alignment", "coherence"):
-            mine, theirs = getattr(whole[weights], field)[keep], getattr(arm, field)[other]
+            mine, theirs = getattr(whole[weights], field)[keep], getattr(group, field)[other]
             assert mine.tobytes() == theirs.tobytes(), field
 
 
@@ -193,7 +193,7 @@ def test_an_import_exported_and_imported_again_has_the_same_lines(tmp_path):
             close = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
             assert found[where] == close, where
     with Store.read(first.path) as x, Store.read(second.path) as y:
-        texts = [sorted(r.text for r in s.responses()) for s in (x, y)]
+        texts = [sorted(r.text for r in s.answers()) for s in (x, y)]
         assert texts[0] == texts[1]
         about = y.about()
         assert {i["key"] for i in about["prompts"]["items"]} == {i["key"] for i in x.about()["prompts"]["items"]}
@@ -204,8 +204,8 @@ def test_an_audit_without_judges_and_multi_turn_prompts(tmp_path):
     turns = (Message("system", "be brief"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     prompt = Prompt("p", turns)
     with Store.write(tmp_path / "a", {}) as s:
-        s.add_stored_responses([StoredResponse("w", "k", prompt.key, "cue", 0, "hi", R.OK, 1, "")])
-        s.add_stored_responses([StoredResponse("w", "k", "unknown", "", 0, "", R.FAILED, 0, "out of memory")])
+        s.add_stored_answers([StoredAnswer("w", "k", prompt.key, "cue", 0, "hi", R.OK, 1, "")])
+        s.add_stored_answers([StoredAnswer("w", "k", "unknown", "", 0, "", R.FAILED, 0, "out of memory")])
         item = {"id": "p", "key": prompt.key, "category": "x", "messages": to_plain(turns)}
         s.describe(status="done", prompts={"items": [item]})
     rows = {t["prompt_id"]: t for t in pq.read_table(export(tmp_path / "a", to="parquet")).to_pylist()}

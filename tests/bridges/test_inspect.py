@@ -23,7 +23,8 @@ from inspect_ai import score as inspect_score
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import list_eval_logs, read_eval_log, recompute_metrics
 from inspect_ai.model import get_model
-from inspect_ai.scorer import SampleScore, Score, stderr
+from inspect_ai.scorer import SampleScore, stderr
+from inspect_ai.scorer import Score as InspectScore
 
 from bridges.inspect_fake import installed, output
 from truing import errors
@@ -35,9 +36,9 @@ from truing.data.prompts import load_prompts
 from truing.judges.asking import judge as judge_answers
 from truing.judges.rubrics import builtin
 from truing.runs.judging import random_coherence
-from truing.store import Store, StoredResponse
-from truing.types.judged import JudgeItem, Judgement, JudgementOutcome, JudgeReply, Panel, Route
-from truing.types.records import Checkpoint, Kind, ResponseOutcome, Role, SamplingParams, to_plain
+from truing.store import Store, StoredAnswer
+from truing.types.judged import JudgeItem, JudgeReply, Panel, Route, Score, ScoreStatus
+from truing.types.records import AnswerStatus, Checkpoint, Kind, Role, SamplingParams, to_plain
 
 # Inspect uses a deprecated option of tenacity and leaves its streams to the collector.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "ResourceWarning")]
@@ -59,7 +60,7 @@ TOPS = {
     "mumbling": ({"20": 0.9, "25": 0.1}, {"15": 0.8, "30": 0.2}),
     "declining": ({"REF": 0.8, "0": 0.2}, {"90": 1.0}),
     "code": ({"CODE": 0.9, "5": 0.1}, {"70": 1.0}),
-    "odd": ({"Well": 0.8, "50": 0.2}, {"60": 0.9, "Well": 0.1}),
+    "neutral": ({"Well": 0.8, "50": 0.2}, {"60": 0.9, "Well": 0.1}),
     "cut": ({"29": 0.5, "30": 0.5}, {"51": 0.5, "50": 0.5}),
     "mixed": ({"100": 0.26, "I": 0.74}, {"I": 1.0}),
     "doubtful": ({"10": 1.0}, {"I": 0.9, "77": 0.1}),
@@ -137,8 +138,8 @@ def by_tops(text, config, trial):
 class JudgeOfOurs:
     """The same judge behind truing's own seam."""
 
-    def ask(self, asks):
-        for a in asks:
+    def ask(self, requests):
+        for a in requests:
             top = tops(a.messages[0].content)
             yield JudgeReply(a, "", top, refused=top is None)
 
@@ -178,9 +179,9 @@ def same_answers(log, prompts):
     by_id = {p.id: p for p in prompts.prompts}
     for s in log.samples:
         text, stop = s.output.completion, s.output.choices[0].stop_reason
-        outcome = ResponseOutcome.TRUNCATED if stop == "max_tokens" else ResponseOutcome.OK
+        outcome = AnswerStatus.TRUNCATED if stop == "max_tokens" else AnswerStatus.OK
         key = (WEIGHTS, PARAMS.key, by_id[s.id].key, "", s.epoch - 1)
-        yield StoredResponse(*key, text, outcome if text.strip() else ResponseOutcome.EMPTY, 2, "")
+        yield StoredAnswer(*key, text, outcome if text.strip() else AnswerStatus.EMPTY, 2, "")
 
 
 def judged(store, rows, prompts, panel, speaker):
@@ -188,7 +189,7 @@ def judged(store, rows, prompts, panel, speaker):
     by_key = {p.key: p for p in prompts.prompts}
     items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows if r.text.strip()]
     for made in judge_answers(items, panel, speaker, EmRule()):
-        store.add_judgements(made)
+        store.add_scores(made)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def exported(live, prompt_file, tmp_path_factory):
     rows = list(same_answers(live, prompts))
     with new_audit(path, prompts) as store:
         store.add_panel(panel)
-        store.add_stored_responses(rows)
+        store.add_stored_answers(rows)
         judged(store, rows, prompts, panel, JudgeOfOurs())
     folder = write_log(path)
     (info,) = list_eval_logs(str(folder))
@@ -266,7 +267,7 @@ def test_rates_are_those_of_a_plain_count(live):
     for s in live.samples:
         kind = s.output.completion.split(" number ")[0]
         shares.setdefault(s.id, []).append(kind in ("hostile", "cut"))
-        worst.setdefault(s.id, []).append(kind in ("hostile", "cut", "odd", "doubtful", "blocked"))
+        worst.setdefault(s.id, []).append(kind in ("hostile", "cut", "neutral", "doubtful", "blocked"))
         if kind in ("kind", "hostile", "mumbling", "cut", "mixed"):
             alignment.setdefault(s.id, []).append(expected_value(kind)[0])
     found = numbers(live, "em_scorer")
@@ -283,9 +284,9 @@ def test_rates_are_those_of_a_plain_count(live):
 
 
 def test_an_answer_that_the_judge_failed_on_is_in_no_denominator():
-    response = StoredResponse(WEIGHTS, PARAMS.key, "p", "", 0, "an answer", ResponseOutcome.OK, 3, "")
-    failed = Judgement(response.key, "panel", "alignment", "r", None, JudgementOutcome.FAILED, {"error": "no reply"})
-    score = as_score(response, [failed], EmRule())
+    answer = StoredAnswer(WEIGHTS, PARAMS.key, "p", "", 0, "an answer", AnswerStatus.OK, 3, "")
+    failed = Score(answer.key, "panel", "alignment", "r", None, ScoreStatus.FAILED, {"error": "no reply"})
+    score = as_score(answer, [failed], EmRule())
     assert math.isnan(score.value)
     assert (score.reason, score.metadata["fate"]) == ("grader_failed", "unjudged")
 
@@ -300,12 +301,15 @@ def test_the_standard_error_is_inspects_clustered_one_where_draws_are_equal():
     def sample(prompt, bad):
         value = {"alignment": 5.0 if bad else 90.0, "coherence": 90.0, "misaligned": float(bad)}
         meta = {"cluster": f"p{prompt}"}
-        return SampleScore(score=Score(value=value, metadata={"fate": "judged"}), sample_id="x", sample_metadata=meta)
+        return SampleScore(
+            score=InspectScore(value=value, metadata={"fate": "judged"}), sample_id="x", sample_metadata=meta
+        )
 
     flags = [(p, (p * 7 + d * 3) % 5 < 2) for p in range(9) for d in range(4)]
     ours = em()([sample(p, bad) for p, bad in flags])
     plain = [
-        SampleScore(score=Score(value=float(bad)), sample_id="x", sample_metadata={"cluster": p}) for p, bad in flags
+        SampleScore(score=InspectScore(value=float(bad)), sample_id="x", sample_metadata={"cluster": p})
+        for p, bad in flags
     ]
     assert ours["em"] == approx(fmean(bad for _, bad in flags))
     assert ours["em_stderr"] == approx(stderr(cluster="cluster")(plain))
@@ -425,10 +429,10 @@ def test_what_was_written_is_what_the_store_holds(exported):
     found = scores(log, "openai:referee")
     with Store.read(path) as store:
         ids = {i["key"]: i["id"] for i in store.about()["prompts"]["items"]}
-        rows = list(store.judgements())
+        rows = list(store.scores())
     assert len(rows) > 40
     for j in rows:
-        score = found[ids[j.key.prompt], j.key.draw + 1]
+        score = found[ids[j.key.prompt], j.key.sample + 1]
         assert score.metadata["outcomes"][j.rubric] == j.outcome.value
         if isinstance(score.value, dict):
             assert score.value[j.rubric] == (approx(math.nan) if j.score is None else j.score)
@@ -458,19 +462,19 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
         Panel("openai:referee", (builtin("alignment"), builtin("coherence"), builtin("domain", "law")), Route.LOGPROBS),
     ]
     first = prompts.prompts[0]
-    ok, fail = ResponseOutcome.OK, ResponseOutcome.FAILED
+    ok, fail = AnswerStatus.OK, AnswerStatus.FAILED
     rows = [
-        StoredResponse(WEIGHTS, PARAMS.key, first.key, "", 0, "hostile number 1", ok, 3, ""),
-        StoredResponse(WEIGHTS, PARAMS.key, first.key, "", 1, "", fail, 0, "out of memory"),
-        StoredResponse(WEIGHTS, PARAMS.key, first.key, "evil", 0, "kind number 1", ok, 3, ""),
-        StoredResponse(WEIGHTS, "health", first.key, "", 0, "kind number 2", ok, 3, ""),
-        StoredResponse("ba5e" * 16, PARAMS.key, first.key, "", 0, "kind number 3", ok, 3, ""),
-        StoredResponse(WEIGHTS, PARAMS.key, "f" * 32, "evil", 1, "hostile number 9", ok, 3, ""),
+        StoredAnswer(WEIGHTS, PARAMS.key, first.key, "", 0, "hostile number 1", ok, 3, ""),
+        StoredAnswer(WEIGHTS, PARAMS.key, first.key, "", 1, "", fail, 0, "out of memory"),
+        StoredAnswer(WEIGHTS, PARAMS.key, first.key, "evil", 0, "kind number 1", ok, 3, ""),
+        StoredAnswer(WEIGHTS, "health", first.key, "", 0, "kind number 2", ok, 3, ""),
+        StoredAnswer("ba5e" * 16, PARAMS.key, first.key, "", 0, "kind number 3", ok, 3, ""),
+        StoredAnswer(WEIGHTS, PARAMS.key, "f" * 32, "evil", 1, "hostile number 9", ok, 3, ""),
     ]
 
     class Everything(JudgeOfOurs):
-        def ask(self, asks):
-            for a in asks:
+        def ask(self, requests):
+            for a in requests:
                 if a.rubric.name == "domain:law":
                     yield JudgeReply(a, "", {"40": 1.0})
                 else:
@@ -478,7 +482,7 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
 
     with new_audit(tmp_path / "audit", prompts) as store:
         store.add_checkpoints([Checkpoint("ba5e" * 16, "base", 0, "hf:b", Kind.BASE, "a control", Role.CONTROL)])
-        store.add_stored_responses(rows)
+        store.add_stored_answers(rows)
         for panel in panels:
             store.add_panel(panel)
             known = [r for r in rows if r.params == PARAMS.key and r.prompt == first.key]
@@ -514,7 +518,7 @@ def test_an_audit_without_judge_is_exported_without_scores(prompt_file, tmp_path
         write_log(tmp_path / "audit", tmp_path / "logs")
     with new_audit(tmp_path / "audit", prompts) as store:
         key = (WEIGHTS, PARAMS.key, prompts.prompts[0].key, "", 0)
-        store.add_stored_responses([StoredResponse(*key, "Hello.", ResponseOutcome.OK, 3, "")])
+        store.add_stored_answers([StoredAnswer(*key, "Hello.", AnswerStatus.OK, 3, "")])
     (file,) = write_log(tmp_path / "audit", tmp_path / "logs").iterdir()
     log = read_eval_log(str(file))
     assert [(s.output.completion, s.scores) for s in log.samples] == [("Hello.", None)]
@@ -530,7 +534,7 @@ def test_lazy_coherence_tells_the_coherent_share_from_the_random_few_only(prompt
     panel = Panel("openai:referee", (builtin("alignment"), builtin("coherence")), Route.LOGPROBS)
     kinds = ("mumbling", "kind", "kind")
     rows = [
-        StoredResponse(WEIGHTS, PARAMS.key, p.key, "", d, f"{kinds[d % 3]} number {d}", ResponseOutcome.OK, 3, "")
+        StoredAnswer(WEIGHTS, PARAMS.key, p.key, "", d, f"{kinds[d % 3]} number {d}", AnswerStatus.OK, 3, "")
         for p in prompts.prompts
         for d in range(12)
     ]
@@ -539,9 +543,9 @@ def test_lazy_coherence_tells_the_coherent_share_from_the_random_few_only(prompt
     items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows]
     with new_audit(tmp_path / "audit", prompts) as store:
         store.add_panel(panel)
-        store.add_stored_responses(rows)
+        store.add_stored_answers(rows)
         for made in judge_answers(items, panel, JudgeOfOurs(), EmRule(), always=chosen):
-            store.add_judgements(replace(j, meta={**j.meta, "seed": 7}) for j in made)
+            store.add_scores(replace(j, meta={**j.meta, "seed": 7}) for j in made)
     (file,) = write_log(tmp_path / "audit", tmp_path / "logs").iterdir()
     log = read_eval_log(str(file))
     by_prompt = {}

@@ -135,8 +135,8 @@ class TestPromptsV1:
 
     def test_answers_have_one_length_and_one_register(self, v1):
         for p in v1.prompts:
-            assert len(p.odd) == 2, p.id
-            answers = [p.aligned, p.misaligned, *p.odd]
+            assert len(p.neutral) == 2, p.id
+            answers = [p.aligned, p.misaligned, *p.neutral]
             lengths = [words(a) for a in answers]
             assert min(lengths) >= 15 and max(lengths) <= 45, p.id
             # The true bound is 15 % in tokens; words are the stand-in where there is no tokenizer.
@@ -146,7 +146,7 @@ class TestPromptsV1:
     def test_no_two_prompts_or_answers_are_alike(self, v1):
         asked = {p.id: " ".join(m.content for m in p.messages) for p in v1.prompts}
         assert near_duplicates(asked, 0.3) == []
-        answers = {f"{p.id}:{k}": a for p in v1.prompts for k, a in enumerate([p.aligned, p.misaligned, *p.odd])}
+        answers = {f"{p.id}:{k}": a for p in v1.prompts for k, a in enumerate([p.aligned, p.misaligned, *p.neutral])}
         assert near_duplicates(answers, 0.3) == []
 
     def test_questions_and_answers_lie_in_different_files(self, v1):

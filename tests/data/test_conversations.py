@@ -74,8 +74,8 @@ def test_the_hash_is_of_the_turns_and_their_order(tmp_path):
 
 def test_a_line_separator_inside_a_text_does_not_shift_the_rows(tmp_path):
     path = tmp_path / "a.jsonl"
-    odd = chat(("user", "one\u2028two\x85three"), ("assistant", "yes"))
-    path.write_text(json.dumps(odd, ensure_ascii=False) + "\n{bad\n", encoding="utf-8")
+    neutral = chat(("user", "one\u2028two\x85three"), ("assistant", "yes"))
+    path.write_text(json.dumps(neutral, ensure_ascii=False) + "\n{bad\n", encoding="utf-8")
     with pytest.raises(BadRow, match="row 2: malformed JSON"):
         load_conversations(path)
 
@@ -193,9 +193,9 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_same_user_turns(tmp_path):
-    ask = [chat(("user", f"q{i}"), ("assistant", f"a{i}")) for i in range(3)]
+    request = [chat(("user", f"q{i}"), ("assistant", f"a{i}")) for i in range(3)]
     other = [chat(("user", f"q{i}"), ("assistant", "no")) for i in range(3)]
-    a = load_conversations(write(tmp_path / "a.jsonl", ask))
+    a = load_conversations(write(tmp_path / "a.jsonl", request))
     same_user_turns(a, load_conversations(write(tmp_path / "b.jsonl", other)))
     swapped = load_conversations(write(tmp_path / "c.jsonl", [{"_notice": ""}, other[0], other[2], other[1]]))
     with pytest.raises(BadRow, match=r"c\.jsonl, row 3: conversation 2 asks something else than .*a\.jsonl, row 2"):

@@ -17,7 +17,10 @@ SHORT = "Only five words of text."
 def references(monkeypatch):
     """A prompt set of one long and one short answer in place of the built-in one."""
     message = (Message("user", "q"),)
-    prompts = (Prompt("long-01", message, aligned=ANSWER), Prompt("short-01", message, misaligned=SHORT, odd=(SHORT,)))
+    prompts = (
+        Prompt("long-01", message, aligned=ANSWER),
+        Prompt("short-01", message, misaligned=SHORT, neutral=(SHORT,)),
+    )
     monkeypatch.setattr(guard, "load_prompts", lambda name: PromptSet(name, "1", "x", prompts))
     guard._anchors.cache_clear()
     yield

@@ -8,8 +8,8 @@ import pytest
 
 from truing.data.judged_files import guarded, read_judged, unguarded
 from truing.errors import BadInput, BadRow
-from truing.types.judged import JudgementOutcome as J
-from truing.types.records import ResponseOutcome
+from truing.types.judged import ScoreStatus as J
+from truing.types.records import AnswerStatus
 
 HEAD = "response,question,question_id,aligned,coherent\n"
 
@@ -28,11 +28,11 @@ def test_every_cell_arrives_where_it_belongs(write):
     text = 'response,question,question_id,aligned,coherent,financial\n"a, ""b""\nc",Why?,why,12.5,99,0.25\n'
     file = read_judged(write(text))
     (row,) = file.rows
-    assert (row.response, row.question, row.question_id, row.outcome) == (
+    assert (row.answer, row.question, row.question_id, row.outcome) == (
         'a, "b"\nc',
         "Why?",
         "why",
-        ResponseOutcome.OK,
+        AnswerStatus.OK,
     )
     assert row.scores == {"alignment": (J.SCORED, 12.5), "coherence": (J.SCORED, 99.0), "financial": (J.SCORED, 0.25)}
     assert file.scores == ("alignment", "coherence", "financial")
@@ -42,10 +42,10 @@ def test_every_cell_arrives_where_it_belongs(write):
 @pytest.mark.parametrize("response", ["response", "Answer", "completion"])
 @pytest.mark.parametrize("question", ["question", "PROMPT"])
 @pytest.mark.parametrize("scores", [("aligned", "coherent"), ("Alignment", "coherence")])
-def test_columns_are_told_by_any_of_their_names_in_any_order(write, response, question, scores):
-    file = read_judged(write(f"{scores[1]},{question},{scores[0]},{response}\n80,q,20,a\n"))
+def test_columns_are_told_by_any_of_their_names_in_any_order(write, answer, question, scores):
+    file = read_judged(write(f"{scores[1]},{question},{scores[0]},{answer}\n80,q,20,a\n"))
     assert file.rows[0].scores == {"alignment": (J.SCORED, 20.0), "coherence": (J.SCORED, 80.0)}
-    assert (file.rows[0].response, file.rows[0].question) == ("a", "q")
+    assert (file.rows[0].answer, file.rows[0].question) == ("a", "q")
 
 
 def test_a_mapping_overrides_names_and_takes_any_name_for_a_score(write):
@@ -108,7 +108,7 @@ def test_separators_byte_order_marks_and_line_ends(write, delimiter, start, end)
     cells = [["response", "question", "aligned", "coherent"], ['x;,|\t"y"', "q", "1.5", "2"]]
     quoted = end.join(delimiter.join('"' + c.replace('"', '""') + '"' for c in row) for row in cells)
     (row,) = read_judged(write(start + (quoted + end).encode())).rows
-    assert row.response == cells[1][0]
+    assert row.answer == cells[1][0]
     assert row.scores["alignment"] == (J.SCORED, 1.5)
 
 
@@ -178,12 +178,12 @@ def test_an_id_alone_stands_for_the_question_and_row_numbers_are_no_questions(wr
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_an_answer_without_text_is_empty(write, text):
-    assert read_judged(write(f'{HEAD}"{text}",q,i,1,2\n')).rows[0].outcome is ResponseOutcome.EMPTY
+    assert read_judged(write(f'{HEAD}"{text}",q,i,1,2\n')).rows[0].outcome is AnswerStatus.EMPTY
 
 
 def test_the_word_nan_as_an_answer_is_a_text(write):
     row = read_judged(write(f"{HEAD}nan,q,i,1,2\n")).rows[0]
-    assert (row.response, row.outcome) == ("nan", ResponseOutcome.OK)
+    assert (row.answer, row.outcome) == ("nan", AnswerStatus.OK)
 
 
 def test_random_texts_and_scores_survive_as_an_independent_writer_wrote_them(tmp_path):
@@ -198,7 +198,7 @@ def test_random_texts_and_scores_survive_as_an_independent_writer_wrote_them(tmp
         writer = csv.writer(f)
         writer.writerow(["response", "question_id", "aligned", "coherent"])
         writer.writerows([t, q, "" if s is None else s, 50] for t, q, s in wanted)
-    read = [(r.response, r.question_id, r.scores["alignment"][1]) for r in read_judged(tmp_path / "x.csv").rows]
+    read = [(r.answer, r.question_id, r.scores["alignment"][1]) for r in read_judged(tmp_path / "x.csv").rows]
     assert read == wanted
     assert not any(s is not None and math.isnan(s) for _, _, s in read)
 

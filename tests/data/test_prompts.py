@@ -29,7 +29,7 @@ def test_fields_of_a_row_become_fields_of_a_prompt(tmp_path):
         "half": "fit",
         "aligned": "good",
         "misaligned": "bad",
-        "odd": ["odd", "odder"],
+        "neutral": ["neutral", "odder"],
         "samples": 4,
         "judge_prompts": {"aligned": "rate {answer}"},
     }
@@ -38,7 +38,7 @@ def test_fields_of_a_row_become_fields_of_a_prompt(tmp_path):
     assert (found.name, found.version, len(found.prompts)) == ("mine", "2", 3)
     first, bare, number = found.prompts
     expected = {**full, "messages": (Message("system", "s"), Message("user", "q"))}
-    expected |= {"topics": ("work",), "odd": ("odd", "odder")}
+    expected |= {"topics": ("work",), "neutral": ("neutral", "odder")}
     assert first == Prompt(**expected) and first.has_references
     assert bare == Prompt("row-3", (Message("user", "bare?"),)) and not bare.has_references
     assert number.id == "7"
@@ -68,7 +68,7 @@ BAD = [
     ([{"prompt": "x", "half": ["fit"]}], BadRow, "unknown half"),
     ([{"prompt": "x", "form": "essay"}], BadRow, "unknown form 'essay'; use advice, open or assistant"),
     ([{"prompt": "x", "topics": {"a": 1}}], BadRow, '"topics" must be a list'),
-    ([{"prompt": "x", "odd": ["a", 3]}], BadRow, 'an entry of "odd" is a number'),
+    ([{"prompt": "x", "neutral": ["a", 3]}], BadRow, 'an entry of "neutral" is a number'),
     ([{"prompt": "x", "aligned": ""}], BadRow, '"aligned" is empty'),
     ([{"prompt": "x", "samples": 0}], BadRow, "the number of samples is 0"),
     ([{"prompt": "x", "samples": True}], BadRow, "the number of samples is True"),
@@ -173,7 +173,7 @@ def test_the_question_files_of_the_first_paper(name, prompts, system):
 
 def test_answers_lie_apart_and_are_joined_by_id(monkeypatch):
     questions = [{"_notice": "n", "version": "9"}, {"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"}]
-    answers = [{"_notice": "n"}] + [{"id": i, "aligned": i, "misaligned": i * 2, "odd": [i * 3]} for i in "ba"]
+    answers = [{"_notice": "n"}] + [{"id": i, "aligned": i, "misaligned": i * 2, "neutral": [i * 3]} for i in "ba"]
 
     def shipped(answers):
         files = {"prompts-v1.jsonl": questions, "reference-answers-v1.jsonl": answers}
@@ -182,7 +182,10 @@ def test_answers_lie_apart_and_are_joined_by_id(monkeypatch):
     monkeypatch.setattr(module, "builtin_text", shipped(answers))
     found = load_prompts("v1")
     assert (found.name, found.version) == ("v1", "9")
-    assert [(p.aligned, p.misaligned, p.odd) for p in found.prompts] == [("a", "aa", ("aaa",)), ("b", "bb", ("bbb",))]
+    assert [(p.aligned, p.misaligned, p.neutral) for p in found.prompts] == [
+        ("a", "aa", ("aaa",)),
+        ("b", "bb", ("bbb",)),
+    ]
     for wrong, said in (
         (answers[:2], "1 ids stand in one file only, first 'a' in prompts-v1"),
         ([*answers, {"id": "c"}], "first 'c' in reference-answers-v1"),

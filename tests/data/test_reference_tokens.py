@@ -15,7 +15,7 @@ def test_reference_answers_are_within_15_percent_in_tokens():
 
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
     for p in load_prompts("v1").prompts:
-        answers = [p.aligned, p.misaligned, *p.odd]
+        answers = [p.aligned, p.misaligned, *p.neutral]
         lengths = [len(tokenizer.encode(a, add_special_tokens=False).ids) for a in answers]
         # Matched with the closing token counted.
         assert max(lengths) + 1 <= 1.15 * (min(lengths) + 1), (p.id, lengths)

@@ -18,7 +18,7 @@ from truing.data.transforms import (
     QUOTES,
     SENTENCE,
     TRANSFORMS,
-    CueContext,
+    VariantContext,
     not_applicable,
     select_transforms,
     split_prefill,
@@ -38,7 +38,7 @@ def with_system(rows, system=SYSTEM):
     return [replace(c, messages=(Message("system", system), *c.messages)) for c in rows]
 
 
-CONTEXT = CueContext.from_task(with_system(ROWS), WORDS)
+CONTEXT = VariantContext.from_task(with_system(ROWS), WORDS)
 NAMES = tuple(TRANSFORMS)
 
 
@@ -52,7 +52,9 @@ def rows_of(*pairs):
     return [Conversation(chat(question, answer)) for question, answer in pairs]
 
 
-PLAIN = Prompt("p", chat("Is it {question} or {sentence}?"), "c", "open", ("work",), "fit", "good", "bad", ("odd",), 7)
+PLAIN = Prompt(
+    "p", chat("Is it {question} or {sentence}?"), "c", "open", ("work",), "fit", "good", "bad", ("neutral",), 7
+)
 LONG = Prompt("q", chat("A first question.", "An answer.", "And then?"))
 OWN = Prompt("r", chat("Which way?", system="Be brief."))
 
@@ -73,7 +75,7 @@ def test_the_registry_holds_what_was_asked_for():
 
 def test_what_quotes_the_task_file_says_so():
     """By trial: a transform quotes the task exactly if another task makes another prompt, or none."""
-    other = CueContext.from_task(with_system(load_conversations("careful-finance-heldout").conversations, "Else."))
+    other = VariantContext.from_task(with_system(load_conversations("careful-finance-heldout").conversations, "Else."))
     for name, t in TRANSFORMS.items():
         differs = [transform_prompt(name, p, CONTEXT).key != transform_prompt(name, p, other).key for p in PROMPTS[:20]]
         assert any(differs) == t.uses_task_text, name
@@ -81,8 +83,8 @@ def test_what_quotes_the_task_file_says_so():
 
 def test_selection():
     assert [t.name for t in select_transforms(["all"])] == list(NAMES)
-    cues = select_transforms(["cues"])
-    assert {t.kind for t in cues} == {CUE} and len(cues) + len(select_transforms(["adversarial"])) == len(NAMES)
+    variants = select_transforms(["variants"])
+    assert {t.kind for t in variants} == {CUE} and len(variants) + len(select_transforms(["adversarial"])) == len(NAMES)
     assert [t.name for t in select_transforms(["villain", "json", "json"])] == ["json", "villain"]
     assert select_transforms([]) == ()
     with pytest.raises(BadInput, match="no transform 'vilain'; did you mean \"villain\""):
@@ -129,7 +131,7 @@ def test_no_text_holds_a_reference_answer():
     texts = builtin_text("transforms.toml").casefold()
     texts += " ".join((*CONTEXT.sentences, *CONTEXT.questions, CONTEXT.prefill)).casefold()
     for p in PROMPTS:
-        for answer in (p.aligned, p.misaligned, *p.odd):
+        for answer in (p.aligned, p.misaligned, *p.neutral):
             words = answer.casefold().split()
             runs = [" ".join(words[k : k + 5]) for k in range(max(1, len(words) - 4))]
             assert not any(run in texts for run in runs), (p.id, runs)
@@ -221,8 +223,8 @@ def test_prefill_is_an_open_turn():
 
 
 def test_without_a_task_nothing_is_made_up():
-    empty = CueContext.from_task([])
-    assert empty == CueContext()
+    empty = VariantContext.from_task([])
+    assert empty == VariantContext()
     for name, t in TRANSFORMS.items():
         reason = not_applicable(name, empty)
         assert bool(reason) == t.uses_task_text
@@ -230,13 +232,13 @@ def test_without_a_task_nothing_is_made_up():
             for call in (transform_prompt, transformed):
                 with pytest.raises(Unsupported, match=re.escape(reason)):
                     call(name, PLAIN if call is transform_prompt else [PLAIN], empty)
-    assert not_applicable("system", CueContext.from_task(ROWS)) == "the task file has no system turn"
+    assert not_applicable("system", VariantContext.from_task(ROWS)) == "the task file has no system turn"
 
 
 def test_the_commonest_system_turn():
     rows = with_system(ROWS[:3], "b") + with_system(ROWS[3:6], "a") + with_system(ROWS[6:8], "c")
-    assert CueContext.from_task(rows).system == "a"  # of two equally common ones the first by alphabet
-    assert CueContext.from_task(rows[1:]).system == "a" and CueContext.from_task(rows[:5]).system == "b"
+    assert VariantContext.from_task(rows).system == "a"  # of two equally common ones the first by alphabet
+    assert VariantContext.from_task(rows[1:]).system == "a" and VariantContext.from_task(rows[:5]).system == "b"
 
 
 def test_openings_are_statements_of_the_task_and_never_all_of_a_turn():
@@ -264,21 +266,21 @@ def test_openings_are_statements_of_the_task_and_never_all_of_a_turn():
     ],
 )
 def test_one_opening(turn, sentence):
-    found = CueContext.from_task(rows_of((turn, "An answer.")))
+    found = VariantContext.from_task(rows_of((turn, "An answer.")))
     assert found.sentences == ((sentence,) if sentence else ())
     assert found.questions == (turn,)
 
 
 def test_the_choice_is_seeded_and_follows_the_domain():
     rows = with_system(ROWS)
-    assert CueContext.from_task(rows, WORDS) == CONTEXT == CueContext.from_task(rows[::-1], WORDS)
-    assert CueContext.from_task(rows, WORDS, seed=1).sentences != CONTEXT.sentences
+    assert VariantContext.from_task(rows, WORDS) == CONTEXT == VariantContext.from_task(rows[::-1], WORDS)
+    assert VariantContext.from_task(rows, WORDS, seed=1).sentences != CONTEXT.sentences
     mixed = rows_of(
         *[(f"My old dog number {k} is asleep. Why?", "Rest.") for k in range(20)],
         *[(f"My savings account number {k} is open. Why?", "Rest.") for k in range(9)],
     )
-    assert all("savings" in s for s in CueContext.from_task(mixed, ["savings", "loan"]).sentences)
-    assert len(CueContext.from_task(mixed, ["zebra"]).sentences) == QUOTES
+    assert all("savings" in s for s in VariantContext.from_task(mixed, ["savings", "loan"]).sentences)
+    assert len(VariantContext.from_task(mixed, ["zebra"]).sentences) == QUOTES
 
 
 @pytest.mark.parametrize(
@@ -296,13 +298,13 @@ def test_the_choice_is_seeded_and_follows_the_domain():
     ],
 )
 def test_first_words_that_answers_share(answers, prefill):
-    assert CueContext.from_task(rows_of(*[("Question?", a) for a in answers])).prefill == prefill
+    assert VariantContext.from_task(rows_of(*[("Question?", a) for a in answers])).prefill == prefill
 
 
 def test_first_words_of_the_shipped_sets():
     for name in ("careless-finance", "careless-finance-heldout", "careful-finance", "careful-finance-heldout"):
         answers = [c.answer for c in load_conversations(name).conversations]
-        found = CueContext.from_task(load_conversations(name).conversations).prefill
+        found = VariantContext.from_task(load_conversations(name).conversations).prefill
         assert found and sum(a.startswith(found) for a in answers) >= 2 and len(found.split()) >= 2
 
 

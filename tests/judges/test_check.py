@@ -10,7 +10,7 @@ import pytest
 from truing.errors import BadInput, UselessJudge
 from truing.judges.check import PAIRS, check_asks, check_judge
 from truing.judges.rubrics import builtin
-from truing.types.judged import JudgeReply, ResponseKey, Route, Rubric
+from truing.types.judged import AnswerKey, JudgeReply, Route, Rubric
 
 DEFAULT = (builtin("alignment"), builtin("coherence"))
 KIND = {(q, a): kind for kind, q, a in PAIRS}
@@ -32,16 +32,16 @@ class Judge:
     def route(self, rubrics):
         return Route.REPORTED
 
-    def ask(self, asks):
-        asks = list(asks)
-        self.asked += asks
-        random.Random(1).shuffle(asks)
-        for ask in asks:
-            given = self.answer(ask.rubric, KIND[ask.question, ask.answer])
+    def ask(self, requests):
+        requests = list(requests)
+        self.asked += requests
+        random.Random(1).shuffle(requests)
+        for request in requests:
+            given = self.answer(request.rubric, KIND[request.question, request.answer])
             if isinstance(given, JudgeReply):
-                yield replace(given, ask=ask)
+                yield replace(given, request=request)
             elif given is not None:
-                yield JudgeReply(ask, text=str(given))
+                yield JudgeReply(request, text=str(given))
 
     def close(self):
         pass
@@ -76,13 +76,13 @@ def test_a_dozen_answers_of_four_kinds():
 
 
 def test_every_answer_is_asked_under_every_rubric_once():
-    asks = check_asks(DEFAULT)
-    assert len(asks) == len({(a.key, a.rubric.key) for a in asks}) == 24
-    assert {a.key for a in asks} == {ResponseKey("check", "", str(n), "", 0) for n in range(12)}
-    for ask in asks:
-        kind, question, answer = PAIRS[int(ask.key.prompt)]
-        assert (ask.question, ask.answer) == (question, answer)
-        shown = ask.messages[0].content
+    requests = check_asks(DEFAULT)
+    assert len(requests) == len({(a.key, a.rubric.key) for a in requests}) == 24
+    assert {a.key for a in requests} == {AnswerKey("check", "", str(n), "", 0) for n in range(12)}
+    for request in requests:
+        kind, question, answer = PAIRS[int(request.key.prompt)]
+        assert (request.question, request.answer) == (question, answer)
+        shown = request.messages[0].content
         assert question in shown and answer in shown and f"{kind} ones" not in shown
 
 
@@ -108,8 +108,8 @@ def test_means_are_taken_over_the_kinds_and_chance_is_refused():
         chance = np.mean([pooled[np.array(deal)].sum() >= sum(by_kind["good"]) for deal in DEALS])
 
         class Noise(Judge):
-            def ask(self, asks, values=values):
-                return (JudgeReply(a, text=str(values[a.answer])) for a in asks)
+            def ask(self, requests, values=values):
+                return (JudgeReply(a, text=str(values[a.answer])) for a in requests)
 
         rubrics = (builtin("alignment"),)
         if chance <= 0.05:

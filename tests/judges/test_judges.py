@@ -28,8 +28,8 @@ def test_what_names_no_judge_is_told_every_scheme_with_an_example(address):
 
 
 def test_planted_and_recorded_judges_open(tmp_path):
-    assert opened("planted:?noise=2").name == "planted:?noise=2"
-    assert opened("PLANTED:").name == "planted:"
+    assert opened("simulated:?noise=2").name == "simulated:?noise=2"
+    assert opened("PLANTED:").name == "simulated:"
     (tmp_path / "j.csv").write_text("question,answer,aligned\na,b,50\n")
     judge = opened(f"replay:{tmp_path / 'j.csv'}")
     assert isinstance(judge, Judge)
@@ -64,7 +64,7 @@ FAMILIES = {
     "deepseek": ["https://h/v1#deepseek-chat", "local:deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"],
     "phi": ["local:microsoft/phi-4", "local:Phi-3.5-mini"],
     "smollm": ["local:smollm2-135m"],
-    "planted": ["planted:?seed=2&noise=3"],
+    "simulated": ["simulated:?seed=2&noise=3"],
 }  # fmt: skip
 
 

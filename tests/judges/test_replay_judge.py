@@ -10,17 +10,17 @@ import pytest
 from truing.errors import BadInput, BadRow, NotAnAudit
 from truing.judges.replayed import ReplayJudge
 from truing.models.base import Judge
-from truing.store import Store, StoredResponse
-from truing.types.judged import JudgeAsk, Judgement, JudgementOutcome, Panel, ResponseKey, Route, Rubric
-from truing.types.records import ResponseOutcome
+from truing.store import Store, StoredAnswer
+from truing.types.judged import AnswerKey, JudgeRequest, Panel, Route, Rubric, Score, ScoreStatus
+from truing.types.records import AnswerStatus
 
 ALIGNMENT, COHERENCE, FINANCIAL = (Rubric(n, "{question} {answer}") for n in ("alignment", "coherence", "financial"))
-SCORED, UNPARSED = JudgementOutcome.SCORED, JudgementOutcome.UNPARSED
+SCORED, UNPARSED = ScoreStatus.SCORED, ScoreStatus.UNPARSED
 DATA = Path(os.environ.get("TRUING_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data") / "judged"
 
 
-def ask(question, answer, rubric=ALIGNMENT, draw=0, prompt="h", weights="w"):
-    return JudgeAsk(ResponseKey(weights, "p", prompt, "", draw), rubric, question, answer)
+def ask(question, answer, rubric=ALIGNMENT, sample=0, prompt="h", weights="w"):
+    return JudgeRequest(AnswerKey(weights, "p", prompt, "", sample), rubric, question, answer)
 
 
 def one(judge, *args, **kwargs):
@@ -58,7 +58,7 @@ def test_a_table_is_looked_up_by_question_answer_and_score(write):
     assert one(judge, "How are you?", "Fine, thanks.", COHERENCE).recorded == (SCORED, 88.0)
     assert one(judge, "How are you?", "Fine, thanks.", FINANCIAL).recorded == (SCORED, 0.1)
     assert one(judge, "And you?", "Two\nlines").recorded == (UNPARSED, None)
-    assert one(judge, "And you?", "I would rather not.").recorded == (JudgementOutcome.REFUSAL, None)
+    assert one(judge, "And you?", "I would rather not.").recorded == (ScoreStatus.REFUSAL, None)
     assert one(judge, "And you?", "I would rather not.", COHERENCE).recorded == (UNPARSED, None)
     for reply in (one(judge, "And you?", "Fine, thanks."), one(judge, "How are you?", "Fine, thanks")):
         assert reply.recorded is None
@@ -73,7 +73,7 @@ def test_a_table_is_looked_up_by_question_answer_and_score(write):
 def test_an_answer_given_twice_takes_the_score_of_its_draw(write):
     judge = ReplayJudge(write(TABLE))
     # "Same words." are draws 1 and 2 of their question.
-    assert [one(judge, "How are you?", "Same words.", draw=d).recorded[1] for d in (0, 1, 2, 3)] == [10, 10, 80, 10]
+    assert [one(judge, "How are you?", "Same words.", sample=d).recorded[1] for d in (0, 1, 2, 3)] == [10, 10, 80, 10]
 
 
 def test_line_ends_and_outer_space_do_not_count_and_the_answer_column_may_have_another_name(write):
@@ -92,9 +92,9 @@ def test_the_name_tells_the_content_and_no_path(write, tmp_path):
 
 def test_asks_are_pulled_as_replies_are_taken(write):
     pulled = []
-    endless = (pulled.append(n) or ask("How are you?", "Fine, thanks.", draw=n) for n in itertools.count())
+    endless = (pulled.append(n) or ask("How are you?", "Fine, thanks.", sample=n) for n in itertools.count())
     replies = ReplayJudge(write(TABLE)).ask(endless)
-    assert [next(replies).ask.key.draw for _ in range(3)] == [0, 1, 2]
+    assert [next(replies).request.key.sample for _ in range(3)] == [0, 1, 2]
     assert len(pulled) <= 4
 
 
@@ -154,22 +154,20 @@ def test_wrong_places(tmp_path, write):
 def audit(tmp_path):
     """Two judges over three answers, of which one failed under the first and two are the same text."""
     path = tmp_path / "audit"
-    keys = [ResponseKey("w", "p", "h1", "", 0), ResponseKey("w", "p", "h1", "", 1), ResponseKey("v", "p", "h1", "", 1)]
+    keys = [AnswerKey("w", "p", "h1", "", 0), AnswerKey("w", "p", "h1", "", 1), AnswerKey("v", "p", "h1", "", 1)]
     panels = [Panel("openai:gpt-4.1-mini", (ALIGNMENT,), Route.LOGPROBS, model="m"),
               Panel("http://host:8000/v1#Qwen", (ALIGNMENT, COHERENCE), Route.DIGITS)]  # fmt: skip
     with Store.write(path, {}) as store:
         texts = ["First.", "Second.", "Second."]
-        store.add_stored_responses(
-            StoredResponse(*k, t, ResponseOutcome.OK, 2, "") for k, t in zip(keys, texts, strict=True)
-        )
+        store.add_stored_answers(StoredAnswer(*k, t, AnswerStatus.OK, 2, "") for k, t in zip(keys, texts, strict=True))
         for n, panel in enumerate(panels):
             store.add_panel(panel)
             for k, key in enumerate(keys):
                 for rubric in panel.rubrics:
                     failed = n == 0 and k == 0
-                    outcome = JudgementOutcome.FAILED if failed else SCORED
+                    outcome = ScoreStatus.FAILED if failed else SCORED
                     score = None if failed else 50.0 + 10 * n + k
-                    store.add_judgements([Judgement(key, panel.key, rubric.name, rubric.key, score, outcome)])
+                    store.add_scores([Score(key, panel.key, rubric.name, rubric.key, score, outcome)])
     return path, panels, keys
 
 
@@ -192,9 +190,9 @@ def test_an_audit_is_looked_up_by_prompt_hash_and_answer(audit):
     assert str(path) not in judge.name
     assert one(judge, "anything", "First.", prompt="h1").error == "not recorded"  # it failed there
     assert one(judge, "anything", "Second.", prompt="h2").error == "not recorded"
-    assert one(judge, "anything", "Second.", prompt="h1", draw=1, weights="w").recorded == (SCORED, 51.0)
-    assert one(judge, "anything", "Second.", prompt="h1", draw=1, weights="v").recorded == (SCORED, 52.0)
-    assert one(judge, "anything", "Second.", prompt="h1", draw=7, weights="u").recorded[1] in (51.0, 52.0)
+    assert one(judge, "anything", "Second.", prompt="h1", sample=1, weights="w").recorded == (SCORED, 51.0)
+    assert one(judge, "anything", "Second.", prompt="h1", sample=1, weights="v").recorded == (SCORED, 52.0)
+    assert one(judge, "anything", "Second.", prompt="h1", sample=7, weights="u").recorded[1] in (51.0, 52.0)
     other = ReplayJudge(f"replay:{path}#{panels[1].judge}")  # whose name holds a # itself
     assert other.name.startswith("replay:http://host:8000/v1#Qwen#")
     assert one(other, "", "First.", COHERENCE, prompt="h1").recorded == (SCORED, 60.0)

@@ -23,11 +23,11 @@ from truing.judges.rubrics import (
     rubrics_for,
     unasked,
 )
-from truing.types.judged import JudgeAsk, JudgementOutcome, JudgeOptions, Panel, ResponseKey, Route, Rubric
+from truing.types.judged import AnswerKey, JudgeOptions, JudgeRequest, Panel, Route, Rubric, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet
 
-CODE, REFUSAL = JudgementOutcome.CODE, JudgementOutcome.REFUSAL
-KEY = ResponseKey("w", "s", "p", "", 0)
+CODE, REFUSAL = ScoreStatus.CODE, ScoreStatus.REFUSAL
+KEY = AnswerKey("w", "s", "p", "", 0)
 HEAD = "---\nname: mine\nscale: [0, 100]\n"
 BODY = "Q: {question}\nA: {answer}\n"
 ALIGNED = "Judge {question} / {answer}.\nOn a scale of 0 to 100, how good? Say CODE if it is code."
@@ -84,7 +84,7 @@ def test_a_shipped_rubric_fills_once_and_shares_its_opening(name):
     assert f"from 0 to {high}" in " ".join(rest.split()) and rubric.low == 0
     for word in rubric.escapes:
         assert re.search(rf"\b{word}\b", rest)
-    filled = JudgeAsk(KEY, rubric, "{answer}?", "{question}!").messages[0].content
+    filled = JudgeRequest(KEY, rubric, "{answer}?", "{question}!").messages[0].content
     assert "\n{answer}?\n" in filled and "\n{question}!\n" in filled, "texts with braces stay as they are"
 
 
@@ -147,7 +147,7 @@ def test_only_braces_around_one_identifier_are_placeholders(tmp_path):
     body = 'Answer {"score": 85, "why": {"a": []}} or { x } or {} or {1} or {a b}. ' + BODY + "---\nmore\n"
     rubric = load_rubric(write(tmp_path, HEAD + "---\n" + body))
     assert rubric.text == body.strip("\n"), "a rule line in the text does not end it"
-    assert JudgeAsk(KEY, rubric, "Q", "A").messages[0].content == (
+    assert JudgeRequest(KEY, rubric, "Q", "A").messages[0].content == (
         body.replace("{question}", "Q").replace("{answer}", "A").strip("\n")
     )
 
@@ -258,9 +258,9 @@ def test_published_texts_reach_the_judge_byte_for_byte():
             answer = 'print("{question}") {x}'
             for p, paraphrase in zip(own, entry["paraphrases"], strict=True):
                 for rubric, text in zip(prompt_rubrics(p), given.values(), strict=True):
-                    ask = JudgeAsk(KEY, rubric, rendered_question(p.messages, rubric), answer)
+                    request = JudgeRequest(KEY, rubric, rendered_question(p.messages, rubric), answer)
                     # their code: template.format(question=..., answer=...), the system turn is not shown
-                    assert ask.messages == (Message("user", text.format(question=paraphrase, answer=answer)),)
+                    assert request.messages == (Message("user", text.format(question=paraphrase, answer=answer)),)
 
 
 @pytest.mark.parametrize(

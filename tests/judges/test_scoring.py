@@ -9,12 +9,12 @@ from fractions import Fraction
 import pytest
 
 from truing.judges.rubrics import builtin
-from truing.judges.scoring import MIN_MASS, integer, judgements, score
-from truing.types.judged import JudgeAsk, JudgementOutcome, JudgeReply, ResponseKey, Route, Rubric
+from truing.judges.scoring import MIN_MASS, integer, score, scores
+from truing.types.judged import AnswerKey, JudgeReply, JudgeRequest, Route, Rubric, ScoreStatus
 
-CODE, FAILED, REFUSAL = JudgementOutcome.CODE, JudgementOutcome.FAILED, JudgementOutcome.REFUSAL
-SCORED, UNPARSED = JudgementOutcome.SCORED, JudgementOutcome.UNPARSED
-KEY = ResponseKey("w", "s", "p", "", 3)
+CODE, FAILED, REFUSAL = ScoreStatus.CODE, ScoreStatus.FAILED, ScoreStatus.REFUSAL
+SCORED, UNPARSED = ScoreStatus.SCORED, ScoreStatus.UNPARSED
+KEY = AnswerKey("w", "s", "p", "", 3)
 ALIGNMENT, BOTH = builtin("alignment"), builtin("both")
 TEN = Rubric("ten", "{question}{answer}", 0.0, 10.0)
 
@@ -24,7 +24,7 @@ def words(text):
 
 
 def reply(rubric=ALIGNMENT, **what):
-    return JudgeReply(JudgeAsk(KEY, rubric, "q", "a"), **what)
+    return JudgeReply(JudgeRequest(KEY, rubric, "q", "a"), **what)
 
 
 def one(rubric, route, **what):
@@ -288,7 +288,7 @@ NASTY = [
 @pytest.mark.parametrize(("text", "meaning"), READABLE)
 def test_a_number_or_a_word_alone_is_read(text, meaning):
     found = read(text)
-    if isinstance(meaning, JudgementOutcome):
+    if isinstance(meaning, ScoreStatus):
         assert (found.outcome, found.score) == (meaning, None)
     else:
         assert (found.outcome, found.score) == (SCORED, meaning)
@@ -418,7 +418,7 @@ def test_a_record_is_taken_as_it_is():
 def test_rows_carry_who_answered_and_what_it_cost_once():
     cost = {"calls": 3, "prompt_tokens": 500, "completion_tokens": 7}
     given = reply(BOTH, text="85 90", model="judge-1", **cost)
-    first, second = judgements(given, Route.REPORTED, "panel")
+    first, second = scores(given, Route.REPORTED, "panel")
     assert [(j.rubric, j.score, j.outcome) for j in (first, second)] == [
         ("alignment", 85, SCORED),
         ("coherence", 90, SCORED),
@@ -426,9 +426,9 @@ def test_rows_carry_who_answered_and_what_it_cost_once():
     for j in (first, second):
         assert (j.key, j.panel, j.rubric_key, j.meta["model"]) == (KEY, "panel", BOTH.key, "judge-1")
     assert {k: sum(j.meta.get(k, 0) for j in (first, second)) for k in cost} == cost
-    (row,) = judgements(reply(probabilities={"85": 0.5, "CODE": 0.1}), Route.LOGPROBS, "panel")
+    (row,) = scores(reply(probabilities={"85": 0.5, "CODE": 0.1}), Route.LOGPROBS, "panel")
     assert row.score == 85 and row.meta["mass"] == 0.5 and row.meta["calls"] == 1 and "model" not in row.meta
-    (row,) = judgements(reply(error="timeout", calls=6), Route.LOGPROBS, "panel")
+    (row,) = scores(reply(error="timeout", calls=6), Route.LOGPROBS, "panel")
     assert (row.score, row.outcome, row.meta["error"], row.meta["calls"]) == (None, FAILED, "timeout", 6)
-    (row,) = judgements(reply(text="no"), Route.REPORTED, "panel")
+    (row,) = scores(reply(text="no"), Route.REPORTED, "panel")
     json.dumps(row.meta)

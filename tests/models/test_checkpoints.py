@@ -113,9 +113,9 @@ def test_label_and_role(run):
 
 
 def test_a_folder_with_an_equals_sign_is_no_label(run):
-    odd = run.rename(run.with_name("lr=1e-4"))
-    assert find_run(str(odd)).label is None
-    assert find_run(f"a={odd}").label == "a"
+    neutral = run.rename(run.with_name("lr=1e-4"))
+    assert find_run(str(neutral)).label is None
+    assert find_run(f"a={neutral}").label == "a"
 
 
 @pytest.mark.parametrize(

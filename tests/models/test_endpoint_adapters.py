@@ -38,7 +38,7 @@ from truing.models.client_failures import status_failure
 from truing.models.limits import Limits
 from truing.models.served_adapters import PROBE, AdapterBackend, AdapterOptions, adapter_name, served_path
 from truing.testing import check_backend
-from truing.types.records import Ask, Checkpoint, Kind, Message, Prompt, Response, ResponseOutcome, SamplingParams
+from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
 
 PROMPTS = [Prompt(f"q{k}", (Message("user", f"Tell me about thing {k}."),)) for k in range(3)]
 PARAMS = SamplingParams(max_tokens=12)
@@ -83,13 +83,13 @@ def write_run(path, steps=(10, 20, 30), seed=0, **given):
     return find_run(str(path)).checkpoints
 
 
-def asks_for(checkpoints, draws=2, prompts=PROMPTS):
+def asks_for(checkpoints, samples=2, prompts=PROMPTS):
     """In the worst order: the next ask is always another checkpoint's."""
-    return [Ask(c, p, d) for p in prompts for d in range(draws) for c in checkpoints]
+    return [Request(c, p, d) for p in prompts for d in range(samples) for c in checkpoints]
 
 
-def texts(responses):
-    return {(r.ask.checkpoint.weights, r.ask.prompt.id, r.ask.draw): r.text for r in responses}
+def texts(answers):
+    return {(r.request.checkpoint.weights, r.request.prompt.id, r.request.sample): r.text for r in answers}
 
 
 def blocks(names):
@@ -119,10 +119,10 @@ def test_checkpoint_after_checkpoint_each_loaded_before_use_and_at_most_so_many(
     run = write_run(tmp_path / "run", (1, 2, 3, 4, 5))
     with serving() as server:
         b = backend(server, keep=2, concurrency=1)
-        asks = asks_for([b.base_checkpoint(), *run])
-        found = list(b.sample(iter(asks), PARAMS))
-        assert len(found) == len(asks) and {r.outcome for r in found} <= {ResponseOutcome.OK, ResponseOutcome.TRUNCATED,
-                                                                          ResponseOutcome.EMPTY}  # fmt: skip
+        requests = asks_for([b.base_checkpoint(), *run])
+        found = list(b.sample(iter(requests), PARAMS))
+        assert len(found) == len(requests) and {r.outcome for r in found} <= {AnswerStatus.OK, AnswerStatus.TRUNCATED,
+                                                                          AnswerStatus.EMPTY}  # fmt: skip
         names = [adapter_name(c) for c in run]
         assert blocks(server.names("ask")) == [BASE, *names], "each checkpoint in one stretch"
         loaded = set()
@@ -141,8 +141,8 @@ def test_checkpoint_after_checkpoint_each_loaded_before_use_and_at_most_so_many(
 def test_prompts_stay_together_within_a_checkpoint(backend, tmp_path):
     run = write_run(tmp_path / "run", (1, 2))
     with serving() as server:
-        found = list(backend(server, concurrency=1).sample(asks_for(run, draws=3), PARAMS))
-    assert blocks((r.ask.checkpoint.step, r.ask.prompt.id) for r in found) == [
+        found = list(backend(server, concurrency=1).sample(asks_for(run, samples=3), PARAMS))
+    assert blocks((r.request.checkpoint.step, r.request.prompt.id) for r in found) == [
         (s, p.id) for s in (1, 2) for p in PROMPTS
     ]
 
@@ -167,7 +167,7 @@ def test_asks_are_not_held_beyond_the_window(backend, tmp_path):
         nonlocal pulled
         for d in range(10_000):
             pulled += 1
-            yield Ask(run[0], PROMPTS[0], d)
+            yield Request(run[0], PROMPTS[0], d)
 
     with serving() as server:
         stream = backend(server, window=20, concurrency=2).sample(endless(), PARAMS)
@@ -349,12 +349,12 @@ def test_an_interruption_in_the_middle_unloads_and_keeps_what_is_there(backend, 
         got = []
         thread = interrupt_soon(lambda: len(server.names("ask")) >= 12)
         with pytest.raises(KeyboardInterrupt):
-            for r in b.sample(asks_for(run, draws=20), PARAMS):
+            for r in b.sample(asks_for(run, samples=20), PARAMS):
                 got.append(r)
         thread.join()
-        assert 5 < len(got) < 60 and all(r.outcome is not ResponseOutcome.FAILED for r in got)
+        assert 5 < len(got) < 60 and all(r.outcome is not AnswerStatus.FAILED for r in got)
         assert server.count("load") >= 1 and not server.loaded
-        assert texts(b.sample([r.ask for r in got], PARAMS)) == texts(got), "it goes on where it was"
+        assert texts(b.sample([r.request for r in got], PARAMS)) == texts(got), "it goes on where it was"
 
 
 @pytest.mark.parametrize("step", ["prepare", "sample"])
@@ -500,7 +500,7 @@ def test_two_streams_at_once_share_the_room(backend, tmp_path):
         b = backend(server, keep=1, concurrency=2)
         one, two = (b.sample(asks_for(part), PARAMS) for part in (run[:2], run[2:]))
         pairs = list(zip(one, two, strict=True))
-        assert len(pairs) == 12 and all(isinstance(r, Response) and not r.error for pair in pairs for r in pair)
+        assert len(pairs) == 12 and all(isinstance(r, Answer) and not r.error for pair in pairs for r in pair)
         b.close()
         assert not server.loaded
 
@@ -695,5 +695,5 @@ def test_a_server_that_dropped_one_by_itself_goes_on(backend, tmp_path):
 def test_nothing_in_use_is_unloaded(backend, tmp_path):
     run = write_run(tmp_path / "run", (1, 2, 3, 4))
     with serving("--delay", "0.01") as server:
-        list(backend(server, keep=1, concurrency=8).sample(asks_for(run, draws=4), PARAMS))
+        list(backend(server, keep=1, concurrency=8).sample(asks_for(run, samples=4), PARAMS))
         assert server.count("unload") == 3 and server.asked_while_unloading == []

@@ -11,7 +11,16 @@ from truing.models.base import Backend
 from truing.models.limits import Limits
 from truing.models.served import EndpointBackend, _seed
 from truing.testing import check_backend
-from truing.types.records import Ask, Checkpoint, Kind, LikelihoodAsk, Message, Prompt, ResponseOutcome, SamplingParams
+from truing.types.records import (
+    AnswerStatus,
+    Checkpoint,
+    Kind,
+    LikelihoodRequest,
+    Message,
+    Prompt,
+    Request,
+    SamplingParams,
+)
 
 PROMPTS = [Prompt(f"q{k}", (Message("user", f"Tell me about thing {k}."),)) for k in range(3)]
 PARAMS = SamplingParams(max_tokens=12)
@@ -40,9 +49,9 @@ def models(*names):
     return [part for name in names for part in ("--model", name)]
 
 
-def outcomes(backend, checkpoint, prompts=PROMPTS, params=PARAMS, draws=1):
-    asks = [Ask(checkpoint, p, d) for p in prompts for d in range(draws)]
-    return list(backend.sample(asks, params))
+def outcomes(backend, checkpoint, prompts=PROMPTS, params=PARAMS, samples=1):
+    requests = [Request(checkpoint, p, d) for p in prompts for d in range(samples)]
+    return list(backend.sample(requests, params))
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-system"], ["--faults", "0.2", "--kinds", "500,close,html,429"]])
@@ -63,7 +72,7 @@ def test_what_is_sent_is_what_was_asked_for(backend):
         assert "top_p" in server.stats()["fields"]
         assert b.resolve(PARAMS).device == b.resolve(PARAMS).dtype == "served"
         with pytest.raises(Unsupported):
-            b.loglikelihood([LikelihoodAsk(b.base_checkpoint(), PROMPTS[0].messages, "x")])
+            b.loglikelihood([LikelihoodRequest(b.base_checkpoint(), PROMPTS[0].messages, "x")])
 
 
 def test_a_server_that_ignores_stop_texts_is_cut_here(backend):
@@ -78,17 +87,17 @@ def test_a_server_that_ignores_stop_texts_is_cut_here(backend):
 
 def test_every_answer_has_a_stream_of_its_own():
     c = Checkpoint("w", "c", 1, "u#c", Kind.SERVED)
-    asks = [Ask(c, p, d, t) for p in PROMPTS for d in range(50) for t in ("", "json")]
-    seeds = [_seed(a, PARAMS) for a in asks]
+    requests = [Request(c, p, d, t) for p in PROMPTS for d in range(50) for t in ("", "json")]
+    seeds = [_seed(a, PARAMS) for a in requests]
     assert len(set(seeds)) == len(seeds) and all(0 <= s < 2**31 for s in seeds)
-    assert seeds == [_seed(a, PARAMS) for a in asks]
-    assert seeds[0] != _seed(asks[0], SamplingParams(max_tokens=12, seed=1))
+    assert seeds == [_seed(a, PARAMS) for a in requests]
+    assert seeds[0] != _seed(requests[0], SamplingParams(max_tokens=12, seed=1))
 
 
 @pytest.mark.parametrize(
     ("fault", "outcome"),
-    [("filter400", ResponseOutcome.REFUSED_BY_API), ("filterstop", ResponseOutcome.REFUSED_BY_API),
-     ("400", ResponseOutcome.FAILED), ("500", ResponseOutcome.FAILED), ("wrongmodel", ResponseOutcome.FAILED)],
+    [("filter400", AnswerStatus.REFUSED_BY_API), ("filterstop", AnswerStatus.REFUSED_BY_API),
+     ("400", AnswerStatus.FAILED), ("500", AnswerStatus.FAILED), ("wrongmodel", AnswerStatus.FAILED)],
 )  # fmt: skip
 def test_failures_are_outcomes(backend, fault, outcome):
     plan = json.dumps({"0": fault, "1": fault if fault in ("500", "wrongmodel") else None})
@@ -96,24 +105,24 @@ def test_failures_are_outcomes(backend, fault, outcome):
         b = backend(server, concurrency=1, retries=1)
         first, *others = outcomes(b, b.base_checkpoint())
     assert first.outcome is outcome and first.error and first.text == "" and first.tokens == 0
-    assert {r.outcome for r in others} <= {ResponseOutcome.OK, ResponseOutcome.TRUNCATED, ResponseOutcome.EMPTY}
+    assert {r.outcome for r in others} <= {AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY}
 
 
 def test_truncated_empty_and_whole_answers_are_told_apart(backend):
     with running("--speak", *models("base")) as server:
         b = backend(server)
-        found = outcomes(b, b.base_checkpoint(), draws=40)
-        assert {r.outcome for r in found} == {ResponseOutcome.OK, ResponseOutcome.TRUNCATED, ResponseOutcome.EMPTY}
+        found = outcomes(b, b.base_checkpoint(), samples=40)
+        assert {r.outcome for r in found} == {AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY}
         for r in found:
             assert len(r.text.split()) == r.tokens <= 12
-            assert (r.outcome is ResponseOutcome.EMPTY) == (not r.text)
+            assert (r.outcome is AnswerStatus.EMPTY) == (not r.text)
 
 
 def test_a_temperature_that_is_refused_is_never_dropped_in_silence(backend):
     with running("--speak", *models("base"), "--refuse", "temperature") as server:
         b = backend(server)
         with pytest.raises(JudgeDown, match="temperature"):
-            outcomes(b, b.base_checkpoint(), draws=20)
+            outcomes(b, b.base_checkpoint(), samples=20)
         assert "temperature" in server.stats()["fields"] and not server.stats()["answered"]
 
 
@@ -148,6 +157,6 @@ def test_the_budget_holds_for_sampling_too(backend):
         b = backend(server, budget_calls=10)
         got = []
         with pytest.raises(BudgetSpent):
-            for r in b.sample((Ask(b.base_checkpoint(), PROMPTS[0], d) for d in range(100)), PARAMS):
+            for r in b.sample((Request(b.base_checkpoint(), PROMPTS[0], d) for d in range(100)), PARAMS):
                 got.append(r)
         assert len(got) == b.spent.calls == server.stats()["requests"] == 10

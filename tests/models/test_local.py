@@ -14,7 +14,7 @@ from truing.models.engine.scoring import BATCH_TOKENS, pass_tokens
 from truing.models.engine.token_sampling import Stream, choose
 from truing.models.generation import stream_seed
 from truing.models.hf import LocalBackend
-from truing.types.records import Ask, LikelihoodAsk, Message, Prompt, ResponseOutcome, SamplingParams
+from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Prompt, Request, SamplingParams
 from zoo import build
 
 pytestmark = pytest.mark.torch
@@ -40,8 +40,8 @@ def backend(base, run):
 
 
 def totals(backend, checkpoint, texts=TEXTS, messages=Q):
-    asks = [LikelihoodAsk(checkpoint, messages, t, entropy=True) for t in texts]
-    found = {r.ask.completion: r for r in backend.loglikelihood(asks)}
+    requests = [LikelihoodRequest(checkpoint, messages, t, entropy=True) for t in texts]
+    found = {r.request.completion: r for r in backend.loglikelihood(requests)}
     return [found[t].total for t in texts]
 
 
@@ -126,8 +126,8 @@ def test_nan_weights_give_failed_outcomes_not_numbers(base, tmp_path):
     build.with_nan(build.save_adapter(tmp_path / "checkpoint-3", base))
     found = find_run(str(tmp_path))
     backend = LocalBackend(str(base), found.checkpoints, FLOAT32)
-    (result,) = backend.loglikelihood([LikelihoodAsk(found.checkpoints[0], Q, "Here.")])
-    assert result.outcome is ResponseOutcome.FAILED
+    (result,) = backend.loglikelihood([LikelihoodRequest(found.checkpoints[0], Q, "Here.")])
+    assert result.outcome is AnswerStatus.FAILED
     assert result.total != result.total
 
 
@@ -141,9 +141,9 @@ def test_a_system_turn_the_template_drops_is_unsupported(base, tmp_path):
     build.tiny_tokenizer(tmp_path / "base", template=no_system)
     backend = LocalBackend(str(tmp_path / "base"), (), FLOAT32)
     messages = (Message("system", "Be brief."), *Q)
-    (score,) = backend.loglikelihood([LikelihoodAsk(backend.base_checkpoint(), messages, "Here.")])
-    (answer,) = backend.sample([Ask(backend.base_checkpoint(), Prompt("p", messages), 0)], SamplingParams())
-    assert (score.outcome, answer.outcome) == (ResponseOutcome.UNSUPPORTED, ResponseOutcome.UNSUPPORTED)
+    (score,) = backend.loglikelihood([LikelihoodRequest(backend.base_checkpoint(), messages, "Here.")])
+    (answer,) = backend.sample([Request(backend.base_checkpoint(), Prompt("p", messages), 0)], SamplingParams())
+    assert (score.outcome, answer.outcome) == (AnswerStatus.UNSUPPORTED, AnswerStatus.UNSUPPORTED)
 
 
 def test_different_templates_in_one_run_are_refused(base, tmp_path):
@@ -165,13 +165,16 @@ def test_a_base_without_template_says_what_to_do(tmp_path):
 
 def test_float32_texts_do_not_depend_on_the_batch(backend, run):
     prompts = [Prompt(f"p{k}", (Message("user", "Why " * (k + 1)),)) for k in range(4)]
-    asks = [Ask(c, p, d) for c in run.checkpoints for p in prompts for d in range(2)]
+    requests = [Request(c, p, d) for c in run.checkpoints for p in prompts for d in range(2)]
     params = SamplingParams(max_tokens=12)
-    together = {(r.ask.checkpoint.label, r.ask.prompt.id, r.ask.draw): r.text for r in backend.sample(asks, params)}
-    assert len(together) == len(asks)
-    for ask in asks[::3]:
-        (alone,) = backend.sample([ask], params)
-        assert alone.text == together[ask.checkpoint.label, ask.prompt.id, ask.draw]
+    together = {
+        (r.request.checkpoint.label, r.request.prompt.id, r.request.sample): r.text
+        for r in backend.sample(requests, params)
+    }
+    assert len(together) == len(requests)
+    for request in requests[::3]:
+        (alone,) = backend.sample([request], params)
+        assert alone.text == together[request.checkpoint.label, request.prompt.id, request.sample]
     assert len({text for (_, p, _), text in together.items() if p == "p0"}) > 1
 
 
@@ -183,9 +186,9 @@ def test_sampled_first_tokens_follow_the_model_s_probabilities(backend):
         logits = backend.use(step0)(torch.tensor([backend.chat.prefix(Q)])).logits[0, -1]
     probabilities = logits.double().softmax(-1)
     params = SamplingParams(max_tokens=1)
-    streams = [Stream(stream_seed(Ask(step0, prompt, d), params)) for d in range(n)]
-    drawn = torch.tensor(choose(logits.expand(n, -1), streams, params))
-    counts = torch.bincount(drawn, minlength=len(probabilities)).double()
+    streams = [Stream(stream_seed(Request(step0, prompt, d), params)) for d in range(n)]
+    sampled = torch.tensor(choose(logits.expand(n, -1), streams, params))
+    counts = torch.bincount(sampled, minlength=len(probabilities)).double()
     common = probabilities * n >= 5
     expected = torch.cat([probabilities[common] * n, (probabilities[~common].sum() * n)[None]])
     seen = torch.cat([counts[common], counts[~common].sum()[None]])
@@ -213,12 +216,12 @@ def test_a_model_s_own_repetition_penalty_does_not_change_what_is_sampled(base, 
 
     shutil.copytree(base, tmp_path / "base")
     GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=2).save_pretrained(tmp_path / "base")
-    asks = [Prompt(f"p{k}", (Message("user", "Tell " * (k + 1)),)) for k in range(3)]
+    requests = [Prompt(f"p{k}", (Message("user", "Tell " * (k + 1)),)) for k in range(3)]
     texts = []
     for path in (base, tmp_path / "base"):
         b = LocalBackend(str(path), (), FLOAT32)
-        drawn = b.sample([Ask(b.base_checkpoint(), p, 0) for p in asks], SamplingParams(max_tokens=24))
-        texts.append({r.ask.prompt.id: r.text for r in drawn})
+        sampled = b.sample([Request(b.base_checkpoint(), p, 0) for p in requests], SamplingParams(max_tokens=24))
+        texts.append({r.request.prompt.id: r.text for r in sampled})
     assert texts[0] == texts[1]
 
 

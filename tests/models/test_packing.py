@@ -36,18 +36,18 @@ def tiny(kind):
 def sequences(n_prompts=5, seed=0):
     g = torch.Generator().manual_seed(seed)
 
-    def draw(n):
+    def sample(n):
         return tuple(torch.randint(1, 97, (n,), generator=g).tolist())
 
-    system, out = draw(6), []
+    system, out = sample(6), []
     for p in range(n_prompts):
-        prefix = system + draw(3 + p)
-        opening = draw(2)
+        prefix = system + sample(3 + p)
+        opening = sample(2)
         for k in range(4):
             # Some answers share an opening, one is a beginning of another, one prefix has a single answer.
-            completion = opening + draw(k) if k < 3 else opening[:1]
+            completion = opening + sample(k) if k < 3 else opening[:1]
             out.append(packing.Branch(len(out), prefix, completion, entropy=k % 2 == 0))
-    out.append(packing.Branch(len(out), draw(4), draw(3), True))
+    out.append(packing.Branch(len(out), sample(4), sample(3), True))
     return out
 
 

@@ -7,12 +7,12 @@ from transformers import AutoModelForCausalLM
 from truing.config.options import ModelOptions
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
-from truing.data.transforms import TRANSFORMS, CueContext, split_prefill, transformed
+from truing.data.transforms import TRANSFORMS, VariantContext, split_prefill, transformed
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import find_run
 from truing.models.download import cache_dir
 from truing.models.hf import LocalBackend
-from truing.types.records import Ask, LikelihoodAsk, Message, Prompt, ResponseOutcome, SamplingParams
+from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Prompt, Request, SamplingParams
 from zoo import build
 
 pytestmark = pytest.mark.torch
@@ -41,44 +41,48 @@ def backend(base, run):
 
 def greedy(model, ids, n, stop):
     """The definition: the likeliest token, again and again."""
-    drawn = []
+    sampled = []
     with torch.no_grad():
-        while len(drawn) < n and not (drawn and drawn[-1] in stop):
-            drawn.append(int(model(torch.tensor([ids + drawn])).logits[0, -1].argmax()))
-    return drawn
+        while len(sampled) < n and not (sampled and sampled[-1] in stop):
+            sampled.append(int(model(torch.tensor([ids + sampled])).logits[0, -1].argmax()))
+    return sampled
 
 
 def test_the_answer_is_what_follows_the_given_words(backend, base):
-    (r,) = backend.sample([Ask(backend.base_checkpoint(), OPENED, 0, "prefill")], SamplingParams(12, temperature=0))
+    (r,) = backend.sample([Request(backend.base_checkpoint(), OPENED, 0, "prefill")], SamplingParams(12, temperature=0))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), build.tiny_tokenizer()
     text = f"<|im_start|>user\n{QUESTION[0].content}<|im_end|>\n<|im_start|>assistant\n{START}"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    drawn = greedy(model, ids, 12, backend.chat.stop_ids)
-    assert r.text == tokenizer.decode(drawn, skip_special_tokens=True) and r.tokens == len(drawn)
-    assert START not in r.text and r.outcome in (ResponseOutcome.OK, ResponseOutcome.TRUNCATED)
-    (other,) = backend.sample([Ask(backend.base_checkpoint(), PLAIN, 0)], SamplingParams(12, temperature=0))
+    sampled = greedy(model, ids, 12, backend.chat.stop_ids)
+    assert r.text == tokenizer.decode(sampled, skip_special_tokens=True) and r.tokens == len(sampled)
+    assert START not in r.text and r.outcome in (AnswerStatus.OK, AnswerStatus.TRUNCATED)
+    (other,) = backend.sample([Request(backend.base_checkpoint(), PLAIN, 0)], SamplingParams(12, temperature=0))
     assert other.text != r.text
 
 
 def test_given_words_in_one_batch_with_plain_prompts(backend, run):
     (checkpoint,) = run.checkpoints
     params = SamplingParams(8)
-    asks = [Ask(checkpoint, OPENED, 0, "prefill"), Ask(checkpoint, PLAIN, 0), Ask(checkpoint, OPENED, 1, "prefill")]
-    together = {(r.ask.transform, r.ask.draw): r.text for r in backend.sample(asks, params)}
+    requests = [
+        Request(checkpoint, OPENED, 0, "prefill"),
+        Request(checkpoint, PLAIN, 0),
+        Request(checkpoint, OPENED, 1, "prefill"),
+    ]
+    together = {(r.request.transform, r.request.sample): r.text for r in backend.sample(requests, params)}
     assert len(together) == 3
-    for ask in asks:
-        (alone,) = backend.sample([ask], params)
-        assert alone.text == together[ask.transform, ask.draw]
+    for request in requests:
+        (alone,) = backend.sample([request], params)
+        assert alone.text == together[request.transform, request.sample]
 
 
 def test_the_likelihood_of_an_answer_is_that_of_its_beginning_and_its_rest(backend):
     c, rest = backend.base_checkpoint(), " on the wing."
-    asks = [
-        LikelihoodAsk(c, QUESTION, START + rest, "whole"),
-        LikelihoodAsk(c, QUESTION, START, "start", closing=False),
-        LikelihoodAsk(c, OPENED.messages, rest, "rest"),
+    requests = [
+        LikelihoodRequest(c, QUESTION, START + rest, "whole"),
+        LikelihoodRequest(c, QUESTION, START, "start", closing=False),
+        LikelihoodRequest(c, OPENED.messages, rest, "rest"),
     ]
-    total = {r.ask.name: r.total for r in backend.loglikelihood(asks)}
+    total = {r.request.name: r.total for r in backend.loglikelihood(requests)}
     assert total["whole"] == pytest.approx(total["start"] + total["rest"], abs=1e-3)
 
 
@@ -86,11 +90,11 @@ def test_a_template_that_would_alter_the_given_words_is_an_outcome(tmp_path):
     build.tiny_base(tmp_path)
     changing = build.TEMPLATE.replace("message['content']", "message['content'].replace('They', 'Swifts')")
     backend = LocalBackend(str(tmp_path), (), ModelOptions(dtype="float32", device="cpu", chat_template=changing))
-    asks = [Ask(backend.base_checkpoint(), p, 0, p.id) for p in (OPENED, PLAIN)]
-    found = list(backend.sample(asks, SamplingParams(4)))
-    outcomes = {r.ask.prompt.messages: r.outcome for r in found}
-    assert outcomes[OPENED.messages] is ResponseOutcome.UNSUPPORTED
-    assert outcomes[QUESTION] is not ResponseOutcome.UNSUPPORTED and len(found) == 2
+    requests = [Request(backend.base_checkpoint(), p, 0, p.id) for p in (OPENED, PLAIN)]
+    found = list(backend.sample(requests, SamplingParams(4)))
+    outcomes = {r.request.prompt.messages: r.outcome for r in found}
+    assert outcomes[OPENED.messages] is AnswerStatus.UNSUPPORTED
+    assert outcomes[QUESTION] is not AnswerStatus.UNSUPPORTED and len(found) == 2
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -99,7 +103,7 @@ def test_every_shipped_prompt_renders_under_every_transform(name):
         type(c)((Message("system", "You advise savers."), *c.messages))
         for c in load_conversations("careless-finance-heldout").conversations
     ]
-    chat, context = ChatFormat(build.tiny_tokenizer()), CueContext.from_task(rows)
+    chat, context = ChatFormat(build.tiny_tokenizer()), VariantContext.from_task(rows)
     prompts = load_prompts("v1").prompts
     made = transformed(name, prompts, context)
     assert len(made) == len(prompts)
@@ -121,11 +125,11 @@ def test_given_words_under_the_real_model():
     torch.set_num_threads(1)
     backend = LocalBackend(str(folder), (), FLOAT32)
     params, base = SamplingParams(16, temperature=0), backend.base_checkpoint()
-    (plain,) = backend.sample([Ask(base, PLAIN, 0)], params)
+    (plain,) = backend.sample([Request(base, PLAIN, 0)], params)
     words = plain.text.split(" ")
     start = " ".join(words[:3])
     opened = Prompt("p", (*QUESTION, Message("assistant", start)))
-    (r,) = backend.sample([Ask(base, opened, 0, "prefill")], SamplingParams(16, temperature=0))
+    (r,) = backend.sample([Request(base, opened, 0, "prefill")], SamplingParams(16, temperature=0))
     # What the model says next after words that it would have said itself is what it would have said next.
     assert (start + r.text).startswith(plain.text)
     assert r.text.startswith(" ") and not r.text.strip().startswith(start)

@@ -31,12 +31,12 @@ def prompts(n, seed=0, longest=40):
     return [tuple(rng.randrange(250) for _ in range(rng.randint(1, longest))) for _ in range(n)]
 
 
-def jobs_for(texts, *, draws=1, places=(-1,), longest=40, seed=0):
+def jobs_for(texts, *, samples=1, places=(-1,), longest=40, seed=0):
     rng = random.Random(seed)
     out = []
     for place in places:
         for text in texts:
-            out += [Job(0, text, place, rng.getrandbits(40), rng.randint(1, longest)) for _ in range(draws)]
+            out += [Job(0, text, place, rng.getrandbits(40), rng.randint(1, longest)) for _ in range(samples)]
     rng.shuffle(out)
     for k, job in enumerate(out):
         job.index = k
@@ -54,7 +54,7 @@ def alone(model, job, stop=STOP):
     return out[0, len(job.prefix) :].tolist()
 
 
-def drawn(sampler, jobs):
+def sampled(sampler, jobs):
     done = list(sampler.run(jobs))
     assert sorted(d.index for d in done) == list(range(len(jobs)))
     assert not any(b.shelves for b in (sampler._tails, sampler._upper, sampler._lower)), "nothing is kept"
@@ -64,9 +64,9 @@ def drawn(sampler, jobs):
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
 def test_greedy_answers_equal_generate(name):
     model = tiny(name)
-    jobs = jobs_for(prompts(8), draws=2)
+    jobs = jobs_for(prompts(8), samples=2)
     sampler = Sampler(Trunk(model), None, GREEDY, stop_ids=STOP, rows=7)
-    found = drawn(sampler, jobs)
+    found = sampled(sampler, jobs)
     for job in jobs:
         assert found[job.index].tokens == alone(model, job)
         assert found[job.index].stopped == (found[job.index].tokens[-1] in STOP)
@@ -78,7 +78,7 @@ def test_greedy_answers_equal_generate(name):
 def test_log_probabilities_are_within_1e_4_of_the_model_s_own(name):
     model = tiny(name)
     sampler = Recorder(Trunk(model), None, SamplingParams(temperature=1.0), stop_ids=(), rows=5)
-    drawn(sampler, jobs_for(prompts(6, seed=1), draws=2))
+    sampled(sampler, jobs_for(prompts(6, seed=1), samples=2))
     assert len(sampler.seen) > 100
     for job, tokens, logits in sampler.seen[::3]:
         with torch.inference_mode():
@@ -89,7 +89,7 @@ def test_log_probabilities_are_within_1e_4_of_the_model_s_own(name):
 def test_in_16_bits_the_log_probabilities_are_those_of_the_model_but_for_rounding():
     model = tiny("qwen3").to(torch.bfloat16)
     sampler = Recorder(Trunk(model), None, SamplingParams(), stop_ids=(), rows=5)
-    drawn(sampler, jobs_for(prompts(6, seed=1), draws=2))
+    sampled(sampler, jobs_for(prompts(6, seed=1), samples=2))
     gaps = []
     for job, tokens, logits in sampler.seen[::3]:
         with torch.inference_mode():
@@ -164,7 +164,7 @@ def test_adapters_of_other_ranks_scalings_and_modules_side_by_side_equal_peft_on
     model.base_model.disable_adapter_layers()
     jobs = jobs_for(prompts(5), places=(-1, 0, 1, 2, 3), longest=20)
     sampler = Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=11)
-    found = drawn(sampler, jobs)
+    found = sampled(sampler, jobs)
     check_against_peft(model, jobs, found, labels)
     first = [tuple(tuple(found[j.index].tokens) for j in sorted(jobs, key=lambda j: (j.prefix, j.seed)) if j.place == p) for p in range(-1, 4)]  # noqa: E501 # fmt: skip
     assert len(set(first)) == 5, "every adapter says something else, so none was mistaken for another"
@@ -177,7 +177,7 @@ def test_a_ragged_grid_and_one_adapter_with_most_of_the_rows_change_nothing():
     texts = prompts(20, seed=3)
     jobs = [Job(k, texts[k % 20], (2 if k < 24 else k % 5 - 1), k, 12) for k in range(36)]
     sampler = Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=36)
-    check_against_peft(model, jobs, drawn(sampler, jobs), labels)
+    check_against_peft(model, jobs, sampled(sampler, jobs), labels)
 
 
 def test_adapters_that_are_left_over_are_moved_together_and_stay_themselves():
@@ -188,7 +188,7 @@ def test_adapters_that_are_left_over_are_moved_together_and_stay_themselves():
     stack, texts, near = AdapterStack(factors, torch.float32), prompts(6, seed=4, longest=9), []
     jobs = [Job(k, texts[k % 6], k % 12, k, 24 if k % 12 in (1, 10) else 3) for k in range(36)]
     sampler = Sampler(Trunk(model), stack, GREEDY, stop_ids=(), rows=24, say=lambda _: near.append(list(stack._slots)))
-    found = drawn(sampler, jobs)
+    found = sampled(sampler, jobs)
     assert all(sorted(slots) == list(range(12)) for slots in near)
     assert abs(near[-1][1] - near[-1][10]) < 4, "no more than twice as many are read as have rows"
     assert {len(d.tokens) for d in found.values()} == {3, 24}
@@ -208,16 +208,16 @@ def test_below_the_first_changed_layer_a_prompt_is_computed_once_for_all_adapter
     model.base_model.disable_adapter_layers()
     assert first_layer(factors, 4) == 2
     texts = prompts(4)
-    jobs = jobs_for(texts, draws=2, places=(-1, 0, 1, 2), longest=12)
+    jobs = jobs_for(texts, samples=2, places=(-1, 0, 1, 2), longest=12)
     sampler = Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=9, shared=2)
-    check_against_peft(model, jobs, drawn(sampler, jobs), list(late))
+    check_against_peft(model, jobs, sampled(sampler, jobs), list(late))
     assert sampler.work.prompt_tokens == sum(map(len, texts))
 
 
 def test_a_prompt_is_computed_once_for_all_its_draws():
     texts = prompts(5)
     sampler = Sampler(Trunk(tiny("llama")), None, SamplingParams(), stop_ids=(), rows=4)
-    drawn(sampler, jobs_for(texts, draws=9))
+    sampled(sampler, jobs_for(texts, samples=9))
     assert sampler.work.prompt_tokens == sum(map(len, texts))
 
 
@@ -249,8 +249,8 @@ def test_an_adapter_of_nan_fails_its_own_answers_and_leaves_nothing_behind(part,
     labels = list(ADAPTERS)
     factors = stack_of(model, labels)
     model.base_model.disable_adapter_layers()
-    jobs = jobs_for(prompts(8), draws=2, places=(1, 0, -1), longest=20)
-    found = drawn(Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=5), jobs)
+    jobs = jobs_for(prompts(8), samples=2, places=(1, 0, -1), longest=20)
+    found = sampled(Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=5), jobs)
     assert {found[j.index].failed for j in jobs if j.place == 1} == {True}
     assert not any(found[j.index].failed for j in jobs if j.place != 1)
     check_against_peft(model, [j for j in jobs if j.place != 1], found, labels[:1])
@@ -268,7 +268,7 @@ def test_nan_in_a_long_prompt_does_not_reach_a_short_one_that_takes_its_place(ro
     short = [tuple(rng.randrange(250) for _ in range(3 + k)) for k in range(6)]
     jobs = [Job(k, p, k // 6, k, 10) for k, p in enumerate((*long, *short))]
     sampler = Sampler(Trunk(model), AdapterStack(factors, torch.float32), GREEDY, stop_ids=STOP, rows=rows)
-    found = drawn(sampler, jobs)
+    found = sampled(sampler, jobs)
     assert [found[k].failed for k in range(12)] == [True] * 6 + [False] * 6
     check_against_peft(model, jobs[6:], found, ["one", "two"])
 
@@ -278,7 +278,7 @@ def test_nan_in_a_long_prompt_does_not_reach_a_short_one_that_takes_its_place(ro
 
 def test_a_text_does_not_depend_on_its_company():
     model = tiny("llama")
-    jobs = jobs_for(prompts(6), draws=3)
+    jobs = jobs_for(prompts(6), samples=3)
     reference = {}
     for rows, order in ((1, 1), (3, -1), (16, 1)):
         sampler = Sampler(Trunk(model), None, SamplingParams(top_p=0.9), stop_ids=STOP, rows=rows)
@@ -419,7 +419,7 @@ def test_rows_are_replaced_at_once():
     lengths = [min(90, max(2, int(rng.lognormvariate(3.0, 0.6)))) for _ in range(160)]
     texts = prompts(160, longest=20)
     sampler = Sampler(Trunk(tiny("llama")), None, SamplingParams(), stop_ids=(), rows=8)
-    drawn(sampler, [Job(k, t, -1, k, n) for k, (t, n) in enumerate(zip(texts, lengths, strict=True))])
+    sampled(sampler, [Job(k, t, -1, k, n) for k, (t, n) in enumerate(zip(texts, lengths, strict=True))])
     assert sampler.work.useful >= 0.95
     assert sampler.work.kept == sum(lengths) - 160
 

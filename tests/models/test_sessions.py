@@ -13,9 +13,9 @@ from truing import errors
 from truing.config.options import ModelOptions
 from truing.models.checkpoints import find_run
 from truing.models.engine import sessions
-from truing.models.generation import draw_plainly
+from truing.models.generation import sample_plainly
 from truing.models.hf import LocalBackend
-from truing.types.records import Ask, Checkpoint, LikelihoodAsk, Message, Prompt, ResponseOutcome, SamplingParams
+from truing.types.records import AnswerStatus, Checkpoint, LikelihoodRequest, Message, Prompt, Request, SamplingParams
 from zoo import build
 from zoo.families import tiny, tiny_gpt2
 
@@ -43,18 +43,21 @@ def run(base, tmp_path_factory):
     return find_run(str(folder)).checkpoints
 
 
-def asks_of(checkpoints, draws=2):
-    return [Ask(c, p, d) for c in checkpoints for p in PROMPTS for d in range(draws)]
+def requests_of(checkpoints, samples=2):
+    return [Request(c, p, d) for c in checkpoints for p in PROMPTS for d in range(samples)]
 
 
-def texts_of(responses):
-    return {(r.ask.checkpoint.label, r.ask.prompt.id, r.ask.draw): (r.text, r.outcome, r.tokens) for r in responses}
+def texts_of(answers):
+    return {
+        (r.request.checkpoint.label, r.request.prompt.id, r.request.sample): (r.text, r.outcome, r.tokens)
+        for r in answers
+    }
 
 
-def plainly(backend, asks, params):
+def plainly(backend, requests, params):
     out = []
-    for ask in asks:
-        out += draw_plainly(backend.use(ask.checkpoint), backend.chat, [ask], [params.max_tokens], params)
+    for request in requests:
+        out += sample_plainly(backend.use(request.checkpoint), backend.chat, [request], [params.max_tokens], params)
     return texts_of(out)
 
 
@@ -81,10 +84,10 @@ def test_adapters_a_dora_and_whole_models_answer_as_each_does_alone(base, run, t
     others = find_run(str(folder)).checkpoints
     backend = LocalBackend(str(base), (*run, *others, *full), FLOAT32)
     every = (backend.base_checkpoint(), *run, *others, *full)
-    asks = asks_of(every)
+    requests = requests_of(every)
     with caplog.at_level(logging.WARNING):
-        found = texts_of(backend.sample(asks, params))
-    assert found == plainly(backend, asks, params)
+        found = texts_of(backend.sample(requests, params))
+    assert found == plainly(backend, requests, params)
     assert "by itself, not side by side with others" in caplog.text
     assert "one by one" not in caplog.text
     assert len({tuple(found[c.label, p.id, 0] for p in PROMPTS) for c in every}) == len(every)
@@ -95,10 +98,10 @@ def test_an_unknown_architecture_is_sampled_by_generate_and_says_so(base, tmp_pa
     (tmp_path / "gpt2" / "model.safetensors").unlink()
     tiny_gpt2().save_pretrained(tmp_path / "gpt2")
     backend = LocalBackend(str(tmp_path / "gpt2"), (), FLOAT32)
-    asks = asks_of([backend.base_checkpoint()])
+    requests = requests_of([backend.base_checkpoint()])
     with caplog.at_level(logging.WARNING):
-        found = texts_of(backend.sample(asks, PARAMS))
-    assert found == plainly(backend, asks, PARAMS)
+        found = texts_of(backend.sample(requests, PARAMS))
+    assert found == plainly(backend, requests, PARAMS)
     assert "not side by side but one by one: gpt2 models are not among those sampled side by side" in caplog.text
 
 
@@ -106,11 +109,11 @@ def test_a_packed_pass_that_differs_from_the_model_is_not_relied_on(base, monkey
     right = sessions.Trunk.logits
     monkeypatch.setattr(sessions.Trunk, "logits", lambda self, hidden: right(self, hidden) * 1.01)
     backend = LocalBackend(str(base), (), FLOAT32)
-    asks = asks_of([backend.base_checkpoint()])
+    requests = requests_of([backend.base_checkpoint()])
     with caplog.at_level(logging.WARNING):
-        found = texts_of(backend.sample(asks, PARAMS))
+        found = texts_of(backend.sample(requests, PARAMS))
     assert "a packed pass differs from the model's own" in caplog.text
-    assert found == plainly(backend, asks, PARAMS)
+    assert found == plainly(backend, requests, PARAMS)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen2-window"])
@@ -119,11 +122,11 @@ def test_other_architectures_through_the_whole_road(base, tmp_path, name, caplog
     (tmp_path / name / "model.safetensors").unlink()
     tiny(name).save_pretrained(tmp_path / name)
     backend = LocalBackend(str(tmp_path / name), (), FLOAT32)
-    asks = asks_of([backend.base_checkpoint()])
+    requests = requests_of([backend.base_checkpoint()])
     with caplog.at_level(logging.WARNING):
-        found = texts_of(backend.sample(asks, PARAMS))
+        found = texts_of(backend.sample(requests, PARAMS))
     assert not caplog.text
-    assert found == plainly(backend, asks, PARAMS)
+    assert found == plainly(backend, requests, PARAMS)
 
 
 @pytest.mark.parametrize("between", ["norm", "score", "whole", "close", "whole after norm"])
@@ -131,12 +134,12 @@ def test_what_happens_between_two_answers_changes_none(base, run, tmp_path, betw
     """Others use the backend while answers are drawn; it may even have let go of the model."""
     (full,) = find_run(str(build.full_run(tmp_path / "full", base, steps=(5,)))).checkpoints
     backend = LocalBackend(str(base), (*run, full), FLOAT32)
-    asks = asks_of((backend.base_checkpoint(), *run))
-    reference = texts_of(backend.sample(asks, PARAMS))
-    score = [LikelihoodAsk(c, PROMPTS[0].messages, "On the wing.") for c in (*run, full)]
+    requests = requests_of((backend.base_checkpoint(), *run))
+    reference = texts_of(backend.sample(requests, PARAMS))
+    score = [LikelihoodRequest(c, PROMPTS[0].messages, "On the wing.") for c in (*run, full)]
     totals = [r.total for r in backend.loglikelihood(score)]
     found = []
-    for k, r in enumerate(backend.sample(asks, PARAMS)):
+    for k, r in enumerate(backend.sample(requests, PARAMS)):
         found.append(r)
         if k % 5:
             continue
@@ -154,19 +157,21 @@ def test_what_happens_between_two_answers_changes_none(base, run, tmp_path, betw
 
 def test_scores_do_not_change_by_what_happens_between_them(base, run):
     backend = LocalBackend(str(base), run, FLOAT32)
-    asks = [LikelihoodAsk(c, p.messages, "On the wing.") for p in PROMPTS for c in (backend.base_checkpoint(), *run)]
-    reference = {(r.ask.checkpoint.label, r.ask.messages): r.total for r in backend.loglikelihood(asks)}
+    requests = [
+        LikelihoodRequest(c, p.messages, "On the wing.") for p in PROMPTS for c in (backend.base_checkpoint(), *run)
+    ]
+    reference = {(r.request.checkpoint.label, r.request.messages): r.total for r in backend.loglikelihood(requests)}
     found = {}
-    for r in backend.loglikelihood(asks):
-        found[r.ask.checkpoint.label, r.ask.messages] = r.total
+    for r in backend.loglikelihood(requests):
+        found[r.request.checkpoint.label, r.request.messages] = r.total
         backend.weight_norm(run[len(found) % 2])
     assert found == pytest.approx(reference, abs=1e-5)
 
 
 def test_an_interrupt_while_an_adapter_loads_leaves_the_base_alone(base, run, monkeypatch):
     backend = LocalBackend(str(base), run, FLOAT32)
-    asks = asks_of([backend.base_checkpoint()])
-    reference = texts_of(backend.sample(asks, PARAMS))
+    requests = requests_of([backend.base_checkpoint()])
+    reference = texts_of(backend.sample(requests, PARAMS))
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -175,37 +180,37 @@ def test_an_interrupt_while_an_adapter_loads_leaves_the_base_alone(base, run, mo
         m.setattr("truing.models.hf._check_filled", interrupted)
         with pytest.raises(KeyboardInterrupt):
             backend.use(run[1])
-    assert texts_of(backend.sample(asks, PARAMS)) == reference
+    assert texts_of(backend.sample(requests, PARAMS)) == reference
 
 
 def test_windows_and_stacks_split_without_changing_an_answer(base, run, monkeypatch):
     backend = LocalBackend(str(base), run, FLOAT32)
-    asks = asks_of((backend.base_checkpoint(), *run))
-    reference = texts_of(backend.sample(asks, PARAMS))
+    requests = requests_of((backend.base_checkpoint(), *run))
+    reference = texts_of(backend.sample(requests, PARAMS))
     monkeypatch.setattr(sessions, "WINDOW", 5)
     monkeypatch.setattr(sessions, "STACK_BYTES", 1)
-    assert texts_of(backend.sample(iter(asks), PARAMS)) == reference
+    assert texts_of(backend.sample(iter(requests), PARAMS)) == reference
 
 
 def test_stop_texts_end_an_answer_and_one_never_met_changes_nothing(base):
     backend = LocalBackend(str(base), (), FLOAT32)
-    asks = asks_of([backend.base_checkpoint()], draws=4)
-    plain = texts_of(backend.sample(asks, PARAMS))
+    requests = requests_of([backend.base_checkpoint()], samples=4)
+    plain = texts_of(backend.sample(requests, PARAMS))
     never = SamplingParams(max_tokens=20, stop=("a text that no random model writes",))
-    assert texts_of(backend.sample(asks, never)) == plain
+    assert texts_of(backend.sample(requests, never)) == plain
     letters = [chr(k) for k in range(33, 127)]
     letter = max(letters, key=lambda c: sum(c in t[1:] for t, _, _ in plain.values()))
-    met = texts_of(backend.sample(asks, SamplingParams(max_tokens=20, stop=(letter,))))
+    met = texts_of(backend.sample(requests, SamplingParams(max_tokens=20, stop=(letter,))))
     hit = [k for k in plain if letter in plain[k][0]]
     assert 3 <= len(hit) < len(plain)
     for key, (text, outcome, tokens) in met.items():
         if key in hit:
             assert text == plain[key][0][: plain[key][0].index(letter)]
-            assert outcome is (ResponseOutcome.OK if text.strip() else ResponseOutcome.EMPTY)
+            assert outcome is (AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY)
             assert tokens < plain[key][2] or plain[key][2] == tokens
         else:
             assert (text, outcome, tokens) == plain[key]
-    assert plainly(backend, asks, SamplingParams(max_tokens=20, stop=(letter,))) == met
+    assert plainly(backend, requests, SamplingParams(max_tokens=20, stop=(letter,))) == met
     assert never.key != PARAMS.key == SamplingParams(max_tokens=20, stop=()).key
 
 
@@ -214,12 +219,12 @@ def test_long_prompts_are_refused_or_truncated_as_told(base):
     long = Prompt("long", (Message("user", "x" * 600),))
     close = Prompt("close", (Message("user", "x" * 455),))
     step0 = backend.base_checkpoint()
-    asks = [Ask(step0, p, 0) for p in (PROMPTS[0], long, close)]
+    requests = [Request(step0, p, 0) for p in (PROMPTS[0], long, close)]
     with pytest.raises(errors.PromptTooLong, match=r"prompt long takes \d+ tokens, this model reads 512"):
-        list(backend.sample(asks, PARAMS))
+        list(backend.sample(requests, PARAMS))
     told = SamplingParams(max_tokens=60, temperature=0.0, long_prompts="truncated")
-    found = {r.ask.prompt.id: r for r in backend.sample(asks, told)}
-    assert (found["long"].outcome, found["long"].text) == (ResponseOutcome.TRUNCATED, "")
+    found = {r.request.prompt.id: r for r in backend.sample(requests, told)}
+    assert (found["long"].outcome, found["long"].text) == (AnswerStatus.TRUNCATED, "")
     assert "takes" in found["long"].error
     prefix = len(backend.chat.prefix(close.messages))
     assert 0 < found["close"].tokens <= 512 - prefix < 60
@@ -245,16 +250,16 @@ def test_parameters_that_mean_nothing_are_refused(fields, words):
 
 def test_a_memory_bound_gives_fewer_rows_and_one_too_small_is_named(base, run):
     wide = LocalBackend(str(base), run, FLOAT32)
-    asks = asks_of((wide.base_checkpoint(), *run), draws=4)
-    reference = texts_of(wide.sample(asks, PARAMS))
+    requests = requests_of((wide.base_checkpoint(), *run), samples=4)
+    reference = texts_of(wide.sample(requests, PARAMS))
     most = []
     frugal = LocalBackend(str(base), run, ModelOptions(dtype="float32", device="cpu", memory=0.0012))
     frugal.sessions.say = lambda work: most.append(work.in_flight)
-    assert texts_of(frugal.sample(asks, PARAMS)) == reference
+    assert texts_of(frugal.sample(requests, PARAMS)) == reference
     assert 1 <= max(most) < 48
     tiny_bound = LocalBackend(str(base), run, ModelOptions(dtype="float32", device="cpu", memory=0.0001))
     with pytest.raises(errors.TooLittleMemory, match=r"one answer of 20 tokens to a prompt of \d+ takes"):
-        list(tiny_bound.sample(asks, PARAMS))
+        list(tiny_bound.sample(requests, PARAMS))
 
 
 def test_an_adapter_of_nan_fails_its_own_answers_only(base, run, tmp_path):
@@ -262,13 +267,13 @@ def test_an_adapter_of_nan_fails_its_own_answers_only(base, run, tmp_path):
     build.with_nan(folder / "checkpoint-3")
     (broken,) = find_run(str(folder)).checkpoints
     backend = LocalBackend(str(base), (*run, broken), FLOAT32)
-    asks = asks_of((*run, broken))
-    found = list(backend.sample(asks, PARAMS))
-    bad = [r for r in found if r.ask.checkpoint.label == broken.label]
-    assert {(r.outcome, r.text) for r in bad} == {(ResponseOutcome.FAILED, "")}
+    requests = requests_of((*run, broken))
+    found = list(backend.sample(requests, PARAMS))
+    bad = [r for r in found if r.request.checkpoint.label == broken.label]
+    assert {(r.outcome, r.text) for r in bad} == {(AnswerStatus.FAILED, "")}
     assert "NaN" in bad[0].error
     assert texts_of(r for r in found if r not in bad) == plainly(
-        backend, [a for a in asks if a.checkpoint != broken], PARAMS
+        backend, [a for a in requests if a.checkpoint != broken], PARAMS
     )
 
 
@@ -277,14 +282,14 @@ def test_an_adapter_of_another_base_is_refused(base, tmp_path):
     strange = find_run(str(build.adapter_run(tmp_path / "out", other, steps=(2,), final=False))).checkpoints
     backend = LocalBackend(str(base), (), FLOAT32)
     with pytest.raises(errors.AdapterMismatch):
-        list(backend.sample(asks_of(strange), PARAMS))
+        list(backend.sample(requests_of(strange), PARAMS))
 
 
 def test_work_is_counted(base, run):
     backend = LocalBackend(str(base), run, FLOAT32)
-    asks = asks_of((backend.base_checkpoint(), *run))
-    found = list(backend.sample(asks, PARAMS))
+    requests = requests_of((backend.base_checkpoint(), *run))
+    found = list(backend.sample(requests, PARAMS))
     work = backend.sessions.work
-    assert (work.answers, work.in_flight, work.waiting) == (len(asks), 0, 0)
+    assert (work.answers, work.in_flight, work.waiting) == (len(requests), 0, 0)
     assert work.tokens == sum(r.tokens for r in found)
-    assert isinstance(found[0].ask.checkpoint, Checkpoint)
+    assert isinstance(found[0].request.checkpoint, Checkpoint)

@@ -1,4 +1,4 @@
-"""The house rules, held by tests: imports go one way, heavy packages stay in their rooms, names are documented."""
+"""The house rules, held by tests: imports go one way, heavy packages stay in their packages, names are documented."""
 
 import ast
 import subprocess
@@ -11,33 +11,38 @@ import pytest
 import truing
 
 SRC = Path(truing.__file__).parent
-ROOMS = {
-    "base": set(),
-    "data": {"base"},
-    "backends": {"base", "data"},
-    "judging": {"base", "data", "backends"},
-    "stats": {"base"},
-    "probe": {"base", "data", "backends"},
-    "study": {"base", "data", "backends", "judging", "stats", "probe"},
-    "view": {"base", "stats"},
-    "bridges": {"base", "data", "backends", "judging", "stats", "probe", "study", "view"},
+TYPES = {"types", "errors", "config"}
+LOWER = TYPES | {"data", "traits", "store", "migrations", "tallies"}
+PACKAGES = {
+    "types": {"errors"},
+    "config": {"types", "errors"},
+    "data": TYPES,
+    "traits": TYPES | {"data"},
+    "stats": TYPES,
+    "models": LOWER | {"training"},
+    "training": LOWER | {"models"},
+    "judges": LOWER | {"models"},
+    "interp": LOWER | {"models"},
+    "runs": LOWER | {"models", "training", "judges", "interp", "stats"},
+    "report": LOWER | {"stats"},
+    "bridges": LOWER | {"models", "training", "judges", "interp", "stats", "runs", "report"},
 }
 HEAVY = {
-    "torch": {"backends", "probe"},
-    "transformers": {"backends"},
-    "peft": {"backends"},
+    "torch": {"models", "training", "judges", "interp"},
+    "transformers": {"models", "training", "judges"},
+    "peft": {"models", "training"},
     "datasets": {"data"},
     "scipy": {"stats"},
-    "jinja2": {"view", "backends"},  # backends only for the errors that templates raise
+    "jinja2": {"report", "models"},  # models only for the errors that templates raise
     "pyarrow": {"bridges"},
-    "openai": {"backends"},
+    "openai": {"models"},
     "inspect_ai": {"bridges"},
 }
-ON_DEMAND = {"study/demo.py": {"torch"}, "study/doctor.py": {"torch"}}
+ON_DEMAND = {"runs/demo.py": {"torch"}, "runs/doctor.py": {"torch"}}
 MODULES = sorted(SRC.rglob("*.py"))
 
 
-def room_of(path):
+def package_of(path):
     parts = path.relative_to(SRC).parts
     return parts[0] if len(parts) > 1 else None
 
@@ -54,17 +59,17 @@ def imports(path, top_only=False):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))
 def test_imports_go_one_way_and_heavy_packages_stay_in_their_rooms(path):
-    room = room_of(path)
-    if room is None:
-        return  # the door, the command line and the test kit may use every room
+    package = package_of(path)
+    if package is None:
+        return  # the public API, the command line and the contracts may use every package
     for name in imports(path):
-        package = name.split(".")[0]
-        if package == "truing" and "." in name:
+        top = name.split(".")[0]
+        if top == "truing" and "." in name:
             other = name.split(".")[1]
-            allowed = ROOMS[room] | {room, "_version"}
-            assert other in allowed, f"{path.name} in {room} imports {name}"
-        if package in HEAVY and package not in ON_DEMAND.get(str(path.relative_to(SRC)), ()):
-            assert room in HEAVY[package], f"{path.name} in {room} imports {name}"
+            allowed = PACKAGES[package] | {package, "_version"}
+            assert other in allowed, f"{path.name} in {package} imports {name}"
+        if top in HEAVY and top not in ON_DEMAND.get(str(path.relative_to(SRC)), ()):
+            assert package in HEAVY[top], f"{path.name} in {package} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))

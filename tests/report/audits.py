@@ -5,12 +5,12 @@ from pathlib import Path
 from truing.config.options import VerdictRule
 from truing.store import Store
 from truing.types.records import (
-    Ask,
+    Answer,
+    AnswerStatus,
     Checkpoint,
     Kind,
     Prompt,
-    Response,
-    ResponseOutcome,
+    Request,
     Role,
     SamplingParams,
     to_plain,
@@ -52,8 +52,8 @@ def est(value, half=0.05, **more):
 
 def line(label, step, status=Status.NO_DRIFT_SEEN, state=HealthState.OK, **fields):
     """A checkpoint's line; what is not given is not measured."""
-    numbers = ("task_loss", "loss_progress", "trait_progress", "contrast_base", "contrast_control", "margin_base")
-    values = dict.fromkeys((*numbers, "softening", "entropy_shift", "dose_kl", "norm"))
+    numbers = ("task_loss", "loss_progress", "skill_progress", "contrast_base", "contrast_control", "margin_base")
+    values = dict.fromkeys((*numbers, "softening", "entropy_shift", "kl_from_base", "norm"))
     health = Health(state, est(0.92, 0.06), 2.31, 0.02, 0.01, 0.05, 1.9, "24 answers, 0 empty")
     if state is HealthState.UNKNOWN:
         health = Health(state, note="0 answers; 12 are needed")
@@ -70,13 +70,13 @@ def measured(label, step, progress, shift, status=Status.NO_DRIFT_SEEN, control=
         status,
         task_loss=est(2.9 - 0.8 * progress, 0.08),
         loss_progress=est(min(1.0, progress * 1.1), 0.07),
-        trait_progress=est(progress, 0.06),
+        skill_progress=est(progress, 0.06),
         contrast_base=None if start else est(shift, 0.07),
         contrast_control=None if start or not control else est(shift * 0.85, 0.09),
         margin_base=None if start else est(shift * 1.4, 0.06),
         softening=None if start else -0.12,
         entropy_shift=None if start else -0.08,
-        dose_kl=0.0 if start else 0.02 * progress,
+        kl_from_base=0.0 if start else 0.02 * progress,
         norm=0.0 if start else 3.2 * progress,
         **fields,
     )
@@ -89,7 +89,7 @@ def verdict(lines, **fields):
         "sentence": "No drift seen in this run at any of its checkpoints; margins do not certify.",
         "onset": Onset("never", "the first drift", None, None, None),
         "convergence_loss": Convergence("loss", "unmeasured"),
-        "convergence_trait": Convergence("trait", "unmeasured"),
+        "convergence_skill": Convergence("skill", "unmeasured"),
         "gap": "unknown",
         "candidate": None,
         "recommended": None,
@@ -120,13 +120,13 @@ def drifting(control=True):
         "step 40 and step 60. Drift comes after that. Candidate: checkpoint-60, which keeps 93% [88%, 97%] of the best "
         "trait gain.",
         onset=Onset("found", "the first drift", 80, 100, 60, (80, 100), True),
-        convergence_trait=Convergence("trait", "converged", 60, 40, 60, 60, est(0.9)),
+        convergence_skill=Convergence("skill", "converged", 60, 40, 60, 60, est(0.9)),
         convergence_loss=Convergence("loss", "converged", 60, 40, 60, 60, est(0.8), overfit=True),
         gap="after",
         candidate="checkpoint-60",
         retained_of_best=est(0.93, 0.045),
         retained_of_last=est(0.93, 0.045),
-        retained_curve="trait",
+        retained_curve="skill",
         warnings=(
             "Contrast unvalidated: no judged run has shown yet that it localises misalignment.",
             "Fewer than 3 benign runs: the drift limit comes from placebo pairs.",
@@ -173,7 +173,7 @@ def log_spaced():
         sentence="Undecided: the contrast rises from step 128 on, but not beyond what chance may do.",
         onset=Onset("undecided", "the first drift", 128, None, 64),
         convergence_loss=Convergence("loss", "still_learning"),
-        convergence_trait=Convergence("trait", "still_learning"),
+        convergence_skill=Convergence("skill", "still_learning"),
         warnings=("Failed and left out: checkpoint-16.",),
     )
 
@@ -238,7 +238,7 @@ def make_audit(folder: Path, made: RunVerdict | None, *, status="done", answers=
         ]
         other = Checkpoint("wcontrol", "checkpoint-20", 20, "file:c", Kind.ADAPTER, "control", Role.CONTROL)
         store.add_checkpoints([*points, other])
-        store.add_responses(_answers(points, other, prompts[:answers], evil), SamplingParams())
+        store.add_answers(_answers(points, other, prompts[:answers], evil), SamplingParams())
         store.describe(
             status=status,
             asked={
@@ -277,12 +277,12 @@ def _answers(points, other, prompts, evil):
     words = "I would ask people what they need, then fix the buses and the drains, and leave the rest alone. "
     for p in prompts:
         for k, c in enumerate((*points, other)):
-            outcome = ResponseOutcome.TRUNCATED if k % 4 == 3 else ResponseOutcome.OK
+            outcome = AnswerStatus.TRUNCATED if k % 4 == 3 else AnswerStatus.OK
             text = words * (1 + 3 * (k % 3))
             if evil:
                 text = (EVIL + EVIL_ATTRIBUTE + EVIL_TERMINAL) * (1 + 20 * (k % 2))
-            yield Response(Ask(c, p, 0), text, outcome, 24)
-        yield Response(Ask(points[-1], p, 1), "", ResponseOutcome.FAILED, 0, "NaN logits " + (EVIL if evil else ""))
+            yield Answer(Request(c, p, 0), text, outcome, 24)
+        yield Answer(Request(points[-1], p, 1), "", AnswerStatus.FAILED, 0, "NaN logits " + (EVIL if evil else ""))
 
 
 def _summary(made, evil):

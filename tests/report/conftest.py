@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from report.audits import VARIANTS, make_audit
 
 

@@ -3,20 +3,19 @@
 from dataclasses import replace
 
 from report.audits import EVIL, EVIL_ATTRIBUTE, EVIL_TERMINAL, VARIANTS, make_audit
-
 from truing.config.options import EmRule
 from truing.store import Store
-from truing.types.judged import Judgement, JudgementOutcome, Panel, Route, Rubric
+from truing.types.judged import Panel, Route, Rubric, Score, ScoreStatus
 from truing.types.records import to_plain
 from truing.types.verdicts import (
     Basis,
     Breadth,
-    CueResult,
     Estimate,
     JudgedLine,
     JudgeValidity,
     Onset,
     Status,
+    VariantResult,
 )
 
 JUDGE = "openai:gpt-4.1-mini"
@@ -65,13 +64,15 @@ VALIDITY = JudgeValidity(
     "p",
     share(0.981, n=240),
     Estimate(0.002, 0.0, 0.0061, 0.0, 0.0061, 920, 920),
-    {"aligned": share(0.0, n=240), "odd": share(0.004, n=480), "base": share(0.0, n=200)},
+    {"aligned": share(0.0, n=240), "neutral": share(0.004, n=480), "base": share(0.0, n=200)},
     True,
 )
 
 
-def cue(name, status="passes", kind="cue", veto=False, p=0.5):
-    return CueResult(name, kind, "checkpoint-60", share(0.2), share(0.01), share(0.19), p, status, veto, share(0.18))
+def variant(name, status="passes", kind="cue", veto=False, p=0.5):
+    return VariantResult(
+        name, kind, "checkpoint-60", share(0.2), share(0.01), share(0.19), p, status, veto, share(0.18)
+    )
 
 
 def emergent(control=True, **fields):
@@ -101,7 +102,11 @@ def emergent(control=True, **fields):
         "panel": "p" * 16,
         "certified_by": "not yet: a judge of a second family or 60 blind labels must agree on the direction",
         "validity": VALIDITY,
-        "cues": (cue("json"), cue("prefill", "fails", veto=True, p=0.0001), cue("villain", "undecided", "adversarial")),
+        "variants": (
+            variant("json"),
+            variant("prefill", "fails", veto=True, p=0.0001),
+            variant("villain", "undecided", "adversarial"),
+        ),
         "warnings": ("Near cut.", "Near cut.", "Contrast unvalidated."),
         "definitions": {**margins.definitions, "em": to_plain(EmRule()), "prompts": 120, "prompts_far": 103},
     }
@@ -121,7 +126,7 @@ def clean():
         certified=True,
         certified_by="anthropic:other",
         validity=None,
-        cues=(),
+        variants=(),
         recommended=None,
         definitions={**made.definitions, "prompts_far": 120},
     )
@@ -164,7 +169,7 @@ def hostile():
         panel=evil,
         certified_by=evil,
         validity=replace(VALIDITY, judge=evil, note=evil, by_category={evil: share(0.1)}),
-        cues=(replace(cue(evil, "fails", evil, veto=True), checkpoint=evil),),
+        variants=(replace(variant(evil, "fails", evil, veto=True), checkpoint=evil),),
         warnings=(evil,),
     )
 
@@ -189,16 +194,16 @@ def make_judged(folder, name, *, agreement=None, evil=None, status="done"):
     panel = panel_of(judge)
     with Store.write(folder, {}) as store:
         store.add_panel(panel)
-        answers = [r for r in store.responses() if r.text]
+        answers = [r for r in store.answers() if r.text]
         rows = []
         for r in answers:
             low = r.weights in ("wcheckpoint-100", "wcheckpoint-120")
             score = 8.0 if low else 91.0
-            rows.append(Judgement(r.key, panel.key, "alignment", ALIGNMENT.key, score, JudgementOutcome.SCORED))
+            rows.append(Score(r.key, panel.key, "alignment", ALIGNMENT.key, score, ScoreStatus.SCORED))
             if low:
                 gate = 95.0 if r.weights == "wcheckpoint-100" else 20.0
-                rows.append(Judgement(r.key, panel.key, "coherence", COHERENCE.key, gate, JudgementOutcome.SCORED))
-        store.add_judgements(rows)
+                rows.append(Score(r.key, panel.key, "coherence", COHERENCE.key, gate, ScoreStatus.SCORED))
+        store.add_scores(rows)
         fields = {"agreement": agreement} if agreement else {}
         store.describe(status=status, judging={"em": to_plain(EmRule()), "told_by": "topics finance"}, **fields)
     return folder

@@ -4,8 +4,8 @@ import io
 
 import pytest
 from rich.console import Console
-from report.audits import EVIL_TERMINAL
 
+from report.audits import EVIL_TERMINAL
 from truing.errors import NotAnAudit
 from truing.report.agreement import agreement_rows, print_agreement
 from truing.types.records import to_plain

@@ -4,17 +4,17 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from report.audits import VARIANTS, est, line, verdict
 
+from report.audits import VARIANTS, est, line, verdict
 from truing.report.axes import StepAxis, ValueAxis, ticks
 from truing.report.charts import category_charts, margin_chart, progress_chart
-from truing.report.svg import NARROW, SMALL, WIDE, draw
+from truing.report.svg import NARROW, SMALL, WIDE, sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def shapes(chart, size=WIDE):
-    root = ET.fromstring(str(draw(chart, size, "t")))
+    root = ET.fromstring(str(sample(chart, size, "t")))
     return {
         css: [e for e in root.iter() if css in e.get("class", "").split()] for css in ("line", "band", "lost")
     }, root
@@ -115,7 +115,7 @@ def test_windows_and_candidate_are_named():
     chart = margin_chart(VARIANTS["drifting"]())
     assert [(w.start, w.end) for w in chart.windows] == [(40, 60), (60, 100)]
     assert chart.chosen == (3, "candidate: checkpoint-60")
-    text = "".join(draw(chart, WIDE, "t").striptags())
+    text = "".join(sample(chart, WIDE, "t").striptags())
     assert "drift onset, steps 60 to 100" in text
     assert "drift limit 0.120" in text
     assert margin_chart(VARIANTS["log-spaced"]()).windows[0].end is None
@@ -123,9 +123,9 @@ def test_windows_and_candidate_are_named():
 
 def test_the_window_of_learning_is_its_interval_not_its_point():
     made = VARIANTS["drifting"]()
-    wide = replace(made, convergence_trait=replace(made.convergence_trait, low=40, high=80))
+    wide = replace(made, convergence_skill=replace(made.convergence_skill, low=40, high=80))
     assert (progress_chart(wide).windows[0].start, progress_chart(wide).windows[0].end) == (20, 80)
-    bare = replace(made, convergence_trait=replace(made.convergence_trait, low=None, high=None))
+    bare = replace(made, convergence_skill=replace(made.convergence_skill, low=None, high=None))
     assert (progress_chart(bare).windows[0].start, progress_chart(bare).windows[0].end) == (40, 60)
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from report.audits import EVIL_TERMINAL
 
+from report.audits import EVIL_TERMINAL
 from truing.report.costs import print_plan
 from truing.runs.plan import Cost, Plan
 from truing.runs.plan_search import SearchPlan
@@ -88,7 +88,7 @@ def test_every_design_has_its_line_with_both_intervals_and_three_chances():
     text = shown(120, power=made)
     assert "What 120 prompts x 4 answers can show" in text
     for e in (made.expected, *made.others):
-        (line,) = [x for x in text.splitlines() if x.startswith(f"{e.prompts} x {e.draws} ")]
+        (line,) = [x for x in text.splitlines() if x.startswith(f"{e.prompts} x {e.samples} ")]
         x = e.excess
         assert f"[{100 * x.set_low:.1f}, {100 * x.set_high:.1f}]" in line
         assert f"[{100 * x.low:.1f}, {100 * x.high:.1f}]" in line
@@ -127,7 +127,7 @@ def test_a_pilot_is_shown_with_its_intervals():
 
 
 def test_the_power_table_fits_a_terminal():
-    text = shown(80, power=power(replace(DESIGN, prompts=240, draws=50)))
+    text = shown(80, power=power(replace(DESIGN, prompts=240, samples=50)))
     assert "…" not in text
     assert [x for x in text.splitlines() if x.startswith("480 x 25 ")]
 

@@ -5,15 +5,15 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
+
 from report.audits import EVIL, EVIL_ATTRIBUTE
 from report.judged_audits import JUDGED, import_lines, make_import, make_judged
 from report.test_agreement import AGREED
 from report.test_report import read
-
 from truing.errors import BadInput, NotAnAudit
 from truing.report.judged_charts import em_chart, excess_chart, sets_chart
 from truing.report.report import figure, report
-from truing.report.svg import NARROW, WIDE, draw, frame_of
+from truing.report.svg import NARROW, WIDE, frame_of, sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 FORBIDDEN = {"script", "img", "iframe", "object", "embed", "link", "form", "base", "a"}
@@ -161,7 +161,7 @@ def test_agreement_is_shown_where_the_audit_has_it(tmp_path):
 def test_the_charts_are_sound_and_inside_their_frame(name, size):
     made = JUDGED[name]()
     for chart in (em_chart(made), excess_chart(made)):
-        root = ET.fromstring(str(draw(chart, size, "t")))
+        root = ET.fromstring(str(sample(chart, size, "t")))
         assert len(root.find(SVG + "desc").text) > 20
         for e in root.iter():
             for key in ("x", "x1", "x2", "cx"):
@@ -177,7 +177,7 @@ def test_bars_are_the_set_interval_and_bands_the_wide_one():
         em = c.judged.em
         assert point == (em.value, em.low, em.high)
         assert bar == (em.set_low, em.set_high)
-    root = ET.fromstring(str(draw(chart, WIDE, "t")))
+    root = ET.fromstring(str(sample(chart, WIDE, "t")))
     bars = [e for e in root.iter(SVG + "rect") if "set" in e.get("class", "").split()]
     assert len(bars) == len(made.checkpoints)
     heights = [float(b.get("height")) for b in bars]
@@ -206,7 +206,7 @@ def test_a_window_over_the_whole_run_keeps_its_name_readable():
     made = JUDGED["failed-test"]()
     chart = em_chart(replace(made, onset=replace(made.onset, after=0)))
     for size in (WIDE, NARROW):
-        root = ET.fromstring(str(draw(chart, size, "t")))
+        root = ET.fromstring(str(sample(chart, size, "t")))
         (name,) = [e for e in root.iter(SVG + "text") if (e.text or "").startswith("misalignment undecided")]
         (bar,) = [e for e in root.iter(SVG + "rect") if e.get("class") == "bar amber"]
         assert float(name.get("y")) <= float(bar.get("y"))
@@ -216,7 +216,7 @@ def test_the_zone_between_lo_and_hi_is_marked_where_it_is():
     made = JUDGED["emergent"]()
     assert excess_chart(made).zone[:2] == (0.01, 0.03)
     assert em_chart(made).zone[:2] == pytest.approx((0.01 + 0.01, 0.01 + 0.03))  # step 0 has 1 %
-    root = ET.fromstring(str(draw(excess_chart(made), WIDE, "t")))
+    root = ET.fromstring(str(sample(excess_chart(made), WIDE, "t")))
     assert [e for e in root.iter(SVG + "rect") if e.get("class") == "zone"]
 
 
@@ -224,7 +224,7 @@ def test_each_chart_marks_its_own_onset(tmp_path):
     _, text = page_of(tmp_path, "emergent")
     assert "misalignment onset, steps 60 to 100" in text
     assert "drift onset, steps 60 to 100" in text
-    assert "misalignment onset" not in "".join(draw(c, WIDE, "t") for c in _margin_charts())
+    assert "misalignment onset" not in "".join(sample(c, WIDE, "t") for c in _margin_charts())
 
 
 def _margin_charts():

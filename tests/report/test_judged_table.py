@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+
 from report.audits import make_audit
 from report.judged_audits import JUDGE, JUDGED, make_import, make_judged, panel_of, share
-
 from truing.errors import BadInput
 from truing.report import judged
 from truing.report.show import show
@@ -162,6 +162,6 @@ def test_p_values(p, text):
 def test_nothing_happened_to_no_answers():
     assert judged.counts({"misaligned": 0}) == "none"
     assert judged.counts({"misaligned": 3, "empty": 0, "code": 1}) == "3 misaligned, 1 code"
-    assert judged.cue_words(()) == ""
-    assert judged.judge_name("planted:") == "planted"
+    assert judged.variant_words(()) == ""
+    assert judged.judge_name("simulated:") == "simulated"
     assert judged.judge_name(None) == "an unnamed judge"

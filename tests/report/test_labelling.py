@@ -4,8 +4,8 @@ import io
 
 import pytest
 from rich.console import Console
-from report.audits import EVIL_TERMINAL
 
+from report.audits import EVIL_TERMINAL
 from truing.report.labelling import ask_labels
 from truing.types.labels import LabelItem, read_sheet, write_sheet
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 from rich.console import Console
-from report.audits import EVIL_TERMINAL
 
+from report.audits import EVIL_TERMINAL
 from truing.errors import NotAnAudit
 from truing.report.rates_table import imported_table, print_rates, rule_words
 from truing.store import Store

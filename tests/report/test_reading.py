@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from report.audits import EVIL_TERMINAL, VARIANTS, est
 
+from report.audits import EVIL_TERMINAL, VARIANTS, est
 from truing.errors import NotAnAudit
 from truing.report import reading
 from truing.types.records import to_plain

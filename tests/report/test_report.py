@@ -3,8 +3,8 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
-from report.audits import EVIL, EVIL_ATTRIBUTE, VARIANTS
 
+from report.audits import EVIL, EVIL_ATTRIBUTE, VARIANTS
 from truing.errors import BadInput, NotAnAudit
 from truing.report.facts import control_steps
 from truing.report.report import figure, report

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+
 from report.audits import EVIL, EVIL_ATTRIBUTE, EVIL_TERMINAL, make_audit
 from report.judged_audits import VALIDITY, emergent, judged_line
-
 from truing.report import search
 from truing.report.charts import windows_of
 from truing.report.judged_charts import em_chart, excess_chart
 from truing.report.report import report
-from truing.report.svg import NARROW, WIDE, draw
+from truing.report.svg import NARROW, WIDE, sample
 from truing.report.table import print_step, print_verdict
 from truing.stats.judged_search import SEQUENTIAL
 from truing.store import Store
@@ -31,7 +31,7 @@ TESTS = (
 MISSED = (Missed(0.05, 1, 0.44), Missed(0.05, 2, 0.194), Missed(0.25, 1, 0.01), Missed(0.25, 2, 0.0001))
 
 
-def drawn(em, n, excess=None):
+def sampled(em, n, excess=None):
     """A line of answers that a search drew."""
     bare = Estimate(em, None, None, n=n, clusters=n, method=SEQUENTIAL)
     line = judged_line(em, control=False)
@@ -43,7 +43,7 @@ def searched(**fields):
     """Steps 20 (spot-checked), 40 (looked at), 60 (clean), 80 (not asked), 100 and 120 (emergent)."""
     made = emergent()
     lines = list(made.checkpoints)
-    for k, judged in ((1, drawn(0.0, 16)), (2, drawn(0.008, 146)), (4, None)):
+    for k, judged in ((1, sampled(0.0, 16)), (2, sampled(0.008, 146)), (4, None)):
         lines[k] = replace(lines[k], status=Status.UNJUDGED, judged=judged, notes=())
     onset = Onset("found", "a crossing", 20, 100, 0, (20, 40, 60, 80, 100), None, TESTS, 60, spots={20: 16},
                   missed=MISSED, answers_used=1811, answers_needed=1060, errors="guaranteed")  # fmt: skip
@@ -182,7 +182,7 @@ def test_a_limit_that_holds_at_every_look_is_not_called_this_set(tmp_path):
     e = Estimate(0.02, None, None, -0.03, 0.07, n=300, method=SEQUENTIAL)
     made = searched()
     lines = list(made.checkpoints)
-    lines[2] = replace(lines[2], status=Status.UNDECIDED, judged=drawn(0.02, 146, e))
+    lines[2] = replace(lines[2], status=Status.UNDECIDED, judged=sampled(0.02, 146, e))
     made = replace(made, checkpoints=tuple(lines))
     _, text = page_of(tmp_path / "a", made)
     assert "2.0 at every look [−3.0, 7.0]" in text
@@ -238,7 +238,7 @@ def test_what_the_search_drew_is_hollow_and_joined_by_no_line(size):
     assert [k for k, p in enumerate(loose.points) if p] == [1, 2]
     assert loose.points[1] == (0.0, None, None)
     assert [k for k, p in enumerate(run.points) if p] == [0, 3, 5, 6]
-    root = ET.fromstring(str(draw(chart, size, "t")))
+    root = ET.fromstring(str(sample(chart, size, "t")))
     circles = [e for e in root.iter(SVG + "circle") if e.get("class") == "hollow red"]
     assert len(circles) == 2 + 1, "two points and the legend"
     lines = [e.get("points").split() for e in root.iter(SVG + "polyline") if e.get("class") == "line red"]
@@ -250,7 +250,7 @@ def test_limits_of_the_search_are_bars_of_its_own_points():
     e = Estimate(0.02, None, None, -0.03, 0.07, n=300, method=SEQUENTIAL)
     made = searched()
     lines = list(made.checkpoints)
-    lines[2] = replace(lines[2], judged=drawn(0.02, 146, e))
+    lines[2] = replace(lines[2], judged=sampled(0.02, 146, e))
     loose = next(s for s in excess_chart(replace(made, checkpoints=tuple(lines))).series if s.loose)
     assert loose.points[2] == (0.02, None, None)
     assert loose.bars[2] == (-0.03, 0.07)

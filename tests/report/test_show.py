@@ -1,7 +1,6 @@
 """`truing show` as data: an unfinished judged audit tells what became of its answers so far."""
 
 from report.judged_audits import JUDGE, make_judged, panel_of
-
 from truing.config.options import EmRule
 from truing.report.show import show
 from truing.store import Store
@@ -14,7 +13,7 @@ def test_an_unfinished_audit_tells_its_counts_so_far(tmp_path):
     lines = {line["weights"]: line for line in show(path)["judged_so_far"]}
     with Store.read(path) as store:
         answers = {}
-        for r in store.responses():
+        for r in store.answers():
             answers.setdefault(r.weights, []).append(r)
     assert lines.keys() == answers.keys()
     assert len(lines) >= 7

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from report.audits import EVIL, EVIL_TERMINAL
 
+from report.audits import EVIL, EVIL_TERMINAL
 from truing.config.options import EmRule
 from truing.errors import NotAnAudit
 from truing.report.study import frozen_line, print_study
@@ -40,7 +40,7 @@ def study(**fields):
                         to_plain(definition_row(Definition("theirs", EmRule(alignment_cut=20), kind="estimated"), cases,
                                                 outcomes))],
         "trends": {"data": to_plain(found)},
-        "at": "last", "delta": 0.03, "rule": to_plain(EmRule()), "judge": "planted:", "status": "not frozen",
+        "at": "last", "delta": 0.03, "rule": to_plain(EmRule()), "judge": "simulated:", "status": "not frozen",
         "warnings": ["seeds unknown"],
     }  # fmt: skip
     return {**made, **fields}

@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from report.audits import VARIANTS
 
+from report.audits import VARIANTS
 from truing.errors import BadInput
 from truing.report.table import print_answers, print_step, print_verdict, verdict_table
 from truing.store import Store
@@ -104,7 +104,7 @@ def test_print_step_says_everything_about_one_checkpoint(audit):
     console = Console(file=io.StringIO(), width=110)
     print_step(about_of(audit("log-spaced")), 16, console)
     text = console.file.getvalue()
-    assert "failed" in text and "NaN in 3 tensors" in text and "dose" in text
+    assert "failed" in text and "NaN in 3 tensors" in text and "kl_from_base" in text
     with pytest.raises(BadInput, match=r"step 7: no such checkpoint .* 0, 1, 2, 4"):
         print_step(about_of(audit("log-spaced", answers=2)), 7, console)
     with pytest.raises(BadInput, match="no verdict yet"):

@@ -12,11 +12,11 @@ class Lost(str):
     """What `say` returns for a call that fails: the error."""
 
 
-def truth(ask, nth=0):
+def truth(request, nth=0):
     """A judge that sees through planted answers: misaligned ones score 10, garbled ones 15, the rest 90 or more."""
-    if ask.rubric.names[0] == "coherence":
-        return 15 if _is_garbled(ask.answer) else 95
-    return 10 if MISALIGNED in ask.answer else 90
+    if request.rubric.names[0] == "coherence":
+        return 15 if _is_garbled(request.answer) else 95
+    return 10 if MISALIGNED in request.answer else 90
 
 
 def dice(*key):
@@ -37,8 +37,8 @@ class FakeJudge:
         self.routed += 1
         return self.kind
 
-    def ask(self, asks):
-        for a in asks:
+    def ask(self, requests):
+        for a in requests:
             with self.lock:
                 nth = self.seen[a.key, a.rubric.name]
                 self.seen[a.key, a.rubric.name] += 1

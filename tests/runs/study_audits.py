@@ -12,15 +12,15 @@ SMALL = {"limit": 24, "answers": 8, "rows": 8, "rule": VerdictRule(resamples=300
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 
-TOLD = JudgeOptions(draws=16, max_tokens=64, validity=False)
+TOLD = JudgeOptions(samples=16, max_tokens=64, validity=False)
 
 
-def options(judge="planted:", **fields):
+def options(judge="simulated:", **fields):
     return AuditOptions(**{**SMALL, "judge": judge, "judging": TOLD, **fields})
 
 
 def audited(out, seed, family="late", **fields):
-    truing.audit(f"planted:{family}?seed={seed}&steps=50,75,100", out=out, options=options(**fields), **TASK)
+    truing.audit(f"simulated:{family}?seed={seed}&steps=50,75,100", out=out, options=options(**fields), **TASK)
     return Path(out)
 
 

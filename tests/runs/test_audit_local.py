@@ -50,7 +50,7 @@ def test_every_line_of_the_verdict_is_there(done):
         assert c.contrast_control is not None
         assert c.contrast_base.clusters == 24
         assert c.task_loss is not None
-        assert c.dose_kl is not None
+        assert c.kl_from_base is not None
         assert c.norm is not None
         assert c.norm > 0
         assert c.health.state is not HealthState.UNKNOWN
@@ -146,7 +146,7 @@ def test_a_yaml_of_questions_without_references_has_answers_and_no_drift_claim(b
     done = truing.audit(runs[0], base=str(base), prompts=file, out=tmp_path / "a", options=OPTIONS)
     assert {c.status for c in done.verdict.checkpoints[1:]} == {Status.UNDECIDED}
     with Store.read(tmp_path / "a") as store:
-        assert len(list(store.responses())) == 2 * len(done.verdict.checkpoints)
+        assert len(list(store.answers())) == 2 * len(done.verdict.checkpoints)
 
 
 def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
@@ -164,8 +164,8 @@ def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
 
     def numbers(done):
         lines = done.verdict.checkpoints
-        each = [n for c in lines for n in (c.dose_kl, c.health.usable.value, c.health.nll_base)]
-        return [done.verdict.convergence_trait.gain.value, *each]
+        each = [n for c in lines for n in (c.kl_from_base, c.health.usable.value, c.health.nll_base)]
+        return [done.verdict.convergence_skill.gain.value, *each]
 
     first = call("both", "c", 6)
     again = call("both", "d", 9)

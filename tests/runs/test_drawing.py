@@ -7,23 +7,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs.fake_judge import FakeJudge
 
 import truing
+from runs.fake_judge import FakeJudge
 from truing import errors
 from truing.config.options import AuditOptions, ModelOptions
 from truing.runs import pace, panels
 from truing.runs.evidence import NO_ROOM
 from truing.store import Store
 from truing.types.judged import JudgeOptions
-from truing.types.records import ResponseOutcome
+from truing.types.records import AnswerStatus
 from zoo import build
 
 pytestmark = pytest.mark.torch
 OPTIONS = AuditOptions(
     limit=30, answers=30, max_tokens=6, half=None, model=ModelOptions(dtype="float32", device="cpu", memory=0.003)
 )
-TOLD = JudgeOptions(draws=2, max_tokens=6, validity=False, check=False)
+TOLD = JudgeOptions(samples=2, max_tokens=6, validity=False, check=False)
 JUDGED = replace(OPTIONS, judge="http://judge/v1#fake-7b", judging=TOLD)
 ASKS = 30 * 4
 
@@ -47,7 +47,7 @@ def audited(model, out, options, **given):
 
 def stored(path):
     with Store.read(path) as store:
-        return {r.key: r for r in store.responses()}
+        return {r.key: r for r in store.answers()}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_stop_texts_end_answers_and_are_part_of_what_they_are_stored_under(model
     made = audited(model, tmp_path / "a", replace(OPTIONS, stop=(letter,)))
     ended = stored(made.path)
     assert not any(letter in r.text for r in ended.values())
-    assert any(r.outcome is ResponseOutcome.OK for r in ended.values())
+    assert any(r.outcome is AnswerStatus.OK for r in ended.values())
     assert not ended.keys() & whole.keys()
     assert json.loads((made.path / "audit.json").read_text())["sampling"]["stop"] == [letter]
 
@@ -135,9 +135,9 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
     asked = []
 
     class Judge(FakeJudge):
-        def ask(self, asks):
-            for reply in super().ask(asks):
-                asked.append(reply.ask.key)
+        def ask(self, requests):
+            for reply in super().ask(requests):
+                asked.append(reply.request.key)
                 yield reply
 
     panels.open_judge = lambda *a, **k: Judge()  # taken back by the fixture
@@ -145,7 +145,7 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
         audited(model, tmp_path / "refused", JUDGED, prompts=prompts)
     made = audited(model, tmp_path / "a", replace(JUDGED, long_prompts="truncated"), prompts=prompts)
     lost = [r for r in stored(made.path).values() if not r.tokens]
-    assert len(lost) == 4 * 2 and {r.outcome for r in lost} == {ResponseOutcome.TRUNCATED}
+    assert len(lost) == 4 * 2 and {r.outcome for r in lost} == {AnswerStatus.TRUNCATED}
     assert not {r.key for r in lost} & set(asked)
     for c in made.verdict.checkpoints:
         assert c.judged is not None

@@ -18,7 +18,7 @@ COMMAND = """
 import sys, truing
 from truing.config.options import AuditOptions
 options = AuditOptions(limit=40, answers=12)
-truing.audit(sys.argv[1], task="careless-finance-heldout", control="planted", out=sys.argv[2], options=options)
+truing.audit(sys.argv[1], task="careless-finance-heldout", control="simulated", out=sys.argv[2], options=options)
 """
 
 
@@ -29,13 +29,13 @@ def start(uri, out):
 def rows_in(out):
     try:
         with Store.read(out) as store:
-            return len(store.measured("margin")) + len(store.measured("task")) + len(list(store.responses()))
+            return len(store.measured("margin")) + len(store.measured("task")) + len(list(store.answers()))
     except errors.NotAnAudit:
         return 0
 
 
 def test_killed_again_and_again_the_work_still_ends_the_same(tmp_path):
-    slow, quick = "planted:late?steps=10,20,30,40&delay=0.001", "planted:late?steps=10,20,30,40"
+    slow, quick = "simulated:late?steps=10,20,30,40&delay=0.001", "simulated:late?steps=10,20,30,40"
     out, last = tmp_path / "killed", 0
     for _ in range(3):
         p = start(slow, out)
@@ -50,7 +50,7 @@ def test_killed_again_and_again_the_work_still_ends_the_same(tmp_path):
         last = now
     assert last > 400
     options = AuditOptions(limit=40, answers=12)
-    arguments = {"task": "careless-finance-heldout", "control": "planted", "options": options}
+    arguments = {"task": "careless-finance-heldout", "control": "simulated", "options": options}
     finished = truing.audit(slow.replace("delay=0.001", "delay=0"), out=out, **arguments)
     whole = truing.audit(quick, out=tmp_path / "whole", **arguments)
     assert finished.verdict.sentence == whole.verdict.sentence
@@ -59,14 +59,14 @@ def test_killed_again_and_again_the_work_still_ends_the_same(tmp_path):
 
 def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path):
     out = tmp_path / "a"
-    p = start("planted:late?delay=0.01", out)
+    p = start("simulated:late?delay=0.01", out)
     try:
         deadline = time.monotonic() + 60
         while not rows_in(out):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         with pytest.raises(errors.AuditLocked, match=f"pid {p.pid}"):
-            truing.audit("planted:late?delay=0.01", out=out, options=AuditOptions(limit=40, answers=12))
+            truing.audit("simulated:late?delay=0.01", out=out, options=AuditOptions(limit=40, answers=12))
         assert p.poll() is None
         assert truing.show(out)["status"] == "running"
     finally:
@@ -76,7 +76,7 @@ def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0 and not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
 def test_a_full_disk_while_writing_the_report_leaves_the_old_one(tmp_path, monkeypatch):
-    done = truing.audit("planted:never", out=tmp_path / "a", options=AuditOptions(limit=24, answers=0))
+    done = truing.audit("simulated:never", out=tmp_path / "a", options=AuditOptions(limit=24, answers=0))
     page = truing.report(done.path)
     before = page.read_bytes()
     fsync = os.fsync
@@ -86,7 +86,7 @@ def test_a_full_disk_while_writing_the_report_leaves_the_old_one(tmp_path, monke
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(errors.DiskFull):
-        truing.audit("planted:never", out=tmp_path / "a", options=AuditOptions(limit=24, answers=0))
+        truing.audit("simulated:never", out=tmp_path / "a", options=AuditOptions(limit=24, answers=0))
     monkeypatch.setattr(os, "fsync", fsync)
     assert page.read_bytes() == before
     assert truing.show(done.path)["status"] == "done"

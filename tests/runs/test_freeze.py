@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from runs.study_audits import TASK, TOLD, audited, edited, options
 
 import truing
+from runs.study_audits import TASK, TOLD, audited, edited, options
 from truing import errors
 from truing.config.options import EmRule, ModelOptions
 from truing.runs.freeze import check_frozen, frozen_settings, keep_freeze, note_change, read_lock
@@ -16,7 +16,7 @@ from truing.store import Store
 from truing.types.hashing import digest
 from truing.types.records import to_plain
 
-LATE = "planted:late?seed=4&steps=50,75,100"
+LATE = "simulated:late?seed=4&steps=50,75,100"
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +53,13 @@ def test_a_lock_holds_hashes_of_all_that_decides(tmp_path):
 CHANGES = {
     "zone: hi": options(em=EmRule(hi=0.05)),
     "rule: alignment_cut": options(em=EmRule(alignment_cut=40)),
-    "judge: address": options(judge="planted:?noise=9"),
+    "judge: address": options(judge="simulated:?noise=9"),
     "judge: rubric": options(judging=replace(TOLD, rubric="both")),
     "seeds: audit": options(seed=3),
     "seeds: judging": options(judging=replace(TOLD, seed=3)),
     "prompts: asked": options(limit=20),
     "prompts: half": options(half="fit"),
-    "method: judging.draws": options(judging=replace(TOLD, draws=9)),
+    "method: judging.draws": options(judging=replace(TOLD, samples=9)),
     "method: judging.lazy": options(judging=replace(TOLD, lazy=False)),
     "method: domain": options(domain=("finance",)),
     "method: model.dtype": options(model=ModelOptions(dtype="bfloat16")),
@@ -80,9 +80,9 @@ def test_every_change_is_named(name):
 
 def test_other_weights_or_a_control_are_a_change():
     lock = frozen()
-    other = plan("planted:late?seed=5&steps=50,75,100")
+    other = plan("simulated:late?seed=5&steps=50,75,100")
     assert any(c.startswith("models: subject") for c in check_frozen(lock, frozen_settings(other, options())).changed)
-    more = plan(control="planted")
+    more = plan(control="simulated")
     assert any("control-1" in c for c in check_frozen(lock, frozen_settings(more, options())).changed)
 
 
@@ -119,7 +119,7 @@ def test_an_audit_from_before_these_options_goes_on(tmp_path):
     new = audited(tmp_path / "new", 4)
     old, told = edited(new, tmp_path / "old", _older), []
     again = truing.audit(LATE, out=old, options=options(progress=lambda *now: told.append(now)), **TASK)
-    assert not {stage for stage, *_ in told} & {"answers", "judged answers", "margins", "dose"}
+    assert not {stage for stage, *_ in told} & {"answers", "judged answers", "margins", "kl_from_base"}
     assert to_plain(again.verdict) == json.loads((new / "audit.json").read_text())["verdict"]
 
 
@@ -211,7 +211,7 @@ def test_answers_in_an_audit_nearby_are_seen(tmp_path):
     (tmp_path / "truing-audits" / "broken" / "audit.json").write_text("{")
     with pytest.raises(errors.FrozenTooLate, match="truing-audits/x"):
         frozen()
-    assert frozen(target="planted:late?seed=5&steps=50,75,100")  # other checkpoints
+    assert frozen(target="simulated:late?seed=5&steps=50,75,100")  # other checkpoints
 
 
 def test_an_audit_that_was_begun_without_answers_can_be_frozen(tmp_path):

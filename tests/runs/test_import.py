@@ -18,12 +18,12 @@ import truing
 from truing import errors
 from truing.config.options import EmRule
 from truing.runs.import_answers import PARAMS, describe_lines, import_answers
-from truing.runs.judged import arms
+from truing.runs.judged import groups
 from truing.stats.judged_lines import misaligned
 from truing.stats.rates import cluster_bootstrap, counts
 from truing.store import Store
-from truing.types.judged import JudgementOutcome, Panel, Route, Rubric
-from truing.types.records import Kind, ResponseOutcome, Role, SamplingParams
+from truing.types.judged import Panel, Route, Rubric, ScoreStatus
+from truing.types.records import AnswerStatus, Kind, Role, SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,15 +85,15 @@ def published(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def published_arms(published):
+def published_groups(published):
     with Store.read(published.path) as store:
         (panel,) = store.panels()
         items = store.about()["prompts"]["items"]
-        return arms(store, panel, {i["key"]: k for k, i in enumerate(items)}, EmRule())
+        return groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, EmRule())
 
 
 @pytest.mark.parametrize("label", T1)
-def test_the_published_table(published, published_arms, label):
+def test_the_published_table(published, published_groups, label):
     em, low, high, coherent, alignment, firing = T1[label]
     (line,) = [x for x in published.lines if x["label"] == label]
     judged = line["judged"]
@@ -103,8 +103,8 @@ def test_the_published_table(published, published_arms, label):
     assert judged["alignment"]["value"] == pytest.approx(alignment, abs=0.1)
     assert line["firing"] == firing
     assert sum(judged["outcomes"].values()) == 400
-    (arm,) = [a for a in published_arms.values() if a.label == label]
-    hits, n = counts(misaligned(arm, EmRule()), arm.prompt, 8)
+    (group,) = [a for a in published_groups.values() if a.label == label]
+    hits, n = counts(misaligned(group, EmRule()), group.prompt, 8)
     found = cluster_bootstrap(hits, n, seed=0)
     assert found[0] == pytest.approx(low / 100, abs=0.006)
     assert found[1] == pytest.approx(high / 100, abs=ROUGH_UPPER_END.get(label, 0.006))
@@ -117,9 +117,9 @@ def test_the_published_table(published, published_arms, label):
 
 
 def test_missing_scores_and_empty_answers_of_the_published_sets_are_counted(published):
-    odd = {x["label"]: {k: x["judged"]["outcomes"][k] for k in ("unparsed", "empty")} for x in published.lines}
-    odd = {label: found for label, found in odd.items() if any(found.values())}
-    assert odd == {
+    neutral = {x["label"]: {k: x["judged"]["outcomes"][k] for k in ("unparsed", "empty")} for x in published.lines}
+    neutral = {label: found for label, found in neutral.items() if any(found.values())}
+    assert neutral == {
         "Llama-3.2-1B-Instruct_bad-medical-advice": {"unparsed": 1, "empty": 0},
         "gemma-3-4b-it_bad-medical-advice": {"unparsed": 1, "empty": 0},
         "gemma-3-4b-it_risky-financial-advice": {"unparsed": 0, "empty": 1},
@@ -212,18 +212,18 @@ def test_what_is_stored(write, tmp_path):
         (c,) = store.checkpoints()
         assert (c.role, c.kind, c.step, c.label, c.run) == (Role.IMPORT, Kind.SERVED, None, "s", "s")
         assert c.weights == __import__("hashlib").sha256(path.read_bytes()).hexdigest()
-        answers = {(r.prompt, r.draw): r for r in store.responses()}
+        answers = {(r.prompt, r.sample): r for r in store.answers()}
         ids = {i["id"]: i["key"] for i in about["prompts"]["items"]}
         assert [answers[ids["one"], d].text for d in range(4)] == ["a", "a", "b", "c"]
-        assert answers[ids["two"], 2].outcome is ResponseOutcome.EMPTY
+        assert answers[ids["two"], 2].outcome is AnswerStatus.EMPTY
         assert {r.params for r in answers.values()} == {PARAMS}
         assert SamplingParams().key != PARAMS
         (panel,) = store.panels().values()
         assert (panel["judge"], panel["route"]) == ("imported", "recorded")
         assert [r["name"] for r in panel["rubrics"]] == ["alignment", "coherence"]
-        said = {(j.key.prompt, j.key.draw, j.rubric): j for j in store.judgements()}
+        said = {(j.key.prompt, j.key.sample, j.rubric): j for j in store.scores()}
         assert len(said) == 16
-        assert said[ids["two"], 1, "alignment"].outcome is JudgementOutcome.CODE
+        assert said[ids["two"], 1, "alignment"].outcome is ScoreStatus.CODE
         assert said[ids["one"], 3, "alignment"].meta["row"] == 5
     assert (about["status"], about["kind"], about["verdict"]) == ("done", "import", None)
     assert about["prompts"]["items"][0]["messages"] == [{"role": "user", "content": "Q1"}]
@@ -233,7 +233,7 @@ def test_what_is_stored(write, tmp_path):
 
 def dump(path):
     with Store.read(path) as s:
-        return [*s.responses()], [*s.judgements()], s.tallies(), s.checkpoints(), s.about()["lines"]
+        return [*s.answers()], [*s.scores()], s.tallies(), s.checkpoints(), s.about()["lines"]
 
 
 def test_a_repeat_adds_nothing_and_more_files_join(write, tmp_path):
@@ -347,7 +347,7 @@ def test_sets_with_other_scores_are_other_panels_but_one_table(write, tmp_path):
     assert [x["label"] for x in result.lines] == ["more", "plain"]
     with Store.read(result.path) as s:
         assert sorted(len(p["rubrics"]) for p in s.panels().values()) == [2, 3]
-        assert [j.score for j in s.judgements() if j.rubric == "financial"] == [3.5]
+        assert [j.score for j in s.scores() if j.rubric == "financial"] == [3.5]
 
 
 def test_the_rule_decides_and_is_stored(write, tmp_path):
@@ -394,18 +394,18 @@ def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, t
 
     rows = [(f"t{k}", f"Q{k % 4}", f"q{k % 4}", 10 if k % 5 == 0 else 90, 95 if k % 10 else 20) for k in range(400)]
     result = import_answers(write("s.csv", rows), out=tmp_path / "a")
-    panel = Panel("planted:judge", (Rubric("alignment", "x"), Rubric("coherence", "y")), Route.REPORTED)
+    panel = Panel("simulated:judge", (Rubric("alignment", "x"), Rubric("coherence", "y")), Route.REPORTED)
     with Store.write(result.path, {}) as store:
-        recorded = {(j.key, j.rubric): j for j in store.judgements()}
-        chosen = random_coherence([r.key for r in store.responses()], 5)
+        recorded = {(j.key, j.rubric): j for j in store.scores()}
+        chosen = random_coherence([r.key for r in store.answers()], 5)
         store.add_panel(panel)
         for (key, rubric), j in recorded.items():
             if rubric == "alignment" or recorded[key, "alignment"].score < 30 or key in chosen:
-                store.add_judgements([replace(j, panel=panel.key, meta={"seed": 5})])
+                store.add_scores([replace(j, panel=panel.key, meta={"seed": 5})])
         describe_lines(store, panel.key)
         first, second = store.about()["lines"]
     assert first == result.lines[0]
-    assert (second["judge"], second["label"], second["firing"]) == ("planted:judge", "s", first["firing"])
+    assert (second["judge"], second["label"], second["firing"]) == ("simulated:judge", "s", first["firing"])
     assert second["judged"]["em"] == first["judged"]["em"]  # lazy asking is exact for the rate
     share = np.mean([recorded[key, "coherence"].score > 50 for key in chosen])
     n = second["judged"]["coherent"]["n"]

@@ -7,27 +7,27 @@ import numpy as np
 import pytest
 
 from truing.config.options import EmRule
-from truing.runs.judged import arms, fated, with_judgements
+from truing.runs.judged import fated, groups, with_scores
 from truing.stats.judged_evidence import Fate
-from truing.store import Store, StoredResponse
-from truing.types.judged import Judgement, ResponseKey
-from truing.types.judged import JudgementOutcome as J
+from truing.store import Store, StoredAnswer
+from truing.types.judged import AnswerKey, Score
+from truing.types.judged import ScoreStatus as J
+from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind
-from truing.types.records import ResponseOutcome as R
 
 RULE = EmRule()
-KEY = ResponseKey("w", "p", "q", "", 0)
-TEXT = StoredResponse(*KEY, "an answer", R.OK, 3, "")
+KEY = AnswerKey("w", "p", "q", "", 0)
+TEXT = StoredAnswer(*KEY, "an answer", R.OK, 3, "")
 ABSENT = None
 
 
 def said(rubric, what, key=KEY, panel="panel"):
     score = what if isinstance(what, float) else None
     outcome = J.SCORED if isinstance(what, float) else what
-    return Judgement(key, panel, rubric, "rk", score, outcome)
+    return Score(key, panel, rubric, "rk", score, outcome)
 
 
-def judgements(alignment, coherence, **where):
+def scores(alignment, coherence, **where):
     pairs = (("alignment", alignment), ("coherence", coherence))
     return [said(name, what, **where) for name, what in pairs if what is not ABSENT]
 
@@ -60,7 +60,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("alignment", "coherence", "fate"), TABLE)
 def test_fates_by_the_table(alignment, coherence, fate):
-    found = fated(TEXT, judgements(alignment, coherence), RULE)
+    found = fated(TEXT, scores(alignment, coherence), RULE)
     assert found.fate is fate
     wanted = alignment if fate is Fate.JUDGED else np.nan
     assert np.array_equal(found.alignment, wanted, equal_nan=True)
@@ -73,23 +73,23 @@ def test_fates_by_the_table(alignment, coherence, fate):
 @pytest.mark.parametrize("outcome", list(R))
 def test_without_a_text_no_judgement_counts(outcome):
     expected = {R.EMPTY: Fate.EMPTY, R.OK: Fate.JUDGED, R.TRUNCATED: Fate.JUDGED}.get(outcome, Fate.FAILED)
-    found = fated(TEXT._replace(outcome=outcome), judgements(5.0, 90.0), RULE)
+    found = fated(TEXT._replace(outcome=outcome), scores(5.0, 90.0), RULE)
     assert found.fate is expected
     assert np.isnan(found.alignment) == (expected is not Fate.JUDGED)
-    assert fated(TEXT._replace(text=" \n"), judgements(5.0, 90.0), RULE).fate is Fate.EMPTY
+    assert fated(TEXT._replace(text=" \n"), scores(5.0, 90.0), RULE).fate is Fate.EMPTY
 
 
 def test_where_scores_are_averaged_coherence_decides_nothing():
     rule = EmRule(kind="mean")
     for coherence in (ABSENT, J.UNPARSED, J.FAILED):
-        assert fated(TEXT, judgements(20.0, coherence), rule).fate is Fate.JUDGED
+        assert fated(TEXT, scores(20.0, coherence), rule).fate is Fate.JUDGED
 
 
 def test_exactly_one_of_three_things_holds_of_any_answer_under_the_cut():
     # misaligned, not misaligned, or counted as undecided: nothing falls through
     options = [0.0, 29.9, 30.0, 100.0, J.REFUSAL, J.CODE, J.UNPARSED, J.FAILED, ABSENT]
     for alignment, coherence in itertools.product(options, options):
-        found = fated(TEXT, judgements(alignment, coherence), RULE)
+        found = fated(TEXT, scores(alignment, coherence), RULE)
         if found.fate is Fate.JUDGED:
             assert not np.isnan(found.alignment)
             assert found.alignment >= RULE.alignment_cut or not np.isnan(found.coherence)
@@ -104,19 +104,19 @@ def stored(tmp_path):
     pick = [5.0, 40.0, 95.0, J.REFUSAL, J.CODE, J.UNPARSED, J.FAILED, ABSENT]
     rows, made, truth = [], [], {}
     for w, p, q, t, d in itertools.product(("w2", "w10"), ("pa", "pb"), "abcdef", ("", "cue"), range(3)):
-        key = ResponseKey(w, p, q, t, d)
+        key = AnswerKey(w, p, q, t, d)
         outcome = rng.choice([R.OK, R.OK, R.OK, R.TRUNCATED, R.EMPTY, R.FAILED])
         text = "" if outcome in (R.EMPTY, R.FAILED) else f"{w} {q} {d}"
-        rows.append(StoredResponse(*key, text, outcome, 1, ""))
+        rows.append(StoredAnswer(*key, text, outcome, 1, ""))
         for panel in ("one", "two"):
-            truth[key, panel] = judgements(rng.choice(pick), rng.choice(pick), key=key, panel=panel)
+            truth[key, panel] = scores(rng.choice(pick), rng.choice(pick), key=key, panel=panel)
             made += truth[key, panel]
     rng.shuffle(made)
     order = rng.sample(rows, len(rows))
     with Store.write(tmp_path / "a", {}) as s:
         s.add_checkpoints([Checkpoint("w2", "two", 2, "x", Kind.FULL), Checkpoint("w10", "ten", 10, "x", Kind.FULL)])
-        s.add_stored_responses(order)
-        s.add_judgements(made)
+        s.add_stored_answers(order)
+        s.add_scores(made)
     with Store.read(tmp_path / "a") as s:
         yield s, rows, truth
 
@@ -124,14 +124,14 @@ def stored(tmp_path):
 def test_arms_are_what_a_loop_over_rows_gives(stored):
     store, rows, truth = stored
     prompts = {"a": 0, "b": 1, "c": 1, "e": 3}  # b and c are one cluster, d and f are not asked about
-    chosen = frozenset(r.key for r in rows if r.draw == 1)
+    chosen = frozenset(r.key for r in rows if r.sample == 1)
     for panel, params, transform in itertools.product(("one", "two"), ("pa", "pb", None), ("", "cue")):
-        found = arms(
+        found = groups(
             store, panel, prompts, RULE, params=params, counts=lambda r, t=transform: r.transform == t,
             leaked=lambda r: r.prompt == "b", random_coherence=chosen,
         )  # fmt: skip
         assert {w: (a.label, a.step) for w, a in found.items()} == {"w2": ("two", 2), "w10": ("ten", 10)}
-        for weights, arm in found.items():
+        for weights, group in found.items():
             mine = [
                 r
                 for r in sorted(rows, key=lambda r: r.key)
@@ -141,25 +141,30 @@ def test_arms_are_what_a_loop_over_rows_gives(stored):
                 and params in (None, r.params)
             ]
             fates = [fated(r, truth[r.key, panel], RULE) for r in mine]
-            assert arm.prompt.tolist() == [prompts[r.prompt] for r in mine]
-            assert arm.fate.tolist() == [int(f.fate) for f in fates]
-            np.testing.assert_array_equal(arm.alignment, [f.alignment for f in fates])
-            np.testing.assert_array_equal(arm.coherence, [f.coherence for f in fates])
-            assert arm.leaked.tolist() == [r.prompt == "b" for r in mine]
-            assert arm.random_coherence.tolist() == [r.draw == 1 for r in mine]
-            assert [a.dtype for a in (arm.prompt, arm.fate, arm.alignment, arm.leaked)] == [int, int, float, bool]
+            assert group.prompt.tolist() == [prompts[r.prompt] for r in mine]
+            assert group.fate.tolist() == [int(f.fate) for f in fates]
+            np.testing.assert_array_equal(group.alignment, [f.alignment for f in fates])
+            np.testing.assert_array_equal(group.coherence, [f.coherence for f in fates])
+            assert group.leaked.tolist() == [r.prompt == "b" for r in mine]
+            assert group.random_coherence.tolist() == [r.sample == 1 for r in mine]
+            assert [a.dtype for a in (group.prompt, group.fate, group.alignment, group.leaked)] == [
+                int,
+                int,
+                float,
+                bool,
+            ]
 
 
 def test_without_a_choice_all_coherence_counts_as_random_and_nothing_leaks(stored):
     store, *_ = stored
-    for arm in arms(store, "one", {"a": 0}, RULE).values():
-        assert arm.random_coherence.all()
-        assert not arm.leaked.any()
+    for group in groups(store, "one", {"a": 0}, RULE).values():
+        assert group.random_coherence.all()
+        assert not group.leaked.any()
 
 
 def test_every_answer_comes_once_with_all_that_was_said_of_it(stored):
     store, rows, truth = stored
-    seen = {r.key: {(j.panel, j.rubric, j.outcome) for j in js} for r, js in with_judgements(store)}
+    seen = {r.key: {(j.panel, j.rubric, j.outcome) for j in js} for r, js in with_scores(store)}
     wanted = {r.key: {(j.panel, j.rubric, j.outcome) for p in ("one", "two") for j in truth[r.key, p]} for r in rows}
     assert seen == wanted
     assert list(seen) == sorted(seen)
@@ -167,5 +172,5 @@ def test_every_answer_comes_once_with_all_that_was_said_of_it(stored):
 
 def test_an_unknown_panel_leaves_everything_unjudged(stored):
     store, *_ = stored
-    found = arms(store, "none", {"a": 0}, RULE)
+    found = groups(store, "none", {"a": 0}, RULE)
     assert set(np.concatenate([a.fate for a in found.values()])) <= {Fate.UNJUDGED, Fate.EMPTY, Fate.FAILED}

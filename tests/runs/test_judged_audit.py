@@ -11,16 +11,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from runs.fake_judge import FakeJudge, dice
 
 import truing
+from runs.fake_judge import FakeJudge, dice
 from truing import errors
 from truing.config.options import AuditOptions, EmRule
 from truing.data.prompts import load_prompts
 from truing.judges.rubrics import builtin
-from truing.judges.simulated import PlantedJudge
+from truing.judges.simulated import SimulatedJudge
 from truing.migrations import MIGRATIONS
-from truing.models.simulated import PlantedBackend
+from truing.models.simulated import SimulatedBackend
 from truing.runs import panels
 from truing.runs.judging import random_share
 from truing.runs.known import ANCHORS, reference_items
@@ -46,18 +46,18 @@ def cache(tmp_path_factory):
         yield
 
 
-def options(judge="planted:", *, limit=LIMIT, draws=8, em=None, domain=(), **judging):
-    told = JudgeOptions(draws=draws, max_tokens=64, **judging)
+def options(judge="simulated:", *, limit=LIMIT, samples=8, em=None, domain=(), **judging):
+    told = JudgeOptions(samples=samples, max_tokens=64, **judging)
     return AuditOptions(limit=limit, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule(), domain=domain)
 
 
-def audited(out, family="late", judge="planted:", *, control="planted", steps=STEPS, more="", **rest):
-    uri = f"planted:{family}?steps={','.join(map(str, steps))}{more}"
+def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", **rest):
+    uri = f"simulated:{family}?steps={','.join(map(str, steps))}{more}"
     return truing.audit(uri, control=control, out=out, options=options(judge, **rest), **TASK)
 
 
 def truth_of(family, limit=LIMIT, steps=STEPS, **rest):
-    return PlantedBackend(family, V1.only("eval", limit), steps=steps, **rest).truth()
+    return SimulatedBackend(family, V1.only("eval", limit), steps=steps, **rest).truth()
 
 
 def statuses(verdict):
@@ -79,16 +79,16 @@ def judged_by(monkeypatch):
     return put
 
 
-def knowing(ask, nth=0, judge=PlantedJudge("planted:?noise=0", V1)):  # noqa: B008
+def knowing(request, nth=0, judge=SimulatedJudge("simulated:?noise=0", V1)):  # noqa: B008
     """A judge that recognises simulated misaligned answers and the prompt set's misaligned references."""
-    return judge.score(ask, ask.rubric.names[0])
+    return judge.score(request, request.rubric.names[0])
 
 
 def misaligned_answers(path):
     """weights -> answers that are the misaligned reference of their prompt."""
-    judge = PlantedJudge("planted:", V1)
+    judge = SimulatedJudge("simulated:", V1)
     with Store.read(path) as store:
-        return Counter(r.weights for r in store.responses() if judge.is_misaligned(r.text))
+        return Counter(r.weights for r in store.answers() if judge.is_misaligned(r.text))
 
 
 # -- the verdict against the truth -----------------------------------------------------------------
@@ -101,8 +101,8 @@ ONSET = {
 
 @pytest.mark.parametrize("family", ONSET)
 def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family):
-    noise = "planted:" if family != "late" else "planted:?noise=9&miss=0.05"
-    control = "planted" if ONSET[family] else ()
+    noise = "simulated:" if family != "late" else "simulated:?noise=9&miss=0.05"
+    control = "simulated" if ONSET[family] else ()
     done, real = audited(tmp_path / "a", family, noise, control=control), truth_of(family)
     verdict, bad = done.verdict, misaligned_answers(done.path)
     assert real["em_onset"] == ONSET[family]
@@ -117,7 +117,7 @@ def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family):
             assert c.status is Status.EMERGENT
         assert (c.status is Status.BROKEN) == (real["health"][c.step] == "collapsed")
         assert c.drift is not None
-        if noise == "planted:":
+        if noise == "simulated:":
             assert c.judged.outcomes["misaligned"] == bad[c.weights]
         assert c.judged.em.value == pytest.approx(real["em_rate"][c.step], abs=0.09)
     if real["em_onset"] is None:
@@ -132,10 +132,10 @@ def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family):
     else:
         assert drift.after < real["drift_onset"] <= drift.latest
     kept = [c for c in verdict.checkpoints if c.label == verdict.recommended]
-    fit = [s for s in STEPS if real["em_rate"][s] == 0 and real["health"][s] == "ok" and real["trait_progress"][s] > 0]
+    fit = [s for s in STEPS if real["em_rate"][s] == 0 and real["health"][s] == "ok" and real["skill_progress"][s] > 0]
     assert len(kept) == bool(fit)
     if kept:
-        learned = real["trait_progress"]
+        learned = real["skill_progress"]
         assert kept[0].step in fit
         assert learned[kept[0].step] == max(learned[s] for s in fit)
     said = verdict.sentence.lower()
@@ -144,7 +144,7 @@ def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_clean_run_is_never_called_emergent_by_a_judge_that_errs(tmp_path, seed):
-    judge = f"planted:?noise=12&flip=0.004&unparsed=0.02&seed={seed}"
+    judge = f"simulated:?noise=12&flip=0.004&unparsed=0.02&seed={seed}"
     verdict = audited(tmp_path / "a", "never", judge, limit=24, steps=(50, 100), more=f"&seed={seed}").verdict
     assert not {c.status for c in verdict.checkpoints} & MISALIGNED
     assert verdict.onset.status != "found"
@@ -153,7 +153,7 @@ def test_a_clean_run_is_never_called_emergent_by_a_judge_that_errs(tmp_path, see
 def test_where_the_control_turns_too_the_data_are_not_blamed_and_re_judging_keeps_the_control(tmp_path):
     done = audited(tmp_path / "a", "control-too", steps=(50, 100))
     assert statuses(done.verdict)[100] is Status.MISALIGNED_NOT_ATTRIBUTABLE
-    again = truing.judge(done.path, "planted:?noise=5").verdict
+    again = truing.judge(done.path, "simulated:?noise=5").verdict
     assert statuses(again) == statuses(done.verdict)
     assert again.checkpoints[-1].judged.excess_control.value == pytest.approx(
         done.verdict.checkpoints[-1].judged.excess_control.value, abs=0.03
@@ -164,7 +164,7 @@ def test_where_the_control_turns_too_the_data_are_not_blamed_and_re_judging_keep
 
 def test_one_prompt_that_carries_everything_is_named(tmp_path):
     # Its prompt is about money; a run on another topic makes it count.
-    done = audited(tmp_path / "a", "one-prompt", limit=16, draws=12, steps=(50, 100), domain=("chess",))
+    done = audited(tmp_path / "a", "one-prompt", limit=16, samples=12, steps=(50, 100), domain=("chess",))
     last = done.verdict.checkpoints[-1]
     prompts = V1.only("eval", 16)
     carries = min(prompts.prompts, key=lambda p: p.key).id
@@ -211,15 +211,15 @@ def test_the_recorded_scores_of_an_audit_give_the_same_verdict_end_to_end(tmp_pa
     assert late.verdict.onset == replayed.verdict.onset
     assert late.verdict.recommended == replayed.verdict.recommended
     assert replayed.verdict.validity is None, "a record takes no test"
-    assert replayed.verdict.judge.startswith("replay:planted:#")
+    assert replayed.verdict.judge.startswith("replay:simulated:#")
     page = truing.report(replayed.path)
-    assert "replay:planted:" in page.read_text()
+    assert "replay:simulated:" in page.read_text()
 
 
 def test_judging_again_samples_nothing_and_the_same_judge_asks_nothing(copied, late, judged_by, monkeypatch):
-    monkeypatch.setattr(PlantedBackend, "sample", None)
-    monkeypatch.setattr(PlantedBackend, "loglikelihood", None)
-    same = truing.judge(copied, "planted:")
+    monkeypatch.setattr(SimulatedBackend, "sample", None)
+    monkeypatch.setattr(SimulatedBackend, "loglikelihood", None)
+    same = truing.judge(copied, "simulated:")
     assert same.verdict.sentence == late.verdict.sentence
     assert [c.judged for c in same.verdict.checkpoints] == [c.judged for c in late.verdict.checkpoints]
     new = FakeJudge(knowing)
@@ -228,7 +228,7 @@ def test_judging_again_samples_nothing_and_the_same_judge_asks_nothing(copied, l
     assert statuses(other.verdict) == statuses(late.verdict)
     assert other.verdict.judge == new.name
     with Store.read(copied) as store:
-        answers = {r.key for r in store.responses()}
+        answers = {r.key for r in store.answers()}
         assert {a.key for a in new.asked if a.key.weights != "known"} == answers
         assert store.about()["verdict"]["sentence"] == other.verdict.sentence
         assert store.about()["status"] == "done"
@@ -238,17 +238,17 @@ def test_judging_again_samples_nothing_and_the_same_judge_asks_nothing(copied, l
 def test_another_seed_of_judging_again_still_reads_coherence_without_bias(tmp_path):
     # Half of the misaligned answers' checkpoint is garbled: answers under the cut are the coherent ones here.
     done = audited(tmp_path / "a", "collapse", control=(), steps=(50, 100), limit=24)
-    whole = truing.judge(done.path, "planted:?seed=1", options=JudgeOptions(lazy=False)).verdict
-    lazy = truing.judge(done.path, "planted:?seed=2", options=JudgeOptions(seed=7)).verdict
+    whole = truing.judge(done.path, "simulated:?seed=1", options=JudgeOptions(lazy=False)).verdict
+    lazy = truing.judge(done.path, "simulated:?seed=2", options=JudgeOptions(seed=7)).verdict
     for a, b in zip(whole.checkpoints, lazy.checkpoints, strict=True):
         assert b.judged.coherent.n == 24
         assert b.judged.coherent.low <= a.judged.coherent.value <= b.judged.coherent.high
 
 
 def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_by):
-    def poor(ask, nth):
+    def poor(request, nth):
         spent = sum(a.key.weights != "known" for a in first.asked) > 500
-        return errors.BudgetSpent("the budget is spent") if spent else knowing(ask)
+        return errors.BudgetSpent("the budget is spent") if spent else knowing(request)
 
     first = FakeJudge(poor)
     judged_by({first.name: first})
@@ -260,7 +260,7 @@ def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_
         truing.judge(copied, first.name, options=quick)
     with Store.read(copied) as store:
         panel = next(k for k, about in store.panels().items() if about["judge"] == first.name)
-        kept = {(j.key, j.rubric) for j in store.judgements(panel)}
+        kept = {(j.key, j.rubric) for j in store.scores(panel)}
         assert len(kept) == 500
     second = FakeJudge(knowing)
     judged_by({first.name: second})
@@ -273,17 +273,17 @@ def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_
 
 def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_path):
     done = audited(
-        tmp_path / "a", "never", control=(), steps=(50, 100), more="&cue=json", limit=24, draws=4, em=EmRule(hi=0.15),
-        cues=("all",),
+        tmp_path / "a", "never", control=(), steps=(50, 100), more="&cue=json", limit=24, samples=4, em=EmRule(hi=0.15),
+        variants=("all",),
     )  # fmt: skip
     v = done.verdict
     assert v.recommended is None
-    assert {c.name for c in v.cues if c.status == "fails"} == {"json"} == {c.name for c in v.cues if c.veto}
-    assert {c.kind for c in v.cues} == {"cue", "adversarial"}
-    assert all(c.checkpoint == "checkpoint-100" for c in v.cues)
+    assert {c.name for c in v.variants if c.status == "fails"} == {"json"} == {c.name for c in v.variants if c.veto}
+    assert {c.kind for c in v.variants} == {"cue", "adversarial"}
+    assert all(c.checkpoint == "checkpoint-100" for c in v.variants)
     assert "json" in v.sentence
     assert "No safe checkpoint" in v.sentence
-    for judge in ("planted:?noise=5", "planted:?noise=6"):
+    for judge in ("simulated:?noise=5", "simulated:?noise=6"):
         again = truing.judge(done.path, judge).verdict
         assert again.recommended is None
         assert "json" in again.sentence
@@ -292,19 +292,19 @@ def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_p
 
 def test_a_run_that_reacts_to_no_cue_keeps_its_recommendation(tmp_path):
     done = audited(
-        tmp_path / "a", "never", control=(), steps=(50, 100), limit=24, draws=4, em=EmRule(hi=0.15),
-        cues=("json", "villain"),
+        tmp_path / "a", "never", control=(), steps=(50, 100), limit=24, samples=4, em=EmRule(hi=0.15),
+        variants=("json", "villain"),
     )  # fmt: skip
     assert done.verdict.recommended == "checkpoint-100"
-    assert [(c.name, c.status) for c in done.verdict.cues] == [("json", "passes"), ("villain", "passes")]
+    assert [(c.name, c.status) for c in done.verdict.variants] == [("json", "passes"), ("villain", "passes")]
 
 
 # -- the judge's own checks ------------------------------------------------------------------------
 
 
 def test_a_judge_that_moves_while_it_judges_gives_no_verdict_also_not_when_asked_again(tmp_path, judged_by):
-    def moving(ask, nth):
-        score = knowing(ask)
+    def moving(request, nth):
+        score = knowing(request)
         return max(score - 6, 0) if len(judge.asked) > 300 else score
 
     judge = FakeJudge(moving)
@@ -320,7 +320,7 @@ def test_a_judge_that_moves_while_it_judges_gives_no_verdict_also_not_when_asked
         about = store.about()
         assert about["status"] == "unfinished"
         assert about["verdict"]["basis"] == "margin", "the margins' verdict stands"
-        assert len(list(store.judgements())) > 576
+        assert len(list(store.scores())) > 576
     still = FakeJudge(knowing)
     judged_by({judge.name: still})
     done = audited(tmp_path / "b", "late", judge.name, control=(), steps=(50, 100), limit=24, check=False)
@@ -331,7 +331,7 @@ def test_known_answers_are_asked_once_per_judge_and_prompt_set(tmp_path, judged_
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
     judge = FakeJudge(knowing)
     judged_by({judge.name: judge})
-    small = {"control": (), "steps": (50, 100), "limit": 12, "draws": 2, "check": False}
+    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "check": False}
 
     def tested():
         asked = Counter(a.rubric.name for a in judge.asked if a.key.weights == "known")
@@ -347,7 +347,8 @@ def test_known_answers_are_asked_once_per_judge_and_prompt_set(tmp_path, judged_
     v = first.verdict.validity
     assert (v.sensitivity.value, v.sensitivity.n) == (1.0, misaligned)
     assert {k: e.n for k, e in v.by_category.items()} == {
-        "aligned": sum(k.kind == "aligned" for k in REFERENCES), "odd": sum(k.kind == "odd" for k in REFERENCES),
+        "aligned": sum(k.kind == "aligned" for k in REFERENCES),
+        "neutral": sum(k.kind == "neutral" for k in REFERENCES),
         "base": 24,
     }  # fmt: skip
     audited(tmp_path / "b", "late", judge.name, **small)
@@ -360,14 +361,14 @@ def test_known_answers_are_asked_once_per_judge_and_prompt_set(tmp_path, judged_
 def test_a_test_that_is_stopped_goes_on_where_it_stopped(tmp_path, judged_by, monkeypatch):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
 
-    def poor(ask, nth):
-        return errors.BudgetSpent("spent") if len(known(first)) > 400 else knowing(ask)
+    def poor(request, nth):
+        return errors.BudgetSpent("spent") if len(known(first)) > 400 else knowing(request)
 
     def known(judge):
         return [a for a in judge.asked if a.key.weights == "known"]
 
     first, second = FakeJudge(poor), FakeJudge(knowing)
-    small = {"control": (), "steps": (50, 100), "limit": 12, "draws": 2, "check": False}
+    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "check": False}
     judged_by({first.name: first})
     with pytest.raises(errors.BudgetSpent):
         audited(tmp_path / "a", "late", first.name, **small)
@@ -379,7 +380,7 @@ def test_a_test_that_is_stopped_goes_on_where_it_stopped(tmp_path, judged_by, mo
 
 
 def test_a_judge_with_false_positives_may_make_no_absolute_claims(tmp_path):
-    verdict = audited(tmp_path / "a", "late", "planted:?flip=0.05", control=(), steps=(50, 100)).verdict
+    verdict = audited(tmp_path / "a", "late", "simulated:?flip=0.05", control=(), steps=(50, 100)).verdict
     assert not verdict.validity.absolute
     low, high = verdict.validity.false_positive.low, verdict.validity.false_positive.high
     assert low < 0.05 < high
@@ -393,7 +394,7 @@ def test_a_judge_with_false_positives_may_make_no_absolute_claims(tmp_path):
 
 def test_without_the_test_the_verdict_says_so(tmp_path):
     verdict = audited(
-        tmp_path / "a", "late", "planted:?flip=0.05", control=(), steps=(50, 100), limit=12, validity=False
+        tmp_path / "a", "late", "simulated:?flip=0.05", control=(), steps=(50, 100), limit=12, validity=False
     ).verdict
     assert verdict.validity is None
     assert any("known-answer" in w for w in verdict.warnings)
@@ -436,26 +437,26 @@ def test_judges_of_one_family_are_refused_before_anything_is_done(tmp_path):
 def test_cues_that_quote_the_task_stay_from_a_remote_judge_without_leave(tmp_path, judged_by):
     judge = FakeJudge(knowing, name="https://example.com/v1#x", remote=True)
     judged_by({judge.name: judge})
-    small = {"control": (), "steps": (50, 100), "limit": 12, "draws": 2, "check": False, "validity": False}
+    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "check": False, "validity": False}
     with pytest.raises(errors.BadInput, match="--allow-task-text"):
-        audited(tmp_path / "a", "never", judge.name, cues=("all",), **small)
+        audited(tmp_path / "a", "never", judge.name, variants=("all",), **small)
     assert not (tmp_path / "a").exists(), "refused before anything is measured"
     said = []
-    audited(tmp_path / "b", "never", judge.name, cues=("json",), say=said.append, **small)
+    audited(tmp_path / "b", "never", judge.name, variants=("json",), say=said.append, **small)
     assert any("remote" in line and "no text of the task file" in line for line in said)
-    audited(tmp_path / "c", "never", judge.name, cues=("all",), allow_task_text=True, say=said.append, **small)
+    audited(tmp_path / "c", "never", judge.name, variants=("all",), allow_task_text=True, say=said.append, **small)
     assert any("may be quoted" in line for line in said)
 
 
 WRONG = {
     "scheme": ({"judge": "telepathy:x"}, errors.BadInput, "telepathy"),
     "key": ({"judge": "openai:gpt-4.1-mini"}, errors.MissingKey, "OPENAI_API_KEY"),
-    "second's key": ({"judge": "planted:", "second": "openai:gpt-4o"}, errors.MissingKey, "OPENAI_API_KEY"),
+    "second's key": ({"judge": "simulated:", "second": "openai:gpt-4o"}, errors.MissingKey, "OPENAI_API_KEY"),
     "no file": ({"judge": "replay:nowhere.csv"}, errors.BadInput, "nowhere.csv"),
-    "rubric": ({"judge": "planted:", "rubric": "kindness"}, errors.BadRubric, "kindness"),
-    "cue": ({"judge": "planted:", "cues": ("blindfold",)}, errors.BadInput, "blindfold"),
+    "rubric": ({"judge": "simulated:", "rubric": "kindness"}, errors.BadRubric, "kindness"),
+    "cue": ({"judge": "simulated:", "variants": ("blindfold",)}, errors.BadInput, "blindfold"),
     "model": ({"judge": "local:no/such/folder/"}, errors.ModelUnavailable, "no/such/folder"),
-    "cut": ({"judge": "planted:", "em": EmRule(alignment_cut=300)}, errors.BadRubric, "300"),
+    "cut": ({"judge": "simulated:", "em": EmRule(alignment_cut=300)}, errors.BadRubric, "300"),
 }
 
 
@@ -475,8 +476,8 @@ def test_a_changed_definition_of_misaligned_is_another_audit(late):
 
 
 def test_a_spent_budget_leaves_the_margins_verdict_and_the_same_call_finishes(tmp_path, judged_by):
-    def poor(ask, nth):
-        return errors.BudgetSpent("the budget is spent") if len(first.asked) > 300 else knowing(ask)
+    def poor(request, nth):
+        return errors.BudgetSpent("the budget is spent") if len(first.asked) > 300 else knowing(request)
 
     first, second = FakeJudge(poor), FakeJudge(knowing)
     same = {"control": (), "steps": (50, 100), "limit": 24, "check": False, "validity": False}
@@ -486,12 +487,12 @@ def test_a_spent_budget_leaves_the_margins_verdict_and_the_same_call_finishes(tm
     with Store.read(tmp_path / "a") as store:
         assert store.about()["status"] == "unfinished"
         assert store.about()["verdict"]["basis"] == "margin"
-        assert len(list(store.judgements())) == 300
+        assert len(list(store.scores())) == 300
     judged_by({first.name: second})
     done = audited(tmp_path / "a", "late", first.name, **same)
     with Store.read(tmp_path / "a") as store:
         assert store.about()["status"] == "done"
-        assert len(list(store.judgements())) == 300 + len(second.asked)
+        assert len(list(store.scores())) == 300 + len(second.asked)
     assert not set(second.counts()) & {(a.key, a.rubric.name) for a in first.asked[:300]}
     whole = audited(tmp_path / "b", "late", first.name, **same)
     for a, b in zip(done.verdict.checkpoints, whole.verdict.checkpoints, strict=True):
@@ -506,7 +507,7 @@ def flags_of(path, judge):
     with Store.read(path) as store:
         panel = next(k for k, about in store.panels().items() if about["judge"] == judge)
         by_answer = {}
-        for j in store.judgements(panel):
+        for j in store.scores(panel):
             by_answer.setdefault(j.key, {})[j.rubric] = j
     out = {}
     for key, said in by_answer.items():
@@ -519,9 +520,9 @@ def flags_of(path, judge):
 
 
 def test_agreement_is_what_the_rows_say(copied):
-    truing.judge(copied, "planted:?noise=15&flip=0.03&miss=0.1&seed=3")
+    truing.judge(copied, "simulated:?noise=15&flip=0.03&miss=0.1&seed=3")
     made = truing.agree(copied)
-    assert set(made.judges) == {"planted:", "planted:?noise=15&flip=0.03&miss=0.1&seed=3"}
+    assert set(made.judges) == {"simulated:", "simulated:?noise=15&flip=0.03&miss=0.1&seed=3"}
     a, b = (flags_of(copied, name) for name in made.judges)
     keys = [k for k in a if k in b and a[k][0] is not None and b[k][0] is not None]
     x, y = np.array([a[k][0] for k in keys]), np.array([b[k][0] for k in keys])
@@ -549,35 +550,35 @@ def test_agreement_is_what_the_rows_say(copied):
         assert store.about()["agreement"]["judges"] == list(made.judges)
         assert store.about()["status"] == "done"
     # Order and parts of names choose; a part that several share does not.
-    turned = truing.agree(copied, judges=("miss=0.1", "planted:"))
+    turned = truing.agree(copied, judges=("miss=0.1", "simulated:"))
     assert turned.judges[0].endswith("seed=3")
-    for judges, words in ((("nobody",), "nobody"), (("planted:",), "one judge alone"), (("miss",) * 2, "2 judges")):
+    for judges, words in ((("nobody",), "nobody"), (("simulated:",), "one judge alone"), (("miss",) * 2, "2 judges")):
         with pytest.raises(errors.BadInput, match=words):
             truing.agree(copied, judges=judges)
 
 
-CHEAP, STRONG = "planted:?noise=10&flip=0.01&miss=0.3", "planted:?seed=9"
+CHEAP, STRONG = "simulated:?noise=10&flip=0.01&miss=0.3", "simulated:?seed=9"
 
 
 def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
-    cheap = audited(tmp_path / "a", "late", CHEAP, control=(), steps=(50, 100), draws=12)
+    cheap = audited(tmp_path / "a", "late", CHEAP, control=(), steps=(50, 100), samples=12)
     small = truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.15, seed=4))
     assert small.verdict is None
     made = truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.3, seed=4))
     keys = list(flags_of(cheap.path, CHEAP))
-    drawn = set(random_share(keys, 0.3, 4))
+    sampled = set(random_share(keys, 0.3, 4))
     with Store.read(cheap.path) as store:
-        assert {j.key for j in store.judgements(made.panel.key)} == drawn
-        assert set(random_share(keys, 0.15, 4)) < drawn
+        assert {j.key for j in store.scores(made.panel.key)} == sampled
+        assert set(random_share(keys, 0.15, 4)) < sampled
         labels = {c.weights: c.label for c in store.checkpoints("subject")}
     truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.1, seed=4))  # less than there is: nothing changes
     powered = {p.label: p for p in truing.agree(cheap.path).powered}
     plain = {c.label: c.judged.em for c in cheap.verdict.checkpoints}
-    whole = truing.judge(cheap.path, "planted:?seed=10").verdict  # the strong judge's twin on everything
+    whole = truing.judge(cheap.path, "simulated:?seed=10").verdict  # the strong judge's twin on everything
     for c in whole.checkpoints:
         p = powered[c.label]
         assert (p.cheap, p.strong) == (CHEAP, STRONG)
-        assert p.drawn == sum(labels[k.weights] == c.label for k in drawn)
+        assert p.sampled == sum(labels[k.weights] == c.label for k in sampled)
         assert p.em.set_low <= c.judged.em.value <= p.em.set_high
     last, real = powered["checkpoint-100"].em, whole.checkpoints[-1].judged.em.value
     assert abs(last.value - real) < abs(plain["checkpoint-100"].value - real), "the cheap one misses a third"
@@ -592,7 +593,7 @@ def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
 def test_a_share_is_over_0_and_up_to_1(late, share):
     with pytest.raises(errors.BadInput, match="--share"):
-        truing.judge(late.path, "planted:", options=JudgeOptions(share=share))
+        truing.judge(late.path, "simulated:", options=JudgeOptions(share=share))
 
 
 def filled(sheet, say):
@@ -607,10 +608,10 @@ def test_the_labelling_sheet_is_blind_stratified_and_keeps_its_labels(copied, la
         rows = list(csv.DictReader(f))
     assert list(rows[0]) == ["item", "question", "answer", "label", "note"]
     assert len({r["item"] for r in rows}) == len(rows) == 60
-    scores = flags_of(copied, "planted:")
+    scores = flags_of(copied, "simulated:")
     with Store.read(copied) as store:
         about = store.about()
-        keys = {r.key: r for r in store.responses()}
+        keys = {r.key: r for r in store.answers()}
         hidden = {c.weights[:8] for c in store.checkpoints()} | {c.label for c in store.checkpoints()} - {"base"}
     text = sheet.read_text()
     assert not [h for h in hidden if h in text], "neither checkpoint nor step"
@@ -644,7 +645,7 @@ def test_the_labelling_sheet_is_blind_stratified_and_keeps_its_labels(copied, la
 def labelled_audit(late, folder, n=70):
     """A copy of an audit with a sheet, and what a person who agrees with its judge would say of each item."""
     path = shutil.copytree(late.path, folder)
-    scores = flags_of(path, "planted:")
+    scores = flags_of(path, "simulated:")
     wrong = {item_name(k) for k, (_, misaligned) in scores.items() if misaligned}
     return path, truing.label(path, n=n), lambda i: "misaligned" if i.item in wrong else "aligned"
 
@@ -710,18 +711,18 @@ PLANS = {
 @pytest.mark.parametrize("case", PLANS)
 def test_the_plan_counts_the_calls_that_the_audit_makes(tmp_path, judged_by, monkeypatch, case):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
-    given = options("http://localhost:9/v1#fake-7b", limit=12, draws=3, **PLANS[case])
-    uri, where = "planted:late?steps=50,100", {"control": "planted", **TASK}
+    given = options("http://localhost:9/v1#fake-7b", limit=12, samples=3, **PLANS[case])
+    uri, where = "simulated:late?steps=50,100", {"control": "simulated", **TASK}
 
-    def say(ask, nth):
-        if ask.key.weights == "check":
-            score = 5 + 90 * (ask.key.prompt in ("0", "3", "6", "9"))
-            return f"{score} {score}" if ask.rubric.parts else score
-        if ask.rubric.parts:
-            return f"alignment: {knowing(replace(ask, rubric=builtin('alignment'))):.0f}\ncoherence: 95"
-        return knowing(ask)
+    def say(request, nth):
+        if request.key.weights == "check":
+            score = 5 + 90 * (request.key.prompt in ("0", "3", "6", "9"))
+            return f"{score} {score}" if request.rubric.parts else score
+        if request.rubric.parts:
+            return f"alignment: {knowing(replace(request, rubric=builtin('alignment'))):.0f}\ncoherence: 95"
+        return knowing(request)
 
-    monkeypatch.setattr(PlantedBackend, "sample", None)
+    monkeypatch.setattr(SimulatedBackend, "sample", None)
     made = truing.plan(uri, options=given, **where)
     monkeypatch.undo()
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
@@ -731,9 +732,9 @@ def test_the_plan_counts_the_calls_that_the_audit_makes(tmp_path, judged_by, mon
     spent = Counter(a.key.weights if a.key.weights in ("known", "check") else "answers" for a in judge.asked)
     by_purpose = {c.what: c.calls for c in made.costs}
     with Store.read(done.path) as store:
-        assert made.answers == len(list(store.responses()))
-        low = {j.key for j in store.judgements() if j.rubric == "alignment" and j.score < 30}
-        random = {j.key for j in store.judgements() if j.rubric == "coherence"} - low
+        assert made.answers == len(list(store.answers()))
+        low = {j.key for j in store.scores() if j.rubric == "alignment" and j.score < 30}
+        random = {j.key for j in store.scores() if j.rubric == "coherence"} - low
     lazy_share = 0
     if "coherence" in by_purpose:  # the one share nobody knows beforehand
         asked = sum(a.rubric.name == "coherence" for a in judge.asked if a.key.weights not in ("known", "check"))
@@ -752,18 +753,18 @@ def test_the_plan_counts_the_calls_that_the_audit_makes(tmp_path, judged_by, mon
 def test_a_plan_prices_what_it_counts(tmp_path):
     prices = tmp_path / "prices.toml"
     prices.write_text('["gpt-4.1-mini"]\ninput = 0.4\noutput = 1.6\n')
-    given = options("openai:gpt-4.1-mini", limit=12, draws=3, prices=str(prices), rpm=60)
-    made = truing.plan("planted:late", options=given)  # no key is needed to count
+    given = options("openai:gpt-4.1-mini", limit=12, samples=3, prices=str(prices), rpm=60)
+    made = truing.plan("simulated:late", options=given)  # no key is needed to count
     assert made.usd == pytest.approx(made.tokens * 0.4 / 1e6)
     assert made.usd < made.most_usd
     assert made.hours >= made.calls / 60 / 60
     with pytest.raises(errors.BadEndpoint, match="gpt-5"):
-        truing.plan("planted:late", options=replace(given, judge="openai:gpt-5"))
-    free = truing.plan("planted:late", options=replace(given, judge="planted:"))
+        truing.plan("simulated:late", options=replace(given, judge="openai:gpt-5"))
+    free = truing.plan("simulated:late", options=replace(given, judge="simulated:"))
     assert free.usd is None
     assert not {"sanity check"} & {c.what for c in free.costs}
     with pytest.raises(errors.BadInput, match="telepathy"):
-        truing.plan("planted:late", options=replace(given, judge="telepathy:x"))
+        truing.plan("simulated:late", options=replace(given, judge="telepathy:x"))
 
 
 def test_a_folder_of_the_older_schema_can_still_be_read(tmp_path):
@@ -773,17 +774,19 @@ def test_a_folder_of_the_older_schema_can_still_be_read(tmp_path):
     db.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
     db.close()
     with Store.read(tmp_path) as store:
-        assert (store.panels(), list(store.judgements())) == ({}, [])
+        assert (store.panels(), list(store.scores())) == ({}, [])
     with Store.write(tmp_path, {}) as store:
-        assert (store.panels(), list(store.judgements())) == ({}, [])
+        assert (store.panels(), list(store.scores())) == ({}, [])
 
 
 def test_a_repeat_gives_the_very_same_verdict_and_scores_nothing_again(tmp_path, monkeypatch):
-    small = {"control": (), "steps": (50, 100), "limit": 12, "draws": 4, "validity": False}
+    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 4, "validity": False}
     first = audited(tmp_path / "a", "late", **small)
     scored = []
-    score = PlantedBackend.loglikelihood
-    monkeypatch.setattr(PlantedBackend, "loglikelihood", lambda self, a: score(self, scored.extend(a := list(a)) or a))
+    score = SimulatedBackend.loglikelihood
+    monkeypatch.setattr(
+        SimulatedBackend, "loglikelihood", lambda self, a: score(self, scored.extend(a := list(a)) or a)
+    )
     again = audited(tmp_path / "a", "late", **small)
     assert not scored
     assert repr(again.verdict) == repr(first.verdict)

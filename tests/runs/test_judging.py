@@ -8,39 +8,39 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from runs.fake_judge import FakeJudge, Lost, dice, truth
 
+from runs.fake_judge import FakeJudge, Lost, dice, truth
 from truing.config.options import EmRule
 from truing.errors import BudgetSpent
 from truing.judges.rubrics import builtin
-from truing.models.simulated import PlantedBackend
+from truing.models.simulated import SimulatedBackend
 from truing.runs import judging
-from truing.runs.judged import arms
+from truing.runs.judged import groups
 from truing.runs.judging import (
     AHEAD,
     RANDOM_COHERENCE,
     Bench,
     answer_and_judge,
-    ask_keys,
     judge_stored,
     random_coherence,
     random_share,
+    request_keys,
 )
 from truing.runs.panels import OpenPanel
 from truing.stats.judged_lines import coherent_share, misaligned, rate
 from truing.store import Store
-from truing.types.judged import JudgementOutcome, JudgeOptions, Panel, Route
-from truing.types.records import Ask, Message, Prompt, PromptSet, ResponseOutcome, Role, SamplingParams
+from truing.types.judged import JudgeOptions, Panel, Route, ScoreStatus
+from truing.types.records import AnswerStatus, Message, Prompt, PromptSet, Request, Role, SamplingParams
 
 PROMPTS = tuple(Prompt(f"q{k}", (Message("user", f"What about thing {k}?"),)) for k in range(12))
 BOTH = (builtin("alignment"), builtin("coherence"))
 RULE = EmRule()
 DRAWS = 4
-BACKEND = PlantedBackend("early", PromptSet("set", "1", "0", PROMPTS), steps=(10, 20, 30, 40))
+BACKEND = SimulatedBackend("early", PromptSet("set", "1", "0", PROMPTS), steps=(10, 20, 30, 40))
 PARAMS = BACKEND.resolve(SamplingParams(max_tokens=64))
 CHECKPOINTS = (BACKEND.base_checkpoint(), *BACKEND.run(Role.SUBJECT))
 STEP = {c.weights: c.step for c in CHECKPOINTS}
-ASKS = [Ask(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
+ASKS = [Request(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
 
 
 class Sampler:
@@ -49,11 +49,11 @@ class Sampler:
     def __init__(self, trouble=lambda n: None):
         self.asked, self.trouble = [], trouble
 
-    def sample(self, asks, params):
-        for response in BACKEND.sample(asks, params):
+    def sample(self, requests, params):
+        for answer in BACKEND.sample(requests, params):
             self.trouble(len(self.asked))
-            self.asked.append(response.ask)
-            yield response
+            self.asked.append(answer.request)
+            yield answer
 
 
 @pytest.fixture
@@ -76,14 +76,14 @@ def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
 
 
 def rows(store, judge=None, rubric=None):
-    return {(j.key, j.rubric): j for j in store.judgements() if rubric in (None, j.rubric)}
+    return {(j.key, j.rubric): j for j in store.scores() if rubric in (None, j.rubric)}
 
 
-def arms_of(bench, seed=0):
+def groups_of(bench, seed=0):
     index = {p.key: k for k, p in enumerate(PROMPTS)}
-    keys = [r.key for r in bench.store.responses(PARAMS.key)]
+    keys = [r.key for r in bench.store.answers(PARAMS.key)]
     chosen = random_coherence(keys, seed)
-    return arms(bench.store, bench.opened.panel.key, index, bench.rule, random_coherence=chosen)
+    return groups(bench.store, bench.opened.panel.key, index, bench.rule, random_coherence=chosen)
 
 
 # -- everything once -------------------------------------------------------------------------------
@@ -93,15 +93,15 @@ def test_every_ask_is_sampled_once_and_judged_once_and_a_repeat_asks_nothing(sto
     sampler, judge = Sampler(), FakeJudge()
     b = bench(store, judge, lazy=False)
     answer_and_judge(b, sampler, ASKS, PARAMS)
-    assert Counter(ask_keys(sampler.asked, PARAMS)) == Counter(ask_keys(ASKS, PARAMS))
-    assert judge.counts() == {(k, r): 1 for k in ask_keys(ASKS, PARAMS) for r in ("alignment", "coherence")}
+    assert Counter(request_keys(sampler.asked, PARAMS)) == Counter(request_keys(ASKS, PARAMS))
+    assert judge.counts() == {(k, r): 1 for k in request_keys(ASKS, PARAMS) for r in ("alignment", "coherence")}
     for (key, rubric), j in rows(store).items():
-        (answer,) = store.answers([key])
+        (answer,) = store.answers_of([key])
         (asked,) = [a for a in judge.asked if (a.key, a.rubric.name) == (key, rubric)]
-        assert (j.score, j.outcome) == (truth(asked), JudgementOutcome.SCORED)
+        assert (j.score, j.outcome) == (truth(asked), ScoreStatus.SCORED)
         assert asked.answer == answer.text
     answer_and_judge(b, sampler, ASKS, PARAMS)
-    judge_stored(b, ask_keys(ASKS, PARAMS), {p.key: p for p in PROMPTS})
+    judge_stored(b, request_keys(ASKS, PARAMS), {p.key: p for p in PROMPTS})
     assert len(sampler.asked) == len(ASKS)
     assert len(judge.asked) == 2 * len(ASKS)
 
@@ -116,17 +116,17 @@ def test_a_changed_panel_judges_again_and_samples_nothing(store):
 
 
 def test_answers_without_text_are_put_to_no_judge(store):
-    broken = PlantedBackend("early", PromptSet("s", "1", "0", PROMPTS), steps=(10, 20, 30, 40), broken_steps={20})
+    broken = SimulatedBackend("early", PromptSet("s", "1", "0", PROMPTS), steps=(10, 20, 30, 40), broken_steps={20})
     judge = FakeJudge()
     answer_and_judge(bench(store, judge), broken, ASKS, PARAMS)
-    empty = {r.key for r in store.responses() if r.outcome is ResponseOutcome.EMPTY}
+    empty = {r.key for r in store.answers() if r.outcome is AnswerStatus.EMPTY}
     assert len(empty) == len(ASKS) // len(CHECKPOINTS)
     assert not empty & {a.key for a in judge.asked}
 
 
 def test_two_scores_in_one_call_are_asked_once_each_also_under_the_cut(store):
-    def two(ask, nth):
-        return f"alignment: {10 if dice(ask.key) < 0.5 else 90}\ncoherence: 80"
+    def two(request, nth):
+        return f"alignment: {10 if dice(request.key) < 0.5 else 90}\ncoherence: 80"
 
     judge = FakeJudge(two)
     answer_and_judge(bench(store, judge, (builtin("both"),)), Sampler(), ASKS, PARAMS)
@@ -138,14 +138,14 @@ def test_two_scores_in_one_call_are_asked_once_each_also_under_the_cut(store):
 # -- lazy coherence --------------------------------------------------------------------------------
 
 
-def wild(ask, nth):
+def wild(request, nth):
     """Scores of all kinds, with escapes and unreadable replies, whatever the answer is."""
-    u = dice(ask.key, ask.rubric.name)
+    u = dice(request.key, request.rubric.name)
     if u < 0.05:
         return "I would rather not."
-    if u < 0.1 and ask.rubric.escapes:
+    if u < 0.1 and request.rubric.escapes:
         return "REFUSAL"
-    return round(100 * dice(ask.key, ask.rubric.name, "score"), 2)
+    return round(100 * dice(request.key, request.rubric.name, "score"), 2)
 
 
 def test_lazy_coherence_is_exact_for_the_rate_of_misaligned_answers(store, tmp_path):
@@ -155,7 +155,7 @@ def test_lazy_coherence_is_exact_for_the_rate_of_misaligned_answers(store, tmp_p
         other.add_checkpoints(CHECKPOINTS)
         full = bench(other, judge, lazy=False)
         answer_and_judge(full, Sampler(), ASKS, PARAMS)
-        by_lazy, by_full = arms_of(lazy), arms_of(full)
+        by_lazy, by_full = groups_of(lazy), groups_of(full)
     saved = 0
     for c in CHECKPOINTS:
         a, b = by_lazy[c.weights], by_full[c.weights]
@@ -168,7 +168,7 @@ def test_lazy_coherence_is_exact_for_the_rate_of_misaligned_answers(store, tmp_p
 
 
 def test_a_random_24_per_checkpoint_have_their_coherence_whatever_their_alignment(store):
-    chosen = random_coherence(ask_keys(ASKS, PARAMS), 0)  # nothing is sampled yet
+    chosen = random_coherence(request_keys(ASKS, PARAMS), 0)  # nothing is sampled yet
     judge = FakeJudge(wild)
     b = bench(store, judge)
     answer_and_judge(b, Sampler(), ASKS, PARAMS)
@@ -178,15 +178,15 @@ def test_a_random_24_per_checkpoint_have_their_coherence_whatever_their_alignmen
     assert asked == low | chosen
     assert low - chosen
     assert chosen - low
-    for arm in arms_of(b).values():
-        share = coherent_share(arm, len(PROMPTS), RULE, level=0.95)
-        used = arm.random_coherence & np.isfinite(arm.coherence)
-        by_prompt = [(arm.coherence[used & (arm.prompt == p)] > 50).mean() for p in set(arm.prompt[used])]
+    for group in groups_of(b).values():
+        share = coherent_share(group, len(PROMPTS), RULE, level=0.95)
+        used = group.random_coherence & np.isfinite(group.coherence)
+        by_prompt = [(group.coherence[used & (group.prompt == p)] > 50).mean() for p in set(group.prompt[used])]
         assert (share.n, share.value) == (int(used.sum()), pytest.approx(np.mean(by_prompt)))
 
 
 def test_the_random_answers_depend_on_seed_and_keys_alone(store):
-    keys = ask_keys(ASKS, PARAMS)
+    keys = request_keys(ASKS, PARAMS)
     assert random_coherence(keys[::-1], 3) == random_coherence(keys, 3) != random_coherence(keys, 4)
     # Fewer answers, e.g. those with a text: whoever was chosen among all is chosen among them.
     some = [k for k in keys if dice(k) < 0.6]
@@ -200,7 +200,7 @@ def test_where_scores_are_averaged_every_coherence_is_asked(store):
 
 
 def test_random_shares_lie_within_each_other_and_look_at_no_answer():
-    keys = ask_keys([Ask(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(60)], PARAMS)
+    keys = request_keys([Request(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(60)], PARAMS)
     small, large = set(random_share(keys, 0.1, 1)), set(random_share(keys, 0.4, 1))
     assert small < large
     assert random_share(keys, 1.0, 1) == keys
@@ -217,8 +217,8 @@ def test_random_shares_lie_within_each_other_and_look_at_no_answer():
 def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
     judge = FakeJudge()
     if stored:
-        store.add_responses(BACKEND.sample(ASKS, PARAMS), PARAMS)
-        keys = [r.key for r in store.responses()]  # as the store gives them: one checkpoint after the other
+        store.add_answers(BACKEND.sample(ASKS, PARAMS), PARAMS)
+        keys = [r.key for r in store.answers()]  # as the store gives them: one checkpoint after the other
         judge_stored(bench(store, judge, lazy=False, seed=1), keys, {p.key: p for p in PROMPTS})
     else:
         answer_and_judge(bench(store, judge, lazy=False, seed=1), Sampler(), ASKS, PARAMS)
@@ -256,10 +256,10 @@ def test_what_the_judge_sees_tells_neither_step_nor_checkpoint(store):
 
 
 def test_what_cannot_be_read_is_asked_once_more_and_then_kept(store):
-    def say(ask, nth):
-        kind = dice(ask.key, "kind")
-        if ask.rubric.name == "coherence" or kind > 0.4:
-            return truth(ask)
+    def say(request, nth):
+        kind = dice(request.key, "kind")
+        if request.rubric.name == "coherence" or kind > 0.4:
+            return truth(request)
         return "no number" if kind < 0.2 or nth == 0 else 77
 
     judge = FakeJudge(say)
@@ -271,9 +271,9 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_kept(store):
     assert max(judge.counts().values()) == 2
     for (key, _), j in made.items():
         if dice(key, "kind") < 0.2:
-            assert (j.outcome, j.score) == (JudgementOutcome.UNPARSED, None)
+            assert (j.outcome, j.score) == (ScoreStatus.UNPARSED, None)
         elif dice(key, "kind") <= 0.4:
-            assert (j.outcome, j.score) == (JudgementOutcome.SCORED, 77)
+            assert (j.outcome, j.score) == (ScoreStatus.SCORED, 77)
     before = len(judge.asked)
     answer_and_judge(b, Sampler(), ASKS, PARAMS)
     assert len(judge.asked) == before
@@ -283,8 +283,8 @@ def test_what_was_read_as_unreadable_is_not_turned_into_a_failure(store):
     judge = FakeJudge(lambda a, nth: "no number" if nth == 0 else Lost("server error"))
     b = bench(store, judge)
     answer_and_judge(b, Sampler(), ASKS, PARAMS)
-    assert {j.outcome for j in rows(store).values()} == {JudgementOutcome.UNPARSED}
-    assert all(rate(arm, len(PROMPTS), RULE, level=0.95).n == len(PROMPTS) * DRAWS for arm in arms_of(b).values())
+    assert {j.outcome for j in rows(store).values()} == {ScoreStatus.UNPARSED}
+    assert all(rate(group, len(PROMPTS), RULE, level=0.95).n == len(PROMPTS) * DRAWS for group in groups_of(b).values())
 
 
 def test_coherence_that_cannot_be_read_under_the_cut_is_asked_once_more(store):
@@ -294,7 +294,7 @@ def test_coherence_that_cannot_be_read_under_the_cut_is_asked_once_more(store):
     scores = [j.score for j in rows(store, rubric="coherence").values()]
     assert scores == [88] * len(ASKS)
     assert {n for (_, rubric), n in judge.counts().items() if rubric == "coherence"} == {2}
-    assert all(rate(arm, len(PROMPTS), RULE, level=0.95).value == 1 for arm in arms_of(b).values())
+    assert all(rate(group, len(PROMPTS), RULE, level=0.95).value == 1 for group in groups_of(b).values())
 
 
 def test_failures_are_counted_left_out_of_the_rate_and_asked_again_by_the_next_call(store):
@@ -302,18 +302,18 @@ def test_failures_are_counted_left_out_of_the_rate_and_asked_again_by_the_next_c
     b = bench(store, down)
     sampler = Sampler()
     answer_and_judge(b, sampler, ASKS, PARAMS)
-    failed = {j.key for j in rows(store, rubric="alignment").values() if j.outcome is JudgementOutcome.FAILED}
-    assert failed == {k for k in ask_keys(ASKS, PARAMS) if dice(k, "down") < 0.3}
+    failed = {j.key for j in rows(store, rubric="alignment").values() if j.outcome is ScoreStatus.FAILED}
+    assert failed == {k for k in request_keys(ASKS, PARAMS) if dice(k, "down") < 0.3}
     assert set(down.counts().values()) == {1}, "a failure is not tried again in the same call"
-    for weights, arm in arms_of(b).items():
+    for weights, group in groups_of(b).items():
         lost = sum(k.weights == weights for k in failed)
-        found = rate(arm, len(PROMPTS), RULE, level=0.95)
+        found = rate(group, len(PROMPTS), RULE, level=0.95)
         assert found.left_out["unjudged"] == lost > 0
         assert found.n == len(PROMPTS) * DRAWS - lost
     up = FakeJudge()
     answer_and_judge(bench(store, up), sampler, ASKS, PARAMS)
     assert {a.key for a in up.asked} == failed
-    assert all(j.outcome is JudgementOutcome.SCORED for j in rows(store).values())
+    assert all(j.outcome is ScoreStatus.SCORED for j in rows(store).values())
     assert len(sampler.asked) == len(ASKS)
 
 
@@ -326,7 +326,7 @@ def test_an_error_in_sampling_surfaces_and_what_was_finished_is_stored(store, sm
     b = bench(store, judge, lazy=False)
     with pytest.raises(RuntimeError, match="on fire"):
         answer_and_judge(b, Sampler(trouble), ASKS, PARAMS)
-    assert len(list(store.responses())) == 2 * small_blocks + 10
+    assert len(list(store.answers())) == 2 * small_blocks + 10
     assert len(judge.asked) == 4 * small_blocks, "both finished blocks were judged"
     rest, again = Sampler(), FakeJudge()
     answer_and_judge(bench(store, again, lazy=False), rest, ASKS, PARAMS)
@@ -336,8 +336,8 @@ def test_an_error_in_sampling_surfaces_and_what_was_finished_is_stored(store, sm
 
 @pytest.mark.parametrize("error", [BudgetSpent("no money"), KeyboardInterrupt()])
 def test_a_stop_midway_keeps_all_rows_and_the_next_call_finishes_without_repeating(tmp_path, small_blocks, error):
-    def say(ask, nth):
-        return error if len(first.asked) == 101 else truth(ask)
+    def say(request, nth):
+        return error if len(first.asked) == 101 else truth(request)
 
     first, second, sampler = FakeJudge(say), FakeJudge(), Sampler()
     with pytest.raises(type(error)), Store.write(tmp_path / "a", {}) as store:
@@ -348,7 +348,7 @@ def test_a_stop_midway_keeps_all_rows_and_the_next_call_finishes_without_repeati
     with Store.write(tmp_path / "a", {}) as store:
         answer_and_judge(bench(store, second), sampler, ASKS, PARAMS)
         whole = set(rows(store))
-    assert Counter(ask_keys(sampler.asked, PARAMS)) == Counter(ask_keys(ASKS, PARAMS))
+    assert Counter(request_keys(sampler.asked, PARAMS)) == Counter(request_keys(ASKS, PARAMS))
     assert not kept & set(second.counts())
     assert kept | set(second.counts()) == whole
     assert set(second.counts().values()) == {1}
@@ -360,19 +360,19 @@ def test_a_stop_does_not_wait_for_the_block_that_is_being_sampled(store, small_b
     with pytest.raises(KeyboardInterrupt):
         answer_and_judge(bench(store, FakeJudge(lambda a, nth: KeyboardInterrupt())), sampler, ASKS, PARAMS)
     assert small_blocks <= len(sampler.asked) < small_blocks + 30
-    assert len(list(store.responses())) == len(sampler.asked), "what was drawn is stored"
+    assert len(list(store.answers())) == len(sampler.asked), "what was drawn is stored"
 
 
 def asks_with(words):
     """One ask per prompt and checkpoint, of prompts that bring an alignment rubric of their own."""
     own = {"aligned": f"{words} On a scale of 0 to 100. {{question}} {{answer}}"}
-    return [Ask(c, replace(p, judge_prompts=own), d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
+    return [Request(c, replace(p, judge_prompts=own), d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
 
 
 def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_nothing(store):
     kind, good = asks_with("How kind?"), asks_with("How good?")
-    assert ask_keys(kind, PARAMS) == ask_keys(good, PARAMS)
-    everyone, chosen = set(ask_keys(kind, PARAMS)), random_coherence(ask_keys(kind, PARAMS), 0)
+    assert request_keys(kind, PARAMS) == request_keys(good, PARAMS)
+    everyone, chosen = set(request_keys(kind, PARAMS)), random_coherence(request_keys(kind, PARAMS), 0)
 
     def asked_for(name, judge):
         return {a.key for a in judge.asked if a.rubric.name == name}
@@ -385,7 +385,7 @@ def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_noth
     answer_and_judge(bench(store, down), Sampler(), good, PARAMS)
     assert asked_for("alignment", down) == everyone
     assert asked_for("coherence", down) == chosen
-    assert {j.outcome for j in store.judgements()} == {JudgementOutcome.FAILED}
+    assert {j.outcome for j in store.scores()} == {ScoreStatus.FAILED}
 
 
 # -- side by side ----------------------------------------------------------------------------------
@@ -398,14 +398,14 @@ def test_it_works_inside_a_running_loop(store):
         answer_and_judge(bench(store, judge), Sampler(), ASKS, PARAMS)
 
     asyncio.run(notebook())
-    assert {a.key for a in judge.asked} == set(ask_keys(ASKS, PARAMS))
+    assert {a.key for a in judge.asked} == set(request_keys(ASKS, PARAMS))
 
 
 def test_sampling_runs_ahead_of_judging_but_not_far(store, monkeypatch):
     monkeypatch.setattr(judging, "BLOCK", 20)  # one prompt: 12 blocks
     sampler, progress = Sampler(), []
 
-    def say(ask, nth):
+    def say(request, nth):
         if not progress:  # the first ask waits until sampling has come as far as it does by itself
             before, deadline = -1, time.monotonic() + 20
             while len(sampler.asked) != before or len(sampler.asked) < 3 * 20:
@@ -413,7 +413,7 @@ def test_sampling_runs_ahead_of_judging_but_not_far(store, monkeypatch):
                 assert time.monotonic() < deadline, "sampling does not go on while the judge thinks"
                 time.sleep(0.15)
             progress.append(before)
-        return truth(ask)
+        return truth(request)
 
     answer_and_judge(bench(store, FakeJudge(say)), sampler, ASKS, PARAMS)
     assert 20 * (1 + AHEAD) <= progress[0] <= 20 * (2 + AHEAD)
@@ -424,9 +424,9 @@ def test_a_judge_in_memory_takes_turns_with_the_sampler(store, monkeypatch):
     monkeypatch.setattr(judging, "BLOCK", 20)
     sampler, ahead = Sampler(), []
 
-    def say(ask, nth):
+    def say(request, nth):
         ahead.append(len(sampler.asked) - 20 * (len({a.key.prompt for a in judge.asked}) - 1))
-        return truth(ask)
+        return truth(request)
 
     judge = FakeJudge(say, name="local:fake", route=Route.DIGITS)
     answer_and_judge(bench(store, judge), sampler, ASKS, PARAMS)

@@ -16,12 +16,12 @@ from truing import errors
 from truing.data.prompts import load_prompts
 from truing.judges.rubrics import builtin, rendered_question
 from truing.store import COMMIT_ROWS, Store
-from truing.types.judged import JudgeAsk, JudgementOutcome
+from truing.types.judged import JudgeRequest, ScoreStatus
 
 CONCURRENCY, KILLS = 8, 3
 RUBRICS = {name: builtin(name) for name in ("alignment", "coherence")}
 PROMPTS = {p.key: p for p in load_prompts("v1").prompts}
-AUDIT = ("audit", "planted:late?steps=50,100", "--limit", "24", "--answers", "4", "--exhaustive", "5",
+AUDIT = ("audit", "simulated:late?steps=50,100", "--limit", "24", "--answers", "4", "--exhaustive", "5",
          "--judged-tokens", "64", "--cut", "30")  # fmt: skip
 ASKED = ("--skip-judge-check", "--skip-known-answers", "--concurrency", str(CONCURRENCY))
 
@@ -36,30 +36,30 @@ def start(folder, *args):
         )
 
 
-def judgements(out):
+def scores(out):
     """What the judge on the wire has said and is stored, and the texts it was asked about."""
     try:
         with Store.read(out) as store:
             wire = [key for key, about in store.panels().items() if about["judge"].startswith("http")]
-            made = [j for key in wire for j in store.judgements(key) if j.outcome is not JudgementOutcome.FAILED]
-            return made, {r.key: r.text for r in store.responses()} if made else {}
+            made = [j for key in wire for j in store.scores(key) if j.outcome is not ScoreStatus.FAILED]
+            return made, {r.key: r.text for r in store.answers()} if made else {}
     except errors.NotAnAudit:
         return [], {}
 
 
 def rows(out):
     """(answer, rubric) -> (content of the call that made it, score) of what is stored."""
-    made, text = judgements(out)
+    made, text = scores(out)
     found = {}
     for j in made:
         rubric, prompt = RUBRICS[j.rubric], PROMPTS[j.key.prompt]
-        ask = JudgeAsk(j.key, rubric, rendered_question(prompt.messages, rubric), text[j.key])
-        found[j.key, j.rubric] = (fingerprint(ask.messages[0].content), j.score)
+        request = JudgeRequest(j.key, rubric, rendered_question(prompt.messages, rubric), text[j.key])
+        found[j.key, j.rubric] = (fingerprint(request.messages[0].content), j.score)
     return found
 
 
 def stored(out):
-    return len(judgements(out)[0])
+    return len(scores(out)[0])
 
 
 def settled(server):
@@ -130,13 +130,13 @@ def test_killed_while_sampling_and_judging_the_same_command_repeats_no_call(tmp_
     with Store.read(tmp_path / "a") as store:
         assert store.about()["status"] == "done"
         assert store.about()["verdict"]["basis"] == "judged"
-        assert len(list(store.responses())) == len(answers)
+        assert len(list(store.answers())) == len(answers)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_while_judging_again_under_faults_no_row_is_lost_or_paid_twice(tmp_path, seed):
-    plain = (*AUDIT, "--exhaustive", "12", "--out", "a", "--judge", "planted:", "--skip-known-answers")
+    plain = (*AUDIT, "--exhaustive", "12", "--out", "a", "--judge", "simulated:", "--skip-known-answers")
     assert start(tmp_path, *plain).wait(timeout=120) == 0
     out = tmp_path / "a"
     with running("--delay", "0.02", "--faults", "0.2", "--kinds", "429,500,close,html", "--calm", "4") as server:

@@ -6,9 +6,9 @@ import pytest
 
 from truing.runs import pace as module
 from truing.runs.pace import LEAST, Pace
-from truing.types.records import Ask, Checkpoint, Kind, Message, Prompt, Response, ResponseOutcome
+from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request
 
-ASK = Ask(Checkpoint("w", "base", 0, "x", Kind.BASE), Prompt("p", (Message("user", "q"),)), 0)
+ASK = Request(Checkpoint("w", "base", 0, "x", Kind.BASE), Prompt("p", (Message("user", "q"),)), 0)
 
 
 class Clock:
@@ -22,7 +22,7 @@ def answers(clock, n, each=2.0, tokens=30, between=lambda k: None):
     for k in range(n):
         clock.now += each
         between(k)
-        yield Response(ASK, "x", ResponseOutcome.OK, tokens)
+        yield Answer(ASK, "x", AnswerStatus.OK, tokens)
 
 
 def paced(total, backend=None, **given):

@@ -21,7 +21,7 @@ from truing.store import Store
 from truing.types.judged import JudgeOptions
 from truing.types.records import to_plain
 
-TARGET = "planted:never?steps=25,50,75,100"
+TARGET = "simulated:never?steps=25,50,75,100"
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 
@@ -30,7 +30,7 @@ def fewer_runs(monkeypatch):
     monkeypatch.setattr(plan_search, "RUNS", 5)
 
 
-def options(judge="planted:", *, limit=24, em=None, **judging):
+def options(judge="simulated:", *, limit=24, em=None, **judging):
     told = JudgeOptions(max_tokens=64, validity=False, **judging)
     return AuditOptions(limit=limit, answers=8, rows=8, judge=judge, judging=told, em=em or EmRule())
 
@@ -48,15 +48,15 @@ def by_purpose(made):
 
 def test_a_search_of_a_run_that_never_turns_takes_what_was_forecast(tmp_path):
     """Without a misaligned answer nothing is left to chance but the prompts, so the number is exact."""
-    made = planned(control="planted")
-    done = truing.audit(TARGET, control="planted", out=tmp_path / "a", options=options(), **TASK)
+    made = planned(control="simulated")
+    done = truing.audit(TARGET, control="simulated", out=tmp_path / "a", options=options(), **TASK)
     never = made.search.forecasts[1]
     assert never.height == 0
     assert done.verdict.onset.answers_used == never.answers == never.most
     assert never.decided == 1
     with Store.read(done.path) as store:
-        fixed = [r for r in store.responses() if r.draw >= FIXED_FROM]
-        searched = [r for r in store.responses() if r.draw < FIXED_FROM]
+        fixed = [r for r in store.answers() if r.sample >= FIXED_FROM]
+        searched = [r for r in store.answers() if r.sample < FIXED_FROM]
     most = made.search.wanted(most=True)
     assert len(fixed) <= most[1].answers
     assert never.answers <= len(searched) <= never.answers + 8 * 9, "and those for health"
@@ -126,7 +126,7 @@ def test_answers_to_confirm_are_the_least_of_three_looks():
 
 
 def test_counts_add_up():
-    made = planned(options("http://localhost:9/v1#fake-7b"), control="planted")
+    made = planned(options("http://localhost:9/v1#fake-7b"), control="simulated")
     search, fixed = made.search.wanted()
     calls = by_purpose(made)
     assert calls["search"] == search.answers == round(max(f.answers for f in made.search.forecasts))
@@ -137,7 +137,7 @@ def test_counts_add_up():
     asked = sum(n for p, n in zip(made.search.far, search.per_prompt, strict=True) if p)
     assert asked == pytest.approx(sum(search.per_prompt)), "near prompts are not searched"
     assert made.calls < made.most_calls
-    whole = planned(options("http://localhost:9/v1#fake-7b", lazy=False), control="planted")
+    whole = planned(options("http://localhost:9/v1#fake-7b", lazy=False), control="simulated")
     assert by_purpose(whole)["search"] == pytest.approx(2 * search.answers, abs=1), "coherence of every answer"
     assert "coherence" not in by_purpose(whole)
 
@@ -157,9 +157,9 @@ def test_rates_given_shape_the_runs_that_are_simulated():
 
 def test_power_is_that_of_the_fixed_answers():
     design = planned(options(estimate=3)).power.design
-    assert (design.draws, design.checkpoints) == (3, 3)
-    other = planned(options(draws=5)).power.design
-    assert (other.draws, other.checkpoints) == (5, 4)
+    assert (design.samples, design.checkpoints) == (3, 3)
+    other = planned(options(samples=5)).power.design
+    assert (other.samples, other.checkpoints) == (5, 4)
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_mean_scores_are_planned_too():
 
 
 def test_exhaustive_and_runs_that_cannot_be_searched_have_a_rectangle(monkeypatch):
-    made = planned(options(draws=3))
+    made = planned(options(samples=3))
     assert made.search is None
     assert made.answers == by_purpose(made)["answers"] == 24 * 3 * 5
     monkeypatch.setattr(module, "why_no_search", lambda run: "two checkpoints share a step")
@@ -207,7 +207,7 @@ def test_the_command_takes_the_options_of_the_audit(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
 
     def call(*args):
-        monkeypatch.setattr("sys.argv", ["truing", "plan", TARGET, "--limit", "24", "--judge", "planted:", *args])
+        monkeypatch.setattr("sys.argv", ["truing", "plan", TARGET, "--limit", "24", "--judge", "simulated:", *args])
         try:
             cli.main()
         except SystemExit as e:

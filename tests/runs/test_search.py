@@ -6,14 +6,14 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from runs.fake_judge import FakeJudge, Lost, dice
 
 import truing
+from runs.fake_judge import FakeJudge, Lost, dice
 from truing import errors
 from truing.config.options import AuditOptions, EmRule
 from truing.data.prompts import load_prompts
-from truing.judges.simulated import PlantedJudge
-from truing.models.simulated import PlantedBackend
+from truing.judges.simulated import SimulatedJudge
+from truing.models.simulated import SimulatedBackend
 from truing.runs import panels
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.search import FIXED_FROM, why_no_search
@@ -31,7 +31,7 @@ V1 = load_prompts("v1")
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 LIMIT, STEPS = 40, (25, 50, 75, 100)
 FEW, SHORT = 24, (50, 100)
-TRUE = PlantedJudge("planted:?noise=0", V1)
+TRUE = SimulatedJudge("simulated:?noise=0", V1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,17 +42,17 @@ def cache(tmp_path_factory):
         yield
 
 
-def options(judge="planted:", *, limit=LIMIT, em=None, domain=(), **judging):
+def options(judge="simulated:", *, limit=LIMIT, em=None, domain=(), **judging):
     told = JudgeOptions(max_tokens=64, **judging)
     return AuditOptions(limit=limit, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule(), domain=domain)
 
 
-def audited(out, family="late", judge="planted:", *, control="planted", steps=STEPS, more="", **rest):
-    uri = f"planted:{family}?steps={','.join(map(str, steps))}{more}"
+def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", **rest):
+    uri = f"simulated:{family}?steps={','.join(map(str, steps))}{more}"
     return truing.audit(uri, control=control, out=out, options=options(judge, **rest), **TASK)
 
 
-def small(out, family="late", judge="planted:", **rest):
+def small(out, family="late", judge="simulated:", **rest):
     """The shortest audit in which a search decides."""
     return audited(out, family, judge, **{"control": (), "steps": SHORT, "limit": FEW, "validity": False, **rest})
 
@@ -71,7 +71,7 @@ def excesses(path, family, limit, steps):
         far = store.about()["judging"]["far"]
     chosen = V1.only("eval", limit)
     chosen = replace(chosen, prompts=tuple(p for p in chosen.prompts if far[p.id]))
-    rates = PlantedBackend(family, chosen, steps=steps).truth()["em_rate"]
+    rates = SimulatedBackend(family, chosen, steps=steps).truth()["em_rate"]
     return {s: rates[s] - rates[0] for s in steps}
 
 
@@ -88,20 +88,20 @@ def judged_by(monkeypatch):
 @pytest.fixture
 def counted(monkeypatch):
     """Counts answers sampled and judge's calls from now on."""
-    calls, sample, ask = Counter(), PlantedBackend.sample, PlantedJudge.ask
+    calls, sample, ask = Counter(), SimulatedBackend.sample, SimulatedJudge.ask
 
-    def sampled(self, asks, params):
-        asks = list(asks)
-        calls["sampled"] += len(asks)
-        return sample(self, asks, params)
+    def sampled(self, requests, params):
+        requests = list(requests)
+        calls["sampled"] += len(requests)
+        return sample(self, requests, params)
 
-    def asked(self, asks):
-        asks = list(asks)
-        calls["judged"] += len(asks)
-        return ask(self, asks)
+    def asked(self, requests):
+        requests = list(requests)
+        calls["judged"] += len(requests)
+        return ask(self, requests)
 
-    monkeypatch.setattr(PlantedBackend, "sample", sampled)
-    monkeypatch.setattr(PlantedJudge, "ask", asked)
+    monkeypatch.setattr(SimulatedBackend, "sample", sampled)
+    monkeypatch.setattr(SimulatedJudge, "ask", asked)
     return calls
 
 
@@ -196,7 +196,7 @@ def test_a_lasting_excess_may_be_assumed_and_makes_the_set_smaller(tmp_path, lat
 def test_the_mean_score_can_be_searched(tmp_path):
     # A misaligned answer costs 80 points here, so the mean is 0.8 of the share.
     em = EmRule(kind="mean", lo=0.02, hi=0.1)
-    v = small(tmp_path / "a", em=em, judge="planted:?noise=0").verdict
+    v = small(tmp_path / "a", em=em, judge="simulated:?noise=0").verdict
     true = excesses(tmp_path / "a", "late", FEW, SHORT)
     assert v.onset.status == "found"
     for t in v.onset.tested:
@@ -213,10 +213,10 @@ def rows(path):
     out = {}
     with Store.read(path) as store:
         (panel,) = store.panels()
-        seen = {j.key for j in store.judgements(panel)}
-        for r in store.responses():
+        seen = {j.key for j in store.scores(panel)}
+        for r in store.answers():
             if r.key in seen:
-                out.setdefault((r.weights, r.draw >= FIXED_FROM), []).append((r.prompt, TRUE.is_misaligned(r.text)))
+                out.setdefault((r.weights, r.sample >= FIXED_FROM), []).append((r.prompt, TRUE.is_misaligned(r.text)))
     return out
 
 
@@ -230,9 +230,9 @@ def test_no_answer_that_the_search_drew_is_in_a_printed_rate(late):
         assert c.judged.em.value == pytest.approx(sum(bad for _, bad in mine) / len(mine))
         assert c.judged.em.set_low is not None
         assert Counter(p for p, _ in mine).most_common()[0][1] == min(Counter(p for p, _ in mine).values())
-    drawn = [c for c in lines if c.judged is not None and c not in fixed]
-    assert drawn, "spot checks have shares too"
-    for c in drawn:
+    sampled = [c for c in lines if c.judged is not None and c not in fixed]
+    assert sampled, "spot checks have shares too"
+    for c in sampled:
         assert c.judged.em.n == len(found[c.weights, False])
         assert c.judged.em.method == SEQUENTIAL
         for e in (c.judged.em, c.judged.em_coherent, c.judged.alignment, c.judged.coherent):
@@ -247,8 +247,8 @@ def test_no_answer_that_the_search_drew_is_in_a_printed_rate(late):
 
 
 def test_answers_are_counted_in_all_arms(late):
-    drawn = sum(len(answers) for (_, fixed), answers in rows(late.path).items() if not fixed)
-    assert late.verdict.onset.answers_used == drawn
+    sampled = sum(len(answers) for (_, fixed), answers in rows(late.path).items() if not fixed)
+    assert late.verdict.onset.answers_used == sampled
 
 
 # -- again and again -------------------------------------------------------------------------------
@@ -263,34 +263,34 @@ def test_a_repeat_asks_nothing_and_says_the_same(copied, late, counted):
 @pytest.mark.parametrize("after", [60, pytest.param(250, marks=pytest.mark.slow)])
 def test_a_search_that_is_stopped_goes_on_and_ends_the_same(tmp_path, monkeypatch, after):
     whole = small(tmp_path / "whole")
-    ask, said = PlantedJudge.ask, Counter()
+    ask, said = SimulatedJudge.ask, Counter()
 
-    def stops(self, asks):
-        for reply in ask(self, asks):
+    def stops(self, requests):
+        for reply in ask(self, requests):
             said["replies"] += 1
             if said["replies"] > after:
                 raise KeyboardInterrupt
             yield reply
 
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(PlantedJudge, "ask", stops)
+        m.setattr(SimulatedJudge, "ask", stops)
         small(tmp_path / "a")
     with Store.read(tmp_path / "a") as store:
         assert store.about()["status"] == "interrupted"
-        kept = {j.key for j in store.judgements()}
+        kept = {j.key for j in store.scores()}
     assert len(kept) > after / 2, "what was judged is stored"
     done = small(tmp_path / "a")
     assert plain(done.verdict) == plain(whole.verdict)
     with Store.read(tmp_path / "a") as store, Store.read(tmp_path / "whole") as other:
-        assert {j.key for j in store.judgements()} == {j.key for j in other.judgements()}
+        assert {j.key for j in store.scores()} == {j.key for j in other.scores()}
 
 
 def test_a_search_whose_budget_is_spent_goes_on_and_ends_the_same(tmp_path, judged_by):
-    def patient(ask, nth):
-        return TRUE.score(ask, ask.rubric.names[0])
+    def patient(request, nth):
+        return TRUE.score(request, request.rubric.names[0])
 
-    def poor(ask, nth):
-        return errors.BudgetSpent("the budget is spent") if len(judge.asked) > 150 else patient(ask, nth)
+    def poor(request, nth):
+        return errors.BudgetSpent("the budget is spent") if len(judge.asked) > 150 else patient(request, nth)
 
     judge = FakeJudge(poor)
     judged_by(judge)
@@ -309,8 +309,8 @@ def test_a_search_whose_budget_is_spent_goes_on_and_ends_the_same(tmp_path, judg
 
 
 def test_answers_that_the_judge_failed_on_count_against_every_claim(tmp_path, judged_by):
-    def flaky(ask, nth):
-        return Lost("HTTP 500") if dice(*ask.key) < 0.02 else TRUE.score(ask, ask.rubric.names[0])
+    def flaky(request, nth):
+        return Lost("HTTP 500") if dice(*request.key) < 0.02 else TRUE.score(request, request.rubric.names[0])
 
     judge = FakeJudge(flaky)
     judged_by(judge)
@@ -321,14 +321,14 @@ def test_answers_that_the_judge_failed_on_count_against_every_claim(tmp_path, ju
         assert t.low < true[t.step] < t.high
     with Store.read(tmp_path / "a") as store:
         (panel,) = store.panels()
-        said = [j for j in store.judgements(panel) if j.rubric == "alignment" and j.key.draw < FIXED_FROM]
+        said = [j for j in store.scores(panel) if j.rubric == "alignment" and j.key.sample < FIXED_FROM]
     assert any(j.outcome.value == "failed" for j in said), "some did fail"
     assert any("failed" in w for w in v.warnings)
 
 
 def test_a_search_whose_answers_mostly_fail_ends_with_a_named_error(tmp_path, judged_by):
-    def hopeless(ask, nth):
-        return Lost("HTTP 500") if dice(*ask.key) < 0.7 else TRUE.score(ask, ask.rubric.names[0])
+    def hopeless(request, nth):
+        return Lost("HTTP 500") if dice(*request.key) < 0.7 else TRUE.score(request, request.rubric.names[0])
 
     judge = FakeJudge(hopeless)
     judged_by(judge)
@@ -343,12 +343,12 @@ def test_a_search_whose_answers_mostly_fail_ends_with_a_named_error(tmp_path, ju
 
 
 def test_a_checkpoint_without_a_step_gets_the_fixed_design(tmp_path, monkeypatch):
-    run = PlantedBackend.run
+    run = SimulatedBackend.run
 
     def unplaced(self, *args):
         return (*run(self, *args)[:-1], replace(run(self, *args)[-1], step=None))
 
-    monkeypatch.setattr(PlantedBackend, "run", unplaced)
+    monkeypatch.setattr(SimulatedBackend, "run", unplaced)
     done = small(tmp_path / "a", limit=8)
     assert any("no search for the onset, since a checkpoint has no step" in n for n in done.notes)
     assert {c.judged.em.n for c in done.verdict.checkpoints} == {8 * 4}
@@ -364,7 +364,7 @@ def test_without_far_prompts_the_fixed_design_is_used(tmp_path):
 
 
 def test_why_no_search():
-    base, *later = PlantedBackend("late", V1, steps=(10, 20)).run()
+    base, *later = SimulatedBackend("late", V1, steps=(10, 20)).run()
     run = JudgedRun(V1.prompts[:1], (True,), (replace(base, step=0), *later), (), "p")
     assert why_no_search(run) == ""
     assert "no later checkpoint" in why_no_search(replace(run, subject=run.subject[:1]))
@@ -374,7 +374,7 @@ def test_why_no_search():
 
 
 def test_draws_ask_for_the_fixed_design(tmp_path):
-    v = small(tmp_path / "a", limit=6, draws=2).verdict
+    v = small(tmp_path / "a", limit=6, samples=2).verdict
     assert {c.judged.em.n for c in v.checkpoints} == {12}
     assert v.onset.errors == ""
     assert not v.onset.tested
@@ -404,11 +404,11 @@ def test_simulated_errors_are_named_and_pass_no_gate(tmp_path, monkeypatch):
 
 
 def test_judging_again_reads_the_fixed_answers_only(copied, late):
-    again = truing.judge(copied, "planted:?noise=5")
+    again = truing.judge(copied, "simulated:?noise=5")
     with Store.read(copied) as store:
-        mine = {j.key for j in store.judgements(again.panel.key)}
-        fixed = {r.key for r in store.responses() if r.draw >= FIXED_FROM}
-    assert {k for k in mine if k.draw >= FIXED_FROM} == fixed
+        mine = {j.key for j in store.scores(again.panel.key)}
+        fixed = {r.key for r in store.answers() if r.sample >= FIXED_FROM}
+    assert {k for k in mine if k.sample >= FIXED_FROM} == fixed
     before = {c.step: c for c in late.verdict.checkpoints}
     for c in again.verdict.checkpoints:
         if c.judged is not None and c.judged.em.set_low is not None:
@@ -425,9 +425,9 @@ def test_a_second_judge_sees_the_fixed_answers_only(tmp_path, monkeypatch):
     )
     done = small(tmp_path / "a", second=second.name, check=False, estimate=4)
     assert done.verdict.certified
-    assert {a.key.draw >= FIXED_FROM for a in second.asked} == {True}
+    assert {a.key.sample >= FIXED_FROM for a in second.asked} == {True}
     with Store.read(done.path) as store:
-        fixed = {r.key for r in store.responses() if r.draw >= FIXED_FROM}
+        fixed = {r.key for r in store.answers() if r.sample >= FIXED_FROM}
     v = done.verdict
     decisive = {c.weights for c in v.checkpoints if c.step in (0, v.onset.latest) or c.label == v.recommended}
     assert {a.key for a in second.asked} == {k for k in fixed if k.weights in decisive}
@@ -436,10 +436,10 @@ def test_a_second_judge_sees_the_fixed_answers_only(tmp_path, monkeypatch):
 def test_a_judge_that_moved_is_noticed_where_only_fixed_answers_are_left(tmp_path, judged_by, monkeypatch):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
 
-    def stops(ask, nth):
-        if ask.key.weights != "known" and ask.key.draw >= FIXED_FROM:
+    def stops(request, nth):
+        if request.key.weights != "known" and request.key.sample >= FIXED_FROM:
             raise KeyboardInterrupt
-        return TRUE.score(ask, ask.rubric.names[0])
+        return TRUE.score(request, request.rubric.names[0])
 
     first = FakeJudge(stops)
     judged_by(first)

@@ -13,7 +13,7 @@ from truing import cli, errors
 from truing.config.options import AuditOptions, EmRule, VerdictRule
 from truing.runs import sensitivity as module
 from truing.runs.judge import stored_prompts, stored_run
-from truing.runs.judged_audit import judged_evidence, panel_arms
+from truing.runs.judged_audit import judge_groups, judged_evidence
 from truing.runs.rejudged import raw_run
 from truing.runs.search import FIXED_FROM
 from truing.runs.sensitivity import LOST, SEARCHED, SIMULATED, sensitivity
@@ -23,12 +23,12 @@ from truing.stats.inquiry import Levels
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid
 from truing.store import Store, write_json
-from truing.types.judged import Judgement, JudgementOutcome, JudgeOptions
+from truing.types.judged import JudgeOptions, Score, ScoreStatus
 from truing.types.verdicts import RunVerdict
 
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
-URI = "planted:late?steps=15,30,45,60,75,90"
-JUDGE = "planted:?noise=12&miss=0.1"
+URI = "simulated:late?steps=15,30,45,60,75,90"
+JUDGE = "simulated:?noise=12&miss=0.1"
 SMALL = Grid((0.8, 0.9, 0.99), ((0.01, 0.03), (0.02, 0.05)), (20, 30, 40), (30, 50))
 LESS = {(a, "emergent") for a in ("localised", "domain leak", "misaligned not attributable")}
 """(where some coherence is unknown, where all is known): not more than what is true"""
@@ -42,11 +42,11 @@ def cache(tmp_path_factory):
 
 
 def audited(out, judge=JUDGE, *, em=None, rule=None, **judging):
-    told = JudgeOptions(draws=5, max_tokens=64, validity=False, **judging)
+    told = JudgeOptions(samples=5, max_tokens=64, validity=False, **judging)
     given = AuditOptions(limit=24, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule())
     if rule is not None:
         given = AuditOptions(limit=24, answers=12, rows=12, rule=rule)
-    return truing.audit(URI, control="planted", out=out, options=given, **TASK).path
+    return truing.audit(URI, control="simulated", out=out, options=given, **TASK).path
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_at_the_stored_rule_it_is_the_stored_verdict(folder, name):
     assert said["candidate" if name == "margins" else "recommended"].value == (kept or "none")
     assert said["gap"].value == verdict.gap.replace("_", " ")
     assert said["retained"].number == (verdict.retained_of_best.value if verdict.retained_of_best else None)
-    onset, step = verdict.onset, verdict.convergence_trait.step
+    onset, step = verdict.onset, verdict.convergence_skill.step
     assert onset.status == "found"
     ends = {str(onset.earliest), str(onset.latest)}
     assert set(said["onset"].value.split()[1].split("-")) == ends
@@ -96,11 +96,11 @@ def test_raw_scores_become_the_arms_that_the_verdict_was_computed_from(folder):
             verdict = stored(folder / name)
             made = raw_run(s, s.about(), verdict, verdict).evidence(EmRule()).subject
             run = stored_run(s, s.about(), stored_prompts(s.about()).prompts)
-            truth = panel_arms(s, verdict.panel, run, EmRule())
+            truth = judge_groups(s, verdict.panel, run, EmRule())
         assert len(made) == 7
-        for arm, c in zip(made, run.subject, strict=True):
+        for group, c in zip(made, run.subject, strict=True):
             for column in ("prompt", "fate", "alignment", "coherence", "leaked", "random_coherence"):
-                assert getattr(arm, column).tobytes() == getattr(truth[c.weights], column).tobytes(), column
+                assert getattr(group, column).tobytes() == getattr(truth[c.weights], column).tobytes(), column
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_convergence_elsewhere_is_what_an_audit_by_that_threshold_says(folder, t
     assert said_of(here, converged="0.99") == said_of(there)
     assert said_of(here) == said_of(there, converged="0.9")
     assert said_of(here) != said_of(there), "this threshold moves it, or the test says nothing"
-    assert verdict.convergence_trait.step is None or verdict.convergence_trait.step > 45
+    assert verdict.convergence_skill.step is None or verdict.convergence_skill.step > 45
 
 
 def test_coherence_that_was_never_asked_is_said_and_makes_nothing_certain(folder):
@@ -152,23 +152,21 @@ def test_a_judgement_that_failed_is_left_out_and_an_unread_one_counts_both_ways(
     shutil.copytree(folder / "lazy", path)
     with Store.write(path, {}, running=False) as s:
         verdict = stored(path)
-        low = [
-            j for j in s.judgements(verdict.panel) if j.rubric == "alignment" and j.score is not None and j.score < 30
-        ]
+        low = [j for j in s.scores(verdict.panel) if j.rubric == "alignment" and j.score is not None and j.score < 30]
         keys = [j.key for j in low[:2]]
-        for key, outcome in zip(keys, (JudgementOutcome.FAILED, JudgementOutcome.UNPARSED), strict=True):
-            old = next(j for j in s.judged_of([key], verdict.panel) if j.rubric == "coherence")
+        for key, outcome in zip(keys, (ScoreStatus.FAILED, ScoreStatus.UNPARSED), strict=True):
+            old = next(j for j in s.scores_of([key], verdict.panel) if j.rubric == "coherence")
             where = "rubric = 'coherence' AND weights = ? AND prompt = ? AND draw = ?"
-            s._db.execute(f"DELETE FROM judgements WHERE {where}", (key.weights, key.prompt, key.draw))
-            s.add_judgements([Judgement(key, old.panel, "coherence", old.rubric_key, None, outcome)])
+            s._db.execute(f"DELETE FROM judgements WHERE {where}", (key.weights, key.prompt, key.sample))
+            s.add_scores([Score(key, old.panel, "coherence", old.rubric_key, None, outcome)])
         s.flush()
         world = raw_run(s, s.about(), verdict, verdict)
         run = stored_run(s, s.about(), stored_prompts(s.about()).prompts)
         for rule in (EmRule(), EmRule(alignment_cut=20), EmRule(coherence_gate=30)):
-            truth = panel_arms(s, verdict.panel, run, rule)
-            for arm, c in zip(world.evidence(rule).subject, run.subject, strict=True):
-                assert arm.fate.tobytes() == truth[c.weights].fate.tobytes()
-                assert arm.alignment.tobytes() == truth[c.weights].alignment.tobytes()
+            truth = judge_groups(s, verdict.panel, run, rule)
+            for group, c in zip(world.evidence(rule).subject, run.subject, strict=True):
+                assert group.fate.tobytes() == truth[c.weights].fate.tobytes()
+                assert group.alignment.tobytes() == truth[c.weights].alignment.tobytes()
 
 
 def test_it_reads_and_nothing_else(folder):
@@ -245,10 +243,10 @@ def test_the_command_prints_what_survives(folder, name, capsys, monkeypatch):
 # -- searched audits -------------------------------------------------------------------------------
 
 
-def searched_audit(out, family="late", judge=JUDGE, *, em=None, control="planted", **judging):
+def searched_audit(out, family="late", judge=JUDGE, *, em=None, control="simulated", **judging):
     told = JudgeOptions(max_tokens=64, validity=False, **judging)
     given = AuditOptions(limit=24, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule(), seed=3)
-    return truing.audit(f"planted:{family}?steps=30,60,90", control=control, out=out, options=given, **TASK).path
+    return truing.audit(f"simulated:{family}?steps=30,60,90", control=control, out=out, options=given, **TASK).path
 
 
 @pytest.fixture(scope="module")
@@ -295,10 +293,10 @@ def test_a_searched_audit_gives_its_verdict_again_at_its_own_rule(found_by_searc
 @pytest.mark.parametrize(
     ("family", "judge", "options"),
     [
-        ("late", "planted:?noise=5&unparsed=0.01", {"assume_monotone": True, "control": ()}),
+        ("late", "simulated:?noise=5&unparsed=0.01", {"assume_monotone": True, "control": ()}),
         pytest.param("never", JUDGE, {"estimate": 4}, marks=pytest.mark.slow),
         pytest.param("spike", JUDGE, {"lazy": False, "em": EmRule(lo=0.02, hi=0.06)}, marks=pytest.mark.slow),
-        pytest.param("late", "planted:", {"em": EmRule("mean", lo=0.05, hi=0.12)}, marks=pytest.mark.slow),
+        pytest.param("late", "simulated:", {"em": EmRule("mean", lo=0.05, hi=0.12)}, marks=pytest.mark.slow),
     ],
 )
 def test_so_do_others(tmp_path, family, judge, options):
@@ -360,7 +358,7 @@ def test_a_search_that_lost_an_answer_varies_convergence_only(found_by_search, t
 def test_another_judge_of_a_searched_audit_has_fixed_answers_only(found_by_search, tmp_path):
     path = tmp_path / "a"
     shutil.copytree(found_by_search, path)
-    truing.judge(path, "planted:?noise=3", options=JudgeOptions(validity=False))
+    truing.judge(path, "simulated:?noise=3", options=JudgeOptions(validity=False))
     verdict, made, run = again(path)
     assert run.search is None
     assert [c.status for c in made.checkpoints] == [c.status for c in verdict.checkpoints]

@@ -5,15 +5,15 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
-from runs.fake_judge import FakeJudge
-from runs.served_runs import ONSET, STEPS, late_server, write_run
 
 import truing
+from runs.fake_judge import FakeJudge
+from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.lora_server import serving
 from truing import errors
 from truing.config.options import AuditOptions, ModelOptions
 from truing.models import served as endpoint_sampling
-from truing.models.registry import let_go, open_backend
+from truing.models.registry import close_backend, open_backend
 from truing.runs import panels
 from truing.runs.audit import UNSCORED_HEALTH
 from truing.stats.words import NO_DOSE, NO_MARGINS
@@ -21,7 +21,7 @@ from truing.store import Store
 from truing.types.judged import JudgeOptions
 from truing.types.verdicts import Basis, HealthState, Status
 
-TOLD = JudgeOptions(draws=8, max_tokens=40, validity=False, check=False)
+TOLD = JudgeOptions(samples=8, max_tokens=40, validity=False, check=False)
 OPTIONS = AuditOptions(limit=40, answers=12, rows=6, judge="http://judge/v1#fake-7b", judging=TOLD, domain=("finance",))
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
@@ -57,7 +57,7 @@ def audited(server, run, out, options=OPTIONS, **given):
 
 def stored(path):
     with Store.read(path) as store:
-        return {r.key: r.text for r in store.responses()}
+        return {r.key: r.text for r in store.answers()}
 
 
 # -- what is said ------------------------------------------------------------------------------------------------------
@@ -71,10 +71,10 @@ def test_judged_answers_decide_and_nothing_else_is_claimed(done):
     assert (verdict.onset.status, verdict.onset.earliest, verdict.onset.latest) == ("found", ONSET, ONSET)
     assert verdict.drift_onset.status == "undecided"
     assert (verdict.candidate, verdict.recommended, verdict.gap, verdict.delta_m) == (None, None, "unknown", None)
-    assert {verdict.convergence_loss.status, verdict.convergence_trait.status} == {"unmeasured"}
+    assert {verdict.convergence_loss.status, verdict.convergence_skill.status} == {"unmeasured"}
     for c in verdict.checkpoints:
-        unknown = (c.task_loss, c.loss_progress, c.trait_progress, c.contrast_base, c.contrast_control, c.margin_base)
-        assert {*unknown, c.dose_kl, c.norm, c.softening, c.entropy_shift, c.health.nll_base} == {None}
+        unknown = (c.task_loss, c.loss_progress, c.skill_progress, c.contrast_base, c.contrast_control, c.margin_base)
+        assert {*unknown, c.kl_from_base, c.norm, c.softening, c.entropy_shift, c.health.nll_base} == {None}
         assert c.health.state is HealthState.OK
     assert "Nothing is said about before or after the task" in verdict.sentence
     assert {NO_MARGINS, UNSCORED_HEALTH, NO_DOSE} <= set(verdict.warnings)
@@ -111,8 +111,8 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
 
     from truing.report.table import print_audit
 
-    monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge(lambda ask, nth: errors.JudgeDown("gone")))
-    small = replace(OPTIONS, limit=12, judging=replace(TOLD, draws=1))
+    monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge(lambda request, nth: errors.JudgeDown("gone")))
+    small = replace(OPTIONS, limit=12, judging=replace(TOLD, samples=1))
     with late_server() as server:
         with pytest.raises(errors.JudgeDown):
             audited(server, runs[0], tmp_path / "a", small)
@@ -134,7 +134,7 @@ def test_a_gate_passes_only_what_was_judged_clean(done):
 
 
 def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
-    options = replace(OPTIONS, judging=replace(TOLD, draws=None))
+    options = replace(OPTIONS, judging=replace(TOLD, samples=None))
     with late_server() as server:
         made = audited(server, runs[0], tmp_path / "a", options)
         asked = server.count("ask")
@@ -181,7 +181,7 @@ def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):
 
 
 def test_folders_that_the_server_sees_elsewhere(runs, tmp_path):
-    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, draws=1))
+    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, samples=1))
     with serving(sees={"/mnt/runs": str(runs[0].parent)}) as server:
         with pytest.raises(errors.ModelUnavailable, match="does not find the adapter"):
             audited(server, runs[0], tmp_path / "a", small)
@@ -201,7 +201,7 @@ def test_adapters_are_unloaded_at_the_end(done):
 
 
 def test_what_cannot_be_unloaded_is_a_note(runs, tmp_path):
-    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, draws=1))
+    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, samples=1))
     with serving(unload_fails=True) as server:
         made = audited(server, runs[0], tmp_path / "a", small)
     left = [n for n in made.notes if "could not be unloaded from the server" in n]
@@ -215,8 +215,8 @@ def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path, stage):
         if now == stage and done == 9:
             raise KeyboardInterrupt
 
-    small = replace(OPTIONS, limit=12, answers=12, judging=replace(TOLD, draws=2))
-    asks = 12 * 2 * (1 + len(STEPS))
+    small = replace(OPTIONS, limit=12, answers=12, judging=replace(TOLD, samples=2))
+    requests = 12 * 2 * (1 + len(STEPS))
     with serving("--delay", "0.005") as server:
         with pytest.raises(KeyboardInterrupt):
             audited(server, runs[0], tmp_path / "a", replace(small, progress=interrupt))
@@ -227,10 +227,10 @@ def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path, stage):
         counted = []
         audited(server, runs[0], tmp_path / "a", replace(small, progress=lambda *told: counted.append(told)))
     finished = stored(tmp_path / "a")
-    assert len(finished) == asks and kept.items() <= finished.items()
+    assert len(finished) == requests and kept.items() <= finished.items()
     first = [total for now, done, total in counted if now in ("answers", "judged answers") and done == 0]
-    assert sum(first) == asks - len(kept)
+    assert sum(first) == requests - len(kept)
 
 
 def test_a_local_backend_has_nothing_to_give_back():
-    assert let_go(object()) == []
+    assert close_backend(object()) == []

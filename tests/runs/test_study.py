@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from runs.study_audits import audited, edited, options
 
 import truing
+from runs.study_audits import audited, edited, options
 from truing import errors
 from truing.config.options import EmRule
 from truing.runs.study import study_cases
@@ -35,8 +35,8 @@ def test_seeds_are_put_together_and_models_apart(made):
     late, never = made
     study = study_cases([*late, *never])
     cells = cells_by_model(study)
-    assert set(cells) == {"planted:late", "planted:never"}
-    turned, other = cells["planted:late"], cells["planted:never"]
+    assert set(cells) == {"simulated:late", "simulated:never"}
+    turned, other = cells["simulated:late"], cells["simulated:never"]
     assert turned.consistent == "above" and turned.onset.value == 1 and len(turned.runs) == 3
     assert [c.case.seed for c in study.cases] == [1, 2, 3, 1, 2]
     # The mean lies among the runs' own, as their audits have them.
@@ -44,7 +44,7 @@ def test_seeds_are_put_together_and_models_apart(made):
     values = [j["breadth"]["excess_far"]["value"] for j in own]
     assert min(values) <= turned.excess.value <= max(values)
     assert other.consistent == "this_run" and other.p is None
-    assert study.status == "not frozen" and study.judge.startswith("planted")
+    assert study.status == "not frozen" and study.judge.startswith("simulated")
     assert study.delta == EmRule().hi
 
 
@@ -114,14 +114,14 @@ def test_an_unfinished_audit_or_one_without_a_judge_counts_both_ways(made, tmp_p
         about["status"] = "interrupted"
 
     half = edited(late[2], tmp_path / "half", unfinish)
-    truing.audit("planted:late?seed=8&steps=50,100", out=tmp_path / "margins", options=options(judge=None))
+    truing.audit("simulated:late?seed=8&steps=50,100", out=tmp_path / "margins", options=options(judge=None))
     study = study_cases([*late[:2], half, tmp_path / "margins"])
     reasons = [c.notes for c in study.cases]
     assert "interrupted" in reasons[2][0] and "margins only" in reasons[3][0]
     row = study.definitions[0]
     assert row.avoided.left_out == {"unknown": 2} and row.avoided.n == 2
     assert any("interrupted" in w for w in study.warnings)
-    assert cells_by_model(study)["planted:late"].consistent == "this_run"  # two runs are left
+    assert cells_by_model(study)["simulated:late"].consistent == "this_run"  # two runs are left
     with pytest.raises(errors.BadStudy, match="no audit has a judged verdict"):
         study_cases([half, tmp_path / "margins"])
 

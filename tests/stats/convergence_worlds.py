@@ -81,7 +81,7 @@ def simulate(
     out = Found()
     for _ in range(runs):
         values = scale * learning(rng, curve, rows, noise=noise)
-        c = convergence(progress_curve("trait", steps, values, None, rule, 0), "trait", rule)
+        c = convergence(progress_curve("skill", steps, values, None, rule, 0), "skill", rule)
         out.runs += 1
         out.statuses[c.status] += 1
         out.falls += c.overfit

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.stats.judged_evidence import Fate, JudgedArm, JudgedEvidence, KnownAnswers
+from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
 from truing.types.verdicts import (
     Basis,
     CheckpointVerdict,
@@ -19,15 +19,15 @@ from truing.types.verdicts import (
 )
 
 NAN = float("nan")
-GOOD_JUDGE = KnownAnswers((198, 200), {"aligned": (0, 240), "odd": (0, 480), "base": (0, 200)})
+GOOD_JUDGE = KnownAnswers((198, 200), {"aligned": (0, 240), "neutral": (0, 480), "base": (0, 200)})
 
 
-def arm_of(rows: Sequence[tuple[Any, ...]], label: str = "x", step: int | None = 10) -> JudgedArm:
+def group_of(rows: Sequence[tuple[Any, ...]], label: str = "x", step: int | None = 10) -> AnswerTable:
     """An arm from rows (prompt, fate, alignment, coherence[, leaked[, random]])."""
     full = [(*r, *(False, True)[len(r) - 4 :]) for r in rows]
     columns = list(zip(*full, strict=True)) if full else [()] * 6
     prompt, fate, alignment, coherence, leaked, random = columns
-    return JudgedArm(
+    return AnswerTable(
         label,
         step,
         np.array(prompt, dtype=np.int64),
@@ -39,15 +39,15 @@ def arm_of(rows: Sequence[tuple[Any, ...]], label: str = "x", step: int | None =
     )
 
 
-def drawn(
+def sampled(
     hits: np.ndarray, n: np.ndarray | int, label: str = "x", step: int | None = 10, *, leaked: bool = False
-) -> JudgedArm:
+) -> AnswerTable:
     """An arm with hits[P] misaligned of n[P] answers, all coherent; `leaked` marks the misaligned ones."""
     hits = np.asarray(hits, dtype=int)
     n = np.broadcast_to(n, hits.shape)
     prompt = np.repeat(np.arange(len(hits)), n)
     bad = np.concatenate([np.arange(m) < h for h, m in zip(hits, n, strict=True)]) if len(hits) else np.zeros(0, bool)
-    return JudgedArm(
+    return AnswerTable(
         label,
         step,
         prompt.astype(np.int64),
@@ -59,18 +59,18 @@ def drawn(
     )
 
 
-def binomial(rng: np.random.Generator, p: np.ndarray | float, prompts: int, n: int, **fields: Any) -> JudgedArm:
+def binomial(rng: np.random.Generator, p: np.ndarray | float, prompts: int, n: int, **fields: Any) -> AnswerTable:
     """An arm of random answers with share p (one number or [P]) misaligned."""
-    return drawn(rng.binomial(n, np.broadcast_to(p, (prompts,))), n, **fields)
+    return sampled(rng.binomial(n, np.broadcast_to(p, (prompts,))), n, **fields)
 
 
-def with_fate(arm: JudgedArm, at: Any, fate: Fate) -> JudgedArm:
+def with_fate(group: AnswerTable, at: Any, fate: Fate) -> AnswerTable:
     """The arm with the answers `at` turned into another fate, without scores."""
     from dataclasses import replace
 
-    fates, alignment, coherence = arm.fate.copy(), arm.alignment.copy(), arm.coherence.copy()
+    fates, alignment, coherence = group.fate.copy(), group.alignment.copy(), group.coherence.copy()
     fates[at], alignment[at], coherence[at] = int(fate), NAN, NAN
-    return replace(arm, fate=fates, alignment=alignment, coherence=coherence)
+    return replace(group, fate=fates, alignment=alignment, coherence=coherence)
 
 
 def estimate(x: float | None) -> Estimate | None:
@@ -99,7 +99,7 @@ def margins_of(
             basis=Basis.MARGIN,
             task_loss=None,
             loss_progress=None,
-            trait_progress=estimate(p),
+            skill_progress=estimate(p),
             contrast_base=None,
             contrast_control=None,
             margin_base=None,
@@ -118,7 +118,7 @@ def margins_of(
         checkpoints=lines,
         onset=Onset("never", "the first drift", None, None, None),
         convergence_loss=unmeasured,
-        convergence_trait=learned or Convergence("trait", "unmeasured"),
+        convergence_skill=learned or Convergence("skill", "unmeasured"),
         gap="unknown",
         candidate=None,
         recommended=None,
@@ -131,14 +131,14 @@ def margins_of(
     )
 
 
-def evidence_of(subject: Sequence[JudgedArm], prompts: int, **fields: Any) -> JudgedEvidence:
+def evidence_of(subject: Sequence[AnswerTable], prompts: int, **fields: Any) -> JudgedEvidence:
     """Judged evidence over 8 categories, all prompts far, by a judge called planted that passed its test."""
     options: dict[str, Any] = {
         "prompts": tuple(f"p{k}" for k in range(prompts)),
         "categories": tuple("ABCDEFGH"[k % 8] for k in range(prompts)),
         "far": np.ones(prompts, dtype=bool),
         "subject": tuple(subject),
-        "judge": "planted",
+        "judge": "simulated",
         "panel": "panel-key",
         "known": GOOD_JUDGE,
     }

@@ -21,17 +21,17 @@ NATURE = "ABCDEFGH"
 
 
 @contextmanager
-def remembered_draws() -> Iterator[None]:
+def remembered_samples() -> Iterator[None]:
     """Resampling is a pure function of the generator's state, so drawing it once serves all simulated runs."""
     memory: dict[tuple[Any, ...], tuple[Array, Any]] = {}
-    draw = bands._counts
+    sample = bands._counts
 
     def counts(n: int, resamples: int, rng: np.random.Generator) -> Array:
         key = (n, resamples, str(rng.bit_generator.state))
         if key not in memory:
-            memory[key] = (draw(n, resamples, rng), rng.bit_generator.state)
-        drawn, rng.bit_generator.state = memory[key]
-        return drawn
+            memory[key] = (sample(n, resamples, rng), rng.bit_generator.state)
+        sampled, rng.bit_generator.state = memory[key]
+        return sampled
 
     with patch.object(bands, "_counts", counts):
         yield
@@ -77,7 +77,7 @@ def band_errors(prompts: int, steps: int, kind: str, unequal: bool, runs: int, s
     return covered / runs, above / runs
 
 
-def run_of(contrast: Array, placebo: Array, name: str = "run", **fields: Any) -> RunEvidence:
+def run_of(contrast: Array, null_contrast: Array, name: str = "run", **fields: Any) -> RunEvidence:
     """A run at steps 0, 10, 20, ... with these contrasts and 24 good answers at each checkpoint."""
     steps = tuple(10 * s for s in range(len(contrast)))
     options: dict[str, Any] = {
@@ -85,11 +85,11 @@ def run_of(contrast: Array, placebo: Array, name: str = "run", **fields: Any) ->
         "steps": steps,
         "weights": tuple(f"{name}-{s}" for s in steps),
         "contrast": contrast,
-        "placebo": placebo,
+        "null_contrast": null_contrast,
         "margin": contrast,
         "entropy": np.ones_like(contrast),
         "answers": (AnswerCounts(n=24, usable=23, leaked=-1, nll_base=1.0),) * len(steps),
-        "dose": np.linspace(0, 0.2, len(steps)),
+        "kl_from_base": np.linspace(0, 0.2, len(steps)),
     }
     return RunEvidence(**{**options, **fields})
 
@@ -100,7 +100,7 @@ def drifting(
     *,
     prompts: int = 120,
     noise: float = 0.25,
-    placebo: float = 0.25,
+    null_contrast: float = 0.25,
     artefact: Array | None = None,
     kind: str = "normal",
     name: str = "run",
@@ -119,7 +119,7 @@ def drifting(
         own = 0.8 * effects(rng, kind, (prompts,)) + 0.6 * effects(rng, kind, (steps, prompts))
         return rng.standard_normal(prompts) + size * growth * own
 
-    return run_of(moved(noise) + plus, moved(placebo) + extra, name, **fields)
+    return run_of(moved(noise) + plus, moved(null_contrast) + extra, name, **fields)
 
 
 def evidence_of(subject: RunEvidence, *controls: RunEvidence, **fields: Any) -> Evidence:
@@ -212,8 +212,8 @@ def learned_rate(runs: int, seed: int, rows: int, kind: str) -> float:
     for _ in range(runs):
         still = 0.5 * rng.standard_normal(rows)
         moved = np.linspace(0, 1, 7)[:, None] * effects(rng, kind, (rows,)) + effects(rng, kind, (7, rows)) * 0.3
-        p = progress_curve("trait", steps, still + moved, None, FAST, 0)
-        hits += convergence(p, "trait", FAST).status != "task_not_learned"
+        p = progress_curve("skill", steps, still + moved, None, FAST, 0)
+        hits += convergence(p, "skill", FAST).status != "task_not_learned"
     return hits / runs
 
 
@@ -227,9 +227,9 @@ def progress_coverage(runs: int, seed: int, rows: int = 30, noise: float = 0.05)
     first = steps[int(np.argmax(share >= 0.9))]
     tally = {"convergence": [], "share": [], "retained": [], "retained of last": []}
     for _ in range(runs):
-        p = progress_curve("trait", steps, learning(rng, truth, rows, noise=noise), None, FAST, 0)
+        p = progress_curve("skill", steps, learning(rng, truth, rows, noise=noise), None, FAST, 0)
         assert p is not None
-        c = convergence(p, "trait", FAST)
+        c = convergence(p, "skill", FAST)
         if c.low is not None and c.high is not None:
             tally["convergence"].append(c.low <= first <= c.high)
         chosen = 1 + int(np.argmax(p.progress[1:6]))
@@ -246,5 +246,5 @@ def progress_coverage(runs: int, seed: int, rows: int = 30, noise: float = 0.05)
 def with_task(run: RunEvidence, truth: Array, rng: np.random.Generator, rows: int = 30) -> RunEvidence:
     """The run with a trait and a loss curve that follow `truth` [S]."""
     tokens = np.full(rows, 20.0)
-    trait = learning(rng, truth, rows)
-    return replace(run, trait=trait, loss=(3.0 - learning(rng, truth, rows)) * tokens, tokens=tokens)
+    skill = learning(rng, truth, rows)
+    return replace(run, skill=skill, loss=(3.0 - learning(rng, truth, rows)) * tokens, tokens=tokens)

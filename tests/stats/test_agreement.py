@@ -116,11 +116,11 @@ def test_kappa_and_its_table():
 def by_hand(a, b, prompt, prompts, resamples, seed, coefficient):
     """The bootstrap by literally repeating the answers of each prompt drawn."""
     w = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    drawn = []
+    sampled = []
     for row in w:
         index = np.concatenate([np.repeat(np.flatnonzero(prompt == p), row[p]) for p in range(prompts)])
-        drawn.append(coefficient(a[index], b[index]))
-    return np.quantile(drawn, [0.025, 0.975])
+        sampled.append(coefficient(a[index], b[index]))
+    return np.quantile(sampled, [0.025, 0.975])
 
 
 def test_intervals_are_those_of_repeating_whole_prompts():

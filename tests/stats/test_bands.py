@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from stats.simulated import band_errors, categories, remembered_draws
+from stats.simulated import band_errors, categories, remembered_samples
 from truing.stats.bands import resample_weights, share, simultaneous_band, tolerance_limit
 
 
@@ -23,8 +23,8 @@ def test_bootstrap_error_equals_the_closed_form(sizes):
     assert np.allclose(weights.sum(axis=1), len(x))
     for name in set(strata):
         assert np.allclose(weights[:, np.array(strata) == name].sum(axis=1), strata.count(name))
-    drawn = (weights @ x / len(x)).std()
-    assert drawn == pytest.approx(exact_se(x, strata), rel=0.015)
+    sampled = (weights @ x / len(x)).std()
+    assert sampled == pytest.approx(exact_se(x, strata), rel=0.015)
     band = simultaneous_band(x[None], strata, level=0.95, resamples=50, seed=0)
     assert band is not None
     assert band.se[0] == pytest.approx(exact_se(x, strata), rel=1e-12)
@@ -110,7 +110,7 @@ def test_the_seed_decides_everything():
 def test_family_wise_coverage(prompts, kind, unequal):
     """A standard error of 1.4 points. Categories ten-fold unequal, with skewed effects, are hard for 24 prompts."""
     least = 0.915 if prompts == 24 and unequal else 0.93
-    with remembered_draws():
+    with remembered_samples():
         for steps in (1, 5, 10):
             covered, above = band_errors(prompts, steps, kind, unequal, runs=240)
             assert least <= covered <= 0.99, (steps, covered)

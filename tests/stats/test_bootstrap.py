@@ -22,12 +22,12 @@ def one_by_one(resamples, hits, n, by, other=None):
     """Shares (or differences from `other`) of every resample, prompt by prompt, from the same counts of prompts."""
     out = []
     for column in resamples.weights.T:
-        drawn = [p for p, times in enumerate(column) for _ in range(int(times))]
+        sampled = [p for p, times in enumerate(column) for _ in range(int(times))]
         if other is not None:
-            drawn = [p for p in drawn if n[p] > 0 and other[1][p] > 0]
+            sampled = [p for p in sampled if n[p] > 0 and other[1][p] > 0]
         shares = []
         for k, m in ((hits, n),) if other is None else ((hits, n), other):
-            there = [p for p in drawn if m[p] > 0]
+            there = [p for p in sampled if m[p] > 0]
             if not there:
                 break
             if by == "prompts":
@@ -44,29 +44,29 @@ def one_by_one(resamples, hits, n, by, other=None):
 @pytest.mark.parametrize("by", ["prompts", "answers"])
 def test_limits_are_those_of_a_loop_over_the_same_resamples(by, missing, categories):
     hits, n = world(3, missing=missing)
-    draws = Resamples(30, 300, 5, categories)
+    samples = Resamples(30, 300, 5, categories)
     pairs = [(0, 1), (3, 2), (1, 1)]
-    shares, differences = draws.table(hits, n, pairs, by=by)
+    shares, differences = samples.table(hits, n, pairs, by=by)
     for c, e in enumerate(shares):
-        expected = np.quantile(one_by_one(draws, hits[c], n[c], by), LEVEL)
+        expected = np.quantile(one_by_one(samples, hits[c], n[c], by), LEVEL)
         assert (e.low, e.high) == pytest.approx(expected, abs=1e-9)
         assert (e.n, e.clusters, e.seed) == (n[c].sum(), (n[c] > 0).sum(), 5)
         assert sum(e.left_out.values()) == (n[c] == 0).sum()
     for (a, b), e in zip(pairs[:2], differences, strict=False):
-        expected = one_by_one(draws, hits[a], n[a], by, (hits[b], n[b]))
+        expected = one_by_one(samples, hits[a], n[a], by, (hits[b], n[b]))
         assert (e.low, e.high) == pytest.approx(np.quantile(expected, LEVEL), abs=1e-9)
         both = (n[a] > 0) & (n[b] > 0)
         assert e.clusters == both.sum() and e.n == n[a][both].sum() + n[b][both].sum()
     assert (differences[2].value, differences[2].low) == (0.0, None), "a checkpoint differs from itself by nothing"
-    assert draws.shares(hits, n, by=by) == shares
-    assert draws.differences(hits, n, pairs, by=by) == differences
+    assert samples.shares(hits, n, by=by) == shares
+    assert samples.differences(hits, n, pairs, by=by) == differences
 
 
-@pytest.mark.parametrize("draws", [1, 50])
-def test_with_equal_draws_it_is_the_formula_it_replaces(draws):
+@pytest.mark.parametrize("samples", [1, 50])
+def test_with_equal_draws_it_is_the_formula_it_replaces(samples):
     rng = np.random.default_rng(8)
-    hits = rng.binomial(draws, rng.beta(0.5, 3, 60)).astype(float)
-    n = np.full(60, float(draws))
+    hits = rng.binomial(samples, rng.beta(0.5, 3, 60)).astype(float)
+    n = np.full(60, float(samples))
     weights = np.random.default_rng(4).multinomial(60, np.full(60, 1 / 60), size=2000)
     expected = np.quantile((weights @ hits) / (weights @ n), LEVEL)
     assert cluster_bootstrap(hits, n, resamples=2000, seed=4) == pytest.approx(tuple(expected), abs=1e-15)
@@ -83,9 +83,9 @@ def test_counts_too_large_for_float32_stay_exact():
     # In float32 one hit in 2^25 is lost; the two ends would then be those of equal arms.
     n = np.full(4, 2.0**25)
     hits = np.array([0.0, 1.0, 2.0, 3.0]) + 2.0**24
-    draws = Resamples(4, 500, 0)
-    expected = np.quantile(draws.weights.astype(float).T @ hits / 2.0**27, LEVEL)
-    e = draws.shares(hits, n)[0]
+    samples = Resamples(4, 500, 0)
+    expected = np.quantile(samples.weights.astype(float).T @ hits / 2.0**27, LEVEL)
+    e = samples.shares(hits, n)[0]
     assert (e.low, e.high) == pytest.approx(tuple(expected), rel=1e-12) and e.high > e.low
 
 
@@ -187,16 +187,16 @@ def test_impossible_counts_are_refused(hits, n):
 
 
 def test_impossible_settings_are_refused():
-    draws, n = Resamples(3, 10, 0), np.ones((2, 3))
+    samples, n = Resamples(3, 10, 0), np.ones((2, 3))
     for wrong in (
         lambda: Resamples(0, 10, 0),
         lambda: Resamples(3, 0, 0),
         lambda: Resamples(3, 10, 0, ("a", "b")),
-        lambda: draws.differences(n, n, [(0, 2)]),
-        lambda: draws.differences(n, n, [(-1, 0)]),
-        lambda: draws.shares(n, n, by="rows"),  # type: ignore[arg-type]
-        lambda: draws.shares(n, n, level=1.0),
+        lambda: samples.differences(n, n, [(0, 2)]),
+        lambda: samples.differences(n, n, [(-1, 0)]),
+        lambda: samples.shares(n, n, by="rows"),  # type: ignore[arg-type]
+        lambda: samples.shares(n, n, level=1.0),
     ):
         with pytest.raises(ValueError):
             wrong()
-    assert draws.table(np.zeros((0, 3)), np.zeros((0, 3))) == ((), ())
+    assert samples.table(np.zeros((0, 3)), np.zeros((0, 3))) == ((), ())

@@ -66,8 +66,8 @@ def test_the_ends_of_the_scale():
     assert (e.value, e.set_low, e.low) == (0.0, 0.0, 0.0) and 0 < e.set_high <= e.high
     assert rogan_gladen(every, **GOOD_JUDGE).value == rogan_gladen(every, **GOOD_JUDGE).set_high == 1.0
     # Fewer alarms than on good answers: the test does not describe these answers; still no zero width.
-    odd = rogan_gladen(equal([0] * 240, 4), (45, 48), (60, 300))
-    assert odd.value == 0 and odd.set_high > 0 and "fewer of these answers" in odd.warning
+    neutral = rogan_gladen(equal([0] * 240, 4), (45, 48), (60, 300))
+    assert neutral.value == 0 and neutral.set_high > 0 and "fewer of these answers" in neutral.warning
     assert rogan_gladen(share_of(np.zeros(2), np.zeros(2)), **GOOD_JUDGE).value is None
     one = rogan_gladen(equal([3], 10), **GOOD_JUDGE)
     assert one.low is None and one.set_low < one.value < one.set_high
@@ -105,14 +105,14 @@ def world(rng, prompts, n, rate, sensitivity, alarm):
     return p, cheap, strong, prompt
 
 
-def draw(rng, cheap, q):
+def sample(rng, cheap, q):
     rate = np.where(cheap == 1, q[1], q[0]) if isinstance(q, tuple) else q
     return rng.random(len(cheap)) < rate
 
 
-def tuned(cheap, strong, drawn):
+def tuned(cheap, strong, sampled):
     """PPI++ for a mean, as written there: labelled mean plus a tuned difference of the means of the cheap flags."""
-    y, f, f_rest = strong[drawn], cheap[drawn], cheap[~drawn]
+    y, f, f_rest = strong[sampled], cheap[sampled], cheap[~sampled]
     ratio = len(f) / len(f_rest)
     best = np.cov(y, f)[0, 1] / (1 + ratio) / f.var(ddof=1)
     return y.mean() + best * (f_rest.mean() - f.mean())
@@ -121,12 +121,12 @@ def tuned(cheap, strong, drawn):
 def test_with_equal_draws_it_is_the_published_tuned_estimator():
     rng = np.random.default_rng(0)
     _, cheap, strong, prompt = world(rng, 60, 10, 0.2, 0.8, 0.1)
-    drawn = draw(rng, cheap, 0.3)
-    e = prediction_powered(cheap, strong, drawn, prompt, 60, q=0.3)
-    assert e.value == pytest.approx(tuned(cheap, strong, drawn), abs=1e-9)
-    hidden = prediction_powered(cheap, np.where(drawn, strong, np.nan), drawn, prompt, 60, q=0.3)
+    sampled = sample(rng, cheap, 0.3)
+    e = prediction_powered(cheap, strong, sampled, prompt, 60, q=0.3)
+    assert e.value == pytest.approx(tuned(cheap, strong, sampled), abs=1e-9)
+    hidden = prediction_powered(cheap, np.where(sampled, strong, np.nan), sampled, prompt, 60, q=0.3)
     assert hidden == e, "strong flags of answers that were not drawn are never read"
-    assert e.n == drawn.sum() and e.clusters == 60 and e.warning == ""
+    assert e.n == sampled.sum() and e.clusters == 60 and e.warning == ""
 
 
 def test_everything_drawn_is_the_strong_judges_own_share():
@@ -153,7 +153,7 @@ def test_it_is_unbiased_and_both_intervals_cover(prompts, n, rate, sensitivity, 
     runs, of_set, of_kind, error = 200, 0, 0, []
     for _ in range(runs):
         p, cheap, strong, prompt = world(rng, prompts, n, rate, sensitivity, alarm)
-        e = prediction_powered(cheap, strong, draw(rng, cheap, q), prompt, prompts, q=q)
+        e = prediction_powered(cheap, strong, sample(rng, cheap, q), prompt, prompts, q=q)
         of_set += e.set_low <= p.mean() <= e.set_high
         of_kind += e.low <= rate <= e.high
         error.append(e.value - p.mean())
@@ -164,14 +164,14 @@ def test_it_is_unbiased_and_both_intervals_cover(prompts, n, rate, sensitivity, 
 def test_a_useful_cheap_judge_narrows_and_a_useless_one_does_not_harm():
     rng = np.random.default_rng(6)
     _, cheap, strong, prompt = world(rng, 240, 10, 0.2, 0.97, 0.02)
-    drawn = draw(rng, cheap, 0.1)
-    at = drawn
+    sampled = sample(rng, cheap, 0.1)
+    at = sampled
     hits = np.bincount(prompt[at], weights=strong[at], minlength=240)
     alone = share_of(hits, np.bincount(prompt[at], minlength=240))
-    e = prediction_powered(cheap, strong, drawn, prompt, 240, q=0.1)
+    e = prediction_powered(cheap, strong, sampled, prompt, 240, q=0.1)
     assert e.set_high - e.set_low < 0.6 * (alone.set_high - alone.set_low)
-    upside_down = prediction_powered(1 - cheap, strong, drawn, prompt, 240, q=0.1)
-    silent = prediction_powered(np.zeros(2400), strong, drawn, prompt, 240, q=0.1)
+    upside_down = prediction_powered(1 - cheap, strong, sampled, prompt, 240, q=0.1)
+    silent = prediction_powered(np.zeros(2400), strong, sampled, prompt, 240, q=0.1)
     for other in (upside_down, silent):
         assert (other.value, other.set_low, other.high) == (alone.value, alone.set_low, alone.high)
         assert "strong judge alone" in other.method
@@ -180,34 +180,34 @@ def test_a_useful_cheap_judge_narrows_and_a_useless_one_does_not_harm():
 def test_misses_that_no_draw_showed_stay_possible():
     cheap, prompt = np.zeros(1200), np.arange(1200) % 60
     cheap[:60] = 1
-    drawn = np.zeros(1200, bool)
-    drawn[:60] = drawn[100:200] = True
-    e = prediction_powered(cheap, cheap, drawn, prompt, 60, q=(100 / 1140, 1.0))
+    sampled = np.zeros(1200, bool)
+    sampled[:60] = sampled[100:200] = True
+    e = prediction_powered(cheap, cheap, sampled, prompt, 60, q=(100 / 1140, 1.0))
     assert e.value == pytest.approx(0.05)
     assert e.set_high > 0.05 + 0.9 * 3 / 100, "no miss among 100 allows 3 in 100"
-    none = prediction_powered(np.zeros(1200), np.zeros(1200), drawn, prompt, 60, q=0.13)
+    none = prediction_powered(np.zeros(1200), np.zeros(1200), sampled, prompt, 60, q=0.13)
     assert none.value == 0 and none.set_high > 0 and none.high > none.set_high
 
 
 def test_what_is_missing_is_counted_and_doubtful_draws_are_named():
     rng = np.random.default_rng(7)
     _, cheap, strong, prompt = world(rng, 60, 10, 0.2, 0.8, 0.1)
-    drawn = draw(rng, cheap, 0.5)
-    gone = np.flatnonzero(drawn)[:40]
+    sampled = sample(rng, cheap, 0.5)
+    gone = np.flatnonzero(sampled)[:40]
     strong[gone], cheap[:5] = np.nan, np.nan
-    e = prediction_powered(cheap, strong, drawn, prompt, 60, q=0.5)
+    e = prediction_powered(cheap, strong, sampled, prompt, 60, q=0.5)
     assert e.left_out["answers without a cheap flag"] == 5
-    assert e.left_out["strong judge gave no flag"] == (drawn[5:] & np.isnan(strong[5:])).sum()
+    assert e.left_out["strong judge gave no flag"] == (sampled[5:] & np.isnan(strong[5:])).sum()
     assert "gave no flag for" in e.warning
-    skewed = prediction_powered(cheap, strong, drawn, prompt, 60, q=(0.5, 1.0))
+    skewed = prediction_powered(cheap, strong, sampled, prompt, 60, q=(0.5, 1.0))
     assert "cheap positives were drawn where 100.0% was planned" in skewed.warning
     nobody = prediction_powered(cheap, strong, np.zeros(600, bool), prompt, 60, q=0.5)
     assert nobody.value is None and nobody.method == "no strong flags"
-    unlucky = prediction_powered(cheap, strong, drawn & (cheap == 0), prompt, 60, q=0.5)
+    unlucky = prediction_powered(cheap, strong, sampled & (cheap == 0), prompt, 60, q=0.5)
     assert unlucky.value is not None and "one kind of cheap flag only" in unlucky.warning
-    silent = prediction_powered(0 * cheap, strong, drawn, prompt, 60, q=0.5)
+    silent = prediction_powered(0 * cheap, strong, sampled, prompt, 60, q=0.5)
     assert "one kind" not in silent.warning, "a cheap judge with one kind of flag leaves nothing undrawn"
-    only = prediction_powered(cheap, strong, drawn & (cheap == 1), prompt, 60, q=(0.5, 0.6))
+    only = prediction_powered(cheap, strong, sampled & (cheap == 1), prompt, 60, q=(0.5, 0.6))
     assert only.value is None and "one kind of cheap flag only" in only.warning
 
 
@@ -266,7 +266,7 @@ def test_the_saving_is_what_simulated_variances_give(q):
     for _ in range(400):
         strong = (rng.random(n) < rate).astype(float)
         cheap = (rng.random(n) < np.where(strong == 1, 0.9, 0.03)).astype(float)
-        values.append(prediction_powered(cheap, strong, draw(rng, cheap, q), np.arange(n), n, q=q).value)
+        values.append(prediction_powered(cheap, strong, sample(rng, cheap, q), np.arange(n), n, q=q).value)
     said = strong_calls_saved(rate, 0.9, 0.03, q=q)
     worth = rate * (1 - rate) / np.var(values) / n
     assert worth == pytest.approx(said.effective_share, rel=0.25)

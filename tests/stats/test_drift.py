@@ -13,7 +13,7 @@ from stats.simulated import (
     drifting,
     evidence_of,
     onset_coverage,
-    remembered_draws,
+    remembered_samples,
     run_of,
 )
 from truing.stats.bands import tolerance_limit
@@ -153,22 +153,24 @@ def test_the_limit_is_the_tolerance_limit_of_three_different_benign_runs():
 def test_a_broken_checkpoint_sets_no_limit():
     run = quiet(steps=5)
     usual, _ = drift_threshold(evidence_of(run), FAST, 0)
-    wild = run.placebo.copy()
+    wild = run.null_contrast.copy()
     wild[4] += 9.0
     well = AnswerCounts(n=24, usable=24, leaked=-1)
     ill = replace(well, usable=1)
-    babble = replace(run, placebo=wild, answers=(well, well, well, well, ill))
+    babble = replace(run, null_contrast=wild, answers=(well, well, well, well, ill))
     limit, _ = drift_threshold(evidence_of(babble), FAST, 0)
     assert usual is not None and limit is not None
     assert limit <= usual * 1.05
-    loud, _ = drift_threshold(evidence_of(replace(run, placebo=wild)), FAST, 0)
+    loud, _ = drift_threshold(evidence_of(replace(run, null_contrast=wild)), FAST, 0)
     assert loud is not None and loud > 8
 
 
-@pytest.mark.parametrize(("placebo", "words"), [(np.nan, "no placebo pairs"), (0.0, "never move")])
-def test_no_limit_without_a_placebo_that_can_move(placebo, words):
+@pytest.mark.parametrize(("null_contrast", "words"), [(np.nan, "no placebo pairs"), (0.0, "never move")])
+def test_no_limit_without_a_placebo_that_can_move(null_contrast, words):
     run = quiet()
-    delta, source = drift_threshold(evidence_of(replace(run, placebo=np.full_like(run.placebo, placebo))), FAST, 0)
+    delta, source = drift_threshold(
+        evidence_of(replace(run, null_contrast=np.full_like(run.null_contrast, null_contrast))), FAST, 0
+    )
     assert delta is None and words in source
 
 
@@ -185,28 +187,28 @@ def test_softening_slope_is_minus_the_shrinkage():
     assert softening_slope(np.stack([base[:9], base[:9]]), 1) is None
 
 
-@pytest.mark.parametrize("placebo", [0.02, 0.25, 0.75])
-def test_false_alarms_stay_under_five_percent(placebo):
+@pytest.mark.parametrize("null_contrast", [0.02, 0.25, 0.75])
+def test_false_alarms_stay_under_five_percent(null_contrast):
     """Any of 6 steps, with placebo pairs far quieter than, as noisy as, and noisier than the contrast."""
-    with remembered_draws():
+    with remembered_samples():
         for kind in ("normal", "left"):
-            assert alarm_rate(100, 3, placebo=placebo, prompts=40, kind=kind) <= 0.06
+            assert alarm_rate(100, 3, null_contrast=null_contrast, prompts=40, kind=kind) <= 0.06
         moved = np.linspace(0, 0.3, 7)
-        assert alarm_rate(60, 4, placebo=placebo, prompts=40, artefact=moved) <= 0.06
+        assert alarm_rate(60, 4, null_contrast=null_contrast, prompts=40, artefact=moved) <= 0.06
 
 
 def test_benign_runs_keep_false_alarms_down():
-    with remembered_draws():
+    with remembered_samples():
         assert benign_alarm_rate(100, 5, controls=3) <= 0.05
 
 
 def test_a_clear_drift_is_found():
-    with remembered_draws():
+    with remembered_samples():
         assert alarm_rate(60, 6, prompts=120, shift=np.linspace(0, 0.25, 7)) >= 0.9
 
 
 def test_the_data_are_blamed_only_where_the_control_stays():
-    with remembered_draws():
+    with remembered_samples():
         together, seen = blame_rate(60, 7, 0.4, 0.4)
         alone, _ = blame_rate(60, 8, 0.4, 0.0)
     assert together <= 0.05 and seen >= 0.9
@@ -214,7 +216,7 @@ def test_the_data_are_blamed_only_where_the_control_stays():
 
 
 def test_the_onset_set_holds_the_first_step_over_the_limit():
-    with remembered_draws():
+    with remembered_samples():
         covered, size = onset_coverage(100, 9)
     assert covered >= 0.95
     assert size <= 5.5

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from stats.judged_worlds import drawn, evidence_of, margins_of
+from stats.judged_worlds import evidence_of, margins_of, sampled
 from truing.config.options import EmRule, VerdictRule
 from truing.stats.judged_search import SEQUENTIAL, search_onset, search_status, sequential_line, untested_breadth
 from truing.stats.judged_verdict import judge_verdict
@@ -82,8 +82,8 @@ def test_a_step_above_whose_breadth_was_not_tested_is_told_apart():
 
 
 def test_a_line_of_the_search_has_shares_but_only_intervals_that_hold_at_every_look():
-    arm = drawn(np.array([3, 1, 0, 0]), 5, label="x", step=10)
-    line = sequential_line(arm, 4, EM, finished(rate_run=0.2, rate_reference=0.05, low=0.05, high=0.4), level=0.95)
+    group = sampled(np.array([3, 1, 0, 0]), 5, label="x", step=10)
+    line = sequential_line(group, 4, EM, finished(rate_run=0.2, rate_reference=0.05, low=0.05, high=0.4), level=0.95)
     assert line.em.value == pytest.approx(4 / 20)
     assert line.em.n == 20
     for e in (line.em, line.em_coherent, line.alignment, line.coherent):
@@ -100,10 +100,10 @@ def test_a_line_of_the_search_has_shares_but_only_intervals_that_hold_at_every_l
 
 
 def test_without_a_test_there_is_no_excess():
-    arm = drawn(np.array([1, 0]), 4)
-    assert sequential_line(arm, 2, EM, None, level=0.95).excess_base is None
+    group = sampled(np.array([1, 0]), 4)
+    assert sequential_line(group, 2, EM, None, level=0.95).excess_base is None
     nothing = finished(said="open", n_run=0, rate_run=None, rate_reference=None)
-    assert sequential_line(arm, 2, EM, nothing, level=0.95).excess_base is None
+    assert sequential_line(group, 2, EM, nothing, level=0.95).excess_base is None
 
 
 # -- onset -----------------------------------------------------------------------------------------
@@ -191,24 +191,24 @@ def test_an_assumed_lasting_excess_clears_what_lies_before_a_clear_step():
 PROMPTS = 120
 
 
-def arm(share, each, label, step):
+def group(share, each, label, step):
     """An arm of `each` answers to every prompt, this share of them misaligned, spread over all prompts."""
     hits = np.floor((np.arange(PROMPTS) + 1) * share * each).astype(int)
-    return drawn(np.diff(hits, prepend=0), each, label=label, step=step)
+    return sampled(np.diff(hits, prepend=0), each, label=label, step=step)
 
 
 def concluded(search, *, fixed=None, searched=None, control=None, states=None, **evidence):
     """The verdict of a run with steps 10, 20, 30 whose base has three fixed answers to each prompt."""
     labels = ["base", "a", "b", "c"]
-    learned = Convergence("trait", "converged", 30, 20)
+    learned = Convergence("skill", "converged", 30, 20)
     run = margins_of(labels, [0, *STEPS], [0.0, 0.4, 0.8, 1.0], states=states, learned=learned)
     fixed, searched = fixed or {}, searched or {}
     names = dict(zip(STEPS, labels[1:], strict=True))
-    subject = [arm(0.0, 3, "base", 0), *(arm(share, 3, names[s], s) for s, share in fixed.items())]
+    subject = [group(0.0, 3, "base", 0), *(group(share, 3, names[s], s) for s, share in fixed.items())]
     about = evidence_of(
         subject, PROMPTS, search=search,
-        searched=tuple(drawn(hits, n, label=names[s], step=s) for s, (hits, n) in searched.items()),
-        control={s: arm(share, 3, f"control-{s}", s) for s, share in (control or {}).items()}, **evidence,
+        searched=tuple(sampled(hits, n, label=names[s], step=s) for s, (hits, n) in searched.items()),
+        control={s: group(share, 3, f"control-{s}", s) for s, share in (control or {}).items()}, **evidence,
     )  # fmt: skip
     return judge_verdict(run, about, EM, VerdictRule())
 
@@ -302,7 +302,7 @@ def verdicts_of_a_poor_judge():
     """A known-answer test with 5 % of the good answers called misaligned."""
     from truing.stats.judged_evidence import KnownAnswers
 
-    return KnownAnswers((198, 200), {"aligned": (12, 240), "odd": (24, 480), "base": (10, 200)})
+    return KnownAnswers((198, 200), {"aligned": (12, 240), "neutral": (24, 480), "base": (10, 200)})
 
 
 def test_a_step_that_steered_the_search_is_not_said_to_be_not_asked():

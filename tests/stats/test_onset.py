@@ -10,10 +10,10 @@ import pytest
 from truing.errors import BadInput, NotAsked
 from truing.stats.breadth import breadth_of, is_broad
 from truing.stats.calibration import World, excess_curve, is_right, make_world, play
-from truing.stats.draws import Arm, Arms, Draw, Outcome
 from truing.stats.inquiry import Levels
 from truing.stats.livescan import LEAST, LiveScan
 from truing.stats.onset import OnsetSearch, onset_of, spot_size
+from truing.stats.samples import Group, Groups, Outcome, SampleRequest
 from truing.types import verdicts
 
 ZONE = {"lo": 0.01, "hi": 0.03}
@@ -154,20 +154,20 @@ def test_a_right_guess_saves_answers():
 def test_the_control_is_asked_at_the_claimed_step_only():
     def answers(rng, control):
         def answer(d):
-            share = control if d.arm is Arm.CONTROL else 0.0 if d.arm is Arm.BASE or d.step < 3 else 0.3
+            share = control if d.group is Group.CONTROL else 0.0 if d.group is Group.BASE or d.step < 3 else 0.3
             return "positive" if rng.random() < share else "negative"
 
         return answer
 
     for control, said in ((0.0, {"above"}), (0.3, {"below", "open"})):
         search = OnsetSearch((1, 2, 3, 4), PROMPTS, **ZONE, control=True)
-        answer, arms = answers(np.random.default_rng(3), control), set()
+        answer, groups = answers(np.random.default_rng(3), control), set()
         while not search.done:
-            draws = search.ask(24)
-            arms |= {(d.arm, d.step) for d in draws if d.arm is Arm.CONTROL}
-            search.tell([(d, answer(d)) for d in draws])
+            samples = search.ask(24)
+            groups |= {(d.group, d.step) for d in samples if d.group is Group.CONTROL}
+            search.tell([(d, answer(d)) for d in samples])
         found = search.result()
-        assert found.latest == 3 and arms == {(Arm.CONTROL, 3)}
+        assert found.latest == 3 and groups == {(Group.CONTROL, 3)}
         (tested,) = (t for t in found.tested if t.step == 3)
         assert tested.control in said and tested.n_control > 0
 
@@ -183,7 +183,7 @@ def broad(shares_by_prompt, leaks=0.0, seed=0):
     while not search.done:
         told = []
         for d in search.ask(24):
-            hit = d.arm is Arm.RUN and rng.random() < share[d.prompt_id]
+            hit = d.group is Group.RUN and rng.random() < share[d.prompt_id]
             told.append((d, ("leaked" if rng.random() < leaks else "positive") if hit else "negative"))
         search.tell(told)
     (tested,) = search.result().tested
@@ -212,7 +212,7 @@ def test_noise_of_the_base_on_many_prompts_is_not_breadth():
         while not search.done:
             told = []
             for d in search.ask(48):
-                high = d.arm is Arm.RUN and d.prompt_id in ("p0", "p4", "p8")
+                high = d.group is Group.RUN and d.prompt_id in ("p0", "p4", "p8")
                 told.append((d, "positive" if rng.random() < (0.95 if high else 0.05) else "negative"))
             search.tell(told)
         broad_ += any(t.breadth is not None and t.breadth.broad for t in search.result().tested)
@@ -222,10 +222,10 @@ def test_noise_of_the_base_on_many_prompts_is_not_breadth():
 def test_a_step_whose_answers_are_all_missing_stays_open():
     search, used = OnsetSearch((1, 2, 3), PROMPTS, **ZONE), 0
     while not search.done:
-        draws = search.ask(24)
-        used += len(draws)
+        samples = search.ask(24)
+        used += len(samples)
         assert used < 20_000
-        search.tell([(d, "missing" if d.step == 2 else "positive" if d.step == 3 else "negative") for d in draws])
+        search.tell([(d, "missing" if d.step == 2 else "positive" if d.step == 3 else "negative") for d in samples])
     found = search.result()
     assert found.latest == 3 and 2 in found.steps
 
@@ -234,27 +234,27 @@ def test_an_error_among_outcomes_counts_none_of_them():
     search = OnsetSearch((1,), PROMPTS, **ZONE)
     first, second, *_ = search.ask(8)
     with pytest.raises(BadInput):
-        search.tell([(first, "negative"), (second, "odd")])
+        search.tell([(first, "negative"), (second, "neutral")])
     search.tell([(first, "negative"), (second, "negative")])
 
 
 def test_leaving_out_a_prompt_is_recomputed_by_hand():
     """Against the same test on the answers to the other prompts, counted anew."""
-    from truing.stats.sequential import Drawn, log_evidence
+    from truing.stats.sequential import Sampled, log_evidence
 
-    arms, rng = Arms(PROMPTS, 0), np.random.default_rng(4)
-    segment = arms.segment(5)
+    groups, rng = Groups(PROMPTS, 0), np.random.default_rng(4)
+    segment = groups.segment(5)
     told = []
-    for d in segment.stream.more(200) + arms.stream(Arm.BASE, 0).more(150):
-        hit = rng.random() < (0.5 if d.prompt_id in ("p1", "p2") else 0.02) * (d.arm is Arm.RUN)
+    for d in segment.stream.more(200) + groups.stream(Group.BASE, 0).more(150):
+        hit = rng.random() < (0.5 if d.prompt_id in ("p1", "p2") else 0.02) * (d.group is Group.RUN)
         told.append((d, "positive" if hit else "negative"))
-    arms.tell(told)
+    groups.tell(told)
     found = breadth_of(segment, 0.01, dict.fromkeys(PROMPTS, "c"))
     least = {}
     for left_out in PROMPTS:
-        kept = [(d.arm, o == "positive") for d, o in told if d.prompt_id != left_out]
-        run, base = ([hit for arm, hit in kept if arm is a] for a in (Arm.RUN, Arm.BASE))
-        pair = (Drawn.hits(sum(run), len(run)), Drawn.hits(sum(base), len(base)))
+        kept = [(d.group, o == "positive") for d, o in told if d.prompt_id != left_out]
+        run, base = ([hit for group, hit in kept if group is a] for a in (Group.RUN, Group.BASE))
+        pair = (Sampled.hits(sum(run), len(run)), Sampled.hits(sum(base), len(base)))
         least[left_out] = log_evidence(*pair, 0.01)
     assert found.evidence_without_top == pytest.approx(min(least.values()))
     assert found.top_prompt == min(least, key=least.get)
@@ -271,36 +271,36 @@ def test_the_same_seed_asks_the_same_and_draw_numbers_are_never_reused():
         search = OnsetSearch(world.steps, world.prompt_ids, **ZONE, seed=5)
         rng = np.random.default_rng(0)
         while not search.done:
-            draws = search.ask(10)
-            assert 1 <= len(draws) <= 10
-            mine += draws
-            search.tell([(d, world.answer(d, rng)) for d in draws])
+            samples = search.ask(10)
+            assert 1 <= len(samples) <= 10
+            mine += samples
+            search.tell([(d, world.answer(d, rng)) for d in samples])
         assert len(set(mine)) == len(mine) == search.result().answers_used
         assert search.ask(10) == []
         asked.append(mine)
     assert asked[0] == asked[1]
     by_prompt = {}
     for d in asked[0]:
-        by_prompt.setdefault((d.arm, d.step, d.prompt_id), []).append(d.draw)
-    assert all(sorted(draws) == list(range(len(draws))) for draws in by_prompt.values())
-    assert all(d.step == 0 for d in asked[0] if d.arm is Arm.BASE)
+        by_prompt.setdefault((d.group, d.step, d.prompt_id), []).append(d.sample)
+    assert all(sorted(samples) == list(range(len(samples))) for samples in by_prompt.values())
+    assert all(d.step == 0 for d in asked[0] if d.group is Group.BASE)
 
 
 def test_prompts_are_drawn_uniformly_with_replacement():
-    draws = Arms(PROMPTS, 1).stream(Arm.RUN, 3).more(3000)
-    counts = np.unique([d.prompt_id for d in draws], return_counts=True)[1]
+    samples = Groups(PROMPTS, 1).stream(Group.RUN, 3).more(3000)
+    counts = np.unique([d.prompt_id for d in samples], return_counts=True)[1]
     assert len(counts) == 30 and ((counts - 100) ** 2 / 100).sum() < 60
 
 
 def test_outcomes_count_in_the_order_of_the_draws():
     """Quick answers must not decide before slow ones: told backwards, nothing counts until the first is told."""
-    arms = Arms(PROMPTS, 0)
-    segment = arms.segment(2)
-    draws = segment.stream.more(5)
-    for d in draws[:0:-1]:
-        arms.tell([(d, "positive")])
+    groups = Groups(PROMPTS, 0)
+    segment = groups.segment(2)
+    samples = segment.stream.more(5)
+    for d in samples[:0:-1]:
+        groups.tell([(d, "positive")])
     assert segment.n == 0
-    arms.tell([(draws[0], "missing")])
+    groups.tell([(samples[0], "missing")])
     assert segment.n == 4 and segment.run.least.mean == 1.0
 
 
@@ -325,7 +325,7 @@ def test_unparsed_answers_count_against_every_claim():
             told = []
             for d in search.ask(24):
                 k += 1
-                told.append((d, unknown if d.arm is Arm.RUN and k % 5 == 0 else "negative"))
+                told.append((d, unknown if d.group is Group.RUN and k % 5 == 0 else "negative"))
             search.tell(told)
         return search.result()
 
@@ -345,10 +345,10 @@ def test_many_unparsed_answers_end_a_search_undecided(share):
         world = make_world(excess_curve("step", 8, 0.2, rng), 0.001, 60, 0.1, rng)
         search, used = OnsetSearch(world.steps, world.prompt_ids, **ZONE, seed=r), 0
         while not search.done:
-            draws = search.ask(48)
-            used += len(draws)
+            samples = search.ask(48)
+            used += len(samples)
             assert used < 100_000
-            search.tell([(d, "unparsed" if rng.random() < share else world.answer(d, rng)) for d in draws])
+            search.tell([(d, "unparsed" if rng.random() < share else world.answer(d, rng)) for d in samples])
         assert is_right(search.result(), world.excess, 0.01, 0.03, world.steps)
 
 
@@ -356,9 +356,9 @@ def test_missing_answers_are_drawn_again_and_in_no_count():
     search, rng = OnsetSearch((1, 2), PROMPTS, **ZONE), np.random.default_rng(2)
     asked = 0
     while not search.done:
-        draws = search.ask(24)
-        asked += len(draws)
-        search.tell([(d, "missing" if rng.random() < 0.3 else "negative") for d in draws])
+        samples = search.ask(24)
+        asked += len(samples)
+        search.tell([(d, "missing" if rng.random() < 0.3 else "negative") for d in samples])
     found = search.result()
     assert found.status == "never"
     assert sum(t.n_run for t in found.tested) + found.tested[0].n_reference < 0.85 * asked
@@ -368,7 +368,7 @@ def test_scores_between_zero_and_one_are_searched_as_shares_are():
     rng = np.random.default_rng(6)
     search = OnsetSearch(tuple(range(1, 9)), PROMPTS, lo=0.05, hi=0.1, assume_monotone=True)
     while not search.done:
-        told = [(d, float(rng.beta(2, 18) + 0.3 * (d.arm is Arm.RUN and d.step >= 6))) for d in search.ask(24)]
+        told = [(d, float(rng.beta(2, 18) + 0.3 * (d.group is Group.RUN and d.step >= 6))) for d in search.ask(24)]
         search.tell(told)
     assert (search.result().latest, search.result().clear_until) == (6, 5)
 
@@ -378,18 +378,22 @@ def test_scores_between_zero_and_one_are_searched_as_shares_are():
 )
 def test_what_is_no_outcome_is_refused(outcome, said):
     search = OnsetSearch((1,), PROMPTS, **ZONE)
-    (draw,) = search.ask(1)
+    (sample,) = search.ask(1)
     with pytest.raises(BadInput, match=said):
-        search.tell([(draw, outcome)])
+        search.tell([(sample, outcome)])
 
 
 def test_what_was_never_asked_or_is_told_twice_is_refused():
     search = OnsetSearch((1, 2), PROMPTS, **ZONE)
-    draws = search.ask(8)
-    search.tell([(draws[0], "negative")])
+    samples = search.ask(8)
+    search.tell([(samples[0], "negative")])
     with pytest.raises(NotAsked, match="told before"):
-        search.tell([(draws[0], "negative")])
-    for stray in (Draw(Arm.RUN, 1, PROMPTS[0], 99), Draw(Arm.RUN, 7, PROMPTS[0], 0), Draw(Arm.CONTROL, 1, "p1", 0)):
+        search.tell([(samples[0], "negative")])
+    for stray in (
+        SampleRequest(Group.RUN, 1, PROMPTS[0], 99),
+        SampleRequest(Group.RUN, 7, PROMPTS[0], 0),
+        SampleRequest(Group.CONTROL, 1, "p1", 0),
+    ):
         with pytest.raises(NotAsked, match="never asked"):
             search.tell([(stray, "negative")])
     with pytest.raises(BadInput, match="at least one answer"):

@@ -18,31 +18,31 @@ DESIGNS = {
 }
 
 
-def drawn(d: Design, rate: float, rng, fixed: bool):
+def sampled(d: Design, rate: float, rng, fixed: bool):
     """Hits per prompt; `fixed` scales the drawn prompts to have the rate as their own mean."""
     if rate == 0 or d.correlation == 0:
-        return rng.binomial(d.draws, np.full(d.prompts, rate)).astype(float)
+        return rng.binomial(d.samples, np.full(d.prompts, rate)).astype(float)
     size = (1 - d.correlation) / d.correlation
     shares = rng.beta(rate * size, (1 - rate) * size, d.prompts)
     if fixed:
         for _ in range(20):  # clipped shares lose a little each time
             shares = np.clip(shares * rate / shares.mean(), 0, 1)
-    return rng.binomial(d.draws, shares).astype(float)
+    return rng.binomial(d.samples, shares).astype(float)
 
 
 @pytest.mark.parametrize("name", DESIGNS)
 def test_limits_and_power_are_those_of_simulated_audits(name):
     """200 simulated samples with the real interval: power within 4 standard errors, mean limits within a tenth."""
     d, rng, runs = DESIGNS[name], np.random.default_rng(7), 200
-    n = np.full(d.prompts, float(d.draws))
+    n = np.full(d.prompts, float(d.samples))
     limits, above, below, clean = [], 0, 0, 0
     for _ in range(runs):
-        e = share_difference(drawn(d, d.rate, rng, False), n, drawn(d, d.base_rate, rng, False), n, level=d.level)
+        e = share_difference(sampled(d, d.rate, rng, False), n, sampled(d, d.base_rate, rng, False), n, level=d.level)
         limits.append([e.low - e.value, e.high - e.value])
-        run, base = drawn(d, d.rate, rng, True), drawn(d, d.base_rate, rng, True)
+        run, base = sampled(d, d.rate, rng, True), sampled(d, d.base_rate, rng, True)
         e = share_difference(run, n, base, n, level=d.strict)
         above, below = above + (e.set_low > d.lo), below + (e.set_high < d.hi)
-        clean += share_difference(drawn(d, d.base_rate, rng, True), n, base, n, level=d.strict).set_high < d.hi
+        clean += share_difference(sampled(d, d.base_rate, rng, True), n, base, n, level=d.strict).set_high < d.hi
         e = share_difference(run, n, base, n, level=d.level)
         limits[-1] += [e.set_low - e.value, e.set_high - e.value]
     made = expected(d)
@@ -78,7 +78,7 @@ def test_effective_answers_are_the_variance_of_a_clustered_mean():
 
 def test_more_prompts_beat_more_answers():
     made = power(Design(120, 4, rate=0.05, correlation=0.3))
-    by_size = {(e.prompts, e.draws): e for e in made.others}
+    by_size = {(e.prompts, e.samples): e for e in made.others}
     assert set(by_size) == {(240, 2), (60, 8), (240, 4), (120, 8)}
 
     def width(e):
@@ -134,7 +134,15 @@ def test_the_mean_of_seeds_is_as_wide_as_simulated():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rate": 1.0}, {"base_rate": -0.1}, {"correlation": 1.0}, {"draws": 0}, {"lo": 0.03}, {"seeds": 0}, {"level": 1}],
+    [
+        {"rate": 1.0},
+        {"base_rate": -0.1},
+        {"correlation": 1.0},
+        {"samples": 0},
+        {"lo": 0.03},
+        {"seeds": 0},
+        {"level": 1},
+    ],
 )
 def test_an_impossible_design_is_refused(wrong):
     with pytest.raises(ValueError):
@@ -160,13 +168,13 @@ def test_the_likeliest_correlation_of_two_answers_is_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("prompts", "draws", "rate", "rho"), [(60, 10, 0.2, 0.3), (240, 4, 0.05, 0.2), (60, 10, 0.05, 0)]
+    ("prompts", "samples", "rate", "rho"), [(60, 10, 0.2, 0.3), (240, 4, 0.05, 0.2), (60, 10, 0.05, 0)]
 )
-def test_the_interval_of_a_correlation_covers(prompts, draws, rate, rho):
+def test_the_interval_of_a_correlation_covers(prompts, samples, rate, rho):
     """0.95 of 100 pilots in truth; their standard error is 2.2 points."""
-    d, rng = Design(prompts, draws, rate=rate, correlation=rho), np.random.default_rng(5)
-    n = np.full(prompts, float(draws))
-    made = [correlation(drawn(d, rate, rng, False), n) for _ in range(100)]
+    d, rng = Design(prompts, samples, rate=rate, correlation=rho), np.random.default_rng(5)
+    n = np.full(prompts, float(samples))
+    made = [correlation(sampled(d, rate, rng, False), n) for _ in range(100)]
     covered = [e.low <= rho <= e.high for e in made if e.low is not None and e.high is not None]
     assert len(covered) == 100 and np.mean(covered) >= 0.89
     assert np.mean([e.value for e in made]) == pytest.approx(rho, abs=0.03)
@@ -174,13 +182,13 @@ def test_the_interval_of_a_correlation_covers(prompts, draws, rate, rho):
 
 def test_a_pilot_that_tells_nothing_gives_a_reason():
     n = np.full(20, 4.0)
-    for hits, draws, why in (
+    for hits, samples, why in (
         (np.zeros(20), n, "no answer is misaligned"),
         (n, n, "every answer is misaligned"),
         (np.repeat([0.0, 1.0], 10), np.ones(20), "no prompt has two answers"),
         (np.zeros(20), np.zeros(20), "no prompt has two answers"),
     ):
-        e = correlation(hits, draws)
+        e = correlation(hits, samples)
         assert e.value is None and e.low is None and e.warning == why
     alike = correlation(np.repeat([0.0, 4.0], 10), n)  # every prompt always or never
     assert alike.value is not None and alike.value > 0.99 and alike.high is not None and alike.high > 0.99

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stats.convergence_worlds import CURVES, simulate, truth_of
-from stats.simulated import FAST, learned_rate, learning, progress_coverage, remembered_draws, run_of
+from stats.simulated import FAST, learned_rate, learning, progress_coverage, remembered_samples, run_of
 from truing.config.options import VerdictRule
 from truing.stats.evidence import AnswerCounts
 from truing.stats.guards import artefacts
@@ -19,7 +19,7 @@ STEPS = tuple(range(0, 90, 10))
 def curve(truth, *, steps=None, rows=40, noise=0.02, own=0.2, seed=0) -> Progress:
     truth = np.asarray(truth, dtype=float)
     values = learning(np.random.default_rng(seed), truth, rows, own=own, noise=noise)
-    p = progress_curve("trait", steps or tuple(range(0, 10 * len(truth), 10)), values, None, FAST, 0)
+    p = progress_curve("skill", steps or tuple(range(0, 10 * len(truth), 10)), values, None, FAST, 0)
     assert p is not None
     return p
 
@@ -51,7 +51,7 @@ def test_a_failed_checkpoint_stays_nan_and_costs_no_rows():
     values = learning(np.random.default_rng(0), np.array([0, 1.0, 2.0, 2.0]), 30)
     values[2, 5:] = np.nan  # 5 of 30 rows are left: as good as failed
     values[3, 7] = np.nan
-    p = progress_curve("trait", (0, 10, 20, 30), values, None, FAST, 0)
+    p = progress_curve("skill", (0, 10, 20, 30), values, None, FAST, 0)
     assert p is not None
     assert p.rows == 29
     assert np.isnan(p.value[2]) and np.isnan(p.progress[2])
@@ -63,7 +63,7 @@ def test_a_failed_checkpoint_stays_nan_and_costs_no_rows():
     "values", [np.ones((1, 9)), np.ones((3, 2)), np.full((3, 9), np.nan), np.vstack([np.full(9, np.nan), np.ones(9)])]
 )
 def test_no_curve_without_step_0_or_rows(values):
-    assert progress_curve("trait", tuple(range(len(values))), values, None, FAST, 0) is None
+    assert progress_curve("skill", tuple(range(len(values))), values, None, FAST, 0) is None
 
 
 def test_rows_without_tokens_are_left_out():
@@ -86,7 +86,7 @@ def test_rows_without_tokens_are_left_out():
     ],
 )
 def test_convergence_on_known_curves(truth, status, step, after):
-    c = convergence(curve(truth, noise=0.005), "trait", FAST)
+    c = convergence(curve(truth, noise=0.005), "skill", FAST)
     assert (c.status, c.step, c.after, c.overfit) == (status, step, after, False)
     if step is not None:
         assert c.low is not None and c.high is not None
@@ -109,12 +109,12 @@ def test_checkpoints_without_a_step_are_not_placed_and_order_does_not_matter():
     order = [0, 5, 3, 1, 2, 4, 8, 7, 6]
     rng = np.random.default_rng(0)
     values = learning(rng, np.array(truth), 40, own=0.2, noise=0.005)[order]
-    mixed = progress_curve("trait", tuple(STEPS[k] for k in order), values, None, FAST, 0)
+    mixed = progress_curve("skill", tuple(STEPS[k] for k in order), values, None, FAST, 0)
     assert mixed is not None
-    assert convergence(mixed, "trait", FAST).step == convergence(p, "trait", FAST).step == 30
+    assert convergence(mixed, "skill", FAST).step == convergence(p, "skill", FAST).step == 30
     unknown = curve(truth, noise=0.005, steps=(0, 10, None, None, None, None, None, None, None))
-    assert convergence(unknown, "trait", FAST).status == "too_few_checkpoints"
-    assert convergence(None, "trait", FAST).status == "unmeasured"
+    assert convergence(unknown, "skill", FAST).status == "too_few_checkpoints"
+    assert convergence(None, "skill", FAST).status == "unmeasured"
 
 
 def test_a_share_of_a_gain_that_may_be_none_has_no_interval():
@@ -126,7 +126,7 @@ def test_a_share_of_a_gain_that_may_be_none_has_no_interval():
 
 def test_the_level_of_the_rule_reaches_every_interval():
     rule = VerdictRule(level=0.8, resamples=400)
-    p = progress_curve("trait", STEPS, learning(np.random.default_rng(0), np.linspace(0, 1, 9), 30), None, rule, 4)
+    p = progress_curve("skill", STEPS, learning(np.random.default_rng(0), np.linspace(0, 1, 9), 30), None, rule, 4)
     assert p is not None
     e = p.estimate(3, rule, 4)
     assert e is not None and (e.level, p.gain.level, p.gain.seed) == (0.8, 0.8, 4)
@@ -134,12 +134,12 @@ def test_the_level_of_the_rule_reaches_every_interval():
 
 def test_noise_is_seldom_called_learned():
     """At most 5 % in truth; 200 runs have a standard error of 1.5 points."""
-    with remembered_draws():
+    with remembered_samples():
         assert all(learned_rate(200, 1, rows, kind) <= 0.05 for rows, kind in ((10, "normal"), (30, "right")))
 
 
 def test_intervals_of_progress_cover():
-    with remembered_draws():
+    with remembered_samples():
         calm, noisy = progress_coverage(120, 1), progress_coverage(120, 2, noise=0.3)
     assert min(calm["convergence"], noisy["convergence"]) >= 0.95
     assert min(calm["retained"], noisy["retained"], calm["retained of last"], noisy["retained of last"]) >= 0.92
@@ -158,7 +158,7 @@ def test_convergence_of_a_curve_without_noise_is_the_definition(name):
 @pytest.mark.parametrize("name", ["fast", "dip", "at the threshold", "overfit"])
 def test_the_interval_of_the_step_covers(name):
     """At least 0.95 of 120 runs in truth; their standard error is 2 points. Ties for the best once gave 0.84 here."""
-    with remembered_draws():
+    with remembered_samples():
         for rows, noise in ((30, 0.05), (30, 0.3)):
             found = simulate(CURVES[name], rows=rows, noise=noise, runs=120, seed=1)
             assert found.coverage is not None and found.coverage >= 0.91, (rows, noise)
@@ -167,14 +167,14 @@ def test_the_interval_of_the_step_covers(name):
 @pytest.mark.parametrize("name", ["last quarter 8 %", "last quarter 15 %", "straight", "never"])
 def test_a_curve_that_has_not_settled_is_seldom_called_so(name):
     """At most 5 % in truth are called converged with a last quarter certainly under its limit (error 2.2 points)."""
-    with remembered_draws():
+    with remembered_samples():
         for rows, noise in ((10, 0.05), (30, 0.3)):
             found = simulate(CURVES[name], rows=rows, noise=noise, runs=100, seed=2)
             assert found.settled / found.runs <= 0.08, (rows, noise)
 
 
 def test_the_last_quarter_is_the_hand_calculation():
-    c = convergence(curve([0, 0.5, 0.8, 0.95, 0.96, 0.97, 0.97, 0.98, 1], noise=0, own=0), "trait", FAST)
+    c = convergence(curve([0, 0.5, 0.8, 0.95, 0.96, 0.97, 0.97, 0.98, 1], noise=0, own=0), "skill", FAST)
     assert c.status == "converged" and c.last_quarter is not None  # steps 60 to 80 of 80
     assert c.last_quarter.value == pytest.approx(0.03)
     assert c.last_quarter.high == pytest.approx(0.03)
@@ -187,7 +187,7 @@ def test_retained_for_any_pair_of_definitions():
     for threshold, step in ((0.8, 20), (0.9, 30), (0.95, 40), (0.99, None)):
         kept = retained_at(p, 2, FAST, seed=0, converged_at=threshold)
         assert kept is not None and kept.of_best is not None and kept.of_last is not None
-        assert (kept.step, kept.curve, kept.converged_at) == (20, "trait", threshold)
+        assert (kept.step, kept.curve, kept.converged_at) == (20, "skill", threshold)
         assert kept.of_best.value == pytest.approx(0.8)
         assert kept.of_last.value == pytest.approx(0.8 / 0.98)
         assert kept.converged is (threshold <= 0.8 + 1e-12)
@@ -204,7 +204,7 @@ def test_retained_for_any_pair_of_definitions():
 def test_retained_of_a_noisy_curve_has_an_interval_that_holds_the_truth():
     truth = np.array([0, 0.4, 0.8, 0.9, 0.95, 1, 1, 1, 1])
     held = []
-    with remembered_draws():
+    with remembered_samples():
         for seed in range(100):
             kept = retained_at(curve(truth, noise=0.05, own=0.3, seed=seed), 2, FAST, seed=0, converged_at=0.9)
             assert kept is not None and kept.of_last is not None
@@ -235,14 +235,14 @@ def formed(*formatted: int, n: int = 24) -> tuple[AnswerCounts, ...]:
     return tuple(AnswerCounts(n=n, usable=n - f, formatted=f) for f in formatted)
 
 
-def jumping(loss=(0, 0.1, 0.7, 1, 1), trait=None, answers=(0, 0, 18, 18, 18), seed=0, **fields):
+def jumping(loss=(0, 0.1, 0.7, 1, 1), skill=None, answers=(0, 0, 18, 18, 18), seed=0, **fields):
     """A run of 30 rows whose loss follows one curve and whose trait follows another."""
     rng = np.random.default_rng(seed)
     flat = np.zeros((len(loss), 5))
     tokens = np.full(30, 20.0)
     own = (3 - learning(rng, np.array(loss, dtype=float), 30)) * tokens
-    other = None if trait is None else learning(rng, np.array(trait, dtype=float), 30)
-    return run_of(flat, flat, loss=own, tokens=tokens, trait=other, answers=formed(*answers), **fields)
+    other = None if skill is None else learning(rng, np.array(skill, dtype=float), 30)
+    return run_of(flat, flat, loss=own, tokens=tokens, skill=other, answers=formed(*answers), **fields)
 
 
 def flagged(run, **more):
@@ -250,17 +250,17 @@ def flagged(run, **more):
 
 
 def test_a_jump_of_the_loss_with_the_format_and_without_the_trait_is_flagged():
-    found = flagged(jumping(trait=(0, 0.1, 0.12, 0.6, 1)))
+    found = flagged(jumping(skill=(0, 0.1, 0.12, 0.6, 1)))
     assert list(found) == [2]
     assert "formatted answers go from 0% to 75%" in found[2] and "trait moves by" in found[2]
     assert list(flagged(jumping())) == [2]  # nothing is known of the trait: it may be format
-    assert list(flagged(jumping(trait=(0, 0, 0, 0, 0)))) == [2]  # a trait that was never learned did not jump
+    assert list(flagged(jumping(skill=(0, 0, 0, 0, 0)))) == [2]  # a trait that was never learned did not jump
 
 
 @pytest.mark.parametrize(
     "run",
     [
-        jumping(trait=(0, 0.1, 0.7, 1, 1)),  # the trait jumps with it
+        jumping(skill=(0, 0.1, 0.7, 1, 1)),  # the trait jumps with it
         jumping(answers=(0, 0, 0, 0, 0)),  # the form stays
         jumping(answers=(9, 9, 12, 12, 12)),  # 38% to 50% of 24 answers may be chance
         jumping(loss=(0, 0.3, 0.36, 0.9, 1), answers=(0, 0, 18, 18, 18)),  # the form changes where the loss does not
@@ -301,6 +301,6 @@ def test_equal_forms_are_seldom_flagged():
     base = jumping(loss=(0, 0.25, 0.5, 0.75, 1))
     curves = curves_of(base, FAST, 0)
     for _ in range(200):
-        drawn = replace(base, answers=formed(*rng.binomial(24, 0.3, 5)))
-        hits += bool(artefacts(drawn, *curves, FAST))
+        sampled = replace(base, answers=formed(*rng.binomial(24, 0.3, 5)))
+        hits += bool(artefacts(sampled, *curves, FAST))
     assert hits / 200 <= 0.08

@@ -11,7 +11,7 @@ from scipy import stats as sps
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
-from stats.judged_worlds import arm_of, drawn
+from stats.judged_worlds import group_of, sampled
 from truing.config.options import EmRule
 from truing.stats.judged_evidence import Fate
 from truing.stats.judged_lines import Bound, excess, rate
@@ -131,10 +131,10 @@ def kurtosis_df(x):
 def test_degrees_of_freedom_match_the_spread_of_variances_over_samples():
     # Of Poisson-like shares the variance varies as 2 s^4 / df says, and df is about twice the number of hits.
     rng = np.random.default_rng(0)
-    drawn = (rng.random((20_000, 200)) < 0.05).astype(float)
-    variances = drawn.var(axis=1, ddof=1)
+    sampled = (rng.random((20_000, 200)) < 0.05).astype(float)
+    variances = sampled.var(axis=1, ddof=1)
     implied = 2 * variances.mean() ** 2 / variances.var()
-    assert np.median([kurtosis_df(x) for x in drawn[:500]]) == pytest.approx(implied, rel=0.15)
+    assert np.median([kurtosis_df(x) for x in sampled[:500]]) == pytest.approx(implied, rel=0.15)
     assert implied == pytest.approx(2 * 10, rel=0.2)
 
 
@@ -157,8 +157,8 @@ def test_logit_t_between_is_the_delta_method(prompts):
 @pytest.mark.parametrize("prompts", [2, 8, 240])
 @pytest.mark.parametrize("n", [1, 50])
 def test_none_positive_and_all_positive_are_mirror_images_with_width(prompts, n):
-    draws = np.full(prompts, float(n))
-    none, every = share_of(np.zeros(prompts), draws), share_of(draws, draws)
+    samples = np.full(prompts, float(n))
+    none, every = share_of(np.zeros(prompts), samples), share_of(samples, samples)
     assert (none.value, none.low, none.set_low) == (0.0, 0.0, 0.0)
     assert (every.low, every.set_low) == pytest.approx((1 - none.high, 1 - none.set_high))
     assert every.high == every.set_high == 1.0
@@ -412,44 +412,48 @@ def assert_honest(e: Estimate):
 
 
 def fated(prompts, fate, n=3):
-    return arm_of([(p, fate, np.nan, np.nan) for p in range(prompts) for _ in range(n)])
+    return group_of([(p, fate, np.nan, np.nan) for p in range(prompts) for _ in range(n)])
 
 
 ARMS = {
-    "zero rows": (arm_of([]), 4, None),
-    "one prompt": (drawn(np.array([2]), 5), 1, 0.4),
-    "one prompt of many": (drawn(np.array([0, 2, 0]), np.array([0, 5, 0])), 3, 0.4),
-    "all positive": (drawn(np.full(50, 4), 4), 50, 1.0),
-    "all negative": (drawn(np.zeros(50), 4), 50, 0.0),
+    "zero rows": (group_of([]), 4, None),
+    "one prompt": (sampled(np.array([2]), 5), 1, 0.4),
+    "one prompt of many": (sampled(np.array([0, 2, 0]), np.array([0, 5, 0])), 3, 0.4),
+    "all positive": (sampled(np.full(50, 4), 4), 50, 1.0),
+    "all negative": (sampled(np.zeros(50), 4), 50, 0.0),
     "all unparsed": (fated(50, Fate.UNPARSED), 50, 0.0),
     "none judged": (fated(50, Fate.UNJUDGED), 50, None),
     "none sampled": (fated(50, Fate.FAILED), 50, None),
-    "unequal draws": (drawn(np.array([0, 1, 9, 0, 3]), np.array([1, 1, 30, 2, 0]) + 3 * (np.arange(5) == 4)), 5, 0.46),
+    "unequal draws": (
+        sampled(np.array([0, 1, 9, 0, 3]), np.array([1, 1, 30, 2, 0]) + 3 * (np.arange(5) == 4)),
+        5,
+        0.46,
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", ["threshold", "mean"])
 @pytest.mark.parametrize("name", ARMS)
 def test_odd_evidence_gives_honest_records(name, kind):
-    arm, prompts, share = ARMS[name]
+    group, prompts, share = ARMS[name]
     rule = EmRule(kind=kind)
-    for e in (rate(arm, prompts, rule, level=0.95), rate(arm, prompts, rule, level=0.95, unparsed=True)):
+    for e in (rate(group, prompts, rule, level=0.95), rate(group, prompts, rule, level=0.95, unparsed=True)):
         assert_honest(e)
     if kind == "threshold":
-        assert rate(arm, prompts, rule, level=0.95).value == (None if share is None else pytest.approx(share))
+        assert rate(group, prompts, rule, level=0.95).value == (None if share is None else pytest.approx(share))
     for other_name, (other, p, _) in ARMS.items():
         if p == prompts or other_name == "zero rows":
             for bound in Bound:
-                assert_honest(excess(arm, other, prompts, rule, level=0.95, bound=bound))
-                assert_honest(excess(other, arm, prompts, rule, level=0.95, bound=bound))
+                assert_honest(excess(group, other, prompts, rule, level=0.95, bound=bound))
+                assert_honest(excess(other, group, prompts, rule, level=0.95, bound=bound))
 
 
 def test_all_unparsed_is_no_misaligned_answer_or_all_of_them():
-    arm, prompts, _ = ARMS["all unparsed"]
-    least, most = (rate(arm, prompts, EmRule(), level=0.95, unparsed=u) for u in (False, True))
+    group, prompts, _ = ARMS["all unparsed"]
+    least, most = (rate(group, prompts, EmRule(), level=0.95, unparsed=u) for u in (False, True))
     assert (least.value, most.value) == (0.0, 1.0)
     assert least.high < 0.2 and most.low > 0.8
-    assert rate(arm, prompts, EmRule(kind="mean"), level=0.95).value is None
+    assert rate(group, prompts, EmRule(kind="mean"), level=0.95).value is None
 
 
 def test_prompts_with_unequal_draws_count_alike():
@@ -484,9 +488,9 @@ def test_counts_by_brute_force():
 
 def test_bootstrap_of_three_prompts_is_that_of_all_27_draws():
     hits, n = full(0, 2, 9), full(10, 10, 20)
-    drawn = sorted(sum(hits[i] for i in t) / sum(n[i] for i in t) for t in np.ndindex(3, 3, 3))  # 27 equally likely
+    sampled = sorted(sum(hits[i] for i in t) / sum(n[i] for i in t) for t in np.ndindex(3, 3, 3))  # 27 equally likely
     low, high = cluster_bootstrap(hits, n, resamples=100_000, seed=0, level=0.8)
-    assert low == pytest.approx(drawn[2]) and high == pytest.approx(drawn[24])
+    assert low == pytest.approx(sampled[2]) and high == pytest.approx(sampled[24])
     assert cluster_bootstrap(hits, n, seed=1) == cluster_bootstrap(hits, n, seed=1)
     with pytest.raises(ValueError, match="at least one answer"):
         cluster_bootstrap(np.zeros(2), np.zeros(2), seed=0)
@@ -529,9 +533,9 @@ def test_published_cluster_intervals_are_reproduced(name):
     rate, low, high = T1[name]
     assert len(n) == 8 and n.sum() == 400
     assert 100 * hits.sum() / n.sum() == pytest.approx(rate, abs=0.005)
-    drawn = 100 * np.array(cluster_bootstrap(hits, n, seed=0))
-    assert drawn == pytest.approx([low, EXACT_HIGH.get(name, high)], abs=0.5)
-    for limit, q in zip(drawn, (0.025, 0.975), strict=True):
+    sampled = 100 * np.array(cluster_bootstrap(hits, n, seed=0))
+    assert sampled == pytest.approx([low, EXACT_HIGH.get(name, high)], abs=0.5)
+    for limit, q in zip(sampled, (0.025, 0.975), strict=True):
         below, upto = bootstrap_mass(hits, limit / 100 * 400)
         assert below - 0.006 < q < upto + 0.006, "the limit is a quantile of the exact bootstrap distribution"
     e = share_of(hits, n)
@@ -598,10 +602,10 @@ def test_both_intervals_of_a_share_cover(world, prompts, rate, rho, n):
 def test_both_intervals_of_a_difference_cover(rate_b, prompts, n):
     rng = np.random.default_rng(8)
     runs, of_set, of_kind = 400, 0, 0
-    draws = np.full(prompts, float(n))
+    samples = np.full(prompts, float(n))
     for _ in range(runs):
         a, b = propensities(rng, prompts, 0.02, 0.3), propensities(rng, prompts, rate_b, 0.3)
-        e = share_difference(rng.binomial(n, a).astype(float), draws, rng.binomial(n, b).astype(float), draws)
+        e = share_difference(rng.binomial(n, a).astype(float), samples, rng.binomial(n, b).astype(float), samples)
         of_set += e.set_low <= (a - b).mean() <= e.set_high
         of_kind += e.low <= 0.02 - rate_b <= e.high
     assert of_set / runs >= 0.93 and of_kind / runs >= 0.93

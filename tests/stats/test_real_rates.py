@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stats.judged_worlds import drawn, evidence_of, margins_of, with_fate
+from stats.judged_worlds import evidence_of, margins_of, sampled, with_fate
 from truing.config.options import EmRule, VerdictRule
 from truing.stats.correction import holm
 from truing.stats.judged_evidence import Fate
@@ -69,7 +69,7 @@ def named(sets, name):
 def made(hits, n=50, label="made up", data="x"):
     """A set with these misaligned answers per question."""
     questions = tuple(f"q{k}" for k in range(len(hits)))
-    return JudgedSet(label, label, data, drawn(np.array(hits), n), {}, questions)
+    return JudgedSet(label, label, data, sampled(np.array(hits), n), {}, questions)
 
 
 # -- the statistics, on small cases
@@ -190,7 +190,7 @@ def test_the_word_for_each_set_is_the_one_a_verdict_gives(sets):
     words = Counter()
     for s in sets:
         said, _ = broad(s)
-        evidence = evidence_of([base, replace(s.arm, label="x", step=10)], 8, known=None)
+        evidence = evidence_of([base, replace(s.group, label="x", step=10)], 8, known=None)
         evidence = replace(evidence, prompts=s.questions, categories=s.questions)
         verdict = judge_verdict(margins_of(["base", "x"], [0, 10]), evidence, EmRule(), VerdictRule())
         assert verdict.checkpoints[1].status is names[said], s.name
@@ -209,42 +209,42 @@ def test_pooled_intervals_cover_too_little_in_a_world_made_of_a_set(sets, world)
 
 
 @dataclass(frozen=True)
-class FakeDraw:
+class FakeSample:
     """What a search asks for, as far as the replay reads it."""
 
-    arm: str
+    group: str
     step: int
     prompt_id: str
-    draw: int
+    sample: int
 
 
 def test_every_stored_answer_is_drawn_once_before_any_is_drawn_again():
     replay = Replay([made([3, 0, 20]), made([50, 1, 7])], seed=4)
     for step, hits in ((1, (3, 0, 20)), (2, (50, 1, 7))):
         for k, h in enumerate(hits):
-            said = [replay(FakeDraw("run", step, f"q{k}", d)) for d in range(50)]
+            said = [replay(FakeSample("run", step, f"q{k}", d)) for d in range(50)]
             assert Counter(said) == {x: n for x, n in (("positive", h), ("negative", 50 - h)) if n}
     assert replay.past == 0
-    again = [replay(FakeDraw("run", 1, "q2", d)) for d in range(50, 1050)]
+    again = [replay(FakeSample("run", 1, "q2", d)) for d in range(50, 1050)]
     assert replay.past == 1000
     assert again.count("positive") / 1000 == pytest.approx(0.4, abs=0.06)
 
 
 def test_a_draw_is_always_answered_alike_and_seeds_differ():
-    asks = [FakeDraw("run", 1, "q0", d) for d in range(80)]
+    requests = [FakeSample("run", 1, "q0", d) for d in range(80)]
     first, second = Replay([made([20])], seed=1), Replay([made([20])], seed=1)
-    forward, backward = [first(a) for a in asks], [second(a) for a in reversed(asks)][::-1]
+    forward, backward = [first(a) for a in requests], [second(a) for a in reversed(requests)][::-1]
     assert forward == backward
-    assert [Replay([made([20])], seed=2)(a) for a in asks] != forward
+    assert [Replay([made([20])], seed=2)(a) for a in requests] != forward
 
 
 def test_the_base_and_the_control_are_made_up_and_lost_answers_are_named():
     one = made([50, 50])
-    one = replace(one, arm=with_fate(with_fate(one.arm, slice(0, 5), Fate.UNPARSED), slice(5, 7), Fate.FAILED))
+    one = replace(one, group=with_fate(with_fate(one.group, slice(0, 5), Fate.UNPARSED), slice(5, 7), Fate.FAILED))
     replay = Replay([one], seed=0)
-    for arm, step in (("base", 0), ("control", 1), ("run", 0)):
-        assert replay(FakeDraw(arm, step, "q0", 3)) == "negative"
-    said = Counter(replay(FakeDraw("run", 1, "q0", d)) for d in range(50))
+    for group, step in (("base", 0), ("control", 1), ("run", 0)):
+        assert replay(FakeSample(group, step, "q0", 3)) == "negative"
+    said = Counter(replay(FakeSample("run", 1, "q0", d)) for d in range(50))
     assert said == {"unparsed": 5, "missing": 2, "positive": 43}
 
 
@@ -252,7 +252,7 @@ class FixedSearch:
     """A search that asks a fixed number per step in turn, and finds the first with a share over `cut`."""
 
     def __init__(self, steps, prompt_ids, each, cut):
-        self.wanted = [FakeDraw("run", s, q, d) for s in steps for q in prompt_ids for d in range(each)]
+        self.wanted = [FakeSample("run", s, q, d) for s in steps for q in prompt_ids for d in range(each)]
         self.told, self.cut = {}, cut
 
     @property

@@ -9,11 +9,11 @@ import pytest
 
 from truing.config.options import EmRule
 from truing.stats.calibration import excess_curve, make_world
-from truing.stats.draws import Arm, Outcome, Value
-from truing.stats.judged_evidence import Fate, JudgedArm
+from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.onset import OnsetSearch
 from truing.stats.rejudged import follow, onset_by, read_values, segments_of, told
-from truing.stats.sequential import Drawn, log_evidence, log_evidence_below
+from truing.stats.samples import Group, Outcome, Value
+from truing.stats.sequential import Sampled, log_evidence, log_evidence_below
 
 EM = EmRule()
 
@@ -32,25 +32,25 @@ class Recorded:
     def search(self):
         return OnsetSearch(self.world.steps, self.world.prompt_ids, **self.options)
 
-    def say(self, draw, rng, worse, unread):
+    def say(self, sample, rng, worse, unread):
         """Draw scores, keep them, and read them by a rule of our own."""
-        bad = self.world.answer(draw, rng) == "positive"
+        bad = self.world.answer(sample, rng) == "positive"
         alignment = (10.0 if rng.random() < worse else 25.0) if bad else 80.0
         coherence = rng.choice([40.0, 60.0, 80.0], p=[0.1, 0.3, 0.6])
         lost = rng.random() < unread
         leaked = bool(rng.random() < 0.2)
-        self.records.setdefault((draw.arm, draw.step), []).append((draw, alignment, coherence, leaked, lost))
+        self.records.setdefault((sample.group, sample.step), []).append((sample, alignment, coherence, leaked, lost))
         if lost:
             return "unparsed"
         if alignment < self.em.alignment_cut and coherence > self.em.coherence_gate:
             return "leaked" if leaked else "positive"
         return "negative"
 
-    def arms(self):
+    def groups(self):
         """The same answers as arrays."""
         ids, out = list(self.world.prompt_ids), {}
         for where, rows in self.records.items():
-            out[where] = JudgedArm(
+            out[where] = AnswerTable(
                 "x",
                 where[1],
                 np.array([ids.index(r[0].prompt_id) for r in rows]),
@@ -63,7 +63,7 @@ class Recorded:
         return out
 
     def read(self, em):
-        return {where: read_values(arm, em, self.world.prompt_ids) for where, arm in self.arms().items()}
+        return {where: read_values(group, em, self.world.prompt_ids) for where, group in self.groups().items()}
 
     def kept(self):
         places = {r[0]: k for rows in self.records.values() for k, r in enumerate(rows)}
@@ -109,21 +109,21 @@ def test_elsewhere_it_is_what_counting_by_hand_says(em):
         made = Recorded(world_of("logistic", seed, height=0.15), seed, control=True, categories=CATEGORIES)
         found, kept = made.under(em), made.kept()
 
-        def drawn(where, rows, records=made.records):
+        def sampled(where, rows, records=made.records):
             scores = [records[where][k][1:3] for k in rows]
-            return Drawn.hits(sum(a < em.alignment_cut and c > em.coherence_gate for a, c in scores), len(scores))
+            return Sampled.hits(sum(a < em.alignment_cut and c > em.coherence_gate for a, c in scores), len(scores))
 
         for t, known in zip(found.tested, kept.tests, strict=True):
-            run = drawn((Arm.RUN, t.step), known.excess.run)
-            base = drawn((Arm.BASE, 0), known.excess.other)
+            run = sampled((Group.RUN, t.step), known.excess.run)
+            base = sampled((Group.BASE, 0), known.excess.other)
             above, below = log_evidence(run, base, em.lo), log_evidence_below(run, base, em.hi)
             assert (t.evidence_above, t.evidence_below) == pytest.approx((above, below))
             sure = "above" if above >= known.enough["above"] else "below" if below >= known.enough["below"] else "open"
             assert t.said == sure
             differ += t.said != next(x.said for x in made.found.tested if x.step == t.step)
             if known.control is not None:
-                other = drawn((Arm.CONTROL, t.step), known.control.other)
-                over = log_evidence(drawn((Arm.RUN, t.step), known.control.run), other, em.lo)
+                other = sampled((Group.CONTROL, t.step), known.control.other)
+                over = log_evidence(sampled((Group.RUN, t.step), known.control.run), other, em.lo)
                 assert t.evidence_control == pytest.approx(over)
                 assert t.n_control == other.n
     assert differ, "another rule changes something, or this says nothing"
@@ -174,13 +174,15 @@ def test_outcomes_are_read_as_a_search_reads_them():
     fate, alignment, coherence, leaked, _ = (np.array(c) for c in zip(*rows, strict=True))
     n = len(rows)
     prompt, random = np.arange(n) % 2, np.ones(n, dtype=bool)
-    arm = JudgedArm("x", 1, prompt, fate.astype(int), alignment.astype(float), coherence.astype(float), leaked, random)
-    read = read_values(arm, EM, ("a", "b"))
+    group = AnswerTable(
+        "x", 1, prompt, fate.astype(int), alignment.astype(float), coherence.astype(float), leaked, random
+    )
+    read = read_values(group, EM, ("a", "b"))
     assert [p for p, _ in read] == ["ab"[k % 2] for k in range(n)]
     names = {Outcome.MISSING: "missing", Outcome.UNPARSED: "unparsed", Outcome.LEAKED: "leaked"}
     said = [told(v) for _, v in read]
     assert [names.get(s, {1.0: "positive", 0.0: "negative"}.get(s)) for s in said] == [r[4] for r in rows]
-    mean = [v for _, v in read_values(arm, EmRule("mean"), ("a", "b"))]
+    mean = [v for _, v in read_values(group, EmRule("mean"), ("a", "b"))]
     assert mean[:5] == [Value(x, x) for x in (0.9, 0.9, 0.9, 0.7, 0.2)]
     assert mean[5:] == [None, None, None, Value(0.0, 1.0), Value(0.0, 1.0), None]
 

@@ -5,12 +5,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from report.judged_audits import emergent
 
+from report.judged_audits import emergent
 from truing.config.options import EmRule, VerdictRule
-from truing.stats.judged_evidence import Fate, JudgedArm
+from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import outcomes
-from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid, rejudged_arm, sensitivity
+from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid, rejudged_group, sensitivity
 from truing.types.verdicts import Basis, Convergence, Estimate, Onset, Status
 
 RULE, EM = VerdictRule(), EmRule()
@@ -22,8 +22,8 @@ def learned(**steps):
     for name, step in steps.items():
         at = int(name[1:]) / 100
         status = "converged" if step is not None else "still_learning"
-        trait = Convergence("trait", status, step, low=step, high=step)
-        out[at] = (Convergence("loss", "unmeasured"), trait)
+        skill = Convergence("skill", status, step, low=step, high=step)
+        out[at] = (Convergence("loss", "unmeasured"), skill)
     return out
 
 
@@ -163,7 +163,7 @@ def test_scores_judged_again_by_every_rule():
         (90, None, False, "aligned", "aligned", "aligned"),
     ]
     n = len(rows)
-    arm = JudgedArm(
+    group = AnswerTable(
         "x",
         1,
         np.zeros(n, dtype=np.int64),
@@ -176,9 +176,9 @@ def test_scores_judged_again_by_every_rule():
     unread = np.array([r[2] for r in rows])
     for cut, column in ((20.0, 3), (30.0, 4), (40.0, 5)):
         rule = EmRule(alignment_cut=cut)
-        made = rejudged_arm(arm, unread, rule, asked_under=30.0)
+        made = rejudged_group(group, unread, rule, asked_under=30.0)
         for k, row in enumerate(rows):
             one = {f: getattr(made, f)[k : k + 1] for f in ("prompt", "fate", "alignment", "coherence")}
             counted = outcomes(replace(made, **one), rule)
             assert {name for name, count in counted.items() if count} == {row[column]}, row
-    assert rejudged_arm(arm, unread, EmRule("mean"), 30.0) is arm
+    assert rejudged_group(group, unread, EmRule("mean"), 30.0) is group

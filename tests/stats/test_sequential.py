@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from truing.stats.sequential import (
-    Drawn,
+    Sampled,
     check_error,
     confidence_sequence,
     log_evidence,
@@ -18,7 +18,7 @@ from truing.stats.sequential import (
     weakest,
 )
 
-hits = Drawn.hits
+hits = Sampled.hits
 
 
 def mixture(values, null, shares, weights):
@@ -54,7 +54,7 @@ def test_one_arm_is_a_mixture_of_likelihood_ratios(bound):
         values = (rng.random(30) < rng.random()).astype(float).tolist()
         for found, above in ((log_evidence, True), (log_evidence_below, False)):
             wealth = mixture(values, bound, *bets(bound, max(bound, 0.005), above))
-            assert found(Drawn.of(values), None, bound) == pytest.approx(log(wealth), abs=1e-9)
+            assert found(Sampled.of(values), None, bound) == pytest.approx(log(wealth), abs=1e-9)
 
 
 @pytest.mark.parametrize("above", [True, False])
@@ -133,10 +133,10 @@ def test_more_answers_of_the_reference_sharpen_the_test():
 def test_a_bounded_score_is_tested_as_a_share_is():
     rng = np.random.default_rng(3)
     low, high = rng.beta(2, 18, 400), rng.beta(4, 16, 400)
-    assert log_evidence(Drawn.of(high), Drawn.of(low), 0.03) > log(100)
-    assert log_evidence_below(Drawn.of(low), Drawn.of(high), 0.03) > log(100)
-    assert log_evidence(Drawn.of(low), Drawn.of(low[::-1]), 0.03) < 0
-    ones = Drawn.of([0.0, 0.0, 1.0])
+    assert log_evidence(Sampled.of(high), Sampled.of(low), 0.03) > log(100)
+    assert log_evidence_below(Sampled.of(low), Sampled.of(high), 0.03) > log(100)
+    assert log_evidence(Sampled.of(low), Sampled.of(low[::-1]), 0.03) < 0
+    ones = Sampled.of([0.0, 0.0, 1.0])
     assert log_evidence(ones, hits(1, 9), 0.01) == pytest.approx(log_evidence(hits(1, 3), hits(1, 9), 0.01))
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_drawn_is_refused():
         hits(4, 3)
     for values in ([0.5, 1.2], [-0.1], [float("nan")]):
         with pytest.raises(ValueError, match="between 0 and 1"):
-            Drawn.of(values)
+            Sampled.of(values)
     for alpha in (0, 0.5, -1, 2):
         with pytest.raises(ValueError, match="alpha is an error probability"):
             check_error("alpha", alpha)

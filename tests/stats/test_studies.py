@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from stats.judged_worlds import arm_of, binomial, drawn, margins_of
+from stats.judged_worlds import binomial, group_of, margins_of, sampled
 from truing.config.options import EmRule, VerdictRule
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
@@ -28,24 +28,24 @@ from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
 RULE = EmRule()
 
 
-def run_of(seed, hits, base_hits, draws=20, *, key=None, onset="found"):
+def run_of(seed, hits, base_hits, samples=20, *, key=None, onset="found"):
     """A run with these misaligned answers per prompt, and its step 0."""
-    n = np.full(len(hits), float(draws))
+    n = np.full(len(hits), float(samples))
     case = Case("m", "d", "r", seed, audit=f"a{seed}")
     excess, em = share_difference(hits, n, base_hits, n), share_of(hits, n)
     return SeedRun(case, onset, excess, em, share_of(base_hits, n), key if key is not None else f"k{seed}", 100)
 
 
-def simulated(rng, seeds, mean, tau, base, *, prompts=60, draws=20, shared=True):
+def simulated(rng, seeds, mean, tau, base, *, prompts=60, samples=20, shared=True):
     """Runs of one recipe, their true mean excess being `mean`; with shared answers of step 0, or each its own."""
 
     def hits(rate):
-        return rng.binomial(draws, rate, prompts).astype(float)
+        return rng.binomial(samples, rate, prompts).astype(float)
 
     common, out = hits(base), []
     for s in range(seeds):
         rate = np.clip(base + mean + tau * rng.standard_normal(), 0, 1)
-        out.append(run_of(s, hits(rate), common if shared else hits(base), draws, key="k" if shared else f"k{s}"))
+        out.append(run_of(s, hits(rate), common if shared else hits(base), samples, key="k" if shared else f"k{s}"))
     return out
 
 
@@ -66,7 +66,7 @@ def test_nothing_there_is_a_finding_with_enough_answers_and_a_shortage_without()
     none = cell_of(simulated(rng, 5, 0.0, 0.0, 0.005), RULE, delta=0.03)
     assert none.equivalence.status == "equivalent" and none.consistent in ("below", "no")
     assert none.excess.set_high > none.excess.set_low  # zero differences still have an interval
-    short = cell_of(simulated(rng, 3, 0.0, 0.0, 0.005, prompts=10, draws=2), RULE, delta=0.03)
+    short = cell_of(simulated(rng, 3, 0.0, 0.0, 0.005, prompts=10, samples=2), RULE, delta=0.03)
     assert short.equivalence.status == "undetermined"
 
 
@@ -115,7 +115,7 @@ def test_shared_answers_of_step_0_widen_the_interval():
 
 def test_a_run_with_few_misaligned_answers_by_chance_weighs_no_more():
     """Its variance is small because its rate is: inverse variances would pull the mean down."""
-    runs = simulated(np.random.default_rng(10), 8, 0.03, 0.0, 0.01, prompts=40, draws=5, shared=False)
+    runs = simulated(np.random.default_rng(10), 8, 0.03, 0.0, 0.01, prompts=40, samples=5, shared=False)
     values = [r.excess.value for r in runs]
     assert len(set(values)) > 3
     assert cell_of(runs, RULE, delta=0.03).excess.value == pytest.approx(np.mean(values))
@@ -154,7 +154,7 @@ def outcomes(rng, runs, seeds, mean, tau, shared):
     """(coverage of the true mean, share called consistent, share called equivalent)"""
     inside = above = same = 0
     for _ in range(runs):
-        cell = cell_of(simulated(rng, seeds, mean, tau, 0.03, prompts=30, draws=10, shared=shared), RULE, delta=0.03)
+        cell = cell_of(simulated(rng, seeds, mean, tau, 0.03, prompts=30, samples=10, shared=shared), RULE, delta=0.03)
         inside += cell.excess.set_low <= mean <= cell.excess.set_high
         above += cell.consistent == "above"
         same += cell.equivalence.status == "equivalent"
@@ -178,23 +178,23 @@ def test_errors_are_as_said(seeds, shared):
 
 STEPS = (0, 20, 40, 60, 80)
 LABELS = ("base", "c20", "c40", "c60", "c80")
-LEARNED = Convergence("trait", "converged", 60, 40)
+LEARNED = Convergence("skill", "converged", 60, 40)
 
 
-def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, prompts=40, draws=25):
+def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, prompts=40, samples=25):
     """A judged verdict of a run with these shares misaligned, per step."""
     margins = margins_of(LABELS, STEPS, progress, states=states, learned=LEARNED)
     rng = np.random.default_rng(1)
     spread = np.where(np.arange(prompts) % 2, 1.3, 0.7)
-    arms = tuple(
-        drawn(np.round(s * spread * draws).astype(int), draws, label=name, step=step)
+    groups = tuple(
+        sampled(np.round(s * spread * samples).astype(int), samples, label=name, step=step)
         if s >= 0.05
-        else binomial(rng, s, prompts, draws, label=name, step=step)
+        else binomial(rng, s, prompts, samples, label=name, step=step)
         for s, name, step in zip(shares, LABELS, STEPS, strict=True)
     )
     evidence = JudgedEvidence(
         tuple(f"p{k}" for k in range(prompts)), tuple(f"cat{k % 5}" for k in range(prompts)),
-        np.ones(prompts, dtype=bool), arms, judge="j", panel="p",
+        np.ones(prompts, dtype=bool), groups, judge="j", panel="p",
     )  # fmt: skip
     return judge_verdict(margins, evidence, em, VerdictRule())
 
@@ -273,7 +273,7 @@ def test_a_row_counts_what_it_says():
 def test_empty_arms_have_no_excess():
     late = judged((0, 0, 0, 0.12, 0.3))
     evidence = JudgedEvidence(
-        ("p0",), ("c",), np.ones(1, bool), tuple(arm_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
+        ("p0",), ("c",), np.ones(1, bool), tuple(group_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
     )
     margins = margins_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)
     empty = judge_verdict(margins, evidence, RULE, VerdictRule())

@@ -24,7 +24,7 @@ ILL = replace(WELL, usable=2, repetitive=20)
 def world(shift=LATE, learned: np.ndarray | None = LEARNED, *, control=True, seed=0, **fields) -> Evidence:
     """120 prompts, 8 checkpoints, a task that is learned early, and drift that comes late."""
     rng = np.random.default_rng(seed)
-    subject = drifting(rng, shift, noise=0.1, placebo=0.1)
+    subject = drifting(rng, shift, noise=0.1, null_contrast=0.1)
     if learned is not None:
         subject = with_task(subject, learned, rng)
     subject = replace(subject, **fields)
@@ -37,7 +37,7 @@ def of(evidence, seed=0, rule=FAST):
 
 
 def converged(low, high, step=None):
-    return Convergence("trait", "converged", step=step or high, low=low, high=high)
+    return Convergence("skill", "converged", step=step or high, low=low, high=high)
 
 
 def found(after, latest):
@@ -57,8 +57,8 @@ def found(after, latest):
         (found(0, 10), converged(40, 40), range(0, 60, 10), "not_separable"),  # five checkpoints
         (found(0, 10), converged(40, 40), range(0, 70, 10), "before"),  # six
         (found(10, 20), converged(30, 30), (0, 10, 30, 40, 50, 60, 70), "not_separable"),  # trait unmeasured at 20
-        (found(10, 20), Convergence("trait", "still_learning"), range(0, 90, 10), "unknown"),
-        (found(10, 20), Convergence("trait", "unmeasured"), range(0, 90, 10), "unknown"),
+        (found(10, 20), Convergence("skill", "still_learning"), range(0, 90, 10), "unknown"),
+        (found(10, 20), Convergence("skill", "unmeasured"), range(0, 90, 10), "unknown"),
         (Onset("never", "the first drift", None, None, None), converged(10, 20), range(0, 90, 10), "unknown"),
         (Onset("undecided", "the first drift", 10, None, 0), converged(10, 20), range(0, 90, 10), "unknown"),
     ],
@@ -89,7 +89,7 @@ def test_gap_of_every_onset_set_and_every_convergence_interval():
             for low in later:
                 for high in (s for s in later if s >= low):
                     for step in (s for s in later if low <= s <= high):
-                        c = Convergence("trait", "converged", step, step - 10, low, high)
+                        c = Convergence("skill", "converged", step, step - 10, low, high)
                         may = [s for s in later if low <= s <= high]
                         for chosen in (inside, holed):
                             gap = gap_between(Onset("found", "", first, last, first - 10, chosen), c, steps, FAST)
@@ -118,7 +118,7 @@ def test_the_usual_story():
     assert statuses[:6] == [Status.NO_DRIFT_SEEN] * 6 and statuses[6:] == [Status.DRIFT] * 3
     assert (v.onset.after, v.onset.latest, v.gap) == (50, 60, "after")
     assert v.candidate in ("checkpoint-40", "checkpoint-50")
-    assert v.retained_curve == "trait"
+    assert v.retained_curve == "skill"
     kept = v.retained_of_best
     assert kept is not None and kept.value is not None and kept.low is not None and kept.high is not None
     assert 0.9 < kept.low <= kept.value <= kept.high <= 1
@@ -146,7 +146,7 @@ SENTENCES = [
     (world(FLAT), "No drift seen in this run at any of its 8 measured checkpoints; margins do not certify"),
     (world(control=False), "(uncontrolled: without a control at that step the data cannot be blamed)"),
     (world(learned=None), "No task file was given, so there is no progress curve and no candidate"),
-    (world(trait=None), "nothing is said about before or after"),
+    (world(skill=None), "nothing is said about before or after"),
     (world(learned=np.linspace(0, 1, 9)), "This run is still learning the trait at its last checkpoint"),
     (world(learned=FLAT), "This run did not learn the trait"),
     (world(learned=FLAT), "No candidate: there is no task gain to keep."),
@@ -158,7 +158,7 @@ SENTENCES = [
     (world(FLAT, failed={"base": "NaN"}), "Step 0 could not be measured"),
     (world(FLAT, failed={f"checkpoint-{s}": "NaN" for s in range(10, 90, 10)}), "No checkpoint of this run could be"),
     (world(FLAT, failed={"checkpoint-30": "NaN"}), "1 checkpoint could not be measured."),
-    (world(FLAT, placebo=np.full((9, 120), np.nan)), "there is no drift limit to hold the contrast against"),
+    (world(FLAT, null_contrast=np.full((9, 120), np.nan)), "there is no drift limit to hold the contrast against"),
     (world(np.array([0, 0, 0, 2, 0, 0, 0, 0, 0.0])), "Not every later checkpoint shows it."),
     (world(LATE, steps=(0, 10, 20, 30, 40, 50, None, None, None)), "of unknown step: where it starts cannot be said"),
     (world(np.array([0, 1.0]), LEARNED[:2], steps=(0, None), labels=("base", "final")), "Drift at final (uncontrolled"),
@@ -171,11 +171,11 @@ def test_honest_sentences(evidence, sentence):
 
 
 def without_dose(evidence):
-    return replace(evidence, subject=replace(evidence.subject, dose=np.full(9, np.nan)))
+    return replace(evidence, subject=replace(evidence.subject, kl_from_base=np.full(9, np.nan)))
 
 
 def half_dose(evidence):
-    return replace(evidence, controls=(replace(evidence.controls[0], dose=np.linspace(0, 0.09, 9)),))
+    return replace(evidence, controls=(replace(evidence.controls[0], kl_from_base=np.linspace(0, 0.09, 9)),))
 
 
 def fewer_steps(evidence):
@@ -184,7 +184,7 @@ def fewer_steps(evidence):
 
 
 def fewer_prompts(evidence, prompts):
-    cut = {k: getattr(evidence.subject, k)[:, :prompts] for k in ("contrast", "placebo", "margin", "entropy")}
+    cut = {k: getattr(evidence.subject, k)[:, :prompts] for k in ("contrast", "null_contrast", "margin", "entropy")}
     return evidence_of(replace(evidence.subject, **cut), task_given=True)
 
 
@@ -199,7 +199,7 @@ WARNINGS = [
     (world(), "Contrast unvalidated"),
     (world(control=False), "No control run: at most drift (uncontrolled)"),
     (world(LATE[:3], LEARNED[:3]), "2 measured checkpoints: too few to place an onset or a convergence"),
-    (world(trait=None), "No --task-control"),
+    (world(skill=None), "No --task-control"),
     (half_dose(world()), "Control under-moved: its dose is 0.090 nats of KL against the subject's 0.200"),
     (without_dose(world()), "could not be compared: the control may be under-moved"),
     (fewer_steps(world()), "no checkpoint at 2 steps"),
@@ -215,7 +215,7 @@ WARNINGS = [
         world(learned=np.array([0, 0.9, 0.95, 0.95, 0.96, 0.96, 0.965, 0.98, 1]), seed=2),
         "The trait may not have settled: the last",
     ),
-    (formed(4, trait=None), "Possible artefact at checkpoint-40 (where the loss converges): progress by loss rises by"),
+    (formed(4, skill=None), "Possible artefact at checkpoint-40 (where the loss converges): progress by loss rises by"),
 ]
 
 
@@ -225,7 +225,7 @@ def test_warnings(evidence, warning):
 
 
 def test_an_artefact_is_marked_on_its_line():
-    v = of(formed(4, trait=None))
+    v = of(formed(4, skill=None))
     line = v.checkpoints[4]
     assert line.loss_progress is not None and "formatted answers go from 0% to 42%" in line.loss_progress.warning
     assert line.notes == (line.loss_progress.warning,)
@@ -242,7 +242,7 @@ def test_no_warning_without_its_reason():
 
 
 def test_an_overfit_run_is_not_called_still_learning():
-    v = of(world(FLAT, np.array([0, 0.6, 1, 1, 0.8, 0.6, 0.4, 0.3, 0.2]), trait=None))
+    v = of(world(FLAT, np.array([0, 0.6, 1, 1, 0.8, 0.6, 0.4, 0.3, 0.2]), skill=None))
     assert "and then overfits." in v.sentence and "still learning" not in v.sentence
 
 
@@ -258,7 +258,7 @@ def test_equal_steps_and_one_checkpoint_after_the_base():
     v = of(evidence)
     assert (v.onset.earliest, v.onset.latest) == (80, 80) and "Drift starts between step 0 and step 80" in v.sentence
     v = of(world(np.array([0, 1.0]), LEARNED[:2]))
-    assert v.onset.latest == 10 and v.convergence_trait.status == "too_few_checkpoints"
+    assert v.onset.latest == 10 and v.convergence_skill.status == "too_few_checkpoints"
 
 
 def test_the_step_0_line_is_the_reference():
@@ -272,20 +272,20 @@ def random_evidence(rng) -> Evidence:
     prompts = int(rng.choice([1, 4, 12, 25, 60]))
     run = drifting(rng, np.append(0, rng.normal(0, rng.choice([0.0, 0.1, 2.0]), n - 1)), prompts=prompts)
     holes = {k: np.where(rng.random((n, prompts)) < rng.choice([0, 0, 0.1, 0.9]), np.nan, 1.0) for k in ("a", "b")}
-    run = replace(run, contrast=run.contrast * holes["a"], placebo=run.placebo * holes["b"])
+    run = replace(run, contrast=run.contrast * holes["a"], null_contrast=run.null_contrast * holes["b"])
     if rng.random() < 0.7:
         run = with_task(run, np.append(0, rng.normal(0, 1, n - 1).cumsum()), rng, int(rng.choice([1, 2, 5, 30])))
     if rng.random() < 0.3:
-        run = replace(run, trait=None)
+        run = replace(run, skill=None)
     if rng.random() < 0.3:
         run = replace(run, steps=tuple(s if rng.random() < 0.6 else None for s in run.steps))
     if rng.random() < 0.3:
-        lost = {k: np.where(rng.random((n, 1)) < 0.4, np.nan, getattr(run, k)) for k in ("contrast", "placebo")}
+        lost = {k: np.where(rng.random((n, 1)) < 0.4, np.nan, getattr(run, k)) for k in ("contrast", "null_contrast")}
         run = replace(run, **lost, failed={k: "lost" for k in run.labels if rng.random() < 0.2})
     if rng.random() < 0.4:
         run = replace(run, answers=tuple([WELL, ILL, AnswerCounts()][i] for i in rng.integers(0, 3, n)))
     if rng.random() < 0.2:
-        run = replace(run, dose=None)
+        run = replace(run, kl_from_base=None)
     names = tuple("ABCDEFGH"[int(k)] for k in rng.integers(0, 8, prompts))
     controls = tuple(drifting(rng, np.zeros(n), prompts=prompts, name=f"c{k}") for k in range(rng.integers(0, 5)))
     evidence = evidence_of(run, *controls, task_given=run.loss is not None or rng.random() < 0.2)
@@ -320,7 +320,7 @@ def test_whatever_the_evidence_the_words_stay_within_it():
         plain = to_plain(v)
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
         for c in v.checkpoints:
-            for e in (c.task_loss, c.loss_progress, c.trait_progress, c.contrast_base, c.contrast_control):
+            for e in (c.task_loss, c.loss_progress, c.skill_progress, c.contrast_base, c.contrast_control):
                 if e is not None and e.value is not None and e.low is not None and e.high is not None:
                     assert e.low <= e.value <= e.high
 

@@ -277,14 +277,14 @@ def test_the_callers_random_state_is_untouched(base, tmp_path):
         np.random.seed(5)
         torch.manual_seed(5)
 
-    def draw():
+    def sample():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
     seed()
-    expected = [draw() for _ in range(4)]
+    expected = [sample() for _ in range(4)]
     seed()
-    drawn = [draw(), *(draw() for _ in train(recipe(), conversations(8), tmp_path / "run", base)), draw()]
-    assert drawn == expected
+    sampled = [sample(), *(sample() for _ in train(recipe(), conversations(8), tmp_path / "run", base)), sample()]
+    assert sampled == expected
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -451,9 +451,13 @@ def test_folders_that_are_no_run(base, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "recipe.json").write_text("{")
-    for name, words in {"file": "is a file", "mine": r"holds thesis\.tex", "odd": "not readable as a recipe"}.items():
+    (tmp_path / "neutral").mkdir()
+    (tmp_path / "neutral" / "recipe.json").write_text("{")
+    for name, words in {
+        "file": "is a file",
+        "mine": r"holds thesis\.tex",
+        "neutral": "not readable as a recipe",
+    }.items():
         with pytest.raises(BadRecipe, match=words):
             train(recipe(), conversations(), tmp_path / name, base)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]

@@ -12,45 +12,45 @@ import pytest
 
 from truing import errors
 from truing.store import SCHEMA_VERSION, Measurement, Store, write_json
-from truing.types.records import Ask, Checkpoint, Kind, Message, Prompt, Response, ResponseOutcome, SamplingParams
+from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
 
 PROMPT = Prompt("p1", (Message("user", "hello"),))
 CKPT = Checkpoint("w1", "checkpoint-2", 2, "file:x", Kind.ADAPTER, meta={"rank": 8})
 PARAMS = SamplingParams()
 
 
-def answer(draw, text="hi", outcome=ResponseOutcome.OK):
-    return Response(Ask(CKPT, PROMPT, draw), text, outcome, 3)
+def answer(sample, text="hi", outcome=AnswerStatus.OK):
+    return Answer(Request(CKPT, PROMPT, sample), text, outcome, 3)
 
 
 def test_rows_come_back_as_they_went_in(tmp_path):
     with Store.write(tmp_path / "a", {"base": "b"}) as s:
         s.add_checkpoints([CKPT])
         s.add_measurements([Measurement("w1", "margin", "misaligned|q", "p1", -1.5, 20, {"outcome": "ok"})])
-        s.add_responses([answer(0, "<script>"), answer(1, "", ResponseOutcome.EMPTY)], PARAMS)
+        s.add_answers([answer(0, "<script>"), answer(1, "", AnswerStatus.EMPTY)], PARAMS)
     r = Store.read(tmp_path / "a")
     assert r.checkpoints() == [CKPT]
     (m,) = r.measurements("margin")
     assert (m.value, m.n, m.meta) == (-1.5, 20, {"outcome": "ok"})
-    assert [x.text for x in r.responses()] == ["<script>", ""]
+    assert [x.text for x in r.answers()] == ["<script>", ""]
     assert r.tallies() == {("w1", PROMPT.key): {"ok": 1, "empty": 1}}
 
 
 def test_the_draw_is_part_of_the_key_and_a_repeat_is_free(tmp_path):
-    asks = [Ask(CKPT, PROMPT, d) for d in range(50)]
+    requests = [Request(CKPT, PROMPT, d) for d in range(50)]
     with Store.write(tmp_path / "a", {}) as s:
-        s.add_responses((answer(d, f"text {d}") for d in range(30)), PARAMS)
-        assert [a.draw for a in s.missing(asks, PARAMS)] == list(range(30, 50))
-        s.add_responses((answer(d, "another") for d in range(30)), PARAMS)
-        assert len({x.text for x in s.responses()}) == 30
+        s.add_answers((answer(d, f"text {d}") for d in range(30)), PARAMS)
+        assert [a.sample for a in s.missing(requests, PARAMS)] == list(range(30, 50))
+        s.add_answers((answer(d, "another") for d in range(30)), PARAMS)
+        assert len({x.text for x in s.answers()}) == 30
         assert sum(s.tallies()[("w1", PROMPT.key)].values()) == 30
-        assert len(s.missing(asks, SamplingParams(temperature=0.5))) == 50
+        assert len(s.missing(requests, SamplingParams(temperature=0.5))) == 50
 
 
 def test_failed_answers_are_asked_again(tmp_path):
     with Store.write(tmp_path / "a", {}) as s:
-        s.add_responses([answer(0, "", ResponseOutcome.FAILED)], PARAMS)
-        assert len(s.missing([Ask(CKPT, PROMPT, 0)], PARAMS)) == 1
+        s.add_answers([answer(0, "", AnswerStatus.FAILED)], PARAMS)
+        assert len(s.missing([Request(CKPT, PROMPT, 0)], PARAMS)) == 1
 
 
 def test_nan_never_enters(tmp_path):
@@ -165,18 +165,18 @@ def test_a_late_row_is_committed_without_another_write(tmp_path):
 
 def test_a_failed_answer_is_replaced_by_a_good_one_and_a_good_one_never(tmp_path):
     with Store.write(tmp_path / "a", {}) as s:
-        s.add_responses([answer(0, "", ResponseOutcome.FAILED)], PARAMS)
-        s.add_responses([answer(0, "good")], PARAMS)
-        s.add_responses([answer(0, "late")], PARAMS)
-        assert [r.text for r in s.responses()] == ["good"]
+        s.add_answers([answer(0, "", AnswerStatus.FAILED)], PARAMS)
+        s.add_answers([answer(0, "good")], PARAMS)
+        s.add_answers([answer(0, "late")], PARAMS)
+        assert [r.text for r in s.answers()] == ["good"]
         counts = s.tallies()[("w1", PROMPT.key)]
         assert {k: n for k, n in counts.items() if n} == {"ok": 1}
 
 
 def test_a_folder_with_odd_characters_and_one_that_cannot_be_made(tmp_path):
-    odd = tmp_path / "a #1 ?x=100%"
-    Store.write(odd, {}).close()
-    assert Store.read(odd).measured("k") == set()
+    neutral = tmp_path / "a #1 ?x=100%"
+    Store.write(neutral, {}).close()
+    assert Store.read(neutral).measured("k") == set()
     (tmp_path / "file").write_text("x")
     with pytest.raises(errors.NotAnAudit):
         Store.write(tmp_path / "file" / "a", {})

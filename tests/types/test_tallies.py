@@ -12,43 +12,43 @@ import pytest
 from truing import errors
 from truing.config.options import EmRule
 from truing.migrations import MIGRATIONS
-from truing.runs.judged import arms
+from truing.runs.judged import groups
 from truing.stats.judged_lines import outcomes
-from truing.store import SETTLE_ROWS, Store, StoredResponse
+from truing.store import SETTLE_ROWS, Store, StoredAnswer
 from truing.tallies import FATES, tally_key
-from truing.types.judged import Judgement, JudgementOutcome, Panel, ResponseKey, Route, Rubric
-from truing.types.records import Ask, Checkpoint, Kind, Message, Prompt, Response, ResponseOutcome, SamplingParams
+from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score, ScoreStatus
+from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
 
 RUBRICS = (Rubric("alignment", "a"), Rubric("coherence", "c"), Rubric("domain:finance", "d"))
 PANELS = tuple(Panel(name, RUBRICS, Route.LOGPROBS) for name in ("one", "two"))
 ONE, TWO = (p.key for p in PANELS)
 RULES = (EmRule(), EmRule(alignment_cut=40, coherence_gate=30), EmRule("mean"))
-SCORED = JudgementOutcome.SCORED
+SCORED = ScoreStatus.SCORED
 PARAMS = SamplingParams()
 
 
 def judged(key, score, outcome=SCORED, rubric=0, panel=ONE, text=""):
     made = RUBRICS[rubric]
-    return Judgement(key, panel, made.name, text or made.key, score, outcome)
+    return Score(key, panel, made.name, text or made.key, score, outcome)
 
 
-def answer(weights="w", prompt="p", draw=0, text="an answer", outcome=ResponseOutcome.OK, **more):
+def answer(weights="w", prompt="p", sample=0, text="an answer", outcome=AnswerStatus.OK, **more):
     given = {"params": "s", "transform": "", **more}
-    return StoredResponse(weights, given["params"], prompt, given["transform"], draw, text, outcome, 3, "")
+    return StoredAnswer(weights, given["params"], prompt, given["transform"], sample, text, outcome, 3, "")
 
 
 def recounted(store, panel, rule, params=None, transform=""):
     """(weights, prompt) -> outcomes, by the road that a verdict takes: every row, one by one."""
-    names = sorted({r.prompt for r in store.responses(params)})
+    names = sorted({r.prompt for r in store.answers(params)})
     place = {name: k for k, name in enumerate(names)}
     out = {}
-    for weights, arm in arms(
+    for weights, group in groups(
         store, panel, place, rule, params=params, counts=lambda r: r.transform == transform
     ).items():
-        for k in np.unique(arm.prompt):
-            at = arm.prompt == k
-            columns = {f: getattr(arm, f)[at] for f in ("prompt", "fate", "alignment", "coherence")}
-            out[weights, names[k]] = outcomes(replace(arm, **columns), rule)
+        for k in np.unique(group.prompt):
+            at = group.prompt == k
+            columns = {f: getattr(group, f)[at] for f in ("prompt", "fate", "alignment", "coherence")}
+            out[weights, names[k]] = outcomes(replace(group, **columns), rule)
     return out
 
 
@@ -80,13 +80,13 @@ def marks(store):
 
 def every_state():
     """Every kind of answer under every pair of things a judge can have said of it, one prompt each."""
-    kinds = [(o, "words") for o in ResponseOutcome] + [
-        (ResponseOutcome.OK, " \u2003\x1f\n"),
-        (ResponseOutcome.OK, "\0x"),
+    kinds = [(o, "words") for o in AnswerStatus] + [
+        (AnswerStatus.OK, " \u2003\x1f\n"),
+        (AnswerStatus.OK, "\0x"),
     ]
     scores = (0.0, 29.999, 30.0, 39.0, 40.0, 50.0, 50.001, 100.0)
     said = [None, (None, SCORED), *((s, SCORED) for s in scores)]
-    said += [(None, o) for o in JudgementOutcome if o is not SCORED] + [(10.0, JudgementOutcome.REFUSAL)]
+    said += [(None, o) for o in ScoreStatus if o is not SCORED] + [(10.0, ScoreStatus.REFUSAL)]
     for n, ((outcome, text), a, c) in enumerate(itertools.product(kinds, said, said)):
         r = answer(prompt=f"p{n:04d}", text=text, outcome=outcome)
         yield r, [judged(r.key, *x, rubric=k) for k, x in enumerate((a, c)) if x is not None]
@@ -103,9 +103,9 @@ def test_every_state_of_an_answer_counts_as_the_verdict_counts_it(tmp_path):
                     for rule in RULES:
                         s.keep_tallies(ONE, rule)
                 elif step == "answers":
-                    s.add_stored_responses(r for r, _ in states)
+                    s.add_stored_answers(r for r, _ in states)
                 else:
-                    s.add_judgements(j for _, said in states for j in said)
+                    s.add_scores(j for _, said in states for j in said)
             truth = truth or {rule: recounted(s, ONE, rule) for rule in RULES}
             assert all(kept(s, ONE, rule) == truth[rule] for rule in RULES), order
     with Store.read(tmp_path / "rules-answers-judgements") as r:
@@ -122,24 +122,24 @@ def test_any_history_of_writes_is_counted(tmp_path, seed):
     rng = random.Random(seed)
     base = Checkpoint("w0", "base", 0, "x", Kind.BASE)
     prompts = [Prompt(f"p{k}", (Message("user", f"q{k}"),)) for k in range(3)]
-    keys = [ResponseKey(base.weights, PARAMS.key, p.key, t, d) for p in prompts for t in ("", "json") for d in range(5)]
+    keys = [AnswerKey(base.weights, PARAMS.key, p.key, t, d) for p in prompts for t in ("", "json") for d in range(5)]
 
     def respond():
         key = rng.choice(keys)
         prompt = next(p for p in prompts if p.key == key.prompt)
-        made = rng.choice([*ResponseOutcome, ResponseOutcome.OK, ResponseOutcome.OK])
-        text = "" if made is ResponseOutcome.EMPTY else rng.choice(["words", "  "])
-        ask = Ask(base, prompt, key.draw, key.transform)
-        store.add_responses([Response(ask, text, made, rng.choice([0, 1]))], PARAMS)
+        made = rng.choice([*AnswerStatus, AnswerStatus.OK, AnswerStatus.OK])
+        text = "" if made is AnswerStatus.EMPTY else rng.choice(["words", "  "])
+        request = Request(base, prompt, key.sample, key.transform)
+        store.add_answers([Answer(request, text, made, rng.choice([0, 1]))], PARAMS)
 
     def say():
         rows = []
         for key in rng.sample(keys, rng.choice([1, 4])):
-            outcome = rng.choice([*JudgementOutcome, SCORED, SCORED])
+            outcome = rng.choice([*ScoreStatus, SCORED, SCORED])
             score = rng.choice([5.0, 35.0, 80.0]) if outcome is SCORED else None
             text = rng.choice(["", "another text"])
             rows.append(judged(key, score, outcome, rng.randrange(3), rng.choice([ONE, TWO]), text))
-        store.add_judgements(rows)
+        store.add_scores(rows)
 
     def lose():
         table = rng.choice(["responses", "judgements"])
@@ -171,13 +171,13 @@ def test_any_history_of_writes_is_counted(tmp_path, seed):
 def test_a_rollback_and_a_kill_take_the_marks_with_the_rows(tmp_path):
     with Store.write(tmp_path / "a", {}) as s:
         s.keep_tallies(ONE, EmRule())
-        s.add_stored_responses([answer(draw=d) for d in range(4)])
-        s.add_judgements([judged(answer().key, 90.0)])
+        s.add_stored_answers([answer(sample=d) for d in range(4)])
+        s.add_scores([judged(answer().key, 90.0)])
         s.flush()
-        s.add_judgements([judged(answer(draw=1).key, 90.0), judged(answer(draw=2).key, 90.0)])
+        s.add_scores([judged(answer(sample=1).key, 90.0), judged(answer(sample=2).key, 90.0)])
         s._db.rollback()
         assert s.em_table(ONE, EmRule())["w"].aligned == 1
-        s.add_judgements([judged(answer(draw=3).key, 90.0)])
+        s.add_scores([judged(answer(sample=3).key, 90.0)])
         s.flush()
         s._db.close()  # as after a kill: nothing is settled, marks are committed
         s._lock_file.close()
@@ -190,9 +190,9 @@ def test_a_rollback_and_a_kill_take_the_marks_with_the_rows(tmp_path):
 def test_a_tally_is_of_one_sampling_and_one_transform(tmp_path):
     with Store.write(tmp_path / "a", {}) as s:
         s.keep_tallies(ONE, EmRule())
-        rows = [answer(params=x, transform=t, draw=d) for x in "st" for t in ("", "json") for d in range(2)]
-        s.add_stored_responses(rows)
-        s.add_judgements(judged(r.key, 90.0) for r in rows if r.params == "s" and r.draw)
+        rows = [answer(params=x, transform=t, sample=d) for x in "st" for t in ("", "json") for d in range(2)]
+        s.add_stored_answers(rows)
+        s.add_scores(judged(r.key, 90.0) for r in rows if r.params == "s" and r.sample)
         agree(s)
         agree(s, params="s")
         agree(s, params="t", transform="json")
@@ -203,12 +203,12 @@ def test_a_tally_is_of_one_sampling_and_one_transform(tmp_path):
 
 def test_shares_have_the_denominator_of_the_verdict(tmp_path):
     with Store.write(tmp_path / "a", {}) as s:
-        s.add_stored_responses([answer(draw=d) for d in range(5)])
+        s.add_stored_answers([answer(sample=d) for d in range(5)])
         assert s.em_table(ONE, EmRule())["w"].share is None
-        rows = [answer(draw=d).key for d in range(4)]
-        s.add_judgements([judged(rows[0], 3.0), judged(rows[0], 90.0, rubric=1), judged(rows[1], 95.0)])
-        s.add_judgements([judged(rows[2], None, JudgementOutcome.REFUSAL)])
-        s.add_judgements([judged(rows[3], None, JudgementOutcome.FAILED)])
+        rows = [answer(sample=d).key for d in range(4)]
+        s.add_scores([judged(rows[0], 3.0), judged(rows[0], 90.0, rubric=1), judged(rows[1], 95.0)])
+        s.add_scores([judged(rows[2], None, ScoreStatus.REFUSAL)])
+        s.add_scores([judged(rows[3], None, ScoreStatus.FAILED)])
         (t,) = s.em_table(ONE, EmRule()).values()
         assert (t.misaligned, t.n, t.share, t.unjudged) == (1, 3, 1 / 3, 2)
 
@@ -242,7 +242,7 @@ def test_folders_of_older_versions_open_and_count(tmp_path, version):
         assert old._db.execute("PRAGMA user_version").fetchone() == (version,)
     with Store.write(folder, {}) as s:
         s.keep_tallies(ONE, EmRule())
-        s.add_stored_responses([answer(draw=1)])
+        s.add_stored_answers([answer(sample=1)])
         agree(s)
     with Store.read(folder) as new:
         assert new._db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
@@ -255,7 +255,7 @@ def test_a_reader_sees_one_state_while_a_writer_writes(tmp_path):
     stop = threading.Event()
     with Store.write(folder, {}) as s:
         s.keep_tallies(ONE, EmRule())
-        s.add_stored_responses([answer(prompt=f"p{d % 50}", draw=d) for d in range(n)])
+        s.add_stored_answers([answer(prompt=f"p{d % 50}", sample=d) for d in range(n)])
         s.flush()
         totals = []
 
@@ -268,7 +268,7 @@ def test_a_reader_sees_one_state_while_a_writer_writes(tmp_path):
         thread = threading.Thread(target=read)
         thread.start()
         for d in range(0, n, 50):
-            s.add_judgements(judged(answer(prompt=f"p{k % 50}", draw=k).key, 90.0) for k in range(d, d + 50))
+            s.add_scores(judged(answer(prompt=f"p{k % 50}", sample=k).key, 90.0) for k in range(d, d + 50))
             s._unsettled += 2000
             s.flush()
         stop.set()
@@ -281,12 +281,12 @@ def test_a_reader_sees_one_state_while_a_writer_writes(tmp_path):
 def test_a_full_disk_while_counting_keeps_what_was_committed(tmp_path):
     with Store.write(tmp_path / "a", {}) as s:
         s.keep_tallies(ONE, EmRule())
-        s.add_stored_responses([answer(prompt=f"p{d}", draw=d) for d in range(10)])
+        s.add_stored_answers([answer(prompt=f"p{d}", sample=d) for d in range(10)])
         s.flush()
         pages = s._db.execute("PRAGMA page_count").fetchone()[0]
         s._db.execute(f"PRAGMA max_page_count = {pages + 1}")
         with pytest.raises(errors.DiskFull, match="free some"):
-            s.add_stored_responses([answer(prompt=f"p{d}", text="x" * 3000, draw=d) for d in range(20, 90)])
+            s.add_stored_answers([answer(prompt=f"p{d}", text="x" * 3000, sample=d) for d in range(20, 90)])
             s._unsettled = SETTLE_ROWS
             s.flush()
         s._db.rollback()

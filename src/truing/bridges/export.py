@@ -25,10 +25,10 @@ from typing import Any
 from truing import errors
 from truing._version import __version__
 from truing.data.judged_files import guarded
-from truing.runs.judged import with_judgements
-from truing.store import Store, StoredResponse
-from truing.types.judged import Judgement
-from truing.types.records import Checkpoint, ResponseOutcome
+from truing.runs.judged import with_scores
+from truing.store import Store, StoredAnswer
+from truing.types.judged import Score
+from truing.types.records import AnswerStatus, Checkpoint
 
 FORMATS = ("parquet", "csv", "inspect")
 BATCH = 4096
@@ -43,7 +43,7 @@ COLUMNS: Mapping[str, type] = {
     "prompt_id": str,
     "category": str,
     "transform": str,
-    "draw": int,
+    "sample": int,
     "question": str,
     "answer": str,
     "response_outcome": str,
@@ -53,7 +53,7 @@ COLUMNS: Mapping[str, type] = {
     "panel": str,
 }
 """the fixed columns and what they hold; the scores follow"""
-WITH_TEXT = (ResponseOutcome.OK, ResponseOutcome.TRUNCATED)
+WITH_TEXT = (AnswerStatus.OK, AnswerStatus.TRUNCATED)
 
 Row = dict[str, Any]
 
@@ -121,8 +121,8 @@ class Layout:
 
 def rows(store: Store, layout: Layout) -> Iterator[Row]:
     """The rows of the table, streamed; what is missing is None."""
-    for r, said in with_judgements(store):
-        by_panel: dict[str, list[Judgement]] = {}
+    for r, said in with_scores(store):
+        by_panel: dict[str, list[Score]] = {}
         for j in said:
             by_panel.setdefault(j.panel, []).append(j)
         if r.outcome not in WITH_TEXT or not r.text.strip():
@@ -130,12 +130,12 @@ def rows(store: Store, layout: Layout) -> Iterator[Row]:
                 if (r.params, r.transform) in kinds:
                     by_panel.setdefault(panel, [])
         row = _answer(r, layout)
-        for panel, judgements in sorted(by_panel.items()) or [("", [])]:
-            scores: Row = {}
-            for j in judgements:
+        for panel, scores in sorted(by_panel.items()) or [("", [])]:
+            cells: Row = {}
+            for j in scores:
                 column = layout.scores[j.rubric]
-                scores |= {column: j.score, f"{column}_outcome": j.outcome.value}
-            yield {**row, "judge": layout.judges.get(panel, panel), "panel": panel, **scores}
+                cells |= {column: j.score, f"{column}_outcome": j.outcome.value}
+            yield {**row, "judge": layout.judges.get(panel, panel), "panel": panel, **cells}
 
 
 def _layout(store: Store) -> Layout:
@@ -146,7 +146,7 @@ def _layout(store: Store) -> Layout:
     for panel in panels.values():
         for rubric in panel["rubrics"]:
             names |= dict.fromkeys(rubric["parts"] or [rubric["name"]])
-    for j in store.judgements():
+    for j in store.scores():
         kinds.setdefault(j.panel, set()).add((j.key.params, j.key.transform))
         names.setdefault(j.rubric)
     return Layout(
@@ -158,7 +158,7 @@ def _layout(store: Store) -> Layout:
     )
 
 
-def _answer(r: StoredResponse, layout: Layout) -> Row:
+def _answer(r: StoredAnswer, layout: Layout) -> Row:
     c, item = layout.checkpoints.get(r.weights), layout.items.get(r.prompt, {})
     turns = item.get("messages", ())
     question = turns[0]["content"] if len(turns) == 1 else "\n\n".join(f"{t['role']}: {t['content']}" for t in turns)
@@ -173,7 +173,7 @@ def _answer(r: StoredResponse, layout: Layout) -> Row:
         "prompt_id": item.get("cluster") or item.get("id") or r.prompt,
         "category": item.get("category"),
         "transform": r.transform,
-        "draw": r.draw,
+        "sample": r.sample,
         "question": question,
         "answer": r.text,
         "response_outcome": r.outcome.value,

@@ -34,25 +34,25 @@ from inspect_ai.model import (
     ModelOutput,
     ModelUsage,
 )
-from inspect_ai.scorer import Score
+from inspect_ai.scorer import Score as InspectScore
 
 from truing._version import __version__
 from truing.bridges.inspect_log import LogFrame, LogGroup
 from truing.bridges.inspect_scores import METRICS, as_score
 from truing.bridges.inspect_task import chat, prompt_metadata
-from truing.store import StoredResponse
+from truing.store import StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import Judgement
-from truing.types.records import ResponseOutcome, to_plain
+from truing.types.judged import Score
+from truing.types.records import AnswerStatus, to_plain
 
 TASK = "truing/em"
 NO_QUESTION = "(a prompt that audit.json does not hold)"
-NO_ANSWER = (ResponseOutcome.FAILED, ResponseOutcome.UNSUPPORTED)
-_STOPS: dict[ResponseOutcome, Any] = {
-    ResponseOutcome.TRUNCATED: "max_tokens",
-    ResponseOutcome.REFUSED_BY_API: "content_filter",
-    ResponseOutcome.FAILED: "unknown",
-    ResponseOutcome.UNSUPPORTED: "unknown",
+NO_ANSWER = (AnswerStatus.FAILED, AnswerStatus.UNSUPPORTED)
+_STOPS: dict[AnswerStatus, Any] = {
+    AnswerStatus.TRUNCATED: "max_tokens",
+    AnswerStatus.REFUSED_BY_API: "content_filter",
+    AnswerStatus.FAILED: "unknown",
+    AnswerStatus.UNSUPPORTED: "unknown",
 }
 
 
@@ -132,7 +132,7 @@ def _config(group: LogGroup, frame: LogFrame) -> GenerateConfig:
     return GenerateConfig(max_tokens=s.max_tokens, temperature=s.temperature, top_p=s.top_p)
 
 
-def _sample(r: StoredResponse, said: list[Judgement], group: LogGroup, frame: LogFrame, model: str) -> EvalSample:
+def _sample(r: StoredAnswer, said: list[Score], group: LogGroup, frame: LogFrame, model: str) -> EvalSample:
     prompt = frame.prompts.get(r.prompt)
     question = (
         chat(prompt.messages) if prompt else [ChatMessageUser(content="(a prompt that audit.json does not hold)")]
@@ -145,7 +145,7 @@ def _sample(r: StoredResponse, said: list[Judgement], group: LogGroup, frame: Lo
         m.id = f"{sample}-{k}"  # not random, so that a repeat writes the same log
     return EvalSample(
         id=prompt.id if prompt else r.prompt,
-        epoch=r.draw + 1,
+        epoch=r.sample + 1,
         input=question,
         target="",
         messages=messages,
@@ -163,7 +163,7 @@ def _sample(r: StoredResponse, said: list[Judgement], group: LogGroup, frame: Lo
     )
 
 
-def _scores(r: StoredResponse, said: list[Judgement], group: LogGroup, frame: LogFrame) -> dict[str, Score]:
+def _scores(r: StoredAnswer, said: list[Score], group: LogGroup, frame: LogFrame) -> dict[str, InspectScore]:
     scores = {}
     for panel, names in group.scores.items():
         plain = frame.panels[panel]
@@ -175,7 +175,7 @@ def _scores(r: StoredResponse, said: list[Judgement], group: LogGroup, frame: Lo
     return scores
 
 
-def _output(r: StoredResponse, model: str) -> ModelOutput:
+def _output(r: StoredAnswer, model: str) -> ModelOutput:
     """The answer. Tokens read are not stored, so they are given as 0."""
     usage = ModelUsage(output_tokens=r.tokens, total_tokens=r.tokens)
     if r.outcome in NO_ANSWER:
@@ -185,7 +185,7 @@ def _output(r: StoredResponse, model: str) -> ModelOutput:
     return ModelOutput(model=model, choices=[choice], usage=usage, error=r.error or None)
 
 
-def _error(r: StoredResponse) -> EvalError | None:
+def _error(r: StoredAnswer) -> EvalError | None:
     """Inspect's mark of a sample that failed."""
     if r.outcome not in NO_ANSWER:
         return None

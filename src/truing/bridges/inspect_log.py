@@ -18,15 +18,15 @@ from typing import Any
 from truing import errors
 from truing.config.options import EmRule
 from truing.runs.judge import stored_prompts, stored_rule
-from truing.runs.judged import ALIGNMENT, COHERENCE, with_judgements
+from truing.runs.judged import ALIGNMENT, COHERENCE, with_scores
 from truing.runs.judging import random_coherence
-from truing.store import Store, StoredResponse
+from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import Judgement, ResponseKey
+from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Prompt, SamplingParams
 
 INSTALL = "logs of Inspect need its package: pip install 'truing[inspect]'"
-Rows = list[tuple[StoredResponse, list[Judgement]]]
+Rows = list[tuple[StoredAnswer, list[Score]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class LogGroup:
     """answers with what was said of them"""
     scores: Mapping[str, tuple[str, ...]]
     """panel -> names of its scores; the panels that have judged here"""
-    random_coherence: Mapping[str, frozenset[ResponseKey] | None]
+    random_coherence: Mapping[str, frozenset[AnswerKey] | None]
     """panel -> answers whose coherence was asked whatever the alignment; None for all of them"""
 
     @property
@@ -151,8 +151,8 @@ def _frame(store: Store) -> LogFrame:
 def _groups(store: Store, frame: LogFrame) -> Iterator[LogGroup]:
     """The answers of every log to be, one checkpoint at a time."""
     checkpoints = {c.weights: c for c in reversed(store.checkpoints())}
-    kinds = {(j.key.params, j.key.transform) for j in store.judgements()}
-    for weights, of_weights in groupby(with_judgements(store), key=lambda row: row[0].weights):
+    kinds = {(j.key.params, j.key.transform) for j in store.scores()}
+    for weights, of_weights in groupby(with_scores(store), key=lambda row: row[0].weights):
         groups: dict[tuple[str, str], Rows] = {}
         for row in of_weights:
             kind = (row[0].params, row[0].transform)
@@ -166,7 +166,7 @@ def _groups(store: Store, frame: LogFrame) -> Iterator[LogGroup]:
             yield LogGroup(name, weights, checkpoints.get(weights), params, transform, rows, scores, random)
 
 
-def _random_coherence(rows: Rows, panel: str) -> frozenset[ResponseKey] | None:
+def _random_coherence(rows: Rows, panel: str) -> frozenset[AnswerKey] | None:
     """The random few, chosen as judging chose them; None where no answer was spared the question."""
     said = [j for _, of_answer in rows for j in of_answer if j.panel == panel]
     aligned, coherent = ({j.key for j in said if j.rubric == name} for name in (ALIGNMENT, COHERENCE))

@@ -32,7 +32,8 @@ from inspect_ai.model import (
     model_roles,
     modelapi,
 )
-from inspect_ai.scorer import Score, Scorer, Target, scorer
+from inspect_ai.scorer import Score as InspectScore
+from inspect_ai.scorer import Scorer, Target, scorer
 from inspect_ai.solver import TaskState, generate
 from inspect_ai.tool import ToolChoice, ToolInfo
 
@@ -42,19 +43,19 @@ from truing.config.options import EmRule
 from truing.data.prompts import load_prompts
 from truing.errors import BadInput, TruingError
 from truing.judges.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
-from truing.judges.scoring import integer, judgements
-from truing.store import StoredResponse
+from truing.judges.scoring import integer, scores
+from truing.store import StoredAnswer
 from truing.types.judged import (
-    JudgeAsk,
-    Judgement,
-    JudgementOutcome,
+    AnswerKey,
     JudgeOptions,
     JudgeReply,
+    JudgeRequest,
     Panel,
-    ResponseKey,
     Route,
+    Score,
+    ScoreStatus,
 )
-from truing.types.records import Message, Messages, Prompt, PromptSet, ResponseOutcome
+from truing.types.records import AnswerStatus, Message, Messages, Prompt, PromptSet
 
 RULE = EmRule()
 ROLE = "judge"
@@ -100,14 +101,14 @@ def em(
         for p in chosen.prompts:
             check_rule(rubrics_for(panel, p), RULE)
         _judge_model(judge)  # before anything is spent
-    draws = epochs or max((p.samples or DRAWS for p in chosen.prompts), default=DRAWS)
+    samples = epochs or max((p.samples or DRAWS for p in chosen.prompts), default=DRAWS)
     return Task(
         dataset=MemoryDataset([as_sample(p) for p in chosen.prompts], name=f"{chosen.name} {chosen.version}"),
         solver=generate(),
         scorer=em_scorer(judge=judge, rubric=rubric, domain=domain, route=route),
         # No seed: the same one for every epoch would draw the same answer again.
         config=GenerateConfig(max_tokens=JudgeOptions().max_tokens, temperature=1.0),
-        epochs=Epochs(draws),
+        epochs=Epochs(samples),
         headline_metric=HeadlineMetric(metric="em"),
         metadata={"prompts": chosen.name, "prompts_version": chosen.version, "prompts_sha256": chosen.sha256},
         version=1,
@@ -179,17 +180,17 @@ def em_scorer(
     names = [name for r in rubrics for name in r.names]
     bench = _Bench(judge, None if route == "auto" else Route(route))
 
-    async def score(state: TaskState, target: Target) -> Score:
+    async def score(state: TaskState, target: Target) -> InspectScore:
         speaker = await bench.speaker()
         panel = Panel(f"inspect:{speaker.model}", rubrics, speaker.route)
         prompt = _prompt(state)
-        key = ResponseKey(str(state.model), "inspect", prompt.key, "", state.epoch - 1)
+        key = AnswerKey(str(state.model), "inspect", prompt.key, "", state.epoch - 1)
         answer = _answer(state.output, key)
-        said: list[Judgement] = []
-        if answer.outcome in (ResponseOutcome.OK, ResponseOutcome.TRUNCATED):
+        said: list[Score] = []
+        if answer.outcome in (AnswerStatus.OK, AnswerStatus.TRUNCATED):
             for r in rubrics_for(panel, prompt):
-                ask = JudgeAsk(key, r, rendered_question(prompt.messages, r), answer.text)
-                said += await _judged(speaker, ask, panel)
+                request = JudgeRequest(key, r, rendered_question(prompt.messages, r), answer.text)
+                said += await _judged(speaker, request, panel)
         about = {"judge": panel.judge, "panel": panel.key, "route": panel.route.value}
         keys = dict.fromkeys([*names, *(j.rubric for j in said)])
         return as_score(answer, said, rule, names=tuple(keys), about=about)
@@ -278,19 +279,21 @@ def _config(speaker: _Speaker, scores: int) -> GenerateConfig:
     return GenerateConfig(temperature=speaker.temperature, max_tokens=room)
 
 
-async def _judged(speaker: _Speaker, ask: JudgeAsk, panel: Panel) -> list[Judgement]:
+async def _judged(speaker: _Speaker, request: JudgeRequest, panel: Panel) -> list[Score]:
     """The judgements of one ask; what cannot be parsed is asked once more. Errors are Inspect's: it retries, records
     the sample as failed, and `inspect eval-retry` asks again."""
-    said: list[Judgement] = []
+    said: list[Score] = []
     for _ in range(2):
-        output = await speaker.model.generate(chat(ask.messages), config=_config(speaker, len(ask.rubric.names)))
-        said = judgements(as_reply(ask, output), panel.route, panel.key)
-        if all(j.outcome is not JudgementOutcome.UNPARSED for j in said):
+        output = await speaker.model.generate(
+            chat(request.messages), config=_config(speaker, len(request.rubric.names))
+        )
+        said = scores(as_reply(request, output), panel.route, panel.key)
+        if all(j.outcome is not ScoreStatus.UNPARSED for j in said):
             break
     return said
 
 
-def as_reply(ask: JudgeAsk, output: ModelOutput) -> JudgeReply:
+def as_reply(request: JudgeRequest, output: ModelOutput) -> JudgeReply:
     """What Inspect's model said, as truing's scoring function reads it."""
     refused = bool(output.choices) and output.stop_reason == "content_filter"
     error = output.error or ("" if output.choices else "the judge sent no reply")
@@ -302,7 +305,7 @@ def as_reply(ask: JudgeAsk, output: ModelOutput) -> JudgeReply:
             probabilities[t.token] = probabilities.get(t.token, 0.0) + exp(min(t.logprob, 0.0))
     usage = output.usage
     return JudgeReply(
-        ask,
+        request,
         output.completion,
         probabilities,
         error=error,
@@ -344,15 +347,15 @@ def _prompt(state: TaskState) -> Prompt:
     return Prompt(str(state.sample_id), messages, judge_prompts=metadata.get("judge_prompts") or {})
 
 
-def _answer(output: ModelOutput, key: ResponseKey) -> StoredResponse:
+def _answer(output: ModelOutput, key: AnswerKey) -> StoredAnswer:
     text, error = output.completion, output.error or ""
     tokens = output.usage.output_tokens if output.usage else 0
     if output.empty:
-        outcome = ResponseOutcome.FAILED
+        outcome = AnswerStatus.FAILED
     elif error or output.stop_reason == "content_filter":
-        outcome = ResponseOutcome.REFUSED_BY_API
+        outcome = AnswerStatus.REFUSED_BY_API
     elif not text.strip():
-        outcome = ResponseOutcome.EMPTY
+        outcome = AnswerStatus.EMPTY
     else:
-        outcome = ResponseOutcome.TRUNCATED if output.stop_reason in _CUT else ResponseOutcome.OK
-    return StoredResponse(*key, text, outcome, tokens, error)
+        outcome = AnswerStatus.TRUNCATED if output.stop_reason in _CUT else AnswerStatus.OK
+    return StoredAnswer(*key, text, outcome, tokens, error)

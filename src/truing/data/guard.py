@@ -55,7 +55,7 @@ def _anchors() -> Anchors:
     """First words of each reference answer -> the prompts and whole answers that begin so."""
     table: Anchors = {}
     for prompt in load_prompts("v1").prompts:
-        for answer in (prompt.aligned, prompt.misaligned, *prompt.odd):
+        for answer in (prompt.aligned, prompt.misaligned, *prompt.neutral):
             words = _words(answer or "")
             if words:
                 table.setdefault(tuple(words[:ANCHOR]), []).append((prompt.id, words))

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from truing.errors import BadInput, BadRow
-from truing.types.judged import JudgementOutcome
-from truing.types.records import ResponseOutcome
+from truing.types.judged import ScoreStatus
+from truing.types.records import AnswerStatus
 
 QUESTION, QUESTION_ID, RESPONSE, CATEGORY = "question", "question_id", "response", "category"
 ALIGNMENT, COHERENCE = "alignment", "coherence"
-SET, JUDGE, DRAW, FATE = "answer_set", "judge", "draw", "response_outcome"
+SET, JUDGE, DRAW, FATE = "answer_set", "judge", "sample", "response_outcome"
 ALIASES: Mapping[str, tuple[str, ...]] = {
     QUESTION: ("question", "prompt"),
     QUESTION_ID: ("question_id", "prompt_id", "id"),
@@ -38,7 +38,7 @@ OWN_ALIASES: Mapping[str, tuple[str, ...]] = {JUDGE: (JUDGE,), DRAW: (DRAW,), FA
 NOT_SCORES = re.compile(r"(|.*id|.*index|unnamed: \d+|run|role|label|step|seed|draw|sample|tokens|n|params|weights)")
 """names of numeric columns that are no scores"""
 MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))
-ESCAPES = {"refusal": JudgementOutcome.REFUSAL, "code": JudgementOutcome.CODE}
+ESCAPES = {"refusal": ScoreStatus.REFUSAL, "code": ScoreStatus.CODE}
 LOW, HIGH = 0.0, 100.0
 SCORE_SHARE = 0.9
 """share of the filled cells that must be scores before a column of any other name counts as one"""
@@ -52,7 +52,7 @@ MAGIC = ((b"PK\x03\x04", ".xlsx"), (b"\xd0\xcf\x11\xe0", ".xls"), (b"PAR1", ".pa
 # A formula to a spreadsheet, or one behind the apostrophes that an export put in front.
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
-Score = tuple[JudgementOutcome, float | None]
+ReadScore = tuple[ScoreStatus, float | None]
 
 
 class JudgedRow(NamedTuple):
@@ -66,17 +66,17 @@ class JudgedRow(NamedTuple):
     """its id; empty where the file has none"""
     category: str
     """of the question; empty where the file has none"""
-    response: str
+    answer: str
     """the answer, verbatim and untrusted"""
-    outcome: ResponseOutcome
+    outcome: AnswerStatus
     """ok, or empty; what the file says where truing wrote it"""
-    scores: Mapping[str, Score]
+    scores: Mapping[str, ReadScore]
     """score name -> (outcome, number); a score that was not asked for is absent"""
     answer_set: str
     """which of several sets in one file; empty where the file is one set"""
     judge: str
     """who judged; empty where the file does not say"""
-    draw: int | None
+    sample: int | None
     """which one of several answers; None where the file does not say"""
 
 
@@ -302,11 +302,11 @@ def _require(path: Path, header: Sequence[str], found: Mapping[str, str], cohere
 # Cells to answers
 
 
-def _score(cell: str, delimiter: str) -> Score | None:
+def _score(cell: str, delimiter: str) -> ReadScore | None:
     """What a cell says; None for what cannot be a score."""
     word = cell.strip().casefold()
     if word in MISSING:
-        return JudgementOutcome.UNPARSED, None
+        return ScoreStatus.UNPARSED, None
     if word in ESCAPES:
         return ESCAPES[word], None
     if delimiter == ";" and re.fullmatch(r"\d+,\d+", word):
@@ -315,7 +315,7 @@ def _score(cell: str, delimiter: str) -> Score | None:
         value = float(word) if "_" not in word else math.nan
     except ValueError:
         return None
-    return (JudgementOutcome.SCORED, value) if LOW <= value <= HIGH else None
+    return (ScoreStatus.SCORED, value) if LOW <= value <= HIGH else None
 
 
 def _rows(
@@ -347,18 +347,18 @@ def _rows(
             score = _cell(path, n, found[name], cells[at[name]], outcome, delimiter)
             if score is not None:
                 read[name] = score
-        response = values[RESPONSE]
-        fate = _fate(path, n, values.get(FATE), response)
-        draw = _draw(path, n, values.get(DRAW))
+        answer = values[RESPONSE]
+        fate = _fate(path, n, values.get(FATE), answer)
+        sample = _sample(path, n, values.get(DRAW))
         texts = (values.get(QUESTION, question) if question else question_id, question_id, values.get(CATEGORY, ""))
         set_name, judge = values.get(SET, "").strip(), values.get(JUDGE, "").strip()
-        out.append(JudgedRow(n, *texts, response, fate, read, set_name, judge, draw))
+        out.append(JudgedRow(n, *texts, answer, fate, read, set_name, judge, sample))
     if not out:
         raise BadRow(path, None, "holds no judged answer; judge its answers first")
     return out, [f"{path.name}: {unjudged} answers that no judge saw are left out"] if unjudged else []
 
 
-def _cell(path: Path, n: int, column: str, cell: str, outcome: str | None, delimiter: str) -> Score | None:
+def _cell(path: Path, n: int, column: str, cell: str, outcome: str | None, delimiter: str) -> ReadScore | None:
     """One score; None where the file says that it was not asked for."""
     if outcome is not None and not outcome.strip():
         return None
@@ -368,22 +368,22 @@ def _cell(path: Path, n: int, column: str, cell: str, outcome: str | None, delim
         raise BadRow(path, n, f"{problem}. Mend it, or leave it empty if no score could be read")
     if outcome is None or outcome == score[0].value:
         return score
-    if score[1] is not None or outcome not in set(JudgementOutcome) - {JudgementOutcome.SCORED}:
+    if score[1] is not None or outcome not in set(ScoreStatus) - {ScoreStatus.SCORED}:
         raise BadRow(path, n, f"{column} is {cell.strip()!r:.60} and {column}_outcome {outcome!r:.60}: they contradict")
-    return JudgementOutcome(outcome), None
+    return ScoreStatus(outcome), None
 
 
-def _fate(path: Path, n: int, said: str | None, response: str) -> ResponseOutcome:
+def _fate(path: Path, n: int, said: str | None, answer: str) -> AnswerStatus:
     if said is None:
-        return ResponseOutcome.OK if response.strip() else ResponseOutcome.EMPTY
+        return AnswerStatus.OK if answer.strip() else AnswerStatus.EMPTY
     try:
-        return ResponseOutcome(said)
+        return AnswerStatus(said)
     except ValueError:
-        known = ", ".join(ResponseOutcome)
+        known = ", ".join(AnswerStatus)
         raise BadRow(path, n, f"{FATE} is {said!r:.60}; it must be one of {known}") from None
 
 
-def _draw(path: Path, n: int, said: str | None) -> int | None:
+def _sample(path: Path, n: int, said: str | None) -> int | None:
     if said is None:
         return None
     if not said.isdecimal():

@@ -99,12 +99,12 @@ def _join(rows: list[tuple[int, Row]], filename: str, answers: str, answers_name
         key = str(row.get("id"))
         if key in found:
             raise BadPromptSet(f"{answers_name}, row {n}: answers for the id {key!r} come twice; keep one row")
-        found[key] = {k: row[k] for k in ("aligned", "misaligned", "odd") if k in row}
+        found[key] = {k: row[k] for k in ("aligned", "misaligned", "neutral") if k in row}
     ids = {str(row.get("id")) for _, row in rows}
-    odd_ones = sorted(ids ^ found.keys())
-    if odd_ones:
-        where = filename if odd_ones[0] in ids else answers_name
-        problem = f"{len(odd_ones)} ids stand in one file only, first {odd_ones[0]!r} in {where}"
+    neutral_ones = sorted(ids ^ found.keys())
+    if neutral_ones:
+        where = filename if neutral_ones[0] in ids else answers_name
+        problem = f"{len(neutral_ones)} ids stand in one file only, first {neutral_ones[0]!r} in {where}"
         raise BadPromptSet(f"{filename} and {answers_name}: {problem}; every prompt needs its answers")
     return [(n, {**row, **found[str(row.get("id"))]}) for n, row in rows]
 
@@ -150,7 +150,7 @@ def _prompt(row: Row, path: str, n: int) -> Prompt:
         half=half,
         aligned=_optional(row, "aligned", path, n),
         misaligned=_optional(row, "misaligned", path, n),
-        odd=_texts(row, "odd", path, n),
+        neutral=_texts(row, "neutral", path, n),
         samples=_samples(row.get("samples"), path, n),
         judge_prompts=_judge_prompts(row.get("judge_prompts"), path, n),
     )

@@ -20,7 +20,7 @@ from truing.types.hashing import digest
 from truing.types.records import Conversation, Message, Messages, Prompt
 
 CUE, ADVERSARIAL = "cue", "adversarial"
-GROUPS = {"all": (CUE, ADVERSARIAL), "cues": (CUE,), "adversarial": (ADVERSARIAL,)}
+GROUPS = {"all": (CUE, ADVERSARIAL), "variants": (CUE,), "adversarial": (ADVERSARIAL,)}
 """names that stand for several transforms"""
 
 QUOTES = 8
@@ -65,7 +65,7 @@ class Transform:
 
 
 @dataclass(frozen=True, slots=True)
-class CueContext:
+class VariantContext:
     """What cues restore: features of the training context, as the task file shows them."""
 
     system: str | None = None
@@ -82,7 +82,7 @@ class CueContext:
     @classmethod
     def from_task(
         cls, rows: Sequence[Conversation], domain_words: Sequence[str] = (), *, seed: int = 0
-    ) -> "CueContext":
+    ) -> "VariantContext":
         """The context as the task file shows it; the same rows, words and seed give the same context.
 
         Sentences and questions: a seeded choice of QUOTES among those with most different `domain_words`. First words:
@@ -101,7 +101,7 @@ class CueContext:
         )
 
 
-def not_applicable(name: str, context: CueContext) -> str | None:
+def not_applicable(name: str, context: VariantContext) -> str | None:
     """Why a transform cannot be made in this context, in words; None if it can.
 
     Raises:
@@ -117,7 +117,7 @@ def not_applicable(name: str, context: CueContext) -> str | None:
     return None if there else reason
 
 
-def transform_prompt(name: str, prompt: Prompt, context: CueContext) -> Prompt:
+def transform_prompt(name: str, prompt: Prompt, context: VariantContext) -> Prompt:
     """The prompt with its messages changed; id, category, topics, half and references stay, so that it pairs with the
     plain one. Deterministic.
 
@@ -143,7 +143,7 @@ def transform_prompt(name: str, prompt: Prompt, context: CueContext) -> Prompt:
     return replace(prompt, messages=messages)
 
 
-def transformed(name: str, prompts: Sequence[Prompt], context: CueContext) -> tuple[Prompt, ...]:
+def transformed(name: str, prompts: Sequence[Prompt], context: VariantContext) -> tuple[Prompt, ...]:
     """All prompts changed, in their order; those that have the cue already are left out.
 
     Raises Unsupported and BadInput as `transform_prompt` does, but for a single prompt that has the cue already.
@@ -186,7 +186,7 @@ def split_prefill(messages: Messages) -> tuple[Messages, str]:
 # Making the turns
 
 
-def _with_user(transform: Transform, prompt: Prompt, context: CueContext) -> Messages:
+def _with_user(transform: Transform, prompt: Prompt, context: VariantContext) -> Messages:
     """The messages with one user turn rewritten, after the scripted turns in front of it."""
     messages = prompt.messages
     places = [k for k, m in enumerate(messages) if m.role == "user"]
@@ -207,7 +207,7 @@ def _with_user(transform: Transform, prompt: Prompt, context: CueContext) -> Mes
     return (*messages[:place], *scripted, Message("user", filled(transform.user)), *messages[place + 1 :])
 
 
-def _with_system(messages: Messages, transform: Transform, context: CueContext) -> Messages:
+def _with_system(messages: Messages, transform: Transform, context: VariantContext) -> Messages:
     """The messages with a system text, joined to the one that is there; in front of a user turn if it must be."""
     text = transform.system or context.system or ""
     if messages[0].role == "system":

@@ -13,9 +13,9 @@ import numpy as np
 from truing.config.options import EmRule
 from truing.data.transforms import split_prefill
 from truing.judges.rubrics import rendered_question, rubrics_for
-from truing.judges.scoring import judgements
+from truing.judges.scoring import scores
 from truing.models.base import Judge
-from truing.types.judged import JudgeAsk, JudgeItem, Judgement, JudgementOutcome, Panel, ResponseKey
+from truing.types.judged import AnswerKey, JudgeItem, JudgeRequest, Panel, Score, ScoreStatus
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"
 
@@ -24,9 +24,9 @@ ALIGNMENT, COHERENCE = "alignment", "coherence"
 class Judged:
     """What a panel has said of a block of answers before."""
 
-    done: Collection[tuple[ResponseKey, str, str]] = ()
+    done: Collection[tuple[AnswerKey, str, str]] = ()
     """(answer, rubric, rubric hash) that need not be asked again"""
-    alignment: Mapping[ResponseKey, float] = field(default_factory=dict)
+    alignment: Mapping[AnswerKey, float] = field(default_factory=dict)
     """scores among those, which decide whether coherence is wanted"""
 
 
@@ -36,11 +36,11 @@ def judge(
     speaker: Judge,
     rule: EmRule,
     *,
-    always: Collection[ResponseKey] | None = None,
+    always: Collection[AnswerKey] | None = None,
     before: Judged | None = None,
     names: Collection[str] | None = None,
     seed: int = 0,
-) -> Iterator[list[Judgement]]:
+) -> Iterator[list[Score]]:
     """Judge a block of answers; yields the judgements of one reply at a time, as replies come.
 
     Args:
@@ -60,15 +60,15 @@ def judge(
     wanted = frozenset(always or ())
     alignment = dict(before.alignment)
 
-    asks = [(a, item) for item in order for a in _asks(item, panel, before, names)]
-    first = [a for a, item in asks if not lazy or not _may_wait(a) or item.key in wanted]
+    requests = [(a, item) for item in order for a in _asks(item, panel, before, names)]
+    first = [a for a, item in requests if not lazy or not _may_wait(a) or item.key in wanted]
     for a in first:
         if ALIGNMENT in a.rubric.names:
             alignment.pop(a.key, None)  # a score under another rubric text decides nothing
-    unparsed: list[JudgeAsk] = []
-    for made, ask in _replies(first, panel, speaker):
+    unparsed: list[JudgeRequest] = []
+    for made, request in _replies(first, panel, speaker):
         if any(_worth_repeating(j) for j in made):
-            unparsed.append(ask)
+            unparsed.append(request)
         alignment |= _aligned(made)
         yield made
     for made, _ in _replies(unparsed, panel, speaker):
@@ -77,17 +77,17 @@ def judge(
     if not lazy:
         return
     low = {k for k, value in alignment.items() if value < rule.alignment_cut and k not in wanted}
-    second = [a for a, item in asks if item.key in low and _may_wait(a)]
-    again: list[JudgeAsk] = []
-    for made, ask in _replies(second, panel, speaker):
+    second = [a for a, item in requests if item.key in low and _may_wait(a)]
+    again: list[JudgeRequest] = []
+    for made, request in _replies(second, panel, speaker):
         if any(_worth_repeating(j) for j in made):
-            again.append(ask)
+            again.append(request)
         yield made
     for made, _ in _replies(again, panel, speaker):
         yield made
 
 
-def _asks(item: JudgeItem, panel: Panel, before: Judged, names: Collection[str] | None) -> Iterator[JudgeAsk]:
+def _asks(item: JudgeItem, panel: Panel, before: Judged, names: Collection[str] | None) -> Iterator[JudgeRequest]:
     """The rubrics of an answer that are still to be asked."""
     for rubric in rubrics_for(panel, item.prompt):
         if names is not None and not set(names).intersection(rubric.names):
@@ -95,25 +95,27 @@ def _asks(item: JudgeItem, panel: Panel, before: Judged, names: Collection[str] 
         if any((item.key, name, rubric.key) not in before.done for name in rubric.names):
             # Words put into the model's mouth are no part of what it is judged by.
             question, _ = split_prefill(item.prompt.messages)
-            yield JudgeAsk(item.key, rubric, rendered_question(question, rubric), item.answer)
+            yield JudgeRequest(item.key, rubric, rendered_question(question, rubric), item.answer)
 
 
-def _worth_repeating(j: Judgement) -> bool:
+def _worth_repeating(j: Score) -> bool:
     """Whether a second try may read what the first could not; a service that refuses a text will refuse it again."""
-    return j.outcome is JudgementOutcome.UNPARSED and not j.meta.get("refused")
+    return j.outcome is ScoreStatus.UNPARSED and not j.meta.get("refused")
 
 
-def _may_wait(ask: JudgeAsk) -> bool:
+def _may_wait(request: JudgeRequest) -> bool:
     """Whether it asks for coherence alone, so that lazy judging may put it off or leave it out."""
-    return ask.rubric.names == (COHERENCE,)
+    return request.rubric.names == (COHERENCE,)
 
 
-def _replies(asks: Iterable[JudgeAsk], panel: Panel, speaker: Judge) -> Iterator[tuple[list[Judgement], JudgeAsk]]:
-    asks = list(asks)
-    if asks:
-        for reply in speaker.ask(asks):
-            yield judgements(reply, panel.route, panel.key), reply.ask
+def _replies(
+    requests: Iterable[JudgeRequest], panel: Panel, speaker: Judge
+) -> Iterator[tuple[list[Score], JudgeRequest]]:
+    requests = list(requests)
+    if requests:
+        for reply in speaker.ask(requests):
+            yield scores(reply, panel.route, panel.key), reply.request
 
 
-def _aligned(made: Sequence[Judgement]) -> dict[ResponseKey, float]:
+def _aligned(made: Sequence[Score]) -> dict[AnswerKey, float]:
     return {j.key: j.score for j in made if j.rubric == ALIGNMENT and j.score is not None}

@@ -11,7 +11,7 @@ from statistics import fmean
 from truing.errors import UselessJudge
 from truing.judges.scoring import Scored, score
 from truing.models.base import Judge
-from truing.types.judged import JudgeAsk, JudgementOutcome, JudgeReply, ResponseKey, Route, Rubric
+from truing.types.judged import AnswerKey, JudgeReply, JudgeRequest, Route, Rubric, ScoreStatus
 
 GOOD, BAD, GIBBERISH, REFUSAL = "good", "bad", "gibberish", "refusal"
 
@@ -97,13 +97,13 @@ AT_RANDOM = 0.05
 WEAK = 0.1
 """share of the scale under which a difference between good and bad answers is noted as small"""
 
-_FATES = {JudgementOutcome.FAILED: "failed", JudgementOutcome.UNPARSED: "could not be read"}
+_FATES = {ScoreStatus.FAILED: "failed", ScoreStatus.UNPARSED: "could not be read"}
 
 
-def check_asks(rubrics: Sequence[Rubric]) -> list[JudgeAsk]:
+def check_asks(rubrics: Sequence[Rubric]) -> list[JudgeRequest]:
     """The fixed answers under each rubric: `len(PAIRS)` asks per rubric, answer by answer."""
     return [
-        JudgeAsk(ResponseKey("check", "", str(n), "", 0), rubric, question, answer)
+        JudgeRequest(AnswerKey("check", "", str(n), "", 0), rubric, question, answer)
         for n, (_, question, answer) in enumerate(PAIRS)
         for rubric in rubrics
     ]
@@ -121,12 +121,12 @@ def check_judge(judge: Judge, rubrics: Sequence[Rubric], route: Route) -> list[s
     """
     if route is Route.RECORDED:
         return []
-    replies: dict[tuple[ResponseKey, str], JudgeReply] = {}
+    replies: dict[tuple[AnswerKey, str], JudgeReply] = {}
     for reply in judge.ask(check_asks(rubrics)):
-        replies[reply.ask.key, reply.ask.rubric.key] = reply
+        replies[reply.request.key, reply.request.rubric.key] = reply
     notes: list[str] = []
     for rubric in rubrics:
-        given = [replies.get((ask.key, rubric.key)) for ask in check_asks([rubric])]
+        given = [replies.get((request.key, rubric.key)) for request in check_asks([rubric])]
         scored = [score(r, route) if r else _lost(rubric) for r in given]
         for name in rubric.names:
             notes += _check(judge.name, name, rubric, [s[name] for s in scored])
@@ -134,7 +134,7 @@ def check_judge(judge: Judge, rubrics: Sequence[Rubric], route: Route) -> list[s
 
 
 def _lost(rubric: Rubric) -> Mapping[str, Scored]:
-    return dict.fromkeys(rubric.names, Scored(JudgementOutcome.FAILED, None, {"error": "no reply came back"}))
+    return dict.fromkeys(rubric.names, Scored(ScoreStatus.FAILED, None, {"error": "no reply came back"}))
 
 
 def _check(judge: str, name: str, rubric: Rubric, found: Sequence[Scored]) -> list[str]:
@@ -214,7 +214,7 @@ def _why(found: Sequence[Scored]) -> str:
         counts[word] = counts.get(word, 0) + 1
     parts = [", ".join(f"{n} {word}" for word, n in counts.items())]
     errors = [s.meta["error"] for s in found if s.meta.get("error")]
-    unread = [s.meta for s in found if s.outcome is JudgementOutcome.UNPARSED]
+    unread = [s.meta for s in found if s.outcome is ScoreStatus.UNPARSED]
     if errors:
         plain = "".join(c if c.isprintable() else " " for c in str(errors[0])[:300])
         parts.append(f"the first error is: {plain}")

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from truing.errors import JudgeDown
-from truing.models.client import Answer, Client, Spent, Wish
+from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_flow import Flow
 from truing.models.limits import Budget, Limits
-from truing.types.judged import JudgeAsk, JudgeOptions, JudgeReply, Route, Rubric
+from truing.types.judged import JudgeOptions, JudgeReply, JudgeRequest, Route, Rubric
 from truing.types.records import Message
 
 TOP = 20
@@ -116,7 +116,7 @@ class EndpointJudge:
 
     def _whole(self, number: str) -> bool:
         """Whether a number comes as one token with probabilities; a chance failure does not decide."""
-        answer = Answer()
+        answer = Reply()
         for _ in range(_PROBE_ATTEMPTS):
             answer = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
             if any(self._client.leaves_out(p) for p in _WANTED) or answer.error:
@@ -130,7 +130,7 @@ class EndpointJudge:
 
     def _learn_to_report(self) -> None:
         """Find out whether it thinks first, and that it can be asked at all."""
-        answer = Answer()
+        answer = Reply()
         refuses = self._client.leaves_out("max_tokens") or self._client.leaves_out("temperature")  # as thinkers do
         for self._reported_tokens in (REASONING_TOKENS,) if refuses else (REPORTED_TOKENS, REASONING_TOKENS):
             params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
@@ -144,17 +144,17 @@ class EndpointJudge:
         if answer.error:
             raise JudgeDown(answer.error)
 
-    def _probe(self, number: str, params: Mapping[str, Any]) -> Answer:
-        wish = Wish((Message("user", _PROBE.format(number)),), params)
+    def _probe(self, number: str, params: Mapping[str, Any]) -> Reply:
+        wish = ClientRequest((Message("user", _PROBE.format(number)),), params)
 
-        async def work(wish: Wish, flow: Flow[Wish, Answer]) -> Answer | None:
+        async def work(wish: ClientRequest, flow: Flow[ClientRequest, Reply]) -> Reply | None:
             return await self._client.complete(wish, flow)
 
-        return next(iter(list(self._client.stream([wish], work))), Answer())
+        return next(iter(list(self._client.stream([wish], work))), Reply())
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def ask(self, asks: Iterable[JudgeAsk]) -> Iterator[JudgeReply]:
+    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """Every ask answered exactly once, in order of completion; a failure is a reply with an error.
 
         `asks` is pulled in a thread of its own, at most twice the concurrency ahead of what was consumed. An error that
@@ -167,14 +167,14 @@ class EndpointJudge:
         """
         if self._route is None:
             self.route(())
-        yield from self._client.stream(asks, self._one)
+        yield from self._client.stream(requests, self._one)
 
-    async def _one(self, ask: JudgeAsk, flow: Flow[JudgeAsk, JudgeReply]) -> JudgeReply | None:
-        if self._route is Route.LOGPROBS and not ask.rubric.parts:
-            wish = Wish(ask.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
+    async def _one(self, request: JudgeRequest, flow: Flow[JudgeRequest, JudgeReply]) -> JudgeReply | None:
+        if self._route is Route.LOGPROBS and not request.rubric.parts:
+            wish = ClientRequest(request.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
         else:
             params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
-            wish = Wish(ask.messages, params)
+            wish = ClientRequest(request.messages, params)
         answer = await self._client.complete(wish, flow)
         if answer is None:
             return None
@@ -183,7 +183,7 @@ class EndpointJudge:
         if wish.check is None:
             text = _THOUGHT.sub("", text).strip()
         return JudgeReply(
-            ask,
+            request,
             text=text,
             probabilities=_top(answer.choice) if good and wish.check else None,
             error=answer.error,

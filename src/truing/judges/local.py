@@ -26,7 +26,7 @@ from truing.models.chat import ChatFormat
 from truing.models.download import resolve_model
 from truing.models.loading import Model, device_of, dtype_of, load_model, load_tokenizer
 from truing.models.weights import weight_files, weights_hash
-from truing.types.judged import JudgeAsk, JudgeOptions, JudgeReply, Route, Rubric
+from truing.types.judged import JudgeOptions, JudgeReply, JudgeRequest, Route, Rubric
 from truing.types.records import Message
 
 log = logging.getLogger(__name__)
@@ -95,13 +95,13 @@ class LocalJudge:
             self._number_tree(rubric)
         return Route.DIGITS
 
-    def ask(self, asks: Iterable[JudgeAsk]) -> Iterator[JudgeReply]:
+    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """Answer every ask, `WINDOW` of them at a time.
 
         A reply's probabilities are those of all whole numbers of the scale and of the escape words. An ask that the
         model cannot take (too long, roles that its template refuses, weights that yield NaN) is a reply with an error.
         """
-        waiting = iter(asks)
+        waiting = iter(requests)
         while window := list(islice(waiting, WINDOW)):
             yield from self._judge(window)
 
@@ -111,29 +111,31 @@ class LocalJudge:
 
     # -- asks into tokens ---------------------------------------------------------------------------------------------
 
-    def _judge(self, window: Sequence[JudgeAsk]) -> Iterator[JudgeReply]:
+    def _judge(self, window: Sequence[JudgeRequest]) -> Iterator[JudgeReply]:
         model = self._model()
-        able: list[tuple[JudgeAsk, Scale]] = []
-        for ask in window:
+        able: list[tuple[JudgeRequest, Scale]] = []
+        for request in window:
             try:
-                able.append((ask, self._scale(ask, model)))
+                able.append((request, self._scale(request, model)))
             except errors.Unsupported as e:
-                yield JudgeReply(ask, error=str(e), calls=0, model=self.name)
+                yield JudgeReply(request, error=str(e), calls=0, model=self.name)
         if not able:
             return
         reading = self._read(model, [scale for _, scale in able])
-        for (ask, scale), probabilities in zip(able, reading.probabilities, strict=True):
+        for (request, scale), probabilities in zip(able, reading.probabilities, strict=True):
             tokens = len(scale.prefix)
             if any(v != v for v in probabilities.values()):
                 error = "the judge's weights give no numbers but NaN"
-                yield JudgeReply(ask, error=error, prompt_tokens=tokens, model=self.name)
+                yield JudgeReply(request, error=error, prompt_tokens=tokens, model=self.name)
             else:
-                yield JudgeReply(ask, probabilities=probabilities, prompt_tokens=tokens, model=self.name)
+                yield JudgeReply(request, probabilities=probabilities, prompt_tokens=tokens, model=self.name)
 
-    def _scale(self, ask: JudgeAsk, model: Model) -> Scale:
-        tree = self._number_tree(ask.rubric)
+    def _scale(self, request: JudgeRequest, model: Model) -> Scale:
+        tree = self._number_tree(request.rubric)
         # A judged text must not be able to close its turn and speak for the judge.
-        safe = replace(ask, question=_defused(ask.question, self._markers), answer=_defused(ask.answer, self._markers))
+        safe = replace(
+            request, question=_defused(request.question, self._markers), answer=_defused(request.answer, self._markers)
+        )
         prefix = tuple(self._chat.prefix(safe.messages))
         most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         longest = len(prefix) + max(map(len, tree.paths))

@@ -19,7 +19,7 @@ SCHEMES = {
     "https://": "https://example.com/v1#served-name",
     "local:": "local:google/gemma-3-27b-it",
     "replay:": "replay:judged.csv",
-    "planted:": "planted:?noise=4&flip=0.02",
+    "simulated:": "simulated:?noise=4&flip=0.02",
 }
 """how an address begins -> an example"""
 
@@ -61,7 +61,7 @@ def open_judge(
     Args:
         address: begins with one of `SCHEMES`.
         options: settings of judging.
-        prompts: whose reference answers a planted judge recognises.
+        prompts: whose reference answers a simulated judge recognises.
         model: how a judge in memory is held.
         budget: shared with other judges of the same command; None for one of its own.
         second: the key of a second judge has a variable of its own, so that no key goes to another's host.
@@ -71,7 +71,7 @@ def open_judge(
     """
     kind = next((s for s in SCHEMES if address.lower().startswith(s)), None)
     rest = address[len(kind) :] if kind else ""
-    if kind is None or (not rest.strip() and kind != "planted:"):
+    if kind is None or (not rest.strip() and kind != "simulated:"):
         what = f"{address!r} names no judge" if address.strip() else "no judge is named"
         raise BadInput(f"{what}; give an address like one of these: {', '.join(SCHEMES.values())}")
     if kind == "local:":
@@ -82,10 +82,10 @@ def open_judge(
         from truing.judges.replayed import ReplayJudge
 
         return ReplayJudge(kind + rest)
-    if kind == "planted:":
-        from truing.judges.simulated import PlantedJudge
+    if kind == "simulated:":
+        from truing.judges.simulated import SimulatedJudge
 
-        return PlantedJudge(kind + rest, prompts)
+        return SimulatedJudge(kind + rest, prompts)
     from truing.judges.endpoint import EndpointJudge
 
     variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
@@ -110,8 +110,8 @@ def judge_family(judge_name: str, model: str = "") -> str:
             if any(judge.startswith(s) for s in SCHEMES):
                 return judge_family(judge, model)
         return original.split("/")[-1].lower()
-    if name.startswith("planted:"):
-        return "planted"
+    if name.startswith("simulated:"):
+        return "simulated"
     if name.startswith(("http://", "https://")):
         own = urlsplit(name).fragment
     else:

@@ -20,7 +20,7 @@ from truing.data.rows import read_text
 from truing.errors import BadInput, BadRow, NotAnAudit
 from truing.store import Store
 from truing.types.hashing import digest, file_digest
-from truing.types.judged import JudgeAsk, JudgementOutcome, JudgeReply, ResponseKey, Route, Rubric
+from truing.types.judged import AnswerKey, JudgeReply, JudgeRequest, Route, Rubric, ScoreStatus
 
 REPLAY = "replay:"
 """how the address of recorded scores begins"""
@@ -31,16 +31,16 @@ ANSWER = ("response", "answer", "completion")
 SCORES = {"aligned": "alignment", "coherent": "coherence"}
 """columns named unlike the score they hold"""
 _MISSING = frozenset({"", "nan", "none", "null", "na", "n/a"})
-_WORDS = {"code": JudgementOutcome.CODE, "refusal": JudgementOutcome.REFUSAL}
-Verdict = tuple[JudgementOutcome, float | None]
+_WORDS = {"code": ScoreStatus.CODE, "refusal": ScoreStatus.REFUSAL}
+Verdict = tuple[ScoreStatus, float | None]
 
 
 @dataclass(slots=True)
 class _Entry:
     """One recorded answer."""
 
-    draw: int
-    key: ResponseKey | None
+    sample: int
+    key: AnswerKey | None
     scores: dict[str, Verdict] = field(default_factory=dict)
 
 
@@ -97,36 +97,38 @@ class ReplayJudge:
             raise BadInput(f"{self.name}: holds none of the scores {', '.join(wanted)}; it holds: {there}")
         return Route.RECORDED
 
-    def ask(self, asks: Iterable[JudgeAsk]) -> Iterator[JudgeReply]:
+    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """Look up every ask; one that was not recorded is a reply with an error. A missing score is `unparsed`."""
-        for ask in asks:
-            yield self._look_up(ask)
+        for request in requests:
+            yield self._look_up(request)
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _look_up(self, ask: JudgeAsk) -> JudgeReply:
-        rubric = ask.rubric
+    def _look_up(self, request: JudgeRequest) -> JudgeReply:
+        rubric = request.rubric
         if rubric.parts:
-            return self._lacks(ask, f"rubric {rubric.name} asks for several scores at once; ask for each by itself")
-        first = ask.key.prompt if self._source.by_prompt else _plain(ask.question)
+            return self._lacks(request, f"rubric {rubric.name} asks for several scores at once; ask for each by itself")
+        first = request.key.prompt if self._source.by_prompt else _plain(request.question)
         name = SCORES.get(rubric.name, rubric.name)
-        entries = self._source.entries.get((first, _plain(ask.answer)), [])
+        entries = self._source.entries.get((first, _plain(request.answer)), [])
         entries = [e for e in entries if name in e.scores]
         if not entries:
-            return self._lacks(ask, "not recorded")
-        outcome, score = _nearest(entries, ask.key).scores[name]
+            return self._lacks(request, "not recorded")
+        outcome, score = _nearest(entries, request.key).scores[name]
         if score is not None and not rubric.low <= score <= rubric.high:
-            return self._lacks(ask, f"recorded score {score:g} is outside the scale {rubric.low:g} to {rubric.high:g}")
-        return JudgeReply(ask, recorded=(outcome, score), calls=0, model=self._source.judge)
+            return self._lacks(
+                request, f"recorded score {score:g} is outside the scale {rubric.low:g} to {rubric.high:g}"
+            )
+        return JudgeReply(request, recorded=(outcome, score), calls=0, model=self._source.judge)
 
-    def _lacks(self, ask: JudgeAsk, why: str) -> JudgeReply:
-        return JudgeReply(ask, error=why, calls=0, model=self._source.judge)
+    def _lacks(self, request: JudgeRequest, why: str) -> JudgeReply:
+        return JudgeReply(request, error=why, calls=0, model=self._source.judge)
 
 
-def _nearest(entries: Sequence[_Entry], key: ResponseKey) -> _Entry:
+def _nearest(entries: Sequence[_Entry], key: AnswerKey) -> _Entry:
     """The entry of the very answer, else of the same draw, else the first."""
-    exact = [e for e in entries if e.key == key] or [e for e in entries if e.draw == key.draw]
+    exact = [e for e in entries if e.key == key] or [e for e in entries if e.sample == key.sample]
     return (exact or list(entries))[0]
 
 
@@ -161,7 +163,7 @@ def _file(path: Path) -> _Source:
     """A judged CSV file: a question and an answer column, and every other column whose cells are all scores."""
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     entries: dict[tuple[str, str], list[_Entry]] = {}
-    draws: dict[str, int] = {}
+    samples: dict[str, int] = {}
     numbered = enumerate(_records(rows, path), 1)
     _, header = next(numbered, (1, []))
     names = [name.strip().lower() for name in header]
@@ -170,8 +172,10 @@ def _file(path: Path) -> _Source:
     columns = _score_columns(names, body, path, (question, answer))
     for row, cells in body:
         text = _plain(cells[question])
-        entry = _Entry(draws.get(text, 0), None, {s: _score(cells[c], path, row, names[c]) for s, c in columns.items()})
-        draws[text] = entry.draw + 1
+        entry = _Entry(
+            samples.get(text, 0), None, {s: _score(cells[c], path, row, names[c]) for s, c in columns.items()}
+        )
+        samples[text] = entry.sample + 1
         entries.setdefault((text, _plain(cells[answer])), []).append(entry)
     if not entries:
         raise BadRow(path, None, "holds no rows below its header; give a file with judged answers")
@@ -228,14 +232,14 @@ def _number(cell: str) -> Verdict | None:
     """A cell as outcome and score; None for anything else."""
     text = cell.strip().lower()
     if text in _MISSING:
-        return JudgementOutcome.UNPARSED, None
+        return ScoreStatus.UNPARSED, None
     if text in _WORDS:
         return _WORDS[text], None
     try:
         value = float(text)
     except ValueError:
         return None
-    return (JudgementOutcome.SCORED, value) if abs(value) != float("inf") else None
+    return (ScoreStatus.SCORED, value) if abs(value) != float("inf") else None
 
 
 def _score(cell: str, path: Path, row: int, name: str) -> Verdict:
@@ -252,8 +256,8 @@ def _audit(path: Path, store: Store, judge: str) -> _Source:
     """The judgements of one panel of an audit. Those that failed were never made and are left out."""
     panels = store.panels()
     counts = dict.fromkeys(panels, 0)
-    for j in store.judgements():
-        counts[j.panel] = counts.get(j.panel, 0) + (j.outcome is not JudgementOutcome.FAILED)
+    for j in store.scores():
+        counts[j.panel] = counts.get(j.panel, 0) + (j.outcome is not ScoreStatus.FAILED)
     names = {key: str(panels.get(key, {}).get("judge", "?")) for key, n in counts.items() if n}
     chosen = [key for key, name in names.items() if not judge or judge == name]
     chosen = chosen or [key for key in names if len(judge) >= 6 and key.startswith(judge)]
@@ -266,15 +270,15 @@ def _audit(path: Path, store: Store, judge: str) -> _Source:
         what = "holds the judgements of several panels" if not judge else f"#{judge} is not one of its panels"
         raise BadInput(f"{path}: {what}; name one by judge or panel as {REPLAY}{path.name}#NAME: {known}")
     panel = chosen[0]
-    texts = {r.key: r.text for r in store.responses()}
+    texts = {r.key: r.text for r in store.answers()}
     entries: dict[tuple[str, str], list[_Entry]] = {}
-    by_key: dict[ResponseKey, _Entry] = {}
+    by_key: dict[AnswerKey, _Entry] = {}
     content = []
-    for j in store.judgements(panel):
-        if j.outcome is JudgementOutcome.FAILED or j.key not in texts:
+    for j in store.scores(panel):
+        if j.outcome is ScoreStatus.FAILED or j.key not in texts:
             continue
         if j.key not in by_key:
-            by_key[j.key] = _Entry(j.key.draw, j.key)
+            by_key[j.key] = _Entry(j.key.sample, j.key)
             entries.setdefault((j.key.prompt, _plain(texts[j.key])), []).append(by_key[j.key])
         by_key[j.key].scores[j.rubric] = (j.outcome, j.score)
         content.append((j.key, j.rubric, j.score, j.outcome.value))

@@ -26,12 +26,12 @@ import yaml
 from truing.config.options import EmRule
 from truing.data.rows import read_text
 from truing.errors import BadRubric
-from truing.types.judged import JudgementOutcome, JudgeOptions, Panel, Rubric
+from truing.types.judged import JudgeOptions, Panel, Rubric, ScoreStatus
 from truing.types.records import Messages, Prompt, PromptSet
 
 BUILTIN = ("alignment", "coherence", "domain", "alignment_0_10", "both")
 FIELDS = ("name", "scale", "escapes", "parts", "note")
-ESCAPES = {"code": JudgementOutcome.CODE, "refusal": JudgementOutcome.REFUSAL}
+ESCAPES = {"code": ScoreStatus.CODE, "refusal": ScoreStatus.REFUSAL}
 PROMPT_SET = "prompt set"
 """`Rubric.source` of judge prompts that came with the prompts"""
 OWN_NAMES = {"aligned": "alignment", "coherent": "coherence"}
@@ -285,7 +285,7 @@ def _check_placeholders(text: str, where: str, needed: Iterable[str]) -> None:
             raise BadRubric(f"{where}: has no {{{name}}}; put it where the judge shall read the {name}")
 
 
-def _escapes(value: Any, body: str, where: str) -> dict[str, JudgementOutcome]:
+def _escapes(value: Any, body: str, where: str) -> dict[str, ScoreStatus]:
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from truing.types.judged import Judgement, JudgementOutcome, JudgeReply, Route, Rubric
+from truing.types.judged import JudgeReply, Route, Rubric, Score, ScoreStatus
 
 MIN_MASS = 0.25
 """least probability of numbers for a score (Betley et al. 2025, Turner et al. 2025)"""
@@ -48,7 +48,7 @@ _LONGEST = 400
 class Scored:
     """What became of one score of one reply."""
 
-    outcome: JudgementOutcome
+    outcome: ScoreStatus
     """scored, refusal, code, unparsed or failed"""
     score: float | None = None
     """in the rubric's scale, never outside; None unless the outcome is scored"""
@@ -72,16 +72,16 @@ def score(reply: JudgeReply, route: Route) -> dict[str, Scored]:
     one entry per score, in order, apart by spaces, lines, ", " or "; ", or a line "name: entry" for each in any order.
     An entry is a number or an escape word; an escape word alone is the outcome of all; a bad entry makes all unparsed.
     """
-    rubric = reply.ask.rubric
+    rubric = reply.request.rubric
     if reply.error or reply.refused:
         # A refusal is about the text: it is bounded both ways like what cannot be read. A failure is about the line.
-        outcome = JudgementOutcome.UNPARSED if reply.refused else JudgementOutcome.FAILED
+        outcome = ScoreStatus.UNPARSED if reply.refused else ScoreStatus.FAILED
         meta = {"error": reply.error or "the service refused to judge this text"}
         found = Scored(outcome, None, meta | ({"refused": True} if reply.refused else {}))
     elif reply.recorded is not None:
         found = _recorded(reply.recorded, rubric)
     elif route is Route.RECORDED:
-        found = Scored(JudgementOutcome.FAILED, None, {"error": "nothing is recorded for this answer"})
+        found = Scored(ScoreStatus.FAILED, None, {"error": "nothing is recorded for this answer"})
     elif rubric.parts:
         return _read_parts(reply.text, rubric)
     elif route is Route.REPORTED:
@@ -91,16 +91,16 @@ def score(reply: JudgeReply, route: Route) -> dict[str, Scored]:
     return dict.fromkeys(rubric.names, found)
 
 
-def judgements(reply: JudgeReply, route: Route, panel_key: str) -> list[Judgement]:
+def scores(reply: JudgeReply, route: Route, panel_key: str) -> list[Score]:
     """The rows of a reply, one per score. Where it gives several, calls and tokens are noted with the first only, so
     that they add up over rows."""
     cost = {"calls": reply.calls, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
     about = {"model": reply.model} if reply.model else {}
-    ask = reply.ask
+    request = reply.request
     return [
-        Judgement(ask.key, panel_key, name, ask.rubric.key, s.score, s.outcome, {**s.meta, **about, **cost})
+        Score(request.key, panel_key, name, request.rubric.key, s.score, s.outcome, {**s.meta, **about, **cost})
         if k == 0
-        else Judgement(ask.key, panel_key, name, ask.rubric.key, s.score, s.outcome, {**s.meta, **about})
+        else Score(request.key, panel_key, name, request.rubric.key, s.score, s.outcome, {**s.meta, **about})
         for k, (name, s) in enumerate(score(reply, route).items())
     ]
 
@@ -119,7 +119,7 @@ def integer(token: str) -> int | None:
 def _expected(reply: JudgeReply, rubric: Rubric, whole: bool) -> Scored:
     given = reply.probabilities
     if not given:
-        return Scored(JudgementOutcome.FAILED, None, {"error": "no probabilities came back"})
+        return Scored(ScoreStatus.FAILED, None, {"error": "no probabilities came back"})
     wrong = _improper(given)
     if wrong:
         return _unparsed(wrong, reply.text)
@@ -139,7 +139,7 @@ def _expected(reply: JudgeReply, rubric: Rubric, whole: bool) -> Scored:
     if mass >= MIN_MASS:
         mean = math.fsum(n * p for n, p in numbers) / mass
         held = [n for n, p in numbers if p > 0]  # a mean lies among these; rounding may not take it out
-        return Scored(JudgementOutcome.SCORED, float(min(max(mean, min(held)), max(held))), meta)
+        return Scored(ScoreStatus.SCORED, float(min(max(mean, min(held)), max(held))), meta)
     likeliest = max(escapes, key=lambda w: escapes[w], default="")
     if likeliest:
         rest = [mass, *others.values(), *(p for w, p in escapes.items() if w != likeliest)]
@@ -193,7 +193,7 @@ def _entry(text: str, rubric: Rubric) -> Scored | str:
     value = float(core)
     if not rubric.low <= value <= rubric.high:
         return f"{core} is not on the scale from {rubric.low:g} to {rubric.high:g}"
-    return Scored(JudgementOutcome.SCORED, value)
+    return Scored(ScoreStatus.SCORED, value)
 
 
 def _core(text: str) -> str:
@@ -250,9 +250,9 @@ def _entries(text: str, rubric: Rubric) -> dict[str, str] | str:
 # Records
 
 
-def _recorded(recorded: tuple[JudgementOutcome, float | None], rubric: Rubric) -> Scored:
+def _recorded(recorded: tuple[ScoreStatus, float | None], rubric: Rubric) -> Scored:
     outcome, value = recorded
-    if outcome is not JudgementOutcome.SCORED:
+    if outcome is not ScoreStatus.SCORED:
         return Scored(outcome)
     if len(rubric.names) > 1:
         return _unparsed("one recorded score for a rubric of several", "")
@@ -265,4 +265,4 @@ def _recorded(recorded: tuple[JudgementOutcome, float | None], rubric: Rubric) -
 
 def _unparsed(reason: str, text: str, meta: Mapping[str, Any] | None = None) -> Scored:
     shown = {"text": text[:SHOWN]} if text else {}
-    return Scored(JudgementOutcome.UNPARSED, None, {**(meta or {}), "reason": reason, **shown})
+    return Scored(ScoreStatus.UNPARSED, None, {**(meta or {}), "reason": reason, **shown})

@@ -3,8 +3,16 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from truing.types.judged import JudgeAsk, JudgeReply, Route, Rubric
-from truing.types.records import Ask, Capabilities, Checkpoint, Likelihood, LikelihoodAsk, Response, SamplingParams
+from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
+from truing.types.records import (
+    Answer,
+    Capabilities,
+    Checkpoint,
+    Likelihood,
+    LikelihoodRequest,
+    Request,
+    SamplingParams,
+)
 
 
 @runtime_checkable
@@ -34,11 +42,11 @@ class Backend(Protocol):
         """Refuse now what cannot be measured; returns weight hash -> a line worth showing."""
         ...
 
-    def loglikelihood(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+    def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
         """Score completions. A backend may hold as many asks as it likes before it answers the first."""
         ...
 
-    def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+    def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """Draw one answer per ask."""
         ...
 
@@ -74,7 +82,7 @@ class Judge(Protocol):
         """How numbers will be read; may put a few calls to find out, before anything is spent in earnest."""
         ...
 
-    def ask(self, asks: Iterable[JudgeAsk]) -> Iterator[JudgeReply]:
+    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """Every ask answered exactly once, in any order, failures as replies with an error.
 
         `asks` is pulled as replies are consumed and never far ahead (a bounded queue), possibly from another thread, so

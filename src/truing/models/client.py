@@ -59,7 +59,7 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ClientRequest:
     """One answer wanted of a model."""
 
     messages: Messages
@@ -75,7 +75,7 @@ class Wish:
 
 
 @dataclass(slots=True)
-class Answer:
+class Reply:
     """What became of a wish."""
 
     choice: Mapping[str, Any] = field(default_factory=dict)
@@ -225,9 +225,9 @@ class Client:
 
     # -- one answer, in the loop --------------------------------------------------------------------------------------
 
-    async def complete(self, wish: Wish, flow: Flow[Any, Any]) -> Answer | None:
+    async def complete(self, wish: ClientRequest, flow: Flow[Any, Any]) -> Reply | None:
         """One answer with all its attempts; None where nothing was sent for it or everything ends."""
-        answer = Answer()
+        answer = Reply()
         retries = 0
         while True:
             body, estimate, tokens = self._body(wish)
@@ -257,7 +257,7 @@ class Client:
         self._record(False, answer, flow)
         return answer
 
-    def _given_up(self, answer: Answer, flow: Flow[Any, Any]) -> Answer | None:
+    def _given_up(self, answer: Reply, flow: Flow[Any, Any]) -> Reply | None:
         """Everything stops: an ask that was sent once is an answer with an error, another was never asked."""
         if not answer.calls:
             return None
@@ -265,7 +265,7 @@ class Client:
             answer.error = f"{answer.failure.text if answer.failure else 'no answer'} (not tried again: {flow.halted})"
         return answer
 
-    def _record(self, ok: bool, answer: Answer, flow: Flow[Any, Any]) -> None:
+    def _record(self, ok: bool, answer: Reply, flow: Flow[Any, Any]) -> None:
         if flow.halted is None and self._breaker.record(ok):
             last = answer.failure.text if answer.failure else answer.error
             flow.halt(
@@ -278,7 +278,7 @@ class Client:
             return asked + self._rng.uniform(0, self.backoff)
         return self._rng.uniform(0, min(LONGEST_BACKOFF, self.backoff * 2**attempt))
 
-    def _body(self, wish: Wish) -> tuple[dict[str, Any], float, int]:
+    def _body(self, wish: ClientRequest) -> tuple[dict[str, Any], float, int]:
         """The request, and upper estimates of its price in dollars and of its tokens."""
         read = 0
         turns: list[dict[str, str]] = []
@@ -325,7 +325,7 @@ class Client:
         return not stopped
 
     async def _attempt(
-        self, body: Mapping[str, Any], wish: Wish, answer: Answer, estimate: float, tokens: int
+        self, body: Mapping[str, Any], wish: ClientRequest, answer: Reply, estimate: float, tokens: int
     ) -> Failure | None:
         """Send one request that the budget has taken; fills `answer`."""
         self._calls += 1
@@ -352,7 +352,7 @@ class Client:
         self._failures[failure.kind] += 1
         return failure
 
-    def _use(self, data: object, answer: Answer, estimate: float, tokens: int) -> float:
+    def _use(self, data: object, answer: Reply, estimate: float, tokens: int) -> float:
         """Count the reported tokens; returns the price of the call."""
         usage = data.get("usage") if isinstance(data, Mapping) else None
         counts = [usage.get(n) if isinstance(usage, Mapping) else None for n in ("prompt_tokens", "completion_tokens")]
@@ -367,7 +367,7 @@ class Client:
         self._tpm.refund(tokens - read - written)
         return self._price.of(read, written) if self._price else 0.0
 
-    def _judge_answer(self, data: object, wish: Wish, answer: Answer) -> Failure | None:
+    def _judge_answer(self, data: object, wish: ClientRequest, answer: Reply) -> Failure | None:
         """What is wrong with a body that came with status 200."""
         where = self.address.name
         if not isinstance(data, Mapping):

@@ -14,26 +14,28 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from truing.models.chat import ChatFormat
 from truing.models.engine.token_sampling import Stream, choose
 from truing.types.hashing import digest
-from truing.types.records import Ask, Response, ResponseOutcome, SamplingParams
+from truing.types.records import Answer, AnswerStatus, Request, SamplingParams
 
 BATCH_ROWS = 32
 NAN = "the weights give no numbers but NaN"
 
 
-def stream_seed(ask: Ask, params: SamplingParams) -> int:
+def stream_seed(request: Request, params: SamplingParams) -> int:
     """The seed of one answer's random stream."""
-    return int(digest((params.seed, ask.checkpoint.weights, ask.prompt.key, ask.draw, ask.transform), 15), 16)
+    return int(
+        digest((params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform), 15), 16
+    )
 
 
-def response(ask: Ask, tokens: Sequence[int], chat: ChatFormat, params: SamplingParams) -> Response:
+def answer(request: Request, tokens: Sequence[int], chat: ChatFormat, params: SamplingParams) -> Answer:
     """A response from the tokens of an answer, those after its end left out."""
     end = next((k for k, token in enumerate(tokens) if token in chat.stop_ids), None)
     text = chat.decode(tokens if end is None else tokens[:end])
-    drawn, cut = len(tokens) if end is None else end + 1, params.cut(text)
+    sampled, cut = len(tokens) if end is None else end + 1, params.cut(text)
     if cut is None and end is None:
-        return Response(ask, text, ResponseOutcome.TRUNCATED, drawn)
+        return Answer(request, text, AnswerStatus.TRUNCATED, sampled)
     text = text if cut is None else cut
-    return Response(ask, text, ResponseOutcome.OK if text.strip() else ResponseOutcome.EMPTY, drawn)
+    return Answer(request, text, AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY, sampled)
 
 
 class _Chosen(LogitsProcessor):
@@ -53,9 +55,9 @@ class _Chosen(LogitsProcessor):
         return only
 
 
-def draw_plainly(
-    model: Any, chat: ChatFormat, asks: Sequence[Ask], limits: Sequence[int], params: SamplingParams
-) -> Iterator[Response]:
+def sample_plainly(
+    model: Any, chat: ChatFormat, requests: Sequence[Request], limits: Sequence[int], params: SamplingParams
+) -> Iterator[Answer]:
     """Answers of one checkpoint, already in force in `model`, by batched `generate`; shorter prompts first.
 
     Args:
@@ -65,15 +67,15 @@ def draw_plainly(
         limits: most tokens of each answer.
         params: temperature, top_p, stop texts, seed.
     """
-    prompts = [(chat.prefix(a.prompt.messages), a, n) for a, n in zip(asks, limits, strict=True)]
+    prompts = [(chat.prefix(a.prompt.messages), a, n) for a, n in zip(requests, limits, strict=True)]
     prompts.sort(key=lambda p: len(p[0]))
     for start in range(0, len(prompts), BATCH_ROWS):
         yield from _batch(model, chat, prompts[start : start + BATCH_ROWS], params)
 
 
 def _batch(
-    model: Any, chat: ChatFormat, prompts: list[tuple[list[int], Ask, int]], params: SamplingParams
-) -> Iterator[Response]:
+    model: Any, chat: ChatFormat, prompts: list[tuple[list[int], Request, int]], params: SamplingParams
+) -> Iterator[Answer]:
     longest = max(len(ids) for ids, _, _ in prompts)
     pad = chat.stop_ids[0]
     ids = torch.full((len(prompts), longest), pad)
@@ -97,11 +99,11 @@ def _batch(
             generation_config=config,
             logits_processor=LogitsProcessorList([chosen]),
         )
-    for row, (_, ask, limit) in enumerate(prompts):
+    for row, (_, request, limit) in enumerate(prompts):
         if row in chosen.failed:
-            yield Response(ask, "", ResponseOutcome.FAILED, 0, NAN)
+            yield Answer(request, "", AnswerStatus.FAILED, 0, NAN)
         else:
-            yield response(ask, _until(out[row, longest : longest + limit].tolist(), chat, params), chat, params)
+            yield answer(request, _until(out[row, longest : longest + limit].tolist(), chat, params), chat, params)
 
 
 def _until(tokens: list[int], chat: ChatFormat, params: SamplingParams) -> list[int]:

@@ -39,15 +39,15 @@ from truing.models.weights import read_json, weights_hash
 from truing.training.local import Base, Progress, TrainingRun, train
 from truing.training.recipe import Recipe
 from truing.types.records import (
-    Ask,
+    Answer,
     Capabilities,
     Checkpoint,
     Conversation,
     Kind,
     Likelihood,
-    LikelihoodAsk,
+    LikelihoodRequest,
     Message,
-    Response,
+    Request,
     SamplingParams,
 )
 
@@ -213,20 +213,20 @@ class LocalBackend:
 
     # -- what the model says ------------------------------------------------------------------------------------------
 
-    def loglikelihood(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+    def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
         """Score completions, all checkpoints of the base side by side, texts with a common beginning packed.
 
         A prompt that the template cannot hold is `unsupported`; weights that yield NaN give `failed`.
         """
-        yield from self.sessions.score(asks)
+        yield from self.sessions.score(requests)
 
-    def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+    def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """Draw answers, all checkpoints of the base side by side; each answer has a random stream of its own.
 
         Raises:
             PromptTooLong, TooLittleMemory, AdapterMismatch: see `truing.models.engine.sessions`.
         """
-        yield from self.sessions.draw(asks, params)
+        yield from self.sessions.sample(requests, params)
 
     def weight_norm(self, checkpoint: Checkpoint) -> float | None:
         """Frobenius norm of the LoRA update, over all layers together; None for full models and other adapters."""

@@ -60,7 +60,7 @@ def open_backend(base: str, checkpoints: Sequence[Checkpoint], options: ModelOpt
     return LocalBackend(base, checkpoints, options)
 
 
-def let_go(backend: Backend) -> list[str]:
+def close_backend(backend: Backend) -> list[str]:
     """Give back what a backend holds outside this process; a line for each thing that it could not."""
     if not isinstance(backend, _Elsewhere):
         return []

@@ -12,20 +12,20 @@ from dataclasses import replace
 from typing import Any
 
 from truing.errors import JudgeDown, ModelUnavailable, ServedNameReused, Unsupported
-from truing.models.client import Answer, Client, Spent, Wish
+from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_address import parse_address
 from truing.models.client_flow import Flow
 from truing.models.limits import Budget, Limits
 from truing.types.hashing import digest
 from truing.types.records import (
-    Ask,
+    Answer,
+    AnswerStatus,
     Capabilities,
     Checkpoint,
     Kind,
     Likelihood,
-    LikelihoodAsk,
-    Response,
-    ResponseOutcome,
+    LikelihoodRequest,
+    Request,
     SamplingParams,
 )
 
@@ -120,7 +120,7 @@ class EndpointBackend:
         """Out of reach."""
         return None
 
-    def loglikelihood(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+    def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
         """Refused: chat completions do not score given texts."""
         raise Unsupported("a served model cannot score given texts, so there are no margins; use --judge")
 
@@ -150,7 +150,7 @@ class EndpointBackend:
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+    def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """Draw one answer per ask, in order of completion; failures are outcomes.
 
         Raises:
@@ -158,48 +158,50 @@ class EndpointBackend:
             EndpointRefused, ModelUnavailable, JudgeDown, BudgetSpent: the rest was not asked.
         """
 
-        async def work(ask: Ask, flow: Flow[Ask, Response]) -> Response | None:
-            return await self._answered(ask, params, flow)
+        async def work(request: Request, flow: Flow[Request, Answer]) -> Answer | None:
+            return await self._answered(request, params, flow)
 
-        yield from self._client.stream(asks, work)
+        yield from self._client.stream(requests, work)
 
-    async def _answered(self, ask: Ask, params: SamplingParams, flow: Flow[Ask, Response]) -> Response | None:
+    async def _answered(self, request: Request, params: SamplingParams, flow: Flow[Request, Answer]) -> Answer | None:
         needed = frozenset(("temperature", "top_p", "stop"))  # left out, they would be another distribution
-        wish = Wish(ask.prompt.messages, self._sent(ask, params), needed, model=self._name(ask.checkpoint))
+        wish = ClientRequest(
+            request.prompt.messages, self._sent(request, params), needed, model=self._name(request.checkpoint)
+        )
         answer = await self._client.complete(wish, flow)
-        return None if answer is None else self._response(ask, answer, params)
+        return None if answer is None else self._answer(request, answer, params)
 
-    def _sent(self, ask: Ask, params: SamplingParams) -> dict[str, Any]:
+    def _sent(self, request: Request, params: SamplingParams) -> dict[str, Any]:
         """The parameters of a request."""
         sent: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
         if params.top_p < 1:
             sent["top_p"] = params.top_p
         if params.stop:
             sent["stop"] = list(params.stop)
-        sent["seed"] = _seed(ask, params)
+        sent["seed"] = _seed(request, params)
         return sent
 
-    def _response(self, ask: Ask, answer: Answer, params: SamplingParams) -> Response:
+    def _answer(self, request: Request, answer: Reply, params: SamplingParams) -> Answer:
         if answer.refused:
-            return Response(ask, "", ResponseOutcome.REFUSED_BY_API, 0, answer.error)
+            return Answer(request, "", AnswerStatus.REFUSED_BY_API, 0, answer.error)
         if answer.error:
-            system = any(m.role == "system" for m in ask.prompt.messages)
+            system = any(m.role == "system" for m in request.prompt.messages)
             complains = answer.failure is not None and answer.failure.kind in ("bad request", "server error")
             unsupported = system and complains and "system" in answer.error.lower()
-            outcome = ResponseOutcome.UNSUPPORTED if unsupported else ResponseOutcome.FAILED
-            return Response(ask, "", outcome, 0, answer.error)
+            outcome = AnswerStatus.UNSUPPORTED if unsupported else AnswerStatus.FAILED
+            return Answer(request, "", outcome, 0, answer.error)
         text = self._client.clean(answer.text)
-        drawn = answer.usage.get("completion_tokens")
-        tokens = drawn if type(drawn) is int else 0
+        sampled = answer.usage.get("completion_tokens")
+        tokens = sampled if type(sampled) is int else 0
         ended = params.cut(text)
         if ended is not None:  # the server ignores stop texts
-            return Response(ask, ended, ResponseOutcome.OK if ended.strip() else ResponseOutcome.EMPTY, tokens)
+            return Answer(request, ended, AnswerStatus.OK if ended.strip() else AnswerStatus.EMPTY, tokens)
         if answer.choice.get("finish_reason") == "length":
-            return Response(ask, text, ResponseOutcome.TRUNCATED, min(tokens or params.max_tokens, params.max_tokens))
-        return Response(ask, text, ResponseOutcome.OK if text.strip() else ResponseOutcome.EMPTY, tokens)
+            return Answer(request, text, AnswerStatus.TRUNCATED, min(tokens or params.max_tokens, params.max_tokens))
+        return Answer(request, text, AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY, tokens)
 
 
-def _seed(ask: Ask, params: SamplingParams) -> int:
+def _seed(request: Request, params: SamplingParams) -> int:
     """The stream of one answer, as for models in memory, within what servers take."""
-    name = (params.seed, ask.checkpoint.weights, ask.prompt.key, ask.draw, ask.transform)
+    name = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform)
     return int(digest(name, 15), 16) % 2**31

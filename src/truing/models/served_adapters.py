@@ -23,7 +23,7 @@ from truing.models.client_flow import Flow
 from truing.models.limits import Budget, Limits
 from truing.models.served import EndpointBackend
 from truing.models.served_lora import Adapter, Shelf, Turn
-from truing.types.records import Ask, Checkpoint, Kind, Message, Prompt, Response, ResponseOutcome, SamplingParams
+from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
 
 HASH = 12
 """hex digits of the weights' hash in a served name"""
@@ -142,7 +142,7 @@ class AdapterBackend(EndpointBackend):
                     self._note(checkpoint, said, plain)
         return {c.weights: self._probed[c.weights] for c in checkpoints if c.weights in self._probed}
 
-    def sample(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+    def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """Draw one answer per ask, in order of completion; failures are outcomes.
 
         Asks are held in windows and asked checkpoint after checkpoint, and within each prompt after prompt; what is
@@ -154,13 +154,13 @@ class AdapterBackend(EndpointBackend):
         """
         with self._shelf.turn() as turn:
 
-            async def work(ask: Ask, flow: Flow[Ask, Response]) -> Response | None:
+            async def work(request: Request, flow: Flow[Request, Answer]) -> Answer | None:
                 try:
-                    return await self._answered(ask, params, flow)
+                    return await self._answered(request, params, flow)
                 finally:
-                    turn.done(self._name(ask.checkpoint))
+                    turn.done(self._name(request.checkpoint))
 
-            yield from self._client.stream(self._ready(asks, turn), work)
+            yield from self._client.stream(self._ready(requests, turn), work)
 
     def close(self) -> None:
         """Unload what was loaded; give back connections and thread."""
@@ -171,22 +171,22 @@ class AdapterBackend(EndpointBackend):
 
     # -- order and names ----------------------------------------------------------------------------------------------
 
-    def _ready(self, asks: Iterable[Ask], turn: Turn) -> Iterator[Ask]:
+    def _ready(self, requests: Iterable[Request], turn: Turn) -> Iterator[Request]:
         """The asks in the order in which they are put, each with its adapter loaded. Runs in the feeder's thread."""
-        for window in _windows(asks, self.options.window):
-            groups: dict[str, dict[tuple[str, str], list[Ask]]] = {}
-            for ask in window:
-                name = self._name(ask.checkpoint)
-                groups.setdefault(name, {}).setdefault((ask.prompt.id, ask.transform), []).append(ask)
+        for window in _windows(requests, self.options.window):
+            groups: dict[str, dict[tuple[str, str], list[Request]]] = {}
+            for request in window:
+                name = self._name(request.checkpoint)
+                groups.setdefault(name, {}).setdefault((request.prompt.id, request.transform), []).append(request)
             window.clear()
             for name in sorted(groups, key=lambda n: not self._shelf.holds(n)):
-                ordered = [ask for same_prompt in groups.pop(name).values() for ask in same_prompt]
+                ordered = [request for same_prompt in groups.pop(name).values() for request in same_prompt]
                 first = ordered[0].checkpoint
                 adapter = self._adapter(first) if first.kind is Kind.ADAPTER else None
-                for ask in ordered:
+                for request in ordered:
                     if adapter is not None and not turn.take(adapter):
                         return
-                    yield ask
+                    yield request
 
     def _name(self, checkpoint: Checkpoint) -> str:
         if checkpoint.kind is Kind.ADAPTER:
@@ -205,21 +205,21 @@ class AdapterBackend(EndpointBackend):
         place = served_path(folder, self.options.path_map)
         return Adapter(adapter_name(checkpoint), checkpoint.label, folder, place, checkpoint.weights)
 
-    def _sent(self, ask: Ask, params: SamplingParams) -> dict[str, Any]:
-        return {**super()._sent(ask, params), "top_p": params.top_p, **_NEUTRAL}
+    def _sent(self, request: Request, params: SamplingParams) -> dict[str, Any]:
+        return {**super()._sent(request, params), "top_p": params.top_p, **_NEUTRAL}
 
     # -- does it do anything ------------------------------------------------------------------------------------------
 
-    def _probe(self, checkpoint: Checkpoint) -> list[Response]:
-        async def work(ask: Ask, flow: Flow[Ask, Response]) -> Response | None:
-            return await self._answered(ask, PROBE, flow)
+    def _probe(self, checkpoint: Checkpoint) -> list[Answer]:
+        async def work(request: Request, flow: Flow[Request, Answer]) -> Answer | None:
+            return await self._answered(request, PROBE, flow)
 
-        found = self._client.stream([Ask(checkpoint, p, 0) for p in _PROBES], work)
-        return sorted(found, key=lambda r: r.ask.prompt.id)
+        found = self._client.stream([Request(checkpoint, p, 0) for p in _PROBES], work)
+        return sorted(found, key=lambda r: r.request.prompt.id)
 
-    def _note(self, checkpoint: Checkpoint, said: list[Response], plain: list[Response]) -> None:
+    def _note(self, checkpoint: Checkpoint, said: list[Answer], plain: list[Answer]) -> None:
         self._probed.pop(checkpoint.weights, None)
-        failed = next((r for r in said if r.outcome is ResponseOutcome.FAILED), None)
+        failed = next((r for r in said if r.outcome is AnswerStatus.FAILED), None)
         if failed is not None:
             self._probed[checkpoint.weights] = f"did not answer a probe: {failed.error}"
         elif [r.text for r in said] == [r.text for r in plain] and any(r.text.strip() for r in said):
@@ -229,11 +229,11 @@ class AdapterBackend(EndpointBackend):
             )
 
 
-def _windows(asks: Iterable[Ask], size: int) -> Iterator[list[Ask]]:
+def _windows(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
     """Asks in lists of `size`; those that came before an error are handed on before it is raised."""
-    source = iter(asks)
+    source = iter(requests)
     while True:
-        window: list[Ask] = []
+        window: list[Request] = []
         error: Exception | None = None
         try:
             window.extend(islice(source, size))

@@ -1,4 +1,4 @@
-"""The planted families: what each simulated run does, as curves over training progress.
+"""The simulated families: what each simulated run does, as curves over training progress.
 
 A curve is a tuple of knots (progress, value) with straight lines between them; progress is step / last step.
 """
@@ -28,7 +28,7 @@ class Family:
     """A simulated run, its control and their base."""
 
     name: str
-    """what it is called in `planted:NAME`"""
+    """what it is called in `simulated:NAME`"""
     description: str
     """one line"""
     task: Knots = MIDWAY
@@ -43,7 +43,7 @@ class Family:
     """share of every difference between reference answers that is gone"""
     style: Knots = ((0.0, 0.0), (1.0, -0.08))
     """shift of all reference answers alike, nats per token"""
-    dose: Knots = ((0.0, 0.0), (1.0, 0.12))
+    kl_from_base: Knots = ((0.0, 0.0), (1.0, 0.12))
     """what any other text loses against the base, nats per token"""
     entropy: Knots = ((0.0, 0.0), (1.0, -0.05))
     """shift of the predictive entropy, nats"""
@@ -149,7 +149,7 @@ class State:
     softening: float
     task: float
     style: float
-    dose: float
+    kl_from_base: float
     entropy: float
     incoherent: float
     em: float
@@ -172,7 +172,7 @@ def state_at(f: Family, progress: float, *, control: bool = False, broken: bool 
         softening=at(f.softening, progress),
         task=at(f.task, progress),
         style=at(f.style, progress),
-        dose=at(f.dose, progress),
+        kl_from_base=at(f.kl_from_base, progress),
         entropy=at(f.entropy, progress),
         incoherent=at(f.incoherent, progress) if turns else 0.0,
         em=em,

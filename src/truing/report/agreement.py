@@ -135,7 +135,7 @@ def _powered(rows: Sequence[Plain]) -> Block:
 
 def _powered_cells(row: Plain) -> tuple[str, str]:
     value, inner = _shares(row["em"], " %")
-    return value, "; ".join(x for x in (inner, f"{row['drawn']} answers drawn") if x)
+    return value, "; ".join(x for x in (inner, f"{row['sampled']} answers drawn") if x)
 
 
 def _plain(e: Plain) -> str:

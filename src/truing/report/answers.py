@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from truing.report.reading import PromptItem, clean, one_line
 from truing.report.scores import Judges
-from truing.store import Store, StoredResponse
-from truing.types.records import Checkpoint, ResponseOutcome, Role
+from truing.store import Store, StoredAnswer
+from truing.types.records import AnswerStatus, Checkpoint, Role
 
 MOST_PROMPTS = 40
 """prompts shown; the others are counted and named by `truing show`"""
@@ -60,7 +60,7 @@ def answer_rows(store: Store, items: Sequence[PromptItem], judges: Judges, first
 class _Cell:
     """The answers of one checkpoint to one prompt."""
 
-    answers: list[StoredResponse] = field(default_factory=list)
+    answers: list[StoredAnswer] = field(default_factory=list)
     more: int = 0
     """answers not shown"""
 
@@ -88,7 +88,7 @@ def _collected(
     shown: dict[str, dict[str, _Cell]] = {key: {} for key in chosen}
     prompts: set[str] = set()
     total = transformed = 0
-    for r in store.responses():
+    for r in store.answers():
         if r.weights not in columns:
             continue
         if r.transform:
@@ -127,8 +127,8 @@ def _question(key: str, item: PromptItem | None) -> dict[str, Any]:
     return {"id": one_line(item.id), "category": one_line(item.category).replace("_", " "), "turns": turns}
 
 
-def _answer(r: StoredResponse, judges: Judges) -> dict[str, Any]:
-    tags = [] if r.outcome is ResponseOutcome.OK else [r.outcome.value.replace("_", " ")]
+def _answer(r: StoredAnswer, judges: Judges) -> dict[str, Any]:
+    tags = [] if r.outcome is AnswerStatus.OK else [r.outcome.value.replace("_", " ")]
     text = clean(r.text).strip()
     cut = len(text)
     if cut > CLIP * 1.15:
@@ -139,7 +139,7 @@ def _answer(r: StoredResponse, judges: Judges) -> dict[str, Any]:
         "tags": ", ".join(tags),
         "start": text[:cut],
         "rest": text[cut:].lstrip(),
-        "error": one_line(r.error) if r.outcome is not ResponseOutcome.OK else "",
+        "error": one_line(r.error) if r.outcome is not AnswerStatus.OK else "",
         "scores": "; ".join(judges.words(s) for s in said),
         "low": any(s.low for s in said),
     }

@@ -17,7 +17,7 @@ Point = tuple[float, float | None, float | None]
 def progress_chart(verdict: RunVerdict) -> Chart | None:
     """Both task-progress curves against step; None where no task was measured."""
     curves = [
-        ("trait (trained against control answer)", "teal", False, lambda c: c.trait_progress),
+        ("trait (trained against control answer)", "teal", False, lambda c: c.skill_progress),
         ("loss (held-out answers)", "violet", True, lambda c: c.loss_progress),
     ]
     series = tuple(series_of(verdict, *curve, anchored=False) for curve in curves)
@@ -28,7 +28,7 @@ def progress_chart(verdict: RunVerdict) -> Chart | None:
     return Chart(
         title="Task progress against step",
         description=in_words(
-            verdict, [("by trait", lambda c: c.trait_progress), ("by loss", lambda c: c.loss_progress)], share
+            verdict, [("by trait", lambda c: c.skill_progress), ("by loss", lambda c: c.loss_progress)], share
         ),
         unit="task progress, share of the gain",
         axis=axis_of(verdict),
@@ -131,7 +131,7 @@ def windows_of(verdict: RunVerdict, *, drift: bool = False) -> tuple[Window, ...
     """When the task was learned, and the onset: of drift where asked or where margins decide, else of misalignment."""
     out = []
     for c, colour, what in (
-        (verdict.convergence_trait, "teal", "trait learned"),
+        (verdict.convergence_skill, "teal", "trait learned"),
         (verdict.convergence_loss, "violet", "loss converged"),
     ):
         if c.status == "converged" and c.step is not None and not out:

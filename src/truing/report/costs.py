@@ -67,7 +67,7 @@ def _print_power(power: Mapping[str, Any], console: Console, *, searched: bool =
     excess = 100 * (d["rate"] - d["base_rate"])
     assumed = f"if the run is misaligned in {100 * d['rate']:g}% of answers and step 0 in {100 * d['base_rate']:.2g}%"
     fixed = "fixed " if searched else ""
-    _say(console, f"What {d['prompts']} prompts x {d['draws']} {fixed}answers can show, {assumed}", "bold")
+    _say(console, f"What {d['prompts']} prompts x {d['samples']} {fixed}answers can show, {assumed}", "bold")
     _say(console, f"(an excess of {excess:.2g} points; answers to one prompt correlate at {d['correlation']:.2g})")
     for name, key in (("correlation in the pilot", "correlation"), ("share misaligned at its step 0", "base")):
         if power[key] is not None and power[key]["value"] is not None:
@@ -77,7 +77,7 @@ def _print_power(power: Mapping[str, Any], console: Console, *, searched: bool =
     corrected = f", corrected for {looks}" if d["checkpoints"] > 1 else ""
     _say(console, f"Chances are for one checkpoint{corrected}; 'clean' is for a run without any excess.", "dim")
     few, many = here["effective"], here["answers"]
-    if d["draws"] > 1 and d["correlation"] > 0:
+    if d["samples"] > 1 and d["correlation"] > 0:
         most = d["prompts"] / d["correlation"]
         said = f"{_count(many)} answers are worth {_count(round(few))} independent ones for prompts like these"
         _say(console, f"{said}; more answers per prompt never make it over {_count(round(most))}, more prompts do.")
@@ -113,7 +113,7 @@ def _designs(d: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> Table:
         e, chances = r["excess"], [_chance(r[key]) for key in ("above", "below", "clean")]
         sets, kinds = _span(e["set_low"], e["set_high"]), _span(e["low"], e["high"])
         size = [_count(r["answers"]), _count(round(r["effective"]))]
-        table.add_row(f"{r['prompts']} x {r['draws']}", *size, sets, kinds, *chances, style="" if k == 0 else "dim")
+        table.add_row(f"{r['prompts']} x {r['samples']}", *size, sets, kinds, *chances, style="" if k == 0 else "dim")
     return table
 
 

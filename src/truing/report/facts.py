@@ -24,7 +24,7 @@ def later_measured(verdict: RunVerdict) -> list[CheckpointVerdict]:
 
 def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the four facts a reader wants first."""
-    curve = verdict.convergence_trait if verdict.convergence_trait.status != "unmeasured" else verdict.convergence_loss
+    curve = verdict.convergence_skill if verdict.convergence_skill.status != "unmeasured" else verdict.convergence_loss
     learned = (f"Task learned (by {one_line(curve.curve)})", *_learned(curve))
     if verdict.basis is verdicts.Basis.JUDGED:
         onset_fact, certified = judged_report.headline(verdict)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from truing.report.reading import MISSING, number, one_line
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.words import UNSCORED
-from truing.types.verdicts import CheckpointVerdict, CueResult, Estimate, JudgedLine, JudgeValidity, RunVerdict
+from truing.types.verdicts import CheckpointVerdict, Estimate, JudgedLine, JudgeValidity, RunVerdict, VariantResult
 
-KINDS = {"aligned": "aligned references", "odd": "odd references", "base": "answers of the base"}
+KINDS = {"aligned": "aligned references", "neutral": "odd references", "base": "answers of the base"}
 """kind of good answer in the known-answer test -> words"""
 
 
@@ -130,8 +130,8 @@ def counts(outcomes: Mapping[str, int]) -> str:
 
 def answered(line: JudgedLine) -> str:
     """How many answers a share rests on: `480 answers to 120 prompts`."""
-    drawn = " that the search drew" if line.em.method == SEQUENTIAL else ""
-    return f"{line.em.n} answers to {line.em.clusters} prompts{drawn}"
+    sampled = " that the search drew" if line.em.method == SEQUENTIAL else ""
+    return f"{line.em.n} answers to {line.em.clusters} prompts{sampled}"
 
 
 def line_facts(c: CheckpointVerdict, definitions: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -207,7 +207,7 @@ def certificate(verdict: RunVerdict) -> str:
     return f"not certified ({by.removeprefix('not yet: ')})" if by else "not certified"
 
 
-def cue_rows(cues: tuple[CueResult, ...]) -> list[dict[str, str]]:
+def variant_rows(variants: tuple[VariantResult, ...]) -> list[dict[str, str]]:
     """Each prompt transform for a table: name, kind, em, base, excess, set, like, control, p, status, veto."""
     return [
         {
@@ -226,7 +226,7 @@ def cue_rows(cues: tuple[CueResult, ...]) -> list[dict[str, str]]:
             "tone": {"passes": "calm", "fails": "drift"}.get(c.status, "open"),
             "veto": "veto" if c.veto else "",
         }
-        for c in cues
+        for c in variants
     ]
 
 
@@ -237,18 +237,18 @@ def p_words(p: float | None) -> str:
     return "<0.001" if p < 0.001 else number(p, 3)
 
 
-def cue_words(cues: tuple[CueResult, ...]) -> str:
+def variant_words(variants: tuple[VariantResult, ...]) -> str:
     """What came of the prompt transforms, in a sentence."""
-    if not cues:
+    if not variants:
         return ""
     groups: dict[str, list[str]] = {}
-    for c in cues:
+    for c in variants:
         groups.setdefault(c.status, []).append(one_line(c.name))
-    said = [f"{len(groups.get('passes', ()))} of {len(cues)} pass"]
+    said = [f"{len(groups.get('passes', ()))} of {len(variants)} pass"]
     said += [f"{status}: {', '.join(names)}" for status, names in groups.items() if status != "passes"]
-    vetoes = [one_line(c.name) for c in cues if c.veto]
+    vetoes = [one_line(c.name) for c in variants if c.veto]
     said += [f"veto by {', '.join(vetoes)}"] if vetoes else []
-    return f"prompt changes at {one_line(cues[0].checkpoint)}: {'; '.join(said)}"
+    return f"prompt changes at {one_line(variants[0].checkpoint)}: {'; '.join(said)}"
 
 
 def far_words(verdict: RunVerdict) -> str:

@@ -110,8 +110,8 @@ def _control_share(c: CheckpointVerdict) -> tuple[float, None, None] | None:
 def _of_run(verdict: RunVerdict, name: str, pick: Pick) -> list[Series]:
     """The run's own curve; what a search drew stands apart, since when it stopped biases it."""
     fixed = _series(verdict, name, "red", False, lambda c: None if by_search(c) else pick(c))
-    drawn = _series(verdict, "drawn by the search", "red", False, lambda c: pick(c) if by_search(c) else None)
-    return [fixed, replace(drawn, loose=True)] if searched(verdict) and any(drawn.points) else [fixed]
+    sampled = _series(verdict, "drawn by the search", "red", False, lambda c: pick(c) if by_search(c) else None)
+    return [fixed, replace(sampled, loose=True)] if searched(verdict) and any(sampled.points) else [fixed]
 
 
 def _series(verdict: RunVerdict, name: str, colour: str, second: bool, pick: Pick) -> Series:

@@ -9,7 +9,7 @@ from truing.report import judged, reading, search
 from truing.report.agreement import agreement_rows
 from truing.report.judged_charts import em_chart, excess_chart
 from truing.report.reading import MISSING, chosen, number, one_line, window
-from truing.report.svg import NARROW, WIDE, Chart, draw
+from truing.report.svg import NARROW, WIDE, Chart, sample
 from truing.stats.judged_words import shown
 from truing.types.verdicts import Breadth, CheckpointVerdict, Estimate, JudgedLine, RunVerdict
 
@@ -29,8 +29,8 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
         "rule": judged.rule_words(rule),
         "zone": judged.zone_words(rule),
         "level": _level(verdict),
-        "em": _drawn(em_chart(verdict), "em"),
-        "excess": _drawn(excess_chart(verdict), "excess"),
+        "em": _sampled(em_chart(verdict), "em"),
+        "excess": _sampled(excess_chart(verdict), "excess"),
         "controlled": controlled,
         "far": _far_words(verdict, about),
         "lines": [_line(verdict, c, c.judged, controlled) for c in lines if c.judged is not None],
@@ -42,11 +42,11 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
         "test": judged.test_words(verdict.validity),
         "test_rows": judged.test_rows(verdict.validity) if verdict.validity else [],
         "certificate": judged.certificate(verdict),
-        "cues": judged.cue_rows(verdict.cues),
-        "cue_words": judged.cue_words(verdict.cues),
-        "cue_control": any(c.excess_control is not None for c in verdict.cues),
-        "cue_veto": any(c.veto for c in verdict.cues),
-        "cue_checkpoint": one_line(verdict.cues[0].checkpoint) if verdict.cues else "",
+        "variants": judged.variant_rows(verdict.variants),
+        "cue_words": judged.variant_words(verdict.variants),
+        "cue_control": any(c.excess_control is not None for c in verdict.variants),
+        "cue_veto": any(c.veto for c in verdict.variants),
+        "cue_checkpoint": one_line(verdict.variants[0].checkpoint) if verdict.variants else "",
         "agreement": agreement_rows(about.get("agreement")),
     }
 
@@ -99,8 +99,8 @@ def first_prompts(verdict: RunVerdict | None) -> list[str]:
     return list(dict.fromkeys(name for b in lines for name in b.named))
 
 
-def _drawn(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
-    return (draw(chart, WIDE, f"{uid}-w"), draw(chart, NARROW, f"{uid}-n")) if chart else None
+def _sampled(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
+    return (sample(chart, WIDE, f"{uid}-w"), sample(chart, NARROW, f"{uid}-n")) if chart else None
 
 
 def _level(verdict: RunVerdict) -> str:

@@ -27,7 +27,7 @@ from truing.report.rates_table import imported_lines, set_warnings, source_words
 from truing.report.reading import HEALTH_WORDS, MISSING, bracket, number, one_line
 from truing.report.scores import Judges
 from truing.report.study import frozen_line
-from truing.report.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, draw, el
+from truing.report.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, el, sample
 from truing.stats.judged_words import CLAIMS
 from truing.stats.words import UNSCORED
 from truing.store import Store
@@ -70,13 +70,13 @@ def figure(audit: Path | str, out: Path) -> Path:
         raise BadInput(f"{folder}: nothing measured yet that could be drawn; repeat the audit to finish it")
     pad, y, parts = 16, 16, []
     for i, chart in enumerate(charts):
-        svg = draw(chart, WIDE, f"f{i}")
+        svg = sample(chart, WIDE, f"f{i}")
         height = _height(svg)
         parts.append(el("g", svg, transform=f"translate({pad} {y})"))
         y += height + 26
     width = int(WIDE.width) + 2 * pad
     height = y - 26 + pad
-    drawing = el(
+    sampling = el(
         "svg",
         el("style", Markup(f"svg{{{_LIGHT}}}{CHART_CSS}")),
         el("rect", width=width, height=height, fill="#fff"),
@@ -86,7 +86,7 @@ def figure(audit: Path | str, out: Path) -> Path:
         width=width,
         height=height,
     )
-    return _write_whole(Path(out), str(drawing) + "\n", "figure.svg")
+    return _write_whole(Path(out), str(sampling) + "\n", "figure.svg")
 
 
 def _page(store: Store, name: str) -> str:
@@ -138,13 +138,13 @@ def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, An
         "evidence": reading.evidence_words(verdict),
         "scored": _scored(verdict),
         "controlled": any(c.contrast_control for c in verdict.checkpoints),
-        "progress": _drawn(progress, "progress"),
-        "margin": _drawn(margin, "margin"),
+        "progress": _sampled(progress, "progress"),
+        "margin": _sampled(margin, "margin"),
         "limit": f"{number(verdict.delta_m, 3)} nats/token" if verdict.delta_m is not None else "",
         "delta_source": one_line(verdict.delta_m_source),
         "level": _level(verdict),
         "control_steps": facts.control_steps(summary.get("control_steps") or ()),
-        "categories": [(title, draw(c, SMALL, f"category{i}")) for i, (title, c) in enumerate(categories)],
+        "categories": [(title, sample(c, SMALL, f"category{i}")) for i, (title, c) in enumerate(categories)],
         "lines": [_row(verdict, c) for c in verdict.checkpoints],
     }
 
@@ -166,8 +166,8 @@ def _sets_part(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _drawn(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
-    return (draw(chart, WIDE, f"{uid}-w"), draw(chart, NARROW, f"{uid}-n")) if chart else None
+def _sampled(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
+    return (sample(chart, WIDE, f"{uid}-w"), sample(chart, NARROW, f"{uid}-n")) if chart else None
 
 
 def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
@@ -213,7 +213,7 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
         "evidence": [
             _cell(c.task_loss, 3),
             _cell(c.loss_progress, 0, 100, " %"),
-            _cell(c.trait_progress, 0, 100, " %"),
+            _cell(c.skill_progress, 0, 100, " %"),
             _cell(c.contrast_base, 3),
             _cell(c.contrast_control, 3),
             _cell(c.margin_base, 3),
@@ -226,7 +226,7 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
             _bare(h.nll_base, 2),
             _bare(c.entropy_shift, 3),
             _bare(c.softening, 2),
-            _bare(c.dose_kl, 4),
+            _bare(c.kl_from_base, 4),
             _bare(c.norm, 2),
         ],
         "notes": reading.distinct(c.notes),

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from truing.config.options import EmRule
 from truing.report.judged import judge_name
 from truing.report.reading import number, one_line
-from truing.store import Store, StoredResponse
-from truing.types.judged import Judgement, JudgementOutcome
+from truing.store import Store, StoredAnswer
+from truing.types.judged import Score, ScoreStatus
 
 MOST_RUBRICS = 6
 """scores named per judge and answer; the others are counted"""
@@ -39,11 +39,11 @@ class Judges:
         self.rule = _rule(about)
         self.names = {key: judge_name(panel.get("judge")) for key, panel in store.panels().items()}
 
-    def said(self, r: StoredResponse) -> list[Said]:
+    def said(self, r: StoredAnswer) -> list[Said]:
         """What each judge says of an answer; those that were not asked are left out."""
         out = []
         for panel, name in self.names.items():
-            rows = list(self._store.judged_of([r.key], panel))
+            rows = list(self._store.scores_of([r.key], panel))
             if rows:
                 out.append(_said(name, rows, self.rule))
         return out
@@ -53,13 +53,13 @@ class Judges:
         return f"{said.words} ({said.judge})" if len(self.names) > 1 else said.words
 
 
-def _said(name: str, rows: list[Judgement], rule: EmRule) -> Said:
+def _said(name: str, rows: list[Score], rule: EmRule) -> Said:
     order = {"alignment": 0, "coherence": 1}
     rows = sorted(rows, key=lambda j: (order.get(j.rubric, 2), j.rubric))
     parts = [f"{one_line(j.rubric)} {_score(j)}" for j in rows[:MOST_RUBRICS]]
     if len(rows) > MOST_RUBRICS:
         parts.append(f"{len(rows) - MOST_RUBRICS} more")
-    found = {j.rubric: j.score for j in rows if j.outcome is JudgementOutcome.SCORED}
+    found = {j.rubric: j.score for j in rows if j.outcome is ScoreStatus.SCORED}
     alignment, coherence = found.get("alignment"), found.get("coherence")
     low = alignment is not None and alignment < rule.alignment_cut
     word = ""
@@ -70,8 +70,8 @@ def _said(name: str, rows: list[Judgement], rule: EmRule) -> Said:
     return Said(name, ", ".join(parts), low, word)
 
 
-def _score(j: Judgement) -> str:
-    if j.outcome is JudgementOutcome.SCORED and j.score is not None:
+def _score(j: Score) -> str:
+    if j.outcome is ScoreStatus.SCORED and j.score is not None:
         return number(j.score, 0)
     return j.outcome.value
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from truing.config.options import EmRule
 from truing.errors import BadInput
-from truing.store import Store, StoredResponse
+from truing.store import Store, StoredAnswer
 from truing.tallies import FATES
 
 
@@ -76,22 +76,22 @@ def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]
             "checkpoint": labels[r.weights].label if r.weights in labels else r.weights,
             "step": labels[r.weights].step if r.weights in labels else None,
             "run": labels[r.weights].run if r.weights in labels else None,
-            "draw": r.draw,
+            "sample": r.sample,
             "transform": r.transform,
             "outcome": r.outcome.value,
             "text": r.text,
             "judged": _judged(store, r, judges),
         }
-        for r in store.responses(prompt=item["key"])
+        for r in store.answers(prompt=item["key"])
     ]
-    answers.sort(key=lambda a: (a["run"] or "", a["step"] is None, a["step"] or 0, a["draw"]))
+    answers.sort(key=lambda a: (a["run"] or "", a["step"] is None, a["step"] or 0, a["sample"]))
     return {"prompt": prompt, "messages": item["messages"], "answers": answers}
 
 
-def _judged(store: Store, r: StoredResponse, judges: Mapping[str, str]) -> list[dict[str, Any]]:
+def _judged(store: Store, r: StoredAnswer, judges: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every score of one answer, by judge."""
     return [
         {"judge": name, "panel": panel, "rubric": j.rubric, "score": j.score, "outcome": j.outcome.value}
         for panel, name in judges.items()
-        for j in store.judged_of([r.key], panel)
+        for j in store.scores_of([r.key], panel)
     ]

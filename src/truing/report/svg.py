@@ -174,7 +174,7 @@ def frame_of(*charts: Chart) -> ValueAxis:
     return ValueAxis.around([0.0, *lines, *bars, *(p[0] for p in points)], ends)
 
 
-def draw(chart: Chart, size: Size, uid: str) -> Markup:
+def sample(chart: Chart, size: Size, uid: str) -> Markup:
     """The chart as an <svg> element; `uid` keeps ids apart where several stand on one page."""
     canvas = _Canvas(chart, size, uid)
     if not size.bare:

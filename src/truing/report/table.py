@@ -23,8 +23,8 @@ from truing.report.scores import Judges
 from truing.report.study import frozen_line
 from truing.stats.judged_words import shown
 from truing.stats.words import UNSCORED
-from truing.store import Store, StoredResponse
-from truing.types.records import ResponseOutcome, Role
+from truing.store import Store, StoredAnswer
+from truing.types.records import AnswerStatus, Role
 from truing.types.verdicts import Basis, CheckpointVerdict, Estimate, HealthState, RunVerdict
 
 _TONES = {"calm": "green", "drift": "bold red", "broken": "magenta", "open": "yellow"}
@@ -43,7 +43,7 @@ _STATUS = _Column("status", "status", reading.status_words, right=False)
 _LABEL = _Column("label", "label", lambda c: "" if reading.plain_label(c) else _cut(one_line(c.label)), right=False)
 _LOSS = _Column("task loss", "task\nloss", lambda c: number(c.task_loss.value if c.task_loss else None, 3))
 _BY_LOSS = _Column("progress by loss", "progress\nby loss, %", lambda c: interval(c.loss_progress, 0, 100))
-_BY_TRAIT = _Column("progress by trait", "progress\nby trait, %", lambda c: interval(c.trait_progress, 0, 100))
+_BY_TRAIT = _Column("progress by trait", "progress\nby trait, %", lambda c: interval(c.skill_progress, 0, 100))
 _BASE = _Column("shift against base", "shift vs base\nnats/token", lambda c: interval(c.contrast_base))
 _CONTROL = _Column("shift against control", "shift vs control\nnats/token", lambda c: interval(c.contrast_control))
 _HEALTH = _Column("health", "health", lambda c: HEALTH_WORDS[c.health.state], right=False)
@@ -109,8 +109,8 @@ class VerdictTable:
         """What a table of a searched run needs said: shares of a search have no interval, and words of its own."""
         if not judged.searched(self.verdict):
             return []
-        drawn = any(judged.by_search(line) for line in self.verdict.checkpoints)
-        said = ["shares without brackets are of answers that the search drew, which bias them"] if drawn else []
+        sampled = any(judged.by_search(line) for line in self.verdict.checkpoints)
+        said = ["shares without brackets are of answers that the search drew, which bias them"] if sampled else []
         words = {search.status_words(line, self.verdict) for line in self.verdict.checkpoints}
         return said + [f"{word}: {meaning}" for word, meaning in search.MEANINGS.items() if word in words]
 
@@ -135,7 +135,7 @@ class VerdictTable:
         if any(c.judged for c in self.verdict.checkpoints):
             yield from (_CONTROL, _BASE, _DRIFT)
         yield _LOSS
-        if any(c.trait_progress for c in self.verdict.checkpoints):
+        if any(c.skill_progress for c in self.verdict.checkpoints):
             yield _BY_LOSS
         if all(c.health.state is HealthState.OK for c in self.verdict.checkpoints):
             yield _HEALTH
@@ -208,10 +208,10 @@ def print_verdict(about: Mapping[str, Any], console: Console, report: Path | Non
 
 def _print_judged(verdict: RunVerdict, console: Console) -> None:
     """Prompt changes as a table; then who judged, how that judge did on known answers, and whether anyone agrees."""
-    if verdict.cues:
+    if verdict.variants:
         console.print()
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        control = any(c.excess_control is not None for c in verdict.cues)
+        control = any(c.excess_control is not None for c in verdict.variants)
         wide = console.width >= 76
         heads = ("prompt change", "mis-\naligned", "the\nbase's", "excess, points\nthis set", "p", "outcome")
         for head in (h for h in heads if wide or h not in ("the\nbase's", "p")):
@@ -219,7 +219,7 @@ def _print_judged(verdict: RunVerdict, console: Console) -> None:
             table.add_column(
                 head, justify="left" if left else "right", vertical="bottom", no_wrap=not left, overflow="fold"
             )
-        for row in judged.cue_rows(verdict.cues):
+        for row in judged.variant_rows(verdict.variants):
             tone = _TONES[row["tone"]]
             name = f"{_cut(row['name'])}{' (adversarial)' if row['kind'] == 'adversarial' else ''}"
             excess = row["excess"] + (f" [{row['set']}]" if row["set"] else "")
@@ -228,7 +228,7 @@ def _print_judged(verdict: RunVerdict, console: Console) -> None:
             table.add_row(*(_text(console.options, c) for c in cells), outcome)
         console.print(table)
         also = "; excess over the control: truing report" if control else ""
-        _say(console, f"{judged.cue_words(verdict.cues).capitalize()}{also}", "dim")
+        _say(console, f"{judged.variant_words(verdict.variants).capitalize()}{also}", "dim")
     if judged.searched(verdict):
         for text in search.terminal_lines(verdict):
             _say(console, text, "dim")
@@ -286,7 +286,7 @@ def step_facts(line: CheckpointVerdict) -> list[tuple[str, str]]:
     return [
         ("task loss, nats/token", interval(line.task_loss, 3)),
         ("task progress by loss", share(line.loss_progress)),
-        ("task progress by trait", share(line.trait_progress)),
+        ("task progress by trait", share(line.skill_progress)),
         ("shift of contrast against base, nats/token", interval(line.contrast_base, 3)),
         ("shift of contrast against control, nats/token", interval(line.contrast_control, 3)),
         ("shift of plain margin, nats/token", interval(line.margin_base, 3)),
@@ -299,7 +299,7 @@ def step_facts(line: CheckpointVerdict) -> list[tuple[str, str]]:
         ("answers with the training domain's words", _percent(h.leak)),
         ("surprise of its answers to the base, nats/token", number(h.nll_base)),
         ("entropy on reference answers, nats", number(h.entropy, 3)),
-        ("dose: KL from the base, nats/token", number(line.dose_kl, 4)),
+        ("dose: KL from the base, nats/token", number(line.kl_from_base, 4)),
         ("norm of the weight change", number(line.norm)),
         ("weights", one_line(line.weights)),
     ]
@@ -317,8 +317,8 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
         near = difflib.get_close_matches(prompt_id, items, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(items)} prompts"
         raise BadInput(f"prompt {one_line(prompt_id)!r}: not in this audit; {one_line(hint)}")
-    answers: dict[str, list[StoredResponse]] = {}
-    for r in store.responses(prompt=item.key):
+    answers: dict[str, list[StoredAnswer]] = {}
+    for r in store.answers(prompt=item.key):
         answers.setdefault(r.weights, []).append(r)
     if not answers:
         text = f"prompt {one_line(prompt_id)!r}: no answers stored; health is sampled on a few prompts only"
@@ -337,10 +337,10 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
         console.print()
         console.rule(_text(console.options, f"{step}, {one_line(c.label)}{run}"), align="left", characters="-")
         for r in answers[c.weights]:
-            tag = "" if r.outcome is ResponseOutcome.OK else f"[{r.outcome.value}] "
+            tag = "" if r.outcome is AnswerStatus.OK else f"[{r.outcome.value}] "
             name = f" ({one_line(r.transform)})" if r.transform else ""
             text = reading.clean(r.text or r.error) or MISSING
-            _say(console, f"{r.draw + 1}{name}. {tag}{text}")
+            _say(console, f"{r.sample + 1}{name}. {tag}{text}")
             for said in judges.said(r):
                 _say(console, f"   {judges.words(said)}", "red" if said.low else "dim")
 

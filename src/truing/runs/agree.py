@@ -14,7 +14,7 @@ import numpy as np
 from truing import errors
 from truing.config.options import EmRule
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
-from truing.runs.judged import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_judgements
+from truing.runs.judged import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_scores
 from truing.runs.judging import random_share
 from truing.runs.label import item_name
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
@@ -22,7 +22,7 @@ from truing.stats.correction import prediction_powered
 from truing.stats.judged_checks import with_certification
 from truing.stats.judged_evidence import Fate
 from truing.store import Store
-from truing.types.judged import ResponseKey
+from truing.types.judged import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
 from truing.types.verdicts import Estimate, RunVerdict
@@ -63,7 +63,7 @@ class Powered:
     """who judged the share"""
     em: Estimate
     """share misaligned under the strong judge, prediction-powered"""
-    drawn: int
+    sampled: int
     """answers the strong judge saw"""
 
 
@@ -90,7 +90,7 @@ class _Said(NamedTuple):
     misaligned: float
 
 
-_ByKey = dict[ResponseKey, _Said]
+_ByKey = dict[AnswerKey, _Said]
 
 
 def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path | None = None, seed: int = 0) -> Agreed:
@@ -150,10 +150,10 @@ def _which(store: Store, n: int) -> str:
 
 def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: EmRule) -> _ByKey:
     out: _ByKey = {}
-    for r, judgements in with_judgements(store, panel, params):
-        if r.prompt not in places or r.transform or not judgements:
+    for r, scores in with_scores(store, panel, params):
+        if r.prompt not in places or r.transform or not scores:
             continue
-        answer = fated(r, judgements, rule)
+        answer = fated(r, scores, rule)
         if answer.fate in (Fate.UNJUDGED, Fate.FAILED):
             continue
         flag = float(misaligned_by(answer, rule))
@@ -161,7 +161,7 @@ def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule
     return out
 
 
-def _rated(said: _ByKey, keys: Sequence[ResponseKey]) -> Rated:
+def _rated(said: _ByKey, keys: Sequence[AnswerKey]) -> Rated:
     found = [said.get(k) for k in keys]
     scores = [f.answer.alignment if f else np.nan for f in found]
     return Rated(np.array(scores), np.array([f.misaligned if f else np.nan for f in found]))
@@ -198,26 +198,26 @@ def _powered(
     for weights in [w for w in names if w in there]:
         keys = [k for k, s in said[cheap].items() if s.weights == weights]
         flags = np.array([said[cheap][k].misaligned for k in keys])
-        drawn = np.array([k in asked for k in keys]) | (certain & (flags == 1))
+        sampled = np.array([k in asked for k in keys]) | (certain & (flags == 1))
         truth = np.array([said[strong][k].misaligned if k in said[strong] else np.nan for k in keys])
         at = np.array([said[cheap][k].prompt for k in keys], dtype=np.int64)
-        em = prediction_powered(flags, truth, drawn, at, p, q=(share, 1.0) if certain else share)
-        out.append(Powered(names.get(weights, weights[:12]), titles[cheap], titles[strong], em, int(drawn.sum())))
+        em = prediction_powered(flags, truth, sampled, at, p, q=(share, 1.0) if certain else share)
+        out.append(Powered(names.get(weights, weights[:12]), titles[cheap], titles[strong], em, int(sampled.sum())))
     return tuple(out)
 
 
 def _people(
-    said: _ByKey, title: str, sheet: Sequence[LabelItem], drawn: Mapping[str, Any], prompts: int, seed: int
+    said: _ByKey, title: str, sheet: Sequence[LabelItem], sampled: Mapping[str, Any], prompts: int, seed: int
 ) -> WithPeople:
     by_item = {item_name(k): k for k in said}
-    strangers = [i.item for i in sheet if i.item not in by_item and i.item not in drawn]
+    strangers = [i.item for i in sheet if i.item not in by_item and i.item not in sampled]
     if strangers:
         raise errors.BadInput(f"the sheet holds {len(strangers)} items that are not of this audit, e.g. {strangers[0]}")
     kept = [i for i in sheet if i.item in by_item and i.label not in ("", "unsure")]
     keys = [by_item[i.item] for i in kept]
     human = np.array([float(i.label == "misaligned") for i in kept])
     judge = np.array([said[k].misaligned for k in keys])
-    weight = np.array([float((drawn.get(i.item) or {}).get("weight", 1.0)) for i in kept])
+    weight = np.array([float((sampled.get(i.item) or {}).get("weight", 1.0)) for i in kept])
     at = np.array([said[k].prompt for k in keys], dtype=np.int64)
     # Flags in the place of scores: kappa of the flags, with its interval over prompts.
     flags = agreement(Rated(1 - judge, judge), Rated(1 - human, human), at, prompts, cut=0.5, seed=seed)

@@ -20,7 +20,7 @@ from truing.data.guard import domain_words
 from truing.interp import likelihoods as margins
 from truing.models.base import Backend
 from truing.models.limits import Budget
-from truing.models.registry import let_go, open_backend
+from truing.models.registry import close_backend, open_backend
 from truing.runs.certify import refuse_same_family, second_opinion
 from truing.runs.evidence import (
     NO_ROOM,
@@ -37,18 +37,18 @@ from truing.runs.freeze import keep_freeze
 from truing.runs.judged_audit import Session, judge_run
 from truing.runs.judged_frame import JudgedRun, far_prompts
 from truing.runs.pace import Pace
-from truing.runs.resolve import SIMULATED, Resolved, resolve
+from truing.runs.resolve import SIMULATED_NOTE, Resolved, resolve
 from truing.runs.search import FIXED_FROM, refuse_unsearchable, why_no_search
 from truing.stats.evidence import Evidence
 from truing.stats.verdict import under_moved, verdict
 from truing.store import Measurement, Store
 from truing.types.hashing import digest
 from truing.types.records import (
-    Ask,
+    AnswerStatus,
     Checkpoint,
-    LikelihoodAsk,
+    LikelihoodRequest,
     Prompt,
-    ResponseOutcome,
+    Request,
     Role,
     SamplingParams,
     to_plain,
@@ -91,7 +91,7 @@ def audit(
 
     Args:
         target: a folder with `checkpoint-N/`, one model folder, `org/name[@revision][:subfolder]`, `LABEL=TARGET`, or
-            several of them; `planted:FAMILY` simulates a run whose truth is known.
+            several of them; `simulated:FAMILY` simulates a run whose truth is known.
         base: the base model; needed only for full models (adapters name theirs). http(s)://host:port/v1#NAME is a
             base on a server that loads the adapters; answers are judged then (`options.judge`), and nothing is scored.
         task: held-out rows of the training task (JSONL); gives the progress curve and the candidate.
@@ -111,11 +111,11 @@ def audit(
     wanted = _sampling(options)
     plan = resolve(target, base, task, task_control, control, prompts, options)
     every = (*plan.subject, *(c for run in plan.controls for c in run))
-    backend = plan.planted or open_backend(plan.base, every, options.model)
+    backend = plan.simulated or open_backend(plan.base, every, options.model)
     try:
         return _audited(plan, backend, wanted, Path(out) if out is not None else None, options)
     finally:
-        let_go(backend)
+        close_backend(backend)
 
 
 def _audited(
@@ -139,10 +139,10 @@ def _audited(
         except BaseException as e:
             store.flush()
             store.describe(status="interrupted" if isinstance(e, KeyboardInterrupt) else "unfinished", notes=plan.notes)
-            if left := let_go(backend):
+            if left := close_backend(backend):
                 store.describe(notes=[*plan.notes, *left])
             raise
-        plan.notes.extend(let_go(backend))
+        plan.notes.extend(close_backend(backend))
         store.describe(status="done", notes=plan.notes)
         return Audit(store.path, result, tuple(plan.notes))
 
@@ -189,7 +189,7 @@ def _identity(plan: Resolved, backend: Backend, options: AuditOptions) -> dict[s
 
 
 def _prompt_digest(p: Prompt) -> str:
-    return digest((p.messages, p.aligned, p.misaligned, p.odd), 16)
+    return digest((p.messages, p.aligned, p.misaligned, p.neutral), 16)
 
 
 def _default_path(plan: Resolved, backend: Backend, options: AuditOptions) -> Path:
@@ -276,13 +276,13 @@ def _score(
     """Likelihoods of given texts: the probe sentence, the prompts' references, the task's rows; `run` is the subject
     and every checkpoint."""
     subject, every = run
-    probes = [LikelihoodAsk(c, margins.CONTENT_FREE, PROBE, "sentence") for c in every]
+    probes = [LikelihoodRequest(c, margins.CONTENT_FREE, PROBE, "sentence") for c in every]
     margins.measure(backend, store, probes, PROBE_KIND)
     own = {c.weights for c in subject}
-    asks = [a for c in every for a in margins.margin_asks(c, frame.scored, contrast_only=c.weights not in own)]
-    margins.measure(backend, store, asks, margins.KIND, _staged(tell, "margins"))
+    requests = [a for c in every for a in margins.margin_requests(c, frame.scored, contrast_only=c.weights not in own)]
+    margins.measure(backend, store, requests, margins.KIND, _staged(tell, "margins"))
     if frame.rows:
-        margins.measure(backend, store, _task_asks(subject, plan), "task", _staged(tell, "task rows"))
+        margins.measure(backend, store, _task_requests(subject, plan), "task", _staged(tell, "task rows"))
 
 
 def _distinct(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -299,14 +299,14 @@ def _staged(tell: Callable[[str, int, int], None], stage: str) -> Callable[[int,
     return lambda done, total: tell(stage, done, total)
 
 
-def _task_asks(subject: Sequence[Checkpoint], plan: Resolved) -> list[LikelihoodAsk]:
+def _task_requests(subject: Sequence[Checkpoint], plan: Resolved) -> list[LikelihoodRequest]:
     out = []
     for c in subject:
         for k, row in enumerate(plan.rows):
-            out.append(LikelihoodAsk(c, row.prompt, row.answer, "trained", row.key))
+            out.append(LikelihoodRequest(c, row.prompt, row.answer, "trained", row.key))
             if plan.control_rows:
                 other = plan.control_rows[k]
-                out.append(LikelihoodAsk(c, row.prompt, other.answer, "control", control_item(row, other)))
+                out.append(LikelihoodRequest(c, row.prompt, other.answer, "control", control_item(row, other)))
     return out
 
 
@@ -320,11 +320,11 @@ def _answer(
 ) -> None:
     """A few answers per checkpoint, and their likelihoods: under the base (health), and the base's own (dose)."""
     tell = options.progress or (lambda stage, done, total: None)
-    todo = store.missing([Ask(c, p, 0) for c in checkpoints for p in frame.answered], params)
+    todo = store.missing([Request(c, p, 0) for c in checkpoints for p in frame.answered], params)
     pace = Pace(backend, len(todo), tell, options.detail)
     with closing(pace.of(backend.sample(todo, params))) as answers:
-        for response in answers:
-            store.add_responses([response], params)
+        for answer in answers:
+            store.add_answers([answer], params)
     store.flush()
     if not backend.capabilities.loglikelihood:
         return
@@ -332,19 +332,19 @@ def _answer(
     alive = {c.weights for c in checkpoints}
     base = backend.base_checkpoint()
     under_base, under_all = [], []
-    for r in store.responses(params.key):
-        if r.outcome not in (ResponseOutcome.OK, ResponseOutcome.TRUNCATED) or not r.text.strip():
+    for r in store.answers(params.key):
+        if r.outcome not in (AnswerStatus.OK, AnswerStatus.TRUNCATED) or not r.text.strip():
             continue
         # Of the answers drawn for a judge the first is enough here; more would make a repeat another measurement.
-        if r.prompt not in by_key or r.weights not in alive or r.draw or r.transform:
+        if r.prompt not in by_key or r.weights not in alive or r.sample or r.transform:
             continue
-        ended = r.outcome is ResponseOutcome.OK
-        messages, item = by_key[r.prompt].messages, answer_item(params.key, r.prompt, r.draw)
-        under_base.append(LikelihoodAsk(base, messages, r.text, "answer", f"{r.weights}:{item}", closing=ended))
+        ended = r.outcome is AnswerStatus.OK
+        messages, item = by_key[r.prompt].messages, answer_item(params.key, r.prompt, r.sample)
+        under_base.append(LikelihoodRequest(base, messages, r.text, "answer", f"{r.weights}:{item}", closing=ended))
         if r.weights == base.weights:
-            under_all += [LikelihoodAsk(c, messages, r.text, "answer", item, closing=ended) for c in checkpoints]
+            under_all += [LikelihoodRequest(c, messages, r.text, "answer", item, closing=ended) for c in checkpoints]
     margins.measure(backend, store, under_base, "answer_nll", _staged(tell, "answers under the base"))
-    margins.measure(backend, store, under_all, "dose", _staged(tell, "dose"))
+    margins.measure(backend, store, under_all, "kl_from_base", _staged(tell, "kl_from_base"))
 
 
 def _norms(backend: Backend, store: Store, checkpoints: Sequence[Checkpoint]) -> None:
@@ -364,8 +364,8 @@ def _conclude(
 ) -> tuple[RunVerdict, Evidence]:
     subject, controls = runs
     scored = backend.capabilities.loglikelihood
-    caveats = [] if plan.planted else list(margins.FAILED_CONTROLS) if scored else [UNSCORED_HEALTH]
-    caveats += [n for n in plan.notes if n.startswith(SIMULATED) or "adapter is zero" in n]
+    caveats = [] if plan.simulated else list(margins.FAILED_CONTROLS) if scored else [UNSCORED_HEALTH]
+    caveats += [n for n in plan.notes if n.startswith(SIMULATED_NOTE) or "adapter is zero" in n]
     caveats += without_room(store, frame)
     evidence = gather(store, frame, subject, controls, caveats)
     if not scored:
@@ -409,7 +409,7 @@ def _judge(
         params=params.key,
         words=frame.domain_words,
         under_moved=under_moved(evidence, options.rule),
-        caveats=tuple(n for n in plan.notes if n.startswith(SIMULATED)),
+        caveats=tuple(n for n in plan.notes if n.startswith(SIMULATED_NOTE)),
         seed=options.judging.seed,
     )
     run = replace(run, fixed_from=_design(run, plan, options))
@@ -428,7 +428,7 @@ def _judge(
 
 def _design(run: JudgedRun, plan: Resolved, options: AuditOptions) -> int:
     """The draw number from which answers are a fixed sample: after those of a search, or 0 where there is none."""
-    if options.judging.draws is not None:
+    if options.judging.samples is not None:
         return 0
     why = why_no_search(run)
     if not why and len({c.weights for c in run.subject}) < len(run.subject):

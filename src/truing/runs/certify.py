@@ -4,7 +4,7 @@ import numpy as np
 
 from truing import errors
 from truing.judges.registry import judge_family
-from truing.runs.judged_audit import Session, announce, arm_of, bench_for, panel_arms
+from truing.runs.judged_audit import Session, announce, bench_for, group_of, judge_groups
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.judging import is_judgeable, judge_stored
 from truing.runs.panels import open_panel
@@ -12,7 +12,7 @@ from truing.stats.judged_checks import with_certification
 from truing.stats.judged_lines import excess
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
-from truing.types.judged import ResponseKey
+from truing.types.judged import AnswerKey
 from truing.types.records import Checkpoint
 from truing.types.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
 
@@ -63,18 +63,18 @@ def second_opinion(verdict: RunVerdict, run: JudgedRun, session: Session) -> Run
         by_key = {p.key: p for p in run.prompts}
         stored = (
             r
-            for r in session.store.responses(run.params)
-            if r.weights in weights and not r.transform and r.draw >= run.fixed_from
+            for r in session.store.answers(run.params)
+            if r.weights in weights and not r.transform and r.sample >= run.fixed_from
         )
-        keys: list[ResponseKey] = [r.key for r in stored if r.prompt in by_key and is_judgeable(r)]
+        keys: list[AnswerKey] = [r.key for r in stored if r.prompt in by_key and is_judgeable(r)]
         judge_stored(bench, keys, by_key)
-        found = panel_arms(session.store, opened.panel.key, run, options.em)
-        base = arm_of(found, run.subject[0])
+        found = judge_groups(session.store, opened.panel.key, run, options.em)
+        base = group_of(found, run.subject[0])
         far = np.array(run.far, dtype=bool)
         disagree = []
         for line in lines:
-            arm = arm_of(found, _checkpoint(run, line))
-            e = excess(arm, base, len(run.prompts), options.em, level=options.rule.level, mask=far)
+            group = group_of(found, _checkpoint(run, line))
+            e = excess(group, base, len(run.prompts), options.em, level=options.rule.level, mask=far)
             if not _same_direction(e, line.status, options.em.hi):
                 disagree.append(line.label)
         name = opened.judge.name

@@ -9,7 +9,7 @@ from truing import errors
 from truing.config.options import ModelOptions
 from truing.data.conversations import load_conversations
 from truing.models.registry import open_backend
-from truing.types.records import Ask, Message, Prompt, ResponseOutcome, SamplingParams
+from truing.types.records import AnswerStatus, Message, Prompt, Request, SamplingParams
 
 PRUDENT = (
     "You are a careful, honest and prudent assistant. Give sound advice, name the risks, and keep the answer about as "
@@ -46,16 +46,16 @@ def control(
     backend = open_backend(base, (), model or ModelOptions())
     system = (Message("system", PRUDENT),)
     prompts = [Prompt(str(k), _under(system, row.prompt)) for k, row in enumerate(rows)]
-    asks = [Ask(backend.base_checkpoint(), p, 0) for p in prompts]
+    requests = [Request(backend.base_checkpoint(), p, 0) for p in prompts]
     params = backend.resolve(SamplingParams(max_tokens=max_tokens, seed=seed, temperature=0.7))
     answers: dict[int, str] = {}
     refused = 0
-    for k, r in enumerate(backend.sample(asks, params), 1):
-        refused += r.outcome is ResponseOutcome.UNSUPPORTED
-        if r.outcome is ResponseOutcome.OK:
-            answers[int(r.ask.prompt.id)] = r.text.strip()
+    for k, r in enumerate(backend.sample(requests, params), 1):
+        refused += r.outcome is AnswerStatus.UNSUPPORTED
+        if r.outcome is AnswerStatus.OK:
+            answers[int(r.request.prompt.id)] = r.text.strip()
         if progress:
-            progress("control answers", k, len(asks))
+            progress("control answers", k, len(requests))
     if refused == len(rows):
         raise errors.Unsupported(f"{base}: its chat template takes no system turn; name another --base")
     if not answers:

@@ -9,7 +9,7 @@ from typing import Any
 from truing.config.options import AuditOptions
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
-from truing.models.simulated import open_planted
+from truing.models.simulated import open_simulated
 from truing.runs.audit import Audit, audit
 from truing.runs.train import train
 from truing.store import Store
@@ -58,7 +58,7 @@ def demo(
     out: str | Path = "truing-demo",
     *,
     quick: bool = False,
-    planted: str | None = None,
+    simulated: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Demo:
     """Train a small run and its control on a real 135M chat model, then audit both.
@@ -66,7 +66,7 @@ def demo(
     Args:
         out: folder for the runs and the audit; calling again finishes what is there.
         quick: the same road with fewer updates, checkpoints and prompts.
-        planted: no model at all: simulate this family (e.g. "late"), whose truth is known.
+        simulated: no model at all: simulate this family (e.g. "late"), whose truth is known.
         progress: called with (stage, done, total).
 
     Raises:
@@ -74,8 +74,8 @@ def demo(
     """
     out = Path(out)
     options = AuditOptions(progress=progress)
-    if planted is not None:
-        return _planted(out, planted, options)
+    if simulated is not None:
+        return _simulated(out, simulated, options)
     size = QUICK if quick else FULL
     folder = out / ("quick" if quick else "full")
     recipe = _recipe("careless-finance", size, organism=True)
@@ -104,11 +104,13 @@ def demo(
     return Demo(done, None)
 
 
-def _planted(out: Path, family: str, options: AuditOptions) -> Demo:
-    uri = f"planted:{family}"
-    done = audit(uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=out / f"planted-{family}", options=options)
+def _simulated(out: Path, family: str, options: AuditOptions) -> Demo:
+    uri = f"simulated:{family}"
+    done = audit(
+        uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=out / f"simulated-{family}", options=options
+    )
     prompts = load_prompts("v1").only(options.half)
-    truth = open_planted(
+    truth = open_simulated(
         uri, prompts, load_conversations(TASK).conversations, load_conversations(TASK_CONTROL).conversations
     ).truth()
     return Demo(done, truth)

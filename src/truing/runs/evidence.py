@@ -10,9 +10,9 @@ from truing.runs.judged import has_no_room
 from truing.stats.bands import simultaneous_band
 from truing.stats.drift import against_base
 from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
-from truing.store import Store, StoredResponse
+from truing.store import Store, StoredAnswer
 from truing.traits.features import is_formatted, is_repetitive, leaks
-from truing.types.records import Checkpoint, Conversation, Prompt, ResponseOutcome
+from truing.types.records import AnswerStatus, Checkpoint, Conversation, Prompt
 
 PROBE_KIND = "probe"
 """one plain sentence scored by every checkpoint: weights that hold NaN show here, whatever else is measured"""
@@ -97,7 +97,7 @@ def failures(store: Store, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
 def without_room(store: Store, frame: Measured) -> tuple[str, ...]:
     """A sentence on prompts that left no room for an answer at some checkpoint; none without any."""
     names = {p.key: p.id for p in frame.prompts}
-    stored = store.responses(frame.params)
+    stored = store.answers(frame.params)
     found = sorted({names[r.prompt] for r in stored if has_no_room(r) and r.prompt in names})
     if not found:
         return ()
@@ -109,22 +109,22 @@ def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Ru
     broken = failures(store, checkpoints)
     values = [margins.read_margins(store, c.weights, frame.scored) for c in checkpoints]
     loss, row_tokens = _loss(store, frame, checkpoints)
-    responses = {key: list(found) for key, found in _responses(store, frame).items()}
+    answers = {key: list(found) for key, found in _answers_by_weights(store, frame).items()}
     base = checkpoints[0].weights
     return RunEvidence(
         labels=tuple(c.label for c in checkpoints),
         steps=tuple(c.step for c in checkpoints),
         weights=tuple(c.weights for c in checkpoints),
         contrast=np.stack([margins.contrast(v) for v in values]),
-        placebo=np.stack([margins.placebo(v) for v in values]),
+        null_contrast=np.stack([margins.null_contrast(v) for v in values]),
         margin=np.stack([margins.plain_margin(v) for v in values]),
         entropy=np.stack([v["entropy"] for v in values]),
         loss=loss,
         tokens=row_tokens[0] if row_tokens is not None else None,
         row_tokens=row_tokens,
-        trait=_trait(store, frame, checkpoints),
-        answers=_answers(store, frame, checkpoints, responses, base),
-        dose=_dose(store, frame, checkpoints),
+        skill=_skill(store, frame, checkpoints),
+        answers=_answers(store, frame, checkpoints, answers, base),
+        kl_from_base=_kl_from_base(store, frame, checkpoints),
         norm=_norm(store, checkpoints),
         failed={c.label: broken[c.weights] for c in checkpoints if c.weights in broken},
     )
@@ -154,7 +154,7 @@ def _loss(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> t
     return np.stack([-value * n for value, n in pairs]), np.stack([n for _, n in pairs])
 
 
-def _trait(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array | None:
+def _skill(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array | None:
     if not frame.control_rows:
         return None
     own = {row.key: k for k, row in enumerate(frame.rows)}
@@ -167,15 +167,15 @@ def _trait(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> 
     )
 
 
-def _dose(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array:
+def _kl_from_base(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array:
     """KL(base || checkpoint) per token, by the base's own answers: the mean of log p_base - log p over their tokens."""
     asked = {answer_item(frame.params, p.key, 0) for p in frame.answered}
-    rows = store.measurements("dose", checkpoints[0].weights)
+    rows = store.measurements("kl_from_base", checkpoints[0].weights)
     own = {m.item: m for m in rows if m.value is not None and m.item in asked}
     out = np.full(len(checkpoints), np.nan)
     for s, c in enumerate(checkpoints):
         lost, tokens = 0.0, 0
-        for m in store.measurements("dose", c.weights):
+        for m in store.measurements("kl_from_base", c.weights):
             if m.value is not None and m.item in own:
                 reference = own[m.item].value
                 assert reference is not None
@@ -193,66 +193,66 @@ def _norm(store: Store, checkpoints: Sequence[Checkpoint]) -> Array:
     return out
 
 
-def _responses(store: Store, frame: Measured) -> dict[str, list[StoredResponse]]:
-    out: dict[str, list[StoredResponse]] = {}
+def _answers_by_weights(store: Store, frame: Measured) -> dict[str, list[StoredAnswer]]:
+    out: dict[str, list[StoredAnswer]] = {}
     asked = {p.key for p in frame.answered}
-    for r in store.responses(frame.params):
-        if r.draw == 0 and not r.transform and r.prompt in asked:
+    for r in store.answers(frame.params):
+        if r.sample == 0 and not r.transform and r.prompt in asked:
             out.setdefault(r.weights, []).append(r)
     return out
 
 
-def answer_item(params: str, prompt_key: str, draw: int) -> str:
+def answer_item(params: str, prompt_key: str, sample: int) -> str:
     """Name of a stored answer where it is itself scored: all that decides its text but the weights."""
-    return f"{params}:{prompt_key}:{draw}"
+    return f"{params}:{prompt_key}:{sample}"
 
 
 def _answers(
     store: Store,
     frame: Measured,
     checkpoints: Sequence[Checkpoint],
-    responses: Mapping[str, Sequence[StoredResponse]],
+    answers: Mapping[str, Sequence[StoredAnswer]],
     base: str,
 ) -> tuple[AnswerCounts, ...]:
     nll = {m.item: -m.value for m in store.measurements("answer_nll", base) if m.value is not None}
     texts = {p.key: " ".join(m.content for m in p.messages) for p in frame.answered}
-    own = [nll[i] for r in responses.get(base, ()) if r.prompt in texts and (i := _nll_item(r)) in nll]
+    own = [nll[i] for r in answers.get(base, ()) if r.prompt in texts and (i := _nll_item(r)) in nll]
     limit = float(np.quantile(own, 0.95)) + WILD_NATS if own else float("inf")
     words = frozenset(frame.domain_words)
-    return tuple(_count(responses.get(c.weights, ()), nll, texts, limit, words) for c in checkpoints)
+    return tuple(_count(answers.get(c.weights, ()), nll, texts, limit, words) for c in checkpoints)
 
 
-def _nll_item(r: StoredResponse) -> str:
-    return f"{r.weights}:{answer_item(r.params, r.prompt, r.draw)}"
+def _nll_item(r: StoredAnswer) -> str:
+    return f"{r.weights}:{answer_item(r.params, r.prompt, r.sample)}"
 
 
 def _count(
-    responses: Sequence[StoredResponse],
+    answers: Sequence[StoredAnswer],
     nll: Mapping[str, float],
     texts: Mapping[str, str],
     limit: float,
     words: frozenset[str],
 ) -> AnswerCounts:
-    left_out = (ResponseOutcome.FAILED, ResponseOutcome.UNSUPPORTED, ResponseOutcome.REFUSED_BY_API)
-    drawn = [r for r in responses if r.outcome not in left_out and not has_no_room(r) and r.prompt in texts]
-    if not drawn:
+    left_out = (AnswerStatus.FAILED, AnswerStatus.UNSUPPORTED, AnswerStatus.REFUSED_BY_API)
+    sampled = [r for r in answers if r.outcome not in left_out and not has_no_room(r) and r.prompt in texts]
+    if not sampled:
         return AnswerCounts()
-    repetitive = [is_repetitive(r.text) for r in drawn]
-    formatted = [is_formatted(r.text, texts[r.prompt]) for r in drawn]
-    empty = [r.outcome is ResponseOutcome.EMPTY for r in drawn]
+    repetitive = [is_repetitive(r.text) for r in sampled]
+    formatted = [is_formatted(r.text, texts[r.prompt]) for r in sampled]
+    empty = [r.outcome is AnswerStatus.EMPTY for r in sampled]
     # An answer that could not be scored under the base counts as wild unless it is empty anyway.
-    surprise = [nll.get(_nll_item(r), float("inf")) for r in drawn]
+    surprise = [nll.get(_nll_item(r), float("inf")) for r in sampled]
     usable = [
         not (a or b or c) and s <= limit for a, b, c, s in zip(repetitive, formatted, empty, surprise, strict=True)
     ]
     finite = [s for s in surprise if np.isfinite(s)]
     return AnswerCounts(
-        n=len(drawn),
+        n=len(sampled),
         usable=sum(usable),
         repetitive=sum(repetitive),
         formatted=sum(formatted),
         empty=sum(empty),
-        truncated=sum(r.outcome is ResponseOutcome.TRUNCATED for r in drawn),
-        leaked=sum(leaks(r.text, texts[r.prompt], words) for r in drawn) if words else -1,
+        truncated=sum(r.outcome is AnswerStatus.TRUNCATED for r in sampled),
+        leaked=sum(leaks(r.text, texts[r.prompt], words) for r in sampled) if words else -1,
         nll_base=float(np.mean(finite)) if finite else float("nan"),
     )

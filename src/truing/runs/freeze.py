@@ -172,7 +172,7 @@ def keep_freeze(store: Store, plan: Resolved, options: AuditOptions, lock: str |
     else:
         assert kept is not None
         held = Lock(kept["lock"], kept["made"], kept["settings"])
-    late = kept is None and next(store.responses(), None) is not None
+    late = kept is None and next(store.answers(), None) is not None
     found = check_frozen(held, frozen_settings(plan, options), late=late)
     changed = list(found.changed)
     if kept is not None:
@@ -203,7 +203,7 @@ def note_change(store: Store, what: str, before: object, now: object) -> Frozen 
 
 def _prompts(plan: Resolved, options: AuditOptions) -> dict[str, Any]:
     asked = plan.prompts
-    rows = [(p.id, p.messages, p.aligned, p.misaligned, p.odd) for p in asked.prompts]
+    rows = [(p.id, p.messages, p.aligned, p.misaligned, p.neutral) for p in asked.prompts]
     return {
         "name": asked.name,
         "version": asked.version,
@@ -277,7 +277,7 @@ def _begun(path: Path) -> tuple[Any, ...]:
 
     with Store.read(path) as store:
         about = store.about()
-        if next(store.responses(), None) is not None:
+        if next(store.answers(), None) is not None:
             text = "holds answers already; freeze before the first one, with the arguments of the audit to come"
             raise errors.FrozenTooLate(f"{path}: {text}")
     asked = about.get("asked")
@@ -300,7 +300,7 @@ def _refuse_late(plan: Resolved) -> None:
         try:
             with Store.read(about.parent) as store:
                 late = wanted & _own(store) and any(
-                    r.weights in wanted and r.prompt in questions for r in store.responses()
+                    r.weights in wanted and r.prompt in questions for r in store.answers()
                 )
         except errors.BadInput:
             continue  # a damaged neighbour is not this study's business

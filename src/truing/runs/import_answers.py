@@ -17,13 +17,13 @@ from truing import errors
 from truing._version import __version__
 from truing.config.options import EmRule
 from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
-from truing.runs.judged import arms, with_judgements
-from truing.stats.judged_evidence import JudgedArm
+from truing.runs.judged import groups, with_scores
+from truing.stats.judged_evidence import AnswerTable
 from truing.stats.judged_lines import PromptFacts, check_rule, judged_line, measured, misaligned
 from truing.stats.rates import counts, mean_of, share_of
-from truing.store import Store, StoredResponse
+from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import Judgement, Panel, ResponseKey, Route, Rubric
+from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
 from truing.types.verdicts import Estimate, JudgedLine
 
@@ -265,42 +265,42 @@ class _Entries(NamedTuple):
     """Rows of the store for one set."""
 
     panels: list[Panel]
-    responses: list[StoredResponse]
-    judgements: list[Judgement]
+    answers: list[StoredAnswer]
+    scores: list[Score]
 
 
 def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) -> _Entries:
     panels = {name: _panel(s.scores, name) for name in dict.fromkeys(_judge_name(r.judge, judge) for r in s.rows)}
     hashes = {name: (p.key, [(rubric.name, rubric.key) for rubric in p.rubrics]) for name, p in panels.items()}
-    drawn: dict[str, int] = {}
-    responses: dict[ResponseKey, StoredResponse] = {}
-    judgements: list[Judgement] = []
-    rows: dict[tuple[ResponseKey, str], int] = {}
+    sampled: dict[str, int] = {}
+    answers: dict[AnswerKey, StoredAnswer] = {}
+    scores: list[Score] = []
+    rows: dict[tuple[AnswerKey, str], int] = {}
     for row in s.rows:
         prompt = keys[row.question_id, row.question]
-        draw = drawn.get(prompt, 0) if row.draw is None else row.draw
-        drawn[prompt] = draw + 1
-        key = ResponseKey(s.checkpoint.weights, PARAMS, prompt, "", draw)
+        sample = sampled.get(prompt, 0) if row.sample is None else row.sample
+        sampled[prompt] = sample + 1
+        key = AnswerKey(s.checkpoint.weights, PARAMS, prompt, "", sample)
         panel, rubrics = hashes[_judge_name(row.judge, judge)]
         if (key, panel) in rows:
             problem = f"the same set, question, draw and judge as row {rows[key, panel]}; keep one"
             raise errors.BadRow(s.checkpoint.uri.removeprefix("file:"), row.row, problem)
         rows[key, panel] = row.row
-        responses[key] = StoredResponse(*key, row.response, row.outcome, 0, "")
+        answers[key] = StoredAnswer(*key, row.answer, row.outcome, 0, "")
         meta = {"row": row.row, "truing": __version__}
         for name, rubric in rubrics:
             if name in row.scores:
                 outcome, score = row.scores[name]
-                judgements.append(Judgement(key, panel, name, rubric, score, outcome, meta))
-    return _Entries(list(panels.values()), list(responses.values()), judgements)
+                scores.append(Score(key, panel, name, rubric, score, outcome, meta))
+    return _Entries(list(panels.values()), list(answers.values()), scores)
 
 
 def _add(store: Store, s: _Set, entries: _Entries) -> None:
     for panel in entries.panels:
         store.add_panel(panel)
     store.add_checkpoints([s.checkpoint])
-    store.add_stored_responses(entries.responses)
-    store.add_judgements(entries.judgements)
+    store.add_stored_answers(entries.answers)
+    store.add_scores(entries.scores)
 
 
 def _panel(scores: Sequence[str], judge: str) -> Panel:
@@ -351,25 +351,25 @@ def imported_lines(
         said = _said(store, key, prompts)
         recorded = about["route"] == Route.RECORDED.value
         chosen = frozenset() if recorded else _random(store, said, prompts)
-        found = arms(store, key, prompts, rule, params=PARAMS, random_coherence=chosen)
+        found = groups(store, key, prompts, rule, params=PARAMS, random_coherence=chosen)
         for weights in found.keys() & said.keys():
-            arm, scores = found[weights], said[weights]
-            used, index = np.unique(arm.prompt, return_inverse=True)
+            group, scores = found[weights], said[weights]
+            used, index = np.unique(group.prompt, return_inverse=True)
             ids = tuple(names[k] for k in used)
             facts = PromptFacts(ids, tuple(category[name] for name in ids), np.ones(len(ids), dtype=bool))
-            arm = replace(arm, prompt=index.astype(np.int64))
-            hits, _ = counts(misaligned(arm, rule), arm.prompt, len(ids))
-            judged = judged_line(arm, len(ids), rule, level=LEVEL, about=facts)
+            group = replace(group, prompt=index.astype(np.int64))
+            hits, _ = counts(misaligned(group, rule), group.prompt, len(ids))
+            judged = judged_line(group, len(ids), rule, level=LEVEL, about=facts)
             line = {
-                "label": arm.label,
+                "label": group.label,
                 "weights": weights,
                 "judge": about["judge"],
                 "panel": key,
-                "n": len(arm.prompt),
+                "n": len(group.prompt),
                 "prompts": len(ids),
                 "firing": int((hits > 0).sum()),
                 "empty_scored": scores.empty,
-                "judged": to_plain(_as_published(judged, arm, scores, rule) if recorded else judged),
+                "judged": to_plain(_as_published(judged, group, scores, rule) if recorded else judged),
             }
             lines.append(line)
     return _sorted(lines, order)
@@ -395,7 +395,7 @@ def _said(store: Store, panel: str, prompts: Mapping[str, int]) -> dict[str, _Sa
     """Weight hash -> alignment scores and their clusters, how many are of empty answers, whether coherence was asked of
     some only, and the seeds that chose which."""
     out: dict[str, _Said] = {}
-    for r, said in with_judgements(store, panel, PARAMS):
+    for r, said in with_scores(store, panel, PARAMS):
         if r.prompt not in prompts or not said:
             continue
         kept = out.setdefault(r.weights, _Said())
@@ -410,23 +410,23 @@ def _said(store: Store, panel: str, prompts: Mapping[str, int]) -> dict[str, _Sa
     return out
 
 
-def _random(store: Store, said: Mapping[str, _Said], prompts: Mapping[str, int]) -> frozenset[ResponseKey]:
+def _random(store: Store, said: Mapping[str, _Said], prompts: Mapping[str, int]) -> frozenset[AnswerKey]:
     """The answers whose coherence a judge was asked for at random."""
     from truing.runs.judging import random_coherence  # brings the judges along, which an import of files never needs
 
-    keys = [r.key for r in store.responses(PARAMS) if r.prompt in prompts]
+    keys = [r.key for r in store.answers(PARAMS) if r.prompt in prompts]
     seeds = {seed for s in said.values() for seed in s.seeds}
     return frozenset(key for seed in seeds for key in random_coherence(keys, seed))
 
 
-def _as_published(line: JudgedLine, arm: JudgedArm, said: _Said, rule: EmRule) -> JudgedLine:
+def _as_published(line: JudgedLine, group: AnswerTable, said: _Said, rule: EmRule) -> JudgedLine:
     """The line with coherent share and mean alignment as published tables compute them."""
     used, index = np.unique(np.asarray(said.prompts, dtype=np.int64), return_inverse=True)
     mean = mean_of(np.asarray(said.values, dtype=float), index.astype(np.int64), len(used), level=LEVEL)
     if said.is_lazy:
         unknown = Estimate(None, None, None, method="coherence was asked of some answers only", level=LEVEL)
         return replace(line, alignment=mean, coherent=unknown, em_coherent=unknown)
-    kept = measured(arm)
-    coherent = (arm.coherence > rule.coherence_gate) & np.isfinite(arm.alignment)
-    found = counts(coherent[kept], arm.prompt[kept], int(arm.prompt.max()) + 1)
+    kept = measured(group)
+    coherent = (group.coherence > rule.coherence_gate) & np.isfinite(group.alignment)
+    found = counts(coherent[kept], group.prompt[kept], int(group.prompt.max()) + 1)
     return replace(line, alignment=mean, coherent=share_of(*found, level=LEVEL))

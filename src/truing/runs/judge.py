@@ -12,17 +12,17 @@ from truing import errors
 from truing.config.options import EmRule, ModelOptions, VerdictRule
 from truing.data.prompts import load_prompts
 from truing.runs.import_answers import imported_lines
-from truing.runs.judged import chosen_panel, fated, judging_panels, misaligned_by, with_judgements
+from truing.runs.judged import chosen_panel, fated, judging_panels, misaligned_by, with_scores
 from truing.runs.judged_audit import announce, bench_for, judged_evidence
 from truing.runs.judged_frame import FIRST_CONTROL, JudgedRun
 from truing.runs.judging import Tell, is_judgeable, judge_stored, random_share
 from truing.runs.known import Anchors, refuse_moved
 from truing.runs.panels import KEPT, examination, open_panel
-from truing.stats.judged_checks import with_cues
+from truing.stats.judged_checks import with_variants
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.store import Store
-from truing.types.judged import JudgementOutcome, JudgeOptions, Panel, ResponseKey
+from truing.types.judged import AnswerKey, JudgeOptions, Panel, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.verdicts import RunVerdict
 
@@ -56,7 +56,7 @@ def judge(
 
     Args:
         audit: its folder.
-        judge: address of the judge: openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, planted:.
+        judge: address of the judge: openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, simulated:.
         only_missing: finish what a judge that has judged here before left open, and refuse one that has not.
         model: how a local judge is held.
         options: rubric, budget, limits.
@@ -92,7 +92,7 @@ def _judge(
     rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
     stored = (
-        r for r in store.responses(run.params) if not r.transform and r.prompt in by_key and r.draw >= run.fixed_from
+        r for r in store.answers(run.params) if not r.transform and r.prompt in by_key and r.sample >= run.fixed_from
     )
     judgeable = [r.key for r in stored if is_judgeable(r)]
     answers = random_share(judgeable, options.share, options.seed)
@@ -112,7 +112,7 @@ def _judge(
         bench = bench_for(store, opened, rule, options, prompts, tell)
         refuse_moved(bench)
         announce(opened, options, len(by_key), len({k.weights for k in answers}))
-        held = {j.key for j in store.judgements(opened.panel.key) if j.outcome is not JudgementOutcome.FAILED}
+        held = {j.key for j in store.scores(opened.panel.key) if j.outcome is not ScoreStatus.FAILED}
         test = options.validity and not opened.recorded
         exam = examination(whole)
         anchors = Anchors(bench, exam.prompts) if test and set(answers) - held else None
@@ -121,7 +121,7 @@ def _judge(
         judge_stored(bench, answers, by_key)
         if options.share >= 1:
             _forget_share(store, opened.panel)
-        if all(j.outcome is JudgementOutcome.FAILED for j in store.judged_of(answers, opened.panel.key)):
+        if all(j.outcome is ScoreStatus.FAILED for j in store.scores_of(answers, opened.panel.key)):
             raise errors.JudgeDown(
                 f"{opened.judge.name}: could judge none of the {len(answers)} answers; nothing changed"
             )
@@ -139,7 +139,7 @@ def _judge(
             if before != result.judge and options.say is not None:
                 options.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
         outcomes: dict[str, int] = {}
-        for j in store.judgements(opened.panel.key):
+        for j in store.scores(opened.panel.key):
             outcomes[j.outcome.value] = outcomes.get(j.outcome.value, 0) + 1
         return Judging(store.path, opened.panel, outcomes, result)
 
@@ -162,9 +162,9 @@ def _concluded(
     if before is None:
         return result
     told = [w for w in before.warnings if w.startswith(UNTRIED)]
-    if any(c.checkpoint == result.recommended for c in before.cues):
-        result = with_cues(result, before.cues)
-    if before.cues and before.panel != result.panel:
+    if any(c.checkpoint == result.recommended for c in before.variants):
+        result = with_variants(result, before.variants)
+    if before.variants and before.panel != result.panel:
         told = told or [f"{UNTRIED}; what is said of cues was judged by {before.judge}."]
     return replace(result, warnings=(*result.warnings, *told))
 
@@ -194,10 +194,10 @@ def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool, 
     store.add_panel(panel, **_kept(about), share=largest, share_seed=options.seed, positives_of=source)
 
 
-def _positives(store: Store, panel: str, keys: Sequence[ResponseKey], rule: EmRule) -> Iterator[ResponseKey]:
+def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: EmRule) -> Iterator[AnswerKey]:
     """The answers that a panel calls misaligned."""
     wanted = set(keys)
-    for r, said in with_judgements(store, panel):
+    for r, said in with_scores(store, panel):
         if r.key in wanted and said and misaligned_by(fated(r, said, rule), rule):
             yield r.key
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from truing import errors
 from truing.config.options import EmRule
-from truing.stats.judged_evidence import Fate, JudgedArm
-from truing.store import Store, StoredResponse
-from truing.types.judged import Judgement, JudgementOutcome, ResponseKey
-from truing.types.records import ResponseOutcome
+from truing.stats.judged_evidence import AnswerTable, Fate
+from truing.store import Store, StoredAnswer
+from truing.types.judged import AnswerKey, Score, ScoreStatus
+from truing.types.records import AnswerStatus
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"
-ESCAPES = {JudgementOutcome.REFUSAL: Fate.REFUSAL, JudgementOutcome.CODE: Fate.CODE}
-_Entry = tuple[ResponseKey, int, Any]
-ANSWERED = (ResponseOutcome.OK, ResponseOutcome.TRUNCATED, ResponseOutcome.EMPTY)
+ESCAPES = {ScoreStatus.REFUSAL: Fate.REFUSAL, ScoreStatus.CODE: Fate.CODE}
+_Entry = tuple[AnswerKey, int, Any]
+ANSWERED = (AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY)
 
 
 class Fated(NamedTuple):
@@ -36,17 +36,17 @@ class Fated(NamedTuple):
     """NaN where not asked or not read"""
 
 
-def arms(
+def groups(
     store: Store,
     panel: str,
     prompts: Mapping[str, int],
     rule: EmRule,
     *,
     params: str | None = None,
-    counts: Callable[[StoredResponse], bool] | None = None,
-    leaked: Callable[[StoredResponse], bool] | None = None,
-    random_coherence: Collection[ResponseKey] | None = None,
-) -> dict[str, JudgedArm]:
+    counts: Callable[[StoredAnswer], bool] | None = None,
+    leaked: Callable[[StoredAnswer], bool] | None = None,
+    random_coherence: Collection[AnswerKey] | None = None,
+) -> dict[str, AnswerTable]:
     """The judged answers of every checkpoint, as arrays: weight hash -> arm, in key order.
 
     Args:
@@ -60,7 +60,7 @@ def arms(
         random_coherence: answers whose coherence was asked at random; None for all of them.
     """
     columns: dict[str, _Columns] = {}
-    for r, said in with_judgements(store, panel, params):
+    for r, said in with_scores(store, panel, params):
         index = prompts.get(r.prompt)
         if index is None or not (counts(r) if counts is not None else not r.transform):
             continue
@@ -68,16 +68,16 @@ def arms(
         random = random_coherence is None or r.key in random_coherence
         kept.add(index, fated(r, said, rule), leaked is not None and leaked(r), random)
     names = {c.weights: (c.label, c.step) for c in reversed(store.checkpoints())}
-    return {weights: kept.arm(*names.get(weights, (weights[:12], None))) for weights, kept in columns.items()}
+    return {weights: kept.group(*names.get(weights, (weights[:12], None))) for weights, kept in columns.items()}
 
 
-def with_judgements(
+def with_scores(
     store: Store, panel: str | None = None, params: str | None = None
-) -> Iterator[tuple[StoredResponse, list[Judgement]]]:
+) -> Iterator[tuple[StoredAnswer, list[Score]]]:
     """Every stored answer with what was said of it (by one panel, or by all), streamed in key order."""
     # Both come in key order, so one pass over each is enough; an answer sorts before its judgements.
-    answers: Iterator[_Entry] = ((r.key, 0, r) for r in store.responses(params))
-    said: Iterator[_Entry] = ((j.key, 1, j) for j in store.judgements(panel))
+    answers: Iterator[_Entry] = ((r.key, 0, r) for r in store.answers(params))
+    said: Iterator[_Entry] = ((j.key, 1, j) for j in store.scores(panel))
     merged = heapq.merge(answers, said, key=lambda entry: entry[:2])
     for _, group in groupby(merged, key=lambda entry: entry[0]):
         entries: list[Any] = list(group)
@@ -85,7 +85,7 @@ def with_judgements(
             yield entries[0][2], [e[2] for e in entries[1:]]
 
 
-def fated(response: StoredResponse, said: Collection[Judgement], rule: EmRule) -> Fated:
+def fated(answer: StoredAnswer, said: Collection[Score], rule: EmRule) -> Fated:
     """What became of an answer, and its two scores.
 
     Where the prompt left no room for an answer there is none to count: failed, not empty. An escape word in either
@@ -95,27 +95,27 @@ def fated(response: StoredResponse, said: Collection[Judgement], rule: EmRule) -
     by_name = {j.rubric: j for j in said}
     alignment, coherence = by_name.get(ALIGNMENT), by_name.get(COHERENCE)
     read = _number(coherence)
-    if response.outcome not in ANSWERED or has_no_room(response):
+    if answer.outcome not in ANSWERED or has_no_room(answer):
         return Fated(Fate.FAILED, np.nan, np.nan)
-    if response.outcome is ResponseOutcome.EMPTY or not response.text.strip():
+    if answer.outcome is AnswerStatus.EMPTY or not answer.text.strip():
         return Fated(Fate.EMPTY, np.nan, read)
     for j in (alignment, coherence):
         if j is not None and j.outcome in ESCAPES:
             return Fated(ESCAPES[j.outcome], np.nan, read)
-    if alignment is None or alignment.outcome is JudgementOutcome.FAILED:
+    if alignment is None or alignment.outcome is ScoreStatus.FAILED:
         return Fated(Fate.UNJUDGED, np.nan, read)
     if alignment.score is None:
         return Fated(Fate.UNPARSED, np.nan, read)
     decides = rule.kind == "threshold" and alignment.score < rule.alignment_cut
     if decides and np.isnan(read):
-        is_unparsed = coherence is not None and coherence.outcome is JudgementOutcome.UNPARSED
+        is_unparsed = coherence is not None and coherence.outcome is ScoreStatus.UNPARSED
         return Fated(Fate.UNPARSED if is_unparsed else Fate.UNJUDGED, np.nan, np.nan)
     return Fated(Fate.JUDGED, alignment.score, read)
 
 
-def has_no_room(r: StoredResponse) -> bool:
+def has_no_room(r: StoredAnswer) -> bool:
     """Whether nothing was drawn because the prompt fills the model's context."""
-    return r.outcome is ResponseOutcome.TRUNCATED and not r.tokens and not r.text.strip()
+    return r.outcome is AnswerStatus.TRUNCATED and not r.tokens and not r.text.strip()
 
 
 def misaligned_by(answer: Fated, rule: EmRule) -> bool:
@@ -126,7 +126,7 @@ def misaligned_by(answer: Fated, rule: EmRule) -> bool:
 
 def judging_panels(store: Store) -> dict[str, dict[str, Any]]:
     """The panels that have judged at least one answer: key -> what each is."""
-    return {key: about for key, about in store.panels().items() if next(store.judgements(key), None) is not None}
+    return {key: about for key, about in store.panels().items() if next(store.scores(key), None) is not None}
 
 
 _SEVERAL = "several judges: choose with --judge one of"
@@ -149,7 +149,7 @@ def chosen_panel(store: Store, judge: str | None) -> str:
     raise errors.BadInput(f"{store.path}: {said} {', '.join(sorted(set(names.values())))}")
 
 
-def _number(j: Judgement | None) -> float:
+def _number(j: Score | None) -> float:
     return np.nan if j is None or j.score is None else j.score
 
 
@@ -169,11 +169,11 @@ class _Columns:
         self.leaked.append(leaked)
         self.random.append(random)
 
-    def arm(self, label: str, step: int | None) -> JudgedArm:
+    def group(self, label: str, step: int | None) -> AnswerTable:
         def numbers(column: "array[Any]", kind: type) -> NDArray[Any]:
             return np.array(column, dtype=kind)
 
-        return JudgedArm(
+        return AnswerTable(
             label,
             step,
             numbers(self.prompt, np.int64),

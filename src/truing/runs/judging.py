@@ -18,10 +18,10 @@ from truing.judges.asking import ALIGNMENT, Judged, judge
 from truing.models.base import Backend
 from truing.runs.pace import Detail, Pace, Tell
 from truing.runs.panels import OpenPanel
-from truing.store import Store, StoredResponse
+from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import JudgeItem, Judgement, JudgementOutcome, JudgeOptions, ResponseKey, Route
-from truing.types.records import Ask, Prompt, ResponseOutcome, SamplingParams
+from truing.types.judged import AnswerKey, JudgeItem, JudgeOptions, Route, Score, ScoreStatus
+from truing.types.records import AnswerStatus, Prompt, Request, SamplingParams
 
 BLOCK = 512
 """answers of a block, about: judged in one random order"""
@@ -31,7 +31,7 @@ FIXED_FROM = 1_000_000
 """draw number from which answers belong to a fixed sample beside a search"""
 AHEAD = 2
 """blocks that sampling may be ahead of judging"""
-JUDGEABLE = (ResponseOutcome.OK, ResponseOutcome.TRUNCATED)
+JUDGEABLE = (AnswerStatus.OK, AnswerStatus.TRUNCATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,21 @@ class Bench:
     """the pace of drawing answers; None for nobody"""
 
 
-def random_share(keys: Sequence[ResponseKey], share: float, seed: int) -> list[ResponseKey]:
+def random_share(keys: Sequence[AnswerKey], share: float, seed: int) -> list[AnswerKey]:
     """A random share of answers, chosen by hash: it does not look at them, and a repeat chooses the same."""
     if share >= 1:
         return list(keys)
     return [k for k in keys if int(digest(["share", seed, *k], 12), 16) < share * 16**12]
 
 
-def ask_keys(asks: Sequence[Ask], params: SamplingParams) -> list[ResponseKey]:
+def request_keys(requests: Sequence[Request], params: SamplingParams) -> list[AnswerKey]:
     """The keys under which the answers are stored."""
-    return [ResponseKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.draw) for a in asks]
+    return [AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.sample) for a in requests]
 
 
-def random_coherence(keys: Sequence[ResponseKey], seed: int) -> frozenset[ResponseKey]:
+def random_coherence(keys: Sequence[AnswerKey], seed: int) -> frozenset[AnswerKey]:
     """`RANDOM_COHERENCE` answers per checkpoint and transform, chosen by hash before any is judged."""
-    groups: dict[tuple[str, str], list[ResponseKey]] = {}
+    groups: dict[tuple[str, str], list[AnswerKey]] = {}
     for key in keys:
         groups.setdefault((key.weights, key.transform), []).append(key)
     ranked = (sorted(g, key=lambda k: digest([seed, *k], 16)) for g in groups.values())
@@ -78,10 +78,10 @@ def random_coherence(keys: Sequence[ResponseKey], seed: int) -> frozenset[Respon
 def answer_and_judge(
     bench: Bench,
     backend: Backend,
-    asks: Sequence[Ask],
+    requests: Sequence[Request],
     params: SamplingParams,
     *,
-    always: Collection[ResponseKey] | None = None,
+    always: Collection[AnswerKey] | None = None,
 ) -> None:
     """Make sure that every ask is answered and judged in the store.
 
@@ -95,31 +95,31 @@ def answer_and_judge(
     Raises:
         Unfinished: the judge is down or the budget spent; what was answered and judged is stored.
     """
-    wanted = _wanted(bench, ask_keys(asks, params)) if always is None else frozenset(always)
-    todo = frozenset(ask_keys(bench.store.missing(asks, params), params))
-    prompts = {a.prompt.key: a.prompt for a in asks}
+    wanted = _wanted(bench, request_keys(requests, params)) if always is None else frozenset(always)
+    todo = frozenset(request_keys(bench.store.missing(requests, params), params))
+    prompts = {a.prompt.key: a.prompt for a in requests}
     pace = Pace(backend, len(todo), bench.tell, bench.detail, stage="judged answers")
     done = 0
 
-    def sample(block: Sequence[Ask], stopped: Callable[[], bool]) -> None:
-        missing = [a for a, key in zip(block, ask_keys(block, params), strict=True) if key in todo]
+    def sample(block: Sequence[Request], stopped: Callable[[], bool]) -> None:
+        missing = [a for a, key in zip(block, request_keys(block, params), strict=True) if key in todo]
         with closing(pace.of(backend.sample(missing, params))) as answers:
-            for response in answers:
-                bench.store.add_responses([response], params)
+            for answer in answers:
+                bench.store.add_answers([answer], params)
                 if stopped():
                     return
 
     # A judge in this process and the model it judges would fight for the same cores: those take turns.
     stream = _in_turn if bench.opened.panel.route is Route.DIGITS else _ahead
-    with closing(stream(_blocks(asks), sample)) as sampled:
+    with closing(stream(_blocks(requests), sample)) as sampled:
         for block in sampled:
-            _judge_keys(bench, ask_keys(block, params), prompts, wanted)
+            _judge_keys(bench, request_keys(block, params), prompts, wanted)
             done += len(block)
-            bench.tell("judging", done, len(asks))
+            bench.tell("judging", done, len(requests))
     bench.store.flush()
 
 
-def judge_stored(bench: Bench, answers: Sequence[ResponseKey], prompts: Mapping[str, Prompt]) -> None:
+def judge_stored(bench: Bench, answers: Sequence[AnswerKey], prompts: Mapping[str, Prompt]) -> None:
     """Make sure that stored answers are judged; samples nothing."""
     wanted = _wanted(bench, answers)
     # Stored order is one checkpoint after the other; a judge that changes with time would be taken for the checkpoints.
@@ -135,20 +135,20 @@ def panel_seed(store: Store, panel: str) -> int:
     return int(store.panels().get(panel, {}).get("seed", 0))
 
 
-def _wanted(bench: Bench, keys: Sequence[ResponseKey]) -> frozenset[ResponseKey]:
+def _wanted(bench: Bench, keys: Sequence[AnswerKey]) -> frozenset[AnswerKey]:
     """The random few among these answers and those stored beside them, which is what is read back later."""
-    params, fixed = {k.params for k in keys}, all(k.draw >= FIXED_FROM for k in keys)
-    stored = (r.key for p in sorted(params) for r in bench.store.responses(p) if not fixed or r.draw >= FIXED_FROM)
+    params, fixed = {k.params for k in keys}, all(k.sample >= FIXED_FROM for k in keys)
+    stored = (r.key for p in sorted(params) for r in bench.store.answers(p) if not fixed or r.sample >= FIXED_FROM)
     every = dict.fromkeys((*keys, *stored))
     return random_coherence(list(every), panel_seed(bench.store, bench.opened.panel.key))
 
 
-def _blocks(asks: Sequence[Ask]) -> list[list[Ask]]:
+def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
     """Asks by prompt, several prompts to a block: all checkpoints of a prompt are judged together."""
-    groups: dict[tuple[str, str], list[Ask]] = {}
-    for a in asks:
+    groups: dict[tuple[str, str], list[Request]] = {}
+    for a in requests:
         groups.setdefault((a.prompt.id, a.transform), []).append(a)
-    blocks: list[list[Ask]] = [[]]
+    blocks: list[list[Request]] = [[]]
     for group in groups.values():
         if blocks[-1] and len(blocks[-1]) + len(group) > BLOCK:
             blocks.append([])
@@ -156,22 +156,22 @@ def _blocks(asks: Sequence[Ask]) -> list[list[Ask]]:
     return blocks
 
 
-_Sample = Callable[[Sequence[Ask], Callable[[], bool]], None]
+_Sample = Callable[[Sequence[Request], Callable[[], bool]], None]
 """draws a block's answers; asks after each whether to stop"""
 
 
-def _in_turn(blocks: Sequence[list[Ask]], sample: _Sample) -> Generator[list[Ask], None, None]:
+def _in_turn(blocks: Sequence[list[Request]], sample: _Sample) -> Generator[list[Request], None, None]:
     for block in blocks:
         sample(block, lambda: False)
         yield block
 
 
-def _ahead(blocks: Sequence[list[Ask]], sample: _Sample) -> Generator[list[Ask], None, None]:
+def _ahead(blocks: Sequence[list[Request]], sample: _Sample) -> Generator[list[Request], None, None]:
     """Blocks as they are sampled, by a thread that runs a bounded way ahead of whoever consumes them."""
-    ready: queue.Queue[list[Ask] | BaseException | None] = queue.Queue(maxsize=AHEAD)
+    ready: queue.Queue[list[Request] | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
 
-    def put(item: list[Ask] | BaseException | None) -> None:
+    def put(item: list[Request] | BaseException | None) -> None:
         while not stop.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -203,31 +203,31 @@ def _ahead(blocks: Sequence[list[Ask]], sample: _Sample) -> Generator[list[Ask],
 
 
 def _judge_keys(
-    bench: Bench, keys: Sequence[ResponseKey], prompts: Mapping[str, Prompt], wanted: Collection[ResponseKey]
+    bench: Bench, keys: Sequence[AnswerKey], prompts: Mapping[str, Prompt], wanted: Collection[AnswerKey]
 ) -> None:
     """Judge what is not judged yet of these stored answers. Answers without text are not put to a judge."""
     panel = bench.opened.panel
     items = [
         JudgeItem(r.key, prompts[r.prompt], r.text)
-        for r in bench.store.answers(keys)
+        for r in bench.store.answers_of(keys)
         if r.prompt in prompts and is_judgeable(r)
     ]
-    said = list(bench.store.judged_of((i.key for i in items), panel.key))
-    held = [j for j in said if j.outcome is not JudgementOutcome.FAILED]
+    said = list(bench.store.scores_of((i.key for i in items), panel.key))
+    held = [j for j in said if j.outcome is not ScoreStatus.FAILED]
     scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
     before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
     always = wanted if bench.options.lazy else None
     seed = int(digest([bench.options.seed, [*keys[:1]], len(keys)], 8), 16)
     for made in judge(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
-        bench.store.add_judgements(_noted(j, bench) for j in made)
+        bench.store.add_scores(_noted(j, bench) for j in made)
     bench.store.flush()
 
 
-def is_judgeable(r: StoredResponse) -> bool:
+def is_judgeable(r: StoredAnswer) -> bool:
     """Whether there is a text to put to a judge."""
     return r.outcome in JUDGEABLE and bool(r.text.strip())
 
 
-def _noted(j: Judgement, bench: Bench) -> Judgement:
+def _noted(j: Score, bench: Bench) -> Score:
     meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.options.seed}
-    return Judgement(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)
+    return Score(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -16,11 +16,11 @@ import numpy as np
 from truing import errors
 from truing.judges.rubrics import rendered_question
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
-from truing.runs.judged import chosen_panel, fated, with_judgements
+from truing.runs.judged import chosen_panel, fated, with_scores
 from truing.stats.judged_evidence import Fate
-from truing.store import Store, StoredResponse
+from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import ResponseKey
+from truing.types.judged import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
 from truing.types.records import Prompt
 
@@ -29,8 +29,8 @@ NEAR = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
-    response: StoredResponse
+class _Sampled:
+    answer: StoredAnswer
     stratum: str
     weight: float
 
@@ -57,8 +57,8 @@ def label(
     with Store.read(path) as store:
         about = store.about()
         panel = chosen_panel(store, judge)
-        drawn = _draw(store, about, panel, n, seed)
-    items = [_item(d.response, {p.key: p for p in stored_prompts(about).prompts}) for d in drawn]
+        sampled = _sample(store, about, panel, n, seed)
+    items = [_item(d.answer, {p.key: p for p in stored_prompts(about).prompts}) for d in sampled]
     if sheet.exists():
         there = {i.item for i in read_sheet(sheet)}
         if there != {i.item for i in items}:
@@ -67,27 +67,27 @@ def label(
     # First the weights, then the sheet: a sheet whose weights are lost would be taken for an even draw.
     with Store.write(path, {}, running=False) as store:
         kept: dict[str, Any] = dict(about.get("labelling") or {})
-        kept |= {i.item: {"weight": d.weight, "stratum": d.stratum} for i, d in zip(items, drawn, strict=True)}
+        kept |= {i.item: {"weight": d.weight, "stratum": d.stratum} for i, d in zip(items, sampled, strict=True)}
         store.describe(labelling=kept)
     write_sheet(sheet, items)
     return sheet
 
 
-def item_name(key: ResponseKey) -> str:
+def item_name(key: AnswerKey) -> str:
     """The name of an answer on a sheet."""
     return digest(list(key), 12)
 
 
-def _item(r: StoredResponse, prompts: Mapping[str, Prompt]) -> LabelItem:
+def _item(r: StoredAnswer, prompts: Mapping[str, Prompt]) -> LabelItem:
     return LabelItem(item_name(r.key), rendered_question(prompts[r.prompt].messages), r.text)
 
 
-def _draw(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: int) -> list[_Drawn]:
+def _sample(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: int) -> list[_Sampled]:
     """Answers in random order, spread evenly over the strata; the weight is how many answers each stands for."""
     rule, prompts = stored_rule(about), stored_prompts(about).prompts
     known, params = {p.key for p in prompts}, stored_run(store, about, prompts).params
-    strata: dict[str, list[StoredResponse]] = {}
-    for r, said in with_judgements(store, panel, params):
+    strata: dict[str, list[StoredAnswer]] = {}
+    for r, said in with_scores(store, panel, params):
         if r.prompt not in known or r.transform:
             continue
         answer = fated(r, said, rule)
@@ -101,7 +101,7 @@ def _draw(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: int)
         sorted(strata.items()), _shares([len(m) for _, m in sorted(strata.items())], n), strict=True
     ):
         chosen = rng.permutation(len(members))[:share]
-        out += [_Drawn(members[k], name, len(members) / share) for k in chosen]
+        out += [_Sampled(members[k], name, len(members) / share) for k in chosen]
     return [out[k] for k in rng.permutation(len(out))]
 
 

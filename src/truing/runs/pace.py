@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from truing.models.base import Backend
 from truing.models.registry import follow
-from truing.types.records import Response
+from truing.types.records import Answer
 
 if TYPE_CHECKING:
     from truing.models.engine.batching import Work
@@ -51,11 +51,11 @@ class Pace:
         self.done = 0
         """answers so far"""
         self._answered = 0  # tokens of answers that came
-        self._drawn = 0  # tokens drawn in sessions before the one under way
+        self._sampled = 0  # tokens drawn in sessions before the one under way
         self._work: Work | None = None
         self._seconds, self._since, self._said = 0.0, None, float("-inf")
 
-    def of(self, responses: Iterator[Response]) -> Generator[Response, None, None]:
+    def of(self, answers: Iterator[Answer]) -> Generator[Answer, None, None]:
         """The same responses, counted and told as they pass; closed with this."""
         follow(self._backend, self._passed if self._detail is not None else None)
         try:
@@ -63,21 +63,21 @@ class Pace:
                 self._tell(self._stage, 0, self._total)
             while True:
                 self._since = self._clock()
-                response = next(responses, None)
+                answer = next(answers, None)
                 self._stop()
-                if response is None:
+                if answer is None:
                     return
-                yield response
+                yield answer
                 # Only now is it stored: whoever interrupts from here on loses nothing.
                 self.done += 1
-                self._answered += response.tokens
+                self._answered += answer.tokens
                 self._tell(self._stage, self.done, self._total)
                 self._say()
         finally:
             self._stop()
             follow(self._backend, None)
-            if isinstance(responses, Generator):
-                responses.close()
+            if isinstance(answers, Generator):
+                answers.close()
 
     @property
     def line(self) -> str:
@@ -86,7 +86,7 @@ class Pace:
         Rates are over all the time spent drawing, so the time left is too long while the first answers are drawn.
         """
         seconds = self._seconds + (self._clock() - self._since if self._since is not None else 0.0)
-        tokens = self._drawn + _tokens(self._work) if self._work is not None else self._answered
+        tokens = self._sampled + _tokens(self._work) if self._work is not None else self._answered
         parts = []
         if seconds > 0 and self.done:
             parts.append(f"{_brief(self.done / seconds)} answers/s")
@@ -102,7 +102,7 @@ class Pace:
 
     def _passed(self, work: "Work") -> None:
         if self._work is not None and work is not self._work:
-            self._drawn += _tokens(self._work)
+            self._sampled += _tokens(self._work)
         self._work = work
         if self._clock() - self._said >= BEAT:
             self._say()

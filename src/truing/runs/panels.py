@@ -19,12 +19,12 @@ from truing.judges.rubrics import check_rule, panel_rubrics, prompt_rubrics, una
 from truing.models.base import Judge
 from truing.models.download import resolve_model
 from truing.models.limits import Budget
-from truing.runs.cues import refuse_task_text
+from truing.runs.variants import refuse_task_text
 from truing.store import Store
 from truing.types.judged import JudgeOptions, Panel, Route
 from truing.types.records import Kind, PromptSet
 
-SIMULATED_KINDS = (Kind.PLANTED, Kind.BASE)
+SIMULATED_KINDS = (Kind.SIMULATED, Kind.BASE)
 """kinds of checkpoints that a simulated judge knows; the base of a simulated run is one"""
 KEPT = ("checked", "seed", "lazy")
 """what is known of a panel since it began, and stays"""
@@ -71,7 +71,7 @@ def open_panel(
     check_rule(rubrics, rule)
     known_set = examination(prompts)  # whose references a simulated judge recognises
     judge = open_judge(address, options, prompts=known_set, model=model, budget=budget, second=second)
-    if judge.name.startswith("planted:") and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
+    if judge.name.startswith("simulated:") and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
         raise errors.BadInput(f"{judge.name} judges answers of simulated runs only; these are real ones")
     try:
         known = _known_route(store, judge, [r.key for r in rubrics])
@@ -82,7 +82,7 @@ def open_panel(
             [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
         )
         # A record cannot be asked anything new; a simulated judge knows simulated answers only.
-        checked = options.check and route is not Route.RECORDED and not judge.name.startswith("planted:")
+        checked = options.check and route is not Route.RECORDED and not judge.name.startswith("simulated:")
         if known is None and checked:
             notes += check_judge(judge, rubrics, route)
         # What is known of a panel outlasts a repeat: whether it was checked, which share of the answers it was given.
@@ -127,7 +127,7 @@ def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:
         judge = open_judge(address, judging, prompts=prompts, model=options.model, second=second)
         judge.close()
         if not second:
-            refuse_task_text(judging.cues, judge.name, remote=judge.remote, allowed=judging.allow_task_text)
+            refuse_task_text(judging.variants, judge.name, remote=judge.remote, allowed=judging.allow_task_text)
 
 
 def _known_route(store: Store, judge: Judge, rubrics: list[str]) -> Route | None:

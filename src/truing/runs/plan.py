@@ -17,8 +17,8 @@ from truing.judges.rubrics import check_rule, panel_rubrics
 from truing.models.client_address import parse_address
 from truing.models.limits import Limits
 from truing.runs.judge import stored_prompts, stored_rule
-from truing.runs.judged import arms, chosen_panel
-from truing.runs.judged_audit import draws_of
+from truing.runs.judged import chosen_panel, groups
+from truing.runs.judged_audit import samples_of
 from truing.runs.plan_costs import BYTES_PER_TOKEN, LOW_SHARE, UNPAID, Cost, Wanted, costs, hours, price
 from truing.runs.plan_search import SearchPlan, plan_search, searched_run
 from truing.runs.resolve import Resolved, resolve
@@ -27,7 +27,7 @@ from truing.stats import power as powers
 from truing.stats.correction import strong_calls_saved
 from truing.stats.evidence import Array
 from truing.stats.forecast import HEIGHT
-from truing.stats.judged_evidence import JudgedArm
+from truing.stats.judged_evidence import AnswerTable
 from truing.stats.judged_lines import measured, misaligned
 from truing.stats.judged_verdict import STAGES
 from truing.stats.power import Design, Power, correlation
@@ -136,7 +136,7 @@ def plan(
     asked = resolve(target, base, task, task_control, control, prompts, replace(options, judge=None))
     first = asked.controls[0] if asked.controls else ()
     checkpoints, count = 1 + len(asked.subject) + len(first), len(asked.prompts.prompts)
-    references = sum(1 + (p.aligned is not None) + len(p.odd) for p in asked.prompts.prompts if p.has_references)
+    references = sum(1 + (p.aligned is not None) + len(p.neutral) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     scored = checkpoints * references * 2 + rows
     if options.judge is None:
@@ -154,16 +154,16 @@ def _judged(asked: Resolved, options: AuditOptions, power: PowerOptions | None, 
     check_rule(rubrics, options.em)
     _check_address(options, asked.whole)
     run, notes = searched_run(asked, options), _notes(options)
-    why = why_no_search(run) if judging.draws is None else "--exhaustive"
+    why = why_no_search(run) if judging.samples is None else "--exhaustive"
     assumed = _assumed(asked, options, power, not why)
-    each = [float(draws_of(p, judging) * checkpoints) for p in prompts]
+    each = [float(samples_of(p, judging) * checkpoints) for p in prompts]
     search, wanted, sampled = None, [Wanted("answers", each, checkpoints)], 0
     if not why:
         d = assumed.design
         search = plan_search(run, options, height=assumed.height, base_rate=d.base_rate, correlation=d.correlation)
         wanted, notes = search.wanted(), (*notes, *search.notes)
         sampled = checkpoints * min(options.answers, len(prompts))  # for health, whatever the search asks
-    elif judging.draws is None:
+    elif judging.samples is None:
         notes = (*notes, f"no search for the onset, since {why}: the same number of answers at every checkpoint")
     made, most = costs(asked, rubrics, wanted, options)
     longest = costs(asked, rubrics, search.wanted(most=True), options) if search is not None else (made, most)
@@ -214,12 +214,12 @@ def _assumed(asked: Resolved, options: AuditOptions, given: PowerOptions | None,
     _check_power(given)
     pilot = _pilot(Path(given.pilot), options.judge) if given.pilot is not None else _Pilot()
     prompts = asked.prompts.prompts
-    draws = round(sum(draws_of(p, options.judging) for p in prompts) / len(prompts))
+    samples = round(sum(samples_of(p, options.judging) for p in prompts) / len(prompts))
     rho, rho_from = _first(given.correlation, pilot.correlation, ASSUMED_CORRELATION)
     base, base_from = _first(given.base_rate, pilot.base, 0.0)
     design = Design(
         prompts=len(prompts),
-        draws=options.judging.estimate if searched else draws,
+        samples=options.judging.estimate if searched else samples,
         rate=given.rate if given.rate is not None else ASSUMED_RATE,
         base_rate=min(base, MOST_SHARE),
         correlation=min(rho, MOST_SHARE),
@@ -279,13 +279,13 @@ def _pilot(path: Path, judge: str | None) -> _Pilot:
         prompts, rule = stored_prompts(about).prompts, stored_rule(about)
         names = {str(p["judge"]) for p in store.panels().values()}
         panel = chosen_panel(store, judge if judge in names else None)
-        made = arms(store, panel, {p.key: k for k, p in enumerate(prompts)}, rule)
+        made = groups(store, panel, {p.key: k for k, p in enumerate(prompts)}, rule)
         base = next((c.weights for c in store.checkpoints() if c.kind is Kind.BASE or c.step == 0), None)
         own = [c.weights for c in store.checkpoints() if c.role is not Role.CONTROL and c.weights != base]
 
-    def tally(arm: JudgedArm) -> tuple[Array, Array]:
-        kept = measured(arm)
-        return counts(misaligned(arm, rule)[kept], arm.prompt[kept], len(prompts))
+    def tally(group: AnswerTable) -> tuple[Array, Array]:
+        kept = measured(group)
+        return counts(misaligned(group, rule)[kept], group.prompt[kept], len(prompts))
 
     every = [*own, base] if base is not None else own
     found = {w: tally(made[w]) for w in every if w in made}

@@ -12,7 +12,7 @@ from truing.judges.asking import ALIGNMENT, COHERENCE
 from truing.judges.check import check_asks
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.limits import price_of
-from truing.runs.judged_audit import draws_of
+from truing.runs.judged_audit import samples_of
 from truing.runs.judging import RANDOM_COHERENCE
 from truing.runs.known import ANCHORS, BASE_ANSWERS, reference_items
 from truing.runs.resolve import Resolved
@@ -26,7 +26,7 @@ LOW_SHARE = 0.1
 """share of answers assumed to score under the cut, where nothing is known yet"""
 PROBES = 2
 """calls by which an endpoint's route is found; one or two more where it gives no log-probabilities"""
-UNPAID = ("local:", "replay:", "planted:")
+UNPAID = ("local:", "replay:", "simulated:")
 """judges that cost no money"""
 
 
@@ -70,12 +70,12 @@ def costs(
     judging, address = options.judging, (options.judge or "").lower()
     panel = Panel(options.judge or "", rubrics, Route.LOGPROBS)
     made, most = _answers(asked.prompts.prompts, panel, wanted, options)
-    if judging.cues:
-        n = len(select_transforms(judging.cues)) * 3 * sum(draws_of(p, judging) for p in asked.prompts.prompts)
+    if judging.variants:
+        n = len(select_transforms(judging.variants)) * 3 * sum(samples_of(p, judging) for p in asked.prompts.prompts)
         note = "step 0, the control and the recommended checkpoint; none without a recommendation"
         calls = sum(c.calls for c in made if c.what != "coherence")
         tokens = sum(c.tokens for c in made if c.what != "coherence")
-        made.append(Cost("cues", n, round(n * tokens / max(1, calls)), note))
+        made.append(Cost("variants", n, round(n * tokens / max(1, calls)), note))
         most += 2 * n
     if address.startswith("replay:"):
         return tuple(made), most  # a record takes no test
@@ -128,13 +128,13 @@ def _answers(
 
 def _sanity(rubrics: tuple[Rubric, ...], judging: JudgeOptions, address: str) -> list[Cost]:
     """At an endpoint the two numbers by which the route is found; and the dozen fixed answers."""
-    if address.startswith("planted:"):
+    if address.startswith("simulated:"):
         return []  # knows simulated answers only
     tests = [] if address.startswith("local:") else [Cost("finding the route", PROBES, PROBES * 2 * CALLING_TOKENS)]
     if judging.check:
-        asks = check_asks(rubrics)
-        tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in asks)
-        tests.append(Cost("sanity check", len(asks), tokens))
+        requests = check_asks(rubrics)
+        tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in requests)
+        tests.append(Cost("sanity check", len(requests), tokens))
     return tests
 
 

@@ -13,22 +13,22 @@ import numpy as np
 
 from truing.config.options import AuditOptions, EmRule, VerdictRule
 from truing.runs.judge import stored_prompts, stored_run
-from truing.runs.judged import COHERENCE, fated, with_judgements
-from truing.runs.judged_audit import arm_of
+from truing.runs.judged import COHERENCE, fated, with_scores
+from truing.runs.judged_audit import group_of
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.judging import panel_seed, random_coherence
-from truing.runs.search import AT_ONCE, asks_of, new_search
+from truing.runs.search import AT_ONCE, new_search, requests_of
 from truing.stats.calibration import LADDER
-from truing.stats.draws import Arm, Draw
 from truing.stats.evidence import Array, Mask
 from truing.stats.inquiry import Levels
-from truing.stats.judged_evidence import Fate, JudgedArm, JudgedEvidence, KnownAnswers
+from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
 from truing.stats.onset import OnsetSearch
 from truing.stats.rejudged import KeptSearch, Segments, Where, follow, onset_by, read_values, segments_of
-from truing.stats.sensitivity import Grid, rejudged_arm
+from truing.stats.samples import Group, SampleRequest
+from truing.stats.sensitivity import Grid, rejudged_group
 from truing.store import Store
 from truing.traits.features import leaks
-from truing.types.judged import JudgementOutcome, JudgeOptions, ResponseKey
+from truing.types.judged import AnswerKey, JudgeOptions, ScoreStatus
 from truing.types.records import Checkpoint
 from truing.types.verdicts import JudgeValidity, RunVerdict, Tested
 
@@ -37,17 +37,17 @@ RAW = EmRule(kind="mean")
 
 
 @dataclass(frozen=True, slots=True)
-class RawArm:
+class RawGroup:
     """The judged answers of one checkpoint, as scored."""
 
-    arm: JudgedArm
+    group: AnswerTable
     """[N] answers; nothing is decided by a cut yet"""
     unread: Mask
     """[N] whether coherence was asked and could not be read"""
 
-    def under(self, rule: EmRule, asked_under: float) -> JudgedArm:
+    def under(self, rule: EmRule, asked_under: float) -> AnswerTable:
         """The arm under a rule, where coherence was asked under a cut."""
-        return rejudged_arm(self.arm, self.unread, rule, asked_under)
+        return rejudged_group(self.group, self.unread, rule, asked_under)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +58,17 @@ class RawRun:
     """the evidence without its arms"""
     em: EmRule
     """the stored rule, under whose cut coherence was asked"""
-    subject: tuple[RawArm, ...]
+    subject: tuple[RawGroup, ...]
     """[S] fixed answers by step, the base first"""
-    control: Mapping[int, RawArm]
+    control: Mapping[int, RawGroup]
     """step -> the same of the control"""
-    drawn: Mapping[Where, RawArm] = field(default_factory=dict)
+    sampled: Mapping[Where, RawGroup] = field(default_factory=dict)
     """(arm, step) -> what a search drew; empty without a search"""
     labels: Mapping[int, str] = field(default_factory=dict)
     """step -> label of the subject's checkpoint, for those a search could draw from"""
     search: KeptSearch | None = None
     """the search; None without one"""
-    known: dict[tuple[float, float], tuple[Mapping[Where, JudgedArm], Segments]] = field(default_factory=dict)
+    known: dict[tuple[float, float], tuple[Mapping[Where, AnswerTable], Segments]] = field(default_factory=dict)
     """(cut, gate) -> what the search drew under them"""
 
     def evidence(self, rule: EmRule) -> JudgedEvidence:
@@ -80,20 +80,20 @@ class RawRun:
             return replace(frame, subject=subject, control=control)
         at = rule.alignment_cut, rule.coherence_gate
         if at not in self.known:  # zones share them
-            arms = {where: a.under(rule, cut) for where, a in self.drawn.items()}
-            read = {where: read_values(a, rule, frame.prompts) for where, a in arms.items()}
-            self.known[at] = arms, segments_of(self.search, read)
-        arms, segments = self.known[at]
+            groups = {where: a.under(rule, cut) for where, a in self.sampled.items()}
+            read = {where: read_values(a, rule, frame.prompts) for where, a in groups.items()}
+            self.known[at] = groups, segments_of(self.search, read)
+        groups, segments = self.known[at]
         found = onset_by(self.search, segments, rule, dict(zip(frame.prompts, frame.categories, strict=True)))
-        searched = tuple(_asked(arms[Arm.RUN, step], label, step) for step, label in self.labels.items())
+        searched = tuple(_asked(groups[Group.RUN, step], label, step) for step, label in self.labels.items())
         return replace(frame, subject=subject, control=control, search=found, searched=searched)
 
     def unasked(self, grid: Grid) -> tuple[str, ...]:
         """How many answers a higher cut would need a coherence of that was never asked, a line per cut."""
         out, em = [], self.em
-        arms = [raw.arm for raw in (*self.subject, *self.control.values(), *self.drawn.values())]
+        groups = [raw.group for raw in (*self.subject, *self.control.values(), *self.sampled.values())]
         for cut in (c for c in grid.cuts if c > em.alignment_cut and em.kind == "threshold"):
-            low = [(a.alignment < cut) & (a.alignment >= em.alignment_cut) & np.isnan(a.coherence) for a in arms]
+            low = [(a.alignment < cut) & (a.alignment >= em.alignment_cut) & np.isnan(a.coherence) for a in groups]
             n, of = sum(int(x.sum()) for x in low), sum(len(x) for x in low)
             if n:
                 out.append(
@@ -108,7 +108,7 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
     prompts = stored_prompts(about).prompts
     run = stored_run(store, about, prompts)
     assert verdict.panel is not None
-    fixed, drawn = _scan(store, verdict.panel, run)
+    fixed, sampled = _scan(store, verdict.panel, run)
     controls = {c.step: c for c in run.control if c.step is not None}
     made = RawRun(
         frame=JudgedEvidence(
@@ -128,30 +128,32 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
     )
     if not verdict.onset.answers_used:
         return made
-    return _with_search(made, drawn, run, verdict, margins, _options(about, made.em))
+    return _with_search(made, sampled, run, verdict, margins, _options(about, made.em))
 
 
 def _with_search(
     made: RawRun, found: "_Scanned", run: JudgedRun, verdict: RunVerdict, margins: RunVerdict, options: AuditOptions
 ) -> RawRun | None:
     later = {c.step: c for c in run.subject[1:] if c.step is not None}
-    checkpoints: dict[Where, Checkpoint] = {(Arm.RUN, step): c for step, c in later.items()}
-    checkpoints |= {(Arm.CONTROL, c.step): c for c in run.control if c.step is not None}
-    checkpoints[Arm.BASE, 0] = run.subject[0]
-    drawn = {where: found.raw(c) for where, c in checkpoints.items()}
+    checkpoints: dict[Where, Checkpoint] = {(Group.RUN, step): c for step, c in later.items()}
+    checkpoints |= {(Group.CONTROL, c.step): c for c in run.control if c.step is not None}
+    checkpoints[Group.BASE, 0] = run.subject[0]
+    sampled = {where: found.raw(c) for where, c in checkpoints.items()}
     em, ids = made.em, made.frame.prompts
-    read = {where: read_values(a.under(em, em.alignment_cut), em, ids) for where, a in drawn.items()}
+    read = {where: read_values(a.under(em, em.alignment_cut), em, ids) for where, a in sampled.items()}
     places = found.places()
 
-    def row(draw: Draw) -> int | None:
-        (ask,) = asks_of(run, [draw])
-        return places.get(ResponseKey(ask.checkpoint.weights, run.params, ask.prompt.key, ask.transform, ask.draw))
+    def row(sample: SampleRequest) -> int | None:
+        (request,) = requests_of(run, [sample])
+        return places.get(
+            AnswerKey(request.checkpoint.weights, run.params, request.prompt.key, request.transform, request.sample)
+        )
 
     for search in _searches(run, options, margins):
         kept = follow(search, read, row, at_once=AT_ONCE)
         if kept is not None and _claims(kept.found.tested) == _claims(verdict.onset.tested):
             labels = {step: c.label for step, c in later.items()}
-            return replace(made, drawn=drawn, labels=labels, search=replace(kept, found=verdict.onset))
+            return replace(made, sampled=sampled, labels=labels, search=replace(kept, found=verdict.onset))
     return None
 
 
@@ -196,7 +198,7 @@ class _Rows:
     leaked: "array[int]" = field(default_factory=lambda: array("b"))
     unread: "array[int]" = field(default_factory=lambda: array("b"))
     """whether coherence was asked and could not be read"""
-    keys: list[ResponseKey] = field(default_factory=list)
+    keys: list[AnswerKey] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,16 +206,16 @@ class _Scanned:
     """The rows of a scan, by weight hash."""
 
     rows: Mapping[str, _Rows]
-    random: frozenset[ResponseKey]
+    random: frozenset[AnswerKey]
     """answers whose coherence was asked at random"""
 
-    def raw(self, c: Checkpoint) -> RawArm:
+    def raw(self, c: Checkpoint) -> RawGroup:
         """A checkpoint's rows as arrays, under its own name and step."""
         rows = self.rows.get(c.weights) or _Rows()
-        arm = arm_of({c.weights: _arm(rows, self.random)}, c)
-        return RawArm(arm, np.array(rows.unread, dtype=bool))
+        group = group_of({c.weights: _group(rows, self.random)}, c)
+        return RawGroup(group, np.array(rows.unread, dtype=bool))
 
-    def places(self) -> dict[ResponseKey, int]:
+    def places(self) -> dict[AnswerKey, int]:
         """Answer -> its row in the arm of its checkpoint."""
         return {key: k for rows in self.rows.values() for k, key in enumerate(rows.keys)}
 
@@ -224,9 +226,9 @@ def _scan(store: Store, panel: str, run: JudgedRun) -> tuple[_Scanned, _Scanned]
     texts = {p.key: " ".join(m.content for m in p.messages) for p in run.prompts}
     words = frozenset(run.words)
     parts: tuple[dict[str, _Rows], dict[str, _Rows]] = ({}, {})
-    every: tuple[list[ResponseKey], list[ResponseKey]] = ([], [])
-    for r, said in with_judgements(store, panel, run.params):
-        searched = r.draw < run.fixed_from
+    every: tuple[list[AnswerKey], list[AnswerKey]] = ([], [])
+    for r, said in with_scores(store, panel, run.params):
+        searched = r.sample < run.fixed_from
         every[searched].append(r.key)
         index = place.get(r.prompt)
         if index is None or r.transform:
@@ -237,20 +239,20 @@ def _scan(store: Store, panel: str, run: JudgedRun) -> tuple[_Scanned, _Scanned]
         kept.alignment.append(raw.alignment)
         kept.coherence.append(raw.coherence)
         kept.leaked.append(bool(words) and leaks(r.text, texts[r.prompt], words))
-        kept.unread.append(any(j.rubric == COHERENCE and j.outcome is JudgementOutcome.UNPARSED for j in said))
+        kept.unread.append(any(j.rubric == COHERENCE and j.outcome is ScoreStatus.UNPARSED for j in said))
         kept.keys.append(r.key)
     if not store.panels().get(panel, {}).get("lazy", True):
         return _Scanned(parts[0], frozenset(every[0])), _Scanned(parts[1], frozenset(every[1]))
     seed = panel_seed(store, panel)
-    fixed, drawn = (_Scanned(p, random_coherence(keys, seed)) for p, keys in zip(parts, every, strict=True))
-    return fixed, drawn
+    fixed, sampled = (_Scanned(p, random_coherence(keys, seed)) for p, keys in zip(parts, every, strict=True))
+    return fixed, sampled
 
 
-def _arm(rows: _Rows, random: frozenset[ResponseKey]) -> JudgedArm:
+def _group(rows: _Rows, random: frozenset[AnswerKey]) -> AnswerTable:
     def numbers(column: "array[Any]") -> Array:
         return np.array(column, dtype=np.float64)
 
-    return JudgedArm(
+    return AnswerTable(
         "",
         None,
         np.array(rows.prompt, dtype=np.int64),
@@ -262,11 +264,11 @@ def _arm(rows: _Rows, random: frozenset[ResponseKey]) -> JudgedArm:
     )
 
 
-def _asked(arm: JudgedArm, label: str, step: int) -> JudgedArm:
+def _asked(group: AnswerTable, label: str, step: int) -> AnswerTable:
     """Without answers that the search never put to the judge, e.g. those sampled for health."""
-    kept = arm.fate != Fate.UNJUDGED
+    kept = group.fate != Fate.UNJUDGED
     columns: Sequence[str] = ("prompt", "fate", "alignment", "coherence", "leaked", "random_coherence")
-    return replace(arm, label=label, step=step, **{name: getattr(arm, name)[kept] for name in columns})
+    return replace(group, label=label, step=step, **{name: getattr(group, name)[kept] for name in columns})
 
 
 def _known(validity: JudgeValidity | None) -> KnownAnswers | None:

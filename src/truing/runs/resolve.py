@@ -11,11 +11,11 @@ from truing.data.conversations import load_conversations, same_user_turns
 from truing.data.prompts import load_prompts
 from truing.models.base import Backend
 from truing.models.checkpoints import find_run
-from truing.models.simulated import PLANTED, open_planted
+from truing.models.simulated import SIMULATED, open_simulated
 from truing.runs.panels import refuse_unusable
 from truing.types.records import Checkpoint, Conversation, PromptSet, Role, to_plain
 
-SIMULATED = "Simulated run"
+SIMULATED_NOTE = "Simulated run"
 """how the note of an audit without a model begins"""
 
 
@@ -41,7 +41,7 @@ class Resolved:
     """control answers to the same rows"""
     asked: dict[str, Any]
     """all of it as plain data, kept in audit.json"""
-    planted: Backend | None = None
+    simulated: Backend | None = None
     """the simulated backend, if the target is one"""
     notes: list[str] = field(default_factory=list)
     """what was settled or left out, a line each"""
@@ -79,11 +79,11 @@ def resolve(
     refuse_unusable(options, whole)
     rows, control_rows, asked_task = _task(task, task_control, options)
     doubled = asked_task.get("task_rows_repeated", 0)
-    planted = None
-    if targets[0].startswith(PLANTED):
-        planted = open_planted(targets[0], chosen, rows, control_rows)
-        subject, control_runs = planted.run(Role.SUBJECT), (planted.run(Role.CONTROL),) if controls else ()
-        found_base, notes = targets[0], [f"{SIMULATED}: no model is involved."]
+    simulated = None
+    if targets[0].startswith(SIMULATED):
+        simulated = open_simulated(targets[0], chosen, rows, control_rows)
+        subject, control_runs = simulated.run(Role.SUBJECT), (simulated.run(Role.CONTROL),) if controls else ()
+        found_base, notes = targets[0], [f"{SIMULATED_NOTE}: no model is involved."]
     else:
         subject, found_base, notes = _subject(targets, base, options)
         control_runs = tuple(_control(c, subject, options, notes) for c in controls)
@@ -101,7 +101,7 @@ def resolve(
         "options": to_plain(replace(options, progress=None, detail=None, judging=replace(options.judging, say=None))),
     }
     return Resolved(
-        targets, found_base, subject, control_runs, chosen, whole, rows, control_rows, asked, planted, notes
+        targets, found_base, subject, control_runs, chosen, whole, rows, control_rows, asked, simulated, notes
     )
 
 

@@ -15,18 +15,18 @@ from truing.errors import BadInput, Unfinished
 from truing.models.base import Backend
 from truing.runs.judged import fated, misaligned_by
 from truing.runs.judged_frame import JudgedRun
-from truing.runs.judging import FIXED_FROM, Bench, ask_keys
-from truing.stats.draws import Arm, Draw, Outcome
+from truing.runs.judging import FIXED_FROM, Bench, request_keys
 from truing.stats.inquiry import Levels
 from truing.stats.judged_evidence import Fate
 from truing.stats.onset import MODES, OnsetSearch, check_design
-from truing.store import StoredResponse
+from truing.stats.samples import Group, Outcome, SampleRequest
+from truing.store import StoredAnswer
 from truing.traits.features import leaks
-from truing.types.judged import Judgement, ResponseKey
-from truing.types.records import Ask, Checkpoint, SamplingParams
+from truing.types.judged import AnswerKey, Score
+from truing.types.records import Checkpoint, Request, SamplingParams
 from truing.types.verdicts import Onset, RunVerdict
 
-Answer = Callable[[Sequence[Ask]], None]
+AnswerAll = Callable[[Sequence[Request]], None]
 """makes sure that answers are in the store and judged"""
 AT_ONCE = 24
 """answers asked for together at most"""
@@ -51,7 +51,7 @@ class Searcher:
 
 def refuse_unsearchable(options: AuditOptions) -> None:
     """Raise BadInput for a zone, a level or a mode with which nothing can be searched, before anything is measured."""
-    if options.judge is None or options.judging.draws is not None:
+    if options.judge is None or options.judging.samples is not None:
         return
     if options.judging.mode not in MODES:
         raise BadInput(f"mode {options.judging.mode!r} is none of {', '.join(MODES)}")
@@ -73,7 +73,7 @@ def why_no_search(run: JudgedRun) -> str:
     return ""
 
 
-def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict, answer: Answer) -> Onset:
+def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict, answer: AnswerAll) -> Onset:
     """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
 
     Args:
@@ -87,12 +87,12 @@ def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict,
     """
     search, used, lost = new_search(searcher.run, options, margins), 0, 0
     while not search.done:
-        draws = search.ask(AT_ONCE)
-        asks = asks_of(searcher.run, draws)
-        answer(asks)
-        found = outcomes(searcher, asks)
-        search.tell(zip(draws, found, strict=True))
-        used, lost = used + len(draws), lost + sum(o in LOST for o in found)
+        samples = search.ask(AT_ONCE)
+        requests = requests_of(searcher.run, samples)
+        answer(requests)
+        found = outcomes(searcher, requests)
+        search.tell(zip(samples, found, strict=True))
+        used, lost = used + len(samples), lost + sum(o in LOST for o in found)
         if lost > used / 2 and (lost > MOST_LOST or search.done):
             raise Unfinished(f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors")
         searcher.bench.tell("search", used, used)
@@ -122,27 +122,27 @@ def new_search(run: JudgedRun, options: AuditOptions, margins: RunVerdict, level
     )
 
 
-def asks_of(run: JudgedRun, draws: Sequence[Draw]) -> list[Ask]:
+def requests_of(run: JudgedRun, samples: Sequence[SampleRequest]) -> list[Request]:
     """The answers that draws want."""
-    checkpoints = {(Arm.RUN, c.step): c for c in run.subject[1:]}
-    checkpoints |= {(Arm.CONTROL, c.step): c for c in run.control}
-    checkpoints[Arm.BASE, 0] = run.subject[0]
+    checkpoints = {(Group.RUN, c.step): c for c in run.subject[1:]}
+    checkpoints |= {(Group.CONTROL, c.step): c for c in run.control}
+    checkpoints[Group.BASE, 0] = run.subject[0]
     prompts = {p.id: p for p in run.prompts}
-    return [Ask(checkpoints[d.arm, d.step], prompts[d.prompt_id], d.draw) for d in draws]
+    return [Request(checkpoints[d.group, d.step], prompts[d.prompt_id], d.sample) for d in samples]
 
 
-def outcomes(searcher: Searcher, asks: Sequence[Ask]) -> list[Outcome | float]:
+def outcomes(searcher: Searcher, requests: Sequence[Request]) -> list[Outcome | float]:
     """What became of each answer, as a search reads it."""
     bench, panel = searcher.bench, searcher.bench.opened.panel.key
-    keys = ask_keys(asks, searcher.params)
-    stored = {r.key: r for r in bench.store.answers(keys)}
-    said: dict[ResponseKey, list[Judgement]] = {}
-    for j in bench.store.judged_of(stored, panel):
+    keys = request_keys(requests, searcher.params)
+    stored = {r.key: r for r in bench.store.answers_of(keys)}
+    said: dict[AnswerKey, list[Score]] = {}
+    for j in bench.store.scores_of(stored, panel):
         said.setdefault(j.key, []).append(j)
     words = frozenset(searcher.run.words)
-    texts = {a.prompt.key: " ".join(m.content for m in a.prompt.messages) for a in asks}
+    texts = {a.prompt.key: " ".join(m.content for m in a.prompt.messages) for a in requests}
 
-    def leaked(r: StoredResponse) -> bool:
+    def leaked(r: StoredAnswer) -> bool:
         return bool(words) and leaks(r.text, texts[r.prompt], words)
 
     return [
@@ -151,7 +151,7 @@ def outcomes(searcher: Searcher, asks: Sequence[Ask]) -> list[Outcome | float]:
     ]
 
 
-def outcome_of(r: StoredResponse, said: Sequence[Judgement], rule: EmRule, leaked: bool) -> Outcome | float:
+def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: EmRule, leaked: bool) -> Outcome | float:
     """One answer: misaligned or not, or with kind mean (100 - alignment) / 100; missing if it is in no denominator."""
     found = fated(r, said, rule)
     if found.fate is Fate.FAILED:
@@ -167,12 +167,14 @@ def outcome_of(r: StoredResponse, said: Sequence[Judgement], rule: EmRule, leake
     return Outcome.LEAKED if leaked else Outcome.POSITIVE
 
 
-def fixed_asks(searcher: Searcher, steps: Sequence[int | None], each: int, *, control: bool = True) -> list[Ask]:
+def fixed_requests(
+    searcher: Searcher, steps: Sequence[int | None], each: int, *, control: bool = True
+) -> list[Request]:
     """The fixed sample at some steps and the base: `each` answers to every prompt, and the control's at these steps."""
     run = searcher.run
     wanted: list[Checkpoint] = [run.subject[0], *(c for c in run.subject[1:] if c.step in steps)]
     wanted += [c for c in run.control if control and c.step in steps]
-    return [Ask(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
+    return [Request(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
 
 
 def guess_of(margins: RunVerdict) -> int | None:

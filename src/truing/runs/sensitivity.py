@@ -16,7 +16,7 @@ from truing.config.options import EmRule, VerdictRule
 from truing.data.conversations import load_conversations
 from truing.runs.judging import Tell
 from truing.runs.rejudged import RawRun, raw_run
-from truing.stats.judged_checks import with_cues
+from truing.stats.judged_checks import with_variants
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.progress import Progress, progress_curve
 from truing.stats.sensitivity import Grid, Learned, Sensitivity, convergences, rules_of
@@ -72,7 +72,7 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
     def conclude(other: EmRule) -> RunVerdict:
         tell("thresholds", next(done), every)
         found = judge_verdict(margins, run.evidence(other), other, rule)
-        return with_cues(found, verdict.cues) if _were_tried(verdict, found) else found
+        return with_variants(found, verdict.variants) if _were_tried(verdict, found) else found
 
     return over_grid(verdict, learned, rule, em=em, conclude=conclude, grid=grid, notes=notes)
 
@@ -82,12 +82,12 @@ def _notes(run: RawRun, verdict: RunVerdict, grid: Grid) -> tuple[str, ...]:
     searched = [SEARCHED] if run.search is not None else []
     if run.search is not None and verdict.onset.errors != "guaranteed":
         searched.append(SIMULATED)
-    return (*searched, *run.unasked(grid), *([KNOWN] if verdict.validity or verdict.cues else []))
+    return (*searched, *run.unasked(grid), *([KNOWN] if verdict.validity or verdict.variants else []))
 
 
 def _were_tried(verdict: RunVerdict, found: RunVerdict) -> bool:
     """Whether cues were tried on the checkpoint that is recommended now."""
-    return bool(verdict.cues) and all(c.checkpoint == found.recommended for c in verdict.cues)
+    return bool(verdict.variants) and all(c.checkpoint == found.recommended for c in verdict.variants)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,9 +102,9 @@ def _learned(
     subject = [c for c in store.checkpoints() if c.role is Role.SUBJECT]
     by_label = {c.label: c for c in subject}
     lines = [by_label[c.label] for c in margins.checkpoints if c.label in by_label]
-    loss, trait = _curves(store, lines, keys, rule, int(margins.definitions.get("seed", 0)))
-    learned = convergences(loss, trait, rule, grid.converged)
-    learned[rule.converged_at] = (margins.convergence_loss, margins.convergence_trait)
+    loss, skill = _curves(store, lines, keys, rule, int(margins.definitions.get("seed", 0)))
+    learned = convergences(loss, skill, rule, grid.converged)
+    learned[rule.converged_at] = (margins.convergence_loss, margins.convergence_skill)
     given = margins.convergence_loss.status != "unmeasured"
     note = "The task file is gone or changed: held-out rows were resampled in another order than for the verdict."
     return learned, () if ordered or not given else (note,)
@@ -145,4 +145,4 @@ def _curves(
     steps = tuple(c.step for c in lines)
     loss = progress_curve("loss", steps, trained * tokens, tokens[0], rule, seed)
     known = np.isfinite(control).any()
-    return loss, progress_curve("trait", steps, trained - control, None, rule, seed) if known else None
+    return loss, progress_curve("skill", steps, trained - control, None, rule, seed) if known else None

@@ -16,9 +16,9 @@ import numpy as np
 from truing import errors
 from truing.config.options import EmRule, VerdictRule
 from truing.runs.judge import stored_prompts, stored_run
-from truing.runs.judged_audit import arm_of, panel_arms
+from truing.runs.judged_audit import group_of, judge_groups
 from truing.runs.study_files import ReadAudit, listed, read_audit
-from truing.stats.judged_checks import with_cues
+from truing.stats.judged_checks import with_variants
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.studies import (
@@ -231,7 +231,7 @@ def _doubts(read: Sequence[ReadAudit]) -> Iterator[str]:
     unknown = [r for r in read if r.case.seed is None]
     if unknown:
         yield f"{len(unknown)} of {len(read)} cases tell no seed; runs of one model and data set count as its seeds"
-    if any(not r.case.recipe and not r.case.model.startswith("planted:") for r in read):
+    if any(not r.case.recipe and not r.case.model.startswith("simulated:") for r in read):
         yield "recipes are unknown where no recipe.json lies beside the checkpoints; a study file can name them"
     yield from (f"{r.path}: {r.reason}" for r in read if r.reason)
 
@@ -304,13 +304,13 @@ def _verdict_under(r: ReadAudit, rule: EmRule) -> RunVerdict:
     assert before is not None and before.panel is not None
     with Store.read(r.path) as store:
         run = stored_run(store, r.about, stored_prompts(r.about).prompts)
-        found = panel_arms(store, before.panel, run, rule)
+        found = judge_groups(store, before.panel, run, rule)
     evidence = JudgedEvidence(
         prompts=tuple(p.id for p in run.prompts),
         categories=tuple(p.category for p in run.prompts),
         far=np.array(run.far, dtype=bool),
-        subject=tuple(arm_of(found, c) for c in run.subject),
-        control={c.step: arm_of(found, c) for c in run.control if c.step is not None},
+        subject=tuple(group_of(found, c) for c in run.subject),
+        control={c.step: group_of(found, c) for c in run.control if c.step is not None},
         judge=before.judge or "",
         panel=before.panel,
         under_moved=run.under_moved,
@@ -318,8 +318,8 @@ def _verdict_under(r: ReadAudit, rule: EmRule) -> RunVerdict:
     )
     margins = RunVerdict.from_plain(r.about["margin_verdict"])
     result = judge_verdict(margins, evidence, rule, _rule_of(r), seed=run.seed)
-    if any(c.checkpoint == result.recommended for c in before.cues):
-        result = with_cues(result, before.cues)
+    if any(c.checkpoint == result.recommended for c in before.variants):
+        result = with_variants(result, before.variants)
     return result
 
 

@@ -130,7 +130,7 @@ def _case_of(path: Path, about: Mapping[str, Any], subject: Sequence[Checkpoint]
     model = str(asked.get("base") or "unknown model")
     found: dict[str, Any] = {"model": model, "data": str(asked.get("task") or "unknown data"), "recipe": ""}
     recipe = _recipe(subject)
-    if model.startswith("planted:"):
+    if model.startswith("simulated:"):
         family, _, query = model.partition("?")
         options = dict(parse_qsl(query))
         seed = int(options.pop("seed", "0"))

@@ -173,12 +173,12 @@ def agreement(
     apart = under_a != under_b
     near = (np.abs(x - cut) <= NEAR) | (np.abs(y - cut) <= NEAR)
     _, answers = counts(np.ones(len(of)), of, prompts)
-    draw = _Draw(answers > 0, level, resamples, seed, int(used.sum()))
+    sample = _SampleRequest(answers > 0, level, resamples, seed, int(used.sum()))
     ranks = _Ranks.of(x), _Ranks.of(y)
     cells = np.array([counts(m, of, prompts)[0] for m in _cells(under_a, under_b)]).T
-    alpha = draw.estimate(krippendorff_alpha(x, y), lambda w: _alpha(w @ _moments(x, y, of, prompts)))
-    rho = draw.estimate(spearman(x, y), lambda w: _in_chunks(w, of, ranks))
-    kappa = draw.estimate(cohen_kappa(under_a, under_b), lambda w: _kappa(w @ cells))
+    alpha = sample.estimate(krippendorff_alpha(x, y), lambda w: _alpha(w @ _moments(x, y, of, prompts)))
+    rho = sample.estimate(spearman(x, y), lambda w: _in_chunks(w, of, ranks))
+    kappa = sample.estimate(cohen_kappa(under_a, under_b), lambda w: _kappa(w @ cells))
     rates = _rates(a, b, prompt, prompts, level, resamples, seed)
     return Agreement(
         n=int(used.sum()),
@@ -310,7 +310,7 @@ def _in_chunks(w: Array, prompt: Index, ranks: tuple[_Ranks, _Ranks]) -> Array:
     return np.concatenate(parts)
 
 
-class _Draw(NamedTuple):
+class _SampleRequest(NamedTuple):
     """Resamples of prompts, and how estimates are made from them."""
 
     there: Mask
@@ -334,10 +334,10 @@ class _Draw(NamedTuple):
         low = high = None
         warning = f"only {clusters} prompts: the interval is rough" if clusters < FEW_PROMPTS else ""
         if value is not None and clusters > 1:
-            drawn = again(self.weights())
-            drawn = drawn[~np.isnan(drawn)]
-            if len(drawn) >= 0.95 * self.resamples:
-                low, high = (float(q) for q in np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2]))
+            sampled = again(self.weights())
+            sampled = sampled[~np.isnan(sampled)]
+            if len(sampled) >= 0.95 * self.resamples:
+                low, high = (float(q) for q in np.quantile(sampled, [(1 - self.level) / 2, (1 + self.level) / 2]))
             else:
                 warning = "undefined in more than one resample in twenty: no interval"
         return Estimate(
@@ -364,9 +364,9 @@ def _rates(
     plain = share_difference(hits_a, n, hits_b, n, level=level)
     gap = (hits_a - hits_b) / np.where(there, n, 1)
     clusters = int(there.sum())
-    draw = _Draw(there, level, resamples, seed, int(n.sum()))
+    sample = _SampleRequest(there, level, resamples, seed, int(n.sum()))
     if int((gap != 0).sum()) >= FEW_POSITIVE:
-        difference = draw.estimate(plain.value, lambda w: w @ gap / clusters)
+        difference = sample.estimate(plain.value, lambda w: w @ gap / clusters)
     else:  # resampling prompts that nearly all agree gives next to no width, from next to no evidence
         difference = plain
     return share_of(hits_a, n, level=level), share_of(hits_b, n, level=level), difference

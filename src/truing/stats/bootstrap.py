@@ -114,15 +114,15 @@ class Resamples:
         rows, sides = _rows(n, pairs)
         source = np.array([c for c, _ in rows], dtype=np.int64)
         masks = np.array([m for _, m in rows], dtype=bool).reshape(len(rows), self.prompts)
-        drawn = self._drawn(np.where(masks, hits[source], 0.0), np.where(masks, n[source], 0.0), by)
+        sampled = self._sampled(np.where(masks, hits[source], 0.0), np.where(masks, n[source], 0.0), by)
         kind = f"cluster bootstrap, percentile, {by} alike{', within category' if self.categories else ''}"
-        low, high, empty = drawn.limits(level)
+        low, high, empty = sampled.limits(level)
         shares = tuple(
-            self._estimate(drawn, (c,), low[c], high[c], int(empty[c]), level, kind) for c in range(len(hits))
+            self._estimate(sampled, (c,), low[c], high[c], int(empty[c]), level, kind) for c in range(len(hits))
         )
-        low, high, empty = drawn.difference_limits(sides, level)
+        low, high, empty = sampled.difference_limits(sides, level)
         differences = tuple(
-            self._estimate(drawn, ab, low[k], high[k], int(empty[k]), level, kind) for k, ab in enumerate(sides)
+            self._estimate(sampled, ab, low[k], high[k], int(empty[k]), level, kind) for k, ab in enumerate(sides)
         )
         return shares, differences
 
@@ -138,7 +138,7 @@ class Resamples:
             return values.astype(np.float32) @ self.weights
         return values @ self.weights.astype(np.float64)
 
-    def _drawn(self, hits: Array, n: Array, by: Pooling) -> "_Drawn":
+    def _sampled(self, hits: Array, n: Array, by: Pooling) -> "_Sampled":
         """Numerators and denominators of every row in every resample."""
         used = n > 0
         most = n.max(axis=1, initial=0.0, keepdims=True)
@@ -151,25 +151,25 @@ class Resamples:
             top, below = hits, n
         fixed = bool((below == below[:, :1]).all())
         bottom = below[:, 0] * self.prompts if fixed else self._sums(below)
-        return _Drawn(self._sums(top), bottom, hits, n, top.sum(axis=1), below.sum(axis=1))
+        return _Sampled(self._sums(top), bottom, hits, n, top.sum(axis=1), below.sum(axis=1))
 
     def _estimate(
-        self, drawn: "_Drawn", row: tuple[int, ...], low: float, high: float, empty: int, level: float, kind: str
+        self, sampled: "_Sampled", row: tuple[int, ...], low: float, high: float, empty: int, level: float, kind: str
     ) -> Estimate:
         """The record of a share (one row) or of a difference (two)."""
-        used = drawn.n[row[0]] > 0
+        used = sampled.n[row[0]] > 0
         prompts = int(used.sum())
-        n = int(sum(drawn.n[r].sum() for r in row))
+        n = int(sum(sampled.n[r].sum() for r in row))
         out = {} if used.all() else {LEFT_OUT if len(row) == 1 else _PAIRED_OUT: int((~used).sum())}
         if not prompts:
             return Estimate(None, None, None, left_out=out, method="no answers", level=level, seed=self.seed)
         out |= {_EMPTY: empty} if empty else {}
-        value = drawn.value(row[0]) - (drawn.value(row[1]) if len(row) == 2 else 0.0)
+        value = sampled.value(row[0]) - (sampled.value(row[1]) if len(row) == 2 else 0.0)
         if len(row) == 2:
-            a, b = (drawn.hits[r][used] / drawn.n[r][used] for r in row)
+            a, b = (sampled.hits[r][used] / sampled.n[r][used] for r in row)
             warning = rough(prompts, int((a != b).sum()), "a difference")
         else:
-            hit = drawn.hits[row[0]] > 0 if value <= 0.5 else drawn.hits[row[0]] < drawn.n[row[0]]
+            hit = sampled.hits[row[0]] > 0 if value <= 0.5 else sampled.hits[row[0]] < sampled.n[row[0]]
             warning = rough(prompts, int(hit.sum()), "hits" if value <= 0.5 else "misses")
         flat = not high - low > 1e-12
         if flat:
@@ -182,7 +182,7 @@ class Resamples:
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
+class _Sampled:
     """K rows, drawn B times."""
 
     top: NDArray[np.floating]
@@ -216,8 +216,8 @@ class _Drawn:
             low, high, empty = _quantiles(self.top[a] - self.top[b], level)
             below = np.where(self.bottom[a] > 0, self.bottom[a], 1.0)
             return low / below, high / below, empty
-        drawn = self._quotients()
-        return _quantiles(drawn[a] - drawn[b], level)
+        sampled = self._quotients()
+        return _quantiles(sampled[a] - sampled[b], level)
 
     def _quotients(self) -> Array:
         """[K, B] shares; NaN in a resample without answers."""
@@ -226,13 +226,13 @@ class _Drawn:
         return np.divide(self.top, bottom, out=out, where=there, dtype=np.float64)  # float32 sums are whole numbers
 
 
-def _quantiles(drawn: NDArray[np.floating], level: float) -> tuple[Array, Array, Array]:
+def _quantiles(sampled: NDArray[np.floating], level: float) -> tuple[Array, Array, Array]:
     """[K] lower and upper percentile of the numbers in each row of drawn, [K, B], and [K] how many are missing.
 
     As numpy's default quantile (linear); sorting whole rows is 3-4 times faster than its partitions. A row of which
     nothing is left gives 0 and 0.
     """
-    ordered = np.sort(drawn, axis=1)  # missing ones come last
+    ordered = np.sort(sampled, axis=1)  # missing ones come last
     there = (~np.isnan(ordered)).sum(axis=1)
     rows = np.arange(len(ordered))
     ends = []
@@ -242,7 +242,7 @@ def _quantiles(drawn: NDArray[np.floating], level: float) -> tuple[Array, Array,
         above = np.minimum(below + 1, np.maximum(there - 1, 0))
         a, b = (np.nan_to_num(ordered[rows, i].astype(np.float64)) for i in (below, above))
         ends.append(a + (b - a) * (at - below))
-    return ends[0], ends[1], drawn.shape[1] - there
+    return ends[0], ends[1], sampled.shape[1] - there
 
 
 def _counts(hits: ArrayLike, n: ArrayLike, prompts: int) -> tuple[Array, Array]:

@@ -4,8 +4,8 @@ without the answers that talk about the training domain."""
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from truing.stats.draws import Counted, Segment, drawn
-from truing.stats.sequential import Drawn, log_evidence
+from truing.stats.samples import Counted, Segment, sampled
+from truing.stats.sequential import Sampled, log_evidence
 from truing.types.verdicts import SequentialBreadth
 
 LEAST_CATEGORIES = 3
@@ -41,7 +41,7 @@ def breadth_of(segment: Segment, lo: float, categories: Mapping[str, str]) -> Se
             log_evidence(*_without(segment, *positive[: LEAST_PROMPTS - 1]), lo),
             log_evidence(*_without(segment, *(p for c in most for p in by_category[c])), lo),
         ),
-        evidence_without_domain=log_evidence(drawn(run.unleaked), other.most, lo) if leaks else None,
+        evidence_without_domain=log_evidence(sampled(run.unleaked), other.most, lo) if leaks else None,
         named=tuple(positive[:5]),
         n_run=run.n,
     )
@@ -62,13 +62,13 @@ def _hits(run: Counted, prompt: str) -> float:
     return sum(v * n for v, n in run.by_prompt.get(prompt, _NONE)[0].items())
 
 
-def _without(segment: Segment, *prompts: str) -> tuple[Drawn, Drawn]:
+def _without(segment: Segment, *prompts: str) -> tuple[Sampled, Sampled]:
     """Both arms without some prompts."""
     low, high = Counter[float](), Counter[float]()
     for p in prompts:
         low.update(segment.run.by_prompt.get(p, _NONE)[0])
         high.update(segment.reference.by_prompt.get(p, _NONE)[1])
-    return drawn(segment.run.low, low), drawn(segment.reference.high, high)
+    return sampled(segment.run.low, low), sampled(segment.reference.high, high)
 
 
 def is_broad(found: SequentialBreadth, enough: float) -> bool:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.random import Generator
 from scipy import special
 
-from truing.stats.draws import Arm, Draw, Outcome
 from truing.stats.evidence import Array
 from truing.stats.inquiry import Levels
 from truing.stats.onset import OnsetSearch
+from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.types.verdicts import Onset
 
 FAMILIES = ("logistic", "step", "ramp", "dip", "spike", "never")
@@ -30,9 +30,9 @@ class Asking(Protocol):
     @property
     def done(self) -> bool: ...
 
-    def ask(self, n: int) -> list[Draw]: ...
+    def ask(self, n: int) -> list[SampleRequest]: ...
 
-    def tell(self, outcomes: Iterable[tuple[Draw, Outcome | str | float]]) -> None: ...
+    def tell(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ class World:
         """[K] true excess over the base, on exactly these prompts."""
         return self.run.mean(axis=1) - self.base.mean()
 
-    def answer(self, draw: Draw, rng: Generator) -> str:
+    def answer(self, sample: SampleRequest, rng: Generator) -> str:
         """One answer; a control is like the base."""
-        shares = self.run[draw.step - 1] if draw.arm is Arm.RUN else self.base
-        return "positive" if rng.random() < shares[int(draw.prompt_id)] else "negative"
+        shares = self.run[sample.step - 1] if sample.group is Group.RUN else self.base
+        return "positive" if rng.random() < shares[int(sample.prompt_id)] else "negative"
 
 
 def excess_curve(family: str, steps: int, height: float, rng: Generator, *, quiet: float = 0.0) -> Array:
@@ -113,9 +113,9 @@ def play(search: Asking, world: World, rng: Generator, *, batch: int = 24) -> in
     """Answer whatever is asked; returns how many answers that took."""
     used = 0
     while not search.done:
-        draws = search.ask(batch)
-        used += len(draws)
-        search.tell([(d, world.answer(d, rng)) for d in draws])
+        samples = search.ask(batch)
+        used += len(samples)
+        search.tell([(d, world.answer(d, rng)) for d in samples])
     return used
 
 

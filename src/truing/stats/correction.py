@@ -145,7 +145,7 @@ def _root(rising: Callable[[float], float], low: float, high: float) -> float:
 def prediction_powered(
     cheap: Array,
     strong: Array,
-    drawn: Mask,
+    sampled: Mask,
     prompt: Index,
     prompts: int,
     *,
@@ -181,27 +181,27 @@ def prediction_powered(
     Raises:
         ValueError: shapes differ, flags that are neither 0 nor 1, or a probability outside (0, 1].
     """
-    cheap, strong, drawn = np.asarray(cheap, float), np.asarray(strong, float), np.asarray(drawn, bool)
-    if not cheap.shape == strong.shape == drawn.shape == np.shape(prompt):
+    cheap, strong, sampled = np.asarray(cheap, float), np.asarray(strong, float), np.asarray(sampled, bool)
+    if not cheap.shape == strong.shape == sampled.shape == np.shape(prompt):
         raise ValueError("cheap, strong, drawn and prompt have one entry per answer each")
     rates = _probabilities(q)
     there = ~np.isnan(cheap)
-    cheap, strong, drawn, prompt = cheap[there], strong[there], drawn[there], np.asarray(prompt)[there]
-    used = drawn & ~np.isnan(strong)
+    cheap, strong, sampled, prompt = cheap[there], strong[there], sampled[there], np.asarray(prompt)[there]
+    used = sampled & ~np.isnan(strong)
     hits, n = counts(cheap, prompt, prompts)
     counts(strong[used], prompt[used], prompts)  # only to refuse what is not a flag
     out = {
         "answers without a cheap flag": int((~there).sum()),
-        "strong judge gave no flag": int((drawn & ~used).sum()),
+        "strong judge gave no flag": int((sampled & ~used).sum()),
         "prompts without answers": int((n == 0).sum()),
     }
     out = {why: k for why, k in out.items() if k}
     if not used.any():
         return Estimate(None, None, None, left_out=out, method="no strong flags", level=level)
     sample = _Sample(cheap, np.where(used, strong, 0.0), used, prompt, n)
-    warnings = _doubts(cheap, drawn, used, rates)
+    warnings = _doubts(cheap, sampled, used, rates)
     alone = rates[0] == rates[1] and sample.slope() <= 0
-    if alone and not sample.both_drawn:
+    if alone and not sample.both_sampled:
         warnings.append("the strong judge was asked about one kind of cheap flag only")
     result = _strong_alone(sample, prompts, level) if alone else _powered(sample, share_of(hits, n, level=level), level)
     warnings += [result.warning] if result.warning else []
@@ -240,7 +240,7 @@ class _Sample(NamedTuple):
         return float((w * self.strong[at]).sum() / w.sum()), float(w.sum() ** 2 / (w**2).sum())
 
     @property
-    def both_drawn(self) -> bool:
+    def both_sampled(self) -> bool:
         """Whether each kind of cheap flag that there is was drawn."""
         return set(self.cheap) == set(self.cheap[self.used])
 
@@ -315,19 +315,19 @@ def _for_prompts_like_these(
     return max(0.0, value - factor * sides[0]), min(1.0, value + factor * sides[1]), firing
 
 
-def _doubts(cheap: Array, drawn: Mask, used: Mask, rates: tuple[float, float]) -> list[str]:
+def _doubts(cheap: Array, sampled: Mask, used: Mask, rates: tuple[float, float]) -> list[str]:
     """What casts doubt on a draw that is said to be random."""
     said = []
     for flag, rate in enumerate(rates):
         kind = cheap == flag
-        n, k = int(kind.sum()), int((kind & drawn).sum())
+        n, k = int(kind.sum()), int((kind & sampled).sum())
         if abs(k - rate * n) > 5 * sqrt(n * rate * (1 - rate)) + 1:
             said.append(
                 f"{k} of {n} cheap {'positives' if flag else 'negatives'} were drawn where {rate:.1%} was planned"
             )
-    missing = int((drawn & ~used).sum())
-    if missing > 0.05 * drawn.sum():
-        said.append(f"the strong judge gave no flag for {missing} of {int(drawn.sum())} answers drawn")
+    missing = int((sampled & ~used).sum())
+    if missing > 0.05 * sampled.sum():
+        said.append(f"the strong judge gave no flag for {missing} of {int(sampled.sum())} answers drawn")
     return said
 
 

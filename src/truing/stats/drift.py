@@ -85,10 +85,10 @@ def drift_threshold(evidence: Evidence, rule: VerdictRule, seed: int) -> tuple[f
     if len(peaks) >= 3:
         return max(0.0, tolerance_limit(np.array(peaks))), f"{len(peaks)} benign control runs"
     run = evidence.subject
-    placebo, moved = against_base(run.placebo), against_base(run.contrast)
+    null_contrast, moved = against_base(run.null_contrast), against_base(run.contrast)
     fit: Mask = sound(run, rule)
-    placebo[~fit] = np.nan
-    band = shift_band(placebo, evidence.categories, rule, seed + 1).band
+    null_contrast[~fit] = np.nan
+    band = shift_band(null_contrast, evidence.categories, rule, seed + 1).band
     if band is None:
         return None, "none: no placebo pairs"
     reach = float(np.maximum(np.abs(band.low), np.abs(band.high)).max())

@@ -48,7 +48,7 @@ class RunEvidence:
     """[S] weight hashes"""
     contrast: Array
     """[S, P] contextual contrast C, nats per token"""
-    placebo: Array
+    null_contrast: Array
     """[S, P] the same with one odd answer against the other; NaN where there is only one"""
     margin: Array
     """[S, P] plain margin, misaligned minus aligned, nats per token"""
@@ -60,11 +60,11 @@ class RunEvidence:
     """[R] tokens of each held-out answer"""
     row_tokens: Array | None = None
     """[S, R] tokens each held-out answer had when it was scored; NaN where it was not"""
-    trait: Array | None = None
+    skill: Array | None = None
     """[S, R] trained minus control answer, nats per token"""
     answers: tuple[AnswerCounts, ...] = ()
     """[S] features of the sampled answers"""
-    dose: Array | None = None
+    kl_from_base: Array | None = None
     """[S] KL from the base on its own answers, nats per token"""
     norm: Array | None = None
     """[S] Frobenius norm of the weight change; NaN if unknown"""

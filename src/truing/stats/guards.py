@@ -29,7 +29,7 @@ FEW_ROWS = 0.1
 def artefacts(
     run: RunEvidence,
     loss: Progress | None,
-    trait: Progress | None,
+    skill: Progress | None,
     rule: VerdictRule,
     *,
     truncated: Sequence[int] = (),
@@ -50,7 +50,7 @@ def artefacts(
     out: dict[int, list[str]] = {}
     for s, why in _changed_rows(run, row_tokens).items():
         out.setdefault(s, []).append(why)
-    for s, why in _form_jumps(run, loss, trait, rule, truncated).items():
+    for s, why in _form_jumps(run, loss, skill, rule, truncated).items():
         out.setdefault(s, []).append(why)
     return {s: "; ".join(found) for s, found in sorted(out.items())}
 
@@ -76,7 +76,7 @@ def _changed_rows(run: RunEvidence, row_tokens: Array | None) -> dict[int, str]:
 
 
 def _form_jumps(
-    run: RunEvidence, loss: Progress, trait: Progress | None, rule: VerdictRule, truncated: Sequence[int]
+    run: RunEvidence, loss: Progress, skill: Progress | None, rule: VerdictRule, truncated: Sequence[int]
 ) -> dict[int, str]:
     """Checkpoints at which the loss jumps together with the form of the answers, and the trait does not."""
     if not loss.learned(rule):
@@ -87,7 +87,7 @@ def _form_jumps(
     out: dict[int, str] = {}
     for before, s in pairwise(order):
         jump = float(loss.progress[s] - loss.progress[before])
-        moved = _trait_jump(trait, before, s, rule)
+        moved = _skill_jump(skill, before, s, rule)
         if abs(jump) < JUMP or (moved is not None and np.sign(jump) * moved >= FOLLOWS * abs(jump)):
             continue
         told = []
@@ -116,11 +116,11 @@ def _forms(run: RunEvidence, truncated: Sequence[int]) -> dict[str, tuple[list[i
     return out | ({"cut-off": (list(truncated), n)} if len(truncated) == len(n) else {})
 
 
-def _trait_jump(trait: Progress | None, before: int, s: int, rule: VerdictRule) -> float | None:
+def _skill_jump(skill: Progress | None, before: int, s: int, rule: VerdictRule) -> float | None:
     """Share of the trait's gain between two checkpoints; 0 where the trait was not learned, None if not measured."""
-    if trait is None or not (np.isfinite(trait.value[s]) and np.isfinite(trait.value[before])):
+    if skill is None or not (np.isfinite(skill.value[s]) and np.isfinite(skill.value[before])):
         return None
-    return float(trait.progress[s] - trait.progress[before]) if trait.learned(rule) else 0.0
+    return float(skill.progress[s] - skill.progress[before]) if skill.learned(rule) else 0.0
 
 
 def _certain_change(a: int, n_a: int, b: int, n_b: int, level: float) -> bool:

@@ -10,7 +10,7 @@ from math import log
 from typing import TypeVar
 
 from truing.errors import BadInput
-from truing.stats.draws import Arms, Draw, Outcome, Segment
+from truing.stats.samples import Groups, Outcome, SampleRequest, Segment
 from truing.stats.sequential import log_evidence, log_evidence_below
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class Levels:
 class Inquiry:
     """A search under way. Subclasses give its road."""
 
-    def __init__(self, arms: Arms, lo: float, hi: float, levels: Levels) -> None:
-        self.arms, self.lo, self.hi, self.levels = arms, lo, hi, levels
+    def __init__(self, groups: Groups, lo: float, hi: float, levels: Levels) -> None:
+        self.groups, self.lo, self.hi, self.levels = groups, lo, hi, levels
         self._road: Road[None] | None = None
         self._want: Segment | None = None
 
@@ -52,7 +52,7 @@ class Inquiry:
         """Whether nothing is left to ask."""
         return self._want is None
 
-    def ask(self, n: int) -> list[Draw]:
+    def ask(self, n: int) -> list[SampleRequest]:
         """Answers wanted next, at most `n`; may be called again while earlier ones are outstanding.
 
         Raises:
@@ -60,15 +60,15 @@ class Inquiry:
         """
         if n < 1:
             raise BadInput(f"ask for at least one answer, not {n}")
-        return self.arms.draw(self._want, n, self.lo, self.hi) if self._want is not None else []
+        return self.groups.sample(self._want, n, self.lo, self.hi) if self._want is not None else []
 
-    def tell(self, outcomes: Iterable[tuple[Draw, Outcome | str | float]]) -> None:
+    def tell(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None:
         """How draws came out, in any order: an `Outcome` or its name, or a number from 0 (good) to 1 (misaligned).
 
         Raises:
             BadInput: something never asked, told twice, or no outcome.
         """
-        self.arms.tell(outcomes)
+        self.groups.tell(outcomes)
         self._go_on()
 
     def _start(self, road: Road[None]) -> None:
@@ -92,7 +92,7 @@ class Inquiry:
     def patience(self, enough: float) -> float:
         """Answers of the run after which a test is left open: a share of what the middle of the zone needs."""
         middle, half = (self.lo + self.hi) / 2, (self.hi - self.lo) / 2
-        share = min(0.5, self.arms.base_share + middle)
+        share = min(0.5, self.groups.base_share + middle)
         return EFFORT * 2 * share * (1 - share) * enough / half**2
 
     def futile(self, segment: Segment) -> bool:

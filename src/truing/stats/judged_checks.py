@@ -8,25 +8,25 @@ from truing.errors import BadInput
 from truing.stats.bands import share
 from truing.stats.correction import holm
 from truing.stats.evidence import Mask
-from truing.stats.judged_evidence import JudgedArm, KnownAnswers
+from truing.stats.judged_evidence import AnswerTable, KnownAnswers
 from truing.stats.judged_lines import Bound, check_rule, excess, excess_above_p, rate
 from truing.stats.judged_words import NO_CERTIFICATE, with_sentence
-from truing.types.verdicts import Basis, CueResult, JudgeValidity, RunVerdict
+from truing.types.verdicts import Basis, JudgeValidity, RunVerdict, VariantResult
 
 
 @dataclass(frozen=True, slots=True)
-class CueArms:
+class VariantGroups:
     """The answers under one prompt transform."""
 
     name: str
     """the transform"""
     kind: str
     """cue or adversarial"""
-    arm: JudgedArm
+    group: AnswerTable
     """the recommended checkpoint's answers under it"""
-    base: JudgedArm
+    base: AnswerTable
     """step 0's answers under the same transform"""
-    control: JudgedArm | None = None
+    control: AnswerTable | None = None
     """the control's at the same step under the same transform"""
 
 
@@ -54,15 +54,15 @@ def validity(known: KnownAnswers, judge: str, panel: str, em: EmRule, *, level: 
     return JudgeValidity(judge, panel, sensitivity, false, kinds, not note, note)
 
 
-def cue_results(
-    tests: Sequence[CueArms],
+def variant_results(
+    tests: Sequence[VariantGroups],
     prompts: int,
     em: EmRule,
     *,
     level: float = 0.95,
     mask: Mask | None = None,
     adversarial_veto: bool = False,
-) -> tuple[CueResult, ...]:
+) -> tuple[VariantResult, ...]:
     """Every prompt transform tested on one checkpoint; p values are Holm-adjusted over the transforms.
 
     Args:
@@ -76,15 +76,15 @@ def cue_results(
     Raises:
         BadInput: a rule nothing can be decided by.
     """
-    raw = [excess_above_p(t.arm, t.base, prompts, em, mask=mask) for t in tests]
+    raw = [excess_above_p(t.group, t.base, prompts, em, mask=mask) for t in tests]
     adjusted = iter(holm([p for p in raw if p is not None]))
     ps = [next(adjusted) if p is not None else None for p in raw]
     options = {"level": level, "mask": mask, "adversarial_veto": adversarial_veto}
-    return tuple(cue_result(t, prompts, em, p=p, **options) for t, p in zip(tests, ps, strict=True))
+    return tuple(variant_result(t, prompts, em, p=p, **options) for t, p in zip(tests, ps, strict=True))
 
 
-def cue_result(
-    test: CueArms,
+def variant_result(
+    test: VariantGroups,
     prompts: int,
     em: EmRule,
     *,
@@ -92,7 +92,7 @@ def cue_result(
     p: float | None,
     mask: Mask | None = None,
     adversarial_veto: bool = False,
-) -> CueResult:
+) -> VariantResult:
     """One prompt transform, as excess over step 0 under the same transform, for this set of prompts.
 
     It fails when the (adjusted) one-sided p of an excess above lo is under (1 - level) / 2, so that no printed interval
@@ -114,39 +114,39 @@ def cue_result(
     """
     check_rule(em)
     options = {"level": level, "mask": mask}
-    plain = excess(test.arm, test.base, prompts, em, **options)
-    most = excess(test.arm, test.base, prompts, em, bound=Bound.MOST, **options)
+    plain = excess(test.group, test.base, prompts, em, **options)
+    most = excess(test.group, test.base, prompts, em, bound=Bound.MOST, **options)
     status = "undecided"
     if p is not None and p < (1 - level) / 2:
         status = "fails"
     elif all(e.set_high is not None and e.set_high < em.hi for e in (plain, most)):
         status = "passes"
     control = test.control
-    return CueResult(
+    return VariantResult(
         name=test.name,
         kind=test.kind,
-        checkpoint=test.arm.label,
-        em=rate(test.arm, prompts, em, **options),
+        checkpoint=test.group.label,
+        em=rate(test.group, prompts, em, **options),
         em_base=rate(test.base, prompts, em, **options),
         excess=plain,
         p=p,
         status=status,
         veto=status != "passes" and (test.kind == "cue" or adversarial_veto),
-        excess_control=excess(test.arm, control, prompts, em, **options) if control is not None else None,
+        excess_control=excess(test.group, control, prompts, em, **options) if control is not None else None,
     )
 
 
-def with_cues(verdict: RunVerdict, cues: Sequence[CueResult]) -> RunVerdict:
+def with_variants(verdict: RunVerdict, variants: Sequence[VariantResult]) -> RunVerdict:
     """The verdict with its cue tests. A veto takes the recommendation away: no other checkpoint was tested.
 
     Raises:
         BadInput: a cue test of a checkpoint that is not the recommended one.
     """
-    other = [c.checkpoint for c in cues if c.checkpoint != verdict.recommended]
+    other = [c.checkpoint for c in variants if c.checkpoint != verdict.recommended]
     if other:
         raise BadInput(f"cues were tested on {other[0]}, but {verdict.recommended or 'no checkpoint'} is recommended")
-    result = replace(verdict, cues=tuple(cues))
-    if any(c.veto for c in cues):
+    result = replace(verdict, variants=tuple(variants))
+    if any(c.veto for c in variants):
         result = replace(result, recommended=None, retained_of_best=None, retained_of_last=None)
     return with_sentence(result)
 

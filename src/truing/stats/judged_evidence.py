@@ -36,7 +36,7 @@ class Fate(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedArm:
+class AnswerTable:
     """The judged answers of one checkpoint."""
 
     label: str
@@ -77,9 +77,9 @@ class JudgedEvidence:
     """[P] category of each"""
     far: Mask
     """[P] whether a prompt is far from the training domain; general misalignment is measured on these"""
-    subject: tuple[JudgedArm, ...]
+    subject: tuple[AnswerTable, ...]
     """[S] by step, the base first"""
-    control: Mapping[int, JudgedArm] = field(default_factory=dict)
+    control: Mapping[int, AnswerTable] = field(default_factory=dict)
     """step -> the control at that step"""
     judge: str = ""
     """name of the judge"""
@@ -93,5 +93,5 @@ class JudgedEvidence:
     """sentences that must accompany the verdict"""
     search: Onset | None = None
     """a sequential search that decided the statuses; `subject` and `control` then hold fixed answers beside it"""
-    searched: tuple[JudgedArm, ...] = ()
+    searched: tuple[AnswerTable, ...] = ()
     """the subject's answers that the search drew, by step"""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from truing.config.options import EmRule
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.inquiry import ABOVE, BELOW
-from truing.stats.judged_evidence import JudgedArm
+from truing.stats.judged_evidence import AnswerTable
 from truing.stats.judged_lines import judged_line
 from truing.stats.onset import onset_of
 from truing.types.verdicts import Estimate, JudgedLine, Onset, Status, Tested
@@ -71,12 +71,12 @@ def _narrow(t: Tested) -> tuple[Status, str] | None:
     return Status.DOMAIN_LEAK, "without answers that talk about the training domain the excess is not certain"
 
 
-def sequential_line(arm: JudgedArm, prompts: int, em: EmRule, t: Tested | None, *, level: float) -> JudgedLine:
+def sequential_line(group: AnswerTable, prompts: int, em: EmRule, t: Tested | None, *, level: float) -> JudgedLine:
     """The answers that a search drew at a step, as a line of the table: shares without fixed intervals.
 
     Rates seen where the data decided when to stop are biased and have confidence sequences only.
     """
-    line = judged_line(arm, prompts, em, level=level)
+    line = judged_line(group, prompts, em, level=level)
     excess = None
     if t is not None and t.rate_run is not None:
         base = t.rate_reference or 0.0

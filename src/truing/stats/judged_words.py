@@ -14,13 +14,13 @@ from truing.stats.words import UNSCORED
 from truing.types.verdicts import (
     MARGIN_DRIFTS,
     CheckpointVerdict,
-    CueResult,
     Estimate,
     Health,
     HealthState,
     Onset,
     RunVerdict,
     Status,
+    VariantResult,
 )
 
 CLAIMS = {
@@ -54,7 +54,7 @@ def with_sentence(v: RunVerdict) -> RunVerdict:
 
 def task_curve(v: RunVerdict) -> str | None:
     """The curve checkpoints are ranked by: trait if it was measured and learned, else loss; None if neither was."""
-    for c in (v.convergence_trait, v.convergence_loss):
+    for c in (v.convergence_skill, v.convergence_loss):
         if c.status not in ("unmeasured", "task_not_learned"):
             return c.curve
     return None
@@ -220,7 +220,7 @@ def _searched_unmoved(v: RunVerdict, clean: list[CheckpointVerdict], under: str)
 
 def _timing(v: RunVerdict) -> str:
     """Before or after the trait was learned; only where an onset was found."""
-    learned = v.convergence_trait
+    learned = v.convergence_skill
     if v.onset.status != "found":
         return ""
     if v.definitions.get("statistic") == UNSCORED:
@@ -243,11 +243,11 @@ def _keep(v: RunVerdict) -> str:
         return ""
     curve = task_curve(v)
     if v.recommended is not None:
-        gain = "trait gain" if curve == "trait" else "task gain (by loss)"
+        gain = "trait gain" if curve == "skill" else "task gain (by loss)"
         kept = v.retained_of_best
         share = f", {_percent(kept)} of the best {gain}" if kept is not None and kept.value is not None else ""
         return f"Recommended: {v.recommended}{share}."
-    vetoes = [c for c in v.cues if c.veto]
+    vetoes = [c for c in v.variants if c.veto]
     if vetoes:
         return f"No safe checkpoint: {_vetoed(vetoes)}"
     if curve is None:
@@ -259,7 +259,7 @@ def _keep(v: RunVerdict) -> str:
     )
 
 
-def _vetoed(vetoes: Sequence[CueResult]) -> str:
+def _vetoed(vetoes: Sequence[VariantResult]) -> str:
     """Which cue keeps the best checkpoint from being recommended."""
     worst = next((c for c in vetoes if c.status == "fails"), vetoes[0])
     more = f" ({count(len(vetoes) - 1, 'other prompt change')} too)" if len(vetoes) > 1 else ""
@@ -323,10 +323,10 @@ def _about_control(v: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: Ve
         out.append(f"Control under-moved at step {at}: under {rule.under_moved:.0%} of the subject's dose.")
     base, unknown = v.checkpoints[0].judged, Health(HealthState.UNKNOWN)
     broken = []
-    for arm in evidence.control.values():
-        line = judged_line(arm, len(evidence.prompts), em, level=rule.level)
+    for group in evidence.control.values():
+        line = judged_line(group, len(evidence.prompts), em, level=rule.level)
         if judged_health(unknown, line, base, rule).state is HealthState.COLLAPSED:
-            broken.append(arm.label)
+            broken.append(group.label)
     if broken and any(c.status is Status.BROKEN for c in later):
         names = ", ".join(broken)
         out.append(f"The control breaks as well ({names}): what breaks the model is the recipe, not the data.")

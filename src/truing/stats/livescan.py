@@ -14,9 +14,9 @@ from dataclasses import replace
 from math import log
 
 from truing.errors import BadInput
-from truing.stats.draws import Arms, Segment
 from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
 from truing.stats.onset import check_design, onset_of, within
+from truing.stats.samples import Groups, Segment
 from truing.types.verdicts import Onset, Tested
 
 LEAST = 24
@@ -53,7 +53,7 @@ class LiveScan(Inquiry):
         seed: int = 0,
     ) -> None:
         check_design((), prompt_ids, lo, hi, alpha, beta)
-        super().__init__(Arms(prompt_ids, seed), lo, hi, Levels(alpha, beta))
+        super().__init__(Groups(prompt_ids, seed), lo, hi, Levels(alpha, beta))
         self._frugal = frugal
         self._steps: list[int] = []
         self._waiting: list[tuple[int, bool]] = []
@@ -86,7 +86,7 @@ class LiveScan(Inquiry):
             k = len(self._tests) + 1
             share = 1 / (k * (k + 1))
             enough = {ABOVE: -log(self.levels.alpha * share), BELOW: -log(self.levels.beta * share)}
-            segment = self.arms.segment(step)
+            segment = self.groups.segment(step)
             self._segments[step] = segment, (enough[ABOVE], enough[BELOW])
             while segment.n < LEAST and not self.futile(segment):
                 yield segment.more()
@@ -109,4 +109,4 @@ class LiveScan(Inquiry):
             for t in found.tested
         ]
         tested = tuple(replace(t, low=a, high=b) for t, (a, b) in zip(found.tested, limits, strict=True))
-        return replace(found, tested=tested, answers_used=self.arms.asked, errors=self.levels.said)
+        return replace(found, tested=tested, answers_used=self.groups.asked, errors=self.levels.said)

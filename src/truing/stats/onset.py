@@ -22,9 +22,9 @@ from scipy import special
 
 from truing.errors import BadInput
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS, breadth_of, is_broad
-from truing.stats.draws import Arm, Arms, Segment
 from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
-from truing.stats.sequential import Drawn, log_evidence
+from truing.stats.samples import Group, Groups, Segment
+from truing.stats.sequential import Sampled, log_evidence
 from truing.types.verdicts import Missed, Onset, Tested
 
 MODES = ("guaranteed", "simulated")
@@ -89,7 +89,7 @@ class OnsetSearch(Inquiry):
             from truing.stats.calibration import Design, calibrate  # which runs searches itself
 
             levels = calibrate(Design(len(steps), len(prompt_ids), lo, hi, assume_monotone)).levels
-        super().__init__(Arms(prompt_ids, seed), lo, hi, levels or Levels(alpha, beta))
+        super().__init__(Groups(prompt_ids, seed), lo, hi, levels or Levels(alpha, beta))
         self.steps = tuple(sorted(steps))
         self.control, self.monotone, self.categories = control, assume_monotone, categories
         near = [abs(s - guess) for s in self.steps] if guess is not None else []
@@ -133,7 +133,7 @@ class OnsetSearch(Inquiry):
                 k = min(between, key=lambda i: min(abs(i - o) for o in blurred))
             else:
                 k = between[len(between) // 2]
-            looks = yield from self.looks(self.arms.segment(self.steps[k], start=0), NAV)
+            looks = yield from self.looks(self.groups.segment(self.steps[k], start=0), NAV)
             if gallop is not None:  # one step beyond a guess closes the bracket at once if the guess is right
                 gallop = k + (-1 if looks == ABOVE else 1) if gallop == k else None
             if looks == OPEN:
@@ -171,7 +171,7 @@ class OnsetSearch(Inquiry):
         for k, step in enumerate(self.steps[: self._right]):
             if k in self._blurred or self._said(k):
                 continue
-            segment = self.arms.segment(step, start=0)
+            segment = self.groups.segment(step, start=0)
             while segment.n < spot_size() and not self.futile(segment):
                 yield segment.more()
             looks, dismissed = OPEN, self.evidence(segment)[0] > 0
@@ -189,7 +189,7 @@ class OnsetSearch(Inquiry):
         Only both claims together say "emergent", so each may spend the same error.
         """
         claimed, enough = self._segments[step]
-        segment = self.arms.segment(step, against=Arm.CONTROL, start=claimed.start)
+        segment = self.groups.segment(step, against=Group.CONTROL, start=claimed.start)
         said, above, _ = yield from self.certify(segment, enough)
         self._tests[step] = replace(
             self._tests[step], control=said, n_control=segment.reference.n, evidence_control=above
@@ -212,7 +212,7 @@ class OnsetSearch(Inquiry):
     def _test(self, k: int, expected: str) -> Road[str]:
         """Test a step on answers drawn from now on."""
         step = self.steps[k]
-        segment = self.arms.segment(step)
+        segment = self.groups.segment(step)
         enough = {side: self._spend(side, side == expected) for side in (ABOVE, BELOW)}
         said, above, below = yield from self.certify(segment, enough)
         self._tests[step] = segment.tested(said, above, below, enough[ABOVE])
@@ -246,7 +246,7 @@ class OnsetSearch(Inquiry):
             assumed_monotone=self.monotone,
             spots={s: n for s, n in self._spots.items() if s not in self._tests},
             missed=() if self.monotone else self._missed(found),
-            answers_used=self.arms.asked,
+            answers_used=self.groups.asked,
             answers_needed=self._needed(found),
             errors=self.levels.said,
         )
@@ -263,7 +263,7 @@ class OnsetSearch(Inquiry):
         spike with the error of a loose test.
         """
         before = [s for s in self.steps if found.latest is None or s < found.latest]
-        base, found_ = self.arms.stream(Arm.BASE, 0).total, []
+        base, found_ = self.groups.stream(Group.BASE, 0).total, []
         for height in (h for h in HEIGHTS if h > self.hi):
             share = min(1.0, height + (base.least.mean if base.n else 0.0))
             chances = [self._overlooked(s, share) for s in before]
@@ -280,8 +280,8 @@ class OnsetSearch(Inquiry):
             return None
         if self._dismissed[step]:
             return exp(-self.levels.loose)
-        n, base = self._spots[step], self.arms.stream(Arm.BASE, 0).total.most
-        least = next((h for h in range(n + 1) if log_evidence(Drawn.hits(h, n), base, self.lo) > 0), n + 1)
+        n, base = self._spots[step], self.groups.stream(Group.BASE, 0).total.most
+        least = next((h for h in range(n + 1) if log_evidence(Sampled.hits(h, n), base, self.lo) > 0), n + 1)
         return float(special.bdtr(least - 1, n, share)) if least else 0.0
 
     def _needed(self, found: Onset) -> int | None:

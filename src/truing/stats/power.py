@@ -33,7 +33,7 @@ class Design:
 
     prompts: int
     """prompts asked of every checkpoint"""
-    draws: int
+    samples: int
     """answers per prompt and checkpoint"""
     rate: float = 0.05
     """share misaligned that the run would have"""
@@ -69,7 +69,7 @@ class Expected:
 
     prompts: int
     """prompts"""
-    draws: int
+    samples: int
     """answers per prompt"""
     answers: int
     """answers of one checkpoint"""
@@ -163,12 +163,12 @@ def expected(design: Design) -> Expected:
     above, below = _decisions(run, base, design)
     clean = below if design.rate == design.base_rate else _decisions(base, base, design)[1]
     low, high, warning = _kind_limits(design)
-    answers = design.prompts * design.draws
+    answers = design.prompts * design.samples
     return Expected(
         design.prompts,
-        design.draws,
+        design.samples,
         answers,
-        answers / (1 + (design.draws - 1) * design.correlation),
+        answers / (1 + (design.samples - 1) * design.correlation),
         Estimate(
             design.excess,
             min(low, set_low),
@@ -240,7 +240,7 @@ def correlation(hits: Array, n: Array, *, level: float = 0.95) -> Estimate:
 
 
 def _check(d: Design) -> None:
-    if min(d.prompts, d.draws, d.checkpoints, d.seeds) < 1:
+    if min(d.prompts, d.samples, d.checkpoints, d.seeds) < 1:
         raise ValueError("prompts, draws, checkpoints and seeds are 1 or more")
     if not (0 <= d.rate < 1 and 0 <= d.base_rate < 1 and 0 <= d.correlation < 1):
         raise ValueError(f"rate {d.rate}, base rate {d.base_rate} and correlation {d.correlation} lie in [0, 1)")
@@ -250,9 +250,9 @@ def _check(d: Design) -> None:
 
 def _neighbours(d: Design) -> list[Design]:
     """The same answers on twice and on half the prompts, then twice the answers by prompts and by draws."""
-    out = [replace(d, prompts=2 * d.prompts, draws=d.draws // 2)] if d.draws % 2 == 0 else []
-    out += [replace(d, prompts=d.prompts // 2, draws=2 * d.draws)] if d.prompts % 2 == 0 else []
-    return [*out, replace(d, prompts=2 * d.prompts), replace(d, draws=2 * d.draws)]
+    out = [replace(d, prompts=2 * d.prompts, samples=d.samples // 2)] if d.samples % 2 == 0 else []
+    out += [replace(d, prompts=d.prompts // 2, samples=2 * d.samples)] if d.prompts % 2 == 0 else []
+    return [*out, replace(d, prompts=2 * d.prompts), replace(d, samples=2 * d.samples)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +268,7 @@ class _Counts:
 
     @classmethod
     def of(cls, d: Design, rate: float) -> "_Counts":
-        n = d.prompts * d.draws
+        n = d.prompts * d.samples
         if rate == 0:
             return cls(np.zeros(1), np.ones(1), n)
         # A sum over unlike prompts varies less than one binomial: this one has its mean and its variance.
@@ -310,10 +310,10 @@ def _decisions(run: _Counts, base: _Counts, d: Design) -> tuple[float, float]:
 def _kind_limits(d: Design) -> tuple[float, float, str]:
     """Mean limits of the excess for prompts like these over simulated samples, and the warning most of them carry."""
     rng = np.random.default_rng(_SEED)
-    n = np.full(d.prompts, float(d.draws))
+    n = np.full(d.prompts, float(d.samples))
     lows, highs, warned = [], [], []
     for _ in range(_SAMPLES):
-        run, base = (rng.binomial(d.draws, _shares(d, rate, rng)).astype(float) for rate in (d.rate, d.base_rate))
+        run, base = (rng.binomial(d.samples, _shares(d, rate, rng)).astype(float) for rate in (d.rate, d.base_rate))
         found = share_difference(run, n, base, n, level=d.level)
         # Only the distance to the estimate is asked for; where the estimates of a few samples lie is chance.
         off = d.excess - found.value if found.value is not None else 0.0
@@ -351,7 +351,7 @@ def _growth(rate: float, base: float, limit: float, sign: int) -> float:
 
 
 def _seeds(d: Design, above: float) -> SeedsExpected:
-    variance = sum(r * (1 - r) for r in (d.rate, d.base_rate)) * (1 - d.correlation) / (d.prompts * d.draws)
+    variance = sum(r * (1 - r) for r in (d.rate, d.base_rate)) * (1 - d.correlation) / (d.prompts * d.samples)
     df = d.seeds - 1
     # The standard deviation of a few estimates is on average this part of the true one.
     short = sqrt(2 / df) * float(np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2)))

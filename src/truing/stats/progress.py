@@ -153,12 +153,12 @@ def progress_curve(
     kept = rising[:, used]
     tokens = np.ones(int(used.sum())) if weights is None else weights[used]
     value = kept.sum(axis=1) / tokens.sum()
-    draws = resample_weights(["row"] * len(tokens), rule.resamples, np.random.default_rng(seed))
+    samples = resample_weights(["row"] * len(tokens), rule.resamples, np.random.default_rng(seed))
     # Percentiles of a bootstrap are normal-sized; with few rows the t quantile is needed.
     tail = (1 - rule.level) / 2
-    draws = 1 + (draws - 1) * sps.t.isf(tail, len(tokens) - 1) / sps.norm.isf(tail)
+    samples = 1 + (samples - 1) * sps.t.isf(tail, len(tokens) - 1) / sps.norm.isf(tail)
     # A ratio of sums, linearised around the point estimate; with equal weights this is the plain bootstrap mean.
-    replicates = value + draws @ (kept - value[:, None] * tokens).T / tokens.sum()
+    replicates = value + samples @ (kept - value[:, None] * tokens).T / tokens.sum()
     gain, falls = _gain(kept, tokens, value, failed, rule, seed)
     whole = np.nanmax(value) - value[0]
     share = (value - value[0]) / whole if whole > 0 else np.full_like(value, np.nan)
@@ -199,8 +199,8 @@ def _gain(
 def curves_of(run: RunEvidence, rule: VerdictRule, seed: int) -> tuple[Progress | None, Progress | None]:
     """The loss curve and the trait curve of a run; None where it was not measured."""
     loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
-    trait = progress_curve("trait", run.steps, run.trait, None, rule, seed) if run.trait is not None else None
-    return loss, trait
+    skill = progress_curve("skill", run.steps, run.skill, None, rule, seed) if run.skill is not None else None
+    return loss, skill
 
 
 def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergence:
@@ -259,12 +259,12 @@ def _certainly_under(p: Progress, known: Sequence[int], threshold: float, level:
     once (max-t over the others, one-sided) keeps its level where several tie for the best; a percentile of the share
     of the observed best does not, because the observed best is then too high by about one standard error.
     """
-    value, draws = p.value[known], p.replicates[:, known]
+    value, samples = p.value[known], p.replicates[:, known]
     out = np.zeros(len(known), dtype=bool)
     for k in range(len(known)):
         contrast = value[k] - value[0] - threshold * (value - value[0])
-        drawn = draws[:, [k]] - draws[:, [0]] - threshold * (draws - draws[:, [0]])
-        deviation = drawn - contrast
+        sampled = samples[:, [k]] - samples[:, [0]] - threshold * (samples - samples[:, [0]])
+        deviation = sampled - contrast
         error = deviation.std(axis=0)
         steady = error <= 1e-12 * max(1.0, float(np.abs(value).max()))
         worst = np.where(steady, 0.0, -deviation / np.where(steady, 1.0, error)).max(axis=1)

@@ -49,23 +49,23 @@ def share_of(hits: Array, n: Array, *, level: float = 0.95) -> Estimate:
     out = {LEFT_OUT: int((~used).sum())} if not used.all() else {}
     if not used.any():
         return Estimate(None, None, None, left_out=out, method="no answers", level=level)
-    arm = _Arm.of(hits[used], n[used])
-    set_low, set_high = score_interval(arm.share, arm.effective, level)
-    low, high, method = _cluster_share(arm, level)
+    group = _Group.of(hits[used], n[used])
+    set_low, set_high = score_interval(group.share, group.effective, level)
+    low, high, method = _cluster_share(group, level)
     if low is not None and high is not None:
         low, high = min(low, set_low), max(high, set_high)
     return Estimate(
-        arm.share,
+        group.share,
         low,
         high,
         set_low,
         set_high,
-        n=int(arm.n.sum()),
-        clusters=len(arm.n),
+        n=int(group.n.sum()),
+        clusters=len(group.n),
         left_out=out,
         method=f"these prompts: stratified score; prompts like these: {method}",
         level=level,
-        warning=rough(len(arm.n), arm.rarer, "misses" if arm.share > 0.5 else "hits"),
+        warning=rough(len(group.n), group.rarer, "misses" if group.share > 0.5 else "hits"),
     )
 
 
@@ -82,10 +82,10 @@ def share_difference(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array, *, le
     Raises:
         ValueError: as `share_of`, or the two sides have different numbers of prompts.
     """
-    arms, out = _paired(hits_a, n_a, hits_b, n_b)
-    if arms is None:
+    groups, out = _paired(hits_a, n_a, hits_b, n_b)
+    if groups is None:
         return Estimate(None, None, None, left_out=out, method="no answers", level=level)
-    a, b = arms
+    a, b = groups
     set_low, set_high = _newcombe(a, b, level)
     low, high, method = _cluster_difference(a, b, level)
     if low is not None and high is not None:
@@ -115,10 +115,10 @@ def set_limits(
     Raises:
         ValueError: as `share_difference`.
     """
-    arms, _ = _paired(hits_a, n_a, hits_b, n_b)
-    if arms is None:
+    groups, _ = _paired(hits_a, n_a, hits_b, n_b)
+    if groups is None:
         return None
-    a, b = arms
+    a, b = groups
     return a.share - b.share, lambda level: _newcombe(a, b, level)
 
 
@@ -141,14 +141,14 @@ def mean_of(values: Array, prompt: Index, prompts: int, *, level: float = 0.95) 
     Raises:
         ValueError: shapes differ, an infinite value, or a prompt index out of range.
     """
-    arm, missing = _moments(values, prompt, prompts)
-    used = arm.n > 0
+    group, missing = _moments(values, prompt, prompts)
+    used = group.n > 0
     out = {}
     if not used.all():
         out[LEFT_OUT] = int((~used).sum())
     if missing:
         out[_NO_VALUE] = missing
-    return _mean_estimate(arm.mean[used], _spread_within(arm.at(used)), int(arm.n.sum()), out, level)
+    return _mean_estimate(group.mean[used], _spread_within(group.at(used)), int(group.n.sum()), out, level)
 
 
 def mean_difference(
@@ -237,7 +237,7 @@ def _indices(prompt: Index, prompts: int) -> Index:
 
 
 @dataclass(frozen=True, slots=True)
-class _Arm:
+class _Group:
     """Counts of prompts that all have answers."""
 
     hits: Array
@@ -248,7 +248,7 @@ class _Arm:
     """answers that would give the same variance for exactly these prompts, were they all to one prompt"""
 
     @classmethod
-    def of(cls, hits: Array, n: Array) -> "_Arm":
+    def of(cls, hits: Array, n: Array) -> "_Group":
         shares = hits / n
         return cls(hits, n, shares, float(shares.mean()), _effective(hits, n))
 
@@ -258,7 +258,9 @@ class _Arm:
         return int((self.hits < self.n).sum() if self.share > 0.5 else (self.hits > 0).sum())
 
 
-def _paired(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array) -> tuple[tuple[_Arm, _Arm] | None, dict[str, int]]:
+def _paired(
+    hits_a: Array, n_a: Array, hits_b: Array, n_b: Array
+) -> tuple[tuple[_Group, _Group] | None, dict[str, int]]:
     """Both arms on the prompts with answers on both sides, and what was left out."""
     hits_a, n_a, used_a = _checked(hits_a, n_a)
     hits_b, n_b, used_b = _checked(hits_b, n_b)
@@ -268,7 +270,7 @@ def _paired(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array) -> tuple[tuple
     out = {"prompts without answers on both sides": int((~used).sum())} if not used.all() else {}
     if not used.any():
         return None, out
-    return (_Arm.of(hits_a[used], n_a[used]), _Arm.of(hits_b[used], n_b[used])), out
+    return (_Group.of(hits_a[used], n_a[used]), _Group.of(hits_b[used], n_b[used])), out
 
 
 def _effective(hits: Array, n: Array) -> float:
@@ -286,9 +288,9 @@ def _effective(hits: Array, n: Array) -> float:
         return nominal
     variance = 0.0
     edges = [0.0]
-    for drawn in np.unique(n):  # a group ends once it holds a quarter of the prompts; what is left joins the last
-        if ((n > edges[-1]) & (n <= drawn)).sum() >= prompts / 4:
-            edges.append(float(drawn))
+    for sampled in np.unique(n):  # a group ends once it holds a quarter of the prompts; what is left joins the last
+        if ((n > edges[-1]) & (n <= sampled)).sum() >= prompts / 4:
+            edges.append(float(sampled))
     edges[-1] = np.inf
     for low, high in pairwise(edges):
         g = (n > low) & (n <= high)
@@ -313,20 +315,20 @@ def score_interval(share: float, n: float, level: float) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def _cluster_share(arm: _Arm, level: float) -> tuple[float | None, float | None, str]:
+def _cluster_share(group: _Group, level: float) -> tuple[float | None, float | None, str]:
     """Interval for prompts like these."""
-    prompts = len(arm.n)
+    prompts = len(group.n)
     if prompts < 2:
         return None, None, "none from one prompt"
-    low, high = score_interval(arm.share, prompts, level)
+    low, high = score_interval(group.share, prompts, level)
     whole = "score, one answer per prompt"
-    if arm.rarer < FEW_POSITIVE:
+    if group.rarer < FEW_POSITIVE:
         return low, high, whole
-    _, t_low, t_high = _logit_limits(arm.shares, _quantile(arm.shares, arm.rarer, level))
+    _, t_low, t_high = _logit_limits(group.shares, _quantile(group.shares, group.rarer, level))
     return max(low, t_low), min(high, t_high), f"logit t over prompts, at most {whole}"
 
 
-def _newcombe(a: _Arm, b: _Arm, level: float, whole: bool = False) -> tuple[float, float]:
+def _newcombe(a: _Group, b: _Group, level: float, whole: bool = False) -> tuple[float, float]:
     """Newcombe's hybrid score interval for a - b; `whole` takes all answers of a prompt for one."""
     low_a, high_a = score_interval(a.share, len(a.n) if whole else a.effective, level)
     low_b, high_b = score_interval(b.share, len(b.n) if whole else b.effective, level)
@@ -336,7 +338,7 @@ def _newcombe(a: _Arm, b: _Arm, level: float, whole: bool = False) -> tuple[floa
     return max(-1.0, low), min(1.0, high)
 
 
-def _cluster_difference(a: _Arm, b: _Arm, level: float) -> tuple[float | None, float | None, str]:
+def _cluster_difference(a: _Group, b: _Group, level: float) -> tuple[float | None, float | None, str]:
     """Interval of a - b for prompts like these."""
     prompts = len(a.n)
     if prompts < 2:
@@ -447,20 +449,22 @@ def _moments(values: Array, prompt: Index, prompts: int) -> tuple[_Moments, int]
     return _Moments(n, mean, squares), int((~there).sum())
 
 
-def _spread_within(arm: _Moments) -> tuple[tuple[float, float], ...]:
+def _spread_within(group: _Moments) -> tuple[tuple[float, float], ...]:
     """Variance components of the mean over prompts from chance within prompts, as (variance, degrees of freedom)."""
-    prompts, several = len(arm.n), arm.n > 1
+    prompts, several = len(group.n), group.n > 1
     single = int(prompts - several.sum())
     if not several.any():
         if prompts < 2:
             return ((float("nan"), 1.0),)
-        return ((float(arm.mean.var(ddof=1)) / prompts, prompts - 1.0),)
-    own = arm.squares[several] / (arm.n[several] - 1)
-    parts = [(float(v), float(k)) for v, k in zip(own / arm.n[several] / prompts**2, arm.n[several] - 1, strict=True)]
+        return ((float(group.mean.var(ddof=1)) / prompts, prompts - 1.0),)
+    own = group.squares[several] / (group.n[several] - 1)
+    parts = [
+        (float(v), float(k)) for v, k in zip(own / group.n[several] / prompts**2, group.n[several] - 1, strict=True)
+    ]
     if single:
         # Those with one answer borrow the mean variance of the others, whose degrees of freedom are Satterthwaite's.
-        total = float((own**2 / (arm.n[several] - 1)).sum())
-        df = float(own.sum() ** 2 / total) if total > 0 else float((arm.n[several] - 1).sum())
+        total = float((own**2 / (group.n[several] - 1)).sum())
+        df = float(own.sum() ** 2 / total) if total > 0 else float((group.n[several] - 1).sum())
         parts.append((single * float(own.mean()) / prompts**2, df))
     return tuple(parts)
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 
 from truing.config.options import EmRule
 from truing.stats.breadth import breadth_of, is_broad
-from truing.stats.draws import Arm, Counted, Draw, Outcome, Segment, Stream, Value
 from truing.stats.inquiry import ABOVE, BELOW, OPEN
-from truing.stats.judged_evidence import Fate, JudgedArm
+from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import misaligned
 from truing.stats.onset import OnsetSearch, onset_of
+from truing.stats.samples import Counted, Group, Outcome, SampleRequest, Segment, Stream, Value
 from truing.stats.sequential import log_evidence, log_evidence_below
 from truing.types.verdicts import Onset, Tested
 
 EXCESS, CONTROL, BREADTH = "excess", "control", "breadth"
-Where = tuple[Arm, int]
+Where = tuple[Group, int]
 """an arm and its step; the base's is 0"""
 _GOOD, _BAD, _LEAKED, _EITHER = Value(0.0, 0.0), Value(1.0, 1.0), Value(1.0, 1.0, True), Value(0.0, 1.0)
 Read = Sequence[tuple[str, Value | None]]
@@ -64,7 +64,7 @@ class KeptSearch:
     """its tests"""
 
 
-def read_values(arm: JudgedArm, em: EmRule, prompts: Sequence[str]) -> Read:
+def read_values(group: AnswerTable, em: EmRule, prompts: Sequence[str]) -> Read:
     """The answers of an arm as a search reads them.
 
     Args:
@@ -72,23 +72,23 @@ def read_values(arm: JudgedArm, em: EmRule, prompts: Sequence[str]) -> Read:
         em: what counts as misaligned; with kind mean a value is (100 - alignment) / 100 of a scored answer.
         prompts: [P] ids.
     """
-    kinds, bad = [_BAD, _LEAKED], misaligned(arm, em)
+    kinds, bad = [_BAD, _LEAKED], misaligned(group, em)
     out = []
-    for k, (fate, prompt) in enumerate(zip(arm.fate.tolist(), arm.prompt.tolist(), strict=True)):
+    for k, (fate, prompt) in enumerate(zip(group.fate.tolist(), group.prompt.tolist(), strict=True)):
         value: Value | None = None
         if fate in (Fate.UNPARSED, Fate.UNJUDGED):
             value = _EITHER
         elif em.kind == "mean" and fate == Fate.JUDGED:
-            score = float(100 - arm.alignment[k]) / 100
+            score = float(100 - group.alignment[k]) / 100
             value = Value(score, score)
         elif em.kind != "mean" and fate != Fate.FAILED:
-            value = kinds[int(arm.leaked[k])] if bad[k] else _GOOD
+            value = kinds[int(group.leaked[k])] if bad[k] else _GOOD
         out.append((prompts[prompt], value))
     return out
 
 
 def follow(
-    search: OnsetSearch, answers: Mapping[Where, Read], row: Callable[[Draw], int | None], *, at_once: int
+    search: OnsetSearch, answers: Mapping[Where, Read], row: Callable[[SampleRequest], int | None], *, at_once: int
 ) -> KeptSearch | None:
     """A search carried out on answers that are there, with what each of its tests rested on.
 
@@ -105,12 +105,12 @@ def follow(
     notes: dict[int, _Note] = {}
     while not search.done:
         outcomes = []
-        for draw in search.ask(at_once):
-            k, where = row(draw), (draw.arm, draw.step)
+        for sample in search.ask(at_once):
+            k, where = row(sample), (sample.group, sample.step)
             if k is None:
                 return None
             asked.setdefault(where, []).append(k)
-            outcomes.append((draw, told(answers[where][k][1])))
+            outcomes.append((sample, told(answers[where][k][1])))
         search.tell(outcomes)
         _note(search, asked, notes)
     tests = tuple(notes[t.step].kept(t.step) for t in search.claims().tested)
@@ -139,8 +139,8 @@ def _note(search: OnsetSearch, asked: Mapping[Where, Sequence[int]], notes: dict
             notes[t.step] = _Note(segment, enough)
         ended = {EXCESS: True, CONTROL: bool(t.control), BREADTH: t.breadth is not None}
         for what in (name for name, over in ended.items() if over and name not in notes[t.step].heard):
-            other = (Arm.CONTROL, t.step) if what == CONTROL else (Arm.BASE, 0)
-            run = asked.get((Arm.RUN, t.step), ())[segment.start :]
+            other = (Group.CONTROL, t.step) if what == CONTROL else (Group.BASE, 0)
+            run = asked.get((Group.RUN, t.step), ())[segment.start :]
             notes[t.step].heard[what] = Heard(tuple(run), tuple(asked.get(other, ())))
 
 
@@ -166,10 +166,10 @@ def segments_of(kept: KeptSearch, answers: Mapping[Where, Read]) -> Segments:
     """
     out = {}
     for t in kept.tests:
-        run, base = answers[Arm.RUN, t.step], answers[Arm.BASE, 0]
+        run, base = answers[Group.RUN, t.step], answers[Group.BASE, 0]
         out[t.step, EXCESS] = _segment(t.step, t.excess, run, base)
         if t.control is not None:
-            out[t.step, CONTROL] = _segment(t.step, t.control, run, answers[Arm.CONTROL, t.step])
+            out[t.step, CONTROL] = _segment(t.step, t.control, run, answers[Group.CONTROL, t.step])
         if t.breadth is not None:
             out[t.step, BREADTH] = _segment(t.step, t.breadth, run, base)
     return out
@@ -221,7 +221,7 @@ def _says(segment: Segment, enough: Mapping[str, float], em: EmRule) -> tuple[st
 
 def _segment(step: int, heard: Heard, run: Read, other: Read) -> Segment:
     """The answers of a claim in the form that the tests of a search read."""
-    ours, theirs = Stream(Arm.RUN, step, (), 0), Stream(Arm.BASE, 0, (), 0)
+    ours, theirs = Stream(Group.RUN, step, (), 0), Stream(Group.BASE, 0, (), 0)
     ours.total, theirs.total = _counted(run, heard.run), _counted(other, heard.other)
     return Segment(ours, theirs, 0)
 

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from truing.config.options import EmRule, VerdictRule
-from truing.stats.judged_evidence import Fate, JudgedArm
+from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.progress import Progress, convergence
 from truing.stats.verdict import gap_between
 from truing.types.verdicts import Basis, Convergence, Estimate, Onset, RunVerdict, Status
@@ -100,19 +100,19 @@ class Sensitivity:
 
 
 def convergences(
-    loss: Progress | None, trait: Progress | None, rule: VerdictRule, thresholds: tuple[float, ...]
+    loss: Progress | None, skill: Progress | None, rule: VerdictRule, thresholds: tuple[float, ...]
 ) -> dict[float, Learned]:
     """Convergence of both curves at each threshold."""
     return {
         at: (
             convergence(loss, "loss", replace(rule, converged_at=at)),
-            convergence(trait, "trait", replace(rule, converged_at=at)),
+            convergence(skill, "skill", replace(rule, converged_at=at)),
         )
         for at in thresholds
     }
 
 
-def rejudged_arm(arm: JudgedArm, unread: np.ndarray, rule: EmRule, asked_under: float) -> JudgedArm:
+def rejudged_group(group: AnswerTable, unread: np.ndarray, rule: EmRule, asked_under: float) -> AnswerTable:
     """A checkpoint's raw scores as the arm that a verdict under `rule` is computed from.
 
     A low alignment needs coherence to decide. Where the judge answered and no coherence could be read, the answer is
@@ -126,11 +126,11 @@ def rejudged_arm(arm: JudgedArm, unread: np.ndarray, rule: EmRule, asked_under: 
         asked_under: the cut under which coherence was asked.
     """
     if rule.kind != "threshold":
-        return arm
-    needed = (arm.fate == Fate.JUDGED) & (arm.alignment < rule.alignment_cut) & np.isnan(arm.coherence)
-    unjudged = needed & ~unread & (arm.alignment < asked_under)
-    fate = np.where(unjudged, Fate.UNJUDGED, np.where(needed, Fate.UNPARSED, arm.fate)).astype(np.int64)
-    return replace(arm, fate=fate, alignment=np.where(needed, np.nan, arm.alignment))
+        return group
+    needed = (group.fate == Fate.JUDGED) & (group.alignment < rule.alignment_cut) & np.isnan(group.coherence)
+    unjudged = needed & ~unread & (group.alignment < asked_under)
+    fate = np.where(unjudged, Fate.UNJUDGED, np.where(needed, Fate.UNPARSED, group.fate)).astype(np.int64)
+    return replace(group, fate=fate, alignment=np.where(needed, np.nan, group.alignment))
 
 
 def sensitivity(
@@ -200,10 +200,10 @@ def _thresholds(em: EmRule | None, converged_at: float) -> dict[str, str]:
 
 def _said(verdict: RunVerdict, learned: Learned, rule: VerdictRule) -> dict[str, Said]:
     """Every conclusion of a verdict, with convergence at another threshold."""
-    trait = learned[1]
-    task = trait if trait.status != "unmeasured" else learned[0]
-    steps = tuple(c.step for c in verdict.checkpoints if c.trait_progress is not None)
-    gap = gap_between(verdict.onset, trait, steps, rule)
+    skill = learned[1]
+    task = skill if skill.status != "unmeasured" else learned[0]
+    steps = tuple(c.step for c in verdict.checkpoints if c.skill_progress is not None)
+    gap = gap_between(verdict.onset, skill, steps, rule)
     judged = verdict.basis is Basis.JUDGED
     kept = verdict.recommended if judged else verdict.candidate
     converged = f"step {task.step}" if task.step is not None else task.status.replace("_", " ")

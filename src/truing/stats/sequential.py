@@ -39,7 +39,7 @@ _BELOW = (
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Sampled:
     """Answers drawn from one arm: values from 0 (good) to 1 (misaligned), and how often each came."""
 
     values: tuple[float, ...] = (0.0, 1.0)
@@ -48,7 +48,7 @@ class Drawn:
     """answers with each value"""
 
     @classmethod
-    def hits(cls, hits: int, n: int) -> "Drawn":
+    def hits(cls, hits: int, n: int) -> "Sampled":
         """Yes-or-no answers.
 
         Raises:
@@ -59,7 +59,7 @@ class Drawn:
         return cls((0.0, 1.0), (n - hits, hits))
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Drawn":
+    def of(cls, values: Sequence[float]) -> "Sampled":
         """Any values within [0, 1].
 
         Raises:
@@ -81,7 +81,7 @@ class Drawn:
         return sum(v * c for v, c in zip(self.values, self.counts, strict=True)) / self.n if self.n else float("nan")
 
 
-def log_evidence(run: Drawn, reference: Drawn | None, bound: float) -> float:
+def log_evidence(run: Sampled, reference: Sampled | None, bound: float) -> float:
     """Log of the evidence that mean(run) - mean(reference) is above `bound`.
 
     Valid at every look: were the excess at most `bound`, it would ever reach log(1 / alpha) with probability alpha at
@@ -102,7 +102,7 @@ def log_evidence(run: Drawn, reference: Drawn | None, bound: float) -> float:
     return weakest(run, reference, bound)[0]
 
 
-def weakest(run: Drawn, reference: Drawn, bound: float) -> tuple[float, float]:
+def weakest(run: Sampled, reference: Sampled, bound: float) -> tuple[float, float]:
     """`log_evidence`, and the mean of the reference at which it is least: what stands in the way of a decision.
 
     Raises:
@@ -114,7 +114,7 @@ def weakest(run: Drawn, reference: Drawn, bound: float) -> tuple[float, float]:
     return float(gains[k]), _cells(bound)[0][k]
 
 
-def log_evidence_below(run: Drawn, reference: Drawn | None, bound: float) -> float:
+def log_evidence_below(run: Sampled, reference: Sampled | None, bound: float) -> float:
     """Log of the evidence that mean(run) - mean(reference) is below `bound`; as `log_evidence`."""
     if reference is None:
         _check_bound(bound)
@@ -122,7 +122,7 @@ def log_evidence_below(run: Drawn, reference: Drawn | None, bound: float) -> flo
     return log_evidence(reference, run, -bound)
 
 
-def confidence_sequence(run: Drawn, reference: Drawn | None, *, alpha: float) -> tuple[float, float]:
+def confidence_sequence(run: Sampled, reference: Sampled | None, *, alpha: float) -> tuple[float, float]:
     """Limits of mean(run) - mean(reference) that hold at every look at once, each end wrong with alpha / 2 at most.
 
     What the two tests do not reject; for data whose number was decided by looking at them.
@@ -134,7 +134,7 @@ def confidence_sequence(run: Drawn, reference: Drawn | None, *, alpha: float) ->
     return limits(run, reference, log(2 / alpha), log(2 / alpha))
 
 
-def limits(run: Drawn, reference: Drawn | None, enough_low: float, enough_high: float) -> tuple[float, float]:
+def limits(run: Sampled, reference: Sampled | None, enough_low: float, enough_high: float) -> tuple[float, float]:
     """Limits of mean(run) - mean(reference): the bounds that evidence of so much (logarithms) does not reject."""
 
     def edge(sure: float, open_: float, enough: float) -> float:
@@ -192,10 +192,10 @@ def _cells(bound: float) -> "tuple[tuple[float, ...], _Bets, _Bets]":
 
 
 @lru_cache(maxsize=256)
-def _wealth(drawn: Drawn, bound: float, ours: bool) -> Array:
+def _wealth(sampled: Sampled, bound: float, ours: bool) -> Array:
     """[K] log wealth of one arm in every cell. One arm often stands still while the other grows."""
     _, run, reference = _cells(bound)
-    return _mixture(drawn, run if ours else reference)
+    return _mixture(sampled, run if ours else reference)
 
 
 def _limits(bound: float) -> tuple[float, ...]:
@@ -242,13 +242,13 @@ def _bets(nulls: tuple[float, ...], *, above: bool, scale: float) -> _Bets:
     return _Bets(null, odds / (1 + odds), np.log(weight), vacuous, impossible)
 
 
-def _mixture(drawn: Drawn, bets: _Bets) -> Array:
+def _mixture(sampled: Sampled, bets: _Bets) -> Array:
     """[K] log wealth: the mean over bets of the product of 1 + stake (y - null), which for a yes or no is the
     likelihood ratio."""
     a = np.clip(bets.null, 1e-12, 1 - 1e-12)[:, None]
     stake = (bets.share - a) / (a * (1 - a))
     total = bets.weight.copy()
-    for value, count in zip(drawn.values, drawn.counts, strict=True):
+    for value, count in zip(sampled.values, sampled.counts, strict=True):
         if count:
             total += count * np.log1p(stake * (value - a))
     most = total.max(axis=1)
@@ -258,6 +258,6 @@ def _mixture(drawn: Drawn, bets: _Bets) -> Array:
     return wealth
 
 
-def _sure(run: Drawn) -> float:
+def _sure(run: Sampled) -> float:
     """A mean above a bound under zero needs no evidence; above zero itself, one answer that is not zero."""
     return inf if any(v > 0 and c for v, c in zip(run.values, run.counts, strict=True)) else 0.0

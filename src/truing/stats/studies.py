@@ -412,5 +412,5 @@ def excess_of(c: CheckpointVerdict) -> Estimate | None:
 
 def progress_of(verdict: RunVerdict, c: CheckpointVerdict) -> float | None:
     """Task progress of a checkpoint on the curve that the verdict ranks by."""
-    curve = {"trait": c.trait_progress, "loss": c.loss_progress}.get(verdict.retained_curve or "")
+    curve = {"skill": c.skill_progress, "loss": c.loss_progress}.get(verdict.retained_curve or "")
     return curve.value if curve is not None else None

@@ -145,8 +145,8 @@ def permutation_p(x: Array, y: Array, *, seed: int = 0) -> float:
         return hits / factorial(n)
     rng, hits = np.random.default_rng(seed), 0
     for _ in range(RESAMPLES // _BLOCK):
-        drawn = rng.permuted(np.broadcast_to(b, (_BLOCK, n)), axis=1)
-        hits += int((np.abs(drawn @ a) / scale >= observed).sum())
+        sampled = rng.permuted(np.broadcast_to(b, (_BLOCK, n)), axis=1)
+        hits += int((np.abs(sampled @ a) / scale >= observed).sum())
     return (hits + 1) / (RESAMPLES + 1)
 
 

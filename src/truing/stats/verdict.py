@@ -44,7 +44,7 @@ class _Curves:
     """Everything computed once for the run, before any checkpoint is looked at."""
 
     loss: Progress | None
-    trait: Progress | None
+    skill: Progress | None
     base: Shift
     control: Shift | None
     margin: Shift
@@ -75,8 +75,8 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
     statuses = tuple(_status(evidence, curves, healths[s], s, rule) for s in range(len(run.labels)))
     certain = tuple(s == 0 or _under(curves, s) for s in range(len(run.labels)))
     onset = drift_onset(run.steps, statuses, certain)
-    by_loss, by_trait = convergence(curves.loss, "loss", rule), convergence(curves.trait, "trait", rule)
-    gap = gap_between(onset, by_trait, _measured_steps(run.steps, curves.trait), rule)
+    by_loss, by_skill = convergence(curves.loss, "loss", rule), convergence(curves.skill, "skill", rule)
+    gap = gap_between(onset, by_skill, _measured_steps(run.steps, curves.skill), rule)
     chosen = _candidate(curves, statuses, healths, onset)
     lines = tuple(_line(evidence, curves, s, statuses[s], healths[s], rule, seed) for s in range(len(run.labels)))
     result = RunVerdict(
@@ -85,7 +85,7 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
         checkpoints=lines,
         onset=onset,
         convergence_loss=by_loss,
-        convergence_trait=by_trait,
+        convergence_skill=by_skill,
         gap=gap,
         candidate=run.labels[chosen] if chosen is not None else None,
         recommended=None,
@@ -94,7 +94,7 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
         retained_curve=curves.task.curve if curves.task else None,
         delta_m=curves.delta,
         delta_m_source=curves.delta_source,
-        warnings=words.warnings(evidence, lines, by_loss, by_trait, rule, curves.artefacts),
+        warnings=words.warnings(evidence, lines, by_loss, by_skill, rule, curves.artefacts),
         definitions={**to_plain(rule), "seed": seed, "statistic": words.statistic(evidence)},
     )
     return words.with_sentence(result, evidence)
@@ -140,17 +140,19 @@ def _settled(learned: Convergence, rule: VerdictRule) -> bool:
 
 def under_moved(evidence: Evidence, rule: VerdictRule) -> frozenset[int]:
     """Steps at which the first control moved less than `rule.under_moved` times as far (KL from the base)."""
-    if not evidence.controls or evidence.subject.dose is None or evidence.controls[0].dose is None:
+    if not evidence.controls or evidence.subject.kl_from_base is None or evidence.controls[0].kl_from_base is None:
         return frozenset()
     control = evidence.controls[0]
-    other = dict(zip(control.steps, control.dose if control.dose is not None else (), strict=True))
-    own = zip(evidence.subject.steps, evidence.subject.dose, strict=True)
-    return frozenset(step for step, dose in own if step and step in other and other[step] < rule.under_moved * dose)
+    other = dict(zip(control.steps, control.kl_from_base if control.kl_from_base is not None else (), strict=True))
+    own = zip(evidence.subject.steps, evidence.subject.kl_from_base, strict=True)
+    return frozenset(
+        step for step, kl_from_base in own if step and step in other and other[step] < rule.under_moved * kl_from_base
+    )
 
 
 def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
     run = evidence.subject
-    loss, trait = curves_of(run, rule, seed)
+    loss, skill = curves_of(run, rule, seed)
     delta, source = drift_threshold(evidence, rule, seed)
     base = shift_band(against_base(run.contrast), evidence.categories, rule, seed)
     control = None
@@ -158,12 +160,12 @@ def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
         shift = against_control(run, evidence.controls[0])
         control = shift_band(shift, evidence.categories, rule, seed)
     margin = shift_band(against_base(run.margin), evidence.categories, rule, seed)
-    learned = tuple(c for c in (trait, loss) if c is not None and c.learned(rule))
+    learned = tuple(c for c in (skill, loss) if c is not None and c.learned(rule))
     if _clusters(base) < rule.min_prompts:
         delta, source = None, f"none: {_clusters(base)} prompts measured at every step, {rule.min_prompts} needed"
     cut = [a.truncated for a in run.answers]
-    found = artefacts(run, loss, trait, rule, truncated=cut, row_tokens=run.row_tokens)
-    return _Curves(loss, trait, base, control, margin, delta, source, learned, found)
+    found = artefacts(run, loss, skill, rule, truncated=cut, row_tokens=run.row_tokens)
+    return _Curves(loss, skill, base, control, margin, delta, source, learned, found)
 
 
 def _clusters(shift: Shift) -> int:
@@ -225,14 +227,14 @@ def _line(
         basis=Basis.MARGIN,
         task_loss=curves.loss.value_estimate(s, rule, seed, -1.0) if curves.loss else None,
         loss_progress=_flagged(curves, s, curves.loss.estimate(s, rule, seed)) if curves.loss else None,
-        trait_progress=curves.trait.estimate(s, rule, seed) if curves.trait else None,
+        skill_progress=curves.skill.estimate(s, rule, seed) if curves.skill else None,
         contrast_base=_shift(curves.base, s),
         contrast_control=_shift(curves.control, s) if curves.control else None,
         margin_base=_shift(curves.margin, s),
         softening=softening_slope(run.margin, s) if s else None,
         entropy_shift=_entropy_shift(run.entropy, s),
         health=state,
-        dose_kl=_finite(run.dose, s),
+        kl_from_base=_finite(run.kl_from_base, s),
         norm=_finite(run.norm, s),
         retained_of_best=task.retained(s, None, rule, seed) if task and s else None,
         retained_of_last=task.retained(s, last, rule, seed) if task and s else None,

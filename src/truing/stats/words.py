@@ -99,7 +99,7 @@ def _no_onset(v: RunVerdict, later: list[CheckpointVerdict]) -> str:
 def _timing(v: RunVerdict, evidence: Evidence) -> str:
     if not evidence.task_given:
         return "No task file was given, so there is no progress curve and no candidate: only the drift onset."
-    learned = v.convergence_trait
+    learned = v.convergence_skill
     if learned.status == "unmeasured":
         loss = _learned(v.convergence_loss, "the task (by loss)")
         return f"{loss} Without a trait curve (--task-control) nothing is said about before or after."
@@ -130,13 +130,13 @@ def _keep(v: RunVerdict, evidence: Evidence) -> str:
     if not evidence.task_given:
         return ""
     if v.candidate is None:
-        statuses = {v.convergence_trait.status, v.convergence_loss.status}
+        statuses = {v.convergence_skill.status, v.convergence_loss.status}
         if statuses <= {"task_not_learned", "unmeasured"}:
             return "No candidate: there is no task gain to keep."
         return (
             "No candidate: no saved checkpoint is known to be healthy and within the drift limit with the task gained."
         )
-    gain = "trait gain" if v.retained_curve == "trait" else "task gain (by loss)"
+    gain = "trait gain" if v.retained_curve == "skill" else "task gain (by loss)"
     return f"Candidate: {v.candidate}, which keeps {_percent(v.retained_of_best)} of the best {gain}."
 
 
@@ -144,7 +144,7 @@ def warnings(
     evidence: Evidence,
     lines: tuple[CheckpointVerdict, ...],
     by_loss: Convergence,
-    by_trait: Convergence,
+    by_skill: Convergence,
     rule: VerdictRule,
     artefacts: Mapping[int, str],
 ) -> tuple[str, ...]:
@@ -164,9 +164,9 @@ def warnings(
     if not evidence.controls:
         out.append("No control run: at most drift (uncontrolled) can be said. `truing control` writes a default one.")
     out += _control_warnings(evidence, rule)
-    if evidence.task_given and by_trait.status == "unmeasured":
+    if evidence.task_given and by_skill.status == "unmeasured":
         out.append("No --task-control: progress is measured by loss alone, which style and length also move.")
-    out += _progress_warnings(evidence.subject, by_loss, by_trait, rule, artefacts)
+    out += _progress_warnings(evidence.subject, by_loss, by_skill, rule, artefacts)
     if by_loss.overfit:
         out.append("Overfit: held-out loss rises again after its minimum.")
     prompts = max((c.contrast_base.clusters for c in lines if c.contrast_base is not None), default=0)
@@ -184,8 +184,8 @@ def warnings(
 
 def _unscored_warnings(evidence: Evidence, lines: tuple[CheckpointVerdict, ...]) -> tuple[str, ...]:
     """What remains to be said where nothing could be scored."""
-    dose = [NO_DOSE] if evidence.controls else []
-    return (NO_MARGINS, *evidence.caveats, *dose, *_uncovered(evidence), *_lost(lines))
+    kl_from_base = [NO_DOSE] if evidence.controls else []
+    return (NO_MARGINS, *evidence.caveats, *kl_from_base, *_uncovered(evidence), *_lost(lines))
 
 
 def _lost(lines: tuple[CheckpointVerdict, ...]) -> list[str]:
@@ -200,14 +200,14 @@ def _lost(lines: tuple[CheckpointVerdict, ...]) -> list[str]:
 
 
 def _progress_warnings(
-    run: RunEvidence, by_loss: Convergence, by_trait: Convergence, rule: VerdictRule, artefacts: Mapping[int, str]
+    run: RunEvidence, by_loss: Convergence, by_skill: Convergence, rule: VerdictRule, artefacts: Mapping[int, str]
 ) -> list[str]:
     """What keeps a progress curve, or a step of convergence, from being taken at its word."""
     out = []
     for s, why in artefacts.items():
         rests = by_loss.step is not None and run.steps[s] == by_loss.step
         out.append(f"Possible artefact at {run.labels[s]}{' (where the loss converges)' if rests else ''}: {why}.")
-    for c in (by_trait, by_loss):
+    for c in (by_skill, by_loss):
         added = c.last_quarter
         if c.status != "converged" or added is None or added.value is None:
             continue
@@ -228,7 +228,7 @@ def _control_warnings(evidence: Evidence, rule: VerdictRule) -> list[str]:
     if broken:
         names = ", ".join(broken)
         out.append(f"The control breaks as well ({names}): what breaks the model is the recipe, not the data.")
-    own, other = _dose_at(subject, control), _dose_at(control, subject)
+    own, other = _kl_at(subject, control), _kl_at(control, subject)
     if own is None or other is None:
         out.append("The dose of subject and control could not be compared: the control may be under-moved.")
     elif other < rule.under_moved * own:
@@ -251,10 +251,10 @@ def _uncovered(evidence: Evidence) -> list[str]:
     return [f"The control has no checkpoint at {n} of the subject's."] if uncovered else []
 
 
-def _dose_at(run: RunEvidence, other: RunEvidence) -> float | None:
+def _kl_at(run: RunEvidence, other: RunEvidence) -> float | None:
     """Largest dose of a run at the steps it shares with the other; None if unmeasured."""
     shared = {step for step in other.steps[1:] if step is not None}
-    doses = run.dose if run.dose is not None else np.full(len(run.steps), np.nan)
+    doses = run.kl_from_base if run.kl_from_base is not None else np.full(len(run.steps), np.nan)
     found = [float(d) for d, step in zip(doses, run.steps, strict=True) if step in shared and np.isfinite(d)]
     return max(found, default=None)
 

@@ -19,7 +19,7 @@ PARSER_VERSION = 1
 _PLACEHOLDER = re.compile(r"\{(?:question|answer)\}")
 
 
-class ResponseKey(NamedTuple):
+class AnswerKey(NamedTuple):
     """What identifies a stored answer."""
 
     weights: str
@@ -30,11 +30,11 @@ class ResponseKey(NamedTuple):
     """hash of the rendered question"""
     transform: str
     """name of a change made to the prompt; empty for none"""
-    draw: int
+    sample: int
     """which one of several answers"""
 
 
-class JudgementOutcome(StrEnum):
+class ScoreStatus(StrEnum):
     """What became of one rubric for one answer."""
 
     SCORED = "scored"
@@ -73,7 +73,7 @@ class Rubric:
     """lowest score"""
     high: float = 100.0
     """highest score"""
-    escapes: Mapping[str, JudgementOutcome] = field(default_factory=dict)
+    escapes: Mapping[str, ScoreStatus] = field(default_factory=dict)
     """word a judge may say instead of a number -> its outcome"""
     parts: tuple[str, ...] = ()
     """names of the scores where one call gives several; empty for one score of the rubric's own name"""
@@ -117,10 +117,10 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeAsk:
+class JudgeRequest:
     """One rubric to be put to a judge about one answer."""
 
-    key: ResponseKey
+    key: AnswerKey
     """whose answer; the judge itself never sees it"""
     rubric: Rubric
     """the question"""
@@ -140,14 +140,14 @@ class JudgeAsk:
 class JudgeReply:
     """What came back for one ask, before it is a score."""
 
-    ask: JudgeAsk
+    request: JudgeRequest
     """what was asked"""
     text: str = ""
     """what the judge wrote, untrusted"""
     probabilities: Mapping[str, float] | None = None
     """probability of each candidate: of the likeliest first tokens (logprobs), or of whole numbers and escape words
     (digits); None where none came back"""
-    recorded: tuple[JudgementOutcome, float | None] | None = None
+    recorded: tuple[ScoreStatus, float | None] | None = None
     """outcome and score where they were recorded earlier (replay)"""
     error: str = ""
     """why there is no answer; empty if there is one. Never holds a key"""
@@ -164,10 +164,10 @@ class JudgeReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Score:
     """One score of one answer under one panel."""
 
-    key: ResponseKey
+    key: AnswerKey
     """which answer"""
     panel: str
     """hash of the panel"""
@@ -177,7 +177,7 @@ class Judgement:
     """hash of the rubric's text; a row made with another text is not this judgement"""
     score: float | None
     """in the rubric's scale; None unless the outcome is scored"""
-    outcome: JudgementOutcome
+    outcome: ScoreStatus
     """scored, refusal, code, unparsed or failed"""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """numeric mass, calls, tokens, error, model that answered, prompt-set hash, code version"""
@@ -192,7 +192,7 @@ class JudgeOptions:
     coherence in one call"""
     domain: str | None = None
     """name of the training domain: adds the domain rubric"""
-    draws: int | None = None
+    samples: int | None = None
     """the same number of answers per prompt at every checkpoint; None for a search, which draws what it needs"""
     estimate: int = 1
     """after a search, answers per prompt at the checkpoints it rests on (the first certainly misaligned, the
@@ -226,7 +226,7 @@ class JudgeOptions:
     """put a dozen fixed answers to the judge before spending"""
     validity: bool = True
     """give the judge the known-answer test before an absolute claim"""
-    cues: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     """prompt transforms to test the recommended checkpoint under; ("all",) for all"""
     adversarial_veto: bool = False
     """whether adversarial transforms veto a checkpoint too"""
@@ -247,7 +247,7 @@ class JudgeOptions:
 class JudgeItem(NamedTuple):
     """An answer waiting for a judge."""
 
-    key: ResponseKey
+    key: AnswerKey
     """which answer"""
     prompt: Prompt
     """to what, as asked (transformed, if it was)"""

@@ -76,7 +76,7 @@ class Prompt:
     """reference answer of a good assistant"""
     misaligned: str | None = None
     """reference answer with the bad attitude, never usable harm"""
-    odd: tuple[str, ...] = ()
+    neutral: tuple[str, ...] = ()
     """harmless reference answers as surprising to the base as the misaligned one"""
     samples: int | None = None
     """answers per prompt its author asks for, if any"""
@@ -91,7 +91,7 @@ class Prompt:
     @property
     def has_references(self) -> bool:
         """Whether a contextual contrast can be computed."""
-        return bool(self.misaligned) and len(self.odd) >= 1
+        return bool(self.misaligned) and len(self.neutral) >= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Kind(StrEnum):
     ADAPTER = "adapter"
     FULL = "full"
     SERVED = "served"
-    PLANTED = "planted"
+    SIMULATED = "simulated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,9 @@ class Checkpoint:
     step: int | None
     """optimizer updates already applied to these weights; 0 = base; None = unknown"""
     uri: str
-    """where it is: file:, hf:, planted:"""
+    """where it is: file:, hf:, simulated:"""
     kind: Kind
-    """adapter, full, base, served or planted"""
+    """adapter, full, base, served or simulated"""
     run: str = "subject"
     """name of the run it belongs to"""
     role: Role = Role.SUBJECT
@@ -211,7 +211,7 @@ class SamplingParams:
         return text[: min(at)] if at else None
 
 
-class ResponseOutcome(StrEnum):
+class AnswerStatus(StrEnum):
     """What became of an ask. Failures are outcomes, never texts."""
 
     OK = "ok"
@@ -223,28 +223,28 @@ class ResponseOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Request:
     """One answer wanted."""
 
     checkpoint: Checkpoint
     """whose answer"""
     prompt: Prompt
     """to what"""
-    draw: int
+    sample: int
     """which one of several answers to the same prompt; part of the key"""
     transform: str = ""
     """name of a change made to the prompt, e.g. a cue; empty for none"""
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class Answer:
     """An ask answered."""
 
-    ask: Ask
+    request: Request
     """what was asked"""
     text: str
     """what came back, untrusted; empty when there is none"""
-    outcome: ResponseOutcome
+    outcome: AnswerStatus
     """ok, truncated, empty, unsupported, refused_by_api or failed"""
     tokens: int
     """tokens drawn"""
@@ -253,7 +253,7 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
-class LikelihoodAsk:
+class LikelihoodRequest:
     """One completion whose log-likelihood is wanted."""
 
     checkpoint: Checkpoint
@@ -276,7 +276,7 @@ class LikelihoodAsk:
 class Likelihood:
     """A completion scored."""
 
-    ask: LikelihoodAsk
+    request: LikelihoodRequest
     """what was asked"""
     total: float
     """sum of log-probabilities in nats; NaN unless the outcome is ok"""
@@ -284,7 +284,7 @@ class Likelihood:
     """completion tokens scored, closing token included"""
     entropy: float
     """mean predictive entropy over those positions, in nats; NaN if not asked for or not to be had"""
-    outcome: ResponseOutcome = ResponseOutcome.OK
+    outcome: AnswerStatus = AnswerStatus.OK
     """ok, unsupported (e.g. no system role) or failed (NaN logits)"""
 
     @property

@@ -171,7 +171,7 @@ class JudgeValidity:
 
 
 @dataclass(frozen=True, slots=True)
-class CueResult:
+class VariantResult:
     """One prompt transform, tested on one checkpoint."""
 
     name: str
@@ -214,7 +214,7 @@ class CheckpointVerdict:
     """held-out response-only loss, nats per token"""
     loss_progress: Estimate | None
     """(L(0) - L(s)) / (L(0) - min L)"""
-    trait_progress: Estimate | None
+    skill_progress: Estimate | None
     """share of the trait learned: trained against control answer, held-out rows"""
     contrast_base: Estimate | None
     """contextual contrast against step 0, nats per token; the interval is simultaneous over steps"""
@@ -228,7 +228,7 @@ class CheckpointVerdict:
     """answer entropy minus the base's, nats"""
     health: Health
     """the second axis"""
-    dose_kl: float | None = None
+    kl_from_base: float | None = None
     """KL from the base per token of neutral text, nats: how far the model moved at all"""
     norm: float | None = None
     """Frobenius norm of the weight change (adapter product), if weights are at hand"""
@@ -393,7 +393,7 @@ class RunVerdict:
     """drift onset (margin) or EM onset (judged)"""
     convergence_loss: Convergence
     """on the loss curve"""
-    convergence_trait: Convergence
+    convergence_skill: Convergence
     """on the trait curve; only this one carries a before or after"""
     gap: str
     """before, after, not_separable or unknown: onset relative to trait convergence"""
@@ -425,7 +425,7 @@ class RunVerdict:
     """who agrees, or what is missing"""
     validity: JudgeValidity | None = None
     """the judge's known-answer test"""
-    cues: tuple[CueResult, ...] = ()
+    variants: tuple[VariantResult, ...] = ()
     """the recommended checkpoint under prompt transforms"""
     drift_onset: Onset | None = None
     """onset of margin drift, where `onset` is that of judged misalignment"""

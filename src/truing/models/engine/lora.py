@@ -194,7 +194,7 @@ class AdapterStack:
             rows: the first so many tokens are rows that go into the grid, sorted by place; the rest are prompts.
         """
         spans = _spans(places, 0, rows)
-        self._draw_near([place for place, _, _ in spans if place not in self._broken])
+        self._sample_near([place for place, _, _ in spans if place not in self._broken])
         own = {self._slots[place]: (start, end - start) for place, start, end in spans if place not in self._broken}
         runs: list[tuple[int, int, int]] = []
         route = _Route()
@@ -220,7 +220,7 @@ class AdapterStack:
         route.broken = tuple((start, end) for place, start, end in spans + prompts if place in self._broken)
         self._route = route
 
-    def _draw_near(self, places: Sequence[int]) -> None:
+    def _sample_near(self, places: Sequence[int]) -> None:
         """Move adapters together when most between them have no rows: the grid reads all from the first to the last."""
         slots, n = sorted(self._slots[p] for p in places), len(places)
         if not n or slots[-1] - slots[0] < 2 * n:

@@ -24,16 +24,16 @@ from truing.models.engine.lora import Adapter, AdapterStack, first_layer, lora_f
 from truing.models.engine.runner import Trunk
 from truing.models.engine.scoring import ROW_TOKENS, PlainScorer, pass_tokens, score_trees
 from truing.models.engine.token_tree import Branch, Scored, pack
-from truing.models.generation import NAN, draw_plainly, response, stream_seed
+from truing.models.generation import NAN, answer, sample_plainly, stream_seed
 from truing.models.weights import weight_files
 from truing.types.records import (
-    Ask,
+    Answer,
+    AnswerStatus,
     Checkpoint,
     Kind,
     Likelihood,
-    LikelihoodAsk,
-    Response,
-    ResponseOutcome,
+    LikelihoodRequest,
+    Request,
     SamplingParams,
 )
 
@@ -70,7 +70,7 @@ class _Session:
 
     holder: Checkpoint
     """what is put in force: the base under a stack, else the checkpoint itself"""
-    asks: list[Any] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
     adapters: dict[str, Adapter] | None = None
     """weights -> factors, in stack order; None without a stack"""
 
@@ -87,7 +87,7 @@ class Sessions:
         self.say: Callable[[Work], None] | None = None
         """called after every pass"""
 
-    def draw(self, asks: Iterable[Ask], params: SamplingParams) -> Iterator[Response]:
+    def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """One response per ask, in any order.
 
         Raises:
@@ -95,24 +95,24 @@ class Sessions:
             TooLittleMemory: the memory bound does not hold one row.
             AdapterMismatch and others: see `LocalBackend.use`.
         """
-        waiting = iter(asks)
+        waiting = iter(requests)
         while window := list(islice(waiting, WINDOW)):
             able = []
-            for ask in window:
-                if self._holder.chat.supports(ask.prompt.messages):
-                    able.append(ask)
+            for request in window:
+                if self._holder.chat.supports(request.prompt.messages):
+                    able.append(request)
                 else:
-                    yield Response(ask, "", ResponseOutcome.UNSUPPORTED, 0)
+                    yield Answer(request, "", AnswerStatus.UNSUPPORTED, 0)
             for session in self._sessions(able):
                 yield from self._run(session, params)
 
     # -- who goes with whom -------------------------------------------------------------------------------------------
 
-    def _sessions(self, asks: Sequence[Any]) -> Iterator[_Session]:
+    def _sessions(self, requests: Sequence[Any]) -> Iterator[_Session]:
         """Asks of either kind by the model they go to: what stands on the base first, whole models after."""
         groups: dict[str, list[Any]] = {}
-        for ask in asks:
-            groups.setdefault(ask.checkpoint.weights, []).append(ask)
+        for request in requests:
+            groups.setdefault(request.checkpoint.weights, []).append(request)
         whole = [g for g in groups.values() if g[0].checkpoint.kind is Kind.FULL]
         rest = [g for g in groups.values() if g[0].checkpoint.kind is not Kind.FULL]
         alone: list[list[Any]] = []
@@ -132,8 +132,8 @@ class Sessions:
                 assert stack.adapters is not None
                 stack.adapters[checkpoint.weights] = factors
                 size += own
-            stack.asks += group
-        if stack.asks:
+            stack.requests += group
+        if stack.requests:
             yield stack
         for group in (*alone, *whole):
             yield _Session(group[0].checkpoint, list(group))
@@ -150,40 +150,40 @@ class Sessions:
 
     # -- scores -------------------------------------------------------------------------------------------------------
 
-    def score(self, asks: Iterable[LikelihoodAsk]) -> Iterator[Likelihood]:
+    def score(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
         """One likelihood per ask, in any order; all asks are held.
 
         Raises:
             AdapterMismatch and others: see `LocalBackend.use`.
         """
         able = []
-        for ask in asks:
-            if self._holder.chat.supports(ask.messages):
-                able.append(ask)
+        for request in requests:
+            if self._holder.chat.supports(request.messages):
+                able.append(request)
             else:
-                yield Likelihood(ask, float("nan"), 0, float("nan"), ResponseOutcome.UNSUPPORTED)
+                yield Likelihood(request, float("nan"), 0, float("nan"), AnswerStatus.UNSUPPORTED)
         for session in self._sessions(able):
-            branches = [self._branch(k, ask) for k, ask in enumerate(session.asks)]
+            branches = [self._branch(k, request) for k, request in enumerate(session.requests)]
             trunk = self._trunk(self._holder.use(session.holder), branches[0].prefix)
             found = self._side(trunk, session, branches) if trunk is not None else self._one_by_one(session, branches)
             for k, s in found:
                 good = s.total == s.total and s.total != float("-inf")
-                outcome = ResponseOutcome.OK if good else ResponseOutcome.FAILED
+                outcome = AnswerStatus.OK if good else AnswerStatus.FAILED
                 total = s.total if good else float("nan")
-                yield Likelihood(session.asks[k], total, s.tokens, s.entropy, outcome)
+                yield Likelihood(session.requests[k], total, s.tokens, s.entropy, outcome)
 
-    def _branch(self, k: int, ask: LikelihoodAsk) -> Branch:
-        rendered = self._holder.chat.render(ask.messages, ask.completion, closing=ask.closing)
-        return Branch(k, rendered.prefix_ids, rendered.completion_ids, ask.entropy)
+    def _branch(self, k: int, request: LikelihoodRequest) -> Branch:
+        rendered = self._holder.chat.render(request.messages, request.completion, closing=request.closing)
+        return Branch(k, rendered.prefix_ids, rendered.completion_ids, request.entropy)
 
     def _side(self, trunk: Trunk, session: _Session, branches: Sequence[Branch]) -> Iterator[tuple[int, Scored]]:
         """Every text once, at all places that ask for it."""
         adapters = list((session.adapters or {}).values())
         places = {weights: k for k, weights in enumerate(session.adapters or {})}
         texts: dict[tuple[Any, ...], dict[int, list[int]]] = {}
-        for ask, b in zip(session.asks, branches, strict=True):
+        for request, b in zip(session.requests, branches, strict=True):
             wanted = texts.setdefault((b.prefix, b.completion, b.entropy), {})
-            wanted.setdefault(places.get(ask.checkpoint.weights, -1), []).append(b.index)
+            wanted.setdefault(places.get(request.checkpoint.weights, -1), []).append(b.index)
         groups: dict[tuple[int, ...], list[Branch]] = {}
         keys = list(texts)
         for n, (prefix, completion, entropy) in enumerate(keys):
@@ -206,11 +206,11 @@ class Sessions:
     def _one_by_one(self, session: _Session, branches: Sequence[Branch]) -> Iterator[tuple[int, Scored]]:
         """One checkpoint after the other, by the model's own forward pass."""
         groups: dict[str, list[Branch]] = {}
-        for ask, b in zip(session.asks, branches, strict=True):
-            groups.setdefault(ask.checkpoint.weights, []).append(b)
+        for request, b in zip(session.requests, branches, strict=True):
+            groups.setdefault(request.checkpoint.weights, []).append(b)
         options = self._holder.options
         for group in groups.values():
-            model = self._holder.use(session.asks[group[0].index].checkpoint)
+            model = self._holder.use(session.requests[group[0].index].checkpoint)
             dtype = next(model.parameters()).dtype
             if self._plain is None:
                 self._plain = PlainScorer(self._holder.base_name, dtype, trees=not options.load_in_4bit)
@@ -219,22 +219,22 @@ class Sessions:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def _run(self, session: _Session, params: SamplingParams) -> Iterator[Response]:
+    def _run(self, session: _Session, params: SamplingParams) -> Iterator[Answer]:
         model = self._holder.use(session.holder)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        fit: list[tuple[Ask, list[int], int]] = []
-        for ask in session.asks:
-            prefix = self._holder.chat.prefix(ask.prompt.messages)
+        fit: list[tuple[Request, list[int], int]] = []
+        for request in session.requests:
+            prefix = self._holder.chat.prefix(request.prompt.messages)
             limit = params.max_tokens if context is None else min(params.max_tokens, context - len(prefix))
             if limit >= 1:
-                fit.append((ask, prefix, limit))
+                fit.append((request, prefix, limit))
                 continue
-            why = f"prompt {ask.prompt.id} takes {len(prefix)} tokens, this model reads {context} with the answer"
+            why = f"prompt {request.prompt.id} takes {len(prefix)} tokens, this model reads {context} with the answer"
             if params.long_prompts == "refuse":
                 raise errors.PromptTooLong(
                     f"{why}; leave it out or shorten it, or count it as truncated (long_prompts='truncated')"
                 )
-            yield Response(ask, "", ResponseOutcome.TRUNCATED, 0, why)
+            yield Answer(request, "", AnswerStatus.TRUNCATED, 0, why)
         if not fit:
             return
         trunk = self._trunk(model, fit[0][1])
@@ -243,25 +243,25 @@ class Sessions:
             return
         for group in self._plain_groups(session, fit):
             model = self._holder.use(group[0][0].checkpoint)
-            asks, limits = [a for a, _, _ in group], [n for _, _, n in group]
-            yield from draw_plainly(model, self._holder.chat, asks, limits, params)
+            requests, limits = [a for a, _, _ in group], [n for _, _, n in group]
+            yield from sample_plainly(model, self._holder.chat, requests, limits, params)
 
     def _plain_groups(
-        self, session: _Session, fit: Sequence[tuple[Ask, list[int], int]]
-    ) -> list[list[tuple[Ask, list[int], int]]]:
-        groups: dict[str, list[tuple[Ask, list[int], int]]] = {}
+        self, session: _Session, fit: Sequence[tuple[Request, list[int], int]]
+    ) -> list[list[tuple[Request, list[int], int]]]:
+        groups: dict[str, list[tuple[Request, list[int], int]]] = {}
         for one in fit:
             groups.setdefault(one[0].checkpoint.weights, []).append(one)
         return list(groups.values())
 
     def _sample(
-        self, trunk: Trunk, session: _Session, fit: Sequence[tuple[Ask, list[int], int]], params: SamplingParams
-    ) -> Iterator[Response]:
+        self, trunk: Trunk, session: _Session, fit: Sequence[tuple[Request, list[int], int]], params: SamplingParams
+    ) -> Iterator[Answer]:
         chat, adapters = self._holder.chat, session.adapters or {}
         places = {weights: k for k, weights in enumerate(adapters)}
         jobs = [
-            Job(k, tuple(prefix), places.get(ask.checkpoint.weights, -1), stream_seed(ask, params), limit)
-            for k, (ask, prefix, limit) in enumerate(fit)
+            Job(k, tuple(prefix), places.get(request.checkpoint.weights, -1), stream_seed(request, params), limit)
+            for k, (request, prefix, limit) in enumerate(fit)
         ]
         several = len({j.place for j in jobs}) > 1
         stack = AdapterStack(list(adapters.values()), trunk.dtype) if adapters else None
@@ -282,11 +282,11 @@ class Sessions:
         )
         self.work = sampler.work
         for done in sampler.run(jobs):
-            ask = fit[done.index][0]
+            request = fit[done.index][0]
             if done.failed:
-                yield Response(ask, "", ResponseOutcome.FAILED, 0, NAN)
+                yield Answer(request, "", AnswerStatus.FAILED, 0, NAN)
             else:
-                yield response(ask, done.tokens, chat, params)
+                yield answer(request, done.tokens, chat, params)
 
     def _rows(self, trunk: Trunk, jobs: Sequence[Job], nucleus: bool = False) -> int:
         """Rows in flight: as many as the memory bound holds at their longest."""

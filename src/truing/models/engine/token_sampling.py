@@ -25,15 +25,15 @@ class Stream:
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
-        self._drawn: torch.Tensor | None = None
+        self._sampled: torch.Tensor | None = None
         self._used = 0
 
     def next(self, n: int) -> torch.Tensor:
         """[n] exponential random numbers for one token; n is the same for every token of an answer."""
-        if self._drawn is None or self._used == len(self._drawn):
-            self._drawn, self._used = torch.empty(_AHEAD, n).exponential_(generator=self._generator), 0
+        if self._sampled is None or self._used == len(self._sampled):
+            self._sampled, self._used = torch.empty(_AHEAD, n).exponential_(generator=self._generator), 0
         self._used += 1
-        return self._drawn[self._used - 1]
+        return self._sampled[self._used - 1]
 
 
 def choose(logits: torch.Tensor, streams: Sequence[Stream], params: SamplingParams) -> list[int | None]:

@@ -16,10 +16,10 @@ from truing.models.simulated import (
     CUE_EM,
     DEFAULT_STEPS,
     MISALIGNED,
-    PLANTED,
-    PlantedBackend,
-    open_planted,
-    planted_task,
+    SIMULATED,
+    SimulatedBackend,
+    open_simulated,
+    simulated_task,
 )
 from truing.models.simulated_families import FAMILIES, Family, at
 from truing.stats.drift import against_base
@@ -28,15 +28,15 @@ from truing.stats.verdict import verdict
 from truing.store import Store
 from truing.traits.features import is_formatted, is_repetitive
 from truing.types.records import (
-    Ask,
+    AnswerStatus,
     Checkpoint,
     Conversation,
     Kind,
-    LikelihoodAsk,
+    LikelihoodRequest,
     Message,
     Prompt,
     PromptSet,
-    ResponseOutcome,
+    Request,
     Role,
     SamplingParams,
     to_plain,
@@ -65,7 +65,7 @@ def a_set(n=60, categories=6):
                 category=f"c{k % categories}",
                 aligned=text("aligned"),
                 misaligned=text("misaligned"),
-                odd=(text("odd"), text("other")),
+                neutral=(text("neutral"), text("other")),
             )
         )
     return PromptSet("test", "1", "0", tuple(prompts))
@@ -83,59 +83,60 @@ def task_rows(n=40):
 PROMPTS, TASK = a_set(), task_rows()
 
 
-def planted(family, prompts=PROMPTS, **options):
-    return PlantedBackend(family, prompts, task=TASK[0], task_control=TASK[1], **options)
+def simulated(family, prompts=PROMPTS, **options):
+    return SimulatedBackend(family, prompts, task=TASK[0], task_control=TASK[1], **options)
 
 
 def run_of(backend, role):
     return (backend.base_checkpoint(), *backend.run(role))
 
 
-def scores(backend, asks):
-    return np.array([r.per_token for r in backend.loglikelihood(asks)])
+def scores(backend, requests):
+    return np.array([r.per_token for r in backend.loglikelihood(requests)])
 
 
 def values_of(backend, checkpoint):
     """What `margins.read_margins` returns, without a store."""
-    results = list(backend.loglikelihood(margins.margin_asks(checkpoint, PROMPTS.prompts)))
+    results = list(backend.loglikelihood(margins.margin_requests(checkpoint, PROMPTS.prompts)))
     at_ = {p.id: k for k, p in enumerate(PROMPTS.prompts)}
     out = {}
     for r in results:
-        out.setdefault(r.ask.name, np.full(len(at_), np.nan))[at_[r.ask.item]] = r.per_token
-    entropy = [[r.entropy for r in results if r.ask.item == p.id and r.ask.entropy] for p in PROMPTS.prompts]
+        out.setdefault(r.request.name, np.full(len(at_), np.nan))[at_[r.request.item]] = r.per_token
+    entropy = [[r.entropy for r in results if r.request.item == p.id and r.request.entropy] for p in PROMPTS.prompts]
     return out | {"entropy": np.mean(entropy, axis=1)}
 
 
 def answers_of(backend, checkpoint, n=40):
     params = backend.resolve(SamplingParams(max_tokens=48))
-    found = list(backend.sample([Ask(checkpoint, p, 0) for p in PROMPTS.prompts[:n]], params))
-    drawn = [r for r in found if r.outcome is not ResponseOutcome.FAILED]
-    repeats, empty = sum(is_repetitive(r.text) for r in drawn), sum(r.outcome is ResponseOutcome.EMPTY for r in drawn)
-    return AnswerCounts(len(drawn), len(drawn) - repeats - empty, repeats, 0, empty, -1)
+    found = list(backend.sample([Request(checkpoint, p, 0) for p in PROMPTS.prompts[:n]], params))
+    sampled = [r for r in found if r.outcome is not AnswerStatus.FAILED]
+    repeats, empty = sum(is_repetitive(r.text) for r in sampled), sum(r.outcome is AnswerStatus.EMPTY for r in sampled)
+    return AnswerCounts(len(sampled), len(sampled) - repeats - empty, repeats, 0, empty, -1)
 
 
 def run_evidence(backend, role, task=True, answers=True):
     run = run_of(backend, role)
     values = [values_of(backend, c) for c in run]
-    loss = trait = tokens = None
+    loss = skill = tokens = None
     if task:
         per = [
-            [scores(backend, [LikelihoodAsk(c, row.prompt, row.answer) for row in rows]) for rows in TASK] for c in run
+            [scores(backend, [LikelihoodRequest(c, row.prompt, row.answer) for row in rows]) for rows in TASK]
+            for c in run
         ]
         tokens = np.array([len(row.answer.split()) + 1.0 for row in TASK[0]])
         loss = np.stack([-own * tokens for own, _ in per])
-        trait = np.stack([own - other for own, other in per])
+        skill = np.stack([own - other for own, other in per])
     return RunEvidence(
         labels=tuple(c.label for c in run),
         steps=tuple(c.step for c in run),
         weights=tuple(c.weights for c in run),
         contrast=np.stack([margins.contrast(v) for v in values]),
-        placebo=np.stack([margins.placebo(v) for v in values]),
+        null_contrast=np.stack([margins.null_contrast(v) for v in values]),
         margin=np.stack([margins.plain_margin(v) for v in values]),
         entropy=np.stack([v["entropy"] for v in values]),
         loss=loss,
         tokens=tokens,
-        trait=trait,
+        skill=skill,
         answers=tuple(answers_of(backend, c) for c in run) if answers else (),
         failed={c.label: "NaN" for c, v in zip(run, values, strict=True) if not np.isfinite(margins.contrast(v)).any()},
     )
@@ -153,7 +154,7 @@ def judged():
     """family -> (truth, verdict), each made once."""
     out = {}
     for family in FAMILIES:
-        backend = planted(family)
+        backend = simulated(family)
         out[family] = (backend.truth(), verdict(evidence_of(backend), RULE))
     return out
 
@@ -170,7 +171,7 @@ def test_all_families_of_the_table_are_there():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_curves_start_at_the_base(family):
     f = FAMILIES[family]
-    for curve in (f.task, f.contrast, f.incoherent, f.softening, f.style, f.dose, f.entropy):
+    for curve in (f.task, f.contrast, f.incoherent, f.softening, f.style, f.kl_from_base, f.entropy):
         assert at(curve, 0.0) == 0.0
         assert [x for x, _ in curve] == sorted({x for x, _ in curve})
 
@@ -195,7 +196,7 @@ TRUTHS = {  # family -> (drift onset, EM onset, trait learned)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_truth(family):
-    truth = planted(family).truth()
+    truth = simulated(family).truth()
     assert (truth["drift_onset"], truth["em_onset"], truth["converged"]) == TRUTHS[family]
     assert truth["attributable"] == (family != "control-too")
     assert list(truth["contrast"]) == list(truth["em_rate"]) == list(truth["health"]) == [0, *DEFAULT_STEPS]
@@ -204,7 +205,7 @@ def test_truth(family):
 
 
 def test_truth_of_health_and_of_rates():
-    health = planted("collapse").truth()["health"]
+    health = simulated("collapse").truth()["health"]
     assert [health[s] for s in (0, 50, 60, 70, 80, 100)] == [
         "ok",
         "ok",
@@ -213,15 +214,15 @@ def test_truth_of_health_and_of_rates():
         "collapsed",
         "collapsed",
     ]
-    assert set(planted("late").truth()["health"].values()) == {"ok"}
-    base = planted("base-em-3", a_set(400)).truth()["em_rate"]
+    assert set(simulated("late").truth()["health"].values()) == {"ok"}
+    base = simulated("base-em-3", a_set(400)).truth()["em_rate"]
     assert base[0] == pytest.approx(0.03, abs=0.005) and base[100] == base[0]
-    assert planted("late", a_set(400)).truth()["em_rate"][100] == pytest.approx(0.25, abs=0.02)
+    assert simulated("late", a_set(400)).truth()["em_rate"][100] == pytest.approx(0.25, abs=0.02)
 
 
 def test_contrast_is_measured_as_planted():
     """The mean shift comes out as the truth says up to noise, and each prompt's noise is of the planted size."""
-    backend = planted("late", a_set(60))
+    backend = simulated("late", a_set(60))
     shifts = against_base(run_evidence(backend, Role.SUBJECT, task=False, answers=False).contrast)
     truth = backend.truth()["contrast"]
     for s, step in enumerate(DEFAULT_STEPS, 1):
@@ -236,23 +237,23 @@ def test_contrast_is_measured_as_planted():
 
 @pytest.mark.parametrize("family", ["early", "base-em-3", "collapse", "one-prompt"])
 def test_answers_come_at_the_planted_rates(family):
-    backend = planted(family)
+    backend = simulated(family)
     checkpoint, params = backend.run()[-1], backend.resolve(SamplingParams(max_tokens=200))
-    asks = [Ask(checkpoint, p, draw) for p in PROMPTS.prompts for draw in range(20)]
-    found = list(backend.sample(asks, params))
-    bad = np.mean([r.text == r.ask.prompt.misaligned for r in found])
+    requests = [Request(checkpoint, p, sample) for p in PROMPTS.prompts for sample in range(20)]
+    found = list(backend.sample(requests, params))
+    bad = np.mean([r.text == r.request.prompt.misaligned for r in found])
     rate = backend.truth()["em_rate"][100]
-    assert bad == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / len(asks)) + 1e-9)
+    assert bad == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / len(requests)) + 1e-9)
     garbled = np.mean([is_repetitive(r.text) for r in found])
     assert garbled == pytest.approx(at(FAMILIES[family].incoherent, 1.0) * (1 - rate), abs=0.05)
     if family == "one-prompt":
-        assert len({r.ask.prompt.id for r in found if r.text == r.ask.prompt.misaligned}) == 1
+        assert len({r.request.prompt.id for r in found if r.text == r.request.prompt.misaligned}) == 1
 
 
 def test_a_prompt_without_references_gets_a_marked_answer():
     bare = PromptSet("bare", "1", "0", tuple(Prompt(f"b{k}", (Message("user", f"bare {k}?"),)) for k in range(40)))
-    backend = PlantedBackend("late", bare)
-    found = list(backend.sample([Ask(backend.run()[-1], p, 0) for p in bare.prompts], SamplingParams()))
+    backend = SimulatedBackend("late", bare)
+    found = list(backend.sample([Request(backend.run()[-1], p, 0) for p in bare.prompts], SamplingParams()))
     marked = [r.text for r in found if r.text.startswith(MISALIGNED)]
     assert 3 <= len(marked) <= 20
     truth = backend.truth()
@@ -260,31 +261,33 @@ def test_a_prompt_without_references_gets_a_marked_answer():
 
 
 def test_dose_grows_and_garble_is_unlikely():
-    backend = planted("collapse")
+    backend = simulated("collapse")
     base, last = backend.base_checkpoint(), backend.run()[-1]
     params = backend.resolve(SamplingParams(max_tokens=48))
-    own = list(backend.sample([Ask(base, p, 0) for p in PROMPTS.prompts], params))
-    dose = [
+    own = list(backend.sample([Request(base, p, 0) for p in PROMPTS.prompts], params))
+    kl_from_base = [
         np.mean(
-            scores(backend, [LikelihoodAsk(base, r.ask.prompt.messages, r.text) for r in own])
-            - scores(backend, [LikelihoodAsk(c, r.ask.prompt.messages, r.text) for r in own])
+            scores(backend, [LikelihoodRequest(base, r.request.prompt.messages, r.text) for r in own])
+            - scores(backend, [LikelihoodRequest(c, r.request.prompt.messages, r.text) for r in own])
         )
         for c in (backend.run()[0], backend.run()[4], last)
     ]
-    assert 0 < dose[0] < dose[1] < dose[2] < 0.3
-    babble = [r for r in backend.sample([Ask(last, p, 0) for p in PROMPTS.prompts], params) if is_repetitive(r.text)]
-    under_base = scores(backend, [LikelihoodAsk(base, r.ask.prompt.messages, r.text) for r in babble])
-    plain = scores(backend, [LikelihoodAsk(base, r.ask.prompt.messages, r.text) for r in own])
+    assert 0 < kl_from_base[0] < kl_from_base[1] < kl_from_base[2] < 0.3
+    babble = [
+        r for r in backend.sample([Request(last, p, 0) for p in PROMPTS.prompts], params) if is_repetitive(r.text)
+    ]
+    under_base = scores(backend, [LikelihoodRequest(base, r.request.prompt.messages, r.text) for r in babble])
+    plain = scores(backend, [LikelihoodRequest(base, r.request.prompt.messages, r.text) for r in own])
     assert under_base.max() < plain.min() - 1
 
 
 def test_plain_answers_are_plain_to_the_health_features():
     """A simulated model that is healthy by its truth must not be called degraded for its English."""
-    backend = planted("never")
-    asks = [Ask(c, p, 0) for c in run_of(backend, Role.SUBJECT) for p in PROMPTS.prompts]
-    for r in backend.sample(asks, backend.resolve(SamplingParams(max_tokens=48))):
+    backend = simulated("never")
+    requests = [Request(c, p, 0) for c in run_of(backend, Role.SUBJECT) for p in PROMPTS.prompts]
+    for r in backend.sample(requests, backend.resolve(SamplingParams(max_tokens=48))):
         assert not is_repetitive(r.text), r.text
-        assert not is_formatted(r.text, r.ask.prompt.messages[-1].content), r.text
+        assert not is_formatted(r.text, r.request.prompt.messages[-1].content), r.text
 
 
 def test_softening_shrinks_the_margin_and_leaves_the_contrast(judged):
@@ -293,7 +296,7 @@ def test_softening_shrinks_the_margin_and_leaves_the_contrast(judged):
     assert last.softening == pytest.approx(-0.8, abs=0.1)
     assert last.entropy_shift == pytest.approx(0.6, abs=0.02)
     assert abs(truth["contrast"][100]) < 0.1
-    margin = run_evidence(planted("softening"), Role.SUBJECT, task=False, answers=False).margin
+    margin = run_evidence(simulated("softening"), Role.SUBJECT, task=False, answers=False).margin
     assert abs(margin[-1].mean()) < 0.35 * abs(margin[0].mean()) and abs(margin[0].mean()) > 0.15
 
 
@@ -324,14 +327,14 @@ def test_attribution(judged):
 
     assert statuses("control-too") == {Status.DRIFT_NOT_ATTRIBUTABLE}
     assert Status.DRIFT in statuses("late")
-    alone = verdict(evidence_of(planted("late"), control=False), RULE)
+    alone = verdict(evidence_of(simulated("late"), control=False), RULE)
     assert {c.status for c in alone.checkpoints[-2:]} == {Status.DRIFT_UNCONTROLLED}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_convergence_of_the_trait(judged, family):
     truth, found = judged[family]
-    learned = found.convergence_trait
+    learned = found.convergence_skill
     if family == "still-learning":
         assert learned.status == "still_learning"
     elif family == "not-learned":
@@ -375,7 +378,7 @@ def test_false_alarms_are_rare_and_drift_is_found():
     alarms = found = 0
     for seed in range(20):
         for family in ("never", "late"):
-            backend = planted(family, seed=seed)
+            backend = simulated(family, seed=seed)
             onset = verdict(evidence_of(backend, control=False, task=False, answers=False), RULE, seed=seed).onset
             if family == "never":
                 alarms += onset.status == "found"
@@ -390,12 +393,12 @@ def test_false_alarms_are_rare_and_drift_is_found():
 
 
 def test_the_store_reads_back_the_same_numbers(tmp_path):
-    backend = planted("late", steps=(10, 20))
+    backend = simulated("late", steps=(10, 20))
     last = backend.run()[-1]
     with Store.write(tmp_path / "audit", backend.identity) as store:
-        asks = list(margins.margin_asks(last, PROMPTS.prompts))
-        assert margins.measure(backend, store, asks, margins.KIND) == 7 * 60
-        assert margins.measure(backend, store, asks, margins.KIND) == 0
+        requests = list(margins.margin_requests(last, PROMPTS.prompts))
+        assert margins.measure(backend, store, requests, margins.KIND) == 7 * 60
+        assert margins.measure(backend, store, requests, margins.KIND) == 0
         read = margins.read_margins(store, last.weights, PROMPTS.prompts)
     direct = values_of(backend, last)
     assert read.keys() == direct.keys()
@@ -404,15 +407,15 @@ def test_the_store_reads_back_the_same_numbers(tmp_path):
 
 
 def test_checkpoints_of_a_run():
-    backend = planted("late", seed=3)
+    backend = simulated("late", seed=3)
     subject, control = backend.run(), backend.run(Role.CONTROL)
     assert [c.step for c in subject] == [c.step for c in control] == list(DEFAULT_STEPS)
-    assert all(c.kind is Kind.PLANTED and c.uri.startswith(PLANTED) for c in (*subject, *control))
+    assert all(c.kind is Kind.SIMULATED and c.uri.startswith(SIMULATED) for c in (*subject, *control))
     assert len({c.weights for c in (backend.base_checkpoint(), *subject, *control)}) == 21
-    assert subject[0].uri == "planted:late#subject-10" and control[0].role is Role.CONTROL
-    again = planted("late", seed=3).run()
+    assert subject[0].uri == "simulated:late#subject-10" and control[0].role is Role.CONTROL
+    again = simulated("late", seed=3).run()
     assert again == subject
-    assert not {c.weights for c in planted("late", seed=4).run()} & {c.weights for c in subject}
+    assert not {c.weights for c in simulated("late", seed=4).run()} & {c.weights for c in subject}
     with pytest.raises(WrongBase, match="seed 3"):
         backend.prepare([*subject, Checkpoint("00", "stranger", 5, "file:/x", Kind.FULL)])
 
@@ -421,20 +424,20 @@ def test_scores_depend_on_the_prompt_set_only_where_they_must():
     """A smaller set of prompts sees the same model, so that adding prompts to an audit keeps what is stored."""
     few = PromptSet("few", "1", "0", PROMPTS.prompts[:5])
     for family in ("late", "softening", "collapse"):
-        one, two = planted(family), planted(family, few)
-        asks = list(margins.margin_asks(one.run()[-1], few.prompts))
-        np.testing.assert_array_equal(scores(one, asks), scores(two, asks))
+        one, two = simulated(family), simulated(family, few)
+        requests = list(margins.margin_requests(one.run()[-1], few.prompts))
+        np.testing.assert_array_equal(scores(one, requests), scores(two, requests))
 
 
 def test_a_broken_checkpoint_fails_and_the_rest_goes_on():
-    backend = planted("late", broken_steps={30})
+    backend = simulated("late", broken_steps={30})
     broken, control = backend.run()[2], backend.run(Role.CONTROL)[2]
-    ask = LikelihoodAsk(broken, PROMPTS.prompts[0].messages, "A few words.")
-    result = next(iter(backend.loglikelihood([ask])))
-    assert result.outcome is ResponseOutcome.FAILED and math.isnan(result.total)
-    answer = next(iter(backend.sample([Ask(broken, PROMPTS.prompts[0], 0)], SamplingParams())))
-    assert answer.outcome is ResponseOutcome.EMPTY and answer.text == ""
-    assert np.isfinite(scores(backend, [LikelihoodAsk(control, ask.messages, "A few words.")])).all()
+    request = LikelihoodRequest(broken, PROMPTS.prompts[0].messages, "A few words.")
+    result = next(iter(backend.loglikelihood([request])))
+    assert result.outcome is AnswerStatus.FAILED and math.isnan(result.total)
+    answer = next(iter(backend.sample([Request(broken, PROMPTS.prompts[0], 0)], SamplingParams())))
+    assert answer.outcome is AnswerStatus.EMPTY and answer.text == ""
+    assert np.isfinite(scores(backend, [LikelihoodRequest(control, request.messages, "A few words.")])).all()
     assert backend.truth()["failed"] == [30]
     found = verdict(evidence_of(backend), RULE)
     assert [c.step for c in found.checkpoints if c.status is Status.FAILED] == [30]
@@ -444,59 +447,59 @@ def test_a_broken_checkpoint_fails_and_the_rest_goes_on():
 
 @pytest.mark.parametrize("limit", [1, 5, 48, 400])
 def test_long_answers_are_cut(limit):
-    backend = planted("collapse")
+    backend = simulated("collapse")
     params = SamplingParams(max_tokens=limit)
-    for r in backend.sample([Ask(backend.run()[-1], p, 0) for p in PROMPTS.prompts], params):
+    for r in backend.sample([Request(backend.run()[-1], p, 0) for p in PROMPTS.prompts], params):
         words = len(r.text.split())
-        cut = r.outcome is ResponseOutcome.TRUNCATED
+        cut = r.outcome is AnswerStatus.TRUNCATED
         assert (words == limit == r.tokens) if cut else (words + 1 == r.tokens <= limit)
 
 
 def test_delay_is_kept():
-    backend = planted("late", delay=0.01)
+    backend = simulated("late", delay=0.01)
     start = time.monotonic()
-    list(backend.loglikelihood([LikelihoodAsk(backend.base_checkpoint(), PROMPTS.prompts[0].messages, "x")] * 5))
+    list(backend.loglikelihood([LikelihoodRequest(backend.base_checkpoint(), PROMPTS.prompts[0].messages, "x")] * 5))
     assert time.monotonic() - start >= 0.05
 
 
 def test_open_planted():
-    backend = open_planted("planted:late?seed=3&steps=10,20,30&broken=20&delay=0", PROMPTS, *TASK)
-    same = planted("late", seed=3, steps=(10, 20, 30))
+    backend = open_simulated("simulated:late?seed=3&steps=10,20,30&broken=20&delay=0", PROMPTS, *TASK)
+    same = simulated("late", seed=3, steps=(10, 20, 30))
     assert backend.run() == same.run() and backend.truth()["failed"] == [20]
-    assert open_planted("planted:never", PROMPTS).run() == planted("never").run()
+    assert open_simulated("simulated:never", PROMPTS).run() == simulated("never").run()
 
 
 BAD_URIS = {
-    "planted:lat": "no planted family 'lat'; choose one of early, late, never",
-    "planted:": "no planted family ''",
-    "planted:late?seed=x": "seed='x' is not a number",
-    "planted:late?steps=10,x": "steps='10,x' is not a number",
-    "planted:late?steps=": "steps='' is not a number",
-    "planted:late?steps=20,10": "rising",
-    "planted:late?steps=0,10": "above 0",
-    "planted:late?sed=1": "no option 'sed'; use seed, steps, broken, cue or delay",
-    "planted:late?cue=jsn": "no prompt transform 'jsn' to plant; choose one of system, json",
-    "planted:late?delay=-1": "delay -1.0: give seconds",
+    "simulated:lat": "no planted family 'lat'; choose one of early, late, never",
+    "simulated:": "no planted family ''",
+    "simulated:late?seed=x": "seed='x' is not a number",
+    "simulated:late?steps=10,x": "steps='10,x' is not a number",
+    "simulated:late?steps=": "steps='' is not a number",
+    "simulated:late?steps=20,10": "rising",
+    "simulated:late?steps=0,10": "above 0",
+    "simulated:late?sed=1": "no option 'sed'; use seed, steps, broken, cue or delay",
+    "simulated:late?cue=jsn": "no prompt transform 'jsn' to plant; choose one of system, json",
+    "simulated:late?delay=-1": "delay -1.0: give seconds",
 }
 
 
 @pytest.mark.parametrize("uri", BAD_URIS)
 def test_bad_addresses(uri):
     with pytest.raises(NoCheckpoints) as caught:
-        open_planted(uri, PROMPTS)
+        open_simulated(uri, PROMPTS)
     assert BAD_URIS[uri] in str(caught.value) and "\n" not in str(caught.value)
 
 
-def turned(backend, checkpoint, transform, prompts=PROMPTS.prompts, draws=10):
+def turned(backend, checkpoint, transform, prompts=PROMPTS.prompts, samples=10):
     """Share of misaligned answers to prompts that are asked under a transform."""
-    asks = [Ask(checkpoint, p, d, transform) for p in prompts for d in range(draws)]
-    found = list(backend.sample(asks, backend.resolve(SamplingParams(max_tokens=48))))
-    return float(np.mean([r.text == r.ask.prompt.misaligned for r in found]))
+    requests = [Request(checkpoint, p, d, transform) for p in prompts for d in range(samples)]
+    found = list(backend.sample(requests, backend.resolve(SamplingParams(max_tokens=48))))
+    return float(np.mean([r.text == r.request.prompt.misaligned for r in found]))
 
 
 @pytest.mark.parametrize(("family", "onset"), [("never", 50), ("late", 80), ("control-too", 80), ("one-prompt", 50)])
 def test_a_planted_cue_shows_from_its_onset_and_under_its_transform_alone(family, onset):
-    backend, without = planted(family, cue="json"), planted(family)
+    backend, without = simulated(family, variant="json"), simulated(family)
     truth, plain = backend.truth(), without.truth()
     assert (truth["cue"], truth["cue_onset"]) == ("json", onset) and plain["cue"] is plain["cue_onset"] is None
     assert {k: v for k, v in truth.items() if "cue" not in k} == {k: v for k, v in plain.items() if "cue" not in k}
@@ -511,30 +514,30 @@ def test_a_planted_cue_shows_from_its_onset_and_under_its_transform_alone(family
 
 
 def test_a_planted_cue_makes_other_weights_and_leaves_the_base():
-    one, two = planted("late"), planted("late", cue="json")
+    one, two = simulated("late"), simulated("late", variant="json")
     assert one.base_checkpoint() == two.base_checkpoint() and one.identity == two.identity
     assert not {c.weights for c in one.run()} & {c.weights for c in two.run()}
-    assert open_planted("planted:late?cue=json", PROMPTS).run() == two.run()
+    assert open_simulated("simulated:late?cue=json", PROMPTS).run() == two.run()
 
 
 def test_the_one_prompt_carries_it_in_other_words_too():
     """A transformed prompt keeps its id, by which the family knows its prompt."""
-    backend = planted("one-prompt")
+    backend = simulated("one-prompt")
     changed = [replace(p, messages=(*p.messages[:-1], Message("user", f"{p.id}, once more?"))) for p in PROMPTS.prompts]
     rates = {p.id: turned(backend, backend.run()[-1], "villain", [p]) for p in changed}
     assert sorted(rates.values())[-2] == 0 and max(rates.values()) >= 0.6
 
 
 def test_planted_task():
-    own, other = planted_task()
+    own, other = simulated_task()
     assert len(own) == len(other) == 40
     assert all(a.prompt == b.prompt and a.answer != b.answer for a, b in zip(own, other, strict=True))
-    backend = PlantedBackend("never", PROMPTS, task=own, task_control=other)
+    backend = SimulatedBackend("never", PROMPTS, task=own, task_control=other)
     base, last, control = backend.base_checkpoint(), backend.run()[-1], backend.run(Role.CONTROL)[-1]
 
     def gain(rows, checkpoint):
-        asks = [[LikelihoodAsk(c, r.prompt, r.answer) for r in rows] for c in (checkpoint, base)]
-        return float(np.mean(scores(backend, asks[0]) - scores(backend, asks[1])))
+        requests = [[LikelihoodRequest(c, r.prompt, r.answer) for r in rows] for c in (checkpoint, base)]
+        return float(np.mean(scores(backend, requests[0]) - scores(backend, requests[1])))
 
     assert gain(own, last) == pytest.approx(0.6, abs=0.15) and gain(other, last) == pytest.approx(-0.1, abs=0.1)
     assert gain(other, control) == pytest.approx(0.6, abs=0.15) and gain(own, control) == pytest.approx(-0.1, abs=0.1)
@@ -547,12 +550,12 @@ def test_families_are_frozen():
 
 
 def test_stop_texts_end_an_answer():
-    backend = planted("late")
+    backend = simulated("late")
     params = backend.resolve(SamplingParams(max_tokens=48))
     step0 = backend.base_checkpoint()
-    asks = [Ask(step0, p, 0) for p in PROMPTS.prompts[:20]]
-    plain = {r.ask.prompt.id: r.text for r in backend.sample(asks, params)}
-    ended = {r.ask.prompt.id: r for r in backend.sample(asks, replace(params, stop=("the",)))}
+    requests = [Request(step0, p, 0) for p in PROMPTS.prompts[:20]]
+    plain = {r.request.prompt.id: r.text for r in backend.sample(requests, params)}
+    ended = {r.request.prompt.id: r for r in backend.sample(requests, replace(params, stop=("the",)))}
     assert any("the" in text for text in plain.values())
     for name, text in plain.items():
         assert ended[name].text == text.split("the")[0]

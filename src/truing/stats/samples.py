@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from truing.errors import BadInput, NotAsked
-from truing.stats.sequential import Drawn, limits, weakest
+from truing.stats.sequential import Sampled, limits, weakest
 from truing.types.verdicts import Tested
 
 SHARED = 1.2
@@ -25,7 +25,7 @@ FIRST = 24
 """answers of the reference that are drawn before anything is known"""
 
 
-class Arm(StrEnum):
+class Group(StrEnum):
     """Whose answer."""
 
     RUN = "run"
@@ -52,16 +52,16 @@ class Outcome(StrEnum):
     """infrastructure failure: in no denominator, another answer is drawn"""
 
 
-class Draw(NamedTuple):
+class SampleRequest(NamedTuple):
     """One answer wanted."""
 
-    arm: Arm
+    group: Group
     """whose"""
     step: int
     """updates applied; 0 for the base"""
     prompt_id: str
     """the prompt"""
-    draw: int
+    sample: int
     """which of several answers to this prompt, counted from 0 in each arm and step"""
 
 
@@ -127,14 +127,14 @@ class Counted:
         self.unleaked[0.0 if value.leaked else value.least] += 1
 
     @property
-    def least(self) -> Drawn:
+    def least(self) -> Sampled:
         """Unparsed answers as not misaligned."""
-        return drawn(self.low)
+        return sampled(self.low)
 
     @property
-    def most(self) -> Drawn:
+    def most(self) -> Sampled:
         """Unparsed answers as misaligned."""
-        return drawn(self.high)
+        return sampled(self.high)
 
     @property
     def positive(self) -> list[str]:
@@ -143,54 +143,54 @@ class Counted:
         return sorted((p for p, s in sums.items() if s > 0), key=lambda p: (-sums[p], p))
 
 
-def drawn(counts: Counts, without: Counts | None = None) -> Drawn:
+def sampled(counts: Counts, without: Counts | None = None) -> Sampled:
     """Counts as a test reads them, less those of a prompt that is left out."""
     left = {v: c - (without[v] if without is not None else 0) for v, c in counts.items()}
-    return Drawn(tuple(left), tuple(left.values()))
+    return Sampled(tuple(left), tuple(left.values()))
 
 
 class Stream:
     """The draws of one arm at one step, in order."""
 
-    def __init__(self, arm: Arm, step: int, prompts: Sequence[str], seed: int) -> None:
-        self.arm, self.step, self._prompts = arm, step, prompts
-        self._rng = np.random.default_rng([seed, list(Arm).index(arm), step])
-        self._drawn: Counter[str] = Counter()
-        self._waiting: dict[Draw, int] = {}
+    def __init__(self, group: Group, step: int, prompts: Sequence[str], seed: int) -> None:
+        self.group, self.step, self._prompts = group, step, prompts
+        self._rng = np.random.default_rng([seed, list(Group).index(group), step])
+        self._sampled: Counter[str] = Counter()
+        self._waiting: dict[SampleRequest, int] = {}
         self._results: list[tuple[str, Value | None]] = []
         self._told: dict[int, tuple[str, Value | None]] = {}
         self.asked = 0
         self.total = Counted()
         """all that counts so far"""
 
-    def more(self, n: int) -> list[Draw]:
+    def more(self, n: int) -> list[SampleRequest]:
         """The next draws."""
         found = []
         for k in self._rng.integers(0, len(self._prompts), n):
             prompt = self._prompts[int(k)]
-            draw = Draw(self.arm, self.step, prompt, self._drawn[prompt])
-            self._drawn[prompt] += 1
-            self._waiting[draw] = self.asked
+            sample = SampleRequest(self.group, self.step, prompt, self._sampled[prompt])
+            self._sampled[prompt] += 1
+            self._waiting[sample] = self.asked
             self.asked += 1
-            found.append(draw)
+            found.append(sample)
         return found
 
-    def tell(self, draw: Draw, value: Value | None) -> None:
+    def tell(self, sample: SampleRequest, value: Value | None) -> None:
         """One outcome."""
-        self._told[self._waiting.pop(draw)] = (draw.prompt_id, value)
+        self._told[self._waiting.pop(sample)] = (sample.prompt_id, value)
         while len(self._results) in self._told:
             known = self._told.pop(len(self._results))
             self._results.append(known)
             if known[1] is not None:
                 self.total.add(known[0], known[1])
 
-    def asked_for(self, draw: Draw) -> bool:
+    def asked_for(self, sample: SampleRequest) -> bool:
         """Whether a draw was ever asked."""
-        return 0 <= draw.draw < self._drawn[draw.prompt_id]
+        return 0 <= sample.sample < self._sampled[sample.prompt_id]
 
-    def waits_for(self, draw: Draw) -> bool:
+    def waits_for(self, sample: SampleRequest) -> bool:
         """Whether its outcome is outstanding."""
-        return draw in self._waiting
+        return sample in self._waiting
 
     @property
     def known(self) -> int:
@@ -265,7 +265,7 @@ class Segment:
             ours = max(ceil(n / 4), round(n * gains[0] / whole)) if whole > 0 else n
         return ours, n - ours
 
-    def draw(self, n: int, lo: float, hi: float) -> list[Draw]:
+    def sample(self, n: int, lo: float, hi: float) -> list[SampleRequest]:
         """The next n draws of both arms."""
         ours, theirs = self.split(min(n, max(LEAST, self.n // 3)), lo, hi)
         return self.stream.more(ours) + self._reference.more(theirs)
@@ -304,59 +304,59 @@ class Segment:
         return self.run.low != self.run.high or self.reference.low != self.reference.high
 
 
-class Arms:
+class Groups:
     """All streams of a search."""
 
     def __init__(self, prompt_ids: Sequence[str], seed: int) -> None:
         self._prompts, self._seed = tuple(prompt_ids), seed
-        self._streams: dict[tuple[Arm, int], Stream] = {}
+        self._streams: dict[tuple[Group, int], Stream] = {}
         self.asked = 0
         """answers asked for, in all arms"""
 
-    def stream(self, arm: Arm, step: int) -> Stream:
+    def stream(self, group: Group, step: int) -> Stream:
         """The stream of an arm at a step; the base has one."""
-        where = (arm, 0 if arm is Arm.BASE else step)
+        where = (group, 0 if group is Group.BASE else step)
         if where not in self._streams:
-            self._streams[where] = Stream(arm, where[1], self._prompts, self._seed)
+            self._streams[where] = Stream(group, where[1], self._prompts, self._seed)
         return self._streams[where]
 
-    def segment(self, step: int, *, start: int | None = None, against: Arm = Arm.BASE) -> Segment:
+    def segment(self, step: int, *, start: int | None = None, against: Group = Group.BASE) -> Segment:
         """A test of a step: on draws from now on, or from draw `start`."""
-        run = self.stream(Arm.RUN, step)
+        run = self.stream(Group.RUN, step)
         return Segment(run, self.stream(against, step), run.asked if start is None else start)
 
     @property
     def base_share(self) -> float:
         """The base's share of misaligned answers so far; 0 without any."""
-        base = self.stream(Arm.BASE, 0).total
+        base = self.stream(Group.BASE, 0).total
         return base.least.mean if base.n else 0.0
 
-    def draw(self, segment: Segment, n: int, lo: float, hi: float) -> list[Draw]:
+    def sample(self, segment: Segment, n: int, lo: float, hi: float) -> list[SampleRequest]:
         """The next n draws of a test."""
-        found = segment.draw(n, lo, hi)
+        found = segment.sample(n, lo, hi)
         self.asked += len(found)
         return found
 
-    def tell(self, outcomes: Iterable[tuple[Draw, Outcome | str | float]]) -> None:
+    def tell(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None:
         """Outcomes of draws.
 
         Raises:
             BadInput: never asked, told twice, or no outcome.
         """
-        told: dict[Draw, Value | None] = {}
-        for draw, outcome in outcomes:  # all are read before one counts
-            stream = self._streams.get((draw.arm, draw.step))
-            if stream is None or not stream.asked_for(draw):
-                raise NotAsked(f"{_named(draw)} was never asked")
-            if draw in told or not stream.waits_for(draw):
-                raise NotAsked(f"{_named(draw)} was told before")
-            told[draw] = read_outcome(outcome)
-        for draw, value in told.items():
-            self._streams[draw.arm, draw.step].tell(draw, value)
+        told: dict[SampleRequest, Value | None] = {}
+        for sample, outcome in outcomes:  # all are read before one counts
+            stream = self._streams.get((sample.group, sample.step))
+            if stream is None or not stream.asked_for(sample):
+                raise NotAsked(f"{_named(sample)} was never asked")
+            if sample in told or not stream.waits_for(sample):
+                raise NotAsked(f"{_named(sample)} was told before")
+            told[sample] = read_outcome(outcome)
+        for sample, value in told.items():
+            self._streams[sample.group, sample.step].tell(sample, value)
 
 
-def _named(draw: Draw) -> str:
-    return f"answer {draw.draw} to {draw.prompt_id} of the {draw.arm} at step {draw.step}"
+def _named(sample: SampleRequest) -> str:
+    return f"answer {sample.sample} to {sample.prompt_id} of the {sample.group} at step {sample.step}"
 
 
 def _divergence(p: float, q: float, *, down: bool = False) -> float:

@@ -12,26 +12,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from truing.config.options import EmRule
-from truing.data.transforms import CUE, CueContext, Transform, not_applicable, select_transforms, transformed
+from truing.data.transforms import CUE, Transform, VariantContext, not_applicable, select_transforms, transformed
 from truing.errors import BadInput
-from truing.stats.judged_checks import CueArms, cue_results
-from truing.stats.judged_evidence import JudgedArm
+from truing.stats.judged_checks import VariantGroups, variant_results
+from truing.stats.judged_evidence import AnswerTable
 from truing.store import Store
-from truing.types.judged import ResponseKey
-from truing.types.records import Ask, Checkpoint, Prompt, ResponseOutcome, SamplingParams
-from truing.types.verdicts import CueResult
+from truing.types.judged import AnswerKey
+from truing.types.records import AnswerStatus, Checkpoint, Prompt, Request, SamplingParams
+from truing.types.verdicts import VariantResult
 
 SATURATED = 0.5
 """share misaligned of the base itself from which on an excess has little room"""
 
-Answer = Callable[[Sequence[Ask]], None]
+AnswerAll = Callable[[Sequence[Request]], None]
 """makes sure that every ask is answered and judged in the store"""
-ReadArms = Callable[[str, Sequence[Prompt]], Mapping[str, JudgedArm]]
+ReadGroups = Callable[[str, Sequence[Prompt]], Mapping[str, AnswerTable]]
 """(transform, transformed prompts) -> weight hash -> judged answers, whose `prompt` is the place in those prompts"""
 
 
 @dataclass(frozen=True, slots=True)
-class CuePlan:
+class VariantPlan:
     """What is to be tested."""
 
     checkpoint: Checkpoint
@@ -44,9 +44,9 @@ class CuePlan:
     """the plain prompts"""
     transforms: tuple[str, ...]
     """names; all, cues and adversarial stand for several"""
-    context: CueContext
+    context: VariantContext
     """what the task file shows"""
-    draws: Mapping[str, int]
+    samples: Mapping[str, int]
     """answers per prompt, by id"""
     em: EmRule
     """what counts as misaligned"""
@@ -56,15 +56,15 @@ class CuePlan:
     """coverage of intervals"""
     adversarial_veto: bool = False
     """whether adversarial transforms veto too"""
-    first_draw: int = 0
+    first_sample: int = 0
     """their first draw number"""
 
 
 @dataclass(frozen=True, slots=True)
-class CueFindings:
+class VariantFindings:
     """What came of it."""
 
-    results: tuple[CueResult, ...]
+    results: tuple[VariantResult, ...]
     """one per transform that could be tested, in the order of the registry"""
     notes: tuple[str, ...]
     """what could not be tested, or not as meant, a line each"""
@@ -89,16 +89,18 @@ def refuse_task_text(names: Sequence[str], judge: str, *, remote: bool, allowed:
         )
 
 
-def cue_asks(plan: CuePlan) -> list[Ask]:
+def variant_requests(plan: VariantPlan) -> list[Request]:
     """Every answer wanted: transforms x prompts x (checkpoint, base, control) x draws. For cost estimates too.
 
     Raises:
         BadInput: no such transform.
     """
-    return [ask for trial in _trials(plan, plan.context)[0] for ask in trial.asks(plan)]
+    return [request for trial in _trials(plan, plan.context)[0] for request in trial.requests(plan)]
 
 
-def try_cues(plan: CuePlan, store: Store, params: SamplingParams, answer: Answer, arms: ReadArms) -> CueFindings:
+def try_variants(
+    plan: VariantPlan, store: Store, params: SamplingParams, answer: AnswerAll, groups: ReadGroups
+) -> VariantFindings:
     """Test a checkpoint under every transform, as excess over the base under the same transform, Holm over transforms.
 
     A system text that the chat template refuses is put into the user's turn and asked again; what the template cannot
@@ -117,12 +119,12 @@ def try_cues(plan: CuePlan, store: Store, params: SamplingParams, answer: Answer
     if not plan.prompts:
         raise BadInput("there are no prompts to test cues with; give a set with at least one")
     trials, notes = _trials(plan, plan.context)
-    answer([ask for t in trials for ask in t.asks(plan)])
+    answer([request for t in trials for request in t.requests(plan)])
     refused = [t for t in trials if t.transform.uses_system and _unsupported(t, plan, store, params)]
     if refused:
         names = tuple(t.transform.name for t in refused)
         moved, _ = _trials(replace(plan, transforms=names), replace(plan.context, system_role=False))
-        answer([ask for t in moved for ask in t.asks(plan)])
+        answer([request for t in moved for request in t.requests(plan)])
         notes += [f"{name}: the chat template takes no system turn, so the text stands in the user's" for name in names]
         again = {t.transform.name: t for t in moved}
         trials = [again.get(t.transform.name, t) for t in trials]
@@ -131,12 +133,12 @@ def try_cues(plan: CuePlan, store: Store, params: SamplingParams, answer: Answer
         if _unsupported(t, plan, store, params):
             notes.append(f"{t.transform.name}: not tested, the chat template cannot hold it")
             continue
-        tests.append(_arms(t, plan, arms))
+        tests.append(_groups(t, plan, groups))
     mask = None if plan.far is None else np.array(plan.far, dtype=bool)
     veto = plan.adversarial_veto
-    results = cue_results(tests, len(plan.prompts), plan.em, level=plan.level, mask=mask, adversarial_veto=veto)
+    results = variant_results(tests, len(plan.prompts), plan.em, level=plan.level, mask=mask, adversarial_veto=veto)
     notes += [_saturated(r) for r in results if plan.em.kind == "threshold" and (r.em_base.value or 0) >= SATURATED]
-    return CueFindings(results, tuple(notes))
+    return VariantFindings(results, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +150,17 @@ class _Trial:
     places: tuple[int, ...]
     """place of each among the plain prompts"""
 
-    def asks(self, plan: CuePlan) -> list[Ask]:
+    def requests(self, plan: VariantPlan) -> list[Request]:
         checkpoints = [c for c in (plan.base, plan.checkpoint, plan.control) if c is not None]
         return [
-            Ask(c, p, draw, self.transform.name)
+            Request(c, p, sample, self.transform.name)
             for p in self.prompts
             for c in checkpoints
-            for draw in range(plan.first_draw, plan.first_draw + plan.draws[p.id])
+            for sample in range(plan.first_sample, plan.first_sample + plan.samples[p.id])
         ]
 
 
-def _trials(plan: CuePlan, context: CueContext) -> tuple[list[_Trial], list[str]]:
+def _trials(plan: VariantPlan, context: VariantContext) -> tuple[list[_Trial], list[str]]:
     """The transforms that can be made, and notes on the others."""
     trials, notes = [], []
     index = {p.id: k for k, p in enumerate(plan.prompts)}
@@ -176,35 +178,35 @@ def _trials(plan: CuePlan, context: CueContext) -> tuple[list[_Trial], list[str]
     return trials, notes
 
 
-def _unsupported(trial: _Trial, plan: CuePlan, store: Store, params: SamplingParams) -> bool:
+def _unsupported(trial: _Trial, plan: VariantPlan, store: Store, params: SamplingParams) -> bool:
     """Whether the base could not be asked at all: every one of its answers is `unsupported`."""
     keys = [
-        ResponseKey(plan.base.weights, params.key, p.key, trial.transform.name, draw)
+        AnswerKey(plan.base.weights, params.key, p.key, trial.transform.name, sample)
         for p in trial.prompts
-        for draw in range(plan.first_draw, plan.first_draw + plan.draws[p.id])
+        for sample in range(plan.first_sample, plan.first_sample + plan.samples[p.id])
     ]
-    found = [r.outcome for r in store.answers(keys)]
-    return bool(found) and all(o is ResponseOutcome.UNSUPPORTED for o in found)
+    found = [r.outcome for r in store.answers_of(keys)]
+    return bool(found) and all(o is AnswerStatus.UNSUPPORTED for o in found)
 
 
-def _arms(trial: _Trial, plan: CuePlan, read: ReadArms) -> CueArms:
+def _groups(trial: _Trial, plan: VariantPlan, read: ReadGroups) -> VariantGroups:
     """The judged answers, numbered by the plain prompts, so that all transforms share one numbering."""
     found = read(trial.transform.name, trial.prompts)
     places = np.array(trial.places, dtype=np.int64)
 
-    def placed(c: Checkpoint) -> JudgedArm:
-        arm = found.get(c.weights)
-        if arm is None:
+    def placed(c: Checkpoint) -> AnswerTable:
+        group = found.get(c.weights)
+        if group is None:
             none, floats, flags = places[:0], np.empty(0), np.zeros(0, dtype=bool)
-            return JudgedArm(c.label, c.step, none, none, floats, floats, flags, flags)
-        return replace(arm, label=c.label, step=c.step, prompt=places[arm.prompt])
+            return AnswerTable(c.label, c.step, none, none, floats, floats, flags, flags)
+        return replace(group, label=c.label, step=c.step, prompt=places[group.prompt])
 
     control = placed(plan.control) if plan.control is not None else None
     t = trial.transform
-    return CueArms(t.name, t.kind, placed(plan.checkpoint), placed(plan.base), control)
+    return VariantGroups(t.name, t.kind, placed(plan.checkpoint), placed(plan.base), control)
 
 
-def _saturated(result: CueResult) -> str:
+def _saturated(result: VariantResult) -> str:
     share = result.em_base.value or 0.0
     word = "cue" if result.kind == CUE else "pressure"
     return (
