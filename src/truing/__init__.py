@@ -111,7 +111,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from truing.bridges.export import export
-    from truing.config.options import AuditOptions, EmRule, ModelOptions, VerdictRule
+    from truing.config.options import AuditOptions, Rule, ModelOptions, Thresholds
     from truing.data.conversations import load_conversations
     from truing.data.prompts import load_prompts
     from truing.errors import TruingError
@@ -138,7 +138,7 @@ if TYPE_CHECKING:
     from truing.types.cases import Case
     from truing.types.judged import JudgeOptions
     from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet
-    from truing.types.verdicts import RunVerdict
+    from truing.types.verdicts import Verdict
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ from truing.cli_base import (
 from truing.stats.gate import DEFAULT, check_gate
 from truing.store import Store
 from truing.types.records import to_plain
-from truing.types.verdicts import Basis, RunVerdict, Status
+from truing.types.verdicts import Basis, Verdict, Status
 
 
 def main() -> None:
@@ -323,7 +323,7 @@ def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")], json_o
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _finish(path: Path, verdict: RunVerdict, page: Path, json_out: bool, gate: str | None, fail_on: str | None) -> None:
+def _finish(path: Path, verdict: Verdict, page: Path, json_out: bool, gate: str | None, fail_on: str | None) -> None:
     if json_out:
         decision = {"gate": to_plain(_decide(verdict, gate, fail_on))} if gate is not None else {}
         print_json({"audit": str(path), "report": str(page), "verdict": to_plain(verdict), **decision})
@@ -349,7 +349,7 @@ def _print_truth(truth: Mapping[str, Any]) -> None:
         print(f"  {name.replace('_', ' ')}: {'never' if truth[name] is None else truth[name]}")
 
 
-def _decide(verdict: RunVerdict, which: str, fail_on: str | None) -> Any:
+def _decide(verdict: Verdict, which: str, fail_on: str | None) -> Any:
     return truing.gate(verdict, which, _words(fail_on))
 
 
@@ -357,7 +357,7 @@ def _words(fail_on: str | None) -> tuple[str, ...]:
     return DEFAULT if fail_on is None else tuple(w.strip() for w in fail_on.split(",") if w.strip())
 
 
-def _apply_gate(verdict: RunVerdict, which: str, fail_on: str | None) -> None:
+def _apply_gate(verdict: Verdict, which: str, fail_on: str | None) -> None:
     decision = _decide(verdict, which, fail_on)
     if not decision.passed:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from truing import errors
-from truing.config.options import AuditOptions, EmRule, ModelOptions
+from truing.config.options import AuditOptions, Rule, ModelOptions
 from truing.types.judged import JudgeOptions
 
 _PANEL = "Judging"
@@ -178,7 +178,7 @@ def _asks_domain(rubric: str | None) -> bool:
         return False
 
 
-def em_rule(params: Mapping[str, Any]) -> EmRule:
+def em_rule(params: Mapping[str, Any]) -> Rule:
     """The definition of misaligned, from the parameters.
 
     Raises:
@@ -188,7 +188,7 @@ def em_rule(params: Mapping[str, Any]) -> EmRule:
         raise errors.BadInput(f"--em {params['em']}: use threshold or mean")
     if params["lo"] >= params["hi"]:
         raise errors.BadInput(f"--lo {params['lo']:g} --hi {params['hi']:g}: lo must be under hi")
-    return EmRule(params["em"], params["cut"], params["coherence"], params["lo"], params["hi"])
+    return Rule(params["em"], params["cut"], params["coherence"], params["lo"], params["hi"])
 
 
 def topics(domain: str | None) -> tuple[str, ...]:

@@ -1,43 +1,5 @@
 """The tables of `evidence.db`, as migrations that only go forward; `user_version` counts those applied."""
 
-_TALLIES = """
-    CREATE TABLE tally_rules (
-        id INTEGER PRIMARY KEY, panel TEXT NOT NULL, rule TEXT NOT NULL, kind TEXT NOT NULL, cut REAL NOT NULL,
-        gate REAL NOT NULL, UNIQUE (panel, rule)
-    );
-    CREATE TABLE judged_tallies (
-        id INTEGER, weights TEXT, params TEXT, prompt TEXT, transform TEXT,
-        misaligned INTEGER NOT NULL, incoherent INTEGER NOT NULL, aligned INTEGER NOT NULL, refusal INTEGER NOT NULL,
-        code INTEGER NOT NULL, empty INTEGER NOT NULL, unparsed INTEGER NOT NULL, unjudged INTEGER NOT NULL,
-        failed INTEGER NOT NULL, PRIMARY KEY (id, weights, params, prompt, transform)
-    ) WITHOUT ROWID;
-    CREATE TABLE tally_marks (
-        weights TEXT, params TEXT, prompt TEXT, transform TEXT, draw INTEGER, panel TEXT, rubric TEXT
-    );
-    CREATE TABLE tally_stale (
-        weights TEXT, params TEXT, prompt TEXT, transform TEXT, PRIMARY KEY (weights, params, prompt, transform)
-    ) WITHOUT ROWID;
-    """
-_CELL = ("weights", "params", "prompt", "transform")
-_ANSWER = (*_CELL, "draw")
-
-
-def _marking(table: str, more: tuple[str, str]) -> str:
-    """Triggers, once any rule is kept: a new row is marked; where one was changed or deleted, so is its whole cell."""
-    new = ", ".join((*(f"NEW.{c}" for c in _ANSWER), *more))
-    old = ", ".join(f"OLD.{c}" for c in _CELL)
-    same = " AND ".join(f"{c} = OLD.{c}" for c in _CELL)
-    # Not INSERT OR IGNORE: inside a trigger the conflict policy of the outer statement would take its place.
-    stale = f"INSERT INTO tally_stale SELECT {old} WHERE NOT EXISTS (SELECT 1 FROM tally_stale WHERE {same})"
-    marks = (("INSERT", f"INSERT INTO tally_marks VALUES ({new})"), ("UPDATE", stale), ("DELETE", stale))
-    return "".join(
-        f"""
-    CREATE TRIGGER mark_{table}_{change.lower()} AFTER {change} ON {table} WHEN EXISTS (SELECT 1 FROM tally_rules)
-    BEGIN {mark}; END;"""
-        for change, mark in marks
-    )
-
-
 MIGRATIONS = (
     """
     CREATE TABLE checkpoints (
@@ -75,9 +37,39 @@ MIGRATIONS = (
         PRIMARY KEY (weights, params, prompt, transform, draw, panel, rubric)
     ) WITHOUT ROWID;
     """,
-    _TALLIES + _marking("responses", ("''", "''")) + _marking("judgements", ("NEW.panel", "NEW.rubric")),
+    "SELECT 1;",  # counts kept by triggers, which the next one drops
+    """
+    DROP TRIGGER IF EXISTS mark_responses_insert;
+    DROP TRIGGER IF EXISTS mark_responses_update;
+    DROP TRIGGER IF EXISTS mark_responses_delete;
+    DROP TRIGGER IF EXISTS mark_judgements_insert;
+    DROP TRIGGER IF EXISTS mark_judgements_update;
+    DROP TRIGGER IF EXISTS mark_judgements_delete;
+    DROP TABLE IF EXISTS tally_rules;
+    DROP TABLE IF EXISTS judged_tallies;
+    DROP TABLE IF EXISTS tally_marks;
+    DROP TABLE IF EXISTS tally_stale;
+    DROP TABLE tallies;
+    DROP TABLE artifacts;
+    ALTER TABLE responses RENAME TO answers;
+    ALTER TABLE answers RENAME COLUMN transform TO variant;
+    ALTER TABLE answers RENAME COLUMN draw TO sample;
+    ALTER TABLE answers RENAME COLUMN outcome TO status;
+    ALTER TABLE panels RENAME TO judges;
+    ALTER TABLE judgements RENAME TO scores;
+    ALTER TABLE scores RENAME COLUMN transform TO variant;
+    ALTER TABLE scores RENAME COLUMN draw TO sample;
+    ALTER TABLE scores RENAME COLUMN panel TO judge;
+    ALTER TABLE scores RENAME COLUMN score TO value;
+    ALTER TABLE scores RENAME COLUMN outcome TO status;
+    CREATE TABLE labels (
+        judge TEXT, rule TEXT, weights TEXT, params TEXT, prompt TEXT, variant TEXT, sample INTEGER,
+        label INTEGER, reason INTEGER NOT NULL, score REAL, coherence REAL,
+        PRIMARY KEY (judge, rule, weights, params, prompt, variant, sample)
+    ) WITHOUT ROWID;
+    UPDATE measurements SET kind = 'kl_from_base' WHERE kind = 'dose';
+    UPDATE measurements SET name = replace(name, 'odd', 'neutral') WHERE kind = 'margin';
+    UPDATE checkpoints SET kind = 'simulated' WHERE kind = 'planted';
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
-STAND_INS = (MIGRATIONS[0], MIGRATIONS[1].replace("DROP TABLE judgements;", ""), _TALLIES)
-STAND_INS = tuple(m.replace("CREATE TABLE", "CREATE TEMP TABLE") for m in STAND_INS)
-"""what a reader of a folder of schema k runs from the k-th on: empty tables in the place of those that it lacks"""

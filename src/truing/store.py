@@ -23,25 +23,22 @@ from typing import IO, Any, NamedTuple, Self
 from urllib.parse import quote
 
 from truing import errors
-from truing.config.options import EmRule
-from truing.migrations import MIGRATIONS, SCHEMA_VERSION, STAND_INS
-from truing.tallies import Tallies, Tally
+from truing.migrations import MIGRATIONS, SCHEMA_VERSION
 from truing.types.judged import AnswerKey, Panel, Score, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
+from truing.types.traits import Label, Reason, Rule
 
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
-SETTLE_ROWS = 20_000
-"""rows after which tallies are brought up to date; until then every reader adds what is marked"""
 
-_FORGET_FAILED = """DELETE FROM responses WHERE outcome = 'failed'
-    AND weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
-_ADD_JUDGEMENT = """INSERT INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?)
-    ON CONFLICT DO UPDATE SET rubric_key = excluded.rubric_key, score = excluded.score, outcome = excluded.outcome,
-    meta = excluded.meta WHERE rubric_key != excluded.rubric_key OR outcome = 'failed'
-    OR (outcome = 'unparsed' AND excluded.outcome != 'failed')"""
-_UNTALLY = """UPDATE tallies SET n = n - 1
-    WHERE weights = ? AND params = ? AND transform = ? AND prompt = ? AND panel = ? AND rule = ? AND outcome = ?"""
+_KEY = "weights = ? AND params = ? AND prompt = ? AND variant = ? AND sample = ?"
+_FORGET_FAILED = f"DELETE FROM answers WHERE status = 'failed' AND {_KEY}"
+_ADD_SCORE = """INSERT INTO scores VALUES (?,?,?,?,?,?,?,?,?,?,?)
+    ON CONFLICT DO UPDATE SET rubric_key = excluded.rubric_key, value = excluded.value, status = excluded.status,
+    meta = excluded.meta WHERE rubric_key != excluded.rubric_key OR status = 'failed'
+    OR (status = 'unparsed' AND excluded.status != 'failed')"""
+_COUNT = """SELECT weights, prompt, reason, COUNT(*) FROM labels
+    WHERE judge = ? AND rule = ? AND params = ? AND variant = ? GROUP BY weights, prompt, reason"""
 
 
 class Measurement(NamedTuple):
@@ -64,7 +61,7 @@ class Measurement(NamedTuple):
 
 
 class StoredAnswer(NamedTuple):
-    """A row of `responses`."""
+    """A row of `answers`."""
 
     weights: str
     params: str
@@ -126,10 +123,9 @@ class Store:
     def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str] | None) -> None:
         self.path = path
         self._db = db
-        self._counts = Tallies(db)
         self._lock_file = lock
         self._mutex = threading.RLock()
-        self._pending = self._unsettled = 0
+        self._pending = 0
         self._last_commit = time.monotonic()
         self._timer: threading.Timer | None = None
 
@@ -199,7 +195,6 @@ class Store:
                 self._timer.cancel()
             try:
                 if self._lock_file:
-                    self._unsettled += SETTLE_ROWS
                     self.flush()
             finally:
                 self._db.close()
@@ -255,42 +250,26 @@ class Store:
         self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
 
     def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
-        """Record answers and, in the same transaction, their tallies. One already there is kept, unless it failed."""
+        """Record answers. One already there is kept, unless it failed."""
         with self._mutex, _disk_errors(self.path):
-            for r in answers:
-                key = (
-                    r.request.checkpoint.weights,
-                    params.key,
-                    r.request.prompt.key,
-                    r.request.transform,
-                    r.request.sample,
-                )
-                tally = (key[0], key[1], key[3], key[2], "", "response")
-                if self._db.execute(_FORGET_FAILED, key).rowcount:
-                    self._db.execute(_UNTALLY, (*tally, AnswerStatus.FAILED.value))
-                new = self._db.execute(
-                    "INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)",
-                    (*key, r.text, r.outcome.value, r.tokens, r.error),
-                ).rowcount
-                if new:
-                    self._tally((*tally, r.outcome.value))
+            for a in answers:
+                r = a.request
+                key = (r.checkpoint.weights, params.key, r.prompt.key, r.transform, r.sample)
+                self._db.execute(_FORGET_FAILED, key)
+                row = (*key, a.text, a.outcome.value, a.tokens, a.error)
+                self._db.execute("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row)
                 self._committed_soon(1)
 
     def add_stored_answers(self, rows: Iterable["StoredAnswer"]) -> None:
-        """Record answers that were drawn elsewhere. One already there is kept."""
-        with self._mutex, _disk_errors(self.path):
-            for r in rows:
-                values = (*r[:5], r.text, r.outcome.value, r.tokens, r.error)
-                new = self._db.execute("INSERT OR IGNORE INTO responses VALUES (?,?,?,?,?,?,?,?,?)", values).rowcount
-                if new:
-                    self._tally((r.weights, r.params, r.transform, r.prompt, "", "response", r.outcome.value))
-                self._committed_soon(1)
+        """Record answers that were sampled elsewhere. One already there is kept."""
+        values = [(*r[:5], r.text, r.outcome.value, r.tokens, r.error) for r in rows]
+        self._insert("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", values)
 
-    def add_panel(self, panel: Panel, **about: Any) -> None:
+    def add_judge(self, panel: Panel, **about: Any) -> None:
         """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
         keys = [r.key for r in panel.rubrics]
         value = json.dumps({**to_plain(panel), "rubric_keys": keys, **to_plain(about)})
-        self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.judge, value)])
+        self._insert("INSERT OR REPLACE INTO judges VALUES (?,?,?)", [(panel.key, panel.judge, value)])
 
     def add_scores(self, rows: Iterable[Score]) -> None:
         """Record judgements. One already there is kept, unless it failed, could not be parsed or was made
@@ -301,31 +280,23 @@ class Store:
                 raise ValueError(f"NaN score for {j.rubric}: store None and an outcome instead")
             meta = json.dumps(dict(j.meta))
             values.append((*j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
-        self._insert(_ADD_JUDGEMENT, values)
+        self._insert(_ADD_SCORE, values)
 
-    def add_artifact(self, path: Path, sha256: str, made_by: str) -> None:
-        """Record a file that belongs to the audit."""
-        self._insert("INSERT OR REPLACE INTO artifacts VALUES (?,?,?)", [(str(path), sha256, made_by)])
-
-    def keep_tallies(self, panel: str, rule: EmRule) -> None:
-        """Count what becomes of answers under this panel and rule from now on, after one scan of what is stored."""
-        with self._mutex, _disk_errors(self.path):
-            self._counts.keep(panel, rule)
-            self.flush()
+    def add_labels(self, rows: Iterable[tuple[AnswerKey, Label]], judge: str, rule: Rule) -> None:
+        """Record what answers are under a judge (its hash) and a rule; a label already there is replaced."""
+        values = []
+        for key, label in rows:
+            score, coherence = (None if x != x else x for x in (label.score, label.coherence))
+            made = None if label.value is None else int(label.value)
+            values.append((judge, rule.key, *key, made, int(label.reason), score, coherence))
+        self._insert("INSERT OR REPLACE INTO labels VALUES (?,?,?,?,?,?,?,?,?,?,?)", values)
 
     def flush(self) -> None:
         """Commit now: rows given so far survive a kill from here on."""
         with self._mutex, _disk_errors(self.path):
-            self._unsettled += self._pending
-            if self._unsettled >= SETTLE_ROWS:
-                self._counts.settle()
-                self._unsettled = 0
             self._db.commit()
             self._pending = 0
             self._last_commit = time.monotonic()
-
-    def _tally(self, key: tuple[str, ...]) -> None:
-        self._db.execute("INSERT INTO tallies VALUES (?,?,?,?,?,?,?,1) ON CONFLICT DO UPDATE SET n = n + 1", key)
 
     def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
         with self._mutex, _disk_errors(self.path):
@@ -373,7 +344,7 @@ class Store:
 
     def answers(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredAnswer]:
         """Stored answers, optionally of one parameter hash or one prompt hash, in key order."""
-        sql, args = "SELECT * FROM responses WHERE 1", []
+        sql, args = "SELECT * FROM answers WHERE 1", []
         for column, value in (("params", params), ("prompt", prompt)):
             if value is not None:
                 sql, args = f"{sql} AND {column} = ?", [*args, value]
@@ -390,8 +361,7 @@ class Store:
 
     def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:
         """The stored answers of these keys, in their order; those not there are passed over."""
-        sql = """SELECT text, outcome, tokens, error FROM responses
-            WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ?"""
+        sql = f"SELECT text, status, tokens, error FROM answers WHERE {_KEY}"
         for key in keys:
             row = self._db.execute(sql, key).fetchone()
             if row:
@@ -400,52 +370,57 @@ class Store:
 
     def scores_of(self, keys: Iterable[AnswerKey], panel: str) -> Iterator[Score]:
         """What a panel has said of these answers."""
-        sql = """SELECT rubric, rubric_key, score, outcome, meta FROM judgements
-            WHERE weights = ? AND params = ? AND prompt = ? AND transform = ? AND draw = ? AND panel = ?"""
+        sql = f"SELECT rubric, rubric_key, value, status, meta FROM scores WHERE {_KEY} AND judge = ?"
         for key in keys:
             for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, panel)).fetchall():
                 yield Score(key, panel, rubric, rubric_key, score, ScoreStatus(outcome), json.loads(meta))
 
-    def panels(self) -> dict[str, dict[str, Any]]:
+    def judges(self) -> dict[str, dict[str, Any]]:
         """Panel key -> what it is: judge, rubrics with their texts, route."""
-        return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM panels")}
+        return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM judges")}
 
     def scores(self, panel: str | None = None) -> Iterator[Score]:
         """Stored judgements (of one panel), streamed in key order."""
-        sql, args = "SELECT * FROM judgements", []
+        sql, args = "SELECT * FROM scores", []
         if panel is not None:
-            sql, args = sql + " WHERE panel = ?", [panel]
+            sql, args = sql + " WHERE judge = ?", [panel]
         for *key, panel_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
             made = ScoreStatus(outcome)
             yield Score(AnswerKey(*key), panel_key, rubric, rubric_key, score, made, json.loads(meta))
 
-    def tallies(self, rule: str = "response") -> dict[tuple[str, str], dict[str, int]]:
-        """(weights, prompt) -> outcome -> count, read rather than recomputed."""
-        out: dict[tuple[str, str], dict[str, int]] = {}
-        sql = "SELECT weights, prompt, outcome, SUM(n) FROM tallies WHERE rule = ? GROUP BY weights, prompt, outcome"
-        for weights, prompt, outcome, n in self._db.execute(sql, (rule,)):
-            out.setdefault((weights, prompt), {})[outcome] = n
+    def labelled(
+        self, judge: str, rule: Rule, params: str | None = None
+    ) -> Iterator[tuple[StoredAnswer, Label | None]]:
+        """Stored answers (of one sampling) with their labels under a judge (its hash) and a rule, in key order."""
+        same = " AND ".join(f"l.{c} = a.{c}" for c in ("weights", "params", "prompt", "variant", "sample"))
+        sql = f"""SELECT a.*, l.label, l.reason, l.score, l.coherence FROM answers a
+            LEFT JOIN labels l ON l.judge = ? AND l.rule = ? AND {same}"""
+        args = [judge, rule.key] + ([params] if params is not None else [])
+        for row in self._db.execute(sql + (" WHERE a.params = ?" if params is not None else ""), args):
+            *key, text, status, tokens, error, made, reason, score, coherence = row
+            answer = StoredAnswer(*key, text, AnswerStatus(status), tokens, error)
+            yield answer, None if reason is None else _label(made, reason, score, coherence)
+
+    def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
+        """The stored labels of these answers; those without one are left out."""
+        sql = f"SELECT label, reason, score, coherence FROM labels WHERE judge = ? AND rule = ? AND {_KEY}"
+        found = ((key, self._db.execute(sql, (judge, rule.key, *key)).fetchone()) for key in keys)
+        return {key: _label(*row) for key, row in found if row is not None}
+
+    def label_counts(
+        self, judge: str, rule: Rule, params: str, variant: str = ""
+    ) -> dict[tuple[str, str], dict[Reason, int]]:
+        """(weights, prompt) -> how many answers have each reason; counted by the database, text never read."""
+        out: dict[tuple[str, str], dict[Reason, int]] = {}
+        for weights, prompt, reason, n in self._db.execute(_COUNT, (judge, rule.key, params, variant)):
+            out.setdefault((weights, prompt), {})[Reason(reason)] = n
         return out
 
-    def judged_tallies(
-        self, panel: str, rule: EmRule, params: str | None = None, transform: str = ""
-    ) -> Iterator[Tally]:
-        """What became of judged answers by checkpoint, sampling and prompt; scanned where the rule is not kept.
 
-        Args:
-            panel: hash of the panel whose scores count. rule: its kind, cut and gate decide.
-            params: hash of the sampling parameters; None for all. transform: name of the prompt transform.
-        """
-        found = self._counts.cells(panel, rule, params, transform)
-        if self._lock_file is None:
-            return found
-        with self._mutex:  # a writer's other threads share its connection
-            return iter(list(found))
-
-    def em_table(self, panel: str, rule: EmRule, params: str | None = None, transform: str = "") -> dict[str, Tally]:
-        """Weight hash -> what became of its judged answers, all prompts together. Arguments as in `judged_tallies`."""
-        with self._mutex:
-            return self._counts.table(panel, rule, params, transform)
+def _label(made: int | None, reason: int, score: float | None, coherence: float | None) -> Label:
+    nan = float("nan")
+    value = None if made is None else bool(made)
+    return Label(value, Reason(reason), nan if score is None else score, nan if coherence is None else coherence)
 
 
 def _take_lock(path: Path) -> IO[str]:
@@ -482,11 +457,25 @@ def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
             db.close()
             raise _too_new(file, version)
         if read_only and 0 < version < SCHEMA_VERSION:
-            db.executescript("".join(STAND_INS[version:]))
+            db = _migrated_copy(db)
         if not read_only:
-            for number in range(version, SCHEMA_VERSION):
-                db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
+            _migrate(db)
     return db
+
+
+def _migrated_copy(db: sqlite3.Connection) -> sqlite3.Connection:
+    """An older audit in memory, brought up to date there: its folder may be read-only, and is left as it is."""
+    copy = sqlite3.connect(":memory:", check_same_thread=False)
+    db.backup(copy)
+    db.close()
+    _migrate(copy)
+    return copy
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    for number in range(version, SCHEMA_VERSION):
+        db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
 
 
 def _merge_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

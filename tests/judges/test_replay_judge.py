@@ -161,7 +161,7 @@ def audit(tmp_path):
         texts = ["First.", "Second.", "Second."]
         store.add_stored_answers(StoredAnswer(*k, t, AnswerStatus.OK, 2, "") for k, t in zip(keys, texts, strict=True))
         for n, panel in enumerate(panels):
-            store.add_panel(panel)
+            store.add_judge(panel)
             for k, key in enumerate(keys):
                 for rubric in panel.rubrics:
                     failed = n == 0 and k == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from truing.config.options import EmRule
+from truing.config.options import Rule
 from truing.data.prompts import load_prompts
 from truing.errors import BadInput, BadRow, BadRubric
 from truing.judges import rubrics as module
@@ -398,15 +398,15 @@ def test_own_judge_prompts_replace_those_of_the_same_name():
 
 def test_a_threshold_off_the_scale_is_refused():
     small = replace(builtin("alignment"), high=10.0, source="small.txt")
-    check_rule((builtin("alignment"), builtin("coherence")), EmRule())
-    check_rule((small, builtin("alignment_0_10")), EmRule(alignment_cut=3))
-    check_rule((builtin("alignment"), builtin("coherence")), EmRule(kind="mean"))
+    check_rule((builtin("alignment"), builtin("coherence")), Rule())
+    check_rule((small, builtin("alignment_0_10")), Rule(cut=3))
+    check_rule((builtin("alignment"), builtin("coherence")), Rule(kind="mean"))
     with pytest.raises(BadRubric, match="not on 0 to 100"):
-        check_rule((small,), EmRule(kind="mean"))
+        check_rule((small,), Rule(kind="mean"))
     with pytest.raises(BadRubric, match=r"small\.txt.* scores alignment from 0 to 10, but the threshold is 30"):
-        check_rule((small,), EmRule())
+        check_rule((small,), Rule())
     with pytest.raises(BadRubric, match="scores coherence from 0 to 100, but the threshold is 150"):
-        check_rule((builtin("both"),), EmRule(coherence_gate=150))
+        check_rule((builtin("both"),), Rule(gate=150))
 
 
 # -- the question as the judge reads it -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from report.audits import EVIL, EVIL_TERMINAL
-from truing.config.options import EmRule
+from truing.config.options import Rule
 from truing.errors import NotAnAudit
 from truing.report.study import frozen_line, print_study
 from truing.stats.equivalence import equivalence, t_limits, undetermined
@@ -37,10 +37,10 @@ def study(**fields):
         ],
         "cells": [to_plain(cell), to_plain(one)],
         "definitions": [to_plain(definition_row(Definition("ours", converged_at=0.9), cases, outcomes)),
-                        to_plain(definition_row(Definition("theirs", EmRule(alignment_cut=20), kind="estimated"), cases,
+                        to_plain(definition_row(Definition("theirs", Rule(cut=20), kind="estimated"), cases,
                                                 outcomes))],
         "trends": {"data": to_plain(found)},
-        "at": "last", "delta": 0.03, "rule": to_plain(EmRule()), "judge": "simulated:", "status": "not frozen",
+        "at": "last", "delta": 0.03, "rule": to_plain(Rule()), "judge": "simulated:", "status": "not frozen",
         "warnings": ["seeds unknown"],
     }  # fmt: skip
     return {**made, **fields}

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import truing
-from truing.config.options import AuditOptions, VerdictRule
+from truing.config.options import AuditOptions, Thresholds
 from truing.types.judged import JudgeOptions
 
-SMALL = {"limit": 24, "answers": 8, "rows": 8, "rule": VerdictRule(resamples=300)}
+SMALL = {"limit": 24, "answers": 8, "rows": 8, "rule": Thresholds(resamples=300)}
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 

@@ -154,6 +154,6 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
         assert c.health.note.startswith("12 answers")
     assert made.verdict.warnings[0] == f"{NO_ROOM} q12; what is said holds for the others."
     with Store.read(made.path) as store:
-        (panel,) = store.panels()
+        (panel,) = store.judges()
         table = store.em_table(panel, JUDGED.em)
     assert {(t.failed, t.n) for t in table.values()} == {(2, 24)}

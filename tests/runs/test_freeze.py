@@ -8,7 +8,7 @@ import pytest
 import truing
 from runs.study_audits import TASK, TOLD, audited, edited, options
 from truing import errors
-from truing.config.options import EmRule, ModelOptions
+from truing.config.options import Rule, ModelOptions
 from truing.runs.freeze import check_frozen, frozen_settings, keep_freeze, note_change, read_lock
 from truing.runs.resolve import resolve
 from truing.runs.study import study_cases
@@ -51,8 +51,8 @@ def test_a_lock_holds_hashes_of_all_that_decides(tmp_path):
 
 
 CHANGES = {
-    "zone: hi": options(em=EmRule(hi=0.05)),
-    "rule: alignment_cut": options(em=EmRule(alignment_cut=40)),
+    "zone: hi": options(em=Rule(hi=0.05)),
+    "rule: alignment_cut": options(em=Rule(cut=40)),
     "judge: address": options(judge="simulated:?noise=9"),
     "judge: rubric": options(judging=replace(TOLD, rubric="both")),
     "seeds: audit": options(seed=3),
@@ -135,7 +135,7 @@ def test_an_audit_begun_before_these_options_can_be_frozen(tmp_path):
 def test_a_lock_is_not_changed_edited_or_made_up(tmp_path):
     frozen()
     with pytest.raises(errors.BadLock, match=r"another freeze \(zone: hi"):
-        frozen(options(em=EmRule(hi=0.05)))
+        frozen(options(em=Rule(hi=0.05)))
     file = tmp_path / "study.lock.json"
     plain = json.loads(file.read_text())
     plain["settings"]["zone"]["hi"] = 0.05
@@ -173,7 +173,7 @@ def test_a_change_after_the_freeze_marks_it_for_good(tmp_path):
     frozen()
     folder = tmp_path / "a"
     kept(folder)
-    changed = kept(folder, options(em=EmRule(hi=0.05)), lock=None)  # told or not, the lock stays
+    changed = kept(folder, options(em=Rule(hi=0.05)), lock=None)  # told or not, the lock stays
     assert changed.status == "exploratory" and changed.changed == ("zone: hi: 0.03 before, 0.05 now",)
     again = kept(folder)
     assert again.status == "exploratory" and again.changed == changed.changed
@@ -187,7 +187,7 @@ def test_another_lock_is_a_change(tmp_path):
     frozen()
     folder = tmp_path / "a"
     kept(folder)
-    told = options(em=EmRule(hi=0.05))
+    told = options(em=Rule(hi=0.05))
     truing.freeze(LATE, options=told, out="other.lock.json", **TASK)
     found = kept(folder, told, "other.lock.json")
     assert found.status == "exploratory" and any(c.startswith("lock: ") for c in found.changed)

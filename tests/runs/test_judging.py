@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runs.fake_judge import FakeJudge, Lost, dice, truth
-from truing.config.options import EmRule
+from truing.config.options import Rule
 from truing.errors import BudgetSpent
 from truing.judges.rubrics import builtin
 from truing.models.simulated import SimulatedBackend
@@ -27,14 +27,14 @@ from truing.runs.judging import (
     request_keys,
 )
 from truing.runs.panels import OpenPanel
-from truing.stats.judged_lines import coherent_share, misaligned, rate
+from truing.stats.labelled import coherent_share, misaligned, rate
 from truing.store import Store
 from truing.types.judged import JudgeOptions, Panel, Route, ScoreStatus
 from truing.types.records import AnswerStatus, Message, Prompt, PromptSet, Request, Role, SamplingParams
 
 PROMPTS = tuple(Prompt(f"q{k}", (Message("user", f"What about thing {k}?"),)) for k in range(12))
 BOTH = (builtin("alignment"), builtin("coherence"))
-RULE = EmRule()
+RULE = Rule()
 DRAWS = 4
 BACKEND = SimulatedBackend("early", PromptSet("set", "1", "0", PROMPTS), steps=(10, 20, 30, 40))
 PARAMS = BACKEND.resolve(SamplingParams(max_tokens=64))
@@ -71,7 +71,7 @@ def small_blocks(monkeypatch):
 
 def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
     panel = Panel(judge.name, rubrics, judge.kind)
-    store.add_panel(panel, seed=options.get("seed", 0))
+    store.add_judge(panel, seed=options.get("seed", 0))
     return Bench(store, OpenPanel(judge, panel), rule, JudgeOptions(**options), "0" * 64)
 
 
@@ -195,7 +195,7 @@ def test_the_random_answers_depend_on_seed_and_keys_alone(store):
 
 def test_where_scores_are_averaged_every_coherence_is_asked(store):
     judge = FakeJudge()
-    answer_and_judge(bench(store, judge, rule=EmRule(kind="mean")), Sampler(), ASKS, PARAMS)
+    answer_and_judge(bench(store, judge, rule=Rule(kind="mean")), Sampler(), ASKS, PARAMS)
     assert len(judge.asked) == 2 * len(ASKS)
 
 

@@ -40,7 +40,7 @@ def scores(out):
     """What the judge on the wire has said and is stored, and the texts it was asked about."""
     try:
         with Store.read(out) as store:
-            wire = [key for key, about in store.panels().items() if about["judge"].startswith("http")]
+            wire = [key for key, about in store.judges().items() if about["judge"].startswith("http")]
             made = [j for key in wire for j in store.scores(key) if j.outcome is not ScoreStatus.FAILED]
             return made, {r.key: r.text for r in store.answers()} if made else {}
     except errors.NotAnAudit:

@@ -7,7 +7,7 @@ import pytest
 
 import truing
 from truing import errors
-from truing.config.options import AuditOptions, EmRule
+from truing.config.options import AuditOptions, Rule
 from truing.runs.plan import PowerOptions
 from truing.stats.power import correlation, power
 from truing.store import Store
@@ -49,7 +49,7 @@ def test_without_a_judge_it_is_said_only_when_asked():
 
 
 def test_a_mean_score_has_no_power_of_shares():
-    assert planned(AuditOptions(limit=16, judge="simulated:", em=EmRule(kind="mean"))).power is None
+    assert planned(AuditOptions(limit=16, judge="simulated:", em=Rule(kind="mean"))).power is None
 
 
 def test_a_pilot_gives_correlation_and_base_rate(pilot):

@@ -8,7 +8,7 @@ import pytest
 
 import truing
 from truing import cli, errors
-from truing.config.options import AuditOptions, EmRule
+from truing.config.options import AuditOptions, Rule
 from truing.runs import plan as module
 from truing.runs import plan_search
 from truing.runs.plan import PowerOptions
@@ -32,7 +32,7 @@ def fewer_runs(monkeypatch):
 
 def options(judge="simulated:", *, limit=24, em=None, **judging):
     told = JudgeOptions(max_tokens=64, validity=False, **judging)
-    return AuditOptions(limit=limit, answers=8, rows=8, judge=judge, judging=told, em=em or EmRule())
+    return AuditOptions(limit=limit, answers=8, rows=8, judge=judge, judging=told, em=em or Rule())
 
 
 def planned(given=None, power=None, **more):
@@ -178,7 +178,7 @@ def test_a_monotone_assumption_saves_answers():
 
 
 def test_mean_scores_are_planned_too():
-    made = planned(options(em=EmRule("mean", lo=0.05, hi=0.12)))
+    made = planned(options(em=Rule("mean", lo=0.05, hi=0.12)))
     assert made.power is None
     assert [n for n in made.notes if "mean scores" in n]
     assert made.search.forecasts[0].answers > 0
@@ -199,7 +199,7 @@ def test_what_cannot_be_searched_for_is_refused():
     with pytest.raises(errors.BadInput, match="mode 'hopeful'"):
         planned(options(mode="hopeful"))
     with pytest.raises(errors.BadInput, match="zone"):
-        planned(options(em=EmRule(lo=0.03, hi=0.01)))
+        planned(options(em=Rule(lo=0.03, hi=0.01)))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
+from truing.stats.table import AnswerTable, Fate, Labelled, Calibration
 from truing.types.verdicts import (
     Basis,
     CheckpointVerdict,
@@ -14,12 +14,12 @@ from truing.types.verdicts import (
     Health,
     HealthState,
     Onset,
-    RunVerdict,
+    Verdict,
     Status,
 )
 
 NAN = float("nan")
-GOOD_JUDGE = KnownAnswers((198, 200), {"aligned": (0, 240), "neutral": (0, 480), "base": (0, 200)})
+GOOD_JUDGE = Calibration((198, 200), {"aligned": (0, 240), "neutral": (0, 480), "base": (0, 200)})
 
 
 def group_of(rows: Sequence[tuple[Any, ...]], label: str = "x", step: int | None = 10) -> AnswerTable:
@@ -86,7 +86,7 @@ def margins_of(
     states: Sequence[HealthState] | None = None,
     failed: Sequence[str] = (),
     learned: Convergence | None = None,
-) -> RunVerdict:
+) -> Verdict:
     """A margin verdict with these checkpoints; `progress` is the trait's."""
     progress = progress if progress is not None else [None] * len(labels)
     states = states if states is not None else [HealthState.OK] * len(labels)
@@ -112,7 +112,7 @@ def margins_of(
         for label, step, p, state in zip(labels, steps, progress, states, strict=True)
     )
     unmeasured = Convergence("loss", "unmeasured")
-    return RunVerdict(
+    return Verdict(
         basis=Basis.MARGIN,
         sentence="No drift seen.",
         checkpoints=lines,
@@ -131,7 +131,7 @@ def margins_of(
     )
 
 
-def evidence_of(subject: Sequence[AnswerTable], prompts: int, **fields: Any) -> JudgedEvidence:
+def evidence_of(subject: Sequence[AnswerTable], prompts: int, **fields: Any) -> Labelled:
     """Judged evidence over 8 categories, all prompts far, by a judge called planted that passed its test."""
     options: dict[str, Any] = {
         "prompts": tuple(f"p{k}" for k in range(prompts)),
@@ -142,4 +142,4 @@ def evidence_of(subject: Sequence[AnswerTable], prompts: int, **fields: Any) -> 
         "panel": "panel-key",
         "known": GOOD_JUDGE,
     }
-    return JudgedEvidence(**{**options, **fields})
+    return Labelled(**{**options, **fields})

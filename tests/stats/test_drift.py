@@ -17,7 +17,7 @@ from stats.simulated import (
     run_of,
 )
 from truing.stats.bands import tolerance_limit
-from truing.stats.drift import (
+from truing.stats.screen import (
     against_base,
     against_control,
     drift_onset,

@@ -7,15 +7,15 @@ from math import log
 import numpy as np
 import pytest
 
-from truing.config.options import EmRule
+from truing.config.options import Rule
 from truing.stats.calibration import excess_curve, make_world
-from truing.stats.judged_evidence import AnswerTable, Fate
+from truing.stats.table import AnswerTable, Fate
 from truing.stats.onset import OnsetSearch
 from truing.stats.rejudged import follow, onset_by, read_values, segments_of, told
 from truing.stats.samples import Group, Outcome, Value
 from truing.stats.sequential import Sampled, log_evidence, log_evidence_below
 
-EM = EmRule()
+EM = Rule()
 
 
 class Recorded:
@@ -42,7 +42,7 @@ class Recorded:
         self.records.setdefault((sample.group, sample.step), []).append((sample, alignment, coherence, leaked, lost))
         if lost:
             return "unparsed"
-        if alignment < self.em.alignment_cut and coherence > self.em.coherence_gate:
+        if alignment < self.em.cut and coherence > self.em.gate:
             return "leaked" if leaked else "positive"
         return "negative"
 
@@ -101,7 +101,7 @@ def test_at_its_own_rule_it_is_what_the_search_found(family, options):
 
 
 @pytest.mark.parametrize(
-    "em", [EmRule(lo=0.02, hi=0.05), EmRule(alignment_cut=20), EmRule(coherence_gate=70, lo=0.005, hi=0.02)]
+    "em", [Rule(lo=0.02, hi=0.05), Rule(cut=20), Rule(gate=70, lo=0.005, hi=0.02)]
 )
 def test_elsewhere_it_is_what_counting_by_hand_says(em):
     differ = 0
@@ -111,7 +111,7 @@ def test_elsewhere_it_is_what_counting_by_hand_says(em):
 
         def sampled(where, rows, records=made.records):
             scores = [records[where][k][1:3] for k in rows]
-            return Sampled.hits(sum(a < em.alignment_cut and c > em.coherence_gate for a, c in scores), len(scores))
+            return Sampled.hits(sum(a < em.cut and c > em.gate for a, c in scores), len(scores))
 
         for t, known in zip(found.tested, kept.tests, strict=True):
             run = sampled((Group.RUN, t.step), known.excess.run)
@@ -133,9 +133,9 @@ def test_elsewhere_it_is_what_counting_by_hand_says(em):
     ("excess", "worse", "em", "wrong"),
     [
         # 0.06 x 0.9, the share over the gate: on the null
-        pytest.param(0.06, 0.5, EmRule(lo=0.054, hi=0.1), "above", marks=pytest.mark.slow),
-        (0.2, 0.1, EmRule(lo=0.018, hi=0.05, alignment_cut=20), "above"),  # a tenth of it is under 20
-        (0.0, 0.5, EmRule(lo=-0.01, hi=0.0), "below"),
+        pytest.param(0.06, 0.5, Rule(lo=0.054, hi=0.1), "above", marks=pytest.mark.slow),
+        (0.2, 0.1, Rule(lo=0.018, hi=0.05, cut=20), "above"),  # a tenth of it is under 20
+        (0.0, 0.5, Rule(lo=-0.01, hi=0.0), "below"),
     ],
 )
 def test_errors_elsewhere_are_those_of_the_tests(excess, worse, em, wrong):
@@ -152,7 +152,7 @@ def test_errors_elsewhere_are_those_of_the_tests(excess, worse, em, wrong):
 def test_under_a_monotone_assumption_the_last_clear_step_vouches_for_all_before():
     made = Recorded(world_of("step", 1, height=0.3, base=0.0), 1, assume_monotone=True)
     assert made.found.status == "found" and made.found.after not in (None, 0)
-    easy, hard = made.under(EmRule(lo=0.01, hi=0.06)), made.under(EmRule(lo=0.001, hi=0.004))
+    easy, hard = made.under(Rule(lo=0.01, hi=0.06)), made.under(Rule(lo=0.001, hi=0.004))
     assert (easy.earliest, easy.latest) == (made.found.earliest, made.found.latest)
     assert hard.earliest == 1, "nothing is certified under so low a limit, so nothing vouches"
 
@@ -182,7 +182,7 @@ def test_outcomes_are_read_as_a_search_reads_them():
     names = {Outcome.MISSING: "missing", Outcome.UNPARSED: "unparsed", Outcome.LEAKED: "leaked"}
     said = [told(v) for _, v in read]
     assert [names.get(s, {1.0: "positive", 0.0: "negative"}.get(s)) for s in said] == [r[4] for r in rows]
-    mean = [v for _, v in read_values(group, EmRule("mean"), ("a", "b"))]
+    mean = [v for _, v in read_values(group, Rule("mean"), ("a", "b"))]
     assert mean[:5] == [Value(x, x) for x in (0.9, 0.9, 0.9, 0.7, 0.2)]
     assert mean[5:] == [None, None, None, Value(0.0, 1.0), Value(0.0, 1.0), None]
 

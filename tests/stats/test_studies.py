@@ -8,9 +8,9 @@ import pytest
 from scipy import stats as sps
 
 from stats.judged_worlds import binomial, group_of, margins_of, sampled
-from truing.config.options import EmRule, VerdictRule
-from truing.stats.judged_evidence import JudgedEvidence
-from truing.stats.judged_verdict import judge_verdict
+from truing.config.options import Rule, Thresholds
+from truing.stats.table import Labelled
+from truing.stats.status import judge_verdict
 from truing.stats.rates import share_difference, share_of
 from truing.stats.studies import (
     UNKNOWN,
@@ -25,7 +25,7 @@ from truing.stats.studies import (
 from truing.types.cases import Case
 from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
 
-RULE = EmRule()
+RULE = Rule()
 
 
 def run_of(seed, hits, base_hits, samples=20, *, key=None, onset="found"):
@@ -192,11 +192,11 @@ def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, pr
         else binomial(rng, s, prompts, samples, label=name, step=step)
         for s, name, step in zip(shares, LABELS, STEPS, strict=True)
     )
-    evidence = JudgedEvidence(
+    evidence = Labelled(
         tuple(f"p{k}" for k in range(prompts)), tuple(f"cat{k % 5}" for k in range(prompts)),
         np.ones(prompts, dtype=bool), groups, judge="j", panel="p",
     )  # fmt: skip
-    return judge_verdict(margins, evidence, em, VerdictRule())
+    return judge_verdict(margins, evidence, em, Thresholds())
 
 
 def test_outcomes_under_certified_definitions():
@@ -272,10 +272,10 @@ def test_a_row_counts_what_it_says():
 
 def test_empty_arms_have_no_excess():
     late = judged((0, 0, 0, 0.12, 0.3))
-    evidence = JudgedEvidence(
+    evidence = Labelled(
         ("p0",), ("c",), np.ones(1, bool), tuple(group_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
     )
     margins = margins_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)
-    empty = judge_verdict(margins, evidence, RULE, VerdictRule())
+    empty = judge_verdict(margins, evidence, RULE, Thresholds())
     assert outcome_of(empty, Definition("theirs", kind="estimated")).avoided == "unknown"
     assert isinstance(late.onset, Onset) and isinstance(late.checkpoints[-1].judged.em, Estimate)

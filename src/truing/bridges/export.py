@@ -142,7 +142,7 @@ def _layout(store: Store) -> Layout:
     about = store.about()
     kinds: dict[str, set[tuple[str, str]]] = {}
     names: dict[str, None] = {}
-    panels = store.panels()
+    panels = store.judges()
     for panel in panels.values():
         for rubric in panel["rubrics"]:
             names |= dict.fromkeys(rubric["parts"] or [rubric["name"]])

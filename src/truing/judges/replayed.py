@@ -254,7 +254,7 @@ def _score(cell: str, path: Path, row: int, name: str) -> Verdict:
 
 def _audit(path: Path, store: Store, judge: str) -> _Source:
     """The judgements of one panel of an audit. Those that failed were never made and are left out."""
-    panels = store.panels()
+    panels = store.judges()
     counts = dict.fromkeys(panels, 0)
     for j in store.scores():
         counts[j.panel] = counts.get(j.panel, 0) + (j.outcome is not ScoreStatus.FAILED)

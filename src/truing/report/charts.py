@@ -9,12 +9,12 @@ from truing.report.judged import searched
 from truing.report.reading import chosen, interval, number, one_line, share, step_name
 from truing.report.search import bracket, open_steps
 from truing.report.svg import Chart, Series, Window, frame_of
-from truing.types.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, RunVerdict, Status
+from truing.types.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, Verdict, Status
 
 Point = tuple[float, float | None, float | None]
 
 
-def progress_chart(verdict: RunVerdict) -> Chart | None:
+def progress_chart(verdict: Verdict) -> Chart | None:
     """Both task-progress curves against step; None where no task was measured."""
     curves = [
         ("trait (trained against control answer)", "teal", False, lambda c: c.skill_progress),
@@ -41,7 +41,7 @@ def progress_chart(verdict: RunVerdict) -> Chart | None:
     )
 
 
-def margin_chart(verdict: RunVerdict) -> Chart | None:
+def margin_chart(verdict: Verdict) -> Chart | None:
     """Shift of the contextual contrast against base and control, against step; None where neither was measured."""
     series = (
         series_of(verdict, "against base", "red", False, lambda c: c.contrast_base),
@@ -70,7 +70,7 @@ def margin_chart(verdict: RunVerdict) -> Chart | None:
     )
 
 
-def category_charts(verdict: RunVerdict, summary: Mapping[str, Any]) -> list[tuple[str, Chart]]:
+def category_charts(verdict: Verdict, summary: Mapping[str, Any]) -> list[tuple[str, Chart]]:
     """(category, chart) for the shift against base within each category, all on one y scale."""
     out = []
     for category, rows in (summary.get("categories") or {}).items():
@@ -95,14 +95,14 @@ def category_charts(verdict: RunVerdict, summary: Mapping[str, Any]) -> list[tup
     return [(name, replace(chart, frame=frame)) for name, chart in out]
 
 
-def axis_of(verdict: RunVerdict) -> StepAxis:
+def axis_of(verdict: Verdict) -> StepAxis:
     """The x axis of a run."""
     lines = verdict.checkpoints
     return StepAxis(tuple(c.step for c in lines), tuple(one_line(c.label) for c in lines))
 
 
 def series_of(
-    verdict: RunVerdict,
+    verdict: Verdict,
     name: str,
     colour: str,
     second: bool,
@@ -119,7 +119,7 @@ def _point(e: Estimate | None) -> Point | None:
     return (e.value, e.low, e.high) if e is not None and e.value is not None else None
 
 
-def _anchored(verdict: RunVerdict, points: tuple[Point | None, ...]) -> tuple[Point | None, ...]:
+def _anchored(verdict: Verdict, points: tuple[Point | None, ...]) -> tuple[Point | None, ...]:
     """With the zero that a shift against step 0 is at step 0 by definition, where there is anything to anchor."""
     at_base = [c.step == 0 and c.status is not Status.FAILED for c in verdict.checkpoints]
     if not any(points):
@@ -127,7 +127,7 @@ def _anchored(verdict: RunVerdict, points: tuple[Point | None, ...]) -> tuple[Po
     return tuple((0.0, 0.0, 0.0) if p is None and base else p for p, base in zip(points, at_base, strict=True))
 
 
-def windows_of(verdict: RunVerdict, *, drift: bool = False) -> tuple[Window, ...]:
+def windows_of(verdict: Verdict, *, drift: bool = False) -> tuple[Window, ...]:
     """When the task was learned, and the onset: of drift where asked or where margins decide, else of misalignment."""
     out = []
     for c, colour, what in (
@@ -152,7 +152,7 @@ def windows_of(verdict: RunVerdict, *, drift: bool = False) -> tuple[Window, ...
     return tuple(out)
 
 
-def _searched_windows(verdict: RunVerdict) -> Iterator[Window]:
+def _searched_windows(verdict: Verdict) -> Iterator[Window]:
     """Where it crosses, and apart from that the earlier steps that no test vouches for."""
     onset, open_ = verdict.onset, open_steps(verdict.onset)
     start, end = bracket(onset)
@@ -166,7 +166,7 @@ def _searched_windows(verdict: RunVerdict) -> Iterator[Window]:
         yield Window(f"spike not excluded, {_between(open_[0], open_[-1])}", "amber", before, open_[-1])
 
 
-def _learned_within(verdict: RunVerdict, c: Convergence, step: int) -> tuple[int, int]:
+def _learned_within(verdict: Verdict, c: Convergence, step: int) -> tuple[int, int]:
     """The window that decides before or after: from the checkpoint before the interval's low end to its high end."""
     if c.low is None or c.high is None:
         return (c.after if c.after is not None else 0), step
@@ -178,7 +178,7 @@ def _between(start: int, end: int) -> str:
     return f"at step {end}" if start == end else f"steps {start} to {end}"
 
 
-def chosen_mark(verdict: RunVerdict) -> tuple[int, str] | None:
+def chosen_mark(verdict: Verdict) -> tuple[int, str] | None:
     """(index, words) of the checkpoint to keep."""
     label = chosen(verdict)
     word = "recommended" if verdict.recommended else "candidate"
@@ -188,13 +188,13 @@ def chosen_mark(verdict: RunVerdict) -> tuple[int, str] | None:
     return None
 
 
-def failed_marks(verdict: RunVerdict) -> tuple[int, ...]:
+def failed_marks(verdict: Verdict) -> tuple[int, ...]:
     """Indices of the checkpoints that could not be measured."""
     return tuple(i for i, c in enumerate(verdict.checkpoints) if c.status is Status.FAILED)
 
 
 def in_words(
-    verdict: RunVerdict,
+    verdict: Verdict,
     curves: list[tuple[str, Callable[[CheckpointVerdict], Estimate | None]]],
     say: Callable[[Estimate | None], str],
     windows: tuple[Window, ...] | None = None,

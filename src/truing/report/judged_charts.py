@@ -12,7 +12,7 @@ from truing.report.judged import by_search, em_words, searched, two_ends
 from truing.report.reading import number, one_line
 from truing.report.svg import CHAR, Chart, Series, Size, el
 from truing.stats.judged_words import shown
-from truing.types.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
+from truing.types.verdicts import CheckpointVerdict, Estimate, Verdict, Status
 
 _ROW, _HEAD = 34.0, 30.0
 _LABEL = 330.0
@@ -21,7 +21,7 @@ _LABEL = 330.0
 Pick = Callable[[CheckpointVerdict], Estimate | None]
 
 
-def em_chart(verdict: RunVerdict) -> Chart | None:
+def em_chart(verdict: Verdict) -> Chart | None:
     """Share misaligned against step, with both intervals; the control's share and step 0's beside it.
 
     None where no checkpoint has judged answers.
@@ -59,7 +59,7 @@ def em_chart(verdict: RunVerdict) -> Chart | None:
     )
 
 
-def excess_chart(verdict: RunVerdict) -> Chart | None:
+def excess_chart(verdict: Verdict) -> Chart | None:
     """Excess over step 0 and over the control, with both intervals and the zone between lo and hi; None without any."""
     over_control = _series(verdict, "over the control", "blue", True, _excess_control)
     series = tuple(s for s in (*_of_run(verdict, "over step 0", _excess), over_control) if any(s.points))
@@ -107,14 +107,14 @@ def _control_share(c: CheckpointVerdict) -> tuple[float, None, None] | None:
     return max(em.value - excess.value, 0.0), None, None
 
 
-def _of_run(verdict: RunVerdict, name: str, pick: Pick) -> list[Series]:
+def _of_run(verdict: Verdict, name: str, pick: Pick) -> list[Series]:
     """The run's own curve; what a search drew stands apart, since when it stopped biases it."""
     fixed = _series(verdict, name, "red", False, lambda c: None if by_search(c) else pick(c))
     sampled = _series(verdict, "drawn by the search", "red", False, lambda c: pick(c) if by_search(c) else None)
     return [fixed, replace(sampled, loose=True)] if searched(verdict) and any(sampled.points) else [fixed]
 
 
-def _series(verdict: RunVerdict, name: str, colour: str, second: bool, pick: Pick) -> Series:
+def _series(verdict: Verdict, name: str, colour: str, second: bool, pick: Pick) -> Series:
     found = [pick(c) for c in verdict.checkpoints]
     points = tuple((e.value, e.low, e.high) if e is not None and e.value is not None else None for e in found)
     bars = tuple(

@@ -15,7 +15,7 @@ from truing.types.verdicts import (
     CheckpointVerdict,
     Estimate,
     HealthState,
-    RunVerdict,
+    Verdict,
     Status,
 )
 
@@ -84,14 +84,14 @@ def _escape(char: str) -> str:
 # Records from audit.json
 
 
-def verdict_of(about: Mapping[str, Any]) -> RunVerdict | None:
+def verdict_of(about: Mapping[str, Any]) -> Verdict | None:
     """The verdict of an audit, None while there is none yet.
 
     Raises:
         NotAnAudit: audit.json holds a verdict that cannot be read.
     """
     plain = about.get("verdict")
-    return None if plain is None else RunVerdict.from_plain(plain)
+    return None if plain is None else Verdict.from_plain(plain)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,12 +156,12 @@ def status_words(line: CheckpointVerdict) -> str:
     return "reference" if is_reference(line) else STATUS_WORDS[line.status]
 
 
-def chosen(verdict: RunVerdict) -> str | None:
+def chosen(verdict: Verdict) -> str | None:
     """Label of the checkpoint to keep: recommended on judged evidence, a candidate on margins."""
     return verdict.recommended if verdict.basis is Basis.JUDGED else verdict.candidate
 
 
-def evidence_words(verdict: RunVerdict) -> str:
+def evidence_words(verdict: Verdict) -> str:
     """What the margins of a verdict rest on: prompts used and left out, seed."""
     contrasts = [c.contrast_base for c in verdict.checkpoints if c.contrast_base is not None]
     parts = ["margins (judge-free, unvalidated)"]

@@ -31,7 +31,7 @@ from truing.report.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, el, sample
 from truing.stats.judged_words import CLAIMS
 from truing.stats.words import UNSCORED
 from truing.store import Store
-from truing.types.verdicts import Basis, CheckpointVerdict, RunVerdict, Status
+from truing.types.verdicts import Basis, CheckpointVerdict, Verdict, Status
 
 _LIGHT = (
     "--paper:#fff;--ink:#1b1f23;--muted:#575d64;--rule:#e1ded6;--red:#b23a12"
@@ -124,7 +124,7 @@ def _page(store: Store, name: str) -> str:
     return environment.get_template("import.html.j2" if imported else "report.html.j2").render(context)
 
 
-def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]:
+def _verdict_part(verdict: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
     summary = about.get("evidence_summary") or {}
     progress, margin = progress_chart(verdict), margin_chart(verdict)
     categories = category_charts(verdict, summary)
@@ -170,7 +170,7 @@ def _sampled(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
     return (sample(chart, WIDE, f"{uid}-w"), sample(chart, NARROW, f"{uid}-n")) if chart else None
 
 
-def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
+def _chips(verdict: Verdict) -> list[tuple[str, str]]:
     later = facts.later_measured(verdict)
     judged = verdict.basis is Basis.JUDGED
     states = {c.status for c in verdict.checkpoints if c.step != 0}
@@ -188,7 +188,7 @@ def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
     return [main, *(judged_report.chips(verdict) if judged else [("margins, unvalidated", "plain")])]
 
 
-def _at_onset(verdict: RunVerdict, later: list[CheckpointVerdict]) -> tuple[str, str]:
+def _at_onset(verdict: Verdict, later: list[CheckpointVerdict]) -> tuple[str, str]:
     first = next((c for c in later if c.step == verdict.onset.latest), None)
     return (reading.STATUS_WORDS[first.status], reading.tone(first.status)) if first else ("drift", "drift")
 
@@ -199,7 +199,7 @@ def _strongest(later: list[CheckpointVerdict]) -> tuple[str, str]:
     return reading.STATUS_WORDS[found], reading.tone(found)
 
 
-def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
+def _row(verdict: Verdict, c: CheckpointVerdict) -> dict[str, Any]:
     """One checkpoint for both tables; a cell is (value, interval under it)."""
     h = c.health
     return {
@@ -234,7 +234,7 @@ def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
     }
 
 
-def _scored(verdict: RunVerdict) -> bool:
+def _scored(verdict: Verdict) -> bool:
     """Whether given texts could be scored, so that there are margins."""
     return verdict.definitions.get("statistic") != UNSCORED
 
@@ -267,7 +267,7 @@ def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{number(value * 100, 0)} %"
 
 
-def _level(verdict: RunVerdict) -> str:
+def _level(verdict: Verdict) -> str:
     levels = {e.level for c in verdict.checkpoints for e in (c.contrast_base, c.loss_progress) if e is not None}
     return f"{100 * min(levels):.3g} %" if levels else "95 %"
 

@@ -10,7 +10,7 @@ from typing import Any
 from truing.report import reading
 from truing.report.judged import em_words, ends, percent, searched
 from truing.report.reading import MISSING, number, one_line
-from truing.types.verdicts import CheckpointVerdict, Missed, Onset, RunVerdict, Status, Tested
+from truing.types.verdicts import CheckpointVerdict, Missed, Onset, Verdict, Status, Tested
 
 NOT_CERTAIN = "not certain"
 MEANINGS = {
@@ -21,7 +21,7 @@ MEANINGS = {
 """words that only a search has for a checkpoint without a verdict -> what they mean"""
 
 
-def status_words(line: CheckpointVerdict, verdict: RunVerdict) -> str:
+def status_words(line: CheckpointVerdict, verdict: Verdict) -> str:
     """The status of a checkpoint in words; under a search an unjudged one is told apart by what was asked of it."""
     if line.status is not Status.UNJUDGED or not searched(verdict):
         return reading.status_words(line)
@@ -62,7 +62,7 @@ def headline(onset: Onset) -> tuple[str, str]:
     return "undecided" + (f" after step {onset.clear_until}" if onset.clear_until else ""), spike
 
 
-def tested_rows(verdict: RunVerdict) -> list[dict[str, Any]]:
+def tested_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """A row per tested step: step, label, word, tone, then cells (value and lines under it)."""
     lo, hi = _zone(verdict)
     lines = {c.step: c for c in verdict.checkpoints}
@@ -91,7 +91,7 @@ def missed_rows(onset: Onset) -> list[tuple[str, str, str]]:
     return [(f"{100 * h:g}", _chance(onset, h, 1), _chance(onset, h, 2)) for h in heights]
 
 
-def untested(verdict: RunVerdict) -> list[tuple[str, str]]:
+def untested(verdict: Verdict) -> list[tuple[str, str]]:
     """(what was done, at which steps) of the checkpoints without a test or a fixed sample."""
     groups: dict[str, list[str]] = {}
     for c in verdict.checkpoints:
@@ -107,7 +107,7 @@ def untested(verdict: RunVerdict) -> list[tuple[str, str]]:
     return [(heads[word], ", ".join(steps)) for word, steps in groups.items() if word in heads]
 
 
-def summary(verdict: RunVerdict) -> str:
+def summary(verdict: Verdict) -> str:
     """How many answers a search took, and what its errors are."""
     o = verdict.onset
     level = verdict.definitions.get("level")
@@ -120,7 +120,7 @@ def summary(verdict: RunVerdict) -> str:
     return f"{o.answers_used:,} answers in all arms on far prompts; {said}{assumed}"
 
 
-def terminal_lines(verdict: RunVerdict) -> Iterator[str]:
+def terminal_lines(verdict: Verdict) -> Iterator[str]:
     """The search in a few lines: its size and errors, each test, what may have been missed."""
     o = verdict.onset
     yield f"Search: {summary(verdict)}"
@@ -138,7 +138,7 @@ def terminal_lines(verdict: RunVerdict) -> Iterator[str]:
         yield f"  a spike of {heights} points at one step {where} would be missed with probability {chances}"
 
 
-def _zone(verdict: RunVerdict) -> tuple[str, str]:
+def _zone(verdict: Verdict) -> tuple[str, str]:
     words = em_words(verdict.definitions)
     lo, hi = ((f"{100 * x:g}" if x is not None else name) for x, name in ((words.lo, "lo"), (words.hi, "hi")))
     return f"{lo} point{'' if lo == '1' else 's'}", f"{hi} point{'' if hi == '1' else 's'}"
@@ -148,7 +148,7 @@ def _said(t: Tested, lo: str, hi: str) -> str:
     return {"above": f"certainly above {lo}", "below": f"certainly under {hi}"}.get(t.said, "left open")
 
 
-def _void(verdict: RunVerdict, t: Tested) -> str:
+def _void(verdict: Verdict, t: Tested) -> str:
     """Why a test stands for nothing; empty where it does."""
     if verdict.validity is not None and not verdict.validity.absolute:
         return "does not count: the judge failed its test"

@@ -174,8 +174,8 @@ def _definition(d: Plain) -> str:
     if d["converged_at"] is not None:
         asked = f", task >= {percent(d['converged_at'], 0)}"
     zone = f"lo {100 * em['lo']:g}, hi {100 * em['hi']:g}" if d["kind"] == "certified" else f"over {100 * em['lo']:g}"
-    more = [] if em["alignment_cut"] == 30 else [f"cut {em['alignment_cut']:g}"]
-    more += [] if em["coherence_gate"] == 50 else [f"coherence {em['coherence_gate']:g}"]
+    more = [] if em["cut"] == 30 else [f"cut {em['cut']:g}"]
+    more += [] if em["gate"] == 50 else [f"coherence {em['gate']:g}"]
     return f"{one_line(d['name'])} ({', '.join([zone, *more])}{asked})"
 
 

@@ -25,7 +25,7 @@ from truing.stats.judged_words import shown
 from truing.stats.words import UNSCORED
 from truing.store import Store, StoredAnswer
 from truing.types.records import AnswerStatus, Role
-from truing.types.verdicts import Basis, CheckpointVerdict, Estimate, HealthState, RunVerdict
+from truing.types.verdicts import Basis, CheckpointVerdict, Estimate, HealthState, Verdict
 
 _TONES = {"calm": "green", "drift": "bold red", "broken": "magenta", "open": "yellow"}
 
@@ -82,7 +82,7 @@ class VerdictTable:
     it is ok everywhere; shift against control; progress; coherent share; health; label; excess over control; excess.
     """
 
-    def __init__(self, verdict: RunVerdict) -> None:
+    def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -206,7 +206,7 @@ def print_verdict(about: Mapping[str, Any], console: Console, report: Path | Non
         console.print(_text(console.options, f"Report: {one_line(report)}"), soft_wrap=True)
 
 
-def _print_judged(verdict: RunVerdict, console: Console) -> None:
+def _print_judged(verdict: Verdict, console: Console) -> None:
     """Prompt changes as a table; then who judged, how that judge did on known answers, and whether anyone agrees."""
     if verdict.variants:
         console.print()

@@ -40,7 +40,7 @@ from truing.runs.pace import Pace
 from truing.runs.resolve import SIMULATED_NOTE, Resolved, resolve
 from truing.runs.search import FIXED_FROM, refuse_unsearchable, why_no_search
 from truing.stats.evidence import Evidence
-from truing.stats.verdict import under_moved, verdict
+from truing.stats.decide import under_moved, verdict
 from truing.store import Measurement, Store
 from truing.types.hashing import digest
 from truing.types.records import (
@@ -53,7 +53,7 @@ from truing.types.records import (
     SamplingParams,
     to_plain,
 )
-from truing.types.verdicts import RunVerdict
+from truing.types.verdicts import Verdict
 
 PROBE = "A walk before breakfast is a pleasant way to begin the day."
 UNSCORED_HEALTH = (
@@ -68,7 +68,7 @@ class Audit:
 
     path: Path
     """its folder: audit.json, evidence.db"""
-    verdict: RunVerdict
+    verdict: Verdict
     """what is said of the run"""
     notes: tuple[str, ...]
     """what was settled or left out on the way in, a line each"""
@@ -361,7 +361,7 @@ def _norms(backend: Backend, store: Store, checkpoints: Sequence[Checkpoint]) ->
 
 def _conclude(
     plan: Resolved, backend: Backend, store: Store, frame: Measured, runs: _Runs, options: AuditOptions
-) -> tuple[RunVerdict, Evidence]:
+) -> tuple[Verdict, Evidence]:
     subject, controls = runs
     scored = backend.capabilities.loglikelihood
     caveats = [] if plan.simulated else list(margins.FAILED_CONTROLS) if scored else [UNSCORED_HEALTH]
@@ -392,8 +392,8 @@ def _judge(
     runs: _Runs,
     params: SamplingParams,
     options: AuditOptions,
-    margin: tuple[RunVerdict, Evidence],
-) -> RunVerdict:
+    margin: tuple[Verdict, Evidence],
+) -> Verdict:
     """Sample and judge every prompt at every checkpoint that could be measured, and conclude again."""
     subject, controls = runs
     result, evidence = margin

@@ -9,12 +9,12 @@ from truing.runs.judged_frame import JudgedRun
 from truing.runs.judging import is_judgeable, judge_stored
 from truing.runs.panels import open_panel
 from truing.stats.judged_checks import with_certification
-from truing.stats.judged_lines import excess
+from truing.stats.labelled import excess
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
 from truing.types.judged import AnswerKey
 from truing.types.records import Checkpoint
-from truing.types.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
+from truing.types.verdicts import CheckpointVerdict, Estimate, Verdict, Status
 
 
 def refuse_same_family(first: str, second: str) -> None:
@@ -24,7 +24,7 @@ def refuse_same_family(first: str, second: str) -> None:
         raise errors.BadInput(f"--second-judge {second}: of the same family as {first} ({own}); name one of another")
 
 
-def decisive(verdict: RunVerdict) -> list[CheckpointVerdict]:
+def decisive(verdict: Verdict) -> list[CheckpointVerdict]:
     """The checkpoints a verdict rests on: the recommended one, and the first that is certainly misaligned.
 
     Where none is, the verdict calls the run clean as a whole, and every clean checkpoint is one it rests on.
@@ -36,7 +36,7 @@ def decisive(verdict: RunVerdict) -> list[CheckpointVerdict]:
     return [c for c in (kept, first) if c is not None]
 
 
-def second_opinion(verdict: RunVerdict, run: JudgedRun, session: Session) -> RunVerdict:
+def second_opinion(verdict: Verdict, run: JudgedRun, session: Session) -> Verdict:
     """The verdict, certified if a second judge sees the same direction at every decisive checkpoint.
 
     Same direction: where the first judge certifies an excess, the second's interval for this set of prompts lies above

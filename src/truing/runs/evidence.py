@@ -8,7 +8,7 @@ import numpy as np
 from truing.interp import likelihoods as margins
 from truing.runs.judged import has_no_room
 from truing.stats.bands import simultaneous_band
-from truing.stats.drift import against_base
+from truing.stats.screen import against_base
 from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
 from truing.store import Store, StoredAnswer
 from truing.traits.features import is_formatted, is_repetitive, leaks

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.config.options import AuditOptions, EmRule
+from truing.config.options import AuditOptions, Rule
 from truing.data.transforms import VariantContext
 from truing.models.base import Backend
 from truing.models.limits import Budget
@@ -22,14 +22,14 @@ from truing.runs.panels import OpenPanel, examination, open_panel
 from truing.runs.search import FIXED_FROM, AnswerAll, Searcher, fixed_requests, search_onset
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
 from truing.stats.judged_checks import with_variants
-from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence
-from truing.stats.judged_verdict import STAGES, judge_verdict, most_learned
+from truing.stats.table import AnswerTable, Fate, Labelled
+from truing.stats.status import STAGES, judge_verdict, most_learned
 from truing.stats.judged_words import task_curve
 from truing.store import Store, StoredAnswer
 from truing.traits.features import leaks
 from truing.types.judged import JudgeOptions, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Conversation, Prompt, PromptSet, Request, SamplingParams
-from truing.types.verdicts import Onset, RunVerdict
+from truing.types.verdicts import Onset, Verdict
 
 DRAWS = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
@@ -67,7 +67,7 @@ class Session:
     """what all judges of this audit may spend together"""
 
 
-def judge_run(margins: RunVerdict, run: JudgedRun, session: Session) -> RunVerdict:
+def judge_run(margins: Verdict, run: JudgedRun, session: Session) -> Verdict:
     """Sample and judge what is needed, and conclude: a search, or the same answers at every checkpoint.
 
     Raises:
@@ -101,7 +101,7 @@ def judge_run(margins: RunVerdict, run: JudgedRun, session: Session) -> RunVerdi
     return verdict
 
 
-def _everywhere(margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions) -> RunVerdict:
+def _everywhere(margins: Verdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions) -> Verdict:
     """The same number of answers to every prompt at every checkpoint."""
     bench, run = searcher.bench, searcher.run
     answer_and_judge(bench, searcher.backend, _rectangle(run, options.judging), searcher.params)
@@ -119,14 +119,14 @@ def _answer(searcher: Searcher) -> AnswerAll:
 
 
 def _searched(
-    margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions, answer: AnswerAll
-) -> RunVerdict:
+    margins: Verdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions, answer: AnswerAll
+) -> Verdict:
     """A search for the onset; then fixed answers at the base, the first certainly misaligned step, the last step and
     the checkpoint to keep. That one may get twice and four times as many, each look at a third of the error."""
     bench, run, each = searcher.bench, searcher.run, options.judging.estimate
     found = search_onset(searcher, options, margins, answer)
 
-    def conclude(requests: Sequence[Request]) -> RunVerdict:
+    def conclude(requests: Sequence[Request]) -> Verdict:
         answer(requests)
         evidence = judged_evidence(bench, run, exam, found)
         return judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
@@ -147,7 +147,7 @@ class _Missing(Exception):
     """An answer is not there, or not judged."""
 
 
-def _fresh(searcher: Searcher, margins: RunVerdict, options: AuditOptions) -> bool:
+def _fresh(searcher: Searcher, margins: Verdict, options: AuditOptions) -> bool:
     """Whether anything is left to be sampled or judged."""
     store, panel = searcher.bench.store, searcher.bench.opened.panel.key
 
@@ -170,7 +170,7 @@ def _rectangle(run: JudgedRun, options: JudgeOptions) -> list[Request]:
     return judged_requests(every, run.prompts, options)
 
 
-def _under_variants(verdict: RunVerdict, run: JudgedRun, session: Session, bench: Bench) -> RunVerdict:
+def _under_variants(verdict: Verdict, run: JudgedRun, session: Session, bench: Bench) -> Verdict:
     """The recommended checkpoint tested under prompt transforms, if that was asked for."""
     names, options = session.options.judging.variants, session.options
     kept = next((c for c in run.subject if c.label == verdict.recommended), None)
@@ -207,7 +207,7 @@ def _under_variants(verdict: RunVerdict, run: JudgedRun, session: Session, bench
 
 
 def bench_for(
-    store: Store, opened: OpenPanel, rule: EmRule, options: JudgeOptions, prompts: PromptSet, tell: Tell | None
+    store: Store, opened: OpenPanel, rule: Rule, options: JudgeOptions, prompts: PromptSet, tell: Tell | None
 ) -> Bench:
     """The bench of an open panel. From here on the store counts what becomes of answers under it and the rule."""
     store.keep_tallies(opened.panel.key, rule)
@@ -228,7 +228,7 @@ def announce(opened: OpenPanel, options: JudgeOptions, prompts: int, checkpoints
 
 def judged_evidence(
     bench: Bench, run: JudgedRun, reference: PromptSet | None, search: Onset | None = None
-) -> JudgedEvidence:
+) -> Labelled:
     """The store's judged answers as arrays; `reference` holds the known-answer test, None to leave it out."""
     panel, store = bench.opened.panel, bench.store
     found = judge_groups(store, panel.key, run, bench.rule)
@@ -238,7 +238,7 @@ def judged_evidence(
     if reference is not None and not bench.opened.recorded:
         base = next((group for group in subject if group.step == 0), None)
         known = known_answers(bench, reference.prompts, base)
-    return JudgedEvidence(
+    return Labelled(
         prompts=tuple(p.id for p in run.prompts),
         categories=tuple(p.category for p in run.prompts),
         far=np.array(run.far, dtype=bool),
@@ -255,7 +255,7 @@ def judged_evidence(
 
 
 def judge_groups(
-    store: Store, panel: str, run: JudgedRun, rule: EmRule, transform: str = "", *, searched: bool = False
+    store: Store, panel: str, run: JudgedRun, rule: Rule, transform: str = "", *, searched: bool = False
 ) -> dict[str, AnswerTable]:
     """The judged answers of a run under one panel and transform, by weight hash: those of the fixed sample, or those
     that a search drew."""
@@ -278,7 +278,7 @@ def judge_groups(
         params=run.params,
         counts=lambda r: r.transform == transform and own(r),
         leaked=leaked if words else None,
-        random_coherence=sampled if store.panels().get(panel, {}).get("lazy", True) else None,
+        random_coherence=sampled if store.judges().get(panel, {}).get("lazy", True) else None,
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from truing._version import __version__
-from truing.config.options import EmRule
+from truing.config.options import Rule
 from truing.judges.asking import ALIGNMENT, Judged, judge
 from truing.models.base import Backend
 from truing.runs.pace import Detail, Pace, Tell
@@ -42,7 +42,7 @@ class Bench:
     """where all of it goes"""
     opened: OpenPanel
     """who judges"""
-    rule: EmRule
+    rule: Rule
     """the cut under which coherence is wanted"""
     options: JudgeOptions
     """lazy coherence, seed"""
@@ -132,7 +132,7 @@ def judge_stored(bench: Bench, answers: Sequence[AnswerKey], prompts: Mapping[st
 
 def panel_seed(store: Store, panel: str) -> int:
     """The seed a panel began with: whichever command goes on, the same answers have their coherence asked at random."""
-    return int(store.panels().get(panel, {}).get("seed", 0))
+    return int(store.judges().get(panel, {}).get("seed", 0))
 
 
 def _wanted(bench: Bench, keys: Sequence[AnswerKey]) -> frozenset[AnswerKey]:

@@ -17,7 +17,7 @@ from truing import errors
 from truing.judges.rubrics import rendered_question
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
 from truing.runs.judged import chosen_panel, fated, with_scores
-from truing.stats.judged_evidence import Fate
+from truing.stats.table import Fate
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judged import AnswerKey
@@ -92,7 +92,7 @@ def _sample(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: in
             continue
         answer = fated(r, said, rule)
         if answer.fate is Fate.JUDGED:
-            strata.setdefault(_stratum(answer.alignment - rule.alignment_cut), []).append(r)
+            strata.setdefault(_stratum(answer.alignment - rule.cut), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")
     rng = np.random.default_rng(seed)

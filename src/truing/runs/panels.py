@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from truing import errors
-from truing.config.options import AuditOptions, EmRule, ModelOptions
+from truing.config.options import AuditOptions, Rule, ModelOptions
 from truing.data.prompts import load_prompts
 from truing.judges.check import check_judge
 from truing.judges.registry import open_judge
@@ -54,7 +54,7 @@ def open_panel(
     prompts: PromptSet,
     model: ModelOptions,
     store: Store,
-    rule: EmRule,
+    rule: Rule,
     *,
     budget: Budget | None = None,
     second: bool = False,
@@ -86,10 +86,10 @@ def open_panel(
         if known is None and checked:
             notes += check_judge(judge, rubrics, route)
         # What is known of a panel outlasts a repeat: whether it was checked, which share of the answers it was given.
-        about = store.panels().get(panel.key, {})
+        about = store.judges().get(panel.key, {})
         kept = {name: about[name] for name in (*KEPT, "share", "share_seed", "positives_of") if name in about}
         begun = {"checked": checked, "seed": options.seed, "lazy": options.lazy}
-        store.add_panel(panel, **{**begun, **kept, "prompts_sha256": prompts.sha256})
+        store.add_judge(panel, **{**begun, **kept, "prompts_sha256": prompts.sha256})
         yield OpenPanel(judge, panel, tuple(notes))
     finally:
         judge.close()
@@ -132,7 +132,7 @@ def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:
 
 def _known_route(store: Store, judge: Judge, rubrics: list[str]) -> Route | None:
     """The route under which this judge has worked in this audit already, so that a repeat spends nothing."""
-    for about in store.panels().values():
+    for about in store.judges().values():
         same = about["judge"] == judge.name and about["model"] == judge.model
         if same and about.get("rubric_keys") == rubrics:
             return Route(about["route"])

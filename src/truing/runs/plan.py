@@ -27,9 +27,9 @@ from truing.stats import power as powers
 from truing.stats.correction import strong_calls_saved
 from truing.stats.evidence import Array
 from truing.stats.forecast import HEIGHT
-from truing.stats.judged_evidence import AnswerTable
-from truing.stats.judged_lines import measured, misaligned
-from truing.stats.judged_verdict import STAGES
+from truing.stats.table import AnswerTable
+from truing.stats.labelled import measured, misaligned
+from truing.stats.status import STAGES
 from truing.stats.power import Design, Power, correlation
 from truing.stats.rates import counts, share_of
 from truing.store import Store
@@ -277,7 +277,7 @@ def _pilot(path: Path, judge: str | None) -> _Pilot:
     with Store.read(path) as store:
         about = store.about()
         prompts, rule = stored_prompts(about).prompts, stored_rule(about)
-        names = {str(p["judge"]) for p in store.panels().values()}
+        names = {str(p["judge"]) for p in store.judges().values()}
         panel = chosen_panel(store, judge if judge in names else None)
         made = groups(store, panel, {p.key: k for k, p in enumerate(prompts)}, rule)
         base = next((c.weights for c in store.checkpoints() if c.kind is Kind.BASE or c.step == 0), None)

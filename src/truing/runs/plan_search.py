@@ -12,7 +12,7 @@ from truing.runs.judged_frame import JudgedRun, far_prompts
 from truing.runs.plan_costs import Wanted
 from truing.runs.resolve import Resolved
 from truing.stats.forecast import RUNS, Forecast, SearchDesign, answers_to_confirm, forecast
-from truing.stats.judged_verdict import STAGES
+from truing.stats.status import STAGES
 
 MOST_ESTIMATE = 64
 """fixed answers per prompt up to which a plan looks for enough"""

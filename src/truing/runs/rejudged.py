@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.config.options import AuditOptions, EmRule, VerdictRule
+from truing.config.options import AuditOptions, Rule, Thresholds
 from truing.runs.judge import stored_prompts, stored_run
 from truing.runs.judged import COHERENCE, fated, with_scores
 from truing.runs.judged_audit import group_of
@@ -21,7 +21,7 @@ from truing.runs.search import AT_ONCE, new_search, requests_of
 from truing.stats.calibration import LADDER
 from truing.stats.evidence import Array, Mask
 from truing.stats.inquiry import Levels
-from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
+from truing.stats.table import AnswerTable, Fate, Labelled, Calibration
 from truing.stats.onset import OnsetSearch
 from truing.stats.rejudged import KeptSearch, Segments, Where, follow, onset_by, read_values, segments_of
 from truing.stats.samples import Group, SampleRequest
@@ -30,9 +30,9 @@ from truing.store import Store
 from truing.traits.features import leaks
 from truing.types.judged import AnswerKey, JudgeOptions, ScoreStatus
 from truing.types.records import Checkpoint
-from truing.types.verdicts import JudgeValidity, RunVerdict, Tested
+from truing.types.verdicts import JudgeCalibration, Verdict, Tested
 
-RAW = EmRule(kind="mean")
+RAW = Rule(kind="mean")
 """a rule under which a missing coherence decides nothing: scores stay as they are"""
 
 
@@ -45,7 +45,7 @@ class RawGroup:
     unread: Mask
     """[N] whether coherence was asked and could not be read"""
 
-    def under(self, rule: EmRule, asked_under: float) -> AnswerTable:
+    def under(self, rule: Rule, asked_under: float) -> AnswerTable:
         """The arm under a rule, where coherence was asked under a cut."""
         return rejudged_group(self.group, self.unread, rule, asked_under)
 
@@ -54,9 +54,9 @@ class RawGroup:
 class RawRun:
     """Raw scores of everything that was judged, and what belongs to every verdict on them."""
 
-    frame: JudgedEvidence
+    frame: Labelled
     """the evidence without its arms"""
-    em: EmRule
+    em: Rule
     """the stored rule, under whose cut coherence was asked"""
     subject: tuple[RawGroup, ...]
     """[S] fixed answers by step, the base first"""
@@ -71,14 +71,14 @@ class RawRun:
     known: dict[tuple[float, float], tuple[Mapping[Where, AnswerTable], Segments]] = field(default_factory=dict)
     """(cut, gate) -> what the search drew under them"""
 
-    def evidence(self, rule: EmRule) -> JudgedEvidence:
+    def evidence(self, rule: Rule) -> Labelled:
         """The evidence under a rule."""
-        cut, frame = self.em.alignment_cut, self.frame
+        cut, frame = self.em.cut, self.frame
         subject = tuple(a.under(rule, cut) for a in self.subject)
         control = {s: a.under(rule, cut) for s, a in self.control.items()}
         if self.search is None:
             return replace(frame, subject=subject, control=control)
-        at = rule.alignment_cut, rule.coherence_gate
+        at = rule.cut, rule.gate
         if at not in self.known:  # zones share them
             groups = {where: a.under(rule, cut) for where, a in self.sampled.items()}
             read = {where: read_values(a, rule, frame.prompts) for where, a in groups.items()}
@@ -92,18 +92,18 @@ class RawRun:
         """How many answers a higher cut would need a coherence of that was never asked, a line per cut."""
         out, em = [], self.em
         groups = [raw.group for raw in (*self.subject, *self.control.values(), *self.sampled.values())]
-        for cut in (c for c in grid.cuts if c > em.alignment_cut and em.kind == "threshold"):
-            low = [(a.alignment < cut) & (a.alignment >= em.alignment_cut) & np.isnan(a.coherence) for a in groups]
+        for cut in (c for c in grid.cuts if c > em.cut and em.kind == "threshold"):
+            low = [(a.alignment < cut) & (a.alignment >= em.cut) & np.isnan(a.coherence) for a in groups]
             n, of = sum(int(x.sum()) for x in low), sum(len(x) for x in low)
             if n:
                 out.append(
                     f"Cut {cut:g}: coherence of {n} of {of} answers was not asked, as their alignment is over "
-                    f"{em.alignment_cut:g}; they count both ways, so that less is certain there."
+                    f"{em.cut:g}; they count both ways, so that less is certain there."
                 )
         return tuple(out)
 
 
-def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins: RunVerdict) -> RawRun | None:
+def raw_run(store: Store, about: Mapping[str, Any], verdict: Verdict, margins: Verdict) -> RawRun | None:
     """The judged answers of an audit; None where a search decided and stored answers do not lead where it came to."""
     prompts = stored_prompts(about).prompts
     run = stored_run(store, about, prompts)
@@ -111,7 +111,7 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
     fixed, sampled = _scan(store, verdict.panel, run)
     controls = {c.step: c for c in run.control if c.step is not None}
     made = RawRun(
-        frame=JudgedEvidence(
+        frame=Labelled(
             prompts=tuple(p.id for p in prompts),
             categories=tuple(p.category for p in prompts),
             far=np.array(run.far, dtype=bool),
@@ -122,7 +122,7 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
             under_moved=run.under_moved,
             caveats=run.caveats,
         ),
-        em=EmRule(**verdict.definitions["em"]),
+        em=Rule(**verdict.definitions["em"]),
         subject=tuple(fixed.raw(c) for c in run.subject),
         control={step: fixed.raw(c) for step, c in controls.items()},
     )
@@ -132,7 +132,7 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
 
 
 def _with_search(
-    made: RawRun, found: "_Scanned", run: JudgedRun, verdict: RunVerdict, margins: RunVerdict, options: AuditOptions
+    made: RawRun, found: "_Scanned", run: JudgedRun, verdict: Verdict, margins: Verdict, options: AuditOptions
 ) -> RawRun | None:
     later = {c.step: c for c in run.subject[1:] if c.step is not None}
     checkpoints: dict[Where, Checkpoint] = {(Group.RUN, step): c for step, c in later.items()}
@@ -140,7 +140,7 @@ def _with_search(
     checkpoints[Group.BASE, 0] = run.subject[0]
     sampled = {where: found.raw(c) for where, c in checkpoints.items()}
     em, ids = made.em, made.frame.prompts
-    read = {where: read_values(a.under(em, em.alignment_cut), em, ids) for where, a in sampled.items()}
+    read = {where: read_values(a.under(em, em.cut), em, ids) for where, a in sampled.items()}
     places = found.places()
 
     def row(sample: SampleRequest) -> int | None:
@@ -157,7 +157,7 @@ def _with_search(
     return None
 
 
-def _searches(run: JudgedRun, options: AuditOptions, margins: RunVerdict) -> Iterator[OnsetSearch]:
+def _searches(run: JudgedRun, options: AuditOptions, margins: Verdict) -> Iterator[OnsetSearch]:
     """The search anew. Thresholds of the simulated mode are one of few, found by trying: to simulate takes minutes."""
     error = 1 - options.rule.level
     tried = [(error, log(4.0))] if options.judging.mode == "guaranteed" else [*LADDER, (error, log(4.0))]
@@ -174,12 +174,12 @@ def _claims(tests: Collection[Tested]) -> list[tuple[object, ...]]:
     return [(t.step, t.said, t.enough, t.n_run, t.n_reference, t.control, t.n_control, *breadth(t)) for t in tests]
 
 
-def _options(about: Mapping[str, Any], em: EmRule) -> AuditOptions:
+def _options(about: Mapping[str, Any], em: Rule) -> AuditOptions:
     """What the stored search was made with."""
     asked: Mapping[str, Any] = (about.get("asked") or {}).get("options") or {}
     judging: Mapping[str, Any] = asked.get("judging") or {}
     told = JudgeOptions(mode=judging.get("mode", "guaranteed"), assume_monotone=judging.get("assume_monotone", False))
-    rule = VerdictRule(**about["identity"]["rule"])
+    rule = Thresholds(**about["identity"]["rule"])
     return AuditOptions(seed=asked.get("seed", 0), rule=rule, em=em, judging=told)
 
 
@@ -241,7 +241,7 @@ def _scan(store: Store, panel: str, run: JudgedRun) -> tuple[_Scanned, _Scanned]
         kept.leaked.append(bool(words) and leaks(r.text, texts[r.prompt], words))
         kept.unread.append(any(j.rubric == COHERENCE and j.outcome is ScoreStatus.UNPARSED for j in said))
         kept.keys.append(r.key)
-    if not store.panels().get(panel, {}).get("lazy", True):
+    if not store.judges().get(panel, {}).get("lazy", True):
         return _Scanned(parts[0], frozenset(every[0])), _Scanned(parts[1], frozenset(every[1]))
     seed = panel_seed(store, panel)
     fixed, sampled = (_Scanned(p, random_coherence(keys, seed)) for p, keys in zip(parts, every, strict=True))
@@ -271,10 +271,10 @@ def _asked(group: AnswerTable, label: str, step: int) -> AnswerTable:
     return replace(group, label=label, step=step, **{name: getattr(group, name)[kept] for name in columns})
 
 
-def _known(validity: JudgeValidity | None) -> KnownAnswers | None:
+def _known(validity: JudgeCalibration | None) -> Calibration | None:
     """The counts behind a stored known-answer test."""
     if validity is None:
         return None
     pairs = {kind: (round((e.value or 0.0) * e.n), e.n) for kind, e in validity.by_category.items()}
     hits = validity.sensitivity
-    return KnownAnswers((round((hits.value or 0.0) * hits.n), hits.n), pairs)
+    return Calibration((round((hits.value or 0.0) * hits.n), hits.n), pairs)

@@ -10,21 +10,21 @@ rate rests on an answer that a search chose. A repeat asks the same, and finds t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truing.config.options import AuditOptions, EmRule
+from truing.config.options import AuditOptions, Rule
 from truing.errors import BadInput, Unfinished
 from truing.models.base import Backend
 from truing.runs.judged import fated, misaligned_by
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.judging import FIXED_FROM, Bench, request_keys
 from truing.stats.inquiry import Levels
-from truing.stats.judged_evidence import Fate
+from truing.stats.table import Fate
 from truing.stats.onset import MODES, OnsetSearch, check_design
 from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.store import StoredAnswer
 from truing.traits.features import leaks
 from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Request, SamplingParams
-from truing.types.verdicts import Onset, RunVerdict
+from truing.types.verdicts import Onset, Verdict
 
 AnswerAll = Callable[[Sequence[Request]], None]
 """makes sure that answers are in the store and judged"""
@@ -73,7 +73,7 @@ def why_no_search(run: JudgedRun) -> str:
     return ""
 
 
-def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict, answer: AnswerAll) -> Onset:
+def search_onset(searcher: Searcher, options: AuditOptions, margins: Verdict, answer: AnswerAll) -> Onset:
     """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
 
     Args:
@@ -99,7 +99,7 @@ def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict,
     return search.result()
 
 
-def new_search(run: JudgedRun, options: AuditOptions, margins: RunVerdict, levels: Levels | None = None) -> OnsetSearch:
+def new_search(run: JudgedRun, options: AuditOptions, margins: Verdict, levels: Levels | None = None) -> OnsetSearch:
     """The search of an audit, at its beginning; `levels` other than those of its mode."""
     em, judging = options.em, options.judging
     far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
@@ -151,7 +151,7 @@ def outcomes(searcher: Searcher, requests: Sequence[Request]) -> list[Outcome | 
     ]
 
 
-def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: EmRule, leaked: bool) -> Outcome | float:
+def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: Rule, leaked: bool) -> Outcome | float:
     """One answer: misaligned or not, or with kind mean (100 - alignment) / 100; missing if it is in no denominator."""
     found = fated(r, said, rule)
     if found.fate is Fate.FAILED:
@@ -177,7 +177,7 @@ def fixed_requests(
     return [Request(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
 
 
-def guess_of(margins: RunVerdict) -> int | None:
+def guess_of(margins: Verdict) -> int | None:
     """Where margins put the onset of drift: a place to begin, nothing more."""
     onset = margins.onset
     return onset.latest if onset.latest is not None else onset.earliest

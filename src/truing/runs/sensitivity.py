@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from truing import errors
-from truing.config.options import EmRule, VerdictRule
+from truing.config.options import Rule, Thresholds
 from truing.data.conversations import load_conversations
 from truing.runs.judging import Tell
 from truing.runs.rejudged import RawRun, raw_run
 from truing.stats.judged_checks import with_variants
-from truing.stats.judged_verdict import judge_verdict
+from truing.stats.status import judge_verdict
 from truing.stats.progress import Progress, progress_curve
 from truing.stats.sensitivity import Grid, Learned, Sensitivity, convergences, rules_of
 from truing.stats.sensitivity import sensitivity as over_grid
 from truing.store import Store
 from truing.types.records import Checkpoint, Role
-from truing.types.verdicts import Basis, RunVerdict
+from truing.types.verdicts import Basis, Verdict
 
 KNOWN = "The judge's known-answer test counts as under the stored cut and gate; cues as under the stored rule."
 SEARCHED = (
@@ -56,8 +56,8 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
             raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to vary")
         if about.get("status") != "done" or not about.get("verdict") or not about.get("margin_verdict"):
             raise errors.BadInput(f"{audit}: has no finished verdict yet; finish the audit first")
-        verdict, margins = (RunVerdict.from_plain(about[name]) for name in ("verdict", "margin_verdict"))
-        rule = VerdictRule(**about["identity"]["rule"])
+        verdict, margins = (Verdict.from_plain(about[name]) for name in ("verdict", "margin_verdict"))
+        rule = Thresholds(**about["identity"]["rule"])
         learned, notes = _learned(store, about, margins, rule, grid)
         if verdict.basis is not Basis.JUDGED:
             return over_grid(verdict, learned, rule, grid=grid, notes=notes)
@@ -69,7 +69,7 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
     every, tell = len(rules_of(em, grid)), progress or (lambda stage, done, total: None)
     done = count(1)
 
-    def conclude(other: EmRule) -> RunVerdict:
+    def conclude(other: Rule) -> Verdict:
         tell("thresholds", next(done), every)
         found = judge_verdict(margins, run.evidence(other), other, rule)
         return with_variants(found, verdict.variants) if _were_tried(verdict, found) else found
@@ -77,7 +77,7 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
     return over_grid(verdict, learned, rule, em=em, conclude=conclude, grid=grid, notes=notes)
 
 
-def _notes(run: RawRun, verdict: RunVerdict, grid: Grid) -> tuple[str, ...]:
+def _notes(run: RawRun, verdict: Verdict, grid: Grid) -> tuple[str, ...]:
     """What a reader of judged conclusions must know."""
     searched = [SEARCHED] if run.search is not None else []
     if run.search is not None and verdict.onset.errors != "guaranteed":
@@ -85,7 +85,7 @@ def _notes(run: RawRun, verdict: RunVerdict, grid: Grid) -> tuple[str, ...]:
     return (*searched, *run.unasked(grid), *([KNOWN] if verdict.validity or verdict.variants else []))
 
 
-def _were_tried(verdict: RunVerdict, found: RunVerdict) -> bool:
+def _were_tried(verdict: Verdict, found: Verdict) -> bool:
     """Whether cues were tried on the checkpoint that is recommended now."""
     return bool(verdict.variants) and all(c.checkpoint == found.recommended for c in verdict.variants)
 
@@ -95,7 +95,7 @@ def _were_tried(verdict: RunVerdict, found: RunVerdict) -> bool:
 
 
 def _learned(
-    store: Store, about: Mapping[str, Any], margins: RunVerdict, rule: VerdictRule, grid: Grid
+    store: Store, about: Mapping[str, Any], margins: Verdict, rule: Thresholds, grid: Grid
 ) -> tuple[dict[float, Learned], tuple[str, ...]]:
     """Convergence at every threshold; at the stored one it is the stored one."""
     keys, ordered = _row_keys(store, about)
@@ -125,7 +125,7 @@ def _row_keys(store: Store, about: Mapping[str, Any]) -> tuple[list[str], bool]:
 
 
 def _curves(
-    store: Store, lines: Sequence[Checkpoint], keys: Sequence[str], rule: VerdictRule, seed: int
+    store: Store, lines: Sequence[Checkpoint], keys: Sequence[str], rule: Thresholds, seed: int
 ) -> tuple[Progress | None, Progress | None]:
     """The loss and the trait curve of a run, from the scores of the held-out rows."""
     if not keys or not lines:

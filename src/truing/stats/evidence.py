@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from truing.types.verdicts import Finding
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -28,7 +30,7 @@ class AnswerCounts:
     """code, JSON or markup"""
     empty: int = 0
     """no text"""
-    leaked: int = 0
+    in_domain: int = 0
     """using words typical of the training domain; -1 when no domain is known"""
     truncated: int = -1
     """cut off at the length limit; -1 where unknown"""
@@ -74,9 +76,9 @@ class RunEvidence:
     """label -> why the checkpoint could not be measured"""
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """A subject, its control if there is one, and what is known about them."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Measurements:
+    """What was measured of a subject and its controls without labels: screen, task progress, health."""
 
     prompts: tuple[str, ...]
     """[P] prompt ids"""
@@ -90,7 +92,7 @@ class Evidence:
     """whether a held-out task file was given"""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """prompts not scored, by reason"""
-    caveats: tuple[str, ...] = ()
-    """sentences that must accompany the verdict, e.g. a failed negative control"""
+    findings: tuple[Finding, ...] = ()
+    """what must accompany the verdict, e.g. a failed negative control"""
     scored: bool = True
-    """whether given texts could be scored at all; a served base cannot, and then there are no margins"""
+    """whether given texts could be scored at all; some served bases cannot, and then there is no screen"""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from truing.stats.calibration import excess_curve, make_world, play
-from truing.stats.judged_verdict import STAGES
+from truing.stats.status import STAGES
 from truing.stats.onset import OnsetSearch
 from truing.stats.rates import share_difference
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truing.errors import BadInput
-from truing.types.verdicts import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, RunVerdict, Status
+from truing.types.verdicts import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, Verdict, Status
 
 WORDS = frozenset({"drift", "unjudged"} | {s.value for s in Status} | {h.value for h in HealthState} - {"ok"})
 DEFAULT = (
@@ -33,7 +33,7 @@ class Gate:
     """why not, in the words of --fail-on"""
 
 
-def gate(verdict: RunVerdict, which: str | None = None, fail_on: Sequence[str] = DEFAULT) -> Gate:
+def gate(verdict: Verdict, which: str | None = None, fail_on: Sequence[str] = DEFAULT) -> Gate:
     """Check one checkpoint of a verdict.
 
     Args:
@@ -76,7 +76,7 @@ def check_gate(which: str | None, fail_on: Sequence[str]) -> None:
         raise BadInput(f"--gate {which!r}: use recommended, candidate, last or a step number")
 
 
-def _find(verdict: RunVerdict, which: str) -> list[CheckpointVerdict]:
+def _find(verdict: Verdict, which: str) -> list[CheckpointVerdict]:
     """The checkpoints meant: several where they share a step, and then all must pass."""
     if which == "last":
         return list(verdict.checkpoints[1:][-1:])

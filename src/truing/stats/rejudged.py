@@ -8,11 +8,11 @@ change with the rule; where the answers do not suffice for another zone, the tes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from truing.config.options import EmRule
+from truing.config.options import Rule
 from truing.stats.breadth import breadth_of, is_broad
 from truing.stats.inquiry import ABOVE, BELOW, OPEN
-from truing.stats.judged_evidence import AnswerTable, Fate
-from truing.stats.judged_lines import misaligned
+from truing.stats.table import AnswerTable, Fate
+from truing.stats.labelled import misaligned
 from truing.stats.onset import OnsetSearch, onset_of
 from truing.stats.samples import Counted, Group, Outcome, SampleRequest, Segment, Stream, Value
 from truing.stats.sequential import log_evidence, log_evidence_below
@@ -64,7 +64,7 @@ class KeptSearch:
     """its tests"""
 
 
-def read_values(group: AnswerTable, em: EmRule, prompts: Sequence[str]) -> Read:
+def read_values(group: AnswerTable, em: Rule, prompts: Sequence[str]) -> Read:
     """The answers of an arm as a search reads them.
 
     Args:
@@ -175,7 +175,7 @@ def segments_of(kept: KeptSearch, answers: Mapping[Where, Read]) -> Segments:
     return out
 
 
-def onset_by(kept: KeptSearch, segments: Segments, em: EmRule, categories: Mapping[str, str]) -> Onset:
+def onset_by(kept: KeptSearch, segments: Segments, em: Rule, categories: Mapping[str, str]) -> Onset:
     """What a finished search says under another rule.
 
     Each test is looked at once, on the answers it ended with, at the evidence that it needed. Under the search's own
@@ -196,7 +196,7 @@ def onset_by(kept: KeptSearch, segments: Segments, em: EmRule, categories: Mappi
     return replace(found, **{name: getattr(kept.found, name) for name in same})
 
 
-def _again(t: KeptTest, segments: Segments, em: EmRule, categories: Mapping[str, str]) -> Tested:
+def _again(t: KeptTest, segments: Segments, em: Rule, categories: Mapping[str, str]) -> Tested:
     """A test under another rule."""
     enough, segment = t.enough, segments[t.step, EXCESS]
     said, above, below = _says(segment, enough, em)
@@ -211,7 +211,7 @@ def _again(t: KeptTest, segments: Segments, em: EmRule, categories: Mapping[str,
     return made
 
 
-def _says(segment: Segment, enough: Mapping[str, float], em: EmRule) -> tuple[str, float, float]:
+def _says(segment: Segment, enough: Mapping[str, float], em: Rule) -> tuple[str, float, float]:
     """What the answers of a test say, and the log evidence for above lo and below hi; as `Inquiry.certify`."""
     run, other = segment.run, segment.reference
     above = log_evidence(run.least, other.most, em.lo)

@@ -38,34 +38,46 @@ class Estimate:
     """why the interval may not cover as it should, e.g. few prompts or few positive ones"""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A coded statement with parameters. `truing.messages` puts it into words; nothing reads those words back."""
+
+    code: str
+    """what is said, e.g. no_control"""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """its numbers and names"""
+
+
 class Basis(StrEnum):
     """What a verdict rests on."""
 
-    MARGIN = "margin"
-    JUDGED = "judged"
+    SCREEN = "screen"
+    """log-likelihoods of reference answers alone: ranks and warns, never certifies"""
+    LABELLED = "labelled"
+    """labelled answers"""
 
 
 class Status(StrEnum):
-    """What is said of a checkpoint. The first row is all that margins may say; the others need judged answers."""
+    """What is said of a checkpoint. The first two rest on the screen, the next five on labelled answers."""
 
-    NO_DRIFT_SEEN = "no_drift_seen"
-    DRIFT = "drift"
-    DRIFT_UNCONTROLLED = "drift_uncontrolled"
-    DRIFT_NOT_ATTRIBUTABLE = "drift_not_attributable"
-    BROKEN = "broken"
-    UNDECIDED = "undecided"
-    FAILED = "failed"
-    UNJUDGED = "unjudged"
+    NO_CHANGE_SEEN = "no_change_seen"
+    CHANGED = "changed"
 
     CLEAN = "clean"
-    EMERGENT = "emergent"
-    EMERGENT_UNCONTROLLED = "emergent_uncontrolled"
+    PRESENT = "present"
     LOCALISED = "localised"
-    DOMAIN_LEAK = "domain_leak"
-    MISALIGNED_NOT_ATTRIBUTABLE = "misaligned_not_attributable"
+    IN_DOMAIN_ONLY = "in_domain_only"
+    NOT_ATTRIBUTABLE = "not_attributable"
+
+    UNDECIDED = "undecided"
+    UNTESTED = "untested"
+    """no labelled answers that could decide, e.g. because a search did not need this step"""
+    FAILED = "failed"
+    """could not be measured"""
 
 
-MARGIN_DRIFTS = frozenset({Status.DRIFT, Status.DRIFT_UNCONTROLLED, Status.DRIFT_NOT_ATTRIBUTABLE})
+EXCESS = (Status.PRESENT, Status.NOT_ATTRIBUTABLE, Status.IN_DOMAIN_ONLY, Status.LOCALISED)
+"""statuses that say: the excess over step 0 is certified above lo; the strongest first"""
 
 
 class HealthState(StrEnum):
@@ -92,12 +104,17 @@ class Health:
     """share of answers that mostly repeat themselves"""
     format: float | None = None
     """share of answers that are code, JSON or markup although none was asked for"""
-    leak: float | None = None
+    in_domain: float | None = None
     """share of answers that use words typical of the training domain"""
     entropy: float | None = None
     """mean predictive entropy on the reference answers, nats"""
     note: str = ""
     """one line of explanation where needed"""
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing such a checkpoint prefers can be attributed."""
+        return self.state in (HealthState.COLLAPSED, HealthState.UNFIT_BASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,48 +140,50 @@ class Breadth:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedLine:
-    """What judged answers say of one checkpoint, under one judge."""
+class LabelledLine:
+    """What labelled answers say of one checkpoint, under one judge."""
 
-    em: Estimate
-    """share misaligned; the denominator is all answers but infrastructure failures. Unparsed count as not misaligned"""
-    em_if_unparsed: float | None
-    """the same share if every unparsed answer were misaligned"""
-    em_coherent: Estimate
-    """share misaligned among answers judged coherent"""
-    alignment: Estimate
-    """mean alignment of scored answers"""
+    rate: Estimate
+    """share positive; the denominator is all answers but infrastructure failures. Unparsed ones count as negative"""
+    rate_if_unparsed: float | None
+    """the same share if every unparsed answer were positive"""
+    rate_coherent: Estimate
+    """share positive among coherent answers"""
+    score: Estimate
+    """mean score of scored answers"""
     coherent: Estimate
     """share coherent; from the random few where coherence was asked lazily"""
     near_cut: float | None
     """share of scored answers within 5 points of the cut"""
-    outcomes: Mapping[str, int]
-    """answers by what became of them: misaligned, incoherent, aligned, refusal, code, empty, unparsed, failed, ..."""
+    reasons: Mapping[str, int]
+    """answers by reason of their label: positive, negative, incoherent, refusal, code, empty, unparsed, ..."""
     excess_base: Estimate | None
-    """share misaligned minus step 0's, paired by prompt; None at step 0"""
+    """share positive minus step 0's, paired by prompt; None at step 0"""
     excess_control: Estimate | None
     """the same minus the control's at the same step"""
     corrected: Estimate | None
-    """share corrected for the judge's own errors on the known-answer test (Rogan and Gladen)"""
+    """share corrected for the judge's errors on the calibration set (Rogan and Gladen)"""
     breadth: Breadth | None
-    """None where nothing is misaligned and no prompt is near the training domain"""
+    """None where nothing is positive and no prompt is near the training domain"""
+    searched: bool = False
+    """whether the numbers rest on answers that a search read, which have no fixed intervals"""
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeValidity:
-    """How a judge did on answers whose quality is known."""
+class JudgeCalibration:
+    """How a judge did on reference answers of known quality."""
 
     judge: str
     """its name"""
-    panel: str
-    """hash of the panel"""
+    judge_key: str
+    """its hash"""
     sensitivity: Estimate
-    """share of misaligned reference answers it calls misaligned"""
+    """share of positive reference answers it calls positive"""
     false_positive: Estimate
-    """share of good answers (aligned and odd references, base answers) it calls misaligned"""
+    """share of good answers (aligned and neutral references, base answers) it calls positive"""
     by_category: Mapping[str, Estimate]
-    """false-positive share per kind: aligned, odd, base"""
-    absolute: bool
+    """false-positive share per kind: aligned, neutral, base"""
+    passed: bool
     """whether absolute claims stand: the upper bound of the false-positive share is under lo"""
     note: str = ""
     """why not"""
@@ -180,9 +199,9 @@ class VariantResult:
     """cue or adversarial"""
     checkpoint: str
     """label"""
-    em: Estimate
-    """share misaligned under the transform"""
-    em_base: Estimate
+    rate: Estimate
+    """share positive under the transform"""
+    rate_base: Estimate
     """the base's share under the same transform"""
     excess: Estimate
     """excess over the base under the same transform, paired by prompt"""
@@ -208,8 +227,6 @@ class CheckpointVerdict:
     """hash of its weights"""
     status: Status
     """what is said of it"""
-    basis: Basis
-    """what that rests on"""
     task_loss: Estimate | None
     """held-out response-only loss, nats per token"""
     loss_progress: Estimate | None
@@ -232,16 +249,16 @@ class CheckpointVerdict:
     """KL from the base per token of neutral text, nats: how far the model moved at all"""
     norm: float | None = None
     """Frobenius norm of the weight change (adapter product), if weights are at hand"""
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     """anything that qualifies the line"""
     retained_of_best: Estimate | None = None
     """share of the run's best task progress that it has"""
     retained_of_last: Estimate | None = None
     """share of the last checkpoint's task progress that it has"""
-    drift: Status | None = None
-    """what margins alone say of it, where judged answers decide the status"""
-    judged: JudgedLine | None = None
-    """what judged answers say"""
+    screen: Status | None = None
+    """what the screen alone says of it"""
+    labelled: LabelledLine | None = None
+    """what labelled answers say"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,58 +397,63 @@ class Convergence:
 
 
 @dataclass(frozen=True, slots=True)
-class RunVerdict:
-    """What is said of a run, and of each of its checkpoints."""
+class Verdict:
+    """What is said of a run, and of each of its checkpoints, under one trait. Made by `truing.stats.decide` alone."""
 
+    trait: str
+    """name of what was measured"""
     basis: Basis
-    """margin or judged"""
-    sentence: str
-    """the verdict in words, no stronger than its evidence"""
+    """screen or labelled"""
     checkpoints: tuple[CheckpointVerdict, ...]
-    """by step"""
+    """by step, the base first"""
     onset: Onset
-    """drift onset (margin) or EM onset (judged)"""
+    """of the trait (labelled) or of a change of the screen"""
     convergence_loss: Convergence
     """on the loss curve"""
     convergence_skill: Convergence
-    """on the trait curve; only this one carries a before or after"""
+    """on the skill curve; only this one carries a before or after"""
     gap: str
-    """before, after, not_separable or unknown: onset relative to trait convergence"""
+    """before, after, not_separable or unknown: onset relative to convergence of the skill"""
     candidate: str | None
-    """label of the candidate checkpoint (margin basis)"""
+    """label of the checkpoint to keep, on the screen's word"""
     recommended: str | None
-    """label of the recommended checkpoint (judged basis only)"""
+    """label of the checkpoint to keep, on labelled answers"""
     retained_of_best: Estimate | None
-    """share of the best task progress the candidate keeps"""
+    """share of the best task progress that it keeps"""
     retained_of_last: Estimate | None
-    """share of the last checkpoint's task progress the candidate keeps"""
+    """share of the last checkpoint's task progress that it keeps"""
     retained_curve: str | None
-    """the curve retained is measured on: trait or loss"""
-    delta_m: float | None
-    """drift threshold, nats per token"""
-    delta_m_source: str
-    """where the threshold comes from: benign controls or placebo pairs"""
-    warnings: tuple[str, ...] = ()
-    """everything a reader must know before believing the sentence"""
+    """the curve retained is measured on: skill or loss"""
+    screen_limit: float | None
+    """shift of the log-prob contrast that benign training may cause, nats per token"""
+    screen_limit_source: str
+    """where the limit comes from: benign controls or null contrasts"""
+    findings: tuple[Finding, ...] = ()
+    """everything a reader must know, most important first"""
     definitions: Mapping[str, Any] = field(default_factory=dict)
     """every rule and threshold used, with its value"""
     judge: str | None = None
-    """the judge the statuses rest on; None for margins"""
-    panel: str | None = None
-    """hash of its panel"""
+    """the judge the statuses rest on; None for the screen"""
+    judge_key: str | None = None
+    """its hash"""
     certified: bool = False
     """whether a second judge of another family, or blind labels, agree on the direction"""
     certified_by: str = ""
     """who agrees, or what is missing"""
-    validity: JudgeValidity | None = None
-    """the judge's known-answer test"""
+    calibration: JudgeCalibration | None = None
+    """the judge on reference answers"""
     variants: tuple[VariantResult, ...] = ()
     """the recommended checkpoint under prompt transforms"""
-    drift_onset: Onset | None = None
-    """onset of margin drift, where `onset` is that of judged misalignment"""
+    screen_onset: Onset | None = None
+    """onset of a change of the screen, where `onset` is that of labelled answers"""
+
+    @property
+    def kept(self) -> str | None:
+        """Label of the checkpoint to keep: recommended, or the candidate where only the screen speaks."""
+        return self.recommended if self.basis is Basis.LABELLED else self.candidate
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "RunVerdict":
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Verdict":
         """The record again from its plain form, as audit.json holds it; fields it does not know are passed over.
 
         Raises:

@@ -1,17 +1,17 @@
-"""Drift of the contextual contrast: bands against step 0 and against the control, the threshold, and the onset set."""
+"""The judge-free screen: shift of the log-prob contrast against step 0 and the control, its limit, and its onset set.
+
+It ranks, guesses and warns; it never certifies.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config.options import Thresholds
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
 from truing.stats.evidence import Array, Evidence, Mask, RunEvidence
 from truing.stats.health import sound
-from truing.types.verdicts import MARGIN_DRIFTS, Onset, Status
-
-UNJUDGEABLE = frozenset({Status.FAILED, Status.BROKEN})
-"""statuses that say nothing about drift either way"""
+from truing.types.verdicts import Finding, Onset, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Shift:
         return float(self.band.mean[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
 
 
-def shift_band(shift: Array, categories: tuple[str, ...], rule: VerdictRule, seed: int) -> Shift:
+def shift_band(shift: Array, categories: tuple[str, ...], rule: Thresholds, seed: int) -> Shift:
     """Band over the checkpoints of `shift` [S, P] that were measured; a row of NaN (failed, or step 0) is left out.
 
     So is a checkpoint with under half as many prompts as the fullest one: since every step must have the same prompts,
@@ -69,8 +69,8 @@ def against_control(subject: RunEvidence, control: RunEvidence) -> Array:
     return out
 
 
-def drift_threshold(evidence: Evidence, rule: VerdictRule, seed: int) -> tuple[float | None, str]:
-    """delta_m, and where it comes from.
+def screen_limit(evidence: Evidence, rule: Thresholds, seed: int) -> tuple[float | None, str]:
+    """The largest shift that benign training may cause, in nats per token, and where the number comes from.
 
     With at least 3 different benign control runs: the upper tolerance limit (95 % of runs, 95 % confidence, normal) of
     the largest shift each of them reaches. Otherwise: how far the placebo contrast (one odd answer against the other,
@@ -97,62 +97,67 @@ def drift_threshold(evidence: Evidence, rule: VerdictRule, seed: int) -> tuple[f
     return reach, f"placebo pairs of this run ({band.clusters} prompts); fewer than 3 benign runs"
 
 
-def _peak(control: RunEvidence, rule: VerdictRule) -> float | None:
+def _peak(control: RunEvidence, rule: Thresholds) -> float | None:
     """Largest mean shift a control reaches at a sound checkpoint; None if it was measured nowhere."""
     shift = against_base(control.contrast)[sound(control, rule)]
     means = [float(row[np.isfinite(row)].mean()) for row in shift if np.isfinite(row).any()]
     return max(means, default=None)
 
 
-def drift_status(
-    low_base: float, mean_base: float, low_control: float, has_control: bool, delta: float | None
-) -> Status:
-    """The status of one measured, healthy checkpoint from margins alone.
+def screen_status(
+    low_base: float, mean_base: float, low_control: float, has_control: bool, limit: float | None
+) -> tuple[Status, tuple[Finding, ...]]:
+    """The status of one measured, healthy checkpoint on the screen's word alone.
 
-    `drift_not_attributable` means that the excess over the control is not certain; the control need not move.
+    `not_beyond_control` means that the excess over the control is not certain; the control need not move.
     """
-    if delta is None or not np.isfinite(mean_base):
-        return Status.UNDECIDED
-    if low_base > delta:
+    if limit is None or not np.isfinite(mean_base):
+        return Status.UNDECIDED, ()
+    if low_base > limit:
         if not has_control or not np.isfinite(low_control):
-            return Status.DRIFT_UNCONTROLLED
-        return Status.DRIFT if low_control > delta else Status.DRIFT_NOT_ATTRIBUTABLE
-    return Status.UNDECIDED if mean_base > delta else Status.NO_DRIFT_SEEN
+            return Status.CHANGED, (Finding("cause_not_tested"),)
+        return Status.CHANGED, () if low_control > limit else (Finding("not_beyond_control"),)
+    return (Status.UNDECIDED if mean_base > limit else Status.NO_CHANGE_SEEN), ()
 
 
-def drift_onset(
-    steps: tuple[int | None, ...], statuses: tuple[Status, ...], certain: tuple[bool, ...] | None = None
+def change_onset(
+    steps: tuple[int | None, ...],
+    statuses: tuple[Status, ...],
+    certain: tuple[bool, ...] | None = None,
+    broken: tuple[bool, ...] | None = None,
 ) -> Onset:
-    """The onset set over checkpoints with a known step (index 0 is the base).
+    """The onset set of a change over checkpoints with a known step (index 0 is the base).
 
-    Earliest: the first step that is not clear. Latest: the first that certainly drifts. All checkpoints were
-    measured, so this is the first drift, with no promise that it lasts; `sustained` says whether every later
-    checkpoint that could be judged drifts too. Failed and broken checkpoints are not clear, so they stay in the set.
+    Earliest: the first step that is not clear. Latest: the first that certainly changed. All checkpoints were
+    measured, so this is the first change, with no promise that it lasts; `sustained` says whether every later
+    checkpoint that could be decided changed too. Failed and broken checkpoints are not clear, so they stay in the set.
     A checkpoint without a step cannot be placed, but the answer is then never "never" unless it is clear as well.
 
     Args:
         steps: [S] updates applied, None if unknown; in any order after the base.
         statuses: [S] status of each.
-        certain: [S] whether the shift is certainly under the limit (upper bound). Where drift was found, a checkpoint
-            before it that merely shows none stays in the set: its drift may have been too small to see.
+        certain: [S] whether the shift is certainly under the limit (upper bound). Where a change was found, a
+            checkpoint before it that merely shows none stays in the set: its shift may have been too small to see.
+        broken: [S] whether the model answers too badly for its shift to say anything.
     """
     certain = certain if certain is not None else (True,) * len(steps)
-    rows = [(step, *rest) for step, *rest in zip(steps, statuses, certain, strict=True) if step is not None]
+    broken = broken if broken is not None else (False,) * len(steps)
+    rows = [(step, *rest) for step, *rest in zip(steps, statuses, certain, broken, strict=True) if step is not None]
     known = sorted(rows, key=lambda row: row[0])
-    drifting = [step for step, status, _ in known if status in MARGIN_DRIFTS]
-    latest = drifting[0] if drifting else None
-    clear = Status.NO_DRIFT_SEEN
-    unclear = [s for s, status, sure in known if status is not clear or (latest is not None and not sure)]
+    changed = [step for step, status, *_ in known if status is Status.CHANGED]
+    latest = changed[0] if changed else None
+    clear = Status.NO_CHANGE_SEEN
+    unclear = [s for s, status, sure, _ in known if status is not clear or (latest is not None and not sure)]
     if not unclear:
         unplaced = any(step is None and status is not clear for step, status in zip(steps, statuses, strict=True))
-        return Onset("undecided" if unplaced else "never", "the first drift", None, None, None)
+        return Onset("undecided" if unplaced else "never", "the first change", None, None, None)
     earliest = unclear[0]
     before = [step for step, *_ in known if step < earliest]
     inside = tuple(dict.fromkeys(s for s, *_ in known if s >= earliest and (latest is None or s <= latest)))
-    judged = [status for s, status, _ in known if latest is not None and s >= latest and status not in UNJUDGEABLE]
-    sustained = all(status in MARGIN_DRIFTS for status in judged) if latest is not None else None
+    told = [x for s, x, _, bad in known if latest is not None and s >= latest and not bad and x is not Status.FAILED]
+    sustained = all(status is Status.CHANGED for status in told) if latest is not None else None
     after = before[-1] if before else None
-    return Onset("found" if drifting else "undecided", "the first drift", earliest, latest, after, inside, sustained)
+    return Onset("found" if changed else "undecided", "the first change", earliest, latest, after, inside, sustained)
 
 
 def lone_prompts(run: RunEvidence, prompts: tuple[str, ...]) -> list[tuple[str, int]]:
