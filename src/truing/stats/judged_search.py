@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from truing.config.options import EmRule
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
-from truing.stats.inquiry import ABOVE, BELOW
 from truing.stats.judged_evidence import AnswerTable
 from truing.stats.judged_lines import judged_line
 from truing.stats.onset import onset_of
+from truing.stats.sequential_base import ABOVE, BELOW
 from truing.types.verdicts import Estimate, JudgedLine, Onset, Status, Tested
 
 SEQUENTIAL = "confidence sequence: holds at every look; the value is biased, since the data decided when to stop"
@@ -32,9 +32,9 @@ SEARCH_DEFINITIONS = {
 
 def search_status(t: Tested, em: EmRule) -> tuple[Status, tuple[str, ...]]:
     """The status of a tested step, and why."""
-    if t.said == BELOW:
+    if t.claim == BELOW:
         return Status.CLEAN, (f"certified under {_bound(em.hi)}: {_answers(t)}",)
-    if t.said != ABOVE:
+    if t.claim != ABOVE:
         low, high = _points(t.low), _points(t.high)
         return Status.UNDECIDED, (f"left open after {_answers(t)}: the excess lies in [{low}, {high}] points",)
     why = [f"certified above {_bound(em.lo)}: {_answers(t)}"]
@@ -51,7 +51,7 @@ def search_status(t: Tested, em: EmRule) -> tuple[Status, tuple[str, ...]]:
 
 def untested_breadth(t: Tested) -> bool:
     """Whether a step is certified above, but was not the one whose breadth and control were tested."""
-    return t.said == ABOVE and t.breadth is None
+    return t.claim == ABOVE and t.breadth is None
 
 
 def _narrow(t: Tested) -> tuple[Status, str] | None:
@@ -100,7 +100,7 @@ def search_onset(search: Onset, steps: Sequence[int], void: Collection[int]) -> 
         void: steps whose test does not count.
     """
     tests: Mapping[int, Tested] = {t.step: t for t in search.tested if t.step not in void}
-    first = min((s for s, t in tests.items() if t.said == ABOVE), default=None)
+    first = min((s for s, t in tests.items() if t.claim == ABOVE), default=None)
     clear = [k for k, s in enumerate(steps) if s in tests and tests[s].said == BELOW and (first is None or s < first)]
     found = onset_of(steps, tests, clear_until=max(clear, default=-1) if search.assumed_monotone else -1)
     if void and found.status == "never" and found.steps:

@@ -15,7 +15,6 @@ from truing.stats import judged_words as words
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.evidence import Mask
 from truing.stats.health import BROKEN
-from truing.stats.inquiry import BELOW, OPEN
 from truing.stats.judged_checks import validity
 from truing.stats.judged_evidence import AnswerTable, JudgedEvidence
 from truing.stats.judged_lines import (
@@ -38,6 +37,7 @@ from truing.stats.judged_search import (
     untested_breadth,
 )
 from truing.stats.judged_words import MISALIGNED, NO_CERTIFICATE
+from truing.stats.sequential_base import BELOW, INCONCLUSIVE
 from truing.stats.verdict import gap_between
 from truing.types.records import to_plain
 from truing.types.verdicts import (
@@ -293,11 +293,11 @@ def _search_says(
         return Status.BROKEN, (f"not attributable: {state.state.value.replace('_', ' ')}, {state.note}",)
     if world.validity is not None and not world.validity.absolute:
         return Status.UNDECIDED, (f"the judge failed the known-answer test: {world.validity.note}",)
-    if fixed is not None and (t is None or t.said == OPEN or untested_breadth(t)):
+    if fixed is not None and (t is None or t.claim == INCONCLUSIVE or untested_breadth(t)):
         control = world.evidence.control.get(c.step) if c.step is not None else None
         control = control if control is not None and measured(control).any() else None
         found = _status(world, fixed, control, state, 1)
-        if t is None or t.said == OPEN or found[0] in MISALIGNED:
+        if t is None or t.claim == INCONCLUSIVE or found[0] in MISALIGNED:
             return found
     if t is None:
         return Status.UNJUDGED, _unasked(search, c, sampled)
@@ -344,7 +344,7 @@ def _searched_onset(world: _World, lines: tuple[CheckpointVerdict, ...]) -> Onse
     steps = sorted(c.step for c in lines[1:] if c.step is not None)
     tested = {t.step for t in search.tested}
     useless = (world.validity is not None and not world.validity.absolute) or world.base_state in BROKEN
-    below = {t.step for t in search.tested if t.said == BELOW}
+    below = {t.step for t in search.tested if t.claim == BELOW}
 
     def is_void(c: CheckpointVerdict) -> bool:
         broken = c.status in (Status.BROKEN, Status.FAILED)

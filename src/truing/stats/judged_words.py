@@ -382,9 +382,8 @@ def _about_answers(v: RunVerdict, lines: list[CheckpointVerdict], em: EmRule) ->
 
 
 def _about_search(o: Onset, untested: list[str]) -> str:
-    """What a search left out, and what its errors are."""
+    """What a search left out."""
     left = f" Not certified either way: {', '.join(untested)}." if untested else ""
-    simulated = "" if o.errors == "guaranteed" else f" Its errors are not guaranteed: {o.errors}."
     assumed = " That an excess, once there, stays is assumed." if o.assumed_monotone else ""
     more = f" Testing every step before it would take about {o.answers_needed:,} more." if o.answers_needed else ""
-    return f"The onset was searched with {o.answers_used:,} answers.{left}{more}{assumed}{simulated}"
+    return f"The onset was searched with {o.answers_used:,} answers.{left}{more}{assumed}"
