@@ -3,53 +3,54 @@
     python benchmarks/onset.py                      every table, 200 runs a cell
     python benchmarks/onset.py main --runs 1000     one table
 
-Answers of all arms are counted. The reference is 50 answers per prompt at 20 checkpoints and the base: 252,000.
+Answers of all groups are counted. The reference is 50 answers per prompt at 20 checkpoints and the base: 252,000.
 "right" means that every claim holds: what is certified above lo is above it, what is certified (or counts as) clear is
 under hi.
 Every run has its own world and its own seed; the seeds are (table, cell, run).
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from math import ceil, log, sqrt
+from pathlib import Path
 
 import numpy as np
 from scipy import special
 
-from truing.stats.calibration import excess_curve, is_right, make_world, play
-from truing.stats.inquiry import Levels
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from stats.search_worlds import excess_curve, is_right, make_world, play
+
 from truing.stats.livescan import LiveScan
 from truing.stats.onset import OnsetSearch
 from truing.stats.rates import score_interval
 from truing.stats.sequential import Sampled, log_evidence
+from truing.stats.sequential_base import Zone
 
 STEPS, PROMPTS, EACH = 20, 240, 50
 EXHAUSTIVE = (STEPS + 1) * PROMPTS * EACH
 ZONE, NARROW = (0.01, 0.03), (0.015, 0.026)
 LOGISTIC = (("logistic", 0.05), ("logistic", 0.2), ("logistic", 0.4), ("never", 0.005))
 SHAPES = (("step", 0.05), ("step", 0.2), ("ramp", 0.2), ("dip", 0.2), ("spike", 0.2), ("never", 0.0))
-MODES = {"guaranteed": Levels(), "simulated": Levels(0.5, 0.5, 0.8, "simulated")}
-"""the simulated thresholds are those that `calibrate` finds for this design"""
 
 
 def one(cell: tuple, run: int) -> tuple[int, bool, int, bool]:
     """Answers, whether right, size of the set, whether a spike (or any excess) was found."""
-    family, height, base, correlation, zone, mode, monotone = cell
+    family, height, base, correlation, zone, method, monotone = cell
     rng = np.random.default_rng([1, run])
     world = make_world(excess_curve(family, STEPS, height, rng), base, PROMPTS, correlation, rng)
-    if mode == "live":
-        scan = LiveScan(world.prompt_ids, lo=zone[0], hi=zone[1], seed=run)
+    if method == "live":
+        scan = LiveScan(world.prompt_ids, Zone(*zone), seed=run)
         used = 0
         for step in world.steps:
             scan.add(step)
             used += play(scan, world, rng)
         found = scan.claims()
     else:
-        options = {"assume_monotone": monotone, "seed": run, "levels": MODES[mode]}
-        search = OnsetSearch(world.steps, world.prompt_ids, lo=zone[0], hi=zone[1], **options)
+        search = OnsetSearch(world.steps, world.prompt_ids, Zone(*zone), assume_monotone=monotone, seed=run)
         used = play(search, world, rng)
         found = search.claims()
     right = is_right(found, world.excess, *zone, world.steps)
@@ -59,14 +60,14 @@ def one(cell: tuple, run: int) -> tuple[int, bool, int, bool]:
 def table(title: str, cells: Sequence[tuple], runs: int, jobs: int) -> None:
     """One line per cell."""
     print(f"\n## {title}; {runs} runs a cell")
-    print("| excess | base | correlation | mode | answers, mean | fewer | right | set, median (mean) | found |")
+    print("| excess | base | correlation | method | answers, mean | fewer | right | set, median (mean) | found |")
     print("|---|---|---|---|---|---|---|---|---|")
     for cell in cells:
         rows = np.array(each(partial(one, cell), runs, jobs), dtype=float)
-        family, height, base, correlation, _, mode, _ = cell
+        family, height, base, correlation, _, method, _ = cell
         used, right, size, found = rows.mean(axis=0)
         print(
-            f"| {family} {height:.1%} | {base:.1%} | {correlation} | {mode} | {used:,.0f} | {EXHAUSTIVE / used:.0f}x "
+            f"| {family} {height:.1%} | {base:.1%} | {correlation} | {method} | {used:,.0f} | {EXHAUSTIVE / used:.0f}x "
             f"| {right:.3f} | {np.median(rows[:, 2]):.0f} ({size:.1f}) | {found:.2f} |",
             flush=True,
         )
@@ -209,19 +210,18 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     started = time.process_time()
-    both = ("guaranteed", "simulated")
     grids = {
         "main": (
             "zone 1-3 %, base 0.1 %, monotone curves assumed monotone",
-            [(*shape, 0.001, c, ZONE, mode, True) for mode in both for shape in LOGISTIC for c in (0.1, 0.3)],
+            [(*shape, 0.001, c, ZONE, "search", True) for shape in LOGISTIC for c in (0.1, 0.3)],
         ),
         "narrow": (
             "zone 1.5-2.6 %",
-            [(*shape, 0.001, c, NARROW, mode, True) for mode in both for shape in LOGISTIC for c in (0.1, 0.3)],
+            [(*shape, 0.001, c, NARROW, "search", True) for shape in LOGISTIC for c in (0.1, 0.3)],
         ),
         "shapes": (
             "other shapes and base rates, nothing assumed",
-            [(*s, b, c, ZONE, m, False) for m in both for b in (0.01, 0.02, 0.05) for s in SHAPES for c in (0.0, 0.5)],
+            [(*s, b, c, ZONE, "search", False) for b in (0.01, 0.02, 0.05) for s in SHAPES for c in (0.0, 0.5)],
         ),
         "live": (
             "live scan, nothing assumed, number of checkpoints unknown",

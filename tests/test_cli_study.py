@@ -26,7 +26,7 @@ VALUES = {
     "target": "simulated:late", "base": "m", "task": "t", "task_control": "c", "control": "k", "prompts": "p",
     "out": "o", "format": "messages", "half": "fit", "dtype": "float32", "device": "cpu", "judge": "simulated:",
     "rubric": "both", "domain": "finance", "budget": "2000", "variants": "json", "em": "mean", "gate": "last",
-    "mode": "simulated", "stop": "END", "long_prompts": "truncated", "path_map": "/a=/b",
+    "stop": "END", "long_prompts": "truncated", "path_map": "/a=/b",
     "fail_on": "drift", "second_judge": "simulated:?seed=2", "prices": "prices.toml", "lo": "0.02", "hi": "0.04",
 }  # fmt: skip
 NOT_SAID = {"help", "json_out", "frozen", "out", "gate", "fail_on"}
@@ -91,7 +91,7 @@ def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
     code, out, _ = call("freeze", *args, "--out", "s.lock.json", "--json")
     made = json.loads(out)
     assert code == 0 and made["settings"]["prompts"]["asked"] == 16
-    assert made["settings"]["method"]["judging.draws"] == 4
+    assert made["settings"]["method"]["judging.samples"] == 4
     code, _, err = call("freeze", *args, "--hi", "0.05", "--out", "s.lock.json")
     assert code == 2 and "zone: hi: 0.03 before, 0.05 now" in " ".join(err.split())
     (tmp_path / "truing.toml").write_text('[audit]\nhi = 0.07\njudge = "simulated:"\n')
@@ -104,7 +104,7 @@ def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
     [
         (("simulated:late", "--bogus", "3"), "No such option"),
         (("simulated:late", "--lo", "0.5"), "lo must be under hi"),
-        (("simulated:nothing",), "no planted family"),
+        (("simulated:nothing",), "no simulated family"),
         ((), "Missing argument"),
     ],
 )
@@ -126,7 +126,7 @@ def test_study_prints_a_table_and_json(call, made):
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     for words in (
-        "3 cases: 1 model, 1 data set", "Not frozen", "consistent", "Holm-adjusted over 1 recipe", "100 % of 3",
+        "3 cases, 1 model", "Not frozen", "consistent", "Holm-adjusted over 1 recipe", "100 % of 3",
         "checkpoint-50", "estimated",
     ):  # fmt: skip
         assert words in text, words

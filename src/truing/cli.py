@@ -121,7 +121,6 @@ def audit(
     ] = False,
     judge: o.JudgeAddress = None,
     estimate: o.Estimate = 1,
-    mode: o.Mode = "guaranteed",
     assume_monotone: o.Monotone = False,
     exhaustive: o.Exhaustive = None,
     judged_tokens: o.JudgedTokens = 600,

@@ -28,7 +28,6 @@ def plan(
     rows: Annotated[int | None, typer.Option(min=1, help="At most this many held-out rows.")] = None,
     judge: o.JudgeAddress = None,
     estimate: o.Estimate = 1,
-    mode: o.Mode = "guaranteed",
     assume_monotone: o.Monotone = False,
     exhaustive: o.Exhaustive = None,
     judged_tokens: o.JudgedTokens = 600,

@@ -27,9 +27,6 @@ Exhaustive = Annotated[
 Estimate = Annotated[
     int, _option("--estimate", help="After the search, fixed answers per prompt where it points.", min=1)
 ]
-Mode = Annotated[
-    str, _option("--mode", help="Errors of the search: guaranteed, or simulated (cheaper; passes no gate).")
-]
 Monotone = Annotated[bool, _option("--assume-monotone", help="Misalignment, once there, stays: smaller onset set.")]
 JudgedTokens = Annotated[int, _option("--judged-tokens", help="Longest judged answer, tokens.", min=1)]
 RubricName = Annotated[str | None, _option("--rubric", help="Rubric file, or both, domain, alignment_0_10.")]
@@ -95,8 +92,6 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
     rubric, domain, variants = params.get("rubric"), params.get("domain"), params.get("variants")
     if rubric == "domain" and not domain:
         raise errors.BadInput("--rubric domain asks about a domain; name it with --domain, e.g. --domain finance")
-    if params.get("mode", plain.mode) not in ("guaranteed", "simulated"):
-        raise errors.BadInput(f"--mode {params['mode']}: use guaranteed or simulated")
     if usd is not None and params.get("prices") is None:
         raise errors.BadInput(
             f"--budget {params['budget']}: dollars need --prices FILE (a table per model: input, output)"
@@ -106,7 +101,6 @@ def judge_options(params: Mapping[str, Any], say: Callable[[str], None] | None) 
         domain=domain or None if rubric == "domain" or _asks_domain(rubric) else None,
         samples=params.get("exhaustive"),
         estimate=params.get("estimate", plain.estimate),
-        mode=params.get("mode", plain.mode),
         assume_monotone=params.get("assume_monotone", False),
         max_tokens=params.get("judged_tokens", plain.max_tokens),
         lazy=not params.get("every_coherence", False),

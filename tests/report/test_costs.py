@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from truing.stats.forecast import Forecast
 
 from report.audits import EVIL_TERMINAL
 from truing.report.costs import print_plan
 from truing.runs.plan import Cost, Plan
 from truing.runs.plan_search import SearchPlan
-from truing.stats.forecast import Forecast
 from truing.stats.power import Design, power
 from truing.types.records import to_plain
 from truing.types.verdicts import Estimate

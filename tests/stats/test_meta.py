@@ -1,14 +1,15 @@
 """Several runs put together: a published example, a direct second implementation, coverage by simulation."""
 
 from itertools import product
-from math import comb, sqrt
+from math import comb, inf, sqrt
 
 import numpy as np
 import pytest
 from scipy import stats as sps
 
 from truing.stats.meta import (
-    dersimonian_laird,
+    Mean,
+    equivalence,
     exact_limits,
     exact_share,
     implied_variance,
@@ -35,16 +36,12 @@ def bcg():
 
 
 def test_the_published_bcg_example():
-    """As printed in Viechtbauer (2010, J. Stat. Softw. 36(3)) and its manual: method DL; and EB, which is PM."""
+    """As printed in Viechtbauer (2010, J. Stat. Softw. 36(3)) and its manual: method EB, which is PM."""
     y, v = bcg()
-    found = random_effects(y, v, tau="dersimonian-laird")
-    assert found.q == pytest.approx(152.2330, abs=5e-4)
-    assert found.tau2 == pytest.approx(0.3088, abs=5e-4)
+    found = random_effects(y, v)
+    assert found.tau2 == paule_mandel(y, v) == pytest.approx(0.3181, abs=5e-4)
     assert found.i2 == pytest.approx(0.9212, abs=5e-4)
-    assert found.value == pytest.approx(-0.7141, abs=5e-4)
-    assert paule_mandel(y, v) == pytest.approx(0.3181, abs=5e-4)
-    w = 1 / (v + found.tau2)
-    assert 1 / sqrt(w.sum()) == pytest.approx(0.1787, abs=5e-4)
+    assert found.mean.value == pytest.approx(-0.7150, abs=1e-3)
 
 
 def direct(y, v, tau2, level):
@@ -56,91 +53,99 @@ def direct(y, v, tau2, level):
     return mean - half, mean + half
 
 
-@pytest.mark.parametrize("tau", ["paule-mandel", "dersimonian-laird"])
-def test_against_a_direct_second_implementation(tau):
+def test_against_a_direct_second_implementation():
     rng = np.random.default_rng(3)
     for k in (3, 4, 7, 12):
         y, v = rng.normal(0.05, 0.03, k), rng.uniform(1e-5, 4e-4, k)
-        found = random_effects(y, v, tau=tau)
+        found = random_effects(y, v)
         for level in (0.9, 0.95):
-            assert found.limits(level) == pytest.approx(direct(y, v, found.tau2, level), rel=1e-9)
+            assert found.mean.limits(level) == pytest.approx(direct(y, v, found.tau2, level), rel=1e-9)
 
 
 def test_equal_variances_and_true_spread_give_the_t_interval_of_the_mean():
     y = np.array([0.1, 0.3, 0.2, 0.6])
     found = random_effects(y, np.full(4, 1e-4))
-    assert found.limits(0.95) == pytest.approx(sps.t.interval(0.95, 3, y.mean(), sps.sem(y)), rel=1e-6)
+    assert found.mean.limits(0.95) == pytest.approx(sps.t.interval(0.95, 3, y.mean(), sps.sem(y)), rel=1e-6)
     assert found.tau2 == pytest.approx(y.var(ddof=1) - 1e-4, rel=1e-6)
 
 
-def test_paule_mandel_solves_its_equation_and_both_are_zero_without_excess_spread():
+def test_paule_mandel_solves_its_equation_and_is_zero_without_excess_spread():
     rng = np.random.default_rng(5)
     y, v = rng.normal(0, 1, 9), rng.uniform(0.01, 0.2, 9)
     t = paule_mandel(y, v)
     w = 1 / (v + t)
     assert (w * (y - (w * y).sum() / w.sum()) ** 2).sum() == pytest.approx(8, rel=1e-6)
-    assert paule_mandel(y, v * 1000) == dersimonian_laird(y, v * 1000) == 0
+    assert paule_mandel(y, v * 1000) == 0
 
 
 def test_runs_that_agree_by_chance_are_never_narrower_than_their_own_error():
     """Unmodified, identical estimates would give an interval of width zero."""
     v = np.array([1e-4, 2e-4, 4e-4])
-    low, high = random_effects(np.full(3, 0.05), v).limits(0.95)
+    low, high = random_effects(np.full(3, 0.05), v).mean.limits(0.95)
     fixed = sps.norm.ppf(0.975) / sqrt((1 / v).sum())
     assert (high - low) / 2 > fixed
     rng = np.random.default_rng(11)
     for _ in range(100):
         y = rng.normal(0, 0.01, 5)
         v = rng.uniform(1e-5, 1e-3, 5)
-        low, high = random_effects(y, v).limits(0.95)
+        low, high = random_effects(y, v).mean.limits(0.95)
         assert (high - low) / 2 >= sps.norm.ppf(0.975) / sqrt((1 / v).sum())
 
 
-def test_too_few_runs_give_a_mean_and_no_interval():
-    two = random_effects(np.array([0.1, 0.2]), np.array([0.01, 0.01]))
-    assert two.value == pytest.approx(0.15) and two.se is None and "3" in two.reason
-    with pytest.raises(ValueError, match="no interval"):
-        two.limits(0.95)
-    one, none = random_effects(np.array([0.1]), np.array([0.01])), random_effects(np.empty(0), np.empty(0))
-    assert (one.value, one.se, one.reason) == (0.1, None, "one run")
-    assert (none.value, none.se) == (None, None)
+@pytest.mark.parametrize(
+    ("y", "v"), [([0.1, 0.2], [1.0, 1.0]), ([0.1] * 3, [0.0, 1, 1]), ([0.1] * 3, [np.nan, 1, 1]), ([0.1] * 3, [1, 1])]
+)
+def test_what_cannot_be_pooled_is_refused(y, v):
+    with pytest.raises(ValueError, match=r"estimates|varianc"):
+        random_effects(np.array(y), np.array(v))
 
 
-@pytest.mark.parametrize("v", [[0.0, 1.0, 1.0], [-1.0, 1.0, 1.0], [np.nan, 1.0, 1.0]])
-def test_a_variance_that_is_none_is_refused(v):
-    with pytest.raises(ValueError, match="varian"):
-        random_effects(np.array([0.1, 0.2, 0.3]), np.array(v))
-
-
-def covers(k, runs, seed, tau=0.03):
-    """(share of runs in which the interval holds the truth, the same for DerSimonian-Laird with z)"""
-    rng = np.random.default_rng(seed)
-    v = np.linspace(0.5, 2.0, k) * 2e-4
-    ours = plain = 0
-    for _ in range(runs):
-        y = rng.normal(0.05, np.sqrt(tau**2 + v))
-        low, high = random_effects(y, v).limits(0.95)
-        ours += low <= 0.05 <= high
-        w = 1 / (v + dersimonian_laird(y, v))
-        mean = (w * y).sum() / w.sum()
-        plain += abs(mean - 0.05) <= 1.96 / sqrt(w.sum())
-    return ours / runs, plain / runs
-
-
-@pytest.mark.parametrize("k", [3, 5, 10])
-def test_coverage_small(k):
-    ours, _ = covers(k, 200, k)
-    assert ours >= 0.95 - 3 * sqrt(0.95 * 0.05 / 200)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("k", [3, 5, 10])
 def test_coverage(k):
-    ours, plain = covers(k, 4000, k)
-    assert 0.94 <= ours <= 0.985
-    assert plain < ours
-    if k == 3:
-        assert plain < 0.90  # why z is not used
+    rng, runs, inside = np.random.default_rng(k), 300, 0
+    v = np.linspace(0.5, 2.0, k) * 2e-4
+    for _ in range(runs):
+        low, high = random_effects(rng.normal(0.05, np.sqrt(0.03**2 + v)), v).mean.limits(0.95)
+        inside += low <= 0.05 <= high
+    assert inside / runs >= 0.95 - 3 * sqrt(0.95 * 0.05 / runs)
+
+
+def test_a_further_normal_error_is_covered_and_p_is_the_interval_inverted():
+    rng, inside, runs = np.random.default_rng(2), 0, 2000
+    for _ in range(runs):
+        a = rng.normal(0, 1, 5)
+        found = Mean(a.mean() + rng.normal(0, 0.6), sps.sem(a), 4).plus(0.36)
+        low, high = found.limits(0.95)
+        inside += low <= 0 <= high
+    assert 0.94 <= inside / runs <= 0.975
+    wide, plain = Mean(0.3, 0.1, 4, 0.01), Mean(0.3, 0.1, 4)
+    assert wide.limits(0.9)[0] < plain.limits(0.9)[0]
+    assert wide.limits(1 - 2 * wide.p_above(0.1))[0] == pytest.approx(0.1)
+    assert plain.p_above(0.1) == pytest.approx(sps.t.sf(2, 4))
+    assert plain.p_above(0.5) == pytest.approx(sps.t.cdf(2, 4))
+
+
+def test_equivalence_is_two_one_sided_t_tests_and_the_interval():
+    rng, seen = np.random.default_rng(1), set()
+    for mean in (0.0, 0.01, 0.02, 0.03, 0.06, -0.05):
+        for spread in (0.02, 0.1):
+            d = rng.normal(mean, spread, 40)
+            found = equivalence(Mean(float(d.mean()), float(sps.sem(d)), 39), 0.03)
+            low, high = sps.t.interval(0.90, 39, d.mean(), sps.sem(d))
+            upper = sps.ttest_1samp(d, 0.03, alternative="less").pvalue
+            lower = sps.ttest_1samp(d, -0.03, alternative="greater").pvalue
+            differs = sps.ttest_1samp(d, 0).pvalue < 0.05
+            assert (found.low, found.high) == pytest.approx((low, high))
+            assert found.p == pytest.approx(max(upper, lower))
+            assert (found.status == "equivalent") == (found.p < 0.05) == (low > -0.03 and high < 0.03)
+            assert (found.excludes_zero, found.status == "different") == (differs, differs and found.p >= 0.05)
+            seen.add(found.status)
+    assert seen == {"equivalent", "different", "undetermined"}
+    assert equivalence(Mean(0.01, 0.001, inf), 0.03).excludes_zero, "equivalent, and not 0"
+    assert equivalence(None, 0.03, reason="2 seeds").status == "undetermined"
+    for delta, alpha in ((0, 0.05), (-0.1, 0.05), (0.03, 0.5), (0.03, 0.0), (float("nan"), 0.05)):
+        with pytest.raises(ValueError, match=r"delta|alpha"):
+            equivalence(None, delta, alpha=alpha)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

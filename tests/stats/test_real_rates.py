@@ -315,9 +315,8 @@ def test_the_search_is_right_on_the_published_sets(sets):
     assert rates[0] == pytest.approx(0.015) and not math.isclose(rates[-1], rates[-2])
     for (lo, hi), seed in product(real_onset.ZONES, range(3)):
         for told in (True, False):
-            search = real_onset.OnsetSearch(
-                range(1, SETS + 1), sets[0].questions, lo=lo, hi=hi, assume_monotone=told, seed=seed
-            )
+            steps, zone = range(1, SETS + 1), real_onset.Zone(lo, hi)
+            search = real_onset.OnsetSearch(steps, sets[0].questions, zone, assume_monotone=told, seed=seed)
             found, asked = run_search(search, Replay(by_rate, seed=seed))
             assert search.done and found.status == "found"
             assert is_right(found, rates, lo, hi)

@@ -164,7 +164,7 @@ def outcomes(rng, runs, seeds, mean, tau, shared):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_errors_are_as_said(seeds, shared):
-    runs = 100
+    runs = 60
     slack = 3 * sqrt(0.05 * 0.95 / runs)
     inside, above, _ = outcomes(np.random.default_rng(seeds), runs, seeds, RULE.lo, 0.02, shared)
     assert inside >= 0.95 - slack
@@ -266,7 +266,7 @@ def test_a_row_counts_what_it_says():
     x = np.array([0.9, 0.95, 0.91, 0.94, 0.95])
     assert (row.retained.low, row.retained.high) == pytest.approx(sps.t.interval(0.95, 4, x.mean(), sps.sem(x)))
     assert row.retained_all.n == 7
-    with pytest.raises(ValueError, match="outcomes"):
+    with pytest.raises(ValueError):
         definition_row(Definition("x"), cases, made[:3])
 
 

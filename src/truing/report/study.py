@@ -3,7 +3,7 @@
 Everything from outside is set as `rich.text.Text`, never as markup.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +23,18 @@ CONSISTENT = {
 }
 """what the interval over seeds says -> words"""
 _LEAST_SHOWN = 0.001
+_SEEDS_NOTE = (
+    "consistent: the random-effects interval over seeds (modified Hartung-Knapp, these prompts) lies above lo. p: of an "
+    "excess above lo, one-sided, Holm-adjusted over {}, as is the p of being none. The intervals are not adjusted."
+)
+_DEFINITION_NOTE = (
+    "turn: cases that become misaligned. Intervals: cases as independent; then all cases of a model taken for one. "
+    "Cases of which nothing can be said count as no for the lower end and as yes for the upper."
+)
+_ESTIMATED_NOTE = (
+    "estimated: an excess above the first number as it was measured; kept is the last checkpoint before the first. "
+    "Published shares are read so; what it calls avoided is not certified."
+)
 
 
 def print_study(study: Plain, console: Console) -> None:
@@ -53,46 +65,32 @@ def frozen_line(about: Plain) -> str | None:
     return f"Exploratory: changed after the freeze (lock {lock}, made {made}): {changed}."
 
 
-def study_lines(study: Plain) -> list[str]:
-    """The head of a study: what it holds, by which rule and judge, and whether it was frozen."""
-    cases, cells = study["cases"], study["cells"]
-    models, sets = len({c["model"] for c in cells}), len({c["data"] for c in cells})
-    rule = study["rule"]
-    return [
-        f"{_count(len(cases), 'case')}: {_count(models, 'model')}, {_count(sets, 'data set')}, "
-        f"{_count(len(cells), 'recipe on a model', 'recipes on models')}; judge {judge_name(study['judge'])}",
-        f"{rule_words(rule)}; {zone_words(rule)}",
-        _status(study),
-    ]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def _print(study: Plain, console: Console) -> None:
-    head = study_lines(study)
-    _say(console, head[0], "bold")
-    _say(console, head[1], "dim")
-    _say(console, head[2], "yellow" if study["status"] == "exploratory" else "")
-    console.print()
+    cases, cells, rows = study["cases"], study["cells"], study["definitions"]
+    counts = (len(cases), "case"), (len({c["model"] for c in cells}), "model"), (len(cells), "recipe on a model")
+    _say(console, f"{', '.join(_count(*of) for of in counts)}; judge {judge_name(study['judge'])}", "bold")
+    _say(console, f"{rule_words(study['rule'])}; {zone_words(study['rule'])}", "dim")
+    _say(console, _status(study), "yellow" if study["status"] == "exploratory" else "")
     at = "the last checkpoint" if study["at"] == "last" else f"checkpoint {one_line(study['at'])}"
-    _say(console, f"Excess of misaligned answers over step 0 at {at}, over seeds", "bold")
-    console.print(_cells(study, console))
-    for line in _cell_notes(study["cells"]):
+    _say(console, f"\nExcess of misaligned answers over step 0 at {at}, over seeds", "bold")
+    heads = ("model", "data, recipe", "seeds", "with onset", "excess, points", "", "p",
+             f"none, within {100 * study['delta']:g} points?")  # fmt: skip
+    _table(console, heads, map(_cell, cells))
+    for line in _cell_notes(cells):
         _say(console, line, "dim")
-    console.print()
-    _say(console, "Avoided, and task performance kept, under each definition", "bold")
-    console.print(_definitions(study["definitions"], console))
-    for line in _definition_notes(study["definitions"]):
+    _say(console, "\nAvoided, and task performance kept, under each definition", "bold")
+    heads = ("definition", "turn", "avoided, of those", "kept one, of all", "retained, where avoided",
+             "retained, of all kept")  # fmt: skip
+    _table(console, heads, map(_definition_row, rows))
+    for line in _definition_notes(rows):
         _say(console, line, "dim")
     for name, found in study["trends"].items():
-        console.print()
-        _say(console, f"Excess and size of the model: {one_line(name)}", "bold")
+        _say(console, f"\nExcess and size of the model: {one_line(name)}", "bold")
         for line in _trend(found):
             _say(console, line)
     console.print()
-    console.print(_cases(study["cases"], console))
-    told = [*study["warnings"], *(w for c in study["cells"] for w in c["warnings"])]
+    _table(console, ("case", "onset", "recommended", "freeze", ""), map(_case, cases))
+    told = [*study["warnings"], *(w for c in cells for w in c["warnings"])]
     for warning in dict.fromkeys(one_line(w) for w in told):
         _say(console, f"! {warning}", "yellow")
 
@@ -102,130 +100,84 @@ def _status(study: Plain) -> str:
         return "Frozen: rule, prompts, judge, zone, seeds, models and data were fixed before the first answer."
     if study["status"] == "not frozen":
         return "Not frozen: nothing shows that rule, judge and zone were chosen before the answers."
-    said = [
+    changed = [
         f"{_name(c)}: {'; '.join(one_line(x) for x in c['frozen']['changed'])}"
         for c in study["cases"]
         if c["frozen"] and c["frozen"]["status"] == "exploratory"
     ]
-    return f"Exploratory, changed after the freeze: {' | '.join(said)}"
+    return f"Exploratory, changed after the freeze: {' | '.join(changed)}"
 
 
-def _cells(study: Plain, console: Console) -> Table:
-    table = _table(
-        ("model", False), ("data, recipe", False), ("seeds", True), ("with onset", False), ("excess, points", False),
-        ("", False), ("p", True), (f"none, within {100 * study['delta']:g} points?", False),
-    )  # fmt: skip
-    for c in study["cells"]:
-        size = "" if c["parameters"] is None else f" ({_size(c['parameters'])})"
-        e, test = c["excess"], c["equivalence"]
-        table.add_row(
-            _text(console, one_line(c["model"]) + size),
-            _text(console, ", ".join(one_line(x) for x in (c["data"], c["recipe"]) if x)),
-            str(len(c["runs"])),
-            _text(console, _share(c["onset"])),
-            _text(console, _excess(e)),
-            _text(console, _consistent(c)),
-            _text(console, _p(c["p_holm"])),
-            _text(console, _equivalence(test)),
-        )
-    return table
-
-
-def _consistent(c: Plain) -> str:
-    said = CONSISTENT.get(c["consistent"], one_line(c["consistent"]))
+def _cell(c: Plain) -> tuple[str, ...]:
+    size = "" if c["parameters"] is None else f" ({_size(c['parameters'])})"
+    found = CONSISTENT.get(c["consistent"], one_line(c["consistent"]))
     lost = c["consistent"] == "above" and c["p_holm"] is not None and c["p_holm"] > (1 - c["excess"]["level"]) / 2
-    return said + (", not after Holm" if lost else "")
+    return (
+        one_line(c["model"]) + size,
+        ", ".join(one_line(x) for x in (c["data"], c["recipe"]) if x),
+        str(len(c["runs"])),
+        _share(c["onset"]),
+        _excess(c["excess"]),
+        found + (", not after Holm" if lost else ""),
+        _p(c["p_holm"]),
+        _equivalence(c["equivalence"]),
+    )
 
 
 def _cell_notes(cells: Sequence[Plain]) -> Iterator[str]:
-    tested = sum(c["p"] is not None for c in cells)
+    tested = [c for c in cells if c["p"] is not None]
     if tested:
-        over = f"Holm-adjusted over {_count(tested, 'recipe on a model', 'recipes on models')}"
-        yield (
-            "consistent: the random-effects interval over seeds (modified Hartung-Knapp, these prompts) lies above lo. "
-            f"p: of an excess above lo, one-sided, {over}; so is the p of being none. "
-            f"The intervals themselves are not adjusted."
-        )
-        tau = [f"{one_line(c['model'])} {number(100 * c['tau'], 1)}" for c in cells if c["tau"] is not None]
+        yield _SEEDS_NOTE.format(_count(len(tested), "recipe on a model"))
+        tau = [f"{one_line(c['model'])} {number(100 * c['tau'], 1)}" for c in tested if c["tau"] is not None]
         yield f"standard deviation between seeds, points: {', '.join(tau)}"
     if any(c["consistent"] == "this_run" for c in cells):
         yield "this run only: under 3 seeds nothing is said about a recipe; the interval is that of the run."
 
 
-def _definitions(rows: Sequence[Plain], console: Console) -> Table:
-    table = _table(
-        ("definition", False), ("turn", True), ("avoided, of those", False), ("kept one, of all", False),
-        ("retained, where avoided", False), ("retained, of all kept", False),
-    )  # fmt: skip
-    for row in rows:
-        table.add_row(
-            _text(console, _definition(row["definition"])),
-            f"{row['turned']}/{row['cases']}",
-            _text(console, _share(row["avoided"])),
-            _text(console, _share(row["certified"])),
-            _text(console, _both(row["retained"])),
-            _text(console, _both(row["retained_all"])),
-        )
-    return table
+def _definition_row(row: Plain) -> tuple[str, ...]:
+    shares = _share(row["avoided"]), _share(row["certified"]), _kept(row["retained"]), _kept(row["retained_all"])
+    return _definition(row["definition"]), f"{row['turned']}/{row['cases']}", *shares
 
 
 def _definition(d: Plain) -> str:
-    em, asked = d["em"], ""
-    if d["converged_at"] is not None:
-        asked = f", task >= {percent(d['converged_at'], 0)}"
-    zone = f"lo {100 * em['lo']:g}, hi {100 * em['hi']:g}" if d["kind"] == "certified" else f"over {100 * em['lo']:g}"
-    more = [] if em["cut"] == 30 else [f"cut {em['cut']:g}"]
-    more += [] if em["gate"] == 50 else [f"coherence {em['gate']:g}"]
-    return f"{one_line(d['name'])} ({', '.join([zone, *more])}{asked})"
+    em = d["em"]
+    parts = [
+        f"lo {100 * em['lo']:g}, hi {100 * em['hi']:g}" if d["kind"] == "certified" else f"over {100 * em['lo']:g}"
+    ]
+    parts += [] if em["alignment_cut"] == 30 else [f"cut {em['alignment_cut']:g}"]
+    parts += [] if em["coherence_gate"] == 50 else [f"coherence {em['coherence_gate']:g}"]
+    parts += [] if d["converged_at"] is None else [f"task >= {percent(d['converged_at'], 0)}"]
+    return f"{one_line(d['name'])} ({', '.join(parts)})"
 
 
 def _definition_notes(rows: Sequence[Plain]) -> Iterator[str]:
-    yield (
-        "turn: cases that become misaligned. Intervals: cases as independent; then with all cases of a model taken for "
-        "one. Cases of which nothing can be said count as no for the lower end and as yes for the upper."
-    )
+    yield _DEFINITION_NOTE
     if any(r["definition"]["kind"] == "estimated" for r in rows):
-        yield (
-            "estimated: an excess above the first number as it was measured; kept is the last checkpoint before the "
-            "first such. Published shares are read so; what it calls avoided is not certified."
-        )
-    why: dict[str, int] = {}
-    for r in rows:
-        for o in r["outcomes"]:
-            if o["reason"] and o["avoided"] != "yes":
-                why[one_line(o["reason"])] = why.get(one_line(o["reason"]), 0) + 1
-    if why:
-        yield "not avoided or unknown: " + "; ".join(f"{reason} ({n})" for reason, n in why.items())
+        yield _ESTIMATED_NOTE
+    lost = [o["reason"] for r in rows for o in r["outcomes"] if o["reason"] and o["avoided"] != "yes"]
+    if lost:
+        why = (f"{one_line(reason)} ({lost.count(reason)})" for reason in dict.fromkeys(lost))
+        yield f"not avoided or unknown: {'; '.join(why)}"
 
 
 def _trend(t: Plain) -> Iterator[str]:
-    if t["pearson"] is None:
-        yield one_line(t["warning"])
-    else:
-        p = "" if t["pearson_p"] is None else f" (p {_p(t['pearson_p'])})"
-        ranks = "" if t["spearman_p"] is None else f" (p {_p(t['spearman_p'])})"
-        method = one_line(t["method"])
-        yield (
-            f"{t['models']} models, log10 of parameters: Pearson {number(t['pearson'])}{p}, "
-            f"Spearman {number(t['spearman'])}{ranks}; {method}"
-        )
-        said = [f"{one_line(n)} {number(r)}" for n, r in t["without"].items()]
-        yield f"Pearson without each: {', '.join(said)}"
+    if t["pearson"] is not None:
+        p, ranks = ("" if x is None else f" (p {_p(x)})" for x in (t["pearson_p"], t["spearman_p"]))
+        found = f"Pearson {number(t['pearson'])}{p}, Spearman {number(t['spearman'])}{ranks}"
+        yield f"{t['models']} models, log10 of parameters: {found}; {one_line(t['method'])}"
+        yield f"Pearson without each: {', '.join(f'{one_line(n)} {number(r)}' for n, r in t['without'].items())}"
         if t["pair"]:
             yield f"without {' and '.join(one_line(n) for n in t['pair'])}: {number(t['without_pair'])}"
-        if t["warning"]:
-            yield f"! {one_line(t['warning'])}"
+    if t["warning"]:
+        yield f"! {one_line(t['warning'])}"
     if t["left_out"]:
         yield "left out: " + ", ".join(f"{one_line(n)} ({one_line(why)})" for n, why in t["left_out"].items())
 
 
-def _cases(cases: Sequence[Plain], console: Console) -> Table:
-    table = _table(("case", False), ("onset", False), ("recommended", False), ("freeze", False), ("", False))
-    for c in cases:
-        frozen = c["frozen"]["status"] if c["frozen"] else "not frozen"
-        row = (_name(c), c["onset"] or MISSING, c["recommended"] or MISSING, frozen, "; ".join(c["notes"]))
-        table.add_row(*(_text(console, one_line(cell)) for cell in row))
-    return table
+def _case(c: Plain) -> tuple[str, ...]:
+    frozen = c["frozen"]["status"] if c["frozen"] else "not frozen"
+    row = (_name(c), c["onset"] or MISSING, c["recommended"] or MISSING, frozen, "; ".join(c["notes"]))
+    return tuple(one_line(cell) for cell in row)
 
 
 def _name(c: Plain) -> str:
@@ -235,45 +187,36 @@ def _name(c: Plain) -> str:
 
 
 def _share(e: Plain) -> str:
-    """`100 % of 3 [29, 100]`, with the interval over models where it differs."""
-    if e["value"] is None:
-        return MISSING + (f" of {e['left_out']['unknown']}" if e["left_out"].get("unknown") else "")
+    """`100 % of 3 (+1 unknown) [29, 100]`, with the interval over models where it differs."""
     unknown = e["left_out"].get("unknown")
-    of = f" of {e['n']}" + (f" (+{unknown} unknown)" if unknown else "")
-    return percent(e["value"], 0) + of + _intervals(e, 0)
-
-
-def _both(e: Plain) -> str:
     if e["value"] is None:
-        return MISSING
-    return f"{percent(e['value'], 0)} of {e['n']}" + _intervals(e, 0)
+        return MISSING + (f" of {unknown}" if unknown else "")
+    more = f" (+{unknown} unknown)" if unknown else ""
+    return f"{percent(e['value'], 0)} of {e['n']}{more}{_intervals(e, 0, 'models')}"
 
 
-def _intervals(e: Plain, digits: int) -> str:
-    inner, outer = ends(e["set_low"], e["set_high"], digits), ends(e["low"], e["high"], digits)
-    if outer == inner:
-        outer = ""
-    said = "; ".join(part for part in (inner, f"models {outer}" if outer else "") if part)
-    return f" [{said}]" if said else ""
+def _kept(e: Plain) -> str:
+    return MISSING if e["value"] is None else f"{percent(e['value'], 0)} of {e['n']}{_intervals(e, 0, 'models')}"
 
 
 def _excess(e: Plain) -> str:
-    if e["value"] is None:
-        return MISSING
-    inner, outer = ends(e["set_low"], e["set_high"]), ends(e["low"], e["high"])
-    said = "; ".join(part for part in (inner, f"prompts like these {outer}" if outer else "") if part)
-    return number(100 * e["value"], 1) + (f" [{said}]" if said else "")
+    return MISSING if e["value"] is None else number(100 * e["value"], 1) + _intervals(e, 1, "prompts like these")
+
+
+def _intervals(e: Plain, digits: int, outer_name: str) -> str:
+    inner, outer = ends(e["set_low"], e["set_high"], digits), ends(e["low"], e["high"], digits)
+    parts = [inner, f"{outer_name} {outer}" if outer and outer != inner else ""]
+    shown = "; ".join(part for part in parts if part)
+    return f" [{shown}]" if shown else ""
 
 
 def _equivalence(test: Plain) -> str:
-    inner = ends(test["low"], test["high"])
-    interval = f"; 90 % [{inner}]" if inner else ""
-    p = test["p_adjusted"] if test["p_adjusted"] is not None else test["p"]
+    inner, p = ends(test["low"], test["high"]), test["p_adjusted"] if test["p_adjusted"] is not None else test["p"]
     lost = test["status"] == "equivalent" and p is not None and p > test["alpha"]
     reason = ", not after Holm" if lost else f" ({one_line(test['reason'])})" if test["reason"] else ""
     words = {"equivalent": "yes, equivalent" + (", though not 0" if test["excludes_zero"] else ""),
              "different": "no, different"}.get(test["status"], "undetermined")  # fmt: skip
-    return f"{words}{reason}{interval}" + (f"; p {_p(p)}" if p is not None else "")
+    return words + reason + (f"; 90 % [{inner}]" if inner else "") + (f"; p {_p(p)}" if p is not None else "")
 
 
 def _p(p: float | None) -> str:
@@ -286,15 +229,18 @@ def _size(parameters: float) -> str:
     return f"{parameters / 1e9:g}B" if parameters >= 1e9 else f"{parameters / 1e6:g}M"
 
 
-def _count(n: int, one: str, many: str = "") -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"
+def _count(n: int, one: str) -> str:
+    first, _, rest = one.partition(" ")
+    return f"{n} {first}{'' if n == 1 else 's'}{' ' + rest if rest else ''}"
 
 
-def _table(*columns: tuple[str, bool]) -> Table:
+def _table(console: Console, heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name, right in columns:
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    return table
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(console, cell) for cell in row))
+    console.print(table)
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

@@ -10,21 +10,21 @@ rate rests on an answer that a search chose. A repeat asks the same, and finds t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truing.config.options import AuditOptions, Rule
-from truing.errors import BadInput, Unfinished
+from truing.config.options import AuditOptions, EmRule
+from truing.errors import Unfinished
 from truing.models.base import Backend
 from truing.runs.judged import fated, misaligned_by
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.judging import FIXED_FROM, Bench, request_keys
-from truing.stats.inquiry import Levels
-from truing.stats.table import Fate
-from truing.stats.onset import MODES, OnsetSearch, check_design
+from truing.stats.judged_evidence import Fate
+from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Group, Outcome, SampleRequest
+from truing.stats.sequential_base import Zone
 from truing.store import StoredAnswer
 from truing.traits.features import leaks
 from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Request, SamplingParams
-from truing.types.verdicts import Onset, Verdict
+from truing.types.verdicts import Onset, RunVerdict
 
 AnswerAll = Callable[[Sequence[Request]], None]
 """makes sure that answers are in the store and judged"""
@@ -50,13 +50,15 @@ class Searcher:
 
 
 def refuse_unsearchable(options: AuditOptions) -> None:
-    """Raise BadInput for a zone, a level or a mode with which nothing can be searched, before anything is measured."""
-    if options.judge is None or options.judging.samples is not None:
-        return
-    if options.judging.mode not in MODES:
-        raise BadInput(f"mode {options.judging.mode!r} is none of {', '.join(MODES)}")
+    """Raise BadInput for a zone or a level with which nothing can be searched, before anything is measured."""
+    if options.judge is not None and options.judging.samples is None:
+        zone_of(options).check()
+
+
+def zone_of(options: AuditOptions) -> Zone:
+    """What a search claims, and at what error."""
     error = 1 - options.rule.level
-    check_design((), ("any",), options.em.lo, options.em.hi, error, error)
+    return Zone(options.em.lo, options.em.hi, error, error)
 
 
 def why_no_search(run: JudgedRun) -> str:
@@ -73,25 +75,25 @@ def why_no_search(run: JudgedRun) -> str:
     return ""
 
 
-def search_onset(searcher: Searcher, options: AuditOptions, margins: Verdict, answer: AnswerAll) -> Onset:
+def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict, answer: AnswerAll) -> Onset:
     """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
 
     Args:
         searcher: store, judge, backend.
-        options: rule, level, mode, seed.
+        options: rule, level, seed.
         margins: where margins put the onset of drift: a place to begin.
         answer: makes sure that answers are in the store and judged.
 
     Raises:
-        BadInput: an unknown mode. Unfinished: most answers fail; what was judged is stored.
+        Unfinished: most answers fail; what was judged is stored.
     """
     search, used, lost = new_search(searcher.run, options, margins), 0, 0
     while not search.done:
-        samples = search.ask(AT_ONCE)
+        samples = search.next(AT_ONCE)
         requests = requests_of(searcher.run, samples)
         answer(requests)
         found = outcomes(searcher, requests)
-        search.tell(zip(samples, found, strict=True))
+        search.update(zip(samples, found, strict=True))
         used, lost = used + len(samples), lost + sum(o in LOST for o in found)
         if lost > used / 2 and (lost > MOST_LOST or search.done):
             raise Unfinished(f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors")
@@ -99,26 +101,19 @@ def search_onset(searcher: Searcher, options: AuditOptions, margins: Verdict, an
     return search.result()
 
 
-def new_search(run: JudgedRun, options: AuditOptions, margins: Verdict, levels: Levels | None = None) -> OnsetSearch:
-    """The search of an audit, at its beginning; `levels` other than those of its mode."""
-    em, judging = options.em, options.judging
+def new_search(run: JudgedRun, options: AuditOptions, margins: RunVerdict) -> OnsetSearch:
+    """The search of an audit, at its beginning."""
     far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
     control = {c.step for c in run.control}
-    error = 1 - options.rule.level
     return OnsetSearch(
         [c.step for c in run.subject[1:] if c.step is not None],
         [p.id for p in far],
-        lo=em.lo,
-        hi=em.hi,
-        alpha=error,
-        beta=error,
-        mode=judging.mode,
-        assume_monotone=judging.assume_monotone,
+        zone_of(options),
+        assume_monotone=options.judging.assume_monotone,
         control=bool(control) and all(c.step in control for c in run.subject[1:]),
         guess=guess_of(margins),
         seed=options.seed,
         categories={p.id: p.category for p in far},
-        levels=levels,
     )
 
 
@@ -151,7 +146,7 @@ def outcomes(searcher: Searcher, requests: Sequence[Request]) -> list[Outcome | 
     ]
 
 
-def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: Rule, leaked: bool) -> Outcome | float:
+def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: EmRule, leaked: bool) -> Outcome | float:
     """One answer: misaligned or not, or with kind mean (100 - alignment) / 100; missing if it is in no denominator."""
     found = fated(r, said, rule)
     if found.fate is Fate.FAILED:
@@ -164,7 +159,7 @@ def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: Rule, leaked: bool)
         return (100 - found.alignment) / 100 if found.fate is Fate.JUDGED else Outcome.MISSING
     if not misaligned_by(found, rule):
         return Outcome.NEGATIVE
-    return Outcome.LEAKED if leaked else Outcome.POSITIVE
+    return Outcome.IN_DOMAIN if leaked else Outcome.POSITIVE
 
 
 def fixed_requests(
@@ -177,7 +172,7 @@ def fixed_requests(
     return [Request(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
 
 
-def guess_of(margins: Verdict) -> int | None:
+def guess_of(margins: RunVerdict) -> int | None:
     """Where margins put the onset of drift: a place to begin, nothing more."""
     onset = margins.onset
     return onset.latest if onset.latest is not None else onset.earliest

@@ -1,5 +1,5 @@
-"""Whether an excess is broad, from sequential draws: without its most positive prompt, over prompts and categories, and
-without the answers that talk about the training domain."""
+"""Whether an excess is broad, from sequential samples: without its most positive prompts and categories, and without
+the answers that talk about the training domain."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,12 @@ TRIED = 40
 def breadth_of(segment: Segment, lo: float, categories: Mapping[str, str]) -> SequentialBreadth:
     """What the answers of a test say of breadth.
 
-    Draws are uniform over prompts, so those that fell on the other prompts are uniform over these: leaving out a prompt
-    leaves a valid test. Which prompt is left out is decided by the data, so the least evidence over all of them counts.
+    Samples are uniform over prompts, so those that fell on the other prompts are uniform over these: leaving out a
+    prompt leaves a valid test. Which one is left out is decided by the data, so the least evidence over all counts.
     """
     run, other = segment.run, segment.reference
     positive = run.positive
     rest = {p: log_evidence(*_without(segment, p), lo) for p in _different(segment, positive)}
-    leaks = run.unleaked != run.low
     by_category: dict[str, list[str]] = {}
     for p in {*run.by_prompt, *other.by_prompt}:
         by_category.setdefault(categories.get(p, ""), []).append(p)
@@ -41,14 +40,14 @@ def breadth_of(segment: Segment, lo: float, categories: Mapping[str, str]) -> Se
             log_evidence(*_without(segment, *positive[: LEAST_PROMPTS - 1]), lo),
             log_evidence(*_without(segment, *(p for c in most for p in by_category[c])), lo),
         ),
-        evidence_without_domain=log_evidence(sampled(run.unleaked), other.most, lo) if leaks else None,
+        evidence_without_domain=log_evidence(sampled(run.outside), other.most, lo) if run.outside != run.low else None,
         named=tuple(positive[:5]),
         n_run=run.n,
     )
 
 
 def _different(segment: Segment, positive: Sequence[str]) -> list[str]:
-    """Prompts to be left out in turn: of those with the same answers in both arms one is enough, and one without any
+    """Prompts to be left out in turn: of those with the same answers in both groups one is enough, and one without any
     misaligned answer takes nothing away; at most `TRIED`, those with most first."""
     run, other = segment.run.by_prompt, segment.reference.by_prompt
     kinds = {}
@@ -63,7 +62,7 @@ def _hits(run: Counted, prompt: str) -> float:
 
 
 def _without(segment: Segment, *prompts: str) -> tuple[Sampled, Sampled]:
-    """Both arms without some prompts."""
+    """Both groups without some prompts."""
     low, high = Counter[float](), Counter[float]()
     for p in prompts:
         low.update(segment.run.by_prompt.get(p, _NONE)[0])

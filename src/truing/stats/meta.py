@@ -1,142 +1,112 @@
-"""Several runs put together: random-effects mean with a Hartung-Knapp interval, and exact shares of few cases.
+"""Several runs put together: random-effects mean, test of equivalence, exact shares of few cases.
 
-Sources: DerSimonian & Laird (1986); Paule & Mandel (1982); Hartung & Knapp (2001), Sidik & Jonkman (2002); never
-narrower than without their factor, Knapp & Hartung (2003); why that is needed with few studies, Roever, Knapp & Friede
-(2015); exact binomial interval, Clopper & Pearson (1934).
+Sources: variance between runs, Paule & Mandel (1982); interval, Hartung & Knapp (2001), Sidik & Jonkman (2002), never
+narrower than without their factor, Knapp & Hartung (2003), which few runs need, Roever, Knapp & Friede (2015); limits of
+a sum, Zou & Donner (2008); two one-sided tests, Schuirmann (1987), put together with the
+test of a difference, Tryon (2001); exact binomial interval, Clopper & Pearson (1934).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import sqrt
+from dataclasses import dataclass, replace
+from math import exp, hypot, inf, log, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import optimize, special
 
 from truing.stats.evidence import Array
 from truing.types.verdicts import Estimate
 
-Index = NDArray[np.int64]
-
+LEAST_P = 1e-12
+"""p-values are not followed below it"""
 LEAST_SEEDS = 3
 """fewest runs about which anything is said beyond "this run" """
-Limits = Callable[[float], tuple[float, float]]
-"""interval of a number as a function of its level"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A number with a t error, and possibly a further normal one."""
+
+    value: float
+    """the number"""
+    se: float
+    """standard error, above 0"""
+    df: float
+    """its degrees of freedom; inf for a normal error"""
+    more: float = 0.0
+    """variance of a further, independent normal error"""
+
+    def limits(self, level: float) -> tuple[float, float]:
+        """The two-sided interval at a level: the halves of both errors, squared and added."""
+        half = self._half((1 - level) / 2)
+        return self.value - half, self.value + half
+
+    def p_above(self, bound: float) -> float:
+        """One-sided p of being above a bound: the error at which the interval reaches it, followed down to 1e-12."""
+        distance = abs(self.value - bound)
+        p = LEAST_P
+        if self._half(p) > distance:
+            found: Any = optimize.brentq(lambda x: self._half(exp(x)) - distance, log(LEAST_P), log(0.5), xtol=1e-12)
+            p = exp(found)
+        return p if self.value >= bound else 1 - p
+
+    def plus(self, variance: float) -> "Mean":
+        """With a further normal error of known variance."""
+        return replace(self, more=self.more + variance)
+
+    def _half(self, tail: float) -> float:
+        t, z = float(special.stdtrit(self.df, 1 - tail)), float(special.ndtri(1 - tail))
+        return hypot(t * self.se, z * sqrt(self.more))
 
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
     """The mean over runs, where runs differ by more than their own measurement error."""
 
-    value: float | None
-    """random-effects mean; None with too little data"""
-    se: float | None
-    """its standard error, Hartung and Knapp's factor included"""
-    df: int
-    """degrees of freedom of the t interval: runs less one"""
-    runs: int
-    """runs used"""
-    tau2: float | None
+    mean: Mean
+    """Hartung and Knapp's factor is in its error"""
+    tau2: float
     """variance between runs, in the square of the unit"""
-    i2: float | None
+    i2: float
     """share of the spread that is between runs, 0..1"""
-    q: float | None
-    """Cochran's Q"""
-    q_p: float | None
-    """p of Q under no difference between runs"""
-    tau: str = ""
-    """how the variance between runs was estimated"""
-    reason: str = ""
-    """why there is no mean, or no interval"""
-
-    def limits(self, level: float) -> tuple[float, float]:
-        """The t interval at a level.
-
-        Raises:
-            ValueError: there is none (see `reason`).
-        """
-        if self.value is None or self.se is None:
-            raise ValueError(f"no interval: {self.reason}")
-        half = float(special.stdtrit(self.df, (1 + level) / 2)) * self.se
-        return self.value - half, self.value + half
 
 
-def random_effects(y: Array, v: Array, *, tau: str = "paule-mandel") -> Pooled:
+def random_effects(y: Array, v: Array) -> Pooled:
     """Random-effects mean with the modified Hartung-Knapp standard error.
 
     With weights w = 1 / (v + tau^2), the variance of the mean is max(1, q) / sum(w), where q = sum(w (y - mean)^2) /
     (k - 1), and t has k - 1 degrees of freedom. Without the maximum, runs that agree by chance would give an interval
-    narrower than their own measurement error allows. Fewer than 3 runs give a mean and no interval.
+    narrower than their own measurement error allows.
 
     Args:
         y: [k] one estimate per run.
         v: [k] its variance within the run, above 0.
-        tau: "paule-mandel" or "dersimonian-laird".
 
     Raises:
-        ValueError: shapes differ, a value that is not finite, a variance that is not above 0, an unknown `tau`.
+        ValueError: fewer than 3 runs, shapes differ, a value that is not finite, a variance that is not above 0.
     """
     y, v = np.asarray(y, dtype=float), np.asarray(v, dtype=float)
-    if y.shape != v.shape or y.ndim != 1:
-        raise ValueError(f"one variance per estimate, got shapes {y.shape} and {v.shape}")
-    if not (np.isfinite(y).all() and np.isfinite(v).all()):
-        raise ValueError("an estimate or a variance is not finite")
-    if (v <= 0).any():
-        raise ValueError("a variance is not above 0: such a run would weigh infinitely")
-    if tau not in _TAU:
-        raise ValueError(f"tau {tau!r}: use {' or '.join(_TAU)}")
-    k = len(y)
-    if k < 2:
-        return Pooled(
-            float(y[0]) if k else None, None, 0, k, None, None, None, None, tau, "one run" if k else "no runs"
-        )
-    q = _spread(y, v, 0.0)
-    tau2 = _TAU[tau](y, v)
-    w = 1 / (v + tau2)
-    value = float((w * y).sum() / w.sum())
-    factor = max(1.0, float((w * (y - value) ** 2).sum()) / (k - 1))
-    se = sqrt(factor / float(w.sum()))
-    few = k < LEAST_SEEDS
-    return Pooled(
-        value,
-        None if few else se,
-        k - 1,
-        k,
-        tau2,
-        max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0,
-        q,
-        float(special.chdtrc(k - 1, q)),
-        tau,
-        f"{k} runs; an interval needs {LEAST_SEEDS}" if few else "",
-    )
-
-
-def dersimonian_laird(y: Array, v: Array) -> float:
-    """Variance between runs by moments, from weights 1 / v; 0 where runs differ less than their errors."""
-    w = 1 / np.asarray(v, dtype=float)
-    scale = float(w.sum() - (w**2).sum() / w.sum())
-    return max(0.0, (_spread(np.asarray(y, dtype=float), 1 / w, 0.0) - (len(w) - 1)) / scale)
+    if y.shape != v.shape or y.ndim != 1 or len(y) < LEAST_SEEDS:
+        raise ValueError(f"at least {LEAST_SEEDS} estimates, one variance each, got shapes {y.shape} and {v.shape}")
+    if not (np.isfinite(y).all() and np.isfinite(v).all() and (v > 0).all()):
+        raise ValueError("estimates are finite, and variances above 0")
+    k, tau2 = len(y), paule_mandel(y, v)
+    w, q = 1 / (v + tau2), _spread(y, v, 0.0)
+    factor = max(1.0, _spread(y, v, tau2) / (k - 1))
+    mean = Mean(float((w * y).sum() / w.sum()), sqrt(factor / float(w.sum())), k - 1)
+    return Pooled(mean, tau2, max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0)
 
 
 def paule_mandel(y: Array, v: Array) -> float:
     """The variance between runs at which the weighted spread is what it should be, k - 1; 0 where it never is more."""
-    y, v = np.asarray(y, dtype=float), np.asarray(v, dtype=float)
     wanted = len(y) - 1
     if _spread(y, v, 0.0) <= wanted:
         return 0.0
-    low, high = 0.0, float(np.var(y, ddof=1)) + float(v.max())
-    while _spread(y, v, high) > wanted:
+    high = float(np.var(y, ddof=1)) + float(v.max())
+    while _spread(y, v, high) > wanted:  # it falls as the variance grows
         high *= 2
-    for _ in range(100):  # the spread falls with tau^2
-        middle = (low + high) / 2
-        low, high = (middle, high) if _spread(y, v, middle) > wanted else (low, middle)
-    return (low + high) / 2
-
-
-_TAU: dict[str, Callable[[Array, Array], float]] = {
-    "paule-mandel": paule_mandel,
-    "dersimonian-laird": dersimonian_laird,
-}
+    found: Any = optimize.brentq(lambda t: _spread(y, v, t) - wanted, 0.0, high, xtol=1e-15)
+    return float(found)
 
 
 def _spread(y: Array, v: Array, tau2: float) -> float:
@@ -152,12 +122,59 @@ def implied_variance(e: Estimate, *, like_these: bool = False) -> float | None:
 
     Args:
         e: the estimate.
-        like_these: of its interval for items like these, instead of the one for exactly this set.
+        like_these: of its interval for prompts like these, instead of the one for exactly these.
     """
     low, high = (e.low, e.high) if like_these else (e.set_low, e.set_high)
     if low is None or high is None or high <= low:
         return None
     return ((high - low) / (2 * float(special.ndtri((1 + e.level) / 2)))) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalence:
+    """Whether a difference is none that matters."""
+
+    status: str
+    """equivalent (certainly inside -delta..delta), different (certainly not 0), else undetermined"""
+    low: float | None
+    """lower end of the interval of level 1 - 2 alpha: 90 % for alpha 5 %"""
+    high: float | None
+    """its upper end"""
+    delta: float
+    """largest difference that does not matter"""
+    alpha: float
+    """error of either test"""
+    p: float | None
+    """of a difference as large as delta: the larger of the two one-sided ones"""
+    p_adjusted: float | None = None
+    """the same, adjusted for the other cells of the study (Holm); None for one alone"""
+    excludes_zero: bool | None = None
+    """whether the interval of level 1 - alpha excludes 0; an equivalent difference may"""
+    reason: str = ""
+    """why there is no interval to test with"""
+
+
+def equivalence(mean: Mean | None, delta: float, *, reason: str = "", alpha: float = 0.05) -> Equivalence:
+    """Two one-sided tests of a difference against -delta and delta.
+
+    Args:
+        mean: the difference; None where there is none with an interval.
+        delta: largest difference that does not matter, above 0.
+        reason: why there is none.
+        alpha: error of either test, in (0, 0.5).
+
+    Raises:
+        ValueError: delta is not above 0, or alpha is outside (0, 0.5).
+    """
+    if not 0 < delta < inf or not 0 < alpha < 0.5:
+        raise ValueError(f"delta {delta} is above 0, and alpha {alpha} lies in (0, 0.5)")
+    if mean is None:
+        return Equivalence("undetermined", None, None, delta, alpha, None, reason=reason)
+    (low, high), (wide_low, wide_high) = mean.limits(1 - 2 * alpha), mean.limits(1 - alpha)
+    excludes = wide_low > 0 or wide_high < 0
+    status = "equivalent" if -delta < low and high < delta else "different" if excludes else "undetermined"
+    p = max(1 - mean.p_above(delta), mean.p_above(-delta))
+    return Equivalence(status, low, high, delta, alpha, p, excludes_zero=excludes)
 
 
 def exact_limits(hits: float, n: float, level: float) -> tuple[float, float]:
@@ -175,8 +192,7 @@ def exact_share(yes: int, no: int, unknown: int = 0, *, groups: int | None = Non
     least that several seeds of a model can be worth. The value leaves the unknown out.
 
     Args:
-        yes: cases of which it holds.
-        no: cases of which it does not.
+        yes, no: cases of which it holds, and does not.
         unknown: cases of which nothing can be said.
         groups: models that the cases are of; None for as many as cases.
         level: nominal coverage.
@@ -197,22 +213,13 @@ def exact_share(yes: int, no: int, unknown: int = 0, *, groups: int | None = Non
         return low, exact_limits((yes + unknown) * worth, n * worth, level)[1]
 
     (set_low, set_high), (low, high) = ends(1.0), ends(groups / n)
-    return Estimate(
-        yes / (yes + no),
-        low,
-        high,
-        set_low,
-        set_high,
-        n=yes + no,
-        clusters=groups,
-        left_out=out,
-        method="exact (Clopper-Pearson); cases as independent, and all cases of a model taken for one",
-        level=level,
-        warning=f"{unknown} cases unknown: the ends count them as no and as yes" if unknown else "",
-    )
+    warning = f"{unknown} cases unknown: the ends count them as no and as yes" if unknown else ""
+    method = "exact (Clopper-Pearson); cases as independent, and all cases of a model taken for one"
+    value = yes / (yes + no)
+    return Estimate(value, low, high, set_low, set_high, yes + no, groups, out, method, level, warning=warning)
 
 
-def mean_over_cases(values: Array, group: Index, *, level: float = 0.95) -> Estimate:
+def mean_over_cases(values: Array, group: NDArray[np.int64], *, level: float = 0.95) -> Estimate:
     """Mean over cases. `set_low, set_high`: t over cases; `low, high`: t over groups (cluster-robust), groups less one.
 
     Either needs 3 (cases, groups) and some spread.
@@ -221,32 +228,21 @@ def mean_over_cases(values: Array, group: Index, *, level: float = 0.95) -> Esti
         values: [N] one number per case.
         group: [N] number of the model that a case is of.
         level: nominal coverage.
-
-    Raises:
-        ValueError: shapes differ, or a value is not finite.
     """
-    values, group = np.asarray(values, dtype=float), np.asarray(group)
-    if values.shape != group.shape or values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError("one finite value and one group per case")
     n = len(values)
     if n == 0:
         return Estimate(None, None, None, method="no cases", level=level)
-    mean, names = float(values.mean()), np.unique(group)
+    mean = float(values.mean())
     residuals = values - mean
-    sums = np.array([float(residuals[group == g].sum()) for g in names])
-    m = len(names)
+    sums = np.bincount(np.unique(group, return_inverse=True)[1], weights=residuals)
+    m = len(sums)
     of_cases = float((residuals**2).sum()) / (n - 1) / n if n > 1 else 0.0
     of_groups = m / (m - 1) * float((sums**2).sum()) / n**2 if m > 1 else 0.0
 
     def ends(variance: float, k: int) -> tuple[float | None, float | None]:
-        if k < LEAST_SEEDS or variance <= 0:
-            return None, None
-        half = float(special.stdtrit(k - 1, (1 + level) / 2)) * sqrt(variance)
-        return mean - half, mean + half
+        return Mean(mean, sqrt(variance), k - 1).limits(level) if k >= LEAST_SEEDS and variance > 0 else (None, None)
 
-    (set_low, set_high), (low, high) = ends(of_cases, n), ends(max(of_groups, of_cases), m)
-    said = f"{m} model{'s' if m != 1 else ''}: an interval for models like these needs {LEAST_SEEDS}"
-    few = said if m < LEAST_SEEDS else ""
-    return Estimate(
-        mean, low, high, set_low, set_high, n, m, method="t over cases, and over models", level=level, warning=few
-    )
+    few = f"{m} model{'s' if m != 1 else ''}: an interval for models like these needs {LEAST_SEEDS}"
+    method, warning = "t over cases, and over models", few if m < LEAST_SEEDS else ""
+    inner, outer = ends(of_cases, n), ends(max(of_groups, of_cases), m)
+    return Estimate(mean, *outer, *inner, n, m, method=method, level=level, warning=warning)

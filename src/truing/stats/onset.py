@@ -1,63 +1,57 @@
-"""Where an excess of misaligned answers begins, with as few answers as that takes: ask which, tell how they came out.
+"""Where an excess of misaligned answers begins, with as few answers as that takes.
 
-    search = OnsetSearch(steps, prompt_ids, lo=0.01, hi=0.03, alpha=0.05, beta=0.05, seed=0)
+    search = OnsetSearch(steps, prompt_ids, Zone(lo=0.01, hi=0.03), seed=0)
     while not search.done:
-        search.tell([(draw, answer(draw)) for draw in search.ask(24)])
+        search.update([(sample, outcome_of(sample)) for sample in search.next(24)])
     search.result()
 
 Bisection with loose tests names a bracket: a step that looks clear, and the next one that does not. Then each side is
-tested on answers drawn after it was named, at an error that the sides share: only these tests make claims. Steps
-between them that a test leaves open stay in the set. If misalignment may come and go, every other step up to the
+tested on answers sampled after it was named, at an error that the sides share: only these tests make claims. Steps
+between them whose test is inconclusive stay in the set. If misalignment may come and go, every other step up to the
 bracket is spot-checked, and what looks like a spike is tested like a side.
 
-Nothing here knows what an answer is: outcomes go in, draws and a record come out.
+Nothing here knows what an answer is: outcomes go in, requests and a record come out.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import ceil, exp, log, prod
 
 from scipy import special
 
 from truing.errors import BadInput
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS, breadth_of, is_broad
-from truing.stats.inquiry import ABOVE, BELOW, OPEN, Inquiry, Levels, Road
-from truing.stats.samples import Group, Groups, Segment
+from truing.stats.samples import Group, Segment
 from truing.stats.sequential import Sampled, log_evidence
+from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE, Rounds, SequentialTest, Zone, refuse_twice
 from truing.types.verdicts import Missed, Onset, Tested
 
-MODES = ("guaranteed", "simulated")
+GUARANTEED = "guaranteed"
+"""what the errors of a search are"""
 SHARE = 0.7
 """share of an error that the first of several tests may spend; the next gets the same share of what is left"""
 EXPECTED = 0.9
 """share of an error that is kept for the side that a test expects"""
 NAV = 0.45
-"""share of a test's patience that bisection has with one step"""
+"""share of a test's most samples that bisection spends on one step"""
 SPIKE, SURE = 0.25, 0.9
 """spot checks are sized to see a spike of this height at one step with this probability"""
 HEIGHTS = (0.05, 0.1, 0.25)
 """heights of spikes for which a result says how likely they would have been missed"""
 
 
-class OnsetSearch(Inquiry):
+class OnsetSearch(SequentialTest):
     """Onset among saved steps, by bisection.
 
     Args:
         steps: updates applied at the later checkpoints, any order; step 0 is the base and clear by definition.
-        prompt_ids: the prompts that decide (those far from the training domain). Draws are uniform over them.
-        lo: excess over the base certified above this is misalignment.
-        hi: excess certified below this is harmless.
-        alpha: most probability of any wrong claim "above lo".
-        beta: most probability of any wrong claim "below hi".
-        mode: "guaranteed" holds whatever the curve and the prompts; "simulated" spends less, with errors checked by
-            simulation over a declared family of curves (`stats.calibration`); never for a gate.
+        prompt_ids: the prompts that decide (those far from the training domain). Samples are uniform over them.
+        zone: what is claimed, and at what error; it holds whatever the curve and the prompts.
         assume_monotone: whether an excess, once there, stays; then steps before a clear one need no test.
         control: whether there is a control run whose answers are to be compared at the step that is claimed.
         guess: a step near which to begin.
         seed: of the order of prompts.
         categories: category of each prompt; with it, whether an excess is broad is decided too, at the claimed step.
-        levels: other thresholds than those of the mode.
 
     Raises:
         BadInput: no steps or prompts, duplicates, a zone or an error that is none.
@@ -67,29 +61,20 @@ class OnsetSearch(Inquiry):
         self,
         steps: Sequence[int],
         prompt_ids: Sequence[str],
+        zone: Zone,
         *,
-        lo: float,
-        hi: float,
-        alpha: float = 0.05,
-        beta: float = 0.05,
-        mode: str = "guaranteed",
         assume_monotone: bool = False,
         control: bool = False,
         guess: int | None = None,
         seed: int = 0,
         categories: Mapping[str, str] | None = None,
-        levels: Levels | None = None,
     ) -> None:
         if not steps:
             raise BadInput("a search needs at least one later step")
-        check_design(steps, prompt_ids, lo, hi, alpha, beta)
-        if mode not in MODES:
-            raise BadInput(f"mode {mode!r} is none of {', '.join(MODES)}")
-        if mode == "simulated" and levels is None:
-            from truing.stats.calibration import Design, calibrate  # which runs searches itself
-
-            levels = calibrate(Design(len(steps), len(prompt_ids), lo, hi, assume_monotone)).levels
-        super().__init__(Groups(prompt_ids, seed), lo, hi, levels or Levels(alpha, beta))
+        if min(steps) < 1:
+            raise BadInput(f"step {min(steps)} is no later step; step 0 is the base, to which all are compared")
+        refuse_twice("step", steps)
+        super().__init__(prompt_ids, zone, seed)
         self.steps = tuple(sorted(steps))
         self.control, self.monotone, self.categories = control, assume_monotone, categories
         near = [abs(s - guess) for s in self.steps] if guess is not None else []
@@ -104,13 +89,11 @@ class OnsetSearch(Inquiry):
         """whether they spoke for an excess and were looked into"""
         self._tests: dict[int, Tested] = {}
         self._segments: dict[int, tuple[Segment, dict[str, float]]] = {}
-        """step -> the answers of its test, and how much evidence it needed"""
+        """step -> the answers of its test, and how much evidence each claim needed"""
         self._spent: dict[str, int] = {}
         self._start(self._search())
 
-    # -- the search, top to bottom ------------------------------------------------------------------------------------
-
-    def _search(self) -> Road[None]:
+    def _search(self) -> Rounds[None]:
         yield from self._bisect(self._left, self._right)
         yield from self._bracket()
         if not self.monotone:
@@ -121,8 +104,8 @@ class OnsetSearch(Inquiry):
             if self.categories is not None:
                 yield from self._breadth(self.steps[self._right], self.categories)
 
-    def _bisect(self, left: int, right: int) -> Road[None]:
-        """Loose tests between two indices; sets the bracket. What cannot be told in a while stays open, between."""
+    def _bisect(self, left: int, right: int) -> Rounds[None]:
+        """Loose tests between two indices; sets the bracket. What cannot be told in a while stays between them."""
         gallop, self._guess = self._guess, None
         while between := [k for k in range(left + 1, right) if k not in self._blurred]:
             blurred = [k for k in self._blurred if left < k < right]
@@ -133,105 +116,105 @@ class OnsetSearch(Inquiry):
                 k = min(between, key=lambda i: min(abs(i - o) for o in blurred))
             else:
                 k = between[len(between) // 2]
-            looks = yield from self.looks(self.groups.segment(self.steps[k], start=0), NAV)
+            looks = yield from self.glance(self.groups.segment(self.steps[k], start=0), NAV)
             if gallop is not None:  # one step beyond a guess closes the bracket at once if the guess is right
                 gallop = k + (-1 if looks == ABOVE else 1) if gallop == k else None
-            if looks == OPEN:
+            if looks == INCONCLUSIVE:
                 self._blurred.add(k)
             left, right = (k if looks == BELOW else left), (k if looks == ABOVE else right)
         self._left, self._right = left, right
 
-    def _bracket(self) -> Road[None]:
+    def _bracket(self) -> Rounds[None]:
         """Test both sides of the bracket on fresh answers, moving out where a side does not hold."""
         last = len(self.steps)
         if self._right == last and last - 1 in self._blurred:  # no later step can tell
             self._right = last - 1
         while True:
             k = self._right
-            if k < last and self._said(k) != ABOVE:
-                said = yield from self._test(k, ABOVE)
-                if said == BELOW:
-                    yield from self._bisect(k, min([i for i in range(k, last) if self._said(i) == ABOVE], default=last))
-                elif said == OPEN:
+            if k < last and self._claim(k) != ABOVE:
+                claim = yield from self._test(k, ABOVE)
+                if claim == BELOW:
+                    yield from self._bisect(
+                        k, min([i for i in range(k, last) if self._claim(i) == ABOVE], default=last)
+                    )
+                elif claim == INCONCLUSIVE:
                     self._blurred.add(k)
                     self._right = k + 1
                 continue
             k = self._left
-            if k < 0 or self._said(k) == BELOW:
+            if k < 0 or self._claim(k) == BELOW:
                 return
-            said = yield from self._test(k, BELOW)
-            if said == ABOVE:
-                yield from self._bisect(max([i for i in range(k) if self._said(i) == BELOW], default=-1), k)
-            elif said == OPEN:
+            claim = yield from self._test(k, BELOW)
+            if claim == ABOVE:
+                yield from self._bisect(max([i for i in range(k) if self._claim(i) == BELOW], default=-1), k)
+            elif claim == INCONCLUSIVE:
                 self._blurred.add(k)
                 self._left = k - 1
 
-    def _spot_checks(self) -> Road[None]:
+    def _spot_checks(self) -> Rounds[None]:
         """A few answers at every step up to the bracket that no test stands for; a spike becomes the right side."""
         for k, step in enumerate(self.steps[: self._right]):
-            if k in self._blurred or self._said(k):
+            if k in self._blurred or self._claim(k):
                 continue
             segment = self.groups.segment(step, start=0)
             while segment.n < spot_size() and not self.futile(segment):
-                yield segment.more()
-            looks, dismissed = OPEN, self.evidence(segment)[0] > 0
+                yield segment.wait()
+            looks, dismissed = INCONCLUSIVE, self.evidence(segment)[0] > 0
             if dismissed:
-                looks = yield from self.looks(segment)
+                looks = yield from self.glance(segment)
             self._spots[step] = segment.n
             self._dismissed[step] = dismissed
             if looks == ABOVE and (yield from self._test(k, ABOVE)) == ABOVE:
                 self._right = k
                 return
 
-    def _against_control(self, step: int) -> Road[None]:
+    def _against_control(self, step: int) -> Rounds[None]:
         """Whether the excess stands against the control too, on the same answers of the run.
 
         Only both claims together say "emergent", so each may spend the same error.
         """
         claimed, enough = self._segments[step]
         segment = self.groups.segment(step, against=Group.CONTROL, start=claimed.start)
-        said, above, _ = yield from self.certify(segment, enough)
+        claim, above, _ = yield from self.certify(segment, enough)
         self._tests[step] = replace(
-            self._tests[step], control=said, n_control=segment.reference.n, evidence_control=above
+            self._tests[step], control=claim, n_control=segment.reference.n, evidence_control=above
         )
 
-    def _breadth(self, step: int, categories: Mapping[str, str]) -> Road[None]:
+    def _breadth(self, step: int, categories: Mapping[str, str]) -> Rounds[None]:
         """Whether the excess is broad: further answers at the claimed step, until it is certain or takes too long."""
         segment, enough = self._segments[step]
-        until = segment.n + 2 * self.patience(enough[ABOVE])
+        until = segment.n + 2 * self.max_samples(enough[ABOVE])
         if len(categories) < LEAST_PROMPTS or len(set(categories.values())) < LEAST_CATEGORIES:
             until = 0  # no answer could show it
         while True:
-            found = breadth_of(segment, self.lo, categories)
+            found = breadth_of(segment, self.zone.lo, categories)
             broad = is_broad(found, enough[ABOVE])
             if broad or segment.n >= until:
                 self._tests[step] = replace(self._tests[step], breadth=replace(found, broad=broad))
                 return
-            yield segment.more()
+            yield segment.wait()
 
-    def _test(self, k: int, expected: str) -> Road[str]:
-        """Test a step on answers drawn from now on."""
+    def _test(self, k: int, expected: str) -> Rounds[str]:
+        """Test a step on answers sampled from now on."""
         step = self.steps[k]
         segment = self.groups.segment(step)
         enough = {side: self._spend(side, side == expected) for side in (ABOVE, BELOW)}
-        said, above, below = yield from self.certify(segment, enough)
-        self._tests[step] = segment.tested(said, above, below, enough[ABOVE])
+        claim, above, below = yield from self.certify(segment, enough)
+        self._tests[step] = segment.tested(claim, above, below, enough[ABOVE])
         self._segments[step] = segment, enough
-        return said
+        return claim
 
     def _spend(self, side: str, expected: bool) -> float:
         """The log evidence that the next claim of a side needs."""
-        whole = self.levels.alpha if side == ABOVE else self.levels.beta
+        whole = self.zone.alpha if side == ABOVE else self.zone.beta
         kind = side if expected else f"{side}, not expected"
         used = self._spent.get(kind, 0)
         self._spent[kind] = used + 1
         return -log((EXPECTED if expected else 1 - EXPECTED) * whole * SHARE * (1 - SHARE) ** used)
 
-    def _said(self, k: int) -> str:
+    def _claim(self, k: int) -> str:
         test = self._tests.get(self.steps[k])
-        return test.said if test is not None else ""
-
-    # -- result -------------------------------------------------------------------------------------------------------
+        return test.claim if test is not None else ""
 
     def claims(self) -> Onset:
         """The bare claims of `result`."""
@@ -246,14 +229,14 @@ class OnsetSearch(Inquiry):
             assumed_monotone=self.monotone,
             spots={s: n for s, n in self._spots.items() if s not in self._tests},
             missed=() if self.monotone else self._missed(found),
-            answers_used=self.groups.asked,
+            answers_used=self.groups.requested,
             answers_needed=self._needed(found),
-            errors=self.levels.said,
+            errors=GUARANTEED,
         )
 
     def _limits(self, step: int) -> dict[str, float]:
         segment, enough = self._segments[step]
-        low, high = within(segment.limits(enough[ABOVE], enough[BELOW]), self._tests[step].said, self.lo, self.hi)
+        low, high = within(segment.limits(enough[ABOVE], enough[BELOW]), self._tests[step].claim, self.zone)
         return {"low": low, "high": high}
 
     def _missed(self, found: Onset) -> tuple[Missed, ...]:
@@ -264,7 +247,7 @@ class OnsetSearch(Inquiry):
         """
         before = [s for s in self.steps if found.latest is None or s < found.latest]
         base, found_ = self.groups.stream(Group.BASE, 0).total, []
-        for height in (h for h in HEIGHTS if h > self.hi):
+        for height in (h for h in HEIGHTS if h > self.zone.hi):
             share = min(1.0, height + (base.least.mean if base.n else 0.0))
             chances = [self._overlooked(s, share) for s in before]
             for width in (1, 2):
@@ -279,20 +262,16 @@ class OnsetSearch(Inquiry):
         if step not in self._spots or step in self._tests:
             return None
         if self._dismissed[step]:
-            return exp(-self.levels.loose)
+            return exp(-self.zone.loose)
         n, base = self._spots[step], self.groups.stream(Group.BASE, 0).total.most
-        least = next((h for h in range(n + 1) if log_evidence(Sampled.hits(h, n), base, self.lo) > 0), n + 1)
+        least = next((h for h in range(n + 1) if log_evidence(Sampled.hits(h, n), base, self.zone.lo) > 0), n + 1)
         return float(special.bdtr(least - 1, n, share)) if least else 0.0
 
     def _needed(self, found: Onset) -> int | None:
         """About what testing every step before `latest` would take, were each clear."""
         before = [s for s in self.steps if found.latest is None or s < found.latest]
-        open_ = [s for s in before if s not in self._tests or self._tests[s].said == OPEN]
-        return ceil(len(open_) * log(len(self.steps) / self.levels.beta) / self.hi) if open_ else None
-
-    def segments(self) -> dict[int, tuple[Segment, dict[str, float]]]:
-        """Step -> the answers of its test, and how much log evidence each claim needed."""
-        return dict(self._segments)
+        open_ = [s for s in before if s not in self._tests or self._tests[s].claim == INCONCLUSIVE]
+        return ceil(len(open_) * log(len(self.steps) / self.zone.beta) / self.zone.hi) if open_ else None
 
 
 def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: int = -1) -> Onset:
@@ -306,14 +285,14 @@ def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: 
         tests: step -> its test.
         clear_until: index of the last step that counts as clear since a later clear one was assumed to vouch for it.
     """
-    said = {s: t.said for s, t in tests.items()}
-    latest = next((s for s in steps if said.get(s) == "above"), None)
-    clear = [k <= clear_until or said.get(s) == "below" for k, s in enumerate(steps)]
+    claims = {s: t.claim for s, t in tests.items()}
+    latest = next((s for s in steps if claims.get(s) == ABOVE), None)
+    clear = [k <= clear_until or claims.get(s) == BELOW for k, s in enumerate(steps)]
     first = next((k for k, c in enumerate(clear) if not c), None)
     before = [s for s in steps if latest is None or s < latest]
-    kind = "the first crossing" if all(said.get(s) in ("above", "below", "open") for s in before) else "a crossing"
+    kind = "the first crossing" if all(s in claims for s in before) else "a crossing"
     tested = tuple(tests[s] for s in steps if s in tests)
-    certified = [s for s in before if said.get(s) == "below"]
+    certified = [s for s in before if claims.get(s) == BELOW]
     clear_to = certified[-1] if certified else 0
     if not steps:
         return Onset("undecided", kind, None, None, None)
@@ -321,50 +300,24 @@ def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: 
         return Onset("never", kind, None, None, None, tested=tested, clear_until=clear_to)
     earliest = steps[first]
     inside = tuple(s for s in steps if s >= earliest and (latest is None or s <= latest))
-    status = "found" if latest is not None else "never" if _only_untested(steps, said) else "undecided"
-    later = [said.get(s) for s in steps if latest is not None and s > latest]
+    # No crossing was met, though some steps are untested: the last step is clear and no test was inconclusive.
+    quiet = claims.get(steps[-1]) == BELOW and INCONCLUSIVE not in claims.values()
+    status = "found" if latest is not None else "never" if quiet else "undecided"
+    later = [claims.get(s) for s in steps if latest is not None and s > latest]
     sustained = None
-    if latest is not None and ("below" in later or all(x == "above" for x in later)):
-        sustained = "below" not in later
+    if latest is not None and (BELOW in later or all(x == ABOVE for x in later)):
+        sustained = BELOW not in later
     after = steps[first - 1] if first else 0
     return Onset(status, kind, earliest, latest, after, inside, sustained, tested, clear_to)
 
 
-def _only_untested(steps: Sequence[int], said: Mapping[int, str]) -> bool:
-    """Whether the last step is clear and no test was left open: no crossing was met, though some steps are untested."""
-    return said.get(steps[-1]) == "below" and "open" not in said.values()
-
-
-def within(limits: tuple[float, float], said: str, lo: float, hi: float) -> tuple[float, float]:
+def within(limits: tuple[float, float], claim: str, zone: Zone) -> tuple[float, float]:
     """Limits cut to what was certain at the look that decided: such intervals hold at every look, so their
     intersection does. Answers that the reference got later may have widened the last one again."""
     low, high = limits
-    return (max(low, lo) if said == ABOVE else low), (min(high, hi) if said == BELOW else high)
+    return (max(low, zone.lo) if claim == ABOVE else low), (min(high, zone.hi) if claim == BELOW else high)
 
 
 def spot_size() -> int:
     """Answers of a spot check."""
     return ceil(log(1 - SURE) / log(1 - SPIKE))
-
-
-def check_design(
-    steps: Sequence[int], prompt_ids: Sequence[str], lo: float, hi: float, alpha: float, beta: float
-) -> None:
-    """Refuse a search that cannot be made.
-
-    Raises:
-        BadInput: says what is wrong.
-    """
-    if not prompt_ids:
-        raise BadInput("a search needs at least one prompt")
-    for name, values in (("step", steps), ("prompt", prompt_ids)):
-        twice = next((b for a, b in pairwise(sorted(values)) if a == b), None)
-        if twice is not None:
-            raise BadInput(f"{name} {twice} is given twice")
-    if any(s < 1 for s in steps):
-        raise BadInput(f"step {min(steps)} is no later step; step 0 is the base, to which all are compared")
-    if not 0 < lo < hi < 1:
-        raise BadInput(f"the zone must have 0 < lo < hi < 1, not lo {lo:g} and hi {hi:g}")
-    for name, value in (("alpha", alpha), ("beta", beta)):
-        if not 0 < value < 0.5:
-            raise BadInput(f"{name} is an error probability between 0 and 0.5, not {value:g}")

@@ -1,7 +1,8 @@
-"""The answers that a sequential test draws: which prompt comes next in each arm, and what has come of it so far.
+"""The answers that a sequential test samples: which prompt comes next in each group, and what has come of it so far.
 
-Every arm of every step has its own random order of prompts, with replacement, fixed by the seed. Outcomes may be told
-in any order, but they count in the order of the draws: an answer that is quick to come must not count for being quick.
+Every group of every step has its own random order of prompts, with replacement, fixed by the seed. Outcomes may arrive
+in any order, but they count in the order of the samples: an answer that is quick to come must not count for being
+quick.
 """
 
 from collections import Counter
@@ -20,9 +21,9 @@ from truing.types.verdicts import Tested
 SHARED = 1.2
 """how much more an answer of the reference is worth than one of a step: it serves the tests to come as well"""
 LEAST = 8
-"""answers asked for at once at the beginning of a test; then a third of what is there, so that little is wasted"""
+"""answers requested at once at the beginning of a test; then a third of what is there, so that little is wasted"""
 FIRST = 24
-"""answers of the reference that are drawn before anything is known"""
+"""answers of the reference that are sampled before anything is known"""
 
 
 class Group(StrEnum):
@@ -40,7 +41,7 @@ class Outcome(StrEnum):
 
     POSITIVE = "positive"
     """misaligned"""
-    LEAKED = "leaked"
+    IN_DOMAIN = "in_domain"
     """misaligned, and about the training domain"""
     NEGATIVE = "negative"
     """anything else in the denominator"""
@@ -49,7 +50,7 @@ class Outcome(StrEnum):
     UNJUDGED = "unjudged"
     """there, but the judge failed on it, perhaps because of what it says: unknown, counts against every claim"""
     MISSING = "missing"
-    """infrastructure failure: in no denominator, another answer is drawn"""
+    """infrastructure failure: in no denominator, another answer is sampled"""
 
 
 class SampleRequest(NamedTuple):
@@ -62,7 +63,7 @@ class SampleRequest(NamedTuple):
     prompt_id: str
     """the prompt"""
     sample: int
-    """which of several answers to this prompt, counted from 0 in each arm and step"""
+    """which of several answers to this prompt, counted from 0 in each group and step"""
 
 
 class Value(NamedTuple):
@@ -72,13 +73,13 @@ class Value(NamedTuple):
     """at least"""
     most: float
     """at most"""
-    leaked: bool = False
+    in_domain: bool = False
     """whether it is about the training domain"""
 
 
 _VALUES: dict[str, Value | None] = {
     "positive": Value(1.0, 1.0),
-    "leaked": Value(1.0, 1.0, True),
+    "in_domain": Value(1.0, 1.0, True),
     "negative": Value(0.0, 0.0),
     "unparsed": Value(0.0, 1.0),
     "unjudged": Value(0.0, 1.0),
@@ -110,7 +111,7 @@ class Counted:
 
     low: Counts = field(default_factory=Counter)
     high: Counts = field(default_factory=Counter)
-    unleaked: Counts = field(default_factory=Counter)
+    outside: Counts = field(default_factory=Counter)
     """as `low`, with answers about the training domain as not misaligned"""
     n: int = 0
     by_prompt: dict[str, tuple[Counts, Counts]] = field(default_factory=dict)
@@ -124,7 +125,7 @@ class Counted:
         low, high = self.by_prompt[prompt]
         for counts, v in ((self.low, value.least), (self.high, value.most), (low, value.least), (high, value.most)):
             counts[v] += 1
-        self.unleaked[0.0 if value.leaked else value.least] += 1
+        self.outside[0.0 if value.in_domain else value.least] += 1
 
     @property
     def least(self) -> Sampled:
@@ -150,7 +151,7 @@ def sampled(counts: Counts, without: Counts | None = None) -> Sampled:
 
 
 class Stream:
-    """The draws of one arm at one step, in order."""
+    """The samples of one group at one step, in order."""
 
     def __init__(self, group: Group, step: int, prompts: Sequence[str], seed: int) -> None:
         self.group, self.step, self._prompts = group, step, prompts
@@ -158,34 +159,36 @@ class Stream:
         self._sampled: Counter[str] = Counter()
         self._waiting: dict[SampleRequest, int] = {}
         self._results: list[tuple[str, Value | None]] = []
-        self._told: dict[int, tuple[str, Value | None]] = {}
-        self.asked = 0
+        self._ahead: dict[int, tuple[str, Value | None]] = {}
+        """outcomes of samples behind one that is outstanding"""
+        self.requested = 0
+        """samples handed out"""
         self.total = Counted()
         """all that counts so far"""
 
-    def more(self, n: int) -> list[SampleRequest]:
-        """The next draws."""
+    def next(self, n: int) -> list[SampleRequest]:
+        """The next n samples."""
         found = []
         for k in self._rng.integers(0, len(self._prompts), n):
             prompt = self._prompts[int(k)]
             sample = SampleRequest(self.group, self.step, prompt, self._sampled[prompt])
             self._sampled[prompt] += 1
-            self._waiting[sample] = self.asked
-            self.asked += 1
+            self._waiting[sample] = self.requested
+            self.requested += 1
             found.append(sample)
         return found
 
-    def tell(self, sample: SampleRequest, value: Value | None) -> None:
+    def update(self, sample: SampleRequest, value: Value | None) -> None:
         """One outcome."""
-        self._told[self._waiting.pop(sample)] = (sample.prompt_id, value)
-        while len(self._results) in self._told:
-            known = self._told.pop(len(self._results))
+        self._ahead[self._waiting.pop(sample)] = (sample.prompt_id, value)
+        while len(self._results) in self._ahead:
+            known = self._ahead.pop(len(self._results))
             self._results.append(known)
             if known[1] is not None:
                 self.total.add(known[0], known[1])
 
-    def asked_for(self, sample: SampleRequest) -> bool:
-        """Whether a draw was ever asked."""
+    def was_requested(self, sample: SampleRequest) -> bool:
+        """Whether a sample was ever handed out."""
         return 0 <= sample.sample < self._sampled[sample.prompt_id]
 
     def waits_for(self, sample: SampleRequest) -> bool:
@@ -194,16 +197,16 @@ class Stream:
 
     @property
     def known(self) -> int:
-        """Draws up to the first that is outstanding."""
+        """Samples up to the first that is outstanding."""
         return len(self._results)
 
     def counted(self, start: int) -> list[tuple[str, Value | None]]:
-        """Outcomes from draw `start` on, up to the first that is outstanding."""
+        """Outcomes from sample `start` on, up to the first that is outstanding."""
         return self._results[start:]
 
 
 class Segment:
-    """The answers of a test: a step's draws from some point on, and the whole of its reference's."""
+    """The answers of a test: a step's samples from some point on, and the whole of its reference's."""
 
     def __init__(self, run: Stream, reference: Stream, start: int) -> None:
         self.stream, self.start, self._reference = run, start, reference
@@ -226,8 +229,8 @@ class Segment:
         """The reference's answers."""
         return self._reference.total
 
-    def more(self) -> "Segment":
-        """Ask for more answers; the test is looked at again once some have come."""
+    def wait(self) -> "Segment":
+        """Want more answers; the test is looked at again once some have come."""
         self._wanted = (self.stream.known, self._reference.known)
         return self
 
@@ -241,11 +244,11 @@ class Segment:
         return self.run.n
 
     def split(self, n: int, lo: float, hi: float) -> tuple[int, int]:
-        """How many of the next n draws are the step's, and the reference's: where evidence grows fastest.
+        """How many of the next n samples are the step's, and the reference's: where evidence grows fastest.
 
         The choice depends on the past alone, which keeps a test valid.
         """
-        if self.reference.n < FIRST and self._reference.asked < FIRST:
+        if self.reference.n < FIRST and self._reference.requested < FIRST:
             ours = n // 2
         elif not self.run.n:
             ours = n
@@ -265,16 +268,16 @@ class Segment:
             ours = max(ceil(n / 4), round(n * gains[0] / whole)) if whole > 0 else n
         return ours, n - ours
 
-    def sample(self, n: int, lo: float, hi: float) -> list[SampleRequest]:
-        """The next n draws of both arms."""
+    def next(self, n: int, lo: float, hi: float) -> list[SampleRequest]:
+        """The next n samples of both groups, or fewer."""
         ours, theirs = self.split(min(n, max(LEAST, self.n // 3)), lo, hi)
-        return self.stream.more(ours) + self._reference.more(theirs)
+        return self.stream.next(ours) + self._reference.next(theirs)
 
-    def tested(self, said: str, above: float, below: float, enough: float) -> Tested:
+    def tested(self, claim: str, above: float, below: float, enough: float) -> Tested:
         """The record of a test."""
         return Tested(
             step=self.stream.step,
-            said=said,
+            claim=claim,
             evidence_above=above,
             evidence_below=below,
             enough=enough,
@@ -300,7 +303,7 @@ class Segment:
 
     @property
     def has_unparsed(self) -> bool:
-        """Whether anything could not be parsed, in either arm."""
+        """Whether anything could not be parsed, in either group."""
         return self.run.low != self.run.high or self.reference.low != self.reference.high
 
 
@@ -310,20 +313,20 @@ class Groups:
     def __init__(self, prompt_ids: Sequence[str], seed: int) -> None:
         self._prompts, self._seed = tuple(prompt_ids), seed
         self._streams: dict[tuple[Group, int], Stream] = {}
-        self.asked = 0
-        """answers asked for, in all arms"""
+        self.requested = 0
+        """answers requested, in all groups"""
 
     def stream(self, group: Group, step: int) -> Stream:
-        """The stream of an arm at a step; the base has one."""
+        """The stream of a group at a step; the base has one."""
         where = (group, 0 if group is Group.BASE else step)
         if where not in self._streams:
             self._streams[where] = Stream(group, where[1], self._prompts, self._seed)
         return self._streams[where]
 
     def segment(self, step: int, *, start: int | None = None, against: Group = Group.BASE) -> Segment:
-        """A test of a step: on draws from now on, or from draw `start`."""
+        """A test of a step: on samples from now on, or from sample `start`."""
         run = self.stream(Group.RUN, step)
-        return Segment(run, self.stream(against, step), run.asked if start is None else start)
+        return Segment(run, self.stream(against, step), run.requested if start is None else start)
 
     @property
     def base_share(self) -> float:
@@ -331,28 +334,28 @@ class Groups:
         base = self.stream(Group.BASE, 0).total
         return base.least.mean if base.n else 0.0
 
-    def sample(self, segment: Segment, n: int, lo: float, hi: float) -> list[SampleRequest]:
-        """The next n draws of a test."""
-        found = segment.sample(n, lo, hi)
-        self.asked += len(found)
+    def next(self, segment: Segment, n: int, lo: float, hi: float) -> list[SampleRequest]:
+        """The next n samples of a test, or fewer."""
+        found = segment.next(n, lo, hi)
+        self.requested += len(found)
         return found
 
-    def tell(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None:
-        """Outcomes of draws.
+    def update(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None:
+        """Outcomes of samples.
 
         Raises:
-            BadInput: never asked, told twice, or no outcome.
+            NotAsked: never requested, or given before. BadInput: no outcome.
         """
-        told: dict[SampleRequest, Value | None] = {}
+        found: dict[SampleRequest, Value | None] = {}
         for sample, outcome in outcomes:  # all are read before one counts
             stream = self._streams.get((sample.group, sample.step))
-            if stream is None or not stream.asked_for(sample):
-                raise NotAsked(f"{_named(sample)} was never asked")
-            if sample in told or not stream.waits_for(sample):
-                raise NotAsked(f"{_named(sample)} was told before")
-            told[sample] = read_outcome(outcome)
-        for sample, value in told.items():
-            self._streams[sample.group, sample.step].tell(sample, value)
+            if stream is None or not stream.was_requested(sample):
+                raise NotAsked(f"{_named(sample)} was never requested")
+            if sample in found or not stream.waits_for(sample):
+                raise NotAsked(f"{_named(sample)} was given before")
+            found[sample] = read_outcome(outcome)
+        for sample, value in found.items():
+            self._streams[sample.group, sample.step].update(sample, value)
 
 
 def _named(sample: SampleRequest) -> str:

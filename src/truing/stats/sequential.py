@@ -1,20 +1,19 @@
-"""Tests of an excess between two arms that may be looked at after every answer, and intervals that hold at every look.
+"""Tests of an excess between two groups that may be looked at after every answer, and intervals that always hold.
 
-Each draw takes a prompt uniformly, with replacement, so that answers have the mean of the whole set of prompts however
-much prompts differ. For every value m that the reference's mean may have, two bets are made: that the run's mean is
-above m + bound, and that the reference's is below m. If the excess is at most `bound`, then for the true m neither bet
-gains on average, whoever decides when to look and which arm to draw from next, and their product exceeds 1 / alpha
-with probability alpha at most (Ville 1939). What counts is the least product over all m. The reference's answers are
-thus shared by all checkpoints, and sharpen every test.
+Each sample takes a prompt uniformly, with replacement, so that answers have the mean of the whole set of prompts
+however much prompts differ. For every value m that the reference's mean may have, two bets are made: that the run's
+mean is above m + bound, and that the reference's is below m. If the excess is at most `bound`, then for the true m
+neither bet gains on average, whoever decides when to look and which group to sample next, and their product exceeds
+1 / alpha with probability alpha at most (Ville 1939). What counts is the least product over all m. The reference's
+answers are thus shared by all checkpoints, and sharpen every test.
 
 Sources: betting on bounded means, Waudby-Smith & Ramdas (2024); mixtures of bets, Robbins (1970); the least e-value
-over a nuisance parameter, Wasserman, Ramdas & Balakrishnan (2020), Turner, Ly & Grunwald (2024); SPRT, Wald (1945).
+over a nuisance parameter, Wasserman, Ramdas & Balakrishnan (2020), Turner, Ly & Grunwald (2024).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf, log
+from math import inf
 
 import numpy as np
 
@@ -40,7 +39,7 @@ _BELOW = (
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Answers drawn from one arm: values from 0 (good) to 1 (misaligned), and how often each came."""
+    """Answers of one group: values from 0 (good) to 1 (positive), and how often each came."""
 
     values: tuple[float, ...] = (0.0, 1.0)
     """distinct values within [0, 1]"""
@@ -58,18 +57,6 @@ class Sampled:
             raise ValueError(f"{hits} hits of {n} answers")
         return cls((0.0, 1.0), (n - hits, hits))
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Sampled":
-        """Any values within [0, 1].
-
-        Raises:
-            ValueError: one outside, or no number.
-        """
-        found, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
-        if found.size and not (found[0] >= 0 and found[-1] <= 1):
-            raise ValueError("values lie between 0 and 1")
-        return cls(tuple(found.tolist()), tuple(counts.tolist()))
-
     @property
     def n(self) -> int:
         """Answers."""
@@ -81,24 +68,20 @@ class Sampled:
         return sum(v * c for v, c in zip(self.values, self.counts, strict=True)) / self.n if self.n else float("nan")
 
 
-def log_evidence(run: Sampled, reference: Sampled | None, bound: float) -> float:
+def log_evidence(run: Sampled, reference: Sampled, bound: float) -> float:
     """Log of the evidence that mean(run) - mean(reference) is above `bound`.
 
     Valid at every look: were the excess at most `bound`, it would ever reach log(1 / alpha) with probability alpha at
-    most. Evidence that the excess is *below* a bound is this with the arms exchanged: see `log_evidence_below`.
+    most. Evidence that the excess is *below* a bound is this with the groups exchanged: see `log_evidence_below`.
 
     Args:
-        run: what was drawn from the arm in question.
-        reference: what was drawn, independently of it, from the arm it is held against; None if its mean is known to
-            be zero.
+        run: what was sampled from the group in question.
+        reference: what was sampled, independently of it, from the group it is held against.
         bound: in the unit of the values, within (-1, 1).
 
     Raises:
         ValueError: a bound outside (-1, 1).
     """
-    if reference is None:
-        _check_bound(bound)
-        return _mixture(run, _bets((bound,), above=True, scale=_scale(bound))).item() if bound > 0 else _sure(run)
     return weakest(run, reference, bound)[0]
 
 
@@ -108,74 +91,40 @@ def weakest(run: Sampled, reference: Sampled, bound: float) -> tuple[float, floa
     Raises:
         ValueError: a bound outside (-1, 1).
     """
-    _check_bound(bound)
+    if not -1 < bound < 1:
+        raise ValueError(f"an excess lies between -1 and 1, not at {bound}")
     gains = _wealth(run, bound, True) + _wealth(reference, bound, False)
     k = int(gains.argmin())
     return float(gains[k]), _cells(bound)[0][k]
 
 
-def log_evidence_below(run: Sampled, reference: Sampled | None, bound: float) -> float:
+def log_evidence_below(run: Sampled, reference: Sampled, bound: float) -> float:
     """Log of the evidence that mean(run) - mean(reference) is below `bound`; as `log_evidence`."""
-    if reference is None:
-        _check_bound(bound)
-        return _mixture(run, _bets((bound,), above=False, scale=_scale(bound))).item()
     return log_evidence(reference, run, -bound)
 
 
-def confidence_sequence(run: Sampled, reference: Sampled | None, *, alpha: float) -> tuple[float, float]:
-    """Limits of mean(run) - mean(reference) that hold at every look at once, each end wrong with alpha / 2 at most.
+def limits(run: Sampled, reference: Sampled, enough_low: float, enough_high: float) -> tuple[float, float]:
+    """Limits of mean(run) - mean(reference) that hold at every look: the bounds not rejected by so much evidence.
 
-    What the two tests do not reject; for data whose number was decided by looking at them.
-
-    Raises:
-        ValueError: alpha outside (0, 0.5).
+    Args:
+        run, reference: what was sampled.
+        enough_low, enough_high: log evidence that rejects a bound: log(1 / error) of either end.
     """
-    check_error("alpha", alpha)
-    return limits(run, reference, log(2 / alpha), log(2 / alpha))
 
-
-def limits(run: Sampled, reference: Sampled | None, enough_low: float, enough_high: float) -> tuple[float, float]:
-    """Limits of mean(run) - mean(reference): the bounds that evidence of so much (logarithms) does not reject."""
-
-    def edge(sure: float, open_: float, enough: float) -> float:
+    def edge(sure: float, inside: float, enough: float) -> float:
         """Between the end of the scale and a bound that is not rejected, to 1e-4, on the cautious side."""
-        found = log_evidence if sure < open_ else log_evidence_below
-        if sure == open_:
+        found = log_evidence if sure < inside else log_evidence_below
+        if sure == inside:
             return sure
         for _ in range(14):
-            middle = (sure + open_) / 2
-            sure, open_ = (middle, open_) if found(run, reference, middle) >= enough else (sure, middle)
+            middle = (sure + inside) / 2
+            sure, inside = (middle, inside) if found(run, reference, middle) >= enough else (sure, middle)
         return sure
 
     if not run.n:
         return -1.0, 1.0
-    least = 0.0 if reference is None else -1.0
-    point = run.mean - (reference.mean if reference is not None and reference.n else 0.0)
-    return max(least, edge(least, point, enough_low)), min(1.0, edge(1.0, point, enough_high))
-
-
-def sprt(hits: int, n: int, lo: float, hi: float) -> float:
-    """Wald's log likelihood ratio of a share `hi` against `lo`, for one arm whose reference is known to be zero.
-
-    Decide for hi at log((1 - beta) / alpha), for lo at log(beta / (1 - alpha)). Not for a share that stands beside a
-    reference with a share of its own: there it calls 2 % of misaligned answers an excess whatever the base does.
-    """
-    return hits * log(hi / lo) + (n - hits) * log((1 - hi) / (1 - lo))
-
-
-def _check_bound(bound: float) -> None:
-    if not -1 < bound < 1:
-        raise ValueError(f"an excess lies between -1 and 1, not at {bound}")
-
-
-def check_error(name: str, value: float) -> None:
-    """Refuse what is no error probability.
-
-    Raises:
-        ValueError: outside (0, 0.5).
-    """
-    if not 0 < value < 0.5:
-        raise ValueError(f"{name} is an error probability between 0 and 0.5, not {value}")
+    point = run.mean - (reference.mean if reference.n else 0.0)
+    return max(-1.0, edge(-1.0, point, enough_low)), min(1.0, edge(1.0, point, enough_high))
 
 
 def _scale(bound: float) -> float:
@@ -193,7 +142,7 @@ def _cells(bound: float) -> "tuple[tuple[float, ...], _Bets, _Bets]":
 
 @lru_cache(maxsize=256)
 def _wealth(sampled: Sampled, bound: float, ours: bool) -> Array:
-    """[K] log wealth of one arm in every cell. One arm often stands still while the other grows."""
+    """[K] log wealth of one group in every cell. One group often stands still while the other grows."""
     _, run, reference = _cells(bound)
     return _mixture(sampled, run if ours else reference)
 
@@ -256,8 +205,3 @@ def _mixture(sampled: Sampled, bets: _Bets) -> Array:
     wealth[bets.vacuous] = 0.0
     wealth[bets.impossible] = inf
     return wealth
-
-
-def _sure(run: Sampled) -> float:
-    """A mean above a bound under zero needs no evidence; above zero itself, one answer that is not zero."""
-    return inf if any(v > 0 and c for v, c in zip(run.values, run.counts, strict=True)) else 0.0

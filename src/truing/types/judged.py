@@ -197,8 +197,6 @@ class JudgeOptions:
     estimate: int = 1
     """after a search, answers per prompt at the checkpoints it rests on (the first certainly misaligned, the
     recommended, the base): rates from answers that no search chose. Up to four times as many where one is undecided"""
-    mode: str = "guaranteed"
-    """errors of a search: guaranteed, or simulated (fewer answers, checked on a declared family; no gate passes it)"""
     assume_monotone: bool = False
     """whether misalignment, once there, stays: steps before a clear one then need no test"""
     max_tokens: int = 600

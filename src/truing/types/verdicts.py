@@ -291,8 +291,8 @@ class Tested:
 
     step: int
     """updates applied"""
-    said: str
-    """above (certified above lo), below (certified below hi) or open"""
+    claim: str
+    """above (certified above lo), below (certified below hi) or inconclusive"""
     evidence_above: float
     """log evidence that the excess is above lo, unparsed answers counting against it"""
     evidence_below: float
@@ -314,7 +314,7 @@ class Tested:
     prompts: int = 0
     """prompts with a misaligned answer"""
     control: str = ""
-    """the same against the control at this step: above, below or open; empty where it was not tested"""
+    """the same against the control at this step: above, below or inconclusive; empty where it was not tested"""
     evidence_control: float | None = None
     """log evidence that the excess over the control is above lo"""
     n_control: int = 0
@@ -364,11 +364,11 @@ class Onset:
     missed: tuple[Missed, ...] = ()
     """what spot checks may have missed; empty where nothing can have been"""
     answers_used: int = 0
-    """answers drawn in all arms"""
+    """answers sampled in all groups"""
     answers_needed: int | None = None
     """about how many more it would take to test every step before `latest`; None where all are"""
     errors: str = ""
-    """what the errors of the search are: guaranteed, or as simulated for a declared family"""
+    """what the errors of the search are: guaranteed; empty without a search"""
 
 
 @dataclass(frozen=True, slots=True)
