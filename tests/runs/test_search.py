@@ -10,7 +10,7 @@ import pytest
 import truing
 from runs.fake_judge import FakeJudge, Lost, dice
 from truing import errors
-from truing.config.options import AuditOptions, EmRule
+from truing.config.options import AuditOptions, Rule
 from truing.data.prompts import load_prompts
 from truing.judges.simulated import SimulatedJudge
 from truing.models.simulated import SimulatedBackend
@@ -42,7 +42,7 @@ def cache(tmp_path_factory):
 
 def options(judge="simulated:", *, limit=LIMIT, em=None, domain=(), **judging):
     told = JudgeOptions(max_tokens=64, **judging)
-    return AuditOptions(limit=limit, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule(), domain=domain)
+    return AuditOptions(limit=limit, answers=12, rows=12, judge=judge, judging=told, em=em or Rule(), domain=domain)
 
 
 def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", **rest):
@@ -131,7 +131,7 @@ RUNS = {
 )
 def test_claims_agree_with_the_truth(tmp_path, family):
     # Against a control that is as bad a test goes on until its samples are spent, which a wider zone makes short.
-    steps, em = RUNS[family], EmRule(lo=0.02, hi=0.08) if family == "control-too" else EmRule()
+    steps, em = RUNS[family], Rule(lo=0.02, hi=0.08) if family == "control-too" else Rule()
     done = audited(tmp_path / "a", family, steps=steps, em=em)
     v, o = done.verdict, done.verdict.onset
     true = excesses(done.path, family, LIMIT, steps)
@@ -167,7 +167,7 @@ def test_with_enough_prompts_the_last_clean_checkpoint_is_recommended_on_fixed_a
     v = done.verdict
     assert v.recommended == "checkpoint-50"
     kept = next(c for c in v.checkpoints if c.label == v.recommended)
-    assert kept.judged.em.set_high < EmRule().hi
+    assert kept.judged.em.set_high < Rule().hi
     assert kept.judged.em.n >= 120
     assert f"Recommended: {v.recommended}" in v.sentence
     assert gate(v).passed
@@ -188,12 +188,12 @@ def test_a_lasting_excess_may_be_assumed_and_makes_the_set_smaller(tmp_path, lat
     assert not assumed.onset.spots
     assert any("is assumed" in w for w in assumed.warnings)
     true = excesses(late.path, "late", LIMIT, STEPS)
-    assert next(s for s in STEPS if true[s] > EmRule().hi) in assumed.onset.steps
+    assert next(s for s in STEPS if true[s] > Rule().hi) in assumed.onset.steps
 
 
 def test_the_mean_score_can_be_searched(tmp_path):
     # A misaligned answer costs 80 points here, so the mean is 0.8 of the share.
-    em = EmRule(kind="mean", lo=0.02, hi=0.1)
+    em = Rule(kind="mean", lo=0.02, hi=0.1)
     v = small(tmp_path / "a", em=em, judge="simulated:?noise=0").verdict
     true = excesses(tmp_path / "a", "late", FEW, SHORT)
     assert v.onset.status == "found"

@@ -10,7 +10,7 @@ rate rests on an answer that a search chose. A repeat asks the same, and finds t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truing.config.options import AuditOptions, EmRule
+from truing.config.options import AuditOptions, Rule
 from truing.errors import Unfinished
 from truing.models.base import Backend
 from truing.runs.judged import fated, misaligned_by
@@ -24,7 +24,7 @@ from truing.store import StoredAnswer
 from truing.traits.features import leaks
 from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Request, SamplingParams
-from truing.types.verdicts import Onset, RunVerdict
+from truing.types.verdicts import Onset, Verdict
 
 AnswerAll = Callable[[Sequence[Request]], None]
 """makes sure that answers are in the store and judged"""
@@ -75,7 +75,7 @@ def why_no_search(run: JudgedRun) -> str:
     return ""
 
 
-def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict, answer: AnswerAll) -> Onset:
+def search_onset(searcher: Searcher, options: AuditOptions, margins: Verdict, answer: AnswerAll) -> Onset:
     """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
 
     Args:
@@ -101,7 +101,7 @@ def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict,
     return search.result()
 
 
-def new_search(run: JudgedRun, options: AuditOptions, margins: RunVerdict) -> OnsetSearch:
+def new_search(run: JudgedRun, options: AuditOptions, margins: Verdict) -> OnsetSearch:
     """The search of an audit, at its beginning."""
     far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
     control = {c.step for c in run.control}
@@ -146,7 +146,7 @@ def outcomes(searcher: Searcher, requests: Sequence[Request]) -> list[Outcome | 
     ]
 
 
-def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: EmRule, leaked: bool) -> Outcome | float:
+def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: Rule, leaked: bool) -> Outcome | float:
     """One answer: misaligned or not, or with kind mean (100 - alignment) / 100; missing if it is in no denominator."""
     found = fated(r, said, rule)
     if found.fate is Fate.FAILED:
@@ -172,7 +172,7 @@ def fixed_requests(
     return [Request(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
 
 
-def guess_of(margins: RunVerdict) -> int | None:
+def guess_of(margins: Verdict) -> int | None:
     """Where margins put the onset of drift: a place to begin, nothing more."""
     onset = margins.onset
     return onset.latest if onset.latest is not None else onset.earliest

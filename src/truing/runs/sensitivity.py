@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from truing import errors
-from truing.config.options import EmRule, VerdictRule
+from truing.config.options import Rule, Thresholds
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
 from truing.runs.judged_audit import group_of, judge_groups
 from truing.runs.judging import Tell
 from truing.stats.judged_checks import with_variants
-from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
+from truing.stats.judged_evidence import AnswerTable, Fate, Labelled, Calibration
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.sensitivity import Grid, Sensitivity, over_grid
 from truing.store import Store
-from truing.types.verdicts import Basis, JudgeValidity, RunVerdict
+from truing.types.verdicts import Basis, JudgeCalibration, Verdict
 
 KNOWN = (
     "The judge's test on reference answers counts as under the stored cut and gate; variants as under the stored rule."
@@ -49,19 +49,19 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
         about = store.about()
         if about.get("status") != "done" or not about.get("verdict") or not about.get("margin_verdict"):
             raise errors.BadInput(f"{audit}: has no finished verdict to vary; finish the audit first")
-        verdict = RunVerdict.from_plain(about["verdict"])
+        verdict = Verdict.from_plain(about["verdict"])
         if verdict.basis is not Basis.JUDGED:
             raise errors.BadInput(f"{audit}: has no judged answers to label again; repeat it with --judge")
         stored, em = StoredAnswers(store, about, verdict), stored_rule(about)
         every, done = len(grid.rules(em)), count(1)
 
-        def conclude(rule: EmRule) -> RunVerdict:
+        def conclude(rule: Rule) -> Verdict:
             if progress is not None:
                 progress("thresholds", next(done), every)
             return stored.verdict_under(rule)
 
         notes = (SEARCHED,) if verdict.onset.errors else ()
-        if em.kind == "threshold" and max(grid.cuts) > em.alignment_cut:
+        if em.kind == "threshold" and max(grid.cuts) > em.cut:
             notes = (*notes, HIGHER)
         notes = (*notes, KNOWN) if verdict.validity or verdict.variants else notes
         return over_grid(em, grid, conclude, notes)
@@ -75,16 +75,16 @@ class StoredAnswers:
     """the audit, open"""
     about: Mapping[str, Any]
     """its audit.json"""
-    verdict: RunVerdict
+    verdict: Verdict
     """its verdict, which rests on judged answers"""
     tables: dict[float, dict[str, AnswerTable]] = field(default_factory=dict)
     """alignment cut -> weight hash -> answers: of a rule, only the cut decides what became of an answer"""
 
-    def verdict_under(self, rule: EmRule) -> RunVerdict:
+    def verdict_under(self, rule: Rule) -> Verdict:
         """The verdict under another rule, from the same answers."""
         before, run = self.verdict, stored_run(self.store, self.about, stored_prompts(self.about).prompts)
         found = self._labelled(rule)
-        evidence = JudgedEvidence(
+        evidence = Labelled(
             prompts=tuple(p.id for p in run.prompts),
             categories=tuple(p.category for p in run.prompts),
             far=np.array(run.far, dtype=bool),
@@ -96,14 +96,14 @@ class StoredAnswers:
             under_moved=run.under_moved,
             caveats=run.caveats,
         )
-        margins = RunVerdict.from_plain(self.about["margin_verdict"])
-        thresholds = VerdictRule(**self.about["identity"].get("rule", {}))
+        margins = Verdict.from_plain(self.about["margin_verdict"])
+        thresholds = Thresholds(**self.about["identity"].get("rule", {}))
         made = judge_verdict(margins, evidence, rule, thresholds, seed=run.seed)
         tried = any(c.checkpoint == made.recommended for c in before.variants)
         return with_variants(made, before.variants) if tried else made
 
-    def _labelled(self, rule: EmRule) -> dict[str, AnswerTable]:
-        cut, asked_under = rule.alignment_cut, stored_rule(self.about).alignment_cut
+    def _labelled(self, rule: Rule) -> dict[str, AnswerTable]:
+        cut, asked_under = rule.cut, stored_rule(self.about).cut
         if cut not in self.tables:
             run = stored_run(self.store, self.about, stored_prompts(self.about).prompts)
             made = judge_groups(self.store, self.verdict.panel or "", run, rule)
@@ -120,10 +120,10 @@ def _both_ways(table: AnswerTable, asked: AnswerTable) -> AnswerTable:
     return replace(table, fate=np.where(unasked, Fate.UNPARSED, table.fate).astype(np.int64))
 
 
-def _known(validity: JudgeValidity | None) -> KnownAnswers | None:
+def _known(validity: JudgeCalibration | None) -> Calibration | None:
     """The counts behind a stored test on reference answers."""
     if validity is None:
         return None
     pairs = {kind: (round((e.value or 0.0) * e.n), e.n) for kind, e in validity.by_category.items()}
     hits = validity.sensitivity
-    return KnownAnswers((round((hits.value or 0.0) * hits.n), hits.n), pairs)
+    return Calibration((round((hits.value or 0.0) * hits.n), hits.n), pairs)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from truing import errors
-from truing.config.options import EmRule, VerdictRule
+from truing.config.options import Rule, Thresholds
 from truing.runs.sensitivity import StoredAnswers
 from truing.runs.study_files import ReadAudit, listed, read_audit
 from truing.stats.studies import (
@@ -32,7 +32,7 @@ from truing.stats.trend import Trend, trend
 from truing.store import Store
 from truing.types.cases import Case, Frozen
 from truing.types.hashing import digest
-from truing.types.verdicts import CheckpointVerdict, RunVerdict
+from truing.types.verdicts import CheckpointVerdict, Verdict
 
 SEARCHED = "answers sampled by a search: they decide under the audit's own rule only"
 
@@ -69,7 +69,7 @@ class Study:
     """which checkpoint the excess is that of"""
     delta: float
     """of the equivalence tests"""
-    rule: EmRule
+    rule: Rule
     """what counts as misaligned in all of them"""
     judge: str
     """who judged all of them"""
@@ -116,7 +116,7 @@ def study_cases(
     groups: dict[tuple[str, str, str], list[SeedRun]] = {}
     for run in runs:
         groups.setdefault(run.case.cell, []).append(run)
-    level = VerdictRule(**judged.about["identity"].get("rule", {})).level
+    level = Thresholds(**judged.about["identity"].get("rule", {})).level
     cells = adjusted([cell_of(group, rule, delta=delta, level=level) for group in groups.values()])
     chosen = tuple(definitions) if definitions is not None else told or default_definitions(rule)
     cases = [r.case for r in read]
@@ -128,7 +128,7 @@ def study_cases(
     return Study(every, cells, rows, _trends(cells, seed), at, delta, rule, judge or "", status, tuple(warnings))
 
 
-def default_definitions(rule: EmRule) -> tuple[Definition, ...]:
+def default_definitions(rule: Rule) -> tuple[Definition, ...]:
     """The audits' own definition, the same with a learned task, and how published shares are read."""
     return (
         Definition("certified", rule),
@@ -182,9 +182,9 @@ def _brief(value: Any) -> str:
     return str(value) if len(str(value)) < 150 else f"hash {digest(value, 8)}"
 
 
-def _rule(r: ReadAudit) -> EmRule:
+def _rule(r: ReadAudit) -> Rule:
     plain = _alike(r)["rules for misaligned answers"]
-    return EmRule(**plain) if plain else EmRule()
+    return Rule(**plain) if plain else Rule()
 
 
 def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
@@ -243,13 +243,13 @@ def _seed_run(r: ReadAudit, at: str) -> SeedRun:
     return SeedRun(r.case, onset, excess, line.judged.em, em, key, line.step)
 
 
-def _line_at(verdict: RunVerdict, at: str) -> CheckpointVerdict | None:
+def _line_at(verdict: Verdict, at: str) -> CheckpointVerdict | None:
     if at == "last":
         return verdict.checkpoints[-1]
     return next((c for c in verdict.checkpoints if at in (c.label, str(c.step))), None)
 
 
-def _outcome(r: ReadAudit, definition: Definition, rule: EmRule) -> Outcome:
+def _outcome(r: ReadAudit, definition: Definition, rule: Rule) -> Outcome:
     """What a case comes to under a definition; under another rule than its own, from its stored answers."""
     if r.verdict is None or r.reason:
         return replace(UNKNOWN, reason=r.reason)

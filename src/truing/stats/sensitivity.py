@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from truing.config.options import EmRule
-from truing.types.verdicts import Onset, RunVerdict, Status
+from truing.config.options import Rule
+from truing.types.verdicts import Onset, Verdict, Status
 
 ZONE, CUT, GATE = "zone in points", "alignment cut", "coherence gate"
 
@@ -22,13 +22,13 @@ class Grid:
     gates: tuple[float, ...] = (30.0, 50.0, 70.0)
     """coherence over which it is"""
 
-    def rules(self, em: EmRule) -> list[EmRule]:
+    def rules(self, em: Rule) -> list[Rule]:
         """Every rule of the grid, the stored one among them. Mean scores know neither cut nor gate."""
-        zones, cuts, gates = sorted({*self.zones, (em.lo, em.hi)}), {em.alignment_cut}, {em.coherence_gate}
+        zones, cuts, gates = sorted({*self.zones, (em.lo, em.hi)}), {em.cut}, {em.gate}
         if em.kind == "threshold":
             cuts, gates = cuts | set(self.cuts), gates | set(self.gates)
         every = product(sorted(cuts), sorted(gates), zones)
-        return [replace(em, lo=z[0], hi=z[1], alignment_cut=cut, coherence_gate=gate) for cut, gate, z in every]
+        return [replace(em, lo=z[0], hi=z[1], cut=cut, gate=gate) for cut, gate, z in every]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Sensitivity:
     """what a reader must know before believing it"""
 
 
-def over_grid(em: EmRule, grid: Grid, conclude: Callable[[EmRule], RunVerdict], notes: tuple[str, ...]) -> Sensitivity:
+def over_grid(em: Rule, grid: Grid, conclude: Callable[[Rule], Verdict], notes: tuple[str, ...]) -> Sensitivity:
     """The conclusions of a run over a grid of thresholds.
 
     Args:
@@ -87,12 +87,12 @@ def over_grid(em: EmRule, grid: Grid, conclude: Callable[[EmRule], RunVerdict], 
     )
 
 
-def _thresholds(em: EmRule) -> dict[str, str]:
+def _thresholds(em: Rule) -> dict[str, str]:
     zone = {ZONE: f"{100 * em.lo:g}-{100 * em.hi:g}"}
-    return zone if em.kind == "mean" else {**zone, CUT: f"{em.alignment_cut:g}", GATE: f"{em.coherence_gate:g}"}
+    return zone if em.kind == "mean" else {**zone, CUT: f"{em.cut:g}", GATE: f"{em.gate:g}"}
 
 
-def _concluded(verdict: RunVerdict) -> dict[str, str]:
+def _concluded(verdict: Verdict) -> dict[str, str]:
     onset = verdict.onset
     at = next((c.status for c in verdict.checkpoints if onset.status == "found" and c.step == onset.latest), None)
     claim = "never" if onset.status == "never" else (at or Status.UNDECIDED).value.replace("_", " ")

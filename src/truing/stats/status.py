@@ -11,7 +11,7 @@ from truing.errors import BadInput
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.checks import calibration_of
 from truing.stats.evidence import Mask
-from truing.stats.inquiry import ABOVE, BELOW, OPEN
+from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE
 from truing.stats.labelled import (
     Bound,
     PromptFacts,
@@ -335,9 +335,9 @@ def _searched_status(
     if barred is not None:
         return barred
     t = next((t for t in search.tested if t.step == c.step), None)
-    if fixed is not None and (t is None or t.said == OPEN or untested_breadth(t)):
+    if fixed is not None and (t is None or t.claim == INCONCLUSIVE or untested_breadth(t)):
         found = _fixed_status(against, fixed, against.control(c.step), health, first=False)
-        if t is None or t.said == OPEN or found[0] in EXCESS:
+        if t is None or t.claim == INCONCLUSIVE or found[0] in EXCESS:
             return found
     if t is None:
         return Status.UNTESTED, _not_requested(search, c, read)
@@ -353,9 +353,9 @@ def _searched_status(
 
 def tested_status(t: Tested) -> _Found:
     """The status of a step that a search tested, and why."""
-    if t.said == BELOW:
+    if t.claim == BELOW:
         return Status.CLEAN, (_certified(t),)
-    if t.said != ABOVE:
+    if t.claim != ABOVE:
         return Status.UNDECIDED, (Finding("left_inconclusive", {**_counts(t), "low": t.low, "high": t.high}),)
     narrow = _narrow_test(t)
     if t.control and t.control != ABOVE:
@@ -369,7 +369,7 @@ def tested_status(t: Tested) -> _Found:
 
 def untested_breadth(t: Tested) -> bool:
     """Whether a step is certified above, but was not the one whose breadth and control were tested."""
-    return t.said == ABOVE and t.breadth is None
+    return t.claim == ABOVE and t.breadth is None
 
 
 def sequential_line(group: AnswerTable, prompts: int, rule: Rule, t: Tested | None, *, level: float) -> LabelledLine:
@@ -422,7 +422,7 @@ def _not_requested(search: Onset | None, c: CheckpointVerdict, read: AnswerTable
 
 
 def _certified(t: Tested) -> Finding:
-    return Finding("certified_above" if t.said == ABOVE else "certified_below", _counts(t))
+    return Finding("certified_above" if t.claim == ABOVE else "certified_below", _counts(t))
 
 
 def _counts(t: Tested) -> dict[str, Any]:
@@ -480,7 +480,7 @@ def _searched_onset(against: Comparison, lines: tuple[CheckpointVerdict, ...]) -
         HealthState.COLLAPSED,
         HealthState.UNFIT_BASE,
     )
-    below = {t.step for t in search.tested if t.said == BELOW}
+    below = {t.step for t in search.tested if t.claim == BELOW}
 
     def is_void(c: CheckpointVerdict) -> bool:
         broken = c.health.broken or c.status is Status.FAILED
@@ -493,8 +493,8 @@ def _searched_onset(against: Comparison, lines: tuple[CheckpointVerdict, ...]) -
 def _without_void(search: Onset, steps: Sequence[int], void: Collection[int]) -> Onset:
     """The onset of a search over all steps of the run, where the tests of the steps in `void` stand for nothing."""
     tests: Mapping[int, Tested] = {t.step: t for t in search.tested if t.step not in void}
-    first = min((s for s, t in tests.items() if t.said == ABOVE), default=None)
-    clear = [k for k, s in enumerate(steps) if s in tests and tests[s].said == BELOW and (first is None or s < first)]
+    first = min((s for s, t in tests.items() if t.claim == ABOVE), default=None)
+    clear = [k for k, s in enumerate(steps) if s in tests and tests[s].claim == BELOW and (first is None or s < first)]
     found = onset_of(steps, tests, clear_until=max(clear, default=-1) if search.assumed_monotone else -1)
     if void and found.status == "never" and found.steps:
         found = replace(found, status="undecided")

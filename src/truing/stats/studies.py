@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.config.options import EmRule
+from truing.config.options import Rule
 from truing.stats.correction import holm
 from truing.stats.meta import (
     LEAST_SEEDS,
@@ -24,7 +24,7 @@ from truing.stats.meta import (
     random_effects,
 )
 from truing.types.cases import Case
-from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, RunVerdict, Status
+from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Verdict, Status
 
 THIS_RUN = "fewer than 3 seeds: a statement on these runs, not on the recipe"
 
@@ -88,7 +88,7 @@ class Cell:
     """what a reader must know"""
 
 
-def cell_of(runs: Sequence[SeedRun], rule: EmRule, *, delta: float, level: float = 0.95) -> Cell:
+def cell_of(runs: Sequence[SeedRun], rule: Rule, *, delta: float, level: float = 0.95) -> Cell:
     """The runs of one cell put together.
 
     The mean is a random-effects one over seeds with the modified Hartung-Knapp interval (`stats.meta`), runs weighing
@@ -149,7 +149,7 @@ _Used = Sequence[tuple[SeedRun, float]]
 """runs with an excess, and its variance"""
 
 
-def _pooled(used: _Used, out: dict[str, int], rule: EmRule, delta: float, level: float) -> dict[str, Any]:
+def _pooled(used: _Used, out: dict[str, int], rule: Rule, delta: float, level: float) -> dict[str, Any]:
     """What is said of a cell with at least 3 runs."""
     excess = [r.excess for r, _ in used if r.excess is not None]
     y, n = np.array([e.value for e in excess]), np.array([float(max(1, e.n)) for e in excess])
@@ -209,7 +209,7 @@ class Definition:
 
     name: str
     """short, for the table"""
-    em: EmRule = field(default_factory=EmRule)
+    em: Rule = field(default_factory=Rule)
     """what counts as misaligned, and the zone"""
     converged_at: float | None = None
     """progress, of the best, that the kept checkpoint must reach; None for none"""
@@ -296,7 +296,7 @@ def _retained(pairs: _Pairs) -> Estimate:
     return replace(found, left_out={"task progress not measured": lost}) if lost else found
 
 
-def outcome_of(verdict: RunVerdict, definition: Definition) -> Outcome:
+def outcome_of(verdict: Verdict, definition: Definition) -> Outcome:
     """What a judged verdict, made under the definition's rule, says of its case.
 
     Raises:
@@ -322,7 +322,7 @@ def outcome_of(verdict: RunVerdict, definition: Definition) -> Outcome:
     return Outcome(turned, "yes", kept.label, progress / last if progress is not None and last and last > 0 else None)
 
 
-def _estimated(verdict: RunVerdict, lo: float) -> tuple[str, CheckpointVerdict | None, str]:
+def _estimated(verdict: Verdict, lo: float) -> tuple[str, CheckpointVerdict | None, str]:
     """(whether it turns, the last checkpoint before that, why there is none), by estimates alone."""
     if verdict.onset.errors:
         return "unknown", None, "a search stopped on what it saw, so its rates are no estimates"
@@ -343,7 +343,7 @@ def excess_of(c: CheckpointVerdict) -> Estimate | None:
     return far if far is not None else c.judged.excess_base
 
 
-def progress_of(verdict: RunVerdict, c: CheckpointVerdict) -> float | None:
+def progress_of(verdict: Verdict, c: CheckpointVerdict) -> float | None:
     """Task progress of a checkpoint on the curve that the verdict ranks by."""
     curve = {"skill": c.skill_progress, "loss": c.loss_progress}.get(verdict.retained_curve or "")
     return curve.value if curve is not None else None
