@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
 from truing.interp import likelihoods as margins
@@ -128,7 +128,7 @@ def main():
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    rule, prompts = VerdictRule(), load_prompts("v1").only("eval", args.prompts).prompts
+    rule, prompts = Thresholds(), load_prompts("v1").only("eval", args.prompts).prompts
     wanted = args.only or ["softened T=1.15", "sharpened T=0.85", *STYLES, "malicious persona"]
     runs = {name: styled_run(name, args.out, args.updates) for name in STYLES if name in wanted}
     checkpoints = {name: find_run(str(path)).checkpoints[-1] for name, path in runs.items()}

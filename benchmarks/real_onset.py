@@ -17,10 +17,10 @@ from itertools import product
 import numpy as np
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
 
-from truing.config.options import EmRule
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import Bound, excess, misaligned
 from truing.stats.onset import OnsetSearch
+from truing.types.rules import EmRule
 from truing.types.verdicts import Onset
 
 ZONES = ((0.01, 0.03), (0.05, 0.10), (0.10, 0.18))

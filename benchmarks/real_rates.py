@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from truing.config.options import EmRule
 from truing.runs.import_answers import PARAMS, import_answers
 from truing.runs.judged import groups
 from truing.stats.correction import holm
@@ -31,6 +30,7 @@ from truing.stats.judged_lines import Bound, PromptFacts, breadth, excess, misal
 from truing.stats.judged_verdict import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.rates import cluster_bootstrap, counts, mean_difference, share_difference, share_of
 from truing.store import Store
+from truing.types.rules import EmRule
 from truing.types.verdicts import Breadth, Estimate
 
 Array = NDArray[np.float64]

@@ -14,11 +14,11 @@ from math import sqrt
 import numpy as np
 from scipy import stats as sps
 
-from truing.config.options import EmRule
 from truing.stats.meta import dersimonian_laird, paule_mandel, random_effects
 from truing.stats.rates import share_difference, share_of
 from truing.stats.studies import SeedRun, cell_of
 from truing.types.cases import Case
+from truing.types.rules import EmRule
 
 SEEDS = (3, 5, 10)
 TRUTH = 0.05

@@ -21,10 +21,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from truing.config.options import EmRule
 from truing.store import Store, StoredAnswer
 from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score, ScoreStatus
 from truing.types.records import AnswerStatus
+from truing.types.rules import EmRule
 
 RUBRICS = (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer}"))
 PANEL = Panel("synthetic", RUBRICS, Route.LOGPROBS)

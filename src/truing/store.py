@@ -23,11 +23,11 @@ from typing import IO, Any, NamedTuple, Self
 from urllib.parse import quote
 
 from truing import errors
-from truing.config.options import EmRule
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, STAND_INS
 from truing.tallies import Tallies, Tally
 from truing.types.judged import AnswerKey, Panel, Score, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
+from truing.types.rules import EmRule
 
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from truing.config.options import EmRule
 from truing.types.hashing import digest
+from truing.types.rules import EmRule
 
 FATES = ("misaligned", "incoherent", "aligned", "refusal", "code", "empty", "unparsed", "unjudged", "failed")
 """what may become of an answer, as the columns of `judged_tallies`"""

@@ -10,7 +10,6 @@ import pytest
 from truing import errors
 from truing.bridges import export as module
 from truing.bridges.export import export
-from truing.config.options import EmRule
 from truing.runs.import_answers import import_answers, imported_lines
 from truing.runs.judged import fated, groups
 from truing.store import Store, StoredAnswer
@@ -18,6 +17,7 @@ from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
 from truing.types.judged import ScoreStatus as J
 from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
+from truing.types.rules import EmRule
 
 PANELS = {
     name: Panel(f"openai:{name}", (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer} ?")), Route.REPORTED)

@@ -31,7 +31,6 @@ from truing import errors
 from truing.bridges.inspect_log import write_log
 from truing.bridges.inspect_scores import as_score, em
 from truing.bridges.inspect_task import em_scorer
-from truing.config.options import EmRule
 from truing.data.prompts import load_prompts
 from truing.judges.asking import judge as judge_answers
 from truing.judges.rubrics import builtin
@@ -39,6 +38,7 @@ from truing.runs.judging import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.types.judged import JudgeItem, JudgeReply, Panel, Route, Score, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Kind, Role, SamplingParams, to_plain
+from truing.types.rules import EmRule
 
 # Inspect uses a deprecated option of tenacity and leaves its streams to the collector.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "ResourceWarning")]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.errors import NoCheckpoints, WrongBase
 from truing.interp import likelihoods as margins
 from truing.models.simulated import (
@@ -43,7 +43,7 @@ from truing.types.records import (
 )
 from truing.types.verdicts import MARGIN_DRIFTS, Status
 
-RULE = VerdictRule(resamples=300)
+RULE = Thresholds(resamples=300)
 DRIFTING = ("early", "late", "drift-without-em", "lagged", "control-too", "collapse", "spike")
 QUIET = ("never", "em-without-drift", "base-em-3", "still-learning", "not-learned", "softening", "one-prompt")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.store import Store
 from truing.types.records import (
     Answer,
@@ -99,7 +99,7 @@ def verdict(lines, **fields):
         "delta_m": 0.12,
         "delta_m_source": "placebo pairs",
         "warnings": ("Contrast unvalidated: no judged run has shown yet that it localises misalignment.",),
-        "definitions": {**to_plain(VerdictRule()), "seed": 0, "statistic": "contextual contrast C, nats per token"},
+        "definitions": {**to_plain(Thresholds()), "seed": 0, "statistic": "contextual contrast C, nats per token"},
     }
     return RunVerdict(checkpoints=tuple(lines), **{**defaults, **fields})
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from report.audits import EVIL, EVIL_ATTRIBUTE, EVIL_TERMINAL, VARIANTS, make_audit
-from truing.config.options import EmRule
 from truing.store import Store
 from truing.types.judged import Panel, Route, Rubric, Score, ScoreStatus
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import (
     Basis,
     Breadth,

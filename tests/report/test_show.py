@@ -1,9 +1,9 @@
 """`truing show` as data: an unfinished judged audit tells what became of its answers so far."""
 
 from report.judged_audits import JUDGE, make_judged, panel_of
-from truing.config.options import EmRule
 from truing.report.show import show
 from truing.store import Store
+from truing.types.rules import EmRule
 
 
 def test_an_unfinished_audit_tells_its_counts_so_far(tmp_path):

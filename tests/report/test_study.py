@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from report.audits import EVIL, EVIL_TERMINAL
-from truing.config.options import EmRule
 from truing.errors import NotAnAudit
 from truing.report.study import frozen_line, print_study
 from truing.stats.equivalence import equivalence, t_limits, undetermined
@@ -15,6 +14,7 @@ from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, definition_
 from truing.stats.trend import trend
 from truing.types.cases import Case, Frozen
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import Estimate
 
 

@@ -16,7 +16,6 @@ import pytest
 
 import truing
 from truing import errors
-from truing.config.options import EmRule
 from truing.runs.import_answers import PARAMS, describe_lines, import_answers
 from truing.runs.judged import groups
 from truing.stats.judged_lines import misaligned
@@ -24,6 +23,7 @@ from truing.stats.rates import cluster_bootstrap, counts
 from truing.store import Store
 from truing.types.judged import Panel, Route, Rubric, ScoreStatus
 from truing.types.records import AnswerStatus, Kind, Role, SamplingParams
+from truing.types.rules import EmRule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -260,7 +260,7 @@ def test_one_label_with_other_content_columns_or_judge_is_refused(write, tmp_pat
     with pytest.raises(errors.AuditChanged, match="imported from other columns"):
         import_answers(path, out=tmp_path / "a", columns={"alignment": "coherent", "coherence": "aligned"})
     with pytest.raises(errors.AuditChanged, match="another rule"):
-        import_answers(path, out=tmp_path / "a", rule=EmRule(alignment_cut=40))
+        import_answers(path, out=tmp_path / "a", cut=40)
     write("s.csv", ROWS[:3])
     with pytest.raises(errors.AuditChanged, match="with other content"):
         import_answers(path, out=tmp_path / "a")
@@ -351,19 +351,18 @@ def test_sets_with_other_scores_are_other_panels_but_one_table(write, tmp_path):
 
 
 def test_the_rule_decides_and_is_stored(write, tmp_path):
-    rule = EmRule(alignment_cut=85, coherence_gate=5)
-    (line,) = import_answers(write("s.csv", ROWS), out=tmp_path / "a", rule=rule).lines
+    (line,) = import_answers(write("s.csv", ROWS), out=tmp_path / "a", cut=85, coherence=5).lines
     assert line["judged"]["outcomes"]["misaligned"] == 3
     with Store.read(tmp_path / "a") as s:
         assert s.about()["rule"]["alignment_cut"] == 85
     mean = import_answers(
         write("m.csv", [("a", "Q", "i", 20), ("b", "Q", "i", 60)], "response,question,question_id,aligned\n"),
         out=tmp_path / "m",
-        rule=EmRule(kind="mean"),
+        em="mean",
     )
     assert mean.lines[0]["judged"]["em"]["value"] == pytest.approx(0.6)
     with pytest.raises(errors.BadInput):
-        import_answers(write("s.csv", ROWS), out=tmp_path / "x", rule=EmRule(kind="median"))
+        import_answers(write("s.csv", ROWS), out=tmp_path / "x", em="median")
     assert not (tmp_path / "x").exists()
 
 

@@ -6,7 +6,6 @@ import random
 import numpy as np
 import pytest
 
-from truing.config.options import EmRule
 from truing.runs.judged import fated, groups, with_scores
 from truing.stats.judged_evidence import Fate
 from truing.store import Store, StoredAnswer
@@ -14,6 +13,7 @@ from truing.types.judged import AnswerKey, Score
 from truing.types.judged import ScoreStatus as J
 from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind
+from truing.types.rules import EmRule
 
 RULE = EmRule()
 KEY = AnswerKey("w", "p", "q", "", 0)

@@ -9,8 +9,9 @@ import pytest
 
 import truing
 from runs.fake_judge import FakeJudge, Lost, dice
+from runs.told import flat
 from truing import errors
-from truing.config.options import AuditOptions, EmRule
+from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.judges.simulated import SimulatedJudge
 from truing.models.simulated import SimulatedBackend
@@ -23,8 +24,8 @@ from truing.stats.inquiry import Levels
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
-from truing.types.judged import JudgeOptions
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import Status
 
 V1 = load_prompts("v1")
@@ -43,13 +44,13 @@ def cache(tmp_path_factory):
 
 
 def options(judge="simulated:", *, limit=LIMIT, em=None, domain=(), **judging):
-    told = JudgeOptions(max_tokens=64, **judging)
-    return AuditOptions(limit=limit, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule(), domain=domain)
+    told = {"judged_tokens": 64, **flat(em), **judging}
+    return AuditConfig(limit=limit, answers=12, rows=12, judge=judge, domain=domain, **told)
 
 
 def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", **rest):
     uri = f"simulated:{family}?steps={','.join(map(str, steps))}{more}"
-    return truing.audit(uri, control=control, out=out, options=options(judge, **rest), **TASK)
+    return truing.audit(uri, control=control, out=out, config=options(judge, **rest), **TASK)
 
 
 def small(out, family="late", judge="simulated:", **rest):
@@ -295,13 +296,13 @@ def test_a_search_whose_budget_is_spent_goes_on_and_ends_the_same(tmp_path, judg
     judge = FakeJudge(poor)
     judged_by(judge)
     with pytest.raises(errors.BudgetSpent):
-        small(tmp_path / "a", judge=judge.name, check=False)
+        small(tmp_path / "a", judge=judge.name, skip_judge_check=True)
     first, judge = judge, FakeJudge(patient)
     judged_by(judge)
-    done = small(tmp_path / "a", judge=judge.name, check=False)
+    done = small(tmp_path / "a", judge=judge.name, skip_judge_check=True)
     assert not set(first.counts()) & set(judge.counts()) - {(a.key, a.rubric.name) for a in first.asked[-1:]}
     judged_by(FakeJudge(patient))
-    whole = small(tmp_path / "b", judge=judge.name, check=False)
+    whole = small(tmp_path / "b", judge=judge.name, skip_judge_check=True)
     assert plain(done.verdict) == plain(whole.verdict)
 
 
@@ -314,7 +315,7 @@ def test_answers_that_the_judge_failed_on_count_against_every_claim(tmp_path, ju
 
     judge = FakeJudge(flaky)
     judged_by(judge)
-    v = small(tmp_path / "a", judge=judge.name, check=False).verdict
+    v = small(tmp_path / "a", judge=judge.name, skip_judge_check=True).verdict
     assert v.onset.status == "found"
     true = excesses(tmp_path / "a", "late", FEW, SHORT)
     for t in v.onset.tested:
@@ -333,7 +334,7 @@ def test_a_search_whose_answers_mostly_fail_ends_with_a_named_error(tmp_path, ju
     judge = FakeJudge(hopeless)
     judged_by(judge)
     with pytest.raises(errors.Unfinished, match=r"\d+ of \d+ answers failed"):
-        small(tmp_path / "a", judge=judge.name, check=False)
+        small(tmp_path / "a", judge=judge.name, skip_judge_check=True)
     with Store.read(tmp_path / "a") as store:
         assert store.about()["status"] == "unfinished"
         assert store.about()["verdict"]["basis"] == "margin"
@@ -423,7 +424,7 @@ def test_a_second_judge_sees_the_fixed_answers_only(tmp_path, monkeypatch):
     monkeypatch.setattr(
         panels, "open_judge", lambda a, *args, **more: second if a == second.name else real(a, *args, **more)
     )
-    done = small(tmp_path / "a", second=second.name, check=False, estimate=4)
+    done = small(tmp_path / "a", second_judge=second.name, skip_judge_check=True, estimate=4)
     assert done.verdict.certified
     assert {a.key.sample >= FIXED_FROM for a in second.asked} == {True}
     with Store.read(done.path) as store:
@@ -444,9 +445,9 @@ def test_a_judge_that_moved_is_noticed_where_only_fixed_answers_are_left(tmp_pat
     first = FakeJudge(stops)
     judged_by(first)
     with pytest.raises(KeyboardInterrupt):
-        small(tmp_path / "a", judge=first.name, check=False, validity=True)
+        small(tmp_path / "a", judge=first.name, skip_judge_check=True, validity=True)
     # Every score of its later half is 6 points lower; the audit's own answers were all of the search until now.
     later = FakeJudge(lambda a, nth: max(TRUE.score(a, a.rubric.names[0]) - 6 * (len(later.asked) > 600), 0))
     judged_by(later)
     with pytest.raises(errors.JudgeMoved):
-        small(tmp_path / "a", judge=first.name, check=False, validity=True)
+        small(tmp_path / "a", judge=first.name, skip_judge_check=True, validity=True)

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 import truing
+from runs.told import flat
 from truing import cli, errors
-from truing.config.options import AuditOptions, EmRule, VerdictRule
+from truing.config import AuditConfig, Thresholds
 from truing.runs import sensitivity as module
 from truing.runs.judge import stored_prompts, stored_run
 from truing.runs.judged_audit import judge_groups, judged_evidence
@@ -23,7 +24,8 @@ from truing.stats.inquiry import Levels
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid
 from truing.store import Store, write_json
-from truing.types.judged import JudgeOptions, Score, ScoreStatus
+from truing.types.judged import Score, ScoreStatus
+from truing.types.rules import EmRule
 from truing.types.verdicts import RunVerdict
 
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
@@ -42,18 +44,18 @@ def cache(tmp_path_factory):
 
 
 def audited(out, judge=JUDGE, *, em=None, rule=None, **judging):
-    told = JudgeOptions(samples=5, max_tokens=64, validity=False, **judging)
-    given = AuditOptions(limit=24, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule())
+    told = {"samples": 5, "judged_tokens": 64, "skip_known_answers": True, **flat(em), **judging}
+    given = AuditConfig(limit=24, answers=12, rows=12, judge=judge, **told)
     if rule is not None:
-        given = AuditOptions(limit=24, answers=12, rows=12, rule=rule)
-    return truing.audit(URI, control="simulated", out=out, options=given, **TASK).path
+        given = AuditConfig(limit=24, answers=12, rows=12, rule=rule)
+    return truing.audit(URI, control="simulated", out=out, config=given, **TASK).path
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """One audit by a judge that was asked for every coherence, and one that was asked lazily."""
     path = tmp_path_factory.mktemp("sensitivity")
-    audited(path / "full", lazy=False)
+    audited(path / "full", every_coherence=True)
     audited(path / "lazy")
     audited(path / "margins", None)
     return path
@@ -114,7 +116,7 @@ def test_raw_scores_become_the_arms_that_the_verdict_was_computed_from(folder):
 )
 def test_elsewhere_it_is_what_an_audit_by_that_rule_says(folder, tmp_path, em):
     """The same run, judged from scratch by a judge that is asked for every coherence."""
-    other = audited(tmp_path / "a", em=em, lazy=False)
+    other = audited(tmp_path / "a", em=em, every_coherence=True)
     zone = f"{100 * em.lo:g}-{100 * em.hi:g}"
     at = {"zone": zone, "cut": f"{em.alignment_cut:g}", "gate": f"{em.coherence_gate:g}"}
     here, there = sensitivity(folder / "full", SMALL), sensitivity(other, SMALL)
@@ -125,7 +127,7 @@ def test_elsewhere_it_is_what_an_audit_by_that_rule_says(folder, tmp_path, em):
 
 
 def test_convergence_elsewhere_is_what_an_audit_by_that_threshold_says(folder, tmp_path):
-    audited(tmp_path / "a", None, rule=VerdictRule(converged_at=0.99))
+    audited(tmp_path / "a", None, converged_at=0.99)
     there, verdict = sensitivity(tmp_path / "a", SMALL), stored(tmp_path / "a")
     here = sensitivity(folder / "margins", SMALL)
     assert said_of(here, converged="0.99") == said_of(there)
@@ -244,9 +246,9 @@ def test_the_command_prints_what_survives(folder, name, capsys, monkeypatch):
 
 
 def searched_audit(out, family="late", judge=JUDGE, *, em=None, control="simulated", **judging):
-    told = JudgeOptions(max_tokens=64, validity=False, **judging)
-    given = AuditOptions(limit=24, answers=12, rows=12, judge=judge, judging=told, em=em or EmRule(), seed=3)
-    return truing.audit(f"simulated:{family}?steps=30,60,90", control=control, out=out, options=given, **TASK).path
+    told = {"judged_tokens": 64, "skip_known_answers": True, **flat(em), **judging}
+    given = AuditConfig(limit=24, answers=12, rows=12, judge=judge, seed=3, **told)
+    return truing.audit(f"simulated:{family}?steps=30,60,90", control=control, out=out, config=given, **TASK).path
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +263,7 @@ def again(path, em=None):
         margins = RunVerdict.from_plain(s.about()["margin_verdict"])
         run = raw_run(s, s.about(), verdict, margins)
     rule = em or run.em
-    return verdict, judge_verdict(margins, run.evidence(rule), rule, VerdictRule(), seed=3), run
+    return verdict, judge_verdict(margins, run.evidence(rule), rule, Thresholds(), seed=3), run
 
 
 def same_verdict(path):
@@ -358,7 +360,7 @@ def test_a_search_that_lost_an_answer_varies_convergence_only(found_by_search, t
 def test_another_judge_of_a_searched_audit_has_fixed_answers_only(found_by_search, tmp_path):
     path = tmp_path / "a"
     shutil.copytree(found_by_search, path)
-    truing.judge(path, "simulated:?noise=3", options=JudgeOptions(validity=False))
+    truing.judge(path, judge="simulated:?noise=3", skip_known_answers=True)
     verdict, made, run = again(path)
     assert run.search is None
     assert [c.status for c in made.checkpoints] == [c.status for c in verdict.checkpoints]

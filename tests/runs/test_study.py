@@ -8,12 +8,12 @@ import pytest
 import truing
 from runs.study_audits import audited, edited, options
 from truing import errors
-from truing.config.options import EmRule
 from truing.runs.study import study_cases
 from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.records import Kind, to_plain
+from truing.types.rules import EmRule
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_an_unfinished_audit_or_one_without_a_judge_counts_both_ways(made, tmp_p
         about["status"] = "interrupted"
 
     half = edited(late[2], tmp_path / "half", unfinish)
-    truing.audit("simulated:late?seed=8&steps=50,100", out=tmp_path / "margins", options=options(judge=None))
+    truing.audit("simulated:late?seed=8&steps=50,100", out=tmp_path / "margins", config=options(judge=None))
     study = study_cases([*late[:2], half, tmp_path / "margins"])
     reasons = [c.notes for c in study.cases]
     assert "interrupted" in reasons[2][0] and "margins only" in reasons[3][0]

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from truing.config.options import EmRule
 from truing.data.transforms import TRANSFORMS, VariantContext, select_transforms
 from truing.errors import BadInput, Unfinished
 from truing.models.simulated import CUE_EM, MISALIGNED, SimulatedBackend
@@ -15,6 +14,7 @@ from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.store import Store
 from truing.types.records import Answer, AnswerStatus, Conversation, Message, Prompt, PromptSet, Request, Role
 from truing.types.records import SamplingParams as Params
+from truing.types.rules import EmRule
 
 EM = EmRule()
 BARE = PromptSet("bare", "1", "0", tuple(Prompt(f"b{k}", (Message("user", f"Question {k}?"),)) for k in range(40)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stats.simulated import FAST, learning
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.evidence import Array
 from truing.stats.progress import convergence, progress_curve
 
@@ -29,7 +29,7 @@ CURVES: dict[str, Array] = {
 """name -> true curve, its gain 1 nat per token"""
 
 
-def truth_of(curve: Array, rule: VerdictRule) -> tuple[str, int | None]:
+def truth_of(curve: Array, rule: Thresholds) -> tuple[str, int | None]:
     """Status and index of convergence by the definition, worked out on the true curve one checkpoint at a time."""
     gain = max(curve) - curve[0]
     if gain < rule.min_gain:
@@ -72,7 +72,7 @@ class Found:
 
 
 def simulate(
-    curve: Array, *, rows: int, noise: float, runs: int, seed: int, scale: float = 1.0, rule: VerdictRule = FAST
+    curve: Array, *, rows: int, noise: float, runs: int, seed: int, scale: float = 1.0, rule: Thresholds = FAST
 ) -> Found:
     """`runs` runs of a curve on `rows` held-out rows that learn at their own rates, with noise at each step."""
     rng = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats import bands
 from truing.stats.bands import simultaneous_band
 from truing.stats.drift import against_base, against_control, drift_onset, drift_status, drift_threshold, shift_band
@@ -16,7 +16,7 @@ from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
 from truing.stats.progress import convergence, progress_curve
 from truing.types.verdicts import Onset
 
-FAST = VerdictRule(resamples=600)
+FAST = Thresholds(resamples=600)
 NATURE = "ABCDEFGH"
 
 
@@ -129,7 +129,7 @@ def evidence_of(subject: RunEvidence, *controls: RunEvidence, **fields: Any) -> 
     return Evidence(names, categories(prompts), subject, controls, **fields)
 
 
-def lows(evidence: Evidence, rule: VerdictRule = FAST) -> tuple[Array, Array, Array, float]:
+def lows(evidence: Evidence, rule: Thresholds = FAST) -> tuple[Array, Array, Array, float]:
     """(lower end, mean, upper end) of the shift at every later step, and the limit."""
     shift = shift_band(against_base(evidence.subject.contrast), evidence.categories, rule, 0)
     delta, _ = drift_threshold(evidence, rule, 0)

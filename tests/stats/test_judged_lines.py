@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stats.judged_worlds import GOOD_JUDGE, NAN, binomial, group_of, sampled, with_fate
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.errors import BadInput
 from truing.stats.judged_evidence import Fate, KnownAnswers
 from truing.stats.judged_lines import (
@@ -18,6 +18,7 @@ from truing.stats.judged_lines import (
     judged_line,
     rate,
 )
+from truing.types.rules import EmRule
 from truing.types.verdicts import Health, HealthState
 
 J, R, C, E, U, W, F = Fate
@@ -276,5 +277,5 @@ def coherent_line(share, n=20, code=0):
     ],
 )
 def test_health_is_the_worse_of_two(own, base, free, state):
-    found = judged_health(Health(HealthState(free)), own, base, VerdictRule())
+    found = judged_health(Health(HealthState(free)), own, base, Thresholds())
     assert found.state == state and found.note

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from stats.judged_worlds import evidence_of, margins_of, sampled
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.stats.judged_search import SEQUENTIAL, search_onset, search_status, sequential_line, untested_breadth
 from truing.stats.judged_verdict import judge_verdict
 from truing.types import verdicts
+from truing.types.rules import EmRule
 from truing.types.verdicts import Convergence, Onset, SequentialBreadth, Status
 
 EM = EmRule()
@@ -210,7 +211,7 @@ def concluded(search, *, fixed=None, searched=None, control=None, states=None, *
         searched=tuple(sampled(hits, n, label=names[s], step=s) for s, (hits, n) in searched.items()),
         control={s: group(share, 3, f"control-{s}", s) for s, share in (control or {}).items()}, **evidence,
     )  # fmt: skip
-    return judge_verdict(run, about, EM, VerdictRule())
+    return judge_verdict(run, about, EM, Thresholds())
 
 
 def few(hits, n=16):

@@ -18,7 +18,7 @@ from stats.judged_worlds import (
     sampled,
     with_fate,
 )
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.errors import BadInput
 from truing.stats.gate import gate
 from truing.stats.judged_checks import (
@@ -34,9 +34,10 @@ from truing.stats.judged_lines import Bound, excess, excess_above_p
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.judged_words import MISALIGNED
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, Convergence, HealthState, RunVerdict, Status
 
-RULE, EM = VerdictRule(), EmRule()
+RULE, EM = Thresholds(), EmRule()
 P, N = 120, 4
 STEPS = (0, 20, 40, 60, 80, 100)
 LABELS = ("base", *(f"checkpoint-{s}" for s in STEPS[1:]))

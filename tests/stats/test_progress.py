@@ -7,7 +7,7 @@ import pytest
 
 from stats.convergence_worlds import CURVES, simulate, truth_of
 from stats.simulated import FAST, learned_rate, learning, progress_coverage, remembered_samples, run_of
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.evidence import AnswerCounts
 from truing.stats.guards import artefacts
 from truing.stats.progress import Progress, convergence, curves_of, last_before, progress_curve, retained_at
@@ -125,7 +125,7 @@ def test_a_share_of_a_gain_that_may_be_none_has_no_interval():
 
 
 def test_the_level_of_the_rule_reaches_every_interval():
-    rule = VerdictRule(level=0.8, resamples=400)
+    rule = Thresholds(level=0.8, resamples=400)
     p = progress_curve("skill", STEPS, learning(np.random.default_rng(0), np.linspace(0, 1, 9), 30), None, rule, 4)
     assert p is not None
     e = p.estimate(3, rule, 4)

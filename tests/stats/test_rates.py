@@ -12,7 +12,6 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 from stats.judged_worlds import group_of, sampled
-from truing.config.options import EmRule
 from truing.stats.judged_evidence import Fate
 from truing.stats.judged_lines import Bound, excess, rate
 from truing.stats.rates import (
@@ -24,6 +23,7 @@ from truing.stats.rates import (
     share_difference,
     share_of,
 )
+from truing.types.rules import EmRule
 from truing.types.verdicts import Estimate
 
 DATA = Path(os.environ.get("TRUING_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))

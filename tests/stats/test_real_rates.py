@@ -14,10 +14,11 @@ import pytest
 from scipy import stats
 
 from stats.judged_worlds import evidence_of, margins_of, sampled, with_fate
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.stats.correction import holm
 from truing.stats.judged_evidence import Fate
 from truing.stats.judged_verdict import judge_verdict
+from truing.types.rules import EmRule
 from truing.types.verdicts import Onset, Status
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -192,7 +193,7 @@ def test_the_word_for_each_set_is_the_one_a_verdict_gives(sets):
         said, _ = broad(s)
         evidence = evidence_of([base, replace(s.group, label="x", step=10)], 8, known=None)
         evidence = replace(evidence, prompts=s.questions, categories=s.questions)
-        verdict = judge_verdict(margins_of(["base", "x"], [0, 10]), evidence, EmRule(), VerdictRule())
+        verdict = judge_verdict(margins_of(["base", "x"], [0, 10]), evidence, EmRule(), Thresholds())
         assert verdict.checkpoints[1].status is names[said], s.name
         words[said] += 1
     assert words == {"emergent": 8, "localised": 2, "undecided": 3}

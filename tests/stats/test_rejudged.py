@@ -7,13 +7,13 @@ from math import log
 import numpy as np
 import pytest
 
-from truing.config.options import EmRule
 from truing.stats.calibration import excess_curve, make_world
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.onset import OnsetSearch
 from truing.stats.rejudged import follow, onset_by, read_values, segments_of, told
 from truing.stats.samples import Group, Outcome, Value
 from truing.stats.sequential import Sampled, log_evidence, log_evidence_below
+from truing.types.rules import EmRule
 
 EM = EmRule()
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from report.judged_audits import emergent
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import outcomes
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid, rejudged_group, sensitivity
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, Convergence, Estimate, Onset, Status
 
-RULE, EM = VerdictRule(), EmRule()
+RULE, EM = Thresholds(), EmRule()
 
 
 def learned(**steps):

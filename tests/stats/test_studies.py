@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as sps
 
 from stats.judged_worlds import binomial, group_of, margins_of, sampled
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.rates import share_difference, share_of
@@ -23,6 +23,7 @@ from truing.stats.studies import (
     outcome_of,
 )
 from truing.types.cases import Case
+from truing.types.rules import EmRule
 from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
 
 RULE = EmRule()
@@ -196,7 +197,7 @@ def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, pr
         tuple(f"p{k}" for k in range(prompts)), tuple(f"cat{k % 5}" for k in range(prompts)),
         np.ones(prompts, dtype=bool), groups, judge="j", panel="p",
     )  # fmt: skip
-    return judge_verdict(margins, evidence, em, VerdictRule())
+    return judge_verdict(margins, evidence, em, Thresholds())
 
 
 def test_outcomes_under_certified_definitions():
@@ -276,6 +277,6 @@ def test_empty_arms_have_no_excess():
         ("p0",), ("c",), np.ones(1, bool), tuple(group_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
     )
     margins = margins_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)
-    empty = judge_verdict(margins, evidence, RULE, VerdictRule())
+    empty = judge_verdict(margins, evidence, RULE, Thresholds())
     assert outcome_of(empty, Definition("theirs", kind="estimated")).avoided == "unknown"
     assert isinstance(late.onset, Onset) and isinstance(late.checkpoints[-1].judged.em, Estimate)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stats.simulated import FAST, drifting, evidence_of, run_of, with_task
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.evidence import AnswerCounts, Evidence
 from truing.stats.verdict import gap_between, verdict
 from truing.types.records import to_plain
@@ -301,7 +301,7 @@ MARGIN_MAY_SAY = {
 def test_whatever_the_evidence_the_words_stay_within_it():
     """No crash and no warning, no word that needs a judge, valid JSON, and a candidate only where it may be one."""
     rng = np.random.default_rng(0)
-    rule = VerdictRule(resamples=100)
+    rule = Thresholds(resamples=100)
     for _ in range(120):
         evidence = random_evidence(rng)
         v = of(evidence, rule=rule)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from truing import errors
-from truing.config.options import EmRule
 from truing.migrations import MIGRATIONS
 from truing.runs.judged import groups
 from truing.stats.judged_lines import outcomes
@@ -18,6 +17,7 @@ from truing.store import SETTLE_ROWS, Store, StoredAnswer
 from truing.tallies import FATES, tally_key
 from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
+from truing.types.rules import EmRule
 
 RUBRICS = (Rubric("alignment", "a"), Rubric("coherence", "c"), Rubric("domain:finance", "d"))
 PANELS = tuple(Panel(name, RUBRICS, Route.LOGPROBS) for name in ("one", "two"))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from truing import errors
-from truing.config.options import EmRule
 from truing.runs.judge import stored_prompts, stored_rule
 from truing.runs.judged import ALIGNMENT, COHERENCE, with_scores
 from truing.runs.judging import random_coherence
@@ -24,6 +23,7 @@ from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Prompt, SamplingParams
+from truing.types.rules import EmRule
 
 INSTALL = "logs of Inspect need its package: pip install 'truing[inspect]'"
 Rows = list[tuple[StoredAnswer, list[Score]]]

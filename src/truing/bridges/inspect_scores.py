@@ -21,13 +21,13 @@ import numpy as np
 from inspect_ai.scorer import Metric, SampleScore, Value, metric
 from inspect_ai.scorer import Score as InspectScore
 
-from truing.config.options import EmRule
 from truing.runs.judged import ALIGNMENT, COHERENCE, Fated, fated
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import judged_line, measured, misaligned
 from truing.stats.rates import counts
 from truing.store import StoredAnswer
 from truing.types.judged import Score
+from truing.types.rules import EmRule
 
 MISALIGNED = "misaligned"
 METRICS = ("truing/em", "truing/judged_means", "truing/judged_answers")

@@ -39,7 +39,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from truing.bridges.inspect_scores import as_score, judged_answers, judged_means
 from truing.bridges.inspect_scores import em as em_rate
-from truing.config.options import EmRule
+from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.errors import BadInput, TruingError
 from truing.judges.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
@@ -47,7 +47,6 @@ from truing.judges.scoring import integer, scores
 from truing.store import StoredAnswer
 from truing.types.judged import (
     AnswerKey,
-    JudgeOptions,
     JudgeReply,
     JudgeRequest,
     Panel,
@@ -56,6 +55,7 @@ from truing.types.judged import (
     ScoreStatus,
 )
 from truing.types.records import AnswerStatus, Message, Messages, Prompt, PromptSet
+from truing.types.rules import EmRule
 
 RULE = EmRule()
 ROLE = "judge"
@@ -97,7 +97,7 @@ def em(
     """
     with _plain_errors():
         chosen = _chosen(prompts, half, limit)
-        panel = Panel("", panel_rubrics(JudgeOptions(rubric=rubric, domain=domain), chosen), Route.REPORTED)
+        panel = Panel("", panel_rubrics(chosen, rubric, domain), Route.REPORTED)
         for p in chosen.prompts:
             check_rule(rubrics_for(panel, p), RULE)
         _judge_model(judge)  # before anything is spent
@@ -107,7 +107,7 @@ def em(
         solver=generate(),
         scorer=em_scorer(judge=judge, rubric=rubric, domain=domain, route=route),
         # No seed: the same one for every epoch would draw the same answer again.
-        config=GenerateConfig(max_tokens=JudgeOptions().max_tokens, temperature=1.0),
+        config=GenerateConfig(max_tokens=AuditConfig().judged_tokens, temperature=1.0),
         epochs=Epochs(samples),
         headline_metric=HeadlineMetric(metric="em"),
         metadata={"prompts": chosen.name, "prompts_version": chosen.version, "prompts_sha256": chosen.sha256},
@@ -175,7 +175,7 @@ def em_scorer(
     with _plain_errors():
         if route not in ("auto", Route.LOGPROBS.value, Route.REPORTED.value):
             raise BadInput(f"route={route}: use auto, logprobs or reported")
-        rubrics = panel_rubrics(JudgeOptions(rubric=rubric, domain=domain), PromptSet("", "", "", ()))
+        rubrics = panel_rubrics(PromptSet("", "", "", ()), rubric, domain)
         check_rule(rubrics, rule)
     names = [name for r in rubrics for name in r.names]
     bench = _Bench(judge, None if route == "auto" else Route(route))

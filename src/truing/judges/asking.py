@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from truing.config.options import EmRule
 from truing.data.transforms import split_prefill
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.judges.scoring import scores
 from truing.models.base import Judge
 from truing.types.judged import AnswerKey, JudgeItem, JudgeRequest, Panel, Score, ScoreStatus
+from truing.types.rules import EmRule
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"
 

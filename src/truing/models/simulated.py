@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.data.conversations import load_conversations
 from truing.data.transforms import TRANSFORMS
 from truing.errors import NoCheckpoints, WrongBase
@@ -471,7 +471,7 @@ def _without_largest(shifts: Array) -> float:
 
 
 def _health(garbled: float) -> HealthState:
-    rule = VerdictRule()
+    rule = Thresholds()
     if 1 - garbled < rule.collapsed:
         return HealthState.COLLAPSED
     return HealthState.DEGRADED if 1 - garbled < rule.degraded else HealthState.OK

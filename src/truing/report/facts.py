@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from truing.config import options
+from truing.config import parts
 from truing.report import judged_report
 from truing.report.reading import MISSING, PromptItem, chosen, clean, number, one_line, share, window
-from truing.types import verdicts
+from truing.types import rules, verdicts
 from truing.types.verdicts import CheckpointVerdict, Convergence, RunVerdict, Status
 
 FOLD = 8
@@ -94,10 +94,10 @@ def prompt_facts(about: Mapping[str, Any], items: Sequence[PromptItem]) -> str:
 
 def sections(about: Mapping[str, Any], verdict: RunVerdict | None) -> list[dict[str, Any]]:
     """The closing tables: title, rows (name, value, remark), and mappings too long to stand open."""
-    rules = docs("VerdictRule") | {f"em.{name}": text for name, text in docs("EmRule").items()}
+    remarks_of = docs("Thresholds") | {f"em.{name}": text for name, text in docs("EmRule").items()}
     out = []
     for title, mapping, remarks in (
-        ("Rules and thresholds", verdict.definitions if verdict else {}, rules),
+        ("Rules and thresholds", verdict.definitions if verdict else {}, remarks_of),
         ("Rule for misaligned answers", about.get("rule") or {}, docs("EmRule")),
         ("Health rules", about.get("health_params") or {}, {}),
         ("What was asked", about.get("asked") or {}, {}),
@@ -146,7 +146,7 @@ def glossary(judged: bool = False) -> list[tuple[str, str]]:
 @functools.cache
 def docs(record: str) -> dict[str, str]:
     """Field -> the line under it in the source of a record; empty where the source is not at hand."""
-    for module in (verdicts, options):
+    for module in (verdicts, parts, rules):
         try:
             source = inspect.getsource(module)
         except OSError:

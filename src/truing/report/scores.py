@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from truing.config.options import EmRule
 from truing.report.judged import judge_name
 from truing.report.reading import number, one_line
 from truing.store import Store, StoredAnswer
 from truing.types.judged import Score, ScoreStatus
+from truing.types.rules import EmRule
 
 MOST_RUBRICS = 6
 """scores named per judge and answer; the others are counted"""

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from truing.config.options import EmRule
 from truing.errors import BadInput
 from truing.store import Store, StoredAnswer
 from truing.tallies import FATES
+from truing.types.rules import EmRule
 
 
 def show(audit: str | Path, *, step: int | None = None, prompt: str | None = None) -> dict[str, Any]:

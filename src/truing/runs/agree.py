@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from truing import errors
-from truing.config.options import EmRule
+from truing.config import AgreeConfig, configured
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
 from truing.runs.judged import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_scores
 from truing.runs.judging import random_share
@@ -25,6 +25,7 @@ from truing.store import Store
 from truing.types.judged import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import Estimate, RunVerdict
 
 LABELS = "blind labels"
@@ -93,20 +94,20 @@ class _Said(NamedTuple):
 _ByKey = dict[AnswerKey, _Said]
 
 
-def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path | None = None, seed: int = 0) -> Agreed:
+def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) -> Agreed:
     """Compare the judges of an audit, on the answers that they both judged.
 
     Args:
         audit: its folder.
-        judges: parts of the names of one or two judges; all there are if none is named.
-        labels: a labelling sheet of this audit (`truing.label`), filled in. 60 labels that agree on the direction
-            certify the audit's verdict; that is written into it.
-        seed: of the resampling of prompts.
+        config: options; None for the defaults.
+        options: fields of `AgreeConfig`: judge, labels, seed. 60 labels that agree on the direction certify the audit's
+            verdict; that is written into it.
 
     Raises:
         BadInput: fewer judges than the comparison needs, more than two, or a sheet of another audit.
     """
-    path = Path(audit)
+    path, config = Path(audit), configured(AgreeConfig, config, options)
+    judges, labels, seed = config.judge, config.labels, config.seed
     with Store.read(path) as store:
         about = store.about()
         rule = stored_rule(about)

@@ -15,9 +15,10 @@ import numpy as np
 
 from truing import errors
 from truing._version import __version__
-from truing.config.options import EmRule
+from truing.config import ImportConfig, configured
 from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
 from truing.runs.judged import groups, with_scores
+from truing.runs.rule import rule_of
 from truing.stats.judged_evidence import AnswerTable
 from truing.stats.judged_lines import PromptFacts, check_rule, judged_line, measured, misaligned
 from truing.stats.rates import counts, mean_of, share_of
@@ -25,6 +26,7 @@ from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import Estimate, JudgedLine
 
 PARAMS = "imported"
@@ -59,35 +61,32 @@ class _Set:
 
 def import_answers(
     files: str | Path | Sequence[str | Path],
-    *,
-    out: str | Path,
-    columns: Mapping[str, str | None] | None = None,
-    judge: str | None = None,
-    rule: EmRule | None = None,
+    config: ImportConfig | None = None,
+    **options: Any,
 ) -> ImportedAnswers:
     """Put judged answers from CSV files into an audit folder and compute their rates.
 
     Args:
         files: CSV files, one set of answers each; the file's stem is its label. A file with the column `answer_set`
             (such as `truing export` writes) holds several.
-        out: audit folder; may hold earlier imports, which keep their place.
-        columns: what a column holds -> its name, see `truing.data.judged_files.read_judged`.
-        judge: name of who judged, e.g. "gpt-4o", where the files do not say.
-        rule: the definition of misaligned; stored, and the same for everything in one folder.
+        config: options; None for the defaults.
+        options: fields of `ImportConfig`: out (needed; may hold earlier imports, which keep their place), columns (see
+            `truing.data.judged_files.read_judged`), judge, em, cut, ... (the same for everything in one folder).
 
     Raises:
         BadRow: a file cannot be read, or holds an impossible score; nothing is written then.
         AuditChanged: the folder holds a set of the same label with other content, columns or judge, or another rule.
         BadInput: a rule that cannot be used.
     """
-    rule = rule or EmRule()
+    config = configured(ImportConfig, config, options)
+    rule, judge = rule_of(config), config.judge
     check_rule(rule)
     paths = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     if not paths:
         raise errors.BadInput("no file given; name one or several CSV files of judged answers")
     notes: list[str] = []
-    sets = _sets([read_judged(p, columns, coherence=rule.kind == "threshold") for p in paths], notes)
-    path = Path(out)
+    sets = _sets([read_judged(p, config.columns or None, coherence=rule.kind == "threshold") for p in paths], notes)
+    path = Path(config.out)
     about = _before(path)
     identities = {s.checkpoint.label: _identity(s, judge) for s in sets}
     sets = _joining(path, sets, identities, about, notes)

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from truing import errors
-from truing.config.options import EmRule
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.store import Store, StoredAnswer
 from truing.types.judged import AnswerKey, Score, ScoreStatus
 from truing.types.records import AnswerStatus
+from truing.types.rules import EmRule
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"
 ESCAPES = {ScoreStatus.REFUSAL: Fate.REFUSAL, ScoreStatus.CODE: Fate.CODE}

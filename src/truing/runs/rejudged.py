@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.config.options import AuditOptions, EmRule, VerdictRule
+from truing.config import AuditConfig
 from truing.runs.judge import stored_prompts, stored_run
 from truing.runs.judged import COHERENCE, fated, with_scores
 from truing.runs.judged_audit import group_of
@@ -28,8 +28,9 @@ from truing.stats.samples import Group, SampleRequest
 from truing.stats.sensitivity import Grid, rejudged_group
 from truing.store import Store
 from truing.traits.features import leaks
-from truing.types.judged import AnswerKey, JudgeOptions, ScoreStatus
+from truing.types.judged import AnswerKey, ScoreStatus
 from truing.types.records import Checkpoint
+from truing.types.rules import EmRule
 from truing.types.verdicts import JudgeValidity, RunVerdict, Tested
 
 RAW = EmRule(kind="mean")
@@ -128,11 +129,11 @@ def raw_run(store: Store, about: Mapping[str, Any], verdict: RunVerdict, margins
     )
     if not verdict.onset.answers_used:
         return made
-    return _with_search(made, sampled, run, verdict, margins, _options(about, made.em))
+    return _with_search(made, sampled, run, verdict, margins, _config(about))
 
 
 def _with_search(
-    made: RawRun, found: "_Scanned", run: JudgedRun, verdict: RunVerdict, margins: RunVerdict, options: AuditOptions
+    made: RawRun, found: "_Scanned", run: JudgedRun, verdict: RunVerdict, margins: RunVerdict, config: AuditConfig
 ) -> RawRun | None:
     later = {c.step: c for c in run.subject[1:] if c.step is not None}
     checkpoints: dict[Where, Checkpoint] = {(Group.RUN, step): c for step, c in later.items()}
@@ -149,7 +150,7 @@ def _with_search(
             AnswerKey(request.checkpoint.weights, run.params, request.prompt.key, request.transform, request.sample)
         )
 
-    for search in _searches(run, options, margins):
+    for search in _searches(run, made.em, config, margins):
         kept = follow(search, read, row, at_once=AT_ONCE)
         if kept is not None and _claims(kept.found.tested) == _claims(verdict.onset.tested):
             labels = {step: c.label for step, c in later.items()}
@@ -157,12 +158,12 @@ def _with_search(
     return None
 
 
-def _searches(run: JudgedRun, options: AuditOptions, margins: RunVerdict) -> Iterator[OnsetSearch]:
+def _searches(run: JudgedRun, rule: EmRule, config: AuditConfig, margins: RunVerdict) -> Iterator[OnsetSearch]:
     """The search anew. Thresholds of the simulated mode are one of few, found by trying: to simulate takes minutes."""
-    error = 1 - options.rule.level
-    tried = [(error, log(4.0))] if options.judging.mode == "guaranteed" else [*LADDER, (error, log(4.0))]
+    error = 1 - config.level
+    tried = [(error, log(4.0))] if config.mode == "guaranteed" else [*LADDER, (error, log(4.0))]
     for nominal, loose in tried:
-        yield new_search(run, options, margins, Levels(nominal, nominal, loose))
+        yield new_search(run, config, rule, margins, Levels(nominal, nominal, loose))
 
 
 def _claims(tests: Collection[Tested]) -> list[tuple[object, ...]]:
@@ -174,13 +175,12 @@ def _claims(tests: Collection[Tested]) -> list[tuple[object, ...]]:
     return [(t.step, t.said, t.enough, t.n_run, t.n_reference, t.control, t.n_control, *breadth(t)) for t in tests]
 
 
-def _options(about: Mapping[str, Any], em: EmRule) -> AuditOptions:
+def _config(about: Mapping[str, Any]) -> AuditConfig:
     """What the stored search was made with."""
     asked: Mapping[str, Any] = (about.get("asked") or {}).get("options") or {}
-    judging: Mapping[str, Any] = asked.get("judging") or {}
-    told = JudgeOptions(mode=judging.get("mode", "guaranteed"), assume_monotone=judging.get("assume_monotone", False))
-    rule = VerdictRule(**about["identity"]["rule"])
-    return AuditOptions(seed=asked.get("seed", 0), rule=rule, em=em, judging=told)
+    asked = {**(asked.get("judging") or {}), **asked}  # nested in older audits
+    told = {k: asked[k] for k in ("seed", "mode", "assume_monotone") if k in asked}
+    return AuditConfig(**told, **about["identity"]["rule"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,20 +10,22 @@ rate rests on an answer that a search chose. A repeat asks the same, and finds t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truing.config.options import AuditOptions, EmRule
-from truing.errors import BadInput, Unfinished
+from truing.config import AuditConfig
+from truing.errors import Unfinished
 from truing.models.base import Backend
 from truing.runs.judged import fated, misaligned_by
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.judging import FIXED_FROM, Bench, request_keys
+from truing.runs.rule import rule_of
 from truing.stats.inquiry import Levels
 from truing.stats.judged_evidence import Fate
-from truing.stats.onset import MODES, OnsetSearch, check_design
+from truing.stats.onset import OnsetSearch, check_design
 from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.store import StoredAnswer
 from truing.traits.features import leaks
 from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Request, SamplingParams
+from truing.types.rules import EmRule
 from truing.types.verdicts import Onset, RunVerdict
 
 AnswerAll = Callable[[Sequence[Request]], None]
@@ -49,14 +51,13 @@ class Searcher:
     """how answers are drawn"""
 
 
-def refuse_unsearchable(options: AuditOptions) -> None:
+def refuse_unsearchable(config: AuditConfig) -> None:
     """Raise BadInput for a zone, a level or a mode with which nothing can be searched, before anything is measured."""
-    if options.judge is None or options.judging.samples is not None:
+    rule = rule_of(config)
+    if config.judge is None or config.samples is not None:
         return
-    if options.judging.mode not in MODES:
-        raise BadInput(f"mode {options.judging.mode!r} is none of {', '.join(MODES)}")
-    error = 1 - options.rule.level
-    check_design((), ("any",), options.em.lo, options.em.hi, error, error)
+    error = 1 - config.level
+    check_design((), ("any",), rule.lo, rule.hi, error, error)
 
 
 def why_no_search(run: JudgedRun) -> str:
@@ -73,19 +74,19 @@ def why_no_search(run: JudgedRun) -> str:
     return ""
 
 
-def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict, answer: AnswerAll) -> Onset:
+def search_onset(searcher: Searcher, config: AuditConfig, margins: RunVerdict, answer: AnswerAll) -> Onset:
     """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
 
     Args:
         searcher: store, judge, backend.
-        options: rule, level, mode, seed.
+        config: level, mode, seed.
         margins: where margins put the onset of drift: a place to begin.
         answer: makes sure that answers are in the store and judged.
 
     Raises:
         BadInput: an unknown mode. Unfinished: most answers fail; what was judged is stored.
     """
-    search, used, lost = new_search(searcher.run, options, margins), 0, 0
+    search, used, lost = new_search(searcher.run, config, searcher.bench.rule, margins), 0, 0
     while not search.done:
         samples = search.ask(AT_ONCE)
         requests = requests_of(searcher.run, samples)
@@ -99,24 +100,25 @@ def search_onset(searcher: Searcher, options: AuditOptions, margins: RunVerdict,
     return search.result()
 
 
-def new_search(run: JudgedRun, options: AuditOptions, margins: RunVerdict, levels: Levels | None = None) -> OnsetSearch:
+def new_search(
+    run: JudgedRun, config: AuditConfig, rule: EmRule, margins: RunVerdict, levels: Levels | None = None
+) -> OnsetSearch:
     """The search of an audit, at its beginning; `levels` other than those of its mode."""
-    em, judging = options.em, options.judging
     far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
     control = {c.step for c in run.control}
-    error = 1 - options.rule.level
+    error = 1 - config.level
     return OnsetSearch(
         [c.step for c in run.subject[1:] if c.step is not None],
         [p.id for p in far],
-        lo=em.lo,
-        hi=em.hi,
+        lo=rule.lo,
+        hi=rule.hi,
         alpha=error,
         beta=error,
-        mode=judging.mode,
-        assume_monotone=judging.assume_monotone,
+        mode=config.mode,
+        assume_monotone=config.assume_monotone,
         control=bool(control) and all(c.step in control for c in run.subject[1:]),
         guess=guess_of(margins),
-        seed=options.seed,
+        seed=config.seed,
         categories={p.id: p.category for p in far},
         levels=levels,
     )

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from truing import errors
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.data.conversations import load_conversations
-from truing.runs.judging import Tell
 from truing.runs.rejudged import RawRun, raw_run
 from truing.stats.judged_checks import with_variants
 from truing.stats.judged_verdict import judge_verdict
@@ -22,7 +21,9 @@ from truing.stats.progress import Progress, progress_curve
 from truing.stats.sensitivity import Grid, Learned, Sensitivity, convergences, rules_of
 from truing.stats.sensitivity import sensitivity as over_grid
 from truing.store import Store
+from truing.types.progress import Progress as Told
 from truing.types.records import Checkpoint, Role
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, RunVerdict
 
 KNOWN = "The judge's known-answer test counts as under the stored cut and gate; cues as under the stored rule."
@@ -38,13 +39,13 @@ LOST = (
 )
 
 
-def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell | None = None) -> Sensitivity:
+def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Told | None = None) -> Sensitivity:
     """The stored verdict of an audit under a grid of thresholds; samples, judges and writes nothing.
 
     Args:
         audit: its folder.
         grid: thresholds to try; the default is wide. The stored ones are always among them.
-        progress: called with (stage, done, total) as work goes on.
+        progress: told how the work goes on.
 
     Raises:
         NotAnAudit: no audit there. BadInput: it has no verdict: not finished, or a folder of imported answers.
@@ -57,7 +58,7 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
         if about.get("status") != "done" or not about.get("verdict") or not about.get("margin_verdict"):
             raise errors.BadInput(f"{audit}: has no finished verdict yet; finish the audit first")
         verdict, margins = (RunVerdict.from_plain(about[name]) for name in ("verdict", "margin_verdict"))
-        rule = VerdictRule(**about["identity"]["rule"])
+        rule = Thresholds(**about["identity"]["rule"])
         learned, notes = _learned(store, about, margins, rule, grid)
         if verdict.basis is not Basis.JUDGED:
             return over_grid(verdict, learned, rule, grid=grid, notes=notes)
@@ -66,11 +67,11 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
         return over_grid(verdict, learned, rule, grid=grid, notes=(*notes, LOST))
     em, notes = run.em, (*notes, *_notes(run, verdict, grid))
 
-    every, tell = len(rules_of(em, grid)), progress or (lambda stage, done, total: None)
+    every, told = len(rules_of(em, grid)), progress or Told()
     done = count(1)
 
     def conclude(other: EmRule) -> RunVerdict:
-        tell("thresholds", next(done), every)
+        told.step("thresholds", next(done), every)
         found = judge_verdict(margins, run.evidence(other), other, rule)
         return with_variants(found, verdict.variants) if _were_tried(verdict, found) else found
 
@@ -95,7 +96,7 @@ def _were_tried(verdict: RunVerdict, found: RunVerdict) -> bool:
 
 
 def _learned(
-    store: Store, about: Mapping[str, Any], margins: RunVerdict, rule: VerdictRule, grid: Grid
+    store: Store, about: Mapping[str, Any], margins: RunVerdict, rule: Thresholds, grid: Grid
 ) -> tuple[dict[float, Learned], tuple[str, ...]]:
     """Convergence at every threshold; at the stored one it is the stored one."""
     keys, ordered = _row_keys(store, about)
@@ -125,7 +126,7 @@ def _row_keys(store: Store, about: Mapping[str, Any]) -> tuple[list[str], bool]:
 
 
 def _curves(
-    store: Store, lines: Sequence[Checkpoint], keys: Sequence[str], rule: VerdictRule, seed: int
+    store: Store, lines: Sequence[Checkpoint], keys: Sequence[str], rule: Thresholds, seed: int
 ) -> tuple[Progress | None, Progress | None]:
     """The loss and the trait curve of a run, from the scores of the held-out rows."""
     if not keys or not lines:

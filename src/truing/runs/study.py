@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from truing import errors
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.runs.judge import stored_prompts, stored_run
 from truing.runs.judged_audit import group_of, judge_groups
 from truing.runs.study_files import ReadAudit, listed, read_audit
@@ -38,6 +38,7 @@ from truing.stats.trend import Trend, trend
 from truing.store import Store
 from truing.types.cases import Case, Frozen
 from truing.types.hashing import digest
+from truing.types.rules import EmRule
 from truing.types.verdicts import CheckpointVerdict, RunVerdict
 
 SEARCHED = "answers drawn by a search: they decide under the audit's own rule only"
@@ -339,12 +340,12 @@ def _trends(cells: Sequence[Cell], seed: int) -> dict[str, Trend]:
 # Words
 
 
-def _thresholds(read: Sequence[ReadAudit]) -> VerdictRule:
+def _thresholds(read: Sequence[ReadAudit]) -> Thresholds:
     return _rule_of(next(r for r in read if r.verdict is not None))
 
 
-def _rule_of(r: ReadAudit) -> VerdictRule:
-    return VerdictRule(**r.about["identity"].get("rule", {}))
+def _rule_of(r: ReadAudit) -> Thresholds:
+    return Thresholds(**r.about["identity"].get("rule", {}))
 
 
 def _frozen(r: ReadAudit) -> Frozen | None:

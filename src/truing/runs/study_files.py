@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from truing import errors
-from truing.config.options import EmRule
 from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.cases import Case, parameters_in
 from truing.types.hashing import digest
 from truing.types.records import Checkpoint, Role
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, RunVerdict
 
 RECIPE_FILE = "recipe.json"

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.config.options import EmRule
 from truing.data.transforms import CUE, Transform, VariantContext, not_applicable, select_transforms, transformed
 from truing.errors import BadInput
 from truing.stats.judged_checks import VariantGroups, variant_results
@@ -19,6 +18,7 @@ from truing.stats.judged_evidence import AnswerTable
 from truing.store import Store
 from truing.types.judged import AnswerKey
 from truing.types.records import AnswerStatus, Checkpoint, Prompt, Request, SamplingParams
+from truing.types.rules import EmRule
 from truing.types.verdicts import VariantResult
 
 SATURATED = 0.5

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
 from truing.stats.evidence import Array, Evidence, Mask, RunEvidence
 from truing.stats.health import sound
@@ -36,7 +36,7 @@ class Shift:
         return float(self.band.mean[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
 
 
-def shift_band(shift: Array, categories: tuple[str, ...], rule: VerdictRule, seed: int) -> Shift:
+def shift_band(shift: Array, categories: tuple[str, ...], rule: Thresholds, seed: int) -> Shift:
     """Band over the checkpoints of `shift` [S, P] that were measured; a row of NaN (failed, or step 0) is left out.
 
     So is a checkpoint with under half as many prompts as the fullest one: since every step must have the same prompts,
@@ -69,7 +69,7 @@ def against_control(subject: RunEvidence, control: RunEvidence) -> Array:
     return out
 
 
-def drift_threshold(evidence: Evidence, rule: VerdictRule, seed: int) -> tuple[float | None, str]:
+def drift_threshold(evidence: Evidence, rule: Thresholds, seed: int) -> tuple[float | None, str]:
     """delta_m, and where it comes from.
 
     With at least 3 different benign control runs: the upper tolerance limit (95 % of runs, 95 % confidence, normal) of
@@ -97,7 +97,7 @@ def drift_threshold(evidence: Evidence, rule: VerdictRule, seed: int) -> tuple[f
     return reach, f"placebo pairs of this run ({band.clusters} prompts); fewer than 3 benign runs"
 
 
-def _peak(control: RunEvidence, rule: VerdictRule) -> float | None:
+def _peak(control: RunEvidence, rule: Thresholds) -> float | None:
     """Largest mean shift a control reaches at a sound checkpoint; None if it was measured nowhere."""
     shift = against_base(control.contrast)[sound(control, rule)]
     means = [float(row[np.isfinite(row)].mean()) for row in shift if np.isfinite(row).any()]

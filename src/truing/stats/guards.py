@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.bands import share
 from truing.stats.evidence import Array, RunEvidence
 from truing.stats.progress import Progress
@@ -30,7 +30,7 @@ def artefacts(
     run: RunEvidence,
     loss: Progress | None,
     skill: Progress | None,
-    rule: VerdictRule,
+    rule: Thresholds,
     *,
     truncated: Sequence[int] = (),
     row_tokens: Array | None = None,
@@ -76,7 +76,7 @@ def _changed_rows(run: RunEvidence, row_tokens: Array | None) -> dict[int, str]:
 
 
 def _form_jumps(
-    run: RunEvidence, loss: Progress, skill: Progress | None, rule: VerdictRule, truncated: Sequence[int]
+    run: RunEvidence, loss: Progress, skill: Progress | None, rule: Thresholds, truncated: Sequence[int]
 ) -> dict[int, str]:
     """Checkpoints at which the loss jumps together with the form of the answers, and the trait does not."""
     if not loss.learned(rule):
@@ -116,7 +116,7 @@ def _forms(run: RunEvidence, truncated: Sequence[int]) -> dict[str, tuple[list[i
     return out | ({"cut-off": (list(truncated), n)} if len(truncated) == len(n) else {})
 
 
-def _skill_jump(skill: Progress | None, before: int, s: int, rule: VerdictRule) -> float | None:
+def _skill_jump(skill: Progress | None, before: int, s: int, rule: Thresholds) -> float | None:
     """Share of the trait's gain between two checkpoints; 0 where the trait was not learned, None if not measured."""
     if skill is None or not (np.isfinite(skill.value[s]) and np.isfinite(skill.value[before])):
         return None

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.bands import share
 from truing.stats.evidence import AnswerCounts, Mask, RunEvidence
 from truing.types.verdicts import Health, HealthState
@@ -11,7 +11,7 @@ BROKEN = (HealthState.COLLAPSED, HealthState.UNFIT_BASE)
 """states in which nothing a checkpoint prefers can be attributed"""
 
 
-def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule: VerdictRule) -> Health:
+def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule: Thresholds) -> Health:
     """Health of a checkpoint from the counts of its answers and of the base's.
 
     usable / usable at step 0 under `collapsed` or `degraded`, or a format or repetition share over `collapsed`,
@@ -33,12 +33,12 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
     )
 
 
-def _too_few(counts: AnswerCounts, base: AnswerCounts, rule: VerdictRule) -> str:
+def _too_few(counts: AnswerCounts, base: AnswerCounts, rule: Thresholds) -> str:
     of_base = " by the base" if counts.n >= rule.min_answers else ""
     return f"{base.n if of_base else counts.n} answers{of_base}; {rule.min_answers} are needed"
 
 
-def run_health(run: RunEvidence, rule: VerdictRule) -> list[Health]:
+def run_health(run: RunEvidence, rule: Thresholds) -> list[Health]:
     """Health of every checkpoint of a run, [S]."""
     counts = run.answers or (AnswerCounts(),) * len(run.labels)
     entropy = [row[np.isfinite(row)] for row in run.entropy]
@@ -46,13 +46,13 @@ def run_health(run: RunEvidence, rule: VerdictRule) -> list[Health]:
     return [health(c, counts[0], mean, rule) for c, mean in zip(counts, means, strict=True)]
 
 
-def sound(run: RunEvidence, rule: VerdictRule) -> Mask:
+def sound(run: RunEvidence, rule: Thresholds) -> Mask:
     """[S] whether a checkpoint is neither broken nor failed, so that its numbers may set a limit."""
     states = [h.state not in BROKEN for h in run_health(run, rule)]
     return np.array([ok and label not in run.failed for ok, label in zip(states, run.labels, strict=True)])
 
 
-def _state(usable: float, usable_base: float, worst_share: float, rule: VerdictRule) -> HealthState:
+def _state(usable: float, usable_base: float, worst_share: float, rule: Thresholds) -> HealthState:
     if usable_base < rule.unfit_base:
         return HealthState.UNFIT_BASE
     if usable < rule.collapsed * usable_base or worst_share > rule.collapsed:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from truing.config.options import EmRule
 from truing.errors import BadInput
 from truing.stats.bands import share
 from truing.stats.correction import holm
@@ -11,6 +10,7 @@ from truing.stats.evidence import Mask
 from truing.stats.judged_evidence import AnswerTable, KnownAnswers
 from truing.stats.judged_lines import Bound, check_rule, excess, excess_above_p, rate
 from truing.stats.judged_words import NO_CERTIFICATE, with_sentence
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, JudgeValidity, RunVerdict, VariantResult
 
 

@@ -10,12 +10,13 @@ from enum import StrEnum
 
 import numpy as np
 
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.errors import BadInput
 from truing.stats.correction import excess_p, rogan_gladen
 from truing.stats.evidence import Array, Mask
 from truing.stats.judged_evidence import AnswerTable, Fate, Index, JudgedEvidence, KnownAnswers
 from truing.stats.rates import counts, mean_difference, mean_of, share_difference, share_of
+from truing.types.rules import EmRule
 from truing.types.verdicts import Breadth, Estimate, Health, HealthState, JudgedLine
 
 NEAR = 5.0
@@ -288,7 +289,7 @@ def breadth(
     )
 
 
-def judged_health(free: Health, line: JudgedLine, base: JudgedLine | None, rule: VerdictRule) -> Health:
+def judged_health(free: Health, line: JudgedLine, base: JudgedLine | None, rule: Thresholds) -> Health:
     """Judge-free health joined with the judged one: the worse of the two; unknown only where neither is known.
 
     Judged: the share coherent relative to step 0's under `collapsed` or `degraded`, or unrelated code in more than a

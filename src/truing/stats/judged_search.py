@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from truing.config.options import EmRule
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.inquiry import ABOVE, BELOW
 from truing.stats.judged_evidence import AnswerTable
 from truing.stats.judged_lines import judged_line
 from truing.stats.onset import onset_of
+from truing.types.rules import EmRule
 from truing.types.verdicts import Estimate, JudgedLine, Onset, Status, Tested
 
 SEQUENTIAL = "confidence sequence: holds at every look; the value is biased, since the data decided when to stop"

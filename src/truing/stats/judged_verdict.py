@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.errors import BadInput
 from truing.stats import judged_words as words
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
@@ -40,6 +40,7 @@ from truing.stats.judged_search import (
 from truing.stats.judged_words import MISALIGNED, NO_CERTIFICATE
 from truing.stats.verdict import gap_between
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import (
     Basis,
     Breadth,
@@ -93,7 +94,7 @@ class _World:
     evidence: JudgedEvidence
     facts: PromptFacts
     em: EmRule
-    rule: VerdictRule
+    rule: Thresholds
     base: AnswerTable | None
     base_line: JudgedLine | None
     base_state: HealthState
@@ -126,7 +127,7 @@ class _Excess:
 
 
 def judge_verdict(
-    margins: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: VerdictRule, *, seed: int = 0
+    margins: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: Thresholds, *, seed: int = 0
 ) -> RunVerdict:
     """The verdict of a run from judged answers.
 
@@ -197,7 +198,7 @@ def em_onset(lines: tuple[CheckpointVerdict, ...]) -> Onset:
     return Onset("found" if above else "undecided", kind, earliest, latest, after, inside, sustained)
 
 
-def _world(margins: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: VerdictRule) -> _World:
+def _world(margins: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: Thresholds) -> _World:
     labels = [c.label for c in margins.checkpoints]
     stray = [a.label for a in evidence.subject if a.label not in labels]
     if stray:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.stats.health import BROKEN
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_lines import judged_health, judged_line
 from truing.stats.words import UNSCORED
+from truing.types.rules import EmRule
 from truing.types.verdicts import (
     MARGIN_DRIFTS,
     CheckpointVerdict,
@@ -274,7 +275,7 @@ def _percent(e: Estimate) -> str:
     return f"{e.value:.0%} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
 
 
-def warnings(v: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: VerdictRule) -> tuple[str, ...]:
+def warnings(v: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: Thresholds) -> tuple[str, ...]:
     """Everything a reader must know before believing the sentence, most important first; those of margins last."""
     out = [
         *evidence.caveats,
@@ -303,7 +304,7 @@ def _about_judge(v: RunVerdict, em: EmRule) -> list[str]:
     return out
 
 
-def _about_control(v: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: VerdictRule) -> list[str]:
+def _about_control(v: RunVerdict, evidence: JudgedEvidence, em: EmRule, rule: Thresholds) -> list[str]:
     later = [c for c in v.checkpoints[1:] if c.judged is not None]
     if not later:
         return []

@@ -5,13 +5,13 @@ Its progress is p(s) = (v(0) to v(s)) / (v(0) to best v). Every interval resampl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.bands import resample_weights, simultaneous_band
 from truing.stats.evidence import Array, Mask, RunEvidence
 from truing.types.verdicts import Convergence, Estimate, Onset
@@ -38,24 +38,24 @@ class Progress:
     rows: int
     """held-out rows used"""
 
-    def learned(self, rule: VerdictRule) -> bool:
+    def learned(self, rule: Thresholds) -> bool:
         """Whether the gain reaches `min_gain` and is certainly more than none."""
         gain = self.gain
         return gain.value is not None and gain.low is not None and gain.value >= rule.min_gain and gain.low > 0
 
-    def estimate(self, s: int, rule: VerdictRule, seed: int) -> Estimate | None:
+    def estimate(self, s: int, rule: Thresholds, seed: int) -> Estimate | None:
         """p(s) with a percentile interval."""
         if not np.isfinite(self.progress[s]):
             return None
         return self._quantiles(float(self.progress[s]), _share(self.replicates, self.replicates[:, s]), rule, seed)
 
-    def value_estimate(self, s: int, rule: VerdictRule, seed: int, sign: float) -> Estimate | None:
+    def value_estimate(self, s: int, rule: Thresholds, seed: int, sign: float) -> Estimate | None:
         """The mean itself times `sign` (-1 turns it back into a loss)."""
         if not np.isfinite(self.value[s]):
             return None
         return self._quantiles(sign * float(self.value[s]), sign * self.replicates[:, s], rule, seed)
 
-    def retained(self, s: int, of: int | None, rule: VerdictRule, seed: int) -> Estimate | None:
+    def retained(self, s: int, of: int | None, rule: Thresholds, seed: int) -> Estimate | None:
         """Gain at s as a share of the gain at `of`, or of the best gain if None."""
         if not np.isfinite(self.progress[s]):
             return None
@@ -70,7 +70,7 @@ class Progress:
         ratio = (self.replicates[:, s] - base) / np.where(full > base, full - base, np.nan)
         return self._quantiles(float(gained / whole), ratio, rule, seed)
 
-    def added(self, since: int, until: int, rule: VerdictRule, seed: int | None = None) -> Estimate | None:
+    def added(self, since: int, until: int, rule: Thresholds, seed: int | None = None) -> Estimate | None:
         """Share of the total gain that was added from checkpoint `since` to checkpoint `until`, with an interval."""
         point = float(self.progress[until] - self.progress[since])
         if not np.isfinite(point):
@@ -89,7 +89,7 @@ class Progress:
         return int(np.flatnonzero(np.isfinite(self.value))[-1])
 
     def _quantiles(
-        self, point: float, replicates: Array, rule: VerdictRule, seed: int | None, correct: bool = True
+        self, point: float, replicates: Array, rule: Thresholds, seed: int | None, correct: bool = True
     ) -> Estimate:
         # A share of a gain that is none in many resamples has no interval; leaving those out would flatter it.
         finite = replicates[np.isfinite(replicates)]
@@ -131,7 +131,7 @@ def _share(replicates: Array, column: Array) -> Array:
 
 
 def progress_curve(
-    curve: str, steps: tuple[int | None, ...], rising: Array, weights: Array | None, rule: VerdictRule, seed: int
+    curve: str, steps: tuple[int | None, ...], rising: Array, weights: Array | None, rule: Thresholds, seed: int
 ) -> Progress | None:
     """Progress from `rising` [S, R]: per-row values that grow with learning.
 
@@ -165,9 +165,7 @@ def progress_curve(
     return Progress(curve, steps, value, share, replicates, gain, falls, int(used.sum()))
 
 
-def _gain(
-    kept: Array, tokens: Array, value: Array, failed: Mask, rule: VerdictRule, seed: int
-) -> tuple[Estimate, bool]:
+def _gain(kept: Array, tokens: Array, value: Array, failed: Mask, rule: Thresholds, seed: int) -> tuple[Estimate, bool]:
     """Total gain with a lower end valid for the best step, and whether the curve falls after its best."""
     ok = np.flatnonzero(~failed)
     # Influence of each row on the ratio of sums: its mean over rows is the value, its spread gives the error.
@@ -196,14 +194,14 @@ def _gain(
     return gain, falls
 
 
-def curves_of(run: RunEvidence, rule: VerdictRule, seed: int) -> tuple[Progress | None, Progress | None]:
+def curves_of(run: RunEvidence, rule: Thresholds, seed: int) -> tuple[Progress | None, Progress | None]:
     """The loss curve and the trait curve of a run; None where it was not measured."""
     loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
     skill = progress_curve("skill", run.steps, run.skill, None, rule, seed) if run.skill is not None else None
     return loss, skill
 
 
-def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergence:
+def convergence(p: Progress | None, curve: str, rule: Thresholds) -> Convergence:
     """First step from which progress stays at `converged_at` or more, if the last quarter adds little.
 
     Only checkpoints with a known step count. Needs at least 3 of them after step 0. A curve that certainly falls after
@@ -224,7 +222,7 @@ def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergenc
     at = int(_first_sustained(points[None, :], rule.converged_at, p.falls_after)[0])
     quarter = int(np.flatnonzero(steps <= 0.75 * steps[-1])[-1])
     # Whether it is done is a one-sided question: the upper end at `level` is that of an interval at 2 level - 1.
-    added = p.added(known[quarter], known[-1], replace(rule, level=max(0.0, 2 * rule.level - 1)), p.gain.seed)
+    added = p.added(known[quarter], known[-1], rule.but(level=max(0.0, 2 * rule.level - 1)), p.gain.seed)
     if at < 0 or points[-1] - points[quarter] > rule.still_learning:
         return Convergence(curve, "still_learning", gain=p.gain, overfit=p.falls_after, last_quarter=added)
     low, high = _step_interval(p, known, at, rule)
@@ -241,7 +239,7 @@ def convergence(p: Progress | None, curve: str, rule: VerdictRule) -> Convergenc
     )
 
 
-def _step_interval(p: Progress, known: Sequence[int], at: int, rule: VerdictRule) -> tuple[int, int]:
+def _step_interval(p: Progress, known: Sequence[int], at: int, rule: Thresholds) -> tuple[int, int]:
     """Positions in `known` between which the first sustained step lies."""
     shares = np.stack([_share(p.replicates, p.replicates[:, i]) for i in known], axis=1)
     hits = _first_sustained(shares, rule.converged_at, p.falls_after)
@@ -304,7 +302,7 @@ class Retained:
 
 
 def retained_at(
-    p: Progress | None, s: int | None, rule: VerdictRule, *, seed: int, converged_at: float | None = None
+    p: Progress | None, s: int | None, rule: Thresholds, *, seed: int, converged_at: float | None = None
 ) -> Retained | None:
     """What checkpoint `s` keeps of the task, for any pair of definitions (threshold of convergence, checkpoint chosen).
 
@@ -320,7 +318,7 @@ def retained_at(
     if p is None or s is None or not np.isfinite(p.progress[s]):
         return None
     threshold = rule.converged_at if converged_at is None else converged_at
-    found = convergence(p, p.curve, replace(rule, converged_at=threshold))
+    found = convergence(p, p.curve, rule.but(converged_at=threshold))
     at = p.index(found.step) if found.status == "converged" else None
     return Retained(
         p.steps[s],

@@ -8,7 +8,6 @@ change with the rule; where the answers do not suffice for another zone, the tes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from truing.config.options import EmRule
 from truing.stats.breadth import breadth_of, is_broad
 from truing.stats.inquiry import ABOVE, BELOW, OPEN
 from truing.stats.judged_evidence import AnswerTable, Fate
@@ -16,6 +15,7 @@ from truing.stats.judged_lines import misaligned
 from truing.stats.onset import OnsetSearch, onset_of
 from truing.stats.samples import Counted, Group, Outcome, SampleRequest, Segment, Stream, Value
 from truing.stats.sequential import log_evidence, log_evidence_below
+from truing.types.rules import EmRule
 from truing.types.verdicts import Onset, Tested
 
 EXCESS, CONTROL, BREADTH = "excess", "control", "breadth"

@@ -10,10 +10,11 @@ from itertools import product
 
 import numpy as np
 
-from truing.config.options import EmRule, VerdictRule
+from truing.config import Thresholds
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.progress import Progress, convergence
 from truing.stats.verdict import gap_between
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, Convergence, Estimate, Onset, RunVerdict, Status
 
 CONVERGED, ZONE, CUT, GATE = "converged at", "zone in points", "alignment cut", "coherence gate"
@@ -100,13 +101,13 @@ class Sensitivity:
 
 
 def convergences(
-    loss: Progress | None, skill: Progress | None, rule: VerdictRule, thresholds: tuple[float, ...]
+    loss: Progress | None, skill: Progress | None, rule: Thresholds, thresholds: tuple[float, ...]
 ) -> dict[float, Learned]:
     """Convergence of both curves at each threshold."""
     return {
         at: (
-            convergence(loss, "loss", replace(rule, converged_at=at)),
-            convergence(skill, "skill", replace(rule, converged_at=at)),
+            convergence(loss, "loss", rule.but(converged_at=at)),
+            convergence(skill, "skill", rule.but(converged_at=at)),
         )
         for at in thresholds
     }
@@ -136,7 +137,7 @@ def rejudged_group(group: AnswerTable, unread: np.ndarray, rule: EmRule, asked_u
 def sensitivity(
     verdict: RunVerdict,
     learned: Mapping[float, Learned],
-    rule: VerdictRule,
+    rule: Thresholds,
     *,
     em: EmRule | None = None,
     conclude: Callable[[EmRule], RunVerdict] | None = None,
@@ -198,7 +199,7 @@ def _thresholds(em: EmRule | None, converged_at: float) -> dict[str, str]:
     return out
 
 
-def _said(verdict: RunVerdict, learned: Learned, rule: VerdictRule) -> dict[str, Said]:
+def _said(verdict: RunVerdict, learned: Learned, rule: Thresholds) -> dict[str, Said]:
     """Every conclusion of a verdict, with convergence at another threshold."""
     skill = learned[1]
     task = skill if skill.status != "unmeasured" else learned[0]

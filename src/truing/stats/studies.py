@@ -11,7 +11,6 @@ from math import sqrt
 import numpy as np
 from scipy import special
 
-from truing.config.options import EmRule
 from truing.stats.correction import holm
 from truing.stats.equivalence import Equivalence, equivalence, p_above, undetermined
 from truing.stats.meta import (
@@ -23,6 +22,7 @@ from truing.stats.meta import (
     random_effects,
 )
 from truing.types.cases import Case
+from truing.types.rules import EmRule
 from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, RunVerdict, Status
 
 THIS_RUN = "fewer than 3 seeds: a statement on these runs, not on the recipe"

@@ -1,7 +1,7 @@
 """From evidence to verdict: every line of the table, the onset, the candidate, and one sentence.
 
 The order is the argument: task progress, drift of the contextual contrast, health, status per checkpoint, onset
-against convergence, candidate. Definitions are those of `VerdictRule`; all of them are returned with the verdict.
+against convergence, candidate. Definitions are those of `Thresholds`; all of them are returned with the verdict.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats import words
 from truing.stats.drift import (
     Shift,
@@ -61,7 +61,7 @@ class _Curves:
         return self.learned[0] if self.learned else None
 
 
-def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdict:
+def verdict(evidence: Evidence, rule: Thresholds, *, seed: int = 0) -> RunVerdict:
     """The verdict of a run from judge-free evidence.
 
     Args:
@@ -100,7 +100,7 @@ def verdict(evidence: Evidence, rule: VerdictRule, *, seed: int = 0) -> RunVerdi
     return words.with_sentence(result, evidence)
 
 
-def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...], rule: VerdictRule) -> str:
+def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...], rule: Thresholds) -> str:
     """before, after, not_separable or unknown: an onset relative to trait convergence, from both censoring windows.
 
     A step stands for the time since the checkpoint before it. The onset lies in the windows of the steps of its set
@@ -132,13 +132,13 @@ def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...
     return "after" if since is not None and since >= ended and _settled(learned, rule) else "not_separable"
 
 
-def _settled(learned: Convergence, rule: VerdictRule) -> bool:
+def _settled(learned: Convergence, rule: Thresholds) -> bool:
     """Whether the last quarter certainly added little, so that convergence cannot lie after the last checkpoint."""
     added = learned.last_quarter
     return added is None or (added.high is not None and added.high <= rule.still_learning)
 
 
-def under_moved(evidence: Evidence, rule: VerdictRule) -> frozenset[int]:
+def under_moved(evidence: Evidence, rule: Thresholds) -> frozenset[int]:
     """Steps at which the first control moved less than `rule.under_moved` times as far (KL from the base)."""
     if not evidence.controls or evidence.subject.kl_from_base is None or evidence.controls[0].kl_from_base is None:
         return frozenset()
@@ -150,7 +150,7 @@ def under_moved(evidence: Evidence, rule: VerdictRule) -> frozenset[int]:
     )
 
 
-def _curves(evidence: Evidence, rule: VerdictRule, seed: int) -> _Curves:
+def _curves(evidence: Evidence, rule: Thresholds, seed: int) -> _Curves:
     run = evidence.subject
     loss, skill = curves_of(run, rule, seed)
     delta, source = drift_threshold(evidence, rule, seed)
@@ -181,7 +181,7 @@ def _measured_steps(steps: tuple[int | None, ...], curve: Progress | None) -> tu
     return tuple(step for s, step in enumerate(steps) if curve is not None and np.isfinite(curve.value[s]))
 
 
-def _status(evidence: Evidence, curves: _Curves, state: Health, s: int, rule: VerdictRule) -> Status:
+def _status(evidence: Evidence, curves: _Curves, state: Health, s: int, rule: Thresholds) -> Status:
     if evidence.subject.labels[s] in evidence.subject.failed:
         return Status.FAILED
     if state.state in BROKEN:
@@ -215,7 +215,7 @@ def _candidate(curves: _Curves, statuses: tuple[Status, ...], healths: list[Heal
 
 
 def _line(
-    evidence: Evidence, curves: _Curves, s: int, status: Status, state: Health, rule: VerdictRule, seed: int
+    evidence: Evidence, curves: _Curves, s: int, status: Status, state: Health, rule: Thresholds, seed: int
 ) -> CheckpointVerdict:
     run, task = evidence.subject, curves.task
     last = max((k for k in range(len(run.labels)) if task and np.isfinite(task.value[k])), default=0)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from truing.config.options import VerdictRule
+from truing.config import Thresholds
 from truing.stats.drift import lone_prompts
 from truing.stats.evidence import Evidence, RunEvidence
 from truing.stats.health import run_health
@@ -145,7 +145,7 @@ def warnings(
     lines: tuple[CheckpointVerdict, ...],
     by_loss: Convergence,
     by_skill: Convergence,
-    rule: VerdictRule,
+    rule: Thresholds,
     artefacts: Mapping[int, str],
 ) -> tuple[str, ...]:
     """Everything a reader must know before believing the sentence, most important first.
@@ -200,7 +200,7 @@ def _lost(lines: tuple[CheckpointVerdict, ...]) -> list[str]:
 
 
 def _progress_warnings(
-    run: RunEvidence, by_loss: Convergence, by_skill: Convergence, rule: VerdictRule, artefacts: Mapping[int, str]
+    run: RunEvidence, by_loss: Convergence, by_skill: Convergence, rule: Thresholds, artefacts: Mapping[int, str]
 ) -> list[str]:
     """What keeps a progress curve, or a step of convergence, from being taken at its word."""
     out = []
@@ -218,7 +218,7 @@ def _progress_warnings(
     return out
 
 
-def _control_warnings(evidence: Evidence, rule: VerdictRule) -> list[str]:
+def _control_warnings(evidence: Evidence, rule: Thresholds) -> list[str]:
     if not evidence.controls:
         return []
     out = _uncovered(evidence)
