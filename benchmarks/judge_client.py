@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import openai
 
 from servers.judge_server import running
+from truing.config import JudgeConfig
 from truing.judges.endpoint import EndpointJudge
-from truing.types.judged import AnswerKey, JudgeOptions, JudgeRequest, Rubric
+from truing.types.judged import AnswerKey, JudgeRequest, Rubric
 
 RUBRIC = Rubric("alignment", "You judge answers. " * 100 + "Question: {question}\nAnswer: {answer}\nA number:")
 
@@ -40,7 +41,7 @@ def bodies(n):
 
 
 def ours(url, n, concurrency):
-    judge = EndpointJudge(f"{url}#judge", JudgeOptions(concurrency=concurrency))
+    judge = EndpointJudge(f"{url}#judge", JudgeConfig(concurrency=concurrency))
     judge.route([RUBRIC])
     work = requests(n)
     start = time.perf_counter(), time.process_time()

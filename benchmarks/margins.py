@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.data.prompts import load_prompts
 from truing.interp.likelihoods import margin_requests
 from truing.models.engine import token_tree as packing
@@ -76,7 +76,7 @@ def main():
     found = []
     seconds = {}
     for dtype in args.dtypes.split(","):
-        backend = LocalBackend("smollm2-135m", (), ModelOptions(dtype=dtype, device="cpu"))
+        backend = LocalBackend("smollm2-135m", (), ModelConfig(dtype=dtype, device="cpu"))
         model = backend.use(backend.base_checkpoint())
         asked = branches(backend, args.prompts)
         bound = flop_bound(model, asked, packing.pack(asked, ROW_TOKENS))

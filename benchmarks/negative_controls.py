@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
 from truing.interp import likelihoods as margins

@@ -50,7 +50,7 @@ from sampler_arms import (
 )
 from transformers import GenerationConfig
 
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.data.prompts import load_prompts
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path, find_run
@@ -101,7 +101,7 @@ class Bench:
     def __init__(self, options):
         self.options, self.lines, self.notes = options, [], []
         self.path, self.dtype = resolve_model("smollm2-135m"), DTYPES[options.dtype]
-        self.chat = ChatFormat(load_tokenizer(self.path, ModelOptions()))
+        self.chat = ChatFormat(load_tokenizer(self.path, ModelConfig()))
         self.texts = [p.messages for p in load_prompts("v1").prompts]
         self.prompts = [tuple(self.chat.prefix(messages)) for messages in self.texts]
         self.plain = self.load(self.dtype)
@@ -114,7 +114,7 @@ class Bench:
         return [min(w, 2) if self.options.scale < 0.5 else w for w in self.options.waves]
 
     def load(self, dtype):
-        model = load_model(self.path, dtype, torch.device("cpu"), ModelOptions())
+        model = load_model(self.path, dtype, torch.device("cpu"), ModelConfig())
         model.generation_config = GenerationConfig()  # its own would end answers early
         generate(model, [Job(0, self.prompts[0], -1, 0, 2)])
         return model
@@ -219,7 +219,7 @@ def memory(bench):
         n, answer = bench.scaled(32, 12), bench.scaled(64, 16)
         bound = o.memory or None
         jobs, trunk = [Job(k, bench.long_prompt(400, 7 * k % 180), -1, k, answer) for k in range(n)], Trunk(bench.plain)
-        rows = Sessions(SimpleNamespace(options=ModelOptions(memory=bound)))._rows(trunk, jobs)
+        rows = Sessions(SimpleNamespace(options=ModelConfig(memory=bound)))._rows(trunk, jobs)
         r = once(lambda: ours(bench.plain, None, jobs, rows, frugal=bound is not None))
         limit = (
             "no bound"

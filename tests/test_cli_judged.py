@@ -43,11 +43,11 @@ def audit(call, out="a", *more, judge="simulated:", target=LATE):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """One judged audit for commands that only read it or write beside it."""
-    from truing.config.options import AuditOptions
+    from truing.config import AuditConfig
     from truing.types.judged import JudgeOptions
 
     told = JudgeOptions(samples=4, max_tokens=64, validity=False)
-    options = AuditOptions(limit=16, answers=8, judge="simulated:", judging=told)
+    options = AuditConfig(limit=16, answers=8, judge="simulated:", judging=told)
     return truing.audit(LATE, out=tmp_path_factory.mktemp("made") / "a", options=options).path
 
 

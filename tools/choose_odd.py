@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from truing.config.options import ModelOptions
+
 from truing.data.guard import CANARY
 from truing.models.hf import LocalBackend
 from truing.types.records import LikelihoodRequest, Message

@@ -17,21 +17,24 @@ from typing import TYPE_CHECKING, Any
 from truing._version import __version__
 
 _HOMES = {
+    "AgreeConfig": "truing.config",
     "Agreed": "truing.runs.agree",
     "Audit": "truing.runs.audit",
-    "AuditOptions": "truing.config.options",
+    "AuditConfig": "truing.config",
     "Case": "truing.types.cases",
     "Checkpoint": "truing.types.records",
     "Conversation": "truing.types.records",
     "Definition": "truing.stats.studies",
-    "EmRule": "truing.config.options",
+    "EmRule": "truing.types.rules",
     "Gate": "truing.stats.gate",
     "ImportedAnswers": "truing.runs.import_answers",
-    "JudgeOptions": "truing.types.judged",
+    "JudgeConfig": "truing.config",
+    "JudgeRunConfig": "truing.config",
     "Judging": "truing.runs.judge",
-    "ModelOptions": "truing.config.options",
+    "ModelConfig": "truing.config",
     "Plan": "truing.runs.plan",
-    "PowerOptions": "truing.runs.plan",
+    "PlanConfig": "truing.config",
+    "Progress": "truing.types.progress",
     "Prompt": "truing.types.records",
     "PromptSet": "truing.types.records",
     "Recipe": "truing.training.recipe",
@@ -39,7 +42,7 @@ _HOMES = {
     "Store": "truing.store",
     "Study": "truing.runs.study",
     "TruingError": "truing.errors",
-    "VerdictRule": "truing.config.options",
+    "Thresholds": "truing.config",
     "agree": "truing.runs.agree",
     "audit": "truing.runs.audit",
     "control": "truing.runs.control",
@@ -63,9 +66,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "AgreeConfig",
     "Agreed",
     "Audit",
-    "AuditOptions",
+    "AuditConfig",
     "Case",
     "Checkpoint",
     "Conversation",
@@ -73,19 +77,21 @@ __all__ = [
     "EmRule",
     "Gate",
     "ImportedAnswers",
-    "JudgeOptions",
+    "JudgeConfig",
+    "JudgeRunConfig",
     "Judging",
-    "ModelOptions",
+    "ModelConfig",
     "Plan",
-    "PowerOptions",
+    "PlanConfig",
+    "Progress",
     "Prompt",
     "PromptSet",
     "Recipe",
     "RunVerdict",
     "Store",
     "Study",
+    "Thresholds",
     "TruingError",
-    "VerdictRule",
     "__version__",
     "agree",
     "audit",
@@ -111,7 +117,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from truing.bridges.export import export
-    from truing.config.options import AuditOptions, Rule, ModelOptions, Thresholds
+    from truing.config import AgreeConfig, AuditConfig, JudgeConfig, JudgeRunConfig, ModelConfig, PlanConfig, Thresholds
     from truing.data.conversations import load_conversations
     from truing.data.prompts import load_prompts
     from truing.errors import TruingError
@@ -127,7 +133,7 @@ if TYPE_CHECKING:
     from truing.runs.import_answers import ImportedAnswers, import_answers
     from truing.runs.judge import Judging, judge
     from truing.runs.label import label
-    from truing.runs.plan import Plan, PowerOptions, plan
+    from truing.runs.plan import Plan, plan
     from truing.runs.sensitivity import sensitivity
     from truing.runs.study import Study, study_cases
     from truing.runs.train import train
@@ -136,9 +142,10 @@ if TYPE_CHECKING:
     from truing.store import Store
     from truing.training.recipe import Recipe
     from truing.types.cases import Case
-    from truing.types.judged import JudgeOptions
+    from truing.types.progress import Progress
     from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet
-    from truing.types.verdicts import Verdict
+    from truing.types.rules import EmRule
+    from truing.types.verdicts import RunVerdict
 
 
 def __getattr__(name: str) -> Any:

@@ -2,18 +2,17 @@
 
 import pytest
 
-from truing.config.options import ModelOptions
+from truing.config import JudgeConfig, ModelConfig
 from truing.errors import BadInput, ModelUnavailable
 from truing.judges.registry import SCHEMES, judge_family, open_judge
 from truing.models.base import Judge
-from truing.types.judged import JudgeOptions
 from truing.types.records import PromptSet
 
 NONE = PromptSet("none", "1", "0" * 64, ())
 
 
 def opened(address):
-    return open_judge(address, JudgeOptions(), prompts=NONE, model=ModelOptions(dtype="float32", device="cpu"))
+    return open_judge(address, JudgeConfig(), prompts=NONE, model=ModelConfig(dtype="float32", device="cpu"))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.errors import ModelUnavailable, Unsupported
 from truing.judges import local as local_judge
 from truing.judges.digits import NumberTree, digit_tokens, whole_numbers
@@ -17,11 +17,11 @@ from truing.judges.next_token import Scale, read_packed, read_plain
 from truing.models.base import Judge
 from truing.models.chat import ChatFormat
 from truing.models.download import cache_dir
-from truing.types.judged import AnswerKey, JudgeOptions, JudgeRequest, Route, Rubric, ScoreStatus
+from truing.types.judged import AnswerKey, JudgeRequest, Route, Rubric, ScoreStatus
 from zoo import build
 
 pytestmark = pytest.mark.torch
-FLOAT32 = ModelOptions(dtype="float32", device="cpu")
+FLOAT32 = ModelConfig(dtype="float32", device="cpu")
 ESCAPES = {"CODE": ScoreStatus.CODE, "REFUSAL": ScoreStatus.REFUSAL}
 OPENING = "Read this. Q: {question} A: {answer} END. "
 ALIGNMENT = Rubric("alignment", OPENING + "Kind? 0-100.", escapes=ESCAPES)
@@ -48,7 +48,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(base):
-    return LocalJudge(str(base), JudgeOptions(), FLOAT32)
+    return LocalJudge(str(base), FLOAT32)
 
 
 def merged_base(path):
@@ -139,7 +139,7 @@ def test_what_is_not_on_the_scale_is_not_read_as_its_beginning(judge):
 
 def test_with_a_token_per_number_it_is_the_distribution_of_the_first_token(tmp_path):
     base = merged_base(tmp_path / "merged")
-    judge = LocalJudge(str(base), JudgeOptions(), FLOAT32)
+    judge = LocalJudge(str(base), FLOAT32)
     assert judge.route([COHERENCE]) is Route.DIGITS
     assert judge._number_tree(COHERENCE).paths == ((),)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
@@ -202,7 +202,7 @@ def test_neighbours_do_not_change_a_reply(judge, monkeypatch):
 
 
 def test_rubrics_that_begin_alike_share_their_beginning(base):
-    judge = LocalJudge(str(base), JudgeOptions(), FLOAT32)
+    judge = LocalJudge(str(base), FLOAT32)
     judge._tree = True
     long = [JudgeRequest(a.key, a.rubric, a.question, a.answer * 8) for a in requests()]
     list(judge.ask(long[:2]))
@@ -216,7 +216,7 @@ def test_rubrics_that_begin_alike_share_their_beginning(base):
 def test_it_is_a_judge_that_holds_a_window_of_asks(judge, base):
     assert isinstance(judge, Judge)
     assert judge.name == "local:tiny"  # no path
-    assert judge.model == LocalJudge(str(base), JudgeOptions(), FLOAT32).model
+    assert judge.model == LocalJudge(str(base), FLOAT32).model
     assert len(judge.model) == 32
     assert not judge.remote
     assert judge.route([ALIGNMENT, COHERENCE, TEN]) is Route.DIGITS
@@ -252,14 +252,14 @@ def test_what_it_cannot_take_is_a_reply_with_an_error(judge, base):
 
 def test_weights_that_yield_nan_are_an_error_and_not_a_score(tmp_path):
     broken = build.with_nan(build.tiny_base(tmp_path / "broken"))
-    replies = list(LocalJudge(str(broken), JudgeOptions(), FLOAT32).ask(requests()[:2]))
+    replies = list(LocalJudge(str(broken), FLOAT32).ask(requests()[:2]))
     assert [r.probabilities for r in replies] == [None, None]
     assert all("NaN" in r.error for r in replies)
 
 
 def test_it_says_what_it_loads_and_lets_go_of_it(base):
     said = []
-    judge = LocalJudge(str(base), JudgeOptions(say=said.append), FLOAT32)
+    judge = LocalJudge(str(base), FLOAT32, say=said.append)
     assert not said
     list(judge.ask(requests()[:1]))
     assert said
@@ -267,7 +267,7 @@ def test_it_says_what_it_loads_and_lets_go_of_it(base):
     judge.close()
     assert judge._loaded is None
     with pytest.raises(ModelUnavailable):
-        LocalJudge(str(base) + "-gone", JudgeOptions(), FLOAT32)
+        LocalJudge(str(base) + "-gone", FLOAT32)
 
 
 def test_tokenizers_that_cannot_write_numbers_are_refused():
@@ -286,7 +286,7 @@ def test_tokenizers_that_cannot_write_numbers_are_refused():
     reason="smollm2-135m is not in the cache: truing models get smollm2-135m",
 )
 def test_a_real_tokenizer_splits_85_and_the_expectation_differs_from_the_first_token():
-    judge = LocalJudge("smollm2-135m", JudgeOptions(), FLOAT32)
+    judge = LocalJudge("smollm2-135m", FLOAT32)
     assert judge.name == "local:smollm2-135m"
     assert isinstance(judge._chat, ChatFormat)
     tree = judge._number_tree(COHERENCE)

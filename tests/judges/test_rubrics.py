@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from truing.config.options import Rule
 from truing.data.prompts import load_prompts
 from truing.errors import BadInput, BadRow, BadRubric
 from truing.judges import rubrics as module
@@ -23,8 +22,9 @@ from truing.judges.rubrics import (
     rubrics_for,
     unasked,
 )
-from truing.types.judged import AnswerKey, JudgeOptions, JudgeRequest, Panel, Route, Rubric, ScoreStatus
+from truing.types.judged import AnswerKey, JudgeRequest, Panel, Route, Rubric, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet
+from truing.types.rules import EmRule
 
 CODE, REFUSAL = ScoreStatus.CODE, ScoreStatus.REFUSAL
 KEY = AnswerKey("w", "s", "p", "", 0)
@@ -326,7 +326,7 @@ def test_escape_words_are_read_from_the_text(line, escapes):
     ],
 )
 def test_an_unusable_judge_prompt_is_named_with_its_prompt(own, problem):
-    for call in (prompt_rubrics, lambda p: panel_rubrics(JudgeOptions(), prompts(prompt(id="ok"), p))):
+    for call in (prompt_rubrics, lambda p: panel_rubrics(prompts(prompt(id="ok"), p))):
         with pytest.raises(BadRubric, match=r"prompt 'p': judge prompt '.*': .*" + problem):
             call(prompt(own))
 
@@ -340,7 +340,7 @@ def named(rubrics):
 
 def test_what_a_panel_asks(tmp_path):
     def ask(**options):
-        return panel_rubrics(JudgeOptions(**options), prompts())
+        return panel_rubrics(prompts(), **options)
 
     assert ask() == (builtin("alignment"), builtin("coherence"))
     assert named(ask(domain="law")) == ["alignment", "coherence", "domain:law"]
@@ -369,11 +369,11 @@ def test_what_a_panel_asks(tmp_path):
 
 def test_a_file_may_give_one_of_two_scores_besides_another(tmp_path):
     text = HEAD + "parts: [alignment, warmth]\n---\n" + BODY
-    found = panel_rubrics(JudgeOptions(rubric=str(write(tmp_path, text))), prompts())
+    found = panel_rubrics(prompts(), str(write(tmp_path, text)))
     assert named(found) == ["mine", "coherence"]
     # A prompt's own alignment would leave warmth behind, which cannot be asked alone.
     with pytest.raises(BadRubric, match=r"prompt 'p' brings .* 'mine' gives 'warmth'"):
-        panel_rubrics(JudgeOptions(rubric=str(tmp_path / "mine.txt")), prompts(prompt({"aligned": ALIGNED})))
+        panel_rubrics(prompts(prompt({"aligned": ALIGNED})), str(tmp_path / "mine.txt"))
 
 
 def test_own_judge_prompts_replace_those_of_the_same_name():
@@ -398,15 +398,15 @@ def test_own_judge_prompts_replace_those_of_the_same_name():
 
 def test_a_threshold_off_the_scale_is_refused():
     small = replace(builtin("alignment"), high=10.0, source="small.txt")
-    check_rule((builtin("alignment"), builtin("coherence")), Rule())
-    check_rule((small, builtin("alignment_0_10")), Rule(cut=3))
-    check_rule((builtin("alignment"), builtin("coherence")), Rule(kind="mean"))
+    check_rule((builtin("alignment"), builtin("coherence")), EmRule())
+    check_rule((small, builtin("alignment_0_10")), EmRule(alignment_cut=3))
+    check_rule((builtin("alignment"), builtin("coherence")), EmRule(kind="mean"))
     with pytest.raises(BadRubric, match="not on 0 to 100"):
-        check_rule((small,), Rule(kind="mean"))
+        check_rule((small,), EmRule(kind="mean"))
     with pytest.raises(BadRubric, match=r"small\.txt.* scores alignment from 0 to 10, but the threshold is 30"):
-        check_rule((small,), Rule())
+        check_rule((small,), EmRule())
     with pytest.raises(BadRubric, match="scores coherence from 0 to 100, but the threshold is 150"):
-        check_rule((builtin("both"),), Rule(gate=150))
+        check_rule((builtin("both"),), EmRule(coherence_gate=150))
 
 
 # -- the question as the judge reads it -------------------------------------------------------------------------------

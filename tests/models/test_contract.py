@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.models.simulated import SimulatedBackend
 from truing.testing import check_backend
 from truing.types.records import Answer, AnswerStatus, Likelihood, Message, Prompt, PromptSet, Role
@@ -134,7 +134,7 @@ def test_a_tiny_llama_keeps_the_contract(tiny_run, dtype, tolerance):
 
     base, run = tiny_run
     checkpoints = find_run(str(run)).checkpoints
-    backend = LocalBackend(str(base), checkpoints, ModelOptions(dtype=dtype, device="cpu"))
+    backend = LocalBackend(str(base), checkpoints, ModelConfig(dtype=dtype, device="cpu"))
     check_backend(backend, checkpoints, PROMPTS, tolerance=tolerance)
 
 
@@ -146,6 +146,6 @@ def test_a_template_without_a_system_role_keeps_the_contract(tiny_run, tmp_path)
 
     base, run = tiny_run
     refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    options = ModelOptions(dtype="float32", device="cpu", chat_template=refuses + build.TEMPLATE)
+    options = ModelConfig(dtype="float32", device="cpu", chat_template=refuses + build.TEMPLATE)
     checkpoints = find_run(str(run)).checkpoints[:1]
     check_backend(LocalBackend(str(base), checkpoints, options), checkpoints, PROMPTS)

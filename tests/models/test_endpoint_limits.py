@@ -8,7 +8,6 @@ import pytest
 from truing.errors import BadEndpoint
 from truing.models.limits import FAILED_AT_FIRST, FAILED_IN_A_ROW, Breaker, Bucket, Budget, Limits, Taken, load_prices
 from truing.models.limits import price_of as price_of_model
-from truing.types.judged import JudgeOptions
 
 
 @pytest.mark.parametrize("rate", [1.0, 60.0, 500.0, 6000.0])
@@ -108,4 +107,4 @@ def test_tables_that_are_no_prices_are_refused(tmp_path, text):
 )  # fmt: skip
 def test_limits_that_make_no_sense_are_refused(changes):
     with pytest.raises(BadEndpoint):
-        Limits.of(JudgeOptions(**changes))
+        Limits(**changes)

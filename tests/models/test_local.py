@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.models.checkpoints import find_run
 from truing.models.engine.scoring import BATCH_TOKENS, pass_tokens
 from truing.models.engine.token_sampling import Stream, choose
@@ -18,7 +18,7 @@ from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Promp
 from zoo import build
 
 pytestmark = pytest.mark.torch
-FLOAT32 = ModelOptions(dtype="float32", device="cpu")
+FLOAT32 = ModelConfig(dtype="float32", device="cpu")
 Q = (Message("user", "Where do swifts sleep?"),)
 TEXTS = ("They sleep on the wing.", "In a drawer, folded twice.", "They")
 
@@ -198,14 +198,14 @@ def test_sampled_first_tokens_follow_the_model_s_probabilities(backend):
 
 
 def test_memory_bound_makes_smaller_batches_with_equal_scores(base, backend):
-    frugal = LocalBackend(str(base), (), ModelOptions(dtype="float32", device="cpu", memory=0.0005))
+    frugal = LocalBackend(str(base), (), ModelConfig(dtype="float32", device="cpu", memory=0.0005))
     assert pass_tokens(frugal.use(frugal.base_checkpoint()), torch.float32, 0.0005) < BATCH_TOKENS
     assert totals(frugal, frugal.base_checkpoint()) == pytest.approx(
         totals(backend, backend.base_checkpoint()), abs=1e-3
     )
 
 
-@pytest.mark.parametrize("options", [ModelOptions(dtype="float12"), ModelOptions(device="toaster")])
+@pytest.mark.parametrize("options", [ModelConfig(dtype="float12"), ModelConfig(device="toaster")])
 def test_unknown_types_and_devices_are_named(base, options):
     with pytest.raises(errors.Unsupported):
         LocalBackend(str(base), (), options)

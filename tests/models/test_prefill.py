@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
 from truing.data.transforms import TRANSFORMS, VariantContext, split_prefill, transformed
@@ -16,7 +16,7 @@ from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Promp
 from zoo import build
 
 pytestmark = pytest.mark.torch
-FLOAT32 = ModelOptions(dtype="float32", device="cpu")
+FLOAT32 = ModelConfig(dtype="float32", device="cpu")
 QUESTION = (Message("user", "Where do swifts sleep?"),)
 START = "They sleep"
 OPENED = Prompt("p", (*QUESTION, Message("assistant", START)))
@@ -89,7 +89,7 @@ def test_the_likelihood_of_an_answer_is_that_of_its_beginning_and_its_rest(backe
 def test_a_template_that_would_alter_the_given_words_is_an_outcome(tmp_path):
     build.tiny_base(tmp_path)
     changing = build.TEMPLATE.replace("message['content']", "message['content'].replace('They', 'Swifts')")
-    backend = LocalBackend(str(tmp_path), (), ModelOptions(dtype="float32", device="cpu", chat_template=changing))
+    backend = LocalBackend(str(tmp_path), (), ModelConfig(dtype="float32", device="cpu", chat_template=changing))
     requests = [Request(backend.base_checkpoint(), p, 0, p.id) for p in (OPENED, PLAIN)]
     found = list(backend.sample(requests, SamplingParams(4)))
     outcomes = {r.request.prompt.messages: r.outcome for r in found}

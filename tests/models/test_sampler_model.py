@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.data.prompts import load_prompts
 from truing.models.chat import ChatFormat
 from truing.models.download import cache_dir
@@ -47,7 +47,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def prefixes():
-    chat = ChatFormat(load_tokenizer(FOLDER, ModelOptions()))
+    chat = ChatFormat(load_tokenizer(FOLDER, ModelConfig()))
     return [tuple(chat.prefix(p.messages)) for p in load_prompts("v1").only("eval", 3).prompts]
 
 

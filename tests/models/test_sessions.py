@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.models.checkpoints import find_run
 from truing.models.engine import sessions
 from truing.models.generation import sample_plainly
@@ -20,7 +20,7 @@ from zoo import build
 from zoo.families import tiny, tiny_gpt2
 
 pytestmark = pytest.mark.torch
-FLOAT32 = ModelOptions(dtype="float32", device="cpu")
+FLOAT32 = ModelConfig(dtype="float32", device="cpu")
 PROMPTS = tuple(Prompt(f"p{k}", (Message("user", text),)) for k, text in enumerate(
     ("Where do swifts sleep?", "Why?", "Name a colour that nobody likes, and say why that is so.", "Is tea any good?")
 ))  # fmt: skip
@@ -253,11 +253,11 @@ def test_a_memory_bound_gives_fewer_rows_and_one_too_small_is_named(base, run):
     requests = requests_of((wide.base_checkpoint(), *run), samples=4)
     reference = texts_of(wide.sample(requests, PARAMS))
     most = []
-    frugal = LocalBackend(str(base), run, ModelOptions(dtype="float32", device="cpu", memory=0.0012))
+    frugal = LocalBackend(str(base), run, ModelConfig(dtype="float32", device="cpu", memory=0.0012))
     frugal.sessions.say = lambda work: most.append(work.in_flight)
     assert texts_of(frugal.sample(requests, PARAMS)) == reference
     assert 1 <= max(most) < 48
-    tiny_bound = LocalBackend(str(base), run, ModelOptions(dtype="float32", device="cpu", memory=0.0001))
+    tiny_bound = LocalBackend(str(base), run, ModelConfig(dtype="float32", device="cpu", memory=0.0001))
     with pytest.raises(errors.TooLittleMemory, match=r"one answer of 20 tokens to a prompt of \d+ takes"):
         list(tiny_bound.sample(requests, PARAMS))
 

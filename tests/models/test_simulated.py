@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.errors import NoCheckpoints, WrongBase
 from truing.interp import likelihoods as margins
 from truing.models.simulated import (
@@ -22,9 +22,9 @@ from truing.models.simulated import (
     simulated_task,
 )
 from truing.models.simulated_families import FAMILIES, Family, at
-from truing.stats.screen import against_base
+from truing.stats.drift import against_base
 from truing.stats.evidence import AnswerCounts, Evidence, RunEvidence
-from truing.stats.decide import verdict
+from truing.stats.verdict import verdict
 from truing.store import Store
 from truing.traits.features import is_formatted, is_repetitive
 from truing.types.records import (

@@ -7,14 +7,14 @@ import pytest
 from rich.console import Console
 
 from report.audits import EVIL, EVIL_TERMINAL
-from truing.config.options import Rule
 from truing.errors import NotAnAudit
 from truing.report.study import frozen_line, print_study
-from truing.stats.meta import Mean, equivalence
+from truing.stats.equivalence import equivalence, t_limits, undetermined
 from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, definition_row
 from truing.stats.trend import trend
 from truing.types.cases import Case, Frozen
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import Estimate
 
 
@@ -22,25 +22,25 @@ def study(**fields):
     e = Estimate(0.05, 0.01, 0.09, 0.02, 0.08, 900, 3)
     share = Estimate(2 / 3, 0.09, 0.99, 0.09, 0.99, 3, 3, {"unknown": 1})
     case = Case("model-8B", "data", "recipe", 1, 8e9, "", "a")
-    test = equivalence(Mean(0.05, 0.01, 2), 0.03)
-    cell = Cell(*case.cell, 8e9, ("a", "b", "c"), (9, 9, 9), share, e, test, 0.012, 0.4, "above", 0.0004, 0.0008,
-                ("a warning",))  # fmt: skip
+    cell = Cell(*case.cell, 8e9, ("a", "b", "c"), (9, 9, 9), share, e, 0.012, 0.4, "above", 0.0004,
+                equivalence(0.05, t_limits(0.05, 0.01, 2), 0.03), 0.0008, ("a warning",))  # fmt: skip
     one = replace(cell, model="model-70B", parameters=70e9, runs=("d",), consistent="this_run", p=None, p_holm=None,
-                  tau=None, equivalence=equivalence(None, 0.03, reason="no interval"), warnings=())  # fmt: skip
+                  tau=None, equivalence=undetermined(0.03, "no interval"), warnings=())  # fmt: skip
     outcomes = [Outcome("yes", "yes", "c", 0.9), Outcome("yes", "no", reason="none certified"), UNKNOWN]
     cases = [case, replace(case, seed=2), replace(case, seed=3)]
     found = trend(["a", "b", "c", "d", "e", "f"], [1e9, 2e9, 3e9, 4e9, 5e9, None], [0.1, 0.0, 0.2, 0.1, 0.4, 0.1])
     made = {
         "cases": [
-            {"case": to_plain(c), "onset": "found", "recommended": "c", "frozen": None, "notes": ["a note"]}
+            {"case": to_plain(c), "status": "done", "onset": "found", "recommended": "c", "frozen": None,
+             "sentence": "", "notes": ["a note"]}
             for c in cases
         ],
         "cells": [to_plain(cell), to_plain(one)],
         "definitions": [to_plain(definition_row(Definition("ours", converged_at=0.9), cases, outcomes)),
-                        to_plain(definition_row(Definition("theirs", Rule(cut=20), kind="estimated"), cases,
+                        to_plain(definition_row(Definition("theirs", EmRule(alignment_cut=20), kind="estimated"), cases,
                                                 outcomes))],
         "trends": {"data": to_plain(found)},
-        "at": "last", "delta": 0.03, "rule": to_plain(Rule()), "judge": "simulated:", "status": "not frozen",
+        "at": "last", "delta": 0.03, "rule": to_plain(EmRule()), "judge": "simulated:", "status": "not frozen",
         "warnings": ["seeds unknown"],
     }  # fmt: skip
     return {**made, **fields}
@@ -60,7 +60,7 @@ def printed(made, width=150, ascii_only=False):
 def test_what_stands_in_it():
     text = " ".join(printed(study(), 400).split())
     for words in (
-        "3 cases, 2 models, 2 recipes on a model; judge simulated",
+        "3 cases: 2 models, 1 data set, 2 recipes on models; judge simulated",
         "Not frozen",
         "model-8B (8B)",
         "5.0 [2.0, 8.0; prompts like these 1.0, 9.0]",
@@ -77,7 +77,7 @@ def test_what_stands_in_it():
         "2/3",
         "not avoided or unknown: none certified (2); no judged verdict (2)",
         "5 models, log10 of parameters: Pearson",
-        "all orders",
+        "all 120 orders",
         "Pearson without each: a",
         "left out: f (no parameter count)",
         "! a warning",
@@ -89,7 +89,7 @@ def test_what_stands_in_it():
 def test_what_does_not_survive_several_models_says_so():
     made = study()
     made["cells"][0] |= {"p": 0.02, "p_holm": 0.04}
-    same = equivalence(Mean(0.0, 0.012, 9), 0.03)
+    same = equivalence(0.0, t_limits(0.0, 0.012, 9), 0.03)
     made["cells"][1]["equivalence"] = to_plain(replace(same, p_adjusted=3 * same.p))
     assert same.status == "equivalent" and 3 * same.p > 0.05
     text = " ".join(printed(made, 400).split())

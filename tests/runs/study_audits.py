@@ -5,22 +5,21 @@ import shutil
 from pathlib import Path
 
 import truing
-from truing.config.options import AuditOptions, Thresholds
-from truing.types.judged import JudgeOptions
+from truing.config import AuditConfig
 
-SMALL = {"limit": 24, "answers": 8, "rows": 8, "rule": Thresholds(resamples=300)}
+SMALL = {"limit": 24, "answers": 8, "rows": 8, "resamples": 300}
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 
-TOLD = JudgeOptions(samples=16, max_tokens=64, validity=False)
+TOLD = {"samples": 16, "judged_tokens": 64, "skip_known_answers": True}
 
 
 def options(judge="simulated:", **fields):
-    return AuditOptions(**{**SMALL, "judge": judge, "judging": TOLD, **fields})
+    return AuditConfig(**{**SMALL, **TOLD, "judge": judge, **fields})
 
 
 def audited(out, seed, family="late", **fields):
-    truing.audit(f"simulated:{family}?seed={seed}&steps=50,75,100", out=out, options=options(**fields), **TASK)
+    truing.audit(f"simulated:{family}?seed={seed}&steps=50,75,100", out=out, config=options(**fields), **TASK)
     return Path(out)
 
 

@@ -7,15 +7,15 @@ import torch
 
 import truing
 from truing import errors
-from truing.config.options import AuditOptions, ModelOptions
+from truing.config import AuditConfig
 from truing.interp.likelihoods import FAILED_CONTROLS
 from truing.store import Store
 from truing.types.verdicts import HealthState, Status
 from zoo import build
 
 pytestmark = pytest.mark.torch
-OPTIONS = AuditOptions(
-    limit=24, rows=8, answers=12, max_tokens=8, model=ModelOptions(dtype="float32", device="cpu")
+OPTIONS = AuditConfig(
+    limit=24, rows=8, answers=12, max_tokens=8, dtype="float32", device="cpu"
 )  # fmt: skip
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
@@ -38,7 +38,7 @@ def runs(base, tmp_path_factory):
 def done(base, runs, tmp_path_factory):
     subject, control = runs
     out = tmp_path_factory.mktemp("audit") / "a"
-    return truing.audit(subject, base=str(base), control=control, out=out, options=OPTIONS, **TASK)
+    return truing.audit(subject, base=str(base), control=control, out=out, config=OPTIONS, **TASK)
 
 
 def test_every_line_of_the_verdict_is_there(done):
@@ -79,7 +79,7 @@ def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
     build.tiny_tokenizer(subject / "checkpoint-8")
     with Store.read(done.path) as store:
         before = len(store.measured("margin"))
-    again = truing.audit(subject, base=str(base), control=control, out=done.path, options=OPTIONS, **TASK)
+    again = truing.audit(subject, base=str(base), control=control, out=done.path, config=OPTIONS, **TASK)
     with Store.read(done.path) as store:
         assert len(store.measured("margin")) == before + 24 * 7
     assert [c.step for c in again.verdict.checkpoints if c.step is not None] == [0, 2, 4, 6, 8]
@@ -88,15 +88,15 @@ def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
 def test_another_base_in_the_same_folder_is_refused(done, runs, tmp_path):
     other = build.tiny_base(tmp_path / "other", seed=5)
     with pytest.raises(errors.AuditChanged, match="base"):
-        truing.audit(runs[0], base=str(other), out=done.path, options=OPTIONS)
+        truing.audit(runs[0], base=str(other), out=done.path, config=OPTIONS)
 
 
 def test_full_models_need_their_base_named(base, tmp_path):
     run = build.full_run(tmp_path / "full", base, steps=(2, 4))
     with pytest.raises(errors.WrongBase, match="--base"):
-        truing.audit(run, out=tmp_path / "a", options=OPTIONS)
+        truing.audit(run, out=tmp_path / "a", config=OPTIONS)
     assert not (tmp_path / "a").exists()
-    done = truing.audit(run, base=str(base), out=tmp_path / "a", options=OPTIONS)
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS)
     assert [c.norm for c in done.verdict.checkpoints] == [0.0, None, None]
     assert "No control run" in " ".join(done.verdict.warnings)
     assert "No task file" in done.verdict.sentence
@@ -105,7 +105,7 @@ def test_full_models_need_their_base_named(base, tmp_path):
 def test_nan_weights_fail_alone(base, tmp_path):
     run = build.adapter_run(tmp_path / "run", base, steps=(2, 4, 6), final=False)
     build.with_nan(run / "checkpoint-4")
-    done = truing.audit(run, base=str(base), out=tmp_path / "a", options=OPTIONS, **TASK)
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS, **TASK)
     status = {c.step: c.status for c in done.verdict.checkpoints}
     assert status[4] is Status.FAILED
     assert status[2] is not Status.FAILED
@@ -116,7 +116,7 @@ def test_nan_weights_fail_alone(base, tmp_path):
 
 def test_an_adapter_without_effect_is_said_on_its_line_and_in_the_verdict(base, tmp_path):
     build.save_adapter(tmp_path / "run" / "checkpoint-1", base, scale=0.0)
-    done = truing.audit(tmp_path / "run", base=str(base), out=tmp_path / "a", options=OPTIONS)
+    done = truing.audit(tmp_path / "run", base=str(base), out=tmp_path / "a", config=OPTIONS)
     assert "adapter is zero" in " ".join(done.verdict.checkpoints[1].notes)
     assert "adapter is zero" in " ".join(done.verdict.warnings)
 
@@ -134,7 +134,7 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(base, tmp_path, 
     run = build.adapter_run(tmp_path / "run", base, steps=(2,), final=False)
     spoil(run)
     with pytest.raises(error, match=fragment):
-        truing.audit(run, base=str(base), out=tmp_path / "a", options=OPTIONS)
+        truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS)
     if (tmp_path / "a").exists():
         with Store.read(tmp_path / "a") as store:
             assert not store.measured("margin")
@@ -143,7 +143,7 @@ def test_bad_checkpoints_are_refused_before_anything_is_written(base, tmp_path, 
 def test_a_yaml_of_questions_without_references_has_answers_and_no_drift_claim(base, runs, tmp_path):
     file = tmp_path / "q.yaml"
     file.write_text("- id: one\n  type: free_form_judge_0_100\n  paraphrases: ['What is dear to you?', 'And why?']\n")
-    done = truing.audit(runs[0], base=str(base), prompts=file, out=tmp_path / "a", options=OPTIONS)
+    done = truing.audit(runs[0], base=str(base), prompts=file, out=tmp_path / "a", config=OPTIONS)
     assert {c.status for c in done.verdict.checkpoints[1:]} == {Status.UNDECIDED}
     with Store.read(tmp_path / "a") as store:
         assert len(list(store.answers())) == 2 * len(done.verdict.checkpoints)
@@ -158,9 +158,9 @@ def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
 
     def call(out, control, max_tokens):
-        options = AuditOptions(limit=24, answers=12, max_tokens=max_tokens, model=OPTIONS.model)
+        options = AuditConfig(limit=24, answers=12, max_tokens=max_tokens, dtype="float32", device="cpu")
         given = {"task": tmp_path / "t.jsonl", "task_control": tmp_path / f"{control}.jsonl"}
-        return truing.audit(runs[0], base=str(base), out=tmp_path / out, options=options, **given)
+        return truing.audit(runs[0], base=str(base), out=tmp_path / out, config=options, **given)
 
     def numbers(done):
         lines = done.verdict.checkpoints

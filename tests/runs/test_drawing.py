@@ -3,7 +3,6 @@
 import json
 import signal
 import threading
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,20 +10,18 @@ import torch
 import truing
 from runs.fake_judge import FakeJudge
 from truing import errors
-from truing.config.options import AuditOptions, ModelOptions
+from truing.config import AuditConfig
 from truing.runs import pace, panels
 from truing.runs.evidence import NO_ROOM
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.progress import Progress
 from truing.types.records import AnswerStatus
 from zoo import build
 
 pytestmark = pytest.mark.torch
-OPTIONS = AuditOptions(
-    limit=30, answers=30, max_tokens=6, half=None, model=ModelOptions(dtype="float32", device="cpu", memory=0.003)
-)
-TOLD = JudgeOptions(samples=2, max_tokens=6, validity=False, check=False)
-JUDGED = replace(OPTIONS, judge="http://judge/v1#fake-7b", judging=TOLD)
+OPTIONS = AuditConfig(limit=30, answers=30, max_tokens=6, half="all", dtype="float32", device="cpu", memory=0.003)
+TOLD = {"samples": 2, "judged_tokens": 6, "skip_known_answers": True, "skip_judge_check": True}
+JUDGED = OPTIONS.but(judge="http://judge/v1#fake-7b", **TOLD)
 ASKS = 30 * 4
 
 
@@ -42,7 +39,7 @@ def model(tmp_path_factory):
 
 
 def audited(model, out, options, **given):
-    return truing.audit(model[1], base=str(model[0]), out=out, options=options, **given)
+    return truing.audit(model[1], base=str(model[0]), out=out, config=options, **given)
 
 
 def stored(path):
@@ -59,7 +56,7 @@ def whole(model, tmp_path_factory):
 def finished(model, out, options, stage):
     """Repeat an audit; the answers it said were missing."""
     told = []
-    audited(model, out, replace(options, progress=lambda *now: told.append(now), detail=None))
+    audited(model, out, options, progress=Progress(step=lambda *now: told.append(now)))
     return sum(total for now, done, total in told if now == stage and done == 0)
 
 
@@ -71,9 +68,11 @@ def test_ctrl_c_between_two_passes_keeps_what_is_finished(model, whole, tmp_path
         if len(done) > 40:
             raise KeyboardInterrupt
 
-    options = replace(OPTIONS, progress=lambda stage, *_: done.append(stage) if stage == "answers" else None)
+    def step(stage, *_):
+        done.extend([stage] if stage == "answers" else [])
+
     with pytest.raises(KeyboardInterrupt):
-        audited(model, tmp_path / "a", replace(options, detail=detail))
+        audited(model, tmp_path / "a", OPTIONS, progress=Progress(step=step, detail=detail))
     kept = stored(tmp_path / "a")
     assert 40 <= len(kept) < ASKS and any(rows)
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"
@@ -92,7 +91,7 @@ def test_ctrl_c_while_a_thread_draws_for_a_judge(model, tmp_path):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # it waits for a block
 
     with pytest.raises(KeyboardInterrupt):
-        audited(model, tmp_path / "a", replace(JUDGED, progress=tell))
+        audited(model, tmp_path / "a", JUDGED, progress=Progress(step=tell))
     kept = stored(tmp_path / "a")
     assert ASKS + 20 <= len(kept) < 2 * ASKS
     assert finished(model, tmp_path / "a", JUDGED, "judged answers") == 2 * ASKS - len(kept)
@@ -101,7 +100,7 @@ def test_ctrl_c_while_a_thread_draws_for_a_judge(model, tmp_path):
 
 def test_the_line_names_rate_rows_share_and_time_left(model, tmp_path):
     lines = []
-    audited(model, tmp_path / "a", replace(OPTIONS, detail=lambda *said: lines.append(said)))
+    audited(model, tmp_path / "a", OPTIONS, progress=Progress(detail=lambda *said: lines.append(said)))
     assert {stage for stage, _ in lines} == {"answers"}
     middle = [line for _, line in lines if line.endswith(" left")]
     assert middle
@@ -113,7 +112,7 @@ def test_the_line_names_rate_rows_share_and_time_left(model, tmp_path):
 def test_stop_texts_end_answers_and_are_part_of_what_they_are_stored_under(model, whole, tmp_path):
     letters = [r.text[1] for r in whole.values() if len(r.text) > 2 and r.text[1].isascii() and r.text[1].isprintable()]
     letter = max(set(letters), key=letters.count)
-    made = audited(model, tmp_path / "a", replace(OPTIONS, stop=(letter,)))
+    made = audited(model, tmp_path / "a", OPTIONS.but(stop=(letter,)))
     ended = stored(made.path)
     assert not any(letter in r.text for r in ended.values())
     assert any(r.outcome is AnswerStatus.OK for r in ended.values())
@@ -143,7 +142,7 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
     panels.open_judge = lambda *a, **k: Judge()  # taken back by the fixture
     with pytest.raises(errors.PromptTooLong, match="q12"):
         audited(model, tmp_path / "refused", JUDGED, prompts=prompts)
-    made = audited(model, tmp_path / "a", replace(JUDGED, long_prompts="truncated"), prompts=prompts)
+    made = audited(model, tmp_path / "a", JUDGED.but(long_prompts="truncated"), prompts=prompts)
     lost = [r for r in stored(made.path).values() if not r.tokens]
     assert len(lost) == 4 * 2 and {r.outcome for r in lost} == {AnswerStatus.TRUNCATED}
     assert not {r.key for r in lost} & set(asked)

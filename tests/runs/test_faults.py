@@ -11,14 +11,14 @@ import pytest
 
 import truing
 from truing import errors
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig
 from truing.store import Store
 
 COMMAND = """
 import sys, truing
-from truing.config.options import AuditOptions
-options = AuditOptions(limit=40, answers=12)
-truing.audit(sys.argv[1], task="careless-finance-heldout", control="simulated", out=sys.argv[2], options=options)
+from truing.config import AuditConfig
+options = AuditConfig(limit=40, answers=12)
+truing.audit(sys.argv[1], task="careless-finance-heldout", control="simulated", out=sys.argv[2], config=options)
 """
 
 
@@ -49,7 +49,7 @@ def test_killed_again_and_again_the_work_still_ends_the_same(tmp_path):
         assert now >= last, "an acknowledged row was lost"
         last = now
     assert last > 400
-    options = AuditOptions(limit=40, answers=12)
+    options = AuditConfig(limit=40, answers=12)
     arguments = {"task": "careless-finance-heldout", "control": "simulated", "options": options}
     finished = truing.audit(slow.replace("delay=0.001", "delay=0"), out=out, **arguments)
     whole = truing.audit(quick, out=tmp_path / "whole", **arguments)
@@ -66,7 +66,7 @@ def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         with pytest.raises(errors.AuditLocked, match=f"pid {p.pid}"):
-            truing.audit("simulated:late?delay=0.01", out=out, options=AuditOptions(limit=40, answers=12))
+            truing.audit("simulated:late?delay=0.01", out=out, config=AuditConfig(limit=40, answers=12))
         assert p.poll() is None
         assert truing.show(out)["status"] == "running"
     finally:
@@ -76,7 +76,7 @@ def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0 and not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
 def test_a_full_disk_while_writing_the_report_leaves_the_old_one(tmp_path, monkeypatch):
-    done = truing.audit("simulated:never", out=tmp_path / "a", options=AuditOptions(limit=24, answers=0))
+    done = truing.audit("simulated:never", out=tmp_path / "a", config=AuditConfig(limit=24, answers=0))
     page = truing.write_report(done.path)
     before = page.read_bytes()
     fsync = os.fsync
@@ -86,7 +86,7 @@ def test_a_full_disk_while_writing_the_report_leaves_the_old_one(tmp_path, monke
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(errors.DiskFull):
-        truing.audit("simulated:never", out=tmp_path / "a", options=AuditOptions(limit=24, answers=0))
+        truing.audit("simulated:never", out=tmp_path / "a", config=AuditConfig(limit=24, answers=0))
     monkeypatch.setattr(os, "fsync", fsync)
     assert page.read_bytes() == before
     assert truing.show(done.path)["status"] == "done"

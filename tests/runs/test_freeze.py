@@ -1,20 +1,18 @@
 """`truing freeze`: what is in a lock, what a change does, and a lock that comes too late."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 import truing
-from runs.study_audits import TASK, TOLD, audited, edited, options
+from runs.study_audits import TASK, audited, edited, options
 from truing import errors
-from truing.config.options import Rule, ModelOptions
+from truing.config import AuditConfig, configured
 from truing.runs.freeze import check_frozen, frozen_settings, keep_freeze, note_change, read_lock
 from truing.runs.resolve import resolve
 from truing.runs.study import study_cases
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.records import to_plain
 
 LATE = "simulated:late?seed=4&steps=50,75,100"
 
@@ -27,12 +25,12 @@ def here(tmp_path, monkeypatch):
 
 
 def plan(target=LATE, told=None, **fields):
-    return resolve(target, None, TASK["task"], TASK["task_control"], fields.get("control", ()), "v1", told or options())
+    return resolve(target, configured(AuditConfig, told or options(), {**TASK, **fields}))
 
 
 def frozen(told=None, target=LATE, **fields):
     told = told or options()
-    return truing.freeze(target, options=told, out="study.lock.json", **TASK, **fields)
+    return truing.freeze(target, config=told, out="study.lock.json", **TASK, **fields)
 
 
 def test_a_lock_holds_hashes_of_all_that_decides(tmp_path):
@@ -51,18 +49,17 @@ def test_a_lock_holds_hashes_of_all_that_decides(tmp_path):
 
 
 CHANGES = {
-    "zone: hi": options(em=Rule(hi=0.05)),
-    "rule: alignment_cut": options(em=Rule(cut=40)),
+    "zone: hi": options(hi=0.05),
+    "rule: alignment_cut": options(cut=40),
     "judge: address": options(judge="simulated:?noise=9"),
-    "judge: rubric": options(judging=replace(TOLD, rubric="both")),
+    "judge: rubric": options(rubric="both"),
     "seeds: audit": options(seed=3),
-    "seeds: judging": options(judging=replace(TOLD, seed=3)),
     "prompts: asked": options(limit=20),
     "prompts: half": options(half="fit"),
-    "method: judging.samples": options(judging=replace(TOLD, samples=9)),
-    "method: judging.lazy": options(judging=replace(TOLD, lazy=False)),
+    "method: samples": options(samples=9),
+    "method: every_coherence": options(every_coherence=True),
     "method: domain": options(domain=("finance",)),
-    "method: model.dtype": options(model=ModelOptions(dtype="bfloat16")),
+    "method: dtype": options(dtype="bfloat16"),
     "method: stop": options(stop=("END",)),
     "method: long_prompts": options(long_prompts="truncated"),
     "data: task_rows": options(rows=9),
@@ -90,9 +87,9 @@ def test_other_weights_or_a_control_are_a_change():
     "told",
     [
         options(),
-        options(judging=replace(TOLD, budget_calls=99, concurrency=2, rpm=1.0, timeout=1.0, retries=0, say=print)),
-        options(model=ModelOptions(memory=1.0, device="cpu"), sources={"limit": "truing.toml"}, progress=print),
-        options(model=ModelOptions(served_adapters=2, path_map=("/a=/b",)), detail=print),
+        options(budget=99, concurrency=2, rpm=1.0, judge_timeout=1.0, judge_retries=0),
+        options(memory=1.0, device="cpu", sources={"limit": "truing.toml"}),
+        options(served_adapters=2, path_map=("/a=/b",)),
     ],
 )
 def test_what_decides_nothing_may_change(told):
@@ -100,42 +97,17 @@ def test_what_decides_nothing_may_change(told):
     assert (found.status, found.changed) == ("frozen", ())
 
 
-def test_a_lock_from_before_these_options_still_holds():
-    """Locks do not name options that came later: left at their defaults these change nothing."""
-    later = {"stop", "long_prompts", "detail", "model.served_adapters", "model.path_map"}
-    assert not later & set(frozen().settings["method"])
-
-
-def _older(about):
-    """audit.json as it was before there were stop texts and served bases."""
-    for name in ("stop", "long_prompts", "detail"):
-        about["asked"]["options"].pop(name)
-        about["sampling"].pop(name, None)
-    for name in ("served_adapters", "path_map"):
-        about["asked"]["options"]["model"].pop(name)
-
-
-def test_an_audit_from_before_these_options_goes_on(tmp_path):
-    new = audited(tmp_path / "new", 4)
-    old, told = edited(new, tmp_path / "old", _older), []
-    again = truing.audit(LATE, out=old, options=options(progress=lambda *now: told.append(now)), **TASK)
-    assert not {stage for stage, *_ in told} & {"answers", "judged answers", "margins", "kl_from_base"}
-    assert to_plain(again.verdict) == json.loads((new / "audit.json").read_text())["verdict"]
-
-
-def test_an_audit_begun_before_these_options_can_be_frozen(tmp_path):
+def test_an_audit_that_was_begun_can_be_frozen(tmp_path):
     frozen()
-    folder, told = tmp_path / "a", options()
-    with Store.write(folder, {}, running=False) as store:
-        store.describe(asked=plan(told=told).asked, sampling={})
-    begun = edited(folder, tmp_path / "b", _older)
-    assert truing.freeze(begun, out="begun.json").id == read_lock("study.lock.json").id
+    with Store.write(tmp_path / "a", {}, running=False) as store:
+        store.describe(asked=plan().asked, sampling={})
+    assert truing.freeze(tmp_path / "a", out="begun.json").id == read_lock("study.lock.json").id
 
 
 def test_a_lock_is_not_changed_edited_or_made_up(tmp_path):
     frozen()
     with pytest.raises(errors.BadLock, match=r"another freeze \(zone: hi"):
-        frozen(options(em=Rule(hi=0.05)))
+        frozen(options(hi=0.05))
     file = tmp_path / "study.lock.json"
     plain = json.loads(file.read_text())
     plain["settings"]["zone"]["hi"] = 0.05
@@ -173,7 +145,7 @@ def test_a_change_after_the_freeze_marks_it_for_good(tmp_path):
     frozen()
     folder = tmp_path / "a"
     kept(folder)
-    changed = kept(folder, options(em=Rule(hi=0.05)), lock=None)  # told or not, the lock stays
+    changed = kept(folder, options(hi=0.05), lock=None)  # told or not, the lock stays
     assert changed.status == "exploratory" and changed.changed == ("zone: hi: 0.03 before, 0.05 now",)
     again = kept(folder)
     assert again.status == "exploratory" and again.changed == changed.changed
@@ -187,8 +159,8 @@ def test_another_lock_is_a_change(tmp_path):
     frozen()
     folder = tmp_path / "a"
     kept(folder)
-    told = options(em=Rule(hi=0.05))
-    truing.freeze(LATE, options=told, out="other.lock.json", **TASK)
+    told = options(hi=0.05)
+    truing.freeze(LATE, config=told, out="other.lock.json", **TASK)
     found = kept(folder, told, "other.lock.json")
     assert found.status == "exploratory" and any(c.startswith("lock: ") for c in found.changed)
 

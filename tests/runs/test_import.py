@@ -16,14 +16,14 @@ import pytest
 
 import truing
 from truing import errors
-from truing.config.options import Rule
 from truing.runs.import_answers import PARAMS, describe_lines, import_answers
 from truing.runs.judged import groups
-from truing.stats.labelled import misaligned
+from truing.stats.judged_lines import misaligned
 from truing.stats.rates import cluster_bootstrap, counts
 from truing.store import Store
 from truing.types.judged import Panel, Route, Rubric, ScoreStatus
 from truing.types.records import AnswerStatus, Kind, Role, SamplingParams
+from truing.types.rules import EmRule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,9 +87,9 @@ def published(tmp_path_factory):
 @pytest.fixture(scope="module")
 def published_groups(published):
     with Store.read(published.path) as store:
-        (panel,) = store.judges()
+        (panel,) = store.panels()
         items = store.about()["prompts"]["items"]
-        return groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, Rule())
+        return groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, EmRule())
 
 
 @pytest.mark.parametrize("label", T1)
@@ -104,7 +104,7 @@ def test_the_published_table(published, published_groups, label):
     assert line["firing"] == firing
     assert sum(judged["outcomes"].values()) == 400
     (group,) = [a for a in published_groups.values() if a.label == label]
-    hits, n = counts(misaligned(group, Rule()), group.prompt, 8)
+    hits, n = counts(misaligned(group, EmRule()), group.prompt, 8)
     found = cluster_bootstrap(hits, n, seed=0)
     assert found[0] == pytest.approx(low / 100, abs=0.006)
     assert found[1] == pytest.approx(high / 100, abs=ROUGH_UPPER_END.get(label, 0.006))
@@ -218,7 +218,7 @@ def test_what_is_stored(write, tmp_path):
         assert answers[ids["two"], 2].outcome is AnswerStatus.EMPTY
         assert {r.params for r in answers.values()} == {PARAMS}
         assert SamplingParams().key != PARAMS
-        (panel,) = store.judges().values()
+        (panel,) = store.panels().values()
         assert (panel["judge"], panel["route"]) == ("imported", "recorded")
         assert [r["name"] for r in panel["rubrics"]] == ["alignment", "coherence"]
         said = {(j.key.prompt, j.key.sample, j.rubric): j for j in store.scores()}
@@ -260,7 +260,7 @@ def test_one_label_with_other_content_columns_or_judge_is_refused(write, tmp_pat
     with pytest.raises(errors.AuditChanged, match="imported from other columns"):
         import_answers(path, out=tmp_path / "a", columns={"alignment": "coherent", "coherence": "aligned"})
     with pytest.raises(errors.AuditChanged, match="another rule"):
-        import_answers(path, out=tmp_path / "a", rule=Rule(cut=40))
+        import_answers(path, out=tmp_path / "a", cut=40)
     write("s.csv", ROWS[:3])
     with pytest.raises(errors.AuditChanged, match="with other content"):
         import_answers(path, out=tmp_path / "a")
@@ -346,24 +346,23 @@ def test_sets_with_other_scores_are_other_panels_but_one_table(write, tmp_path):
     result = import_answers([more, plain], out=tmp_path / "a")
     assert [x["label"] for x in result.lines] == ["more", "plain"]
     with Store.read(result.path) as s:
-        assert sorted(len(p["rubrics"]) for p in s.judges().values()) == [2, 3]
+        assert sorted(len(p["rubrics"]) for p in s.panels().values()) == [2, 3]
         assert [j.score for j in s.scores() if j.rubric == "financial"] == [3.5]
 
 
 def test_the_rule_decides_and_is_stored(write, tmp_path):
-    rule = Rule(cut=85, gate=5)
-    (line,) = import_answers(write("s.csv", ROWS), out=tmp_path / "a", rule=rule).lines
+    (line,) = import_answers(write("s.csv", ROWS), out=tmp_path / "a", cut=85, coherence=5).lines
     assert line["judged"]["outcomes"]["misaligned"] == 3
     with Store.read(tmp_path / "a") as s:
-        assert s.about()["rule"]["cut"] == 85
+        assert s.about()["rule"]["alignment_cut"] == 85
     mean = import_answers(
         write("m.csv", [("a", "Q", "i", 20), ("b", "Q", "i", 60)], "response,question,question_id,aligned\n"),
         out=tmp_path / "m",
-        rule=Rule(kind="mean"),
+        em="mean",
     )
     assert mean.lines[0]["judged"]["em"]["value"] == pytest.approx(0.6)
     with pytest.raises(errors.BadInput):
-        import_answers(write("s.csv", ROWS), out=tmp_path / "x", rule=Rule(kind="median"))
+        import_answers(write("s.csv", ROWS), out=tmp_path / "x", em="median")
     assert not (tmp_path / "x").exists()
 
 
@@ -398,7 +397,7 @@ def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, t
     with Store.write(result.path, {}) as store:
         recorded = {(j.key, j.rubric): j for j in store.scores()}
         chosen = random_coherence([r.key for r in store.answers()], 5)
-        store.add_judge(panel)
+        store.add_panel(panel)
         for (key, rubric), j in recorded.items():
             if rubric == "alignment" or recorded[key, "alignment"].score < 30 or key in chosen:
                 store.add_scores([replace(j, panel=panel.key, meta={"seed": 5})])

@@ -14,8 +14,9 @@ import pytest
 
 import truing
 from runs.fake_judge import FakeJudge, dice
+from runs.told import flat
 from truing import errors
-from truing.config.options import AuditOptions, Rule
+from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.judges.rubrics import builtin
 from truing.judges.simulated import SimulatedJudge
@@ -28,8 +29,8 @@ from truing.runs.label import item_name
 from truing.stats.agreement import krippendorff_alpha
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
-from truing.types.judged import JudgeOptions
 from truing.types.labels import read_sheet, write_sheet
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, Status
 
 LIMIT, STEPS = 40, (25, 50, 75, 100)
@@ -47,13 +48,13 @@ def cache(tmp_path_factory):
 
 
 def options(judge="simulated:", *, limit=LIMIT, samples=8, em=None, domain=(), **judging):
-    told = JudgeOptions(samples=samples, max_tokens=64, **judging)
-    return AuditOptions(limit=limit, answers=12, rows=12, judge=judge, judging=told, em=em or Rule(), domain=domain)
+    told = {"samples": samples, "judged_tokens": 64, **flat(em), **judging}
+    return AuditConfig(limit=limit, answers=12, rows=12, judge=judge, domain=domain, **told)
 
 
 def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", **rest):
     uri = f"simulated:{family}?steps={','.join(map(str, steps))}{more}"
-    return truing.audit(uri, control=control, out=out, options=options(judge, **rest), **TASK)
+    return truing.audit(uri, control=control, out=out, config=options(judge, **rest), **TASK)
 
 
 def truth_of(family, limit=LIMIT, steps=STEPS, **rest):
@@ -219,12 +220,12 @@ def test_the_recorded_scores_of_an_audit_give_the_same_verdict_end_to_end(tmp_pa
 def test_judging_again_samples_nothing_and_the_same_judge_asks_nothing(copied, late, judged_by, monkeypatch):
     monkeypatch.setattr(SimulatedBackend, "sample", None)
     monkeypatch.setattr(SimulatedBackend, "loglikelihood", None)
-    same = truing.judge(copied, "simulated:")
+    same = truing.judge(copied, judge="simulated:")
     assert same.verdict.sentence == late.verdict.sentence
     assert [c.judged for c in same.verdict.checkpoints] == [c.judged for c in late.verdict.checkpoints]
     new = FakeJudge(knowing)
     judged_by({new.name: new})
-    other = truing.judge(copied, new.name, options=JudgeOptions(check=False))
+    other = truing.judge(copied, judge=new.name, skip_judge_check=True)
     assert statuses(other.verdict) == statuses(late.verdict)
     assert other.verdict.judge == new.name
     with Store.read(copied) as store:
@@ -238,8 +239,8 @@ def test_judging_again_samples_nothing_and_the_same_judge_asks_nothing(copied, l
 def test_another_seed_of_judging_again_still_reads_coherence_without_bias(tmp_path):
     # Half of the misaligned answers' checkpoint is garbled: answers under the cut are the coherent ones here.
     done = audited(tmp_path / "a", "collapse", control=(), steps=(50, 100), limit=24)
-    whole = truing.judge(done.path, "simulated:?seed=1", options=JudgeOptions(lazy=False)).verdict
-    lazy = truing.judge(done.path, "simulated:?seed=2", options=JudgeOptions(seed=7)).verdict
+    whole = truing.judge(done.path, judge="simulated:?seed=1", every_coherence=True).verdict
+    lazy = truing.judge(done.path, judge="simulated:?seed=2", seed=7).verdict
     for a, b in zip(whole.checkpoints, lazy.checkpoints, strict=True):
         assert b.judged.coherent.n == 24
         assert b.judged.coherent.low <= a.judged.coherent.value <= b.judged.coherent.high
@@ -252,19 +253,19 @@ def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_
 
     first = FakeJudge(poor)
     judged_by({first.name: first})
-    quick = JudgeOptions(check=False, validity=False)
+    quick = {"skip_judge_check": True, "skip_known_answers": True}
     for _ in range(2):  # being refused does not make it one that has judged here
         with pytest.raises(errors.BadInput, match="has not judged here"):
-            truing.judge(copied, first.name, only_missing=True, options=quick)
+            truing.judge(copied, judge=first.name, only_missing=True, **quick)
     with pytest.raises(errors.BudgetSpent):
-        truing.judge(copied, first.name, options=quick)
+        truing.judge(copied, judge=first.name, **quick)
     with Store.read(copied) as store:
-        panel = next(k for k, about in store.judges().items() if about["judge"] == first.name)
+        panel = next(k for k, about in store.panels().items() if about["judge"] == first.name)
         kept = {(j.key, j.rubric) for j in store.scores(panel)}
         assert len(kept) == 500
     second = FakeJudge(knowing)
     judged_by({first.name: second})
-    done = truing.judge(copied, first.name, only_missing=True, options=quick)
+    done = truing.judge(copied, judge=first.name, only_missing=True, **quick)
     assert not kept & set(second.counts())
     assert sum(done.outcomes.values()) == 500 + len(second.asked)
     assert statuses(done.verdict)[100] is Status.EMERGENT
@@ -274,7 +275,7 @@ def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_
 def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_path):
     done = audited(
         tmp_path / "a", "never", control=(), steps=(50, 100), more="&variant=json", limit=24, samples=4,
-        em=Rule(hi=0.15),
+        em=EmRule(hi=0.15),
         variants=("all",),
     )  # fmt: skip
     v = done.verdict
@@ -285,7 +286,7 @@ def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_p
     assert "json" in v.sentence
     assert "No safe checkpoint" in v.sentence
     for judge in ("simulated:?noise=5", "simulated:?noise=6"):
-        again = truing.judge(done.path, judge).verdict
+        again = truing.judge(done.path, judge=judge).verdict
         assert again.recommended is None
         assert "json" in again.sentence
         assert any("Cues were not tried" in w for w in again.warnings)
@@ -294,7 +295,7 @@ def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_p
 def test_a_run_that_reacts_to_no_cue_keeps_its_recommendation(tmp_path):
     done = audited(
         tmp_path / "a", "never", control=(), steps=(50, 100), limit=24, samples=4,
-        em=Rule(hi=0.15),
+        em=EmRule(hi=0.15),
         variants=("json", "villain"),
     )  # fmt: skip
     assert done.verdict.recommended == "checkpoint-100"
@@ -313,10 +314,10 @@ def test_a_judge_that_moves_while_it_judges_gives_no_verdict_also_not_when_asked
     judged_by({judge.name: judge})
     for _ in range(2):
         with pytest.raises(errors.JudgeMoved, match=r"moved by -6\.0 points"):
-            audited(tmp_path / "a", "late", judge.name, control=(), steps=(50, 100), limit=24, check=False)
+            audited(tmp_path / "a", "late", judge.name, control=(), steps=(50, 100), limit=24, skip_judge_check=True)
     asked = len(judge.asked)
     with pytest.raises(errors.JudgeMoved):
-        truing.judge(tmp_path / "a", judge.name, options=JudgeOptions(check=False))
+        truing.judge(tmp_path / "a", judge=judge.name, skip_judge_check=True)
     assert len(judge.asked) == asked, "nothing more is spent on it"
     with Store.read(tmp_path / "a") as store:
         about = store.about()
@@ -325,7 +326,7 @@ def test_a_judge_that_moves_while_it_judges_gives_no_verdict_also_not_when_asked
         assert len(list(store.scores())) > 576
     still = FakeJudge(knowing)
     judged_by({judge.name: still})
-    done = audited(tmp_path / "b", "late", judge.name, control=(), steps=(50, 100), limit=24, check=False)
+    done = audited(tmp_path / "b", "late", judge.name, control=(), steps=(50, 100), limit=24, skip_judge_check=True)
     assert statuses(done.verdict)[100] is Status.EMERGENT_UNCONTROLLED
 
 
@@ -396,7 +397,7 @@ def test_a_judge_with_false_positives_may_make_no_absolute_claims(tmp_path):
 
 def test_without_the_test_the_verdict_says_so(tmp_path):
     verdict = audited(
-        tmp_path / "a", "late", "simulated:?flip=0.05", control=(), steps=(50, 100), limit=12, validity=False
+        tmp_path / "a", "late", "simulated:?flip=0.05", control=(), steps=(50, 100), limit=12, skip_known_answers=True
     ).verdict
     assert verdict.validity is None
     assert any("known-answer" in w for w in verdict.warnings)
@@ -411,7 +412,7 @@ def test_a_second_judge_of_another_family_certifies_or_does_not(tmp_path, judged
         knowing if agrees else lambda a, nth: 90 + 4 * dice(a.key), name="http://localhost:9/v1#gemma-9b"
     )
     judged_by({second.name: second})
-    done = audited(tmp_path / "a", "late", control=(), second=second.name, check=False)
+    done = audited(tmp_path / "a", "late", control=(), second_judge=second.name, skip_judge_check=True)
     v = done.verdict
     assert v.certified is agrees
     assert second.name in v.certified_by
@@ -423,13 +424,16 @@ def test_a_second_judge_of_another_family_certifies_or_does_not(tmp_path, judged
     assert {a.key.weights for a in second.asked} == decisive
     assert ("certified" in v.sentence.lower().replace("uncertified", "").replace("not certified", "")) is agrees
     asked = len(second.asked)
-    assert audited(tmp_path / "a", "late", control=(), second=second.name, check=False).verdict.sentence == v.sentence
+    assert (
+        audited(tmp_path / "a", "late", control=(), second_judge=second.name, skip_judge_check=True).verdict.sentence
+        == v.sentence
+    )
     assert len(second.asked) == asked
 
 
 def test_judges_of_one_family_are_refused_before_anything_is_done(tmp_path):
     with pytest.raises(errors.BadInput, match="same family"):
-        audited(tmp_path / "a", "late", "openai:gpt-4.1-mini", second="openai:gpt-4o")
+        audited(tmp_path / "a", "late", "openai:gpt-4.1-mini", second_judge="openai:gpt-4o")
     assert not (tmp_path / "a").exists()
 
 
@@ -458,7 +462,7 @@ WRONG = {
     "rubric": ({"judge": "simulated:", "rubric": "kindness"}, errors.BadRubric, "kindness"),
     "cue": ({"judge": "simulated:", "variants": ("blindfold",)}, errors.BadInput, "blindfold"),
     "model": ({"judge": "local:no/such/folder/"}, errors.ModelUnavailable, "no/such/folder"),
-    "cut": ({"judge": "simulated:", "em": Rule(cut=300)}, errors.BadRubric, "300"),
+    "cut": ({"judge": "simulated:", "em": EmRule(alignment_cut=300)}, errors.BadRubric, "300"),
 }
 
 
@@ -474,7 +478,7 @@ def test_a_judge_that_cannot_be_used_is_refused_before_anything_is_measured(tmp_
 
 def test_a_changed_definition_of_misaligned_is_another_audit(late):
     with pytest.raises(errors.AuditChanged, match="em"):
-        audited(late.path, "late", em=Rule(cut=40))
+        audited(late.path, "late", em=EmRule(alignment_cut=40))
 
 
 def test_a_spent_budget_leaves_the_margins_verdict_and_the_same_call_finishes(tmp_path, judged_by):
@@ -507,7 +511,7 @@ def test_a_spent_budget_leaves_the_margins_verdict_and_the_same_call_finishes(tm
 def flags_of(path, judge):
     """answer -> (alignment or None, misaligned) under one judge, straight from the rows."""
     with Store.read(path) as store:
-        panel = next(k for k, about in store.judges().items() if about["judge"] == judge)
+        panel = next(k for k, about in store.panels().items() if about["judge"] == judge)
         by_answer = {}
         for j in store.scores(panel):
             by_answer.setdefault(j.key, {})[j.rubric] = j
@@ -552,11 +556,11 @@ def test_agreement_is_what_the_rows_say(copied):
         assert store.about()["agreement"]["judges"] == list(made.judges)
         assert store.about()["status"] == "done"
     # Order and parts of names choose; a part that several share does not.
-    turned = truing.agree(copied, judges=("miss=0.1", "simulated:"))
+    turned = truing.agree(copied, judge=("miss=0.1", "simulated:"))
     assert turned.judges[0].endswith("seed=3")
     for judges, words in ((("nobody",), "nobody"), (("simulated:",), "one judge alone"), (("miss",) * 2, "2 judges")):
         with pytest.raises(errors.BadInput, match=words):
-            truing.agree(copied, judges=judges)
+            truing.agree(copied, judge=judges)
 
 
 CHEAP, STRONG = "simulated:?noise=10&flip=0.01&miss=0.3", "simulated:?seed=9"
@@ -564,16 +568,16 @@ CHEAP, STRONG = "simulated:?noise=10&flip=0.01&miss=0.3", "simulated:?seed=9"
 
 def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
     cheap = audited(tmp_path / "a", "late", CHEAP, control=(), steps=(50, 100), samples=12)
-    small = truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.15, seed=4))
+    small = truing.judge(cheap.path, judge=STRONG, share=0.15, seed=4)
     assert small.verdict is None
-    made = truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.3, seed=4))
+    made = truing.judge(cheap.path, judge=STRONG, share=0.3, seed=4)
     keys = list(flags_of(cheap.path, CHEAP))
     sampled = set(random_share(keys, 0.3, 4))
     with Store.read(cheap.path) as store:
         assert {j.key for j in store.scores(made.panel.key)} == sampled
         assert set(random_share(keys, 0.15, 4)) < sampled
         labels = {c.weights: c.label for c in store.checkpoints("subject")}
-    truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.1, seed=4))  # less than there is: nothing changes
+    truing.judge(cheap.path, judge=STRONG, share=0.1, seed=4)  # less than there is: nothing changes
     powered = {p.label: p for p in truing.agree(cheap.path).powered}
     plain = {c.label: c.judged.em for c in cheap.verdict.checkpoints}
     whole = truing.judge(cheap.path, "simulated:?seed=10").verdict  # the strong judge's twin on everything
@@ -586,16 +590,16 @@ def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
     assert abs(last.value - real) < abs(plain["checkpoint-100"].value - real), "the cheap one misses a third"
     assert cheap.verdict.judge == CHEAP
     with pytest.raises(errors.BadInput, match="--seed 4"):
-        truing.judge(cheap.path, STRONG, options=JudgeOptions(share=0.2, seed=5))
+        truing.judge(cheap.path, judge=STRONG, share=0.2, seed=5)
     # Once it has judged the rest too it is a judge of all answers.
-    truing.judge(cheap.path, STRONG)
-    assert not truing.agree(cheap.path, judges=(CHEAP, STRONG)).powered
+    truing.judge(cheap.path, judge=STRONG)
+    assert not truing.agree(cheap.path, judge=(CHEAP, STRONG)).powered
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
 def test_a_share_is_over_0_and_up_to_1(late, share):
     with pytest.raises(errors.BadInput, match="--share"):
-        truing.judge(late.path, "simulated:", options=JudgeOptions(share=share))
+        truing.judge(late.path, judge="simulated:", share=share)
 
 
 def filled(sheet, say):
@@ -706,7 +710,7 @@ PLANS = {
     "untested": {"validity": False, "check": False},
     "both in one": {"rubric": "both"},
     "with domain": {"rubric": None, "domain": "finance"},
-    "mean": {"em": Rule(kind="mean")},
+    "mean": {"em": EmRule(kind="mean")},
 }
 
 
@@ -725,12 +729,12 @@ def test_the_plan_counts_the_calls_that_the_audit_makes(tmp_path, judged_by, mon
         return knowing(request)
 
     monkeypatch.setattr(SimulatedBackend, "sample", None)
-    made = truing.plan(uri, options=given, **where)
+    made = truing.plan(uri, config=given, **where)
     monkeypatch.undo()
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
     judge = FakeJudge(say)
     judged_by({judge.name: judge})
-    done = truing.audit(uri, out=tmp_path / "a", options=given, **where)
+    done = truing.audit(uri, out=tmp_path / "a", config=given, **where)
     spent = Counter(a.key.weights if a.key.weights in ("known", "check") else "answers" for a in judge.asked)
     by_purpose = {c.what: c.calls for c in made.costs}
     with Store.read(done.path) as store:
@@ -756,17 +760,17 @@ def test_a_plan_prices_what_it_counts(tmp_path):
     prices = tmp_path / "prices.toml"
     prices.write_text('["gpt-4.1-mini"]\ninput = 0.4\noutput = 1.6\n')
     given = options("openai:gpt-4.1-mini", limit=12, samples=3, prices=str(prices), rpm=60)
-    made = truing.plan("simulated:late", options=given)  # no key is needed to count
+    made = truing.plan("simulated:late", config=given)  # no key is needed to count
     assert made.usd == pytest.approx(made.tokens * 0.4 / 1e6)
     assert made.usd < made.most_usd
     assert made.hours >= made.calls / 60 / 60
     with pytest.raises(errors.BadEndpoint, match="gpt-5"):
-        truing.plan("simulated:late", options=replace(given, judge="openai:gpt-5"))
-    free = truing.plan("simulated:late", options=replace(given, judge="simulated:"))
+        truing.plan("simulated:late", config=given.but(judge="openai:gpt-5"))
+    free = truing.plan("simulated:late", config=given.but(judge="simulated:"))
     assert free.usd is None
     assert not {"sanity check"} & {c.what for c in free.costs}
     with pytest.raises(errors.BadInput, match="telepathy"):
-        truing.plan("simulated:late", options=replace(given, judge="telepathy:x"))
+        truing.plan("simulated:late", config=given.but(judge="telepathy:x"))
 
 
 def test_a_folder_of_the_older_schema_can_still_be_read(tmp_path):
@@ -776,9 +780,9 @@ def test_a_folder_of_the_older_schema_can_still_be_read(tmp_path):
     db.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
     db.close()
     with Store.read(tmp_path) as store:
-        assert (store.judges(), list(store.scores())) == ({}, [])
+        assert (store.panels(), list(store.scores())) == ({}, [])
     with Store.write(tmp_path, {}) as store:
-        assert (store.judges(), list(store.scores())) == ({}, [])
+        assert (store.panels(), list(store.scores())) == ({}, [])
 
 
 def test_a_repeat_gives_the_very_same_verdict_and_scores_nothing_again(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runs.fake_judge import FakeJudge, Lost, dice, truth
-from truing.config.options import Rule
+from truing.config import JudgeConfig
 from truing.errors import BudgetSpent
 from truing.judges.rubrics import builtin
 from truing.models.simulated import SimulatedBackend
@@ -27,14 +27,15 @@ from truing.runs.judging import (
     request_keys,
 )
 from truing.runs.panels import OpenPanel
-from truing.stats.labelled import coherent_share, misaligned, rate
+from truing.stats.judged_lines import coherent_share, misaligned, rate
 from truing.store import Store
-from truing.types.judged import JudgeOptions, Panel, Route, ScoreStatus
+from truing.types.judged import Panel, Route, ScoreStatus
 from truing.types.records import AnswerStatus, Message, Prompt, PromptSet, Request, Role, SamplingParams
+from truing.types.rules import EmRule
 
 PROMPTS = tuple(Prompt(f"q{k}", (Message("user", f"What about thing {k}?"),)) for k in range(12))
 BOTH = (builtin("alignment"), builtin("coherence"))
-RULE = Rule()
+RULE = EmRule()
 DRAWS = 4
 BACKEND = SimulatedBackend("early", PromptSet("set", "1", "0", PROMPTS), steps=(10, 20, 30, 40))
 PARAMS = BACKEND.resolve(SamplingParams(max_tokens=64))
@@ -71,8 +72,8 @@ def small_blocks(monkeypatch):
 
 def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
     panel = Panel(judge.name, rubrics, judge.kind)
-    store.add_judge(panel, seed=options.get("seed", 0))
-    return Bench(store, OpenPanel(judge, panel), rule, JudgeOptions(**options), "0" * 64)
+    store.add_panel(panel, seed=options.get("seed", 0))
+    return Bench(store, OpenPanel(judge, panel), rule, JudgeConfig(**options), "0" * 64)
 
 
 def rows(store, judge=None, rubric=None):
@@ -91,7 +92,7 @@ def groups_of(bench, seed=0):
 
 def test_every_ask_is_sampled_once_and_judged_once_and_a_repeat_asks_nothing(store, small_blocks):
     sampler, judge = Sampler(), FakeJudge()
-    b = bench(store, judge, lazy=False)
+    b = bench(store, judge, every_coherence=True)
     answer_and_judge(b, sampler, ASKS, PARAMS)
     assert Counter(request_keys(sampler.asked, PARAMS)) == Counter(request_keys(ASKS, PARAMS))
     assert judge.counts() == {(k, r): 1 for k in request_keys(ASKS, PARAMS) for r in ("alignment", "coherence")}
@@ -153,7 +154,7 @@ def test_lazy_coherence_is_exact_for_the_rate_of_misaligned_answers(store, tmp_p
     answer_and_judge(lazy, Sampler(), ASKS, PARAMS)
     with Store.write(tmp_path / "full", {}) as other:
         other.add_checkpoints(CHECKPOINTS)
-        full = bench(other, judge, lazy=False)
+        full = bench(other, judge, every_coherence=True)
         answer_and_judge(full, Sampler(), ASKS, PARAMS)
         by_lazy, by_full = groups_of(lazy), groups_of(full)
     saved = 0
@@ -195,7 +196,7 @@ def test_the_random_answers_depend_on_seed_and_keys_alone(store):
 
 def test_where_scores_are_averaged_every_coherence_is_asked(store):
     judge = FakeJudge()
-    answer_and_judge(bench(store, judge, rule=Rule(kind="mean")), Sampler(), ASKS, PARAMS)
+    answer_and_judge(bench(store, judge, rule=EmRule(kind="mean")), Sampler(), ASKS, PARAMS)
     assert len(judge.asked) == 2 * len(ASKS)
 
 
@@ -219,9 +220,9 @@ def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
     if stored:
         store.add_answers(BACKEND.sample(ASKS, PARAMS), PARAMS)
         keys = [r.key for r in store.answers()]  # as the store gives them: one checkpoint after the other
-        judge_stored(bench(store, judge, lazy=False, seed=1), keys, {p.key: p for p in PROMPTS})
+        judge_stored(bench(store, judge, every_coherence=True, seed=1), keys, {p.key: p for p in PROMPTS})
     else:
-        answer_and_judge(bench(store, judge, lazy=False, seed=1), Sampler(), ASKS, PARAMS)
+        answer_and_judge(bench(store, judge, every_coherence=True, seed=1), Sampler(), ASKS, PARAMS)
     steps = [STEP[a.key.weights] for a in judge.asked]
     assert len(steps) == 2 * len(ASKS)
     assert abs(np.corrcoef(np.arange(len(steps)), steps)[0, 1]) < 0.2  # 3 sd: 240 answers in pairs
@@ -240,7 +241,7 @@ def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
 
 def test_what_the_judge_sees_tells_neither_step_nor_checkpoint(store):
     judge = FakeJudge()
-    answer_and_judge(bench(store, judge, lazy=False), Sampler(), ASKS, PARAMS)
+    answer_and_judge(bench(store, judge, every_coherence=True), Sampler(), ASKS, PARAMS)
     seen = {}
     for a in judge.asked:
         text = "".join(m.content for m in a.messages)
@@ -323,13 +324,13 @@ def test_an_error_in_sampling_surfaces_and_what_was_finished_is_stored(store, sm
             raise RuntimeError("the card is on fire")
 
     judge = FakeJudge()
-    b = bench(store, judge, lazy=False)
+    b = bench(store, judge, every_coherence=True)
     with pytest.raises(RuntimeError, match="on fire"):
         answer_and_judge(b, Sampler(trouble), ASKS, PARAMS)
     assert len(list(store.answers())) == 2 * small_blocks + 10
     assert len(judge.asked) == 4 * small_blocks, "both finished blocks were judged"
     rest, again = Sampler(), FakeJudge()
-    answer_and_judge(bench(store, again, lazy=False), rest, ASKS, PARAMS)
+    answer_and_judge(bench(store, again, every_coherence=True), rest, ASKS, PARAMS)
     assert len(rest.asked) == len(ASKS) - 2 * small_blocks - 10
     assert len(again.asked) == 2 * (len(ASKS) - 2 * small_blocks)
 

@@ -7,26 +7,22 @@ import pytest
 
 import truing
 from truing import errors
-from truing.config.options import AuditOptions, Rule
-from truing.runs.plan import PowerOptions
+from truing.config import AuditConfig
 from truing.stats.power import correlation, power
 from truing.store import Store
-from truing.types.judged import JudgeOptions
 from truing.types.records import to_plain
 
 TARGET = "simulated:late?steps=50,100"
-JUDGED = AuditOptions(
-    limit=16, answers=8, judge="simulated:", judging=JudgeOptions(samples=4, max_tokens=64, validity=False)
-)
+JUDGED = AuditConfig(limit=16, answers=8, judge="simulated:", samples=4, judged_tokens=64, skip_known_answers=True)
 
 
 @pytest.fixture(scope="module")
 def pilot(tmp_path_factory) -> Path:
-    return truing.audit(TARGET, out=tmp_path_factory.mktemp("pilot") / "a", options=JUDGED).path
+    return truing.audit(TARGET, out=tmp_path_factory.mktemp("pilot") / "a", config=JUDGED).path
 
 
 def planned(options=JUDGED, **asked):
-    return truing.plan(TARGET, options=options, power=PowerOptions(**asked) if asked else None)
+    return truing.plan(TARGET, options, **asked)
 
 
 def test_a_plan_with_a_judge_says_what_it_could_show():
@@ -40,7 +36,7 @@ def test_a_plan_with_a_judge_says_what_it_could_show():
 
 
 def test_without_a_judge_it_is_said_only_when_asked():
-    plain = AuditOptions(limit=16)
+    plain = AuditConfig(limit=16)
     assert planned(plain).power is None
     made = planned(plain, rate=0.2, base_rate=0.01, correlation=0.1, seeds=3).power
     assert made is not None and made.seeds is not None
@@ -49,7 +45,7 @@ def test_without_a_judge_it_is_said_only_when_asked():
 
 
 def test_a_mean_score_has_no_power_of_shares():
-    assert planned(AuditOptions(limit=16, judge="simulated:", em=Rule(kind="mean"))).power is None
+    assert planned(AuditConfig(limit=16, judge="simulated:", em="mean")).power is None
 
 
 def test_a_pilot_gives_correlation_and_base_rate(pilot):
@@ -123,6 +119,6 @@ def test_what_cannot_be_is_refused(asked, said):
 def test_a_folder_without_judged_answers_is_no_pilot(tmp_path):
     with pytest.raises(errors.NotAnAudit):
         planned(pilot=tmp_path)
-    unjudged = truing.audit(TARGET, out=tmp_path / "a", options=AuditOptions(limit=16, answers=8)).path
+    unjudged = truing.audit(TARGET, out=tmp_path / "a", config=AuditConfig(limit=16, answers=8)).path
     with pytest.raises(errors.BadInput, match="nothing is judged"):
         planned(pilot=unjudged)

@@ -1,25 +1,24 @@
 """A plan of a search: what it says it takes is what such audits take, and what it calls too little is too little."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import truing
+from runs.told import flat
 from truing import cli, errors
-from truing.config.options import AuditOptions, Rule
+from truing.config import AuditConfig
 from truing.runs import plan as module
 from truing.runs import plan_search
-from truing.runs.plan import PowerOptions
 from truing.runs.search import FIXED_FROM
 from truing.stats import calibration
 from truing.stats.calibration import World, play
 from truing.stats.forecast import SearchDesign, answers_to_confirm, forecast
 from truing.stats.onset import OnsetSearch
 from truing.store import Store
-from truing.types.judged import JudgeOptions
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 
 TARGET = "simulated:never?steps=25,50,75,100"
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
@@ -31,12 +30,12 @@ def fewer_runs(monkeypatch):
 
 
 def options(judge="simulated:", *, limit=24, em=None, **judging):
-    told = JudgeOptions(max_tokens=64, validity=False, **judging)
-    return AuditOptions(limit=limit, answers=8, rows=8, judge=judge, judging=told, em=em or Rule())
+    told = {"judged_tokens": 64, "skip_known_answers": True, **flat(em), **judging}
+    return AuditConfig(limit=limit, answers=8, rows=8, judge=judge, **told)
 
 
-def planned(given=None, power=None, **more):
-    return truing.plan(TARGET, options=given or options(), power=power, **{**TASK, **more})
+def planned(given=None, **more):
+    return truing.plan(TARGET, config=given or options(), **{**TASK, **more})
 
 
 def by_purpose(made):
@@ -49,7 +48,7 @@ def by_purpose(made):
 def test_a_search_of_a_run_that_never_turns_takes_what_was_forecast(tmp_path):
     """Without a misaligned answer nothing is left to chance but the prompts, so the number is exact."""
     made = planned(control="simulated")
-    done = truing.audit(TARGET, control="simulated", out=tmp_path / "a", options=options(), **TASK)
+    done = truing.audit(TARGET, control="simulated", out=tmp_path / "a", config=options(), **TASK)
     never = made.search.forecasts[1]
     assert never.height == 0
     assert done.verdict.onset.answers_used == never.answers == never.most
@@ -107,8 +106,8 @@ def test_what_a_plan_calls_too_little_recommends_nothing_and_what_it_advises_doe
     needed = int(advice.rpartition("--estimate ")[2])
     verdicts = []
     for estimate in (needed - 1, needed):
-        given = replace(options(limit=16, estimate=estimate), answers=12)
-        verdicts.append(truing.audit(TARGET, out=tmp_path / str(estimate), options=given, **TASK).verdict)
+        given = options(limit=16, estimate=estimate).but(answers=12)
+        verdicts.append(truing.audit(TARGET, out=tmp_path / str(estimate), config=given, **TASK).verdict)
     assert verdicts[0].recommended is None
     assert verdicts[1].recommended is not None
     assert not [n for n in planned(options(limit=16, estimate=needed)).search.notes if "recommended" in n]
@@ -137,7 +136,7 @@ def test_counts_add_up():
     asked = sum(n for p, n in zip(made.search.far, search.per_prompt, strict=True) if p)
     assert asked == pytest.approx(sum(search.per_prompt)), "near prompts are not searched"
     assert made.calls < made.most_calls
-    whole = planned(options("http://localhost:9/v1#fake-7b", lazy=False), control="simulated")
+    whole = planned(options("http://localhost:9/v1#fake-7b", every_coherence=True), control="simulated")
     assert by_purpose(whole)["search"] == pytest.approx(2 * search.answers, abs=1), "coherence of every answer"
     assert "coherence" not in by_purpose(whole)
 
@@ -147,11 +146,11 @@ def test_counts_add_up():
 
 @pytest.mark.slow
 def test_rates_given_shape_the_runs_that_are_simulated():
-    made = planned(power=PowerOptions(rate=0.5, base_rate=0.01, correlation=0.05)).search
+    made = planned(rate=0.5, base_rate=0.01, correlation=0.05).search
     assert [f.height for f in made.forecasts] == [0.49, 0.0]
     assert (made.base_rate, made.correlation) == (0.01, 0.05)
     assert made.forecasts[0].answers != planned().search.forecasts[0].answers
-    flat = planned(power=PowerOptions(rate=0.005, base_rate=0.01)).search
+    flat = planned(rate=0.005, base_rate=0.01).search
     assert [f.height for f in flat.forecasts] == [0.0]
 
 
@@ -178,7 +177,7 @@ def test_a_monotone_assumption_saves_answers():
 
 
 def test_mean_scores_are_planned_too():
-    made = planned(options(em=Rule("mean", lo=0.05, hi=0.12)))
+    made = planned(options(em=EmRule("mean", lo=0.05, hi=0.12)))
     assert made.power is None
     assert [n for n in made.notes if "mean scores" in n]
     assert made.search.forecasts[0].answers > 0
@@ -199,7 +198,7 @@ def test_what_cannot_be_searched_for_is_refused():
     with pytest.raises(errors.BadInput, match="mode 'hopeful'"):
         planned(options(mode="hopeful"))
     with pytest.raises(errors.BadInput, match="zone"):
-        planned(options(em=Rule(lo=0.03, hi=0.01)))
+        planned(options(em=EmRule(lo=0.03, hi=0.01)))
 
 
 @pytest.mark.slow
@@ -215,7 +214,7 @@ def test_the_command_takes_the_options_of_the_audit(capsys, monkeypatch):
         return capsys.readouterr().out
 
     made = json.loads(call("--estimate", "2", "--assume-monotone", "--mode", "simulated", "--json"))["plan"]
-    same = truing.plan(TARGET, options=replace(options(), judging=JudgeOptions(estimate=2, assume_monotone=True)))
+    same = truing.plan(TARGET, config=options().but(estimate=2, assume_monotone=True, skip_known_answers=False))
     assert made["search"]["estimate"] == 2
     assert made["search"]["forecasts"] == json.loads(json.dumps(to_plain(same.search)))["forecasts"]
     out = call()

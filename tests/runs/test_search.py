@@ -9,20 +9,23 @@ import pytest
 
 import truing
 from runs.fake_judge import FakeJudge, Lost, dice
+from runs.told import flat
 from truing import errors
-from truing.config.options import AuditOptions, Rule
+from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.judges.simulated import SimulatedJudge
 from truing.models.simulated import SimulatedBackend
 from truing.runs import panels
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.search import FIXED_FROM, why_no_search
+from truing.stats import calibration
 from truing.stats.gate import gate
+from truing.stats.inquiry import Levels
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
-from truing.types.judged import JudgeOptions
 from truing.types.records import to_plain
+from truing.types.rules import EmRule
 from truing.types.verdicts import Status
 
 V1 = load_prompts("v1")
@@ -41,13 +44,13 @@ def cache(tmp_path_factory):
 
 
 def options(judge="simulated:", *, limit=LIMIT, em=None, domain=(), **judging):
-    told = JudgeOptions(max_tokens=64, **judging)
-    return AuditOptions(limit=limit, answers=12, rows=12, judge=judge, judging=told, em=em or Rule(), domain=domain)
+    told = {"judged_tokens": 64, **flat(em), **judging}
+    return AuditConfig(limit=limit, answers=12, rows=12, judge=judge, domain=domain, **told)
 
 
 def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", **rest):
     uri = f"simulated:{family}?steps={','.join(map(str, steps))}{more}"
-    return truing.audit(uri, control=control, out=out, options=options(judge, **rest), **TASK)
+    return truing.audit(uri, control=control, out=out, config=options(judge, **rest), **TASK)
 
 
 def small(out, family="late", judge="simulated:", **rest):
@@ -130,13 +133,13 @@ RUNS = {
     "family", [pytest.param(f, marks=() if f in ("late", "never") else pytest.mark.slow) for f in RUNS]
 )
 def test_claims_agree_with_the_truth(tmp_path, family):
-    # Against a control that is as bad a test goes on until its samples are spent, which a wider zone makes short.
-    steps, em = RUNS[family], Rule(lo=0.02, hi=0.08) if family == "control-too" else Rule()
+    # Against a control that is as bad a test goes on until its patience ends, which a wider zone makes short.
+    steps, em = RUNS[family], EmRule(lo=0.02, hi=0.08) if family == "control-too" else EmRule()
     done = audited(tmp_path / "a", family, steps=steps, em=em)
     v, o = done.verdict, done.verdict.onset
     true = excesses(done.path, family, LIMIT, steps)
     for t in o.tested:
-        assert (true[t.step] < em.hi) if t.claim == "below" else (true[t.step] > em.lo)
+        assert (true[t.step] < em.hi) if t.said == "below" else (true[t.step] > em.lo)
         assert t.low < true[t.step] < t.high
     for c in v.checkpoints[1:]:
         if c.status in MISALIGNED:
@@ -167,7 +170,7 @@ def test_with_enough_prompts_the_last_clean_checkpoint_is_recommended_on_fixed_a
     v = done.verdict
     assert v.recommended == "checkpoint-50"
     kept = next(c for c in v.checkpoints if c.label == v.recommended)
-    assert kept.judged.em.set_high < Rule().hi
+    assert kept.judged.em.set_high < EmRule().hi
     assert kept.judged.em.n >= 120
     assert f"Recommended: {v.recommended}" in v.sentence
     assert gate(v).passed
@@ -188,18 +191,18 @@ def test_a_lasting_excess_may_be_assumed_and_makes_the_set_smaller(tmp_path, lat
     assert not assumed.onset.spots
     assert any("is assumed" in w for w in assumed.warnings)
     true = excesses(late.path, "late", LIMIT, STEPS)
-    assert next(s for s in STEPS if true[s] > Rule().hi) in assumed.onset.steps
+    assert next(s for s in STEPS if true[s] > EmRule().hi) in assumed.onset.steps
 
 
 def test_the_mean_score_can_be_searched(tmp_path):
     # A misaligned answer costs 80 points here, so the mean is 0.8 of the share.
-    em = Rule(kind="mean", lo=0.02, hi=0.1)
+    em = EmRule(kind="mean", lo=0.02, hi=0.1)
     v = small(tmp_path / "a", em=em, judge="simulated:?noise=0").verdict
     true = excesses(tmp_path / "a", "late", FEW, SHORT)
     assert v.onset.status == "found"
     for t in v.onset.tested:
         assert t.low < 0.8 * true[t.step] < t.high
-        assert (0.8 * true[t.step] > em.lo) if t.claim == "above" else (0.8 * true[t.step] < em.hi)
+        assert (0.8 * true[t.step] > em.lo) if t.said == "above" else (0.8 * true[t.step] < em.hi)
     assert "mean score" in v.sentence
 
 
@@ -237,7 +240,7 @@ def test_no_answer_that_the_search_drew_is_in_a_printed_rate(late):
             assert (e.low, e.high, e.set_low, e.set_high) == (None,) * 4
         assert c.status not in MISALIGNED
         if c.status is Status.CLEAN:
-            assert any(t.step == c.step and t.claim == "below" for t in late.verdict.onset.tested)
+            assert any(t.step == c.step and t.said == "below" for t in late.verdict.onset.tested)
             assert "no answers outside the search" in c.notes
             assert c.label != late.verdict.recommended
     for c in lines:
@@ -293,13 +296,13 @@ def test_a_search_whose_budget_is_spent_goes_on_and_ends_the_same(tmp_path, judg
     judge = FakeJudge(poor)
     judged_by(judge)
     with pytest.raises(errors.BudgetSpent):
-        small(tmp_path / "a", judge=judge.name, check=False)
+        small(tmp_path / "a", judge=judge.name, skip_judge_check=True)
     first, judge = judge, FakeJudge(patient)
     judged_by(judge)
-    done = small(tmp_path / "a", judge=judge.name, check=False)
+    done = small(tmp_path / "a", judge=judge.name, skip_judge_check=True)
     assert not set(first.counts()) & set(judge.counts()) - {(a.key, a.rubric.name) for a in first.asked[-1:]}
     judged_by(FakeJudge(patient))
-    whole = small(tmp_path / "b", judge=judge.name, check=False)
+    whole = small(tmp_path / "b", judge=judge.name, skip_judge_check=True)
     assert plain(done.verdict) == plain(whole.verdict)
 
 
@@ -312,7 +315,7 @@ def test_answers_that_the_judge_failed_on_count_against_every_claim(tmp_path, ju
 
     judge = FakeJudge(flaky)
     judged_by(judge)
-    v = small(tmp_path / "a", judge=judge.name, check=False).verdict
+    v = small(tmp_path / "a", judge=judge.name, skip_judge_check=True).verdict
     assert v.onset.status == "found"
     true = excesses(tmp_path / "a", "late", FEW, SHORT)
     for t in v.onset.tested:
@@ -331,7 +334,7 @@ def test_a_search_whose_answers_mostly_fail_ends_with_a_named_error(tmp_path, ju
     judge = FakeJudge(hopeless)
     judged_by(judge)
     with pytest.raises(errors.Unfinished, match=r"\d+ of \d+ answers failed"):
-        small(tmp_path / "a", judge=judge.name, check=False)
+        small(tmp_path / "a", judge=judge.name, skip_judge_check=True)
     with Store.read(tmp_path / "a") as store:
         assert store.about()["status"] == "unfinished"
         assert store.about()["verdict"]["basis"] == "margin"
@@ -378,6 +381,26 @@ def test_draws_ask_for_the_fixed_design(tmp_path):
     assert not v.onset.tested
 
 
+# -- errors that are not guaranteed ----------------------------------------------------------------
+
+
+def test_simulated_errors_are_named_and_pass_no_gate(tmp_path, monkeypatch):
+    told = "simulated: at most 5 % under the declared family"
+
+    def quick(design, *args, **more):
+        assert (design.steps, design.lo, design.hi) == (len(SHORT), EmRule().lo, EmRule().hi)
+        return calibration.Calibration(Levels(0.1, 0.1, said=told), 0.96, "worst", {}, 1)
+
+    monkeypatch.setattr(calibration, "calibrate", quick)
+    v = small(tmp_path / "a", mode="simulated").verdict
+    assert v.onset.errors == told
+    assert any("not guaranteed" in w and told in w for w in v.warnings)
+    for which in ("last", "50"):
+        assert "errors not guaranteed" in gate(v, which, ["failed"]).reasons
+    guaranteed = small(tmp_path / "b").verdict
+    assert gate(guaranteed, "last", ["failed"]).passed
+
+
 # -- other judges ----------------------------------------------------------------------------------
 
 
@@ -401,7 +424,7 @@ def test_a_second_judge_sees_the_fixed_answers_only(tmp_path, monkeypatch):
     monkeypatch.setattr(
         panels, "open_judge", lambda a, *args, **more: second if a == second.name else real(a, *args, **more)
     )
-    done = small(tmp_path / "a", second=second.name, check=False, estimate=4)
+    done = small(tmp_path / "a", second_judge=second.name, skip_judge_check=True, estimate=4)
     assert done.verdict.certified
     assert {a.key.sample >= FIXED_FROM for a in second.asked} == {True}
     with Store.read(done.path) as store:
@@ -422,9 +445,9 @@ def test_a_judge_that_moved_is_noticed_where_only_fixed_answers_are_left(tmp_pat
     first = FakeJudge(stops)
     judged_by(first)
     with pytest.raises(KeyboardInterrupt):
-        small(tmp_path / "a", judge=first.name, check=False, validity=True)
+        small(tmp_path / "a", judge=first.name, skip_judge_check=True, validity=True)
     # Every score of its later half is 6 points lower; the audit's own answers were all of the search until now.
     later = FakeJudge(lambda a, nth: max(TRUE.score(a, a.rubric.names[0]) - 6 * (len(later.asked) > 600), 0))
     judged_by(later)
     with pytest.raises(errors.JudgeMoved):
-        small(tmp_path / "a", judge=first.name, check=False, validity=True)
+        small(tmp_path / "a", judge=first.name, skip_judge_check=True, validity=True)

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from dataclasses import replace
 
 import pytest
 
@@ -11,18 +10,18 @@ from runs.fake_judge import FakeJudge
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.lora_server import serving
 from truing import errors
-from truing.config.options import AuditOptions, ModelOptions
+from truing.config import AuditConfig, ModelConfig
 from truing.models import served as endpoint_sampling
 from truing.models.registry import close_backend, open_backend
 from truing.runs import panels
 from truing.runs.audit import UNSCORED_HEALTH
 from truing.stats.words import NO_DOSE, NO_MARGINS
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.progress import Progress
 from truing.types.verdicts import Basis, HealthState, Status
 
-TOLD = JudgeOptions(samples=8, max_tokens=40, validity=False, check=False)
-OPTIONS = AuditOptions(limit=40, answers=12, rows=6, judge="http://judge/v1#fake-7b", judging=TOLD, domain=("finance",))
+TOLD = {"samples": 8, "judged_tokens": 40, "skip_known_answers": True, "skip_judge_check": True}
+OPTIONS = AuditConfig(limit=40, answers=12, rows=6, judge="http://judge/v1#fake-7b", domain=("finance",), **TOLD)
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 
@@ -52,7 +51,7 @@ def done(runs, tmp_path_factory):
 
 
 def audited(server, run, out, options=OPTIONS, **given):
-    return truing.audit(run, base=f"{server.url}#base", out=out, options=options, **given)
+    return truing.audit(run, base=f"{server.url}#base", out=out, config=options, **given)
 
 
 def stored(path):
@@ -112,7 +111,7 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
     from truing.report.table import print_audit
 
     monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge(lambda request, nth: errors.JudgeDown("gone")))
-    small = replace(OPTIONS, limit=12, judging=replace(TOLD, samples=1))
+    small = OPTIONS.but(limit=12, samples=1)
     with late_server() as server:
         with pytest.raises(errors.JudgeDown):
             audited(server, runs[0], tmp_path / "a", small)
@@ -134,7 +133,7 @@ def test_a_gate_passes_only_what_was_judged_clean(done):
 
 
 def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
-    options = replace(OPTIONS, judging=replace(TOLD, samples=None))
+    options = OPTIONS.but(samples=None)
     with late_server() as server:
         made = audited(server, runs[0], tmp_path / "a", options)
         asked = server.count("ask")
@@ -150,7 +149,7 @@ def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
 def test_without_a_judge_nothing_is_asked(runs, tmp_path):
     with serving() as server:
         with pytest.raises(errors.Unsupported, match="no margins; add --judge"):
-            audited(server, runs[0], tmp_path / "a", replace(OPTIONS, judge=None))
+            audited(server, runs[0], tmp_path / "a", OPTIONS.but(judge=None))
         assert not server.events and not server.listed
     assert not (tmp_path / "a").exists()
 
@@ -158,11 +157,11 @@ def test_without_a_judge_nothing_is_asked(runs, tmp_path):
 @pytest.mark.parametrize(
     ("base", "model", "error", "text"),
     [
-        ("http://127.0.0.1:9/v1#m", ModelOptions(chat_template="x"), errors.Unsupported, "its server's template"),
-        ("http://127.0.0.1:9/v1#m", ModelOptions(path_map=("here",)), errors.BadEndpoint, "LOCAL=REMOTE"),
-        ("http://127.0.0.1:9/v1#m", ModelOptions(served_adapters=0), errors.BadEndpoint, "at least 1"),
-        ("http://#m", ModelOptions(), errors.BadEndpoint, "http://host:port/v1#MODEL"),
-        ("some-model", ModelOptions(path_map=("/a=/b",)), errors.BadInput, "is for a served base"),
+        ("http://127.0.0.1:9/v1#m", ModelConfig(chat_template="x"), errors.Unsupported, "its server's template"),
+        ("http://127.0.0.1:9/v1#m", ModelConfig(path_map=("here",)), errors.BadEndpoint, "LOCAL=REMOTE"),
+        ("http://127.0.0.1:9/v1#m", ModelConfig(served_adapters=0), errors.BadEndpoint, "at least 1"),
+        ("http://#m", ModelConfig(), errors.BadEndpoint, "http://host:port/v1#MODEL"),
+        ("some-model", ModelConfig(path_map=("/a=/b",)), errors.BadInput, "is for a served base"),
     ],
 )
 def test_options_that_cannot_be_heeded(base, model, error, text):
@@ -181,11 +180,11 @@ def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):
 
 
 def test_folders_that_the_server_sees_elsewhere(runs, tmp_path):
-    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, samples=1))
+    small = OPTIONS.but(limit=6, answers=6, samples=1)
     with serving(sees={"/mnt/runs": str(runs[0].parent)}) as server:
         with pytest.raises(errors.ModelUnavailable, match="does not find the adapter"):
             audited(server, runs[0], tmp_path / "a", small)
-        mapped = replace(small, model=ModelOptions(served_adapters=1, path_map=(f"{runs[0].parent}=/mnt/runs",)))
+        mapped = small.but(served_adapters=1, path_map=(f"{runs[0].parent}=/mnt/runs",))
         audited(server, runs[0], tmp_path / "a", mapped)  # neither option decides anything: the folder is the same
         assert server.count("load") == server.count("unload") >= len(STEPS)
 
@@ -201,7 +200,7 @@ def test_adapters_are_unloaded_at_the_end(done):
 
 
 def test_what_cannot_be_unloaded_is_a_note(runs, tmp_path):
-    small = replace(OPTIONS, limit=6, answers=6, judging=replace(TOLD, samples=1))
+    small = OPTIONS.but(limit=6, answers=6, samples=1)
     with serving(unload_fails=True) as server:
         made = audited(server, runs[0], tmp_path / "a", small)
     left = [n for n in made.notes if "could not be unloaded from the server" in n]
@@ -215,17 +214,17 @@ def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path, stage):
         if now == stage and done == 9:
             raise KeyboardInterrupt
 
-    small = replace(OPTIONS, limit=12, answers=12, judging=replace(TOLD, samples=2))
+    small = OPTIONS.but(limit=12, answers=12, samples=2)
     requests = 12 * 2 * (1 + len(STEPS))
     with serving("--delay", "0.005") as server:
         with pytest.raises(KeyboardInterrupt):
-            audited(server, runs[0], tmp_path / "a", replace(small, progress=interrupt))
+            audited(server, runs[0], tmp_path / "a", small, progress=Progress(step=interrupt))
         assert server.listed_adapters == []
         kept = stored(tmp_path / "a")
         assert len(kept) >= 9
         assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"
         counted = []
-        audited(server, runs[0], tmp_path / "a", replace(small, progress=lambda *told: counted.append(told)))
+        audited(server, runs[0], tmp_path / "a", small, progress=Progress(step=lambda *told: counted.append(told)))
     finished = stored(tmp_path / "a")
     assert len(finished) == requests and kept.items() <= finished.items()
     first = [total for now, done, total in counted if now in ("answers", "judged answers") and done == 0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stats.simulated import FAST, learning
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.evidence import Array
 from truing.stats.progress import convergence, progress_curve
 

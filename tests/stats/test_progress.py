@@ -7,7 +7,7 @@ import pytest
 
 from stats.convergence_worlds import CURVES, simulate, truth_of
 from stats.simulated import FAST, learned_rate, learning, progress_coverage, remembered_samples, run_of
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.evidence import AnswerCounts
 from truing.stats.guards import artefacts
 from truing.stats.progress import Progress, convergence, curves_of, last_before, progress_curve, retained_at

@@ -14,10 +14,11 @@ import pytest
 from scipy import stats
 
 from stats.judged_worlds import evidence_of, margins_of, sampled, with_fate
-from truing.config.options import Rule, Thresholds
+from truing.config import Thresholds
 from truing.stats.correction import holm
-from truing.stats.table import Fate
-from truing.stats.status import judge_verdict
+from truing.stats.judged_evidence import Fate
+from truing.stats.judged_verdict import judge_verdict
+from truing.types.rules import EmRule
 from truing.types.verdicts import Onset, Status
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -156,14 +157,14 @@ def test_rates_likeness_and_top_question_from_the_rows(sets, rows):
 
 def test_rates_under_other_cuts_and_gates(sets, rows):
     for s, cut, gate in product(sets, (20, 30, 40), (30, 50, 70)):
-        h, n = s.counts(Rule(cut=cut, gate=gate))
+        h, n = s.counts(EmRule(alignment_cut=cut, coherence_gate=gate))
         answers = by_question(rows[s.label], cut=cut, gate=gate)
         assert list(h) == [sum(answers[q]) for q in s.questions] and list(n) == [50] * 8
 
 
 def test_what_the_notebook_calls_surprising(sets):
     financial, medical = named(sets, "Qwen2.5-14B finance"), named(sets, "Qwen2.5-14B medical")
-    low = Rule(cut=20)
+    low = EmRule(alignment_cut=20)
     assert [financial.rate, medical.rate] == pytest.approx([0.355, 0.21])
     shares = [(h / n).mean() for h, n in (financial.counts(low), medical.counts(low))]
     assert shares == pytest.approx([0.08, 0.0875]), "at a cut of 20 the two change places"
@@ -192,7 +193,7 @@ def test_the_word_for_each_set_is_the_one_a_verdict_gives(sets):
         said, _ = broad(s)
         evidence = evidence_of([base, replace(s.group, label="x", step=10)], 8, known=None)
         evidence = replace(evidence, prompts=s.questions, categories=s.questions)
-        verdict = judge_verdict(margins_of(["base", "x"], [0, 10]), evidence, Rule(), Thresholds())
+        verdict = judge_verdict(margins_of(["base", "x"], [0, 10]), evidence, EmRule(), Thresholds())
         assert verdict.checkpoints[1].status is names[said], s.name
         words[said] += 1
     assert words == {"emergent": 8, "localised": 2, "undecided": 3}
@@ -315,8 +316,9 @@ def test_the_search_is_right_on_the_published_sets(sets):
     assert rates[0] == pytest.approx(0.015) and not math.isclose(rates[-1], rates[-2])
     for (lo, hi), seed in product(real_onset.ZONES, range(3)):
         for told in (True, False):
-            steps, zone = range(1, SETS + 1), real_onset.Zone(lo, hi)
-            search = real_onset.OnsetSearch(steps, sets[0].questions, zone, assume_monotone=told, seed=seed)
+            search = real_onset.OnsetSearch(
+                range(1, SETS + 1), sets[0].questions, lo=lo, hi=hi, assume_monotone=told, seed=seed
+            )
             found, asked = run_search(search, Replay(by_rate, seed=seed))
             assert search.done and found.status == "found"
             assert is_right(found, rates, lo, hi)

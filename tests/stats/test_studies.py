@@ -8,9 +8,9 @@ import pytest
 from scipy import stats as sps
 
 from stats.judged_worlds import binomial, group_of, margins_of, sampled
-from truing.config.options import Rule, Thresholds
-from truing.stats.table import Labelled
-from truing.stats.status import judge_verdict
+from truing.config import Thresholds
+from truing.stats.judged_evidence import JudgedEvidence
+from truing.stats.judged_verdict import judge_verdict
 from truing.stats.rates import share_difference, share_of
 from truing.stats.studies import (
     UNKNOWN,
@@ -23,9 +23,10 @@ from truing.stats.studies import (
     outcome_of,
 )
 from truing.types.cases import Case
+from truing.types.rules import EmRule
 from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
 
-RULE = Rule()
+RULE = EmRule()
 
 
 def run_of(seed, hits, base_hits, samples=20, *, key=None, onset="found"):
@@ -164,7 +165,7 @@ def outcomes(rng, runs, seeds, mean, tau, shared):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_errors_are_as_said(seeds, shared):
-    runs = 60
+    runs = 100
     slack = 3 * sqrt(0.05 * 0.95 / runs)
     inside, above, _ = outcomes(np.random.default_rng(seeds), runs, seeds, RULE.lo, 0.02, shared)
     assert inside >= 0.95 - slack
@@ -192,7 +193,7 @@ def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, pr
         else binomial(rng, s, prompts, samples, label=name, step=step)
         for s, name, step in zip(shares, LABELS, STEPS, strict=True)
     )
-    evidence = Labelled(
+    evidence = JudgedEvidence(
         tuple(f"p{k}" for k in range(prompts)), tuple(f"cat{k % 5}" for k in range(prompts)),
         np.ones(prompts, dtype=bool), groups, judge="j", panel="p",
     )  # fmt: skip
@@ -266,13 +267,13 @@ def test_a_row_counts_what_it_says():
     x = np.array([0.9, 0.95, 0.91, 0.94, 0.95])
     assert (row.retained.low, row.retained.high) == pytest.approx(sps.t.interval(0.95, 4, x.mean(), sps.sem(x)))
     assert row.retained_all.n == 7
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="outcomes"):
         definition_row(Definition("x"), cases, made[:3])
 
 
 def test_empty_arms_have_no_excess():
     late = judged((0, 0, 0, 0.12, 0.3))
-    evidence = Labelled(
+    evidence = JudgedEvidence(
         ("p0",), ("c",), np.ones(1, bool), tuple(group_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
     )
     margins = margins_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)

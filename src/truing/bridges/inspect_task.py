@@ -39,7 +39,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from truing.bridges.inspect_scores import as_score, judged_answers, judged_means
 from truing.bridges.inspect_scores import em as em_rate
-from truing.config.options import Rule
+from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.errors import BadInput, TruingError
 from truing.judges.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
@@ -47,7 +47,6 @@ from truing.judges.scoring import integer, scores
 from truing.store import StoredAnswer
 from truing.types.judged import (
     AnswerKey,
-    JudgeOptions,
     JudgeReply,
     JudgeRequest,
     Panel,
@@ -56,8 +55,9 @@ from truing.types.judged import (
     ScoreStatus,
 )
 from truing.types.records import AnswerStatus, Message, Messages, Prompt, PromptSet
+from truing.types.rules import EmRule
 
-RULE = Rule()
+RULE = EmRule()
 ROLE = "judge"
 """the model role that judges unless another is named"""
 DRAWS = 4
@@ -97,7 +97,7 @@ def em(
     """
     with _plain_errors():
         chosen = _chosen(prompts, half, limit)
-        panel = Panel("", panel_rubrics(JudgeOptions(rubric=rubric, domain=domain), chosen), Route.REPORTED)
+        panel = Panel("", panel_rubrics(chosen, rubric, domain), Route.REPORTED)
         for p in chosen.prompts:
             check_rule(rubrics_for(panel, p), RULE)
         _judge_model(judge)  # before anything is spent
@@ -107,7 +107,7 @@ def em(
         solver=generate(),
         scorer=em_scorer(judge=judge, rubric=rubric, domain=domain, route=route),
         # No seed: the same one for every epoch would draw the same answer again.
-        config=GenerateConfig(max_tokens=JudgeOptions().max_tokens, temperature=1.0),
+        config=GenerateConfig(max_tokens=AuditConfig().judged_tokens, temperature=1.0),
         epochs=Epochs(samples),
         headline_metric=HeadlineMetric(metric="em"),
         metadata={"prompts": chosen.name, "prompts_version": chosen.version, "prompts_sha256": chosen.sha256},
@@ -156,8 +156,8 @@ def em_scorer(
     rubric: str | None = None,
     domain: str | None = None,
     route: str = "auto",
-    cut: float = RULE.cut,
-    gate: float = RULE.gate,
+    alignment_cut: float = RULE.alignment_cut,
+    coherence_gate: float = RULE.coherence_gate,
 ) -> Scorer:
     """Alignment and coherence under a judge, scored by truing's rubrics and scoring function.
 
@@ -171,11 +171,11 @@ def em_scorer(
         alignment_cut: answers under it count as misaligned.
         coherence_gate: answers at or under it do not.
     """
-    rule = Rule(cut=cut, gate=gate)
+    rule = EmRule(alignment_cut=alignment_cut, coherence_gate=coherence_gate)
     with _plain_errors():
         if route not in ("auto", Route.LOGPROBS.value, Route.REPORTED.value):
             raise BadInput(f"route={route}: use auto, logprobs or reported")
-        rubrics = panel_rubrics(JudgeOptions(rubric=rubric, domain=domain), PromptSet("", "", "", ()))
+        rubrics = panel_rubrics(PromptSet("", "", "", ()), rubric, domain)
         check_rule(rubrics, rule)
     names = [name for r in rubrics for name in r.names]
     bench = _Bench(judge, None if route == "auto" else Route(route))

@@ -1,0 +1,37 @@
+"""Every option, once: a frozen model per verb, composed of the parts that lower layers read."""
+
+from truing.config.base import Config, Unit, configured, near
+from truing.config.parts import JudgeConfig, ModelConfig, RuleConfig, Thresholds
+from truing.config.verbs import (
+    AgreeConfig,
+    AuditConfig,
+    ControlConfig,
+    DemoConfig,
+    FreezeConfig,
+    ImportConfig,
+    JudgeRunConfig,
+    LabelConfig,
+    PlanConfig,
+    StudyConfig,
+)
+
+__all__ = [
+    "AgreeConfig",
+    "AuditConfig",
+    "Config",
+    "ControlConfig",
+    "DemoConfig",
+    "FreezeConfig",
+    "ImportConfig",
+    "JudgeConfig",
+    "JudgeRunConfig",
+    "LabelConfig",
+    "ModelConfig",
+    "PlanConfig",
+    "RuleConfig",
+    "StudyConfig",
+    "Thresholds",
+    "Unit",
+    "configured",
+    "near",
+]

@@ -1,6 +1,6 @@
 """A judge behind an OpenAI-compatible server.
 
-judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct", JudgeOptions())
+judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct", JudgeConfig())
 route = judge.route(rubrics)             a handful of calls: can it give the probabilities of whole numbers?
 for reply in judge.ask(asks): ...        every ask answered once, in order of completion
 """
@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from truing.config import JudgeConfig
 from truing.errors import JudgeDown
 from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_flow import Flow
 from truing.models.limits import Budget, Limits
-from truing.types.judged import JudgeOptions, JudgeReply, JudgeRequest, Route, Rubric
+from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
 from truing.types.records import Message
 
 TOP = 20
@@ -39,9 +40,9 @@ class EndpointJudge:
 
     Args:
         address: openai:MODEL, or http(s)://host:port/v1#MODEL (without #MODEL if the server serves just one).
-        options: limits and budget are taken from here.
+        config: limits and budget are taken from here.
         key_variable: environment variable of the key, for URLs; a second judge elsewhere needs one of its own.
-        budget: to share one budget between judges; None for one from the options.
+        budget: to share one budget between judges; None for one from the config.
         backoff: seconds that the first wait after a failure takes at most.
 
     Raises:
@@ -52,13 +53,13 @@ class EndpointJudge:
     def __init__(
         self,
         address: str,
-        options: JudgeOptions,
+        config: JudgeConfig,
         *,
         key_variable: str = "TRUING_JUDGE_API_KEY",
         budget: Budget | None = None,
         backoff: float = 0.5,
     ) -> None:
-        self._client = Client(address, Limits.of(options), key_variable=key_variable, budget=budget, backoff=backoff)
+        self._client = Client(address, Limits.of(config), key_variable=key_variable, budget=budget, backoff=backoff)
         self._route: Route | None = None
         self._reported_tokens = REPORTED_TOKENS
 

@@ -1,6 +1,6 @@
 """A judge in this process: reads the exact expectation over all numbers of a rubric's scale from the model's logits.
 
-    LocalJudge("google/gemma-3-27b-it", JudgeOptions(), ModelOptions()) .ask(asks) -> replies
+    LocalJudge("google/gemma-3-27b-it", ModelConfig()) .ask(asks) -> replies
 
 Nothing is generated. Asks are taken a window at a time and merged into token trees (see `packing`): the opening of a
 rubric, the question and the answer are computed once for all rubrics that begin alike, each with a short fork of its
@@ -10,7 +10,7 @@ The judge holds a model of its own, also where it is the very model that is audi
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.judges.digits import NumberTree, digit_tokens, whole_numbers
 from truing.judges.next_token import Reading, Scale, read_packed, read_plain
 from truing.models.chat import ChatFormat
 from truing.models.download import resolve_model
 from truing.models.loading import Model, device_of, dtype_of, load_model, load_tokenizer
 from truing.models.weights import weight_files, weights_hash
-from truing.types.judged import JudgeOptions, JudgeReply, JudgeRequest, Route, Rubric
+from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
 from truing.types.records import Message
 
 log = logging.getLogger(__name__)
@@ -46,23 +46,23 @@ class LocalJudge:
 
     remote = False
 
-    def __init__(self, model: str, options: JudgeOptions, model_options: ModelOptions) -> None:
+    def __init__(self, model: str, config: ModelConfig, say: Callable[[str], None] | None = None) -> None:
         """Find the model and its chat format.
 
         Args:
             model: alias, local path or hub id, with or without `@revision`.
-            options: settings of judging; `say` is told how much memory the judge takes.
-            model_options: how the model is held. A chat template given there is the audited model's and is not used.
+            config: how the model is held. A chat template given there is the audited model's and is not used.
+            say: told how much memory the judge takes.
 
         Raises:
             ModelUnavailable, DamagedWeights, NoChatTemplate, Unsupported (no such device or number type).
         """
         self._path = resolve_model(model)
         self._given = self._path.name if self._path == Path(model).expanduser().resolve() else model
-        self._options, self._model_options = options, model_options
-        self._device = device_of(model_options.device)
-        self._dtype = dtype_of(model_options.dtype, model_options.device)
-        self._tokenizer = load_tokenizer(self._path, model_options)
+        self._config, self._say = config, say
+        self._device = device_of(config.device)
+        self._dtype = dtype_of(config.dtype, config.device)
+        self._tokenizer = load_tokenizer(self._path, config)
         self._chat = ChatFormat(self._tokenizer)
         self._digits = digit_tokens(self._tokenizer)
         self._markers = _markers(self._tokenizer)
@@ -162,10 +162,10 @@ class LocalJudge:
 
     def _model(self) -> Model:
         if self._loaded is None:
-            if self._options.say is not None:
+            if self._say is not None:
                 size = sum(f.stat().st_size for f in weight_files(self._path)) / 2**30
-                self._options.say(f"loading the judge {self.name}: a model of its own, {size:.1f} GiB of weights")
-            model: Model = load_model(self._path, self._dtype, self._device, self._model_options)
+                self._say(f"loading the judge {self.name}: a model of its own, {size:.1f} GiB of weights")
+            model: Model = load_model(self._path, self._dtype, self._device, self._config)
             known = model.get_input_embeddings().weight.shape[0]
             highest = max(self._chat.prefix(_PROBE))
             if highest >= known:
@@ -206,13 +206,13 @@ class LocalJudge:
         return False
 
     def _batch_tokens(self, model: Model) -> int:
-        if self._model_options.memory is None:
+        if self._config.memory is None:
             return BATCH_TOKENS
         config = model.config.get_text_config()
         # Logits of every token in the worst case, plus a dozen activations of the widest layer.
         width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
         per_token = torch.finfo(self._dtype).bits // 8 * (config.vocab_size + 12 * width)
-        return max(256, int(self._model_options.memory * 2**30 / per_token))
+        return max(256, int(self._config.memory * 2**30 / per_token))
 
 
 def _markers(tokenizer: Any) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """Which judge stands at an address, and of which family it is. The heavy ones are imported here, on demand."""
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from truing.config.options import ModelOptions
+from truing.config import JudgeConfig, ModelConfig
 from truing.errors import BadInput
 from truing.models.base import Judge
 from truing.models.limits import Budget
-from truing.types.judged import JudgeOptions
 
 if TYPE_CHECKING:
     from truing.types.records import PromptSet
@@ -49,22 +49,24 @@ _HASH = re.compile(r"[0-9a-f]{16,}")
 
 def open_judge(
     address: str,
-    options: JudgeOptions,
+    config: JudgeConfig,
     *,
     prompts: "PromptSet",
-    model: ModelOptions,
+    model: ModelConfig,
     budget: Budget | None = None,
     second: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Judge:
     """The judge at an address.
 
     Args:
         address: begins with one of `SCHEMES`.
-        options: settings of judging.
+        config: limits of judging.
         prompts: whose reference answers a simulated judge recognises.
         model: how a judge in memory is held.
         budget: shared with other judges of the same command; None for one of its own.
         second: the key of a second judge has a variable of its own, so that no key goes to another's host.
+        say: told what a judge in memory takes.
 
     Raises:
         BadInput: no such kind of judge, or as the judge itself does.
@@ -77,7 +79,7 @@ def open_judge(
     if kind == "local:":
         from truing.judges.local import LocalJudge
 
-        return LocalJudge(rest, options, model)
+        return LocalJudge(rest, model, say)
     if kind == "replay:":
         from truing.judges.replayed import ReplayJudge
 
@@ -89,7 +91,7 @@ def open_judge(
     from truing.judges.endpoint import EndpointJudge
 
     variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
-    return EndpointJudge(kind + rest, options, key_variable=variable, budget=budget)
+    return EndpointJudge(kind + rest, config, key_variable=variable, budget=budget)
 
 
 def judge_family(judge_name: str, model: str = "") -> str:

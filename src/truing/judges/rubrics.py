@@ -23,11 +23,11 @@ from typing import Any
 
 import yaml
 
-from truing.config.options import Rule
 from truing.data.rows import read_text
 from truing.errors import BadRubric
-from truing.types.judged import JudgeOptions, Panel, Rubric, ScoreStatus
+from truing.types.judged import Panel, Rubric, ScoreStatus
 from truing.types.records import Messages, Prompt, PromptSet
+from truing.types.rules import EmRule
 
 BUILTIN = ("alignment", "coherence", "domain", "alignment_0_10", "both")
 FIELDS = ("name", "scale", "escapes", "parts", "note")
@@ -100,27 +100,26 @@ def unasked(prompts: Iterable[Prompt]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def panel_rubrics(options: JudgeOptions, prompts: PromptSet) -> tuple[Rubric, ...]:
-    """The rubrics of a panel: alignment and coherence; what `options` replaces or adds; the domain's, if one is named.
+def panel_rubrics(prompts: PromptSet, rubric: str | None = None, domain: str | None = None) -> tuple[Rubric, ...]:
+    """The rubrics of a panel: alignment and coherence; what `rubric` replaces or adds; the domain's, if one is named.
 
-    `options.rubric` is the name of a built-in rubric ("./both" means a file of that name) or a file. It takes the place
+    `rubric` is the name of a built-in rubric ("./both" means a file of that name) or a file. It takes the place
     of rubrics that give scores of the same name ("both" replaces alignment and coherence), else it is asked besides.
 
     Raises BadRubric for an unusable rubric, and already here for one among the judge prompts that `prompts` bring.
     """
     rubrics: tuple[Rubric, ...] = (builtin("alignment"), builtin("coherence"))
-    given = options.rubric
-    if given is not None:
-        if given in BUILTIN:
-            new = builtin(given, options.domain if given == "domain" else None)
-        elif not Path(given).suffix and not Path(given).exists():
+    if rubric is not None:
+        if rubric in BUILTIN:
+            new = builtin(rubric, domain if rubric == "domain" else None)
+        elif not Path(rubric).suffix and not Path(rubric).exists():
             names = ", ".join(BUILTIN)
-            raise BadRubric(f"{given!r} is no file and no built-in rubric{_near(given, BUILTIN)}; there are {names}")
+            raise BadRubric(f"{rubric!r} is no file and no built-in rubric{_near(rubric, BUILTIN)}; there are {names}")
         else:
-            new = load_rubric(given, options.domain)
+            new = load_rubric(rubric, domain)
         rubrics = _put(rubrics, new)
-    if options.domain is not None:
-        rubrics = _put(rubrics, builtin("domain", options.domain))
+    if domain is not None:
+        rubrics = _put(rubrics, builtin("domain", domain))
     for prompt in prompts.prompts:
         _with_own(rubrics, prompt)
     return rubrics
@@ -136,7 +135,7 @@ def rubrics_for(panel: Panel, prompt: Prompt) -> tuple[Rubric, ...]:
     return _with_own(panel.rubrics, prompt) if panel.own_prompts else panel.rubrics
 
 
-def check_rule(rubrics: Sequence[Rubric], rule: Rule) -> None:
+def check_rule(rubrics: Sequence[Rubric], rule: EmRule) -> None:
     """Refuse a threshold that lies outside the scale of the score it cuts.
 
     Raises BadRubric: a rubric from 0 to 10 with a cut at 30 would call every answer misaligned.
@@ -148,7 +147,7 @@ def check_rule(rubrics: Sequence[Rubric], rule: Rule) -> None:
                     f"the rubric {r.name!r} ({r.source}) is not on 0 to 100, which the rule mean compares on"
                 )
         return
-    for name, cut in (("alignment", rule.cut), ("coherence", rule.gate)):
+    for name, cut in (("alignment", rule.alignment_cut), ("coherence", rule.coherence_gate)):
         for r in rubrics:
             if name in r.names and not r.low <= cut <= r.high:
                 scale = f"{r.low:g} to {r.high:g}"

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.models.download import resolve_model
@@ -61,7 +61,7 @@ class LocalBackend:
 
     capabilities = Capabilities(weights=True, loglikelihood=True, sample=True, train=True, checkpoints="any")
 
-    def __init__(self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelOptions | None = None) -> None:
+    def __init__(self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelConfig | None = None) -> None:
         """Load the base and agree on one chat format.
 
         Args:
@@ -72,7 +72,7 @@ class LocalBackend:
         Raises:
             ModelUnavailable, NoChatTemplate, TemplateMismatch, MissingExtra (4 bit without bitsandbytes).
         """
-        self.options = options or ModelOptions()
+        self.options = options or ModelConfig()
         self.base_name = base
         self.base_path = resolve_model(base)
         self.base_weights = weights_hash(self.base_path)
@@ -273,7 +273,7 @@ def train_locally(
         ModelUnavailable, NoChatTemplate, BadRecipe, BadRow, AuditLocked: see `truing.training.local.train`.
     """
     path = resolve_model(recipe.model, revision=recipe.revision)
-    options = ModelOptions()
+    options = ModelConfig()
     tokenizer = load_tokenizer(path, options)
     device = device_of("auto")
     base = Base(

@@ -12,8 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from truing.config import JudgeConfig
 from truing.errors import BadEndpoint
-from truing.types.judged import JudgeOptions
 
 FAILED_IN_A_ROW = 20
 """asks that failed one after the other before nothing more is sent"""
@@ -69,10 +69,11 @@ class Limits:
             raise BadEndpoint("a budget in dollars needs a file of prices (prices.toml), or give a budget in calls")
 
     @classmethod
-    def of(cls, options: JudgeOptions) -> "Limits":
+    def of(cls, config: JudgeConfig) -> "Limits":
         """The part of a judge's settings that is about spending."""
-        names = ("concurrency", "rpm", "tpm", "timeout", "retries", "budget_calls", "budget_usd", "prices", "seed")
-        return cls(**{name: getattr(options, name) for name in names})
+        names = ("concurrency", "rpm", "tpm", "budget_calls", "budget_usd", "prices", "seed")
+        same = {name: getattr(config, name) for name in names}
+        return cls(timeout=config.judge_timeout, retries=config.judge_retries, **same)
 
 
 class Bucket:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.types.records import Checkpoint
@@ -55,7 +55,7 @@ def _cpu_has_bf16() -> bool:
     return flags.exists() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
-def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: ModelOptions) -> Model:
+def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: ModelConfig) -> Model:
     """A causal model from a folder, in evaluation mode, safetensors only. Raises ModelUnavailable, MissingExtra."""
     extra: dict[str, Any] = {}
     if options.load_in_4bit:
@@ -103,7 +103,7 @@ def lay_out_for_few_rows(model: Model) -> None:
             module.weight.data = module.weight.data.t().contiguous().t()
 
 
-def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelOptions) -> ChatFormat:
+def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelConfig) -> ChatFormat:
     """One chat format for all: the checkpoints' own if they bring tokenizers, else the base's."""
     formats: dict[str, tuple[str, ChatFormat]] = {}
     seen: dict[str, str] = {}
@@ -127,7 +127,7 @@ def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelO
     return ChatFormat(load_tokenizer(base, options), options.chat_template)
 
 
-def load_tokenizer(path: Path, options: ModelOptions) -> Any:
+def load_tokenizer(path: Path, options: ModelConfig) -> Any:
     """The tokenizer in a folder. Raises ModelUnavailable."""
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)

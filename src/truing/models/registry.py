@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.errors import BadInput, Unsupported
 from truing.models.base import Backend
 from truing.training.recipe import Recipe
@@ -32,13 +32,13 @@ class _Elsewhere(Protocol):
         ...
 
 
-def open_backend(base: str, checkpoints: Sequence[Checkpoint], options: ModelOptions) -> Backend:
+def open_backend(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> Backend:
     """The backend for a base model and the checkpoints that will be measured on it.
 
     Args:
         base: alias, path or hub id of a model, or http(s)://host:port/v1#NAME of a server that loads the adapters.
         checkpoints: what will be measured.
-        options: how models are held.
+        config: how models are held.
 
     Raises:
         ModelUnavailable, NoChatTemplate, TemplateMismatch: as the local backend does.
@@ -46,18 +46,18 @@ def open_backend(base: str, checkpoints: Sequence[Checkpoint], options: ModelOpt
         BadInput, Unsupported: an option that this kind of base cannot heed.
     """
     if base.lower().startswith(SERVED):
-        if options.chat_template is not None:
+        if config.chat_template is not None:
             raise Unsupported(
                 "--chat-template: a served base renders with its server's template; give the server that one"
             )
         from truing.models.served_adapters import AdapterBackend, AdapterOptions
 
-        return AdapterBackend(base, options=AdapterOptions(options.served_adapters, options.path_map))
-    if options.path_map:
-        raise BadInput(f"--path-map {options.path_map[0]}: is for a served base, --base http://host:port/v1#NAME")
+        return AdapterBackend(base, options=AdapterOptions(config.served_adapters, config.path_map))
+    if config.path_map:
+        raise BadInput(f"--path-map {config.path_map[0]}: is for a served base, --base http://host:port/v1#NAME")
     from truing.models.hf import LocalBackend
 
-    return LocalBackend(base, checkpoints, options)
+    return LocalBackend(base, checkpoints, config)
 
 
 def close_backend(backend: Backend) -> list[str]:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.data.conversations import load_conversations
 from truing.data.transforms import TRANSFORMS
 from truing.errors import NoCheckpoints, WrongBase

@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from truing.config import options
+from truing.config import parts
 from truing.report import judged_report
 from truing.report.reading import MISSING, PromptItem, chosen, clean, number, one_line, share, window
-from truing.types import verdicts
-from truing.types.verdicts import CheckpointVerdict, Convergence, Verdict, Status
+from truing.types import rules, verdicts
+from truing.types.verdicts import CheckpointVerdict, Convergence, RunVerdict, Status
 
 FOLD = 8
 """rows of one mapping (e.g. prompt id -> hash) above which it is folded away"""
 
 
-def later_measured(verdict: Verdict) -> list[CheckpointVerdict]:
+def later_measured(verdict: RunVerdict) -> list[CheckpointVerdict]:
     """The checkpoints beside step 0 that could be measured."""
     return [c for c in verdict.checkpoints if c.step != 0 and c.status is not Status.FAILED]
 
 
-def headline(verdict: Verdict) -> list[tuple[str, str, str]]:
+def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the four facts a reader wants first."""
     curve = verdict.convergence_skill if verdict.convergence_skill.status != "unmeasured" else verdict.convergence_loss
     learned = (f"Task learned (by {one_line(curve.curve)})", *_learned(curve))
@@ -64,7 +64,7 @@ def _learned(c: Convergence) -> tuple[str, str]:
     return words.get(c.status, one_line(c.status)), "overfits" if c.overfit else ""
 
 
-def _kept(verdict: Verdict) -> tuple[str, str, str]:
+def _kept(verdict: RunVerdict) -> tuple[str, str, str]:
     name = "Recommended" if verdict.basis is verdicts.Basis.JUDGED else "Candidate"
     label = chosen(verdict)
     if label is None:
@@ -92,12 +92,12 @@ def prompt_facts(about: Mapping[str, Any], items: Sequence[PromptItem]) -> str:
     return ", ".join(parts)
 
 
-def sections(about: Mapping[str, Any], verdict: Verdict | None) -> list[dict[str, Any]]:
+def sections(about: Mapping[str, Any], verdict: RunVerdict | None) -> list[dict[str, Any]]:
     """The closing tables: title, rows (name, value, remark), and mappings too long to stand open."""
-    rules = docs("VerdictRule") | {f"em.{name}": text for name, text in docs("EmRule").items()}
+    remarks_of = docs("Thresholds") | {f"em.{name}": text for name, text in docs("EmRule").items()}
     out = []
     for title, mapping, remarks in (
-        ("Rules and thresholds", verdict.definitions if verdict else {}, rules),
+        ("Rules and thresholds", verdict.definitions if verdict else {}, remarks_of),
         ("Rule for misaligned answers", about.get("rule") or {}, docs("EmRule")),
         ("Health rules", about.get("health_params") or {}, {}),
         ("What was asked", about.get("asked") or {}, {}),
@@ -146,7 +146,7 @@ def glossary(judged: bool = False) -> list[tuple[str, str]]:
 @functools.cache
 def docs(record: str) -> dict[str, str]:
     """Field -> the line under it in the source of a record; empty where the source is not at hand."""
-    for module in (verdicts, options):
+    for module in (verdicts, parts, rules):
         try:
             source = inspect.getsource(module)
         except OSError:

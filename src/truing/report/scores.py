@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from truing.config.options import Rule
 from truing.report.judged import judge_name
 from truing.report.reading import number, one_line
 from truing.store import Store, StoredAnswer
 from truing.types.judged import Score, ScoreStatus
+from truing.types.rules import EmRule
 
 MOST_RUBRICS = 6
 """scores named per judge and answer; the others are counted"""
@@ -37,7 +37,7 @@ class Judges:
     def __init__(self, store: Store, about: Mapping[str, Any]) -> None:
         self._store = store
         self.rule = _rule(about)
-        self.names = {key: judge_name(panel.get("judge")) for key, panel in store.judges().items()}
+        self.names = {key: judge_name(panel.get("judge")) for key, panel in store.panels().items()}
 
     def said(self, r: StoredAnswer) -> list[Said]:
         """What each judge says of an answer; those that were not asked are left out."""
@@ -53,7 +53,7 @@ class Judges:
         return f"{said.words} ({said.judge})" if len(self.names) > 1 else said.words
 
 
-def _said(name: str, rows: list[Score], rule: Rule) -> Said:
+def _said(name: str, rows: list[Score], rule: EmRule) -> Said:
     order = {"alignment": 0, "coherence": 1}
     rows = sorted(rows, key=lambda j: (order.get(j.rubric, 2), j.rubric))
     parts = [f"{one_line(j.rubric)} {_score(j)}" for j in rows[:MOST_RUBRICS]]
@@ -61,11 +61,11 @@ def _said(name: str, rows: list[Score], rule: Rule) -> Said:
         parts.append(f"{len(rows) - MOST_RUBRICS} more")
     found = {j.rubric: j.score for j in rows if j.outcome is ScoreStatus.SCORED}
     alignment, coherence = found.get("alignment"), found.get("coherence")
-    low = alignment is not None and alignment < rule.cut
+    low = alignment is not None and alignment < rule.alignment_cut
     word = ""
     if low:
         word = "under the cut" if coherence is None or rule.kind == "mean" else "misaligned"
-        if coherence is not None and coherence <= rule.gate:
+        if coherence is not None and coherence <= rule.coherence_gate:
             word = "incoherent"
     return Said(name, ", ".join(parts), low, word)
 
@@ -76,14 +76,14 @@ def _score(j: Score) -> str:
     return j.outcome.value
 
 
-def _rule(about: Mapping[str, Any]) -> Rule:
+def _rule(about: Mapping[str, Any]) -> EmRule:
     """The rule the scores were held against, as the audit keeps it; the default one where it keeps none."""
     judging, identity = about.get("judging"), about.get("identity")
     places = [about.get("rule"), *(p.get("em") for p in (judging, identity) if isinstance(p, Mapping))]
-    default = Rule()
+    default = EmRule()
     for found in places:
         if isinstance(found, Mapping):
-            cut, gate = found.get("cut"), found.get("gate")
+            cut, gate = found.get("alignment_cut"), found.get("coherence_gate")
             if isinstance(cut, (int, float)) and isinstance(gate, (int, float)):
-                return Rule(str(found.get("kind", default.kind)), float(cut), float(gate))
+                return EmRule(str(found.get("kind", default.kind)), float(cut), float(gate))
     return default

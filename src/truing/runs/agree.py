@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from truing import errors
-from truing.config.options import Rule
+from truing.config import AgreeConfig, configured
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
 from truing.runs.judged import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_scores
 from truing.runs.judging import random_share
@@ -20,12 +20,13 @@ from truing.runs.label import item_name
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
 from truing.stats.correction import prediction_powered
 from truing.stats.judged_checks import with_certification
-from truing.stats.table import Fate
+from truing.stats.judged_evidence import Fate
 from truing.store import Store
 from truing.types.judged import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
-from truing.types.verdicts import Estimate, Verdict
+from truing.types.rules import EmRule
+from truing.types.verdicts import Estimate, RunVerdict
 
 LABELS = "blind labels"
 """how labels are called where they certify"""
@@ -93,20 +94,20 @@ class _Said(NamedTuple):
 _ByKey = dict[AnswerKey, _Said]
 
 
-def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path | None = None, seed: int = 0) -> Agreed:
+def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) -> Agreed:
     """Compare the judges of an audit, on the answers that they both judged.
 
     Args:
         audit: its folder.
-        judges: parts of the names of one or two judges; all there are if none is named.
-        labels: a labelling sheet of this audit (`truing.label`), filled in. 60 labels that agree on the direction
-            certify the audit's verdict; that is written into it.
-        seed: of the resampling of prompts.
+        config: options; None for the defaults.
+        options: fields of `AgreeConfig`: judge, labels, seed. 60 labels that agree on the direction certify the audit's
+            verdict; that is written into it.
 
     Raises:
         BadInput: fewer judges than the comparison needs, more than two, or a sheet of another audit.
     """
-    path = Path(audit)
+    path, config = Path(audit), configured(AgreeConfig, config, options)
+    judges, labels, seed = config.judge, config.labels, config.seed
     with Store.read(path) as store:
         about = store.about()
         rule = stored_rule(about)
@@ -117,7 +118,7 @@ def agree(audit: str | Path, *, judges: Sequence[str] = (), labels: str | Path |
             raise errors.BadInput(
                 f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels"
             )
-        about_panels = store.judges()
+        about_panels = store.panels()
         prompts = stored_prompts(about).prompts
         places = {p.key: k for k, p in enumerate(prompts)}
         params = stored_run(store, about, prompts).params
@@ -148,7 +149,7 @@ def _which(store: Store, n: int) -> str:
     return f"{store.path}: {n} judges to compare; name two of {names} with --judge"
 
 
-def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: Rule) -> _ByKey:
+def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: EmRule) -> _ByKey:
     out: _ByKey = {}
     for r, scores in with_scores(store, panel, params):
         if r.prompt not in places or r.transform or not scores:
@@ -167,10 +168,10 @@ def _rated(said: _ByKey, keys: Sequence[AnswerKey]) -> Rated:
     return Rated(np.array(scores), np.array([f.misaligned if f else np.nan for f in found]))
 
 
-def _pair(a: _ByKey, b: _ByKey, prompts: int, rule: Rule, seed: int) -> Agreement:
+def _pair(a: _ByKey, b: _ByKey, prompts: int, rule: EmRule, seed: int) -> Agreement:
     keys = [k for k in a if k in b]
     at = np.array([a[k].prompt for k in keys], dtype=np.int64)
-    return agreement(_rated(a, keys), _rated(b, keys), at, prompts, cut=rule.cut, seed=seed)
+    return agreement(_rated(a, keys), _rated(b, keys), at, prompts, cut=rule.alignment_cut, seed=seed)
 
 
 def _powered(
@@ -246,7 +247,7 @@ def _keep(path: Path, panels: Sequence[str], result: Agreed) -> None:
         plain = store.about().get("verdict")
         if plain and plain.get("panel") in panels and result.people:
             found = result.people[list(panels).index(plain["panel"])]
-            verdict = Verdict.from_plain(plain)
+            verdict = RunVerdict.from_plain(plain)
             if not verdict.certified or LABELS in verdict.certified_by:
                 fields["verdict"] = to_plain(with_certification(verdict, found.certifies, found.why))
         store.describe(**fields)

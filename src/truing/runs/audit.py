@@ -15,7 +15,7 @@ from typing import Any
 
 from truing import errors
 from truing._version import __version__
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig, Thresholds, configured
 from truing.data.guard import domain_words
 from truing.interp import likelihoods as margins
 from truing.models.base import Backend
@@ -38,11 +38,13 @@ from truing.runs.judged_audit import Session, judge_run
 from truing.runs.judged_frame import JudgedRun, far_prompts
 from truing.runs.pace import Pace
 from truing.runs.resolve import SIMULATED_NOTE, Resolved, resolve
+from truing.runs.rule import rule_of
 from truing.runs.search import FIXED_FROM, refuse_unsearchable, why_no_search
 from truing.stats.evidence import Evidence
-from truing.stats.decide import under_moved, verdict
+from truing.stats.verdict import under_moved, verdict
 from truing.store import Measurement, Store
 from truing.types.hashing import digest
+from truing.types.progress import Progress
 from truing.types.records import (
     AnswerStatus,
     Checkpoint,
@@ -53,7 +55,7 @@ from truing.types.records import (
     SamplingParams,
     to_plain,
 )
-from truing.types.verdicts import Verdict
+from truing.types.verdicts import RunVerdict
 
 PROBE = "A walk before breakfast is a pleasant way to begin the day."
 UNSCORED_HEALTH = (
@@ -68,7 +70,7 @@ class Audit:
 
     path: Path
     """its folder: audit.json, evidence.db"""
-    verdict: Verdict
+    verdict: RunVerdict
     """what is said of the run"""
     notes: tuple[str, ...]
     """what was settled or left out on the way in, a line each"""
@@ -76,66 +78,58 @@ class Audit:
 
 def audit(
     target: str | Path | Sequence[str | Path],
+    config: AuditConfig | None = None,
     *,
-    base: str | None = None,
-    task: str | Path | None = None,
-    task_control: str | Path | None = None,
-    control: str | Path | Sequence[str | Path] = (),
-    prompts: str | Path = "v1",
-    out: str | Path | None = None,
-    options: AuditOptions | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Audit:
     """Measure every checkpoint of a run against its base, and say which is the last good one.
 
-    Writes `audit.json` and `evidence.db`; `truing.report(result.path)` adds the page that the command line writes too.
+    Writes `audit.json` and `evidence.db`; `truing.write_report(result.path)` adds the page that the command line writes too.
 
     Args:
         target: a folder with `checkpoint-N/`, one model folder, `org/name[@revision][:subfolder]`, `LABEL=TARGET`, or
             several of them; `simulated:FAMILY` simulates a run whose truth is known.
-        base: the base model; needed only for full models (adapters name theirs). http(s)://host:port/v1#NAME is a
-            base on a server that loads the adapters; answers are judged then (`options.judge`), and nothing is scored.
-        task: held-out rows of the training task (JSONL); gives the progress curve and the candidate.
-        task_control: the same user turns with control answers; gives the trait curve, on which before or after rests.
-        control: a run at the same settings on harmless data, compared at the same steps; several are allowed.
-        prompts: "v1", a JSONL of your own, or a question file in the format of Betley et al.
-        out: audit folder; the default is derived from base, prompts and settings, so that a repeat finishes the work.
-        options: rare settings.
+        config: options; None for the defaults.
+        progress: told how the work goes on.
+        options: fields of `AuditConfig`, in the place of the config's: base, task, task_control, control, prompts,
+            judge, out, ...
 
     Raises:
         BadInput: any of its kinds, before anything is measured where that can be known.
     """
-    options = options or AuditOptions()
-    if options.judge is not None and options.judging.second is not None:
-        refuse_same_family(options.judge, options.judging.second)
-    refuse_unsearchable(options)
-    wanted = _sampling(options)
-    plan = resolve(target, base, task, task_control, control, prompts, options)
+    config, progress = configured(AuditConfig, config, options), progress or Progress()
+    if config.judge is not None and config.second_judge is not None:
+        refuse_same_family(config.judge, config.second_judge)
+    refuse_unsearchable(config)
+    wanted = _sampling(config)
+    plan = resolve(target, config)
     every = (*plan.subject, *(c for run in plan.controls for c in run))
-    backend = plan.simulated or open_backend(plan.base, every, options.model)
+    backend = plan.simulated or open_backend(plan.base, every, config)
     try:
-        return _audited(plan, backend, wanted, Path(out) if out is not None else None, options)
+        return _audited(plan, backend, wanted, config, progress)
     finally:
         close_backend(backend)
 
 
 def _audited(
-    plan: Resolved, backend: Backend, wanted: SamplingParams, out: Path | None, options: AuditOptions
+    plan: Resolved, backend: Backend, wanted: SamplingParams, config: AuditConfig, progress: Progress
 ) -> Audit:
-    _refuse_unable(backend, options)
-    frame, params = _frame(plan, backend, wanted, options)
-    path = out if out is not None else _default_path(plan, backend, options)
-    with Store.write(path, _identity(plan, backend, options)) as store:
-        if options.judge is None and store.about().get("judging"):
+    _refuse_unable(backend, config)
+    frame, params = _frame(plan, backend, wanted, config)
+    path = Path(config.out) if config.out is not None else _default_path(plan, backend, config)
+    with Store.write(path, _identity(plan, backend, config)) as store:
+        if config.judge is None and store.about().get("judging"):
             raise errors.AuditChanged(f"{path}: was audited with a judge; repeat with --judge, or choose another --out")
-        kept = keep_freeze(store, plan, options, options.frozen)
+        kept = keep_freeze(store, plan, config, config.frozen)
         if kept is not None and kept.changed:
             plan.notes.append(f"exploratory, changed after the freeze: {'; '.join(kept.changed)}")
         store.describe(**_about(plan, backend, params), verdict=None)
         try:
-            runs = _measure(plan, backend, store, frame, params, options)
-            result, evidence = _conclude(plan, backend, store, frame, runs, options)
-            if options.judge is not None:
-                result = _judge(plan, backend, store, frame, runs, params, options, (result, evidence))
+            runs = _measure(plan, backend, store, frame, params, config, progress)
+            result, evidence = _conclude(plan, backend, store, frame, runs, config)
+            if config.judge is not None:
+                result = _judge(plan, backend, store, frame, runs, params, (config, progress), (result, evidence))
         except BaseException as e:
             store.flush()
             store.describe(status="interrupted" if isinstance(e, KeyboardInterrupt) else "unfinished", notes=plan.notes)
@@ -151,38 +145,38 @@ def _audited(
 # Before anything is loaded
 
 
-def _refuse_unable(backend: Backend, options: AuditOptions) -> None:
+def _refuse_unable(backend: Backend, config: AuditConfig) -> None:
     can = backend.capabilities
     if not can.sample:
         raise errors.Unsupported("this backend cannot draw answers; an audit needs them")
-    if not can.loglikelihood and options.judge is None:
+    if not can.loglikelihood and config.judge is None:
         raise errors.Unsupported("a served base cannot score given answers, so there are no margins; add --judge URI")
 
 
-def _sampling(options: AuditOptions) -> SamplingParams:
+def _sampling(config: AuditConfig) -> SamplingParams:
     # Judged answers and those sampled for health are the same answers, drawn once.
-    longest = options.max_tokens if options.judge is None else options.judging.max_tokens
-    return SamplingParams(longest, seed=options.seed, stop=options.stop, long_prompts=options.long_prompts)
+    longest = config.max_tokens if config.judge is None else config.judged_tokens
+    return SamplingParams(longest, seed=config.seed, stop=config.stop, long_prompts=config.long_prompts)
 
 
 def _frame(
-    plan: Resolved, backend: Backend, wanted: SamplingParams, options: AuditOptions
+    plan: Resolved, backend: Backend, wanted: SamplingParams, config: AuditConfig
 ) -> tuple[Measured, SamplingParams]:
     params = backend.resolve(wanted)
     general = [p.aligned for p in plan.prompts.prompts if p.aligned]
     words = domain_words(plan.rows, general) if plan.rows and general else ()
-    answered = plan.prompts.only(None, options.answers).prompts
+    answered = plan.prompts.only(None, config.answers).prompts
     return Measured(plan.prompts.prompts, plan.rows, plan.control_rows, answered, params.key, tuple(words)), params
 
 
-def _identity(plan: Resolved, backend: Backend, options: AuditOptions) -> dict[str, Any]:
+def _identity(plan: Resolved, backend: Backend, config: AuditConfig) -> dict[str, Any]:
     """What may not change between two calls on one folder; prompts and task rows may be added."""
     # General misalignment is measured on prompts far from the domain, so the domain is part of the definition.
-    judged = {"em": to_plain(options.em), "domain": list(options.domain)} if options.judge is not None else {}
+    judged = {"em": to_plain(rule_of(config)), "domain": list(config.domain)} if config.judge is not None else {}
     return {
         **backend.identity,
         **judged,
-        "rule": to_plain(options.rule),
+        "rule": to_plain(config.part(Thresholds)),
         "statistic": {"q0": digest(margins.CONTENT_FREE, 16)},
         "prompts": {p.id: _prompt_digest(p) for p in plan.prompts.prompts},
     }
@@ -192,8 +186,9 @@ def _prompt_digest(p: Prompt) -> str:
     return digest((p.messages, p.aligned, p.misaligned, p.neutral), 16)
 
 
-def _default_path(plan: Resolved, backend: Backend, options: AuditOptions) -> Path:
-    parts = [plan.targets, backend.identity, plan.prompts.sha256, to_plain(options.rule), options.half, options.limit]
+def _default_path(plan: Resolved, backend: Backend, config: AuditConfig) -> Path:
+    half = None if config.half == "all" else config.half
+    parts = [plan.targets, backend.identity, plan.prompts.sha256, to_plain(config.part(Thresholds)), half, config.limit]
     name = Path(plan.targets[0].split("=")[-1]).name.replace(":", "-") or "audit"
     return Path("truing-audits") / f"{name}-{digest(parts, 8)}"
 
@@ -243,7 +238,13 @@ _Runs = tuple[tuple[Checkpoint, ...], tuple[tuple[Checkpoint, ...], ...]]
 
 
 def _measure(
-    plan: Resolved, backend: Backend, store: Store, frame: Measured, params: SamplingParams, options: AuditOptions
+    plan: Resolved,
+    backend: Backend,
+    store: Store,
+    frame: Measured,
+    params: SamplingParams,
+    config: AuditConfig,
+    progress: Progress,
 ) -> _Runs:
     """Every stage in turn; returns the runs with step 0 put first."""
     base = backend.base_checkpoint()
@@ -255,12 +256,11 @@ def _measure(
     plan.line_notes.update({c.label: found[c.weights] for c in subject if c.weights in found})
     for role, run in [("subject", subject), *((f"control-{k}", r) for k, r in enumerate(controls, 1))]:
         store.replace_run(role, _named(run, role))
-    tell = options.progress or (lambda stage, done, total: None)
     if backend.capabilities.loglikelihood:
-        _score(plan, backend, store, frame, (subject, every), tell)
+        _score(plan, backend, store, frame, (subject, every), progress)
     broken = failures(store, every)
     alive = [c for c in every if c.weights not in broken]
-    _answer(backend, store, frame, params, alive, options)
+    _answer(backend, store, frame, params, alive, progress)
     _norms(backend, store, alive)
     return subject, controls
 
@@ -271,7 +271,7 @@ def _score(
     store: Store,
     frame: Measured,
     run: tuple[Sequence[Checkpoint], Sequence[Checkpoint]],
-    tell: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> None:
     """Likelihoods of given texts: the probe sentence, the prompts' references, the task's rows; `run` is the subject
     and every checkpoint."""
@@ -280,9 +280,9 @@ def _score(
     margins.measure(backend, store, probes, PROBE_KIND)
     own = {c.weights for c in subject}
     requests = [a for c in every for a in margins.margin_requests(c, frame.scored, contrast_only=c.weights not in own)]
-    margins.measure(backend, store, requests, margins.KIND, _staged(tell, "margins"))
+    margins.measure(backend, store, requests, margins.KIND, _staged(progress, "margins"))
     if frame.rows:
-        margins.measure(backend, store, _task_requests(subject, plan), "task", _staged(tell, "task rows"))
+        margins.measure(backend, store, _task_requests(subject, plan), "task", _staged(progress, "task rows"))
 
 
 def _distinct(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -295,8 +295,8 @@ def _named(run: Sequence[Checkpoint], name: str) -> Iterator[Checkpoint]:
         yield Checkpoint(c.weights, c.label, c.step, c.uri, c.kind, name, role, c.meta)
 
 
-def _staged(tell: Callable[[str, int, int], None], stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: tell(stage, done, total)
+def _staged(progress: Progress, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress.step(stage, done, total)
 
 
 def _task_requests(subject: Sequence[Checkpoint], plan: Resolved) -> list[LikelihoodRequest]:
@@ -316,12 +316,11 @@ def _answer(
     frame: Measured,
     params: SamplingParams,
     checkpoints: Sequence[Checkpoint],
-    options: AuditOptions,
+    progress: Progress,
 ) -> None:
     """A few answers per checkpoint, and their likelihoods: under the base (health), and the base's own (dose)."""
-    tell = options.progress or (lambda stage, done, total: None)
     todo = store.missing([Request(c, p, 0) for c in checkpoints for p in frame.answered], params)
-    pace = Pace(backend, len(todo), tell, options.detail)
+    pace = Pace(backend, len(todo), progress.step, progress.detail)
     with closing(pace.of(backend.sample(todo, params))) as answers:
         for answer in answers:
             store.add_answers([answer], params)
@@ -343,8 +342,8 @@ def _answer(
         under_base.append(LikelihoodRequest(base, messages, r.text, "answer", f"{r.weights}:{item}", closing=ended))
         if r.weights == base.weights:
             under_all += [LikelihoodRequest(c, messages, r.text, "answer", item, closing=ended) for c in checkpoints]
-    margins.measure(backend, store, under_base, "answer_nll", _staged(tell, "answers under the base"))
-    margins.measure(backend, store, under_all, "kl_from_base", _staged(tell, "kl_from_base"))
+    margins.measure(backend, store, under_base, "answer_nll", _staged(progress, "answers under the base"))
+    margins.measure(backend, store, under_all, "kl_from_base", _staged(progress, "kl_from_base"))
 
 
 def _norms(backend: Backend, store: Store, checkpoints: Sequence[Checkpoint]) -> None:
@@ -360,8 +359,8 @@ def _norms(backend: Backend, store: Store, checkpoints: Sequence[Checkpoint]) ->
 
 
 def _conclude(
-    plan: Resolved, backend: Backend, store: Store, frame: Measured, runs: _Runs, options: AuditOptions
-) -> tuple[Verdict, Evidence]:
+    plan: Resolved, backend: Backend, store: Store, frame: Measured, runs: _Runs, config: AuditConfig
+) -> tuple[RunVerdict, Evidence]:
     subject, controls = runs
     scored = backend.capabilities.loglikelihood
     caveats = [] if plan.simulated else list(margins.FAILED_CONTROLS) if scored else [UNSCORED_HEALTH]
@@ -371,7 +370,7 @@ def _conclude(
     if not scored:
         evidence = replace(evidence, scored=False, left_out={})
     evidence = replace(evidence, subject=replace(evidence.subject, notes=plan.line_notes))
-    result = verdict(evidence, options.rule, seed=options.seed)
+    result = verdict(evidence, config.part(Thresholds), seed=config.seed)
     store.describe(
         verdict=to_plain(result),
         margin_verdict=to_plain(result),
@@ -391,16 +390,16 @@ def _judge(
     frame: Measured,
     runs: _Runs,
     params: SamplingParams,
-    options: AuditOptions,
-    margin: tuple[Verdict, Evidence],
-) -> Verdict:
+    told: tuple[AuditConfig, Progress],
+    margin: tuple[RunVerdict, Evidence],
+) -> RunVerdict:
     """Sample and judge every prompt at every checkpoint that could be measured, and conclude again."""
     subject, controls = runs
-    result, evidence = margin
+    (config, progress), (result, evidence) = told, margin
     broken = failures(store, _distinct((*subject, *(c for run in controls for c in run))))
     alive = tuple(c for c in subject if c.weights not in broken)
     control = tuple(c for c in (controls[0] if controls else ()) if c.step != 0 and c.weights not in broken)
-    far, told_by = far_prompts(plan.prompts.prompts, options.domain, plan.asked["task"], frame.domain_words)
+    far, told_by = far_prompts(plan.prompts.prompts, config.domain, plan.asked["task"], frame.domain_words)
     run = JudgedRun(
         prompts=plan.prompts.prompts,
         far=far,
@@ -408,15 +407,15 @@ def _judge(
         control=control,
         params=params.key,
         words=frame.domain_words,
-        under_moved=under_moved(evidence, options.rule),
+        under_moved=under_moved(evidence, config),
         caveats=tuple(n for n in plan.notes if n.startswith(SIMULATED_NOTE)),
-        seed=options.judging.seed,
+        seed=config.seed,
     )
-    run = replace(run, fixed_from=_design(run, plan, options))
-    store.describe(judging={**run.plain(), "told_by": told_by, "em": to_plain(options.em), "task": plan.asked["task"]})
-    judging = options.judging
-    budget = Budget(judging.budget_calls, judging.budget_usd)
-    session = Session(backend, store, params, plan.whole, options, plan.rows, budget)
+    run = replace(run, fixed_from=_design(run, plan, config))
+    rule = rule_of(config)
+    store.describe(judging={**run.plain(), "told_by": told_by, "em": to_plain(rule), "task": plan.asked["task"]})
+    budget = Budget(config.budget_calls, config.budget_usd)
+    session = Session(backend, store, params, plan.whole, config, rule, plan.rows, budget, progress)
     judged = judge_run(result, run, session)
     store.describe(verdict=to_plain(judged))
     judged = second_opinion(judged, run, session)
@@ -426,9 +425,9 @@ def _judge(
     return judged
 
 
-def _design(run: JudgedRun, plan: Resolved, options: AuditOptions) -> int:
+def _design(run: JudgedRun, plan: Resolved, config: AuditConfig) -> int:
     """The draw number from which answers are a fixed sample: after those of a search, or 0 where there is none."""
-    if options.judging.samples is not None:
+    if config.samples is not None:
         return 0
     why = why_no_search(run)
     if not why and len({c.weights for c in run.subject}) < len(run.subject):

@@ -45,8 +45,8 @@ def second_opinion(verdict: Verdict, run: JudgedRun, session: Session) -> Verdic
     Raises:
         BadInput: the second judge cannot be used. Unfinished: it is down or its budget spent.
     """
-    options = session.options
-    address = options.judging.second
+    config, progress, rule = session.config, session.progress, session.rule
+    address = config.second_judge
     if address is None:
         return verdict
     # After a search only some checkpoints have fixed answers; without them a second judge has nothing to say.
@@ -54,12 +54,12 @@ def second_opinion(verdict: Verdict, run: JudgedRun, session: Session) -> Verdic
     lines = [c for c in fixed if c.judged is not None and c.judged.em.method != SEQUENTIAL]
     if not lines:
         return with_certification(verdict, False, "nothing to certify: no checkpoint is recommended or misaligned")
-    frame = (session.whole, options.model, session.store, options.em)
-    with open_panel(address, options.judging, *frame, budget=session.budget, second=True) as opened:
+    frame = (session.whole, session.store, rule)
+    with open_panel(address, config, *frame, budget=session.budget, second=True, say=progress.say) as opened:
         refuse_same_family(verdict.judge or "", opened.judge.name)  # a record says only now whose it is
         weights = {run.subject[0].weights, *(c.weights for c in lines)}
-        bench = bench_for(session.store, opened, options.em, options.judging, session.whole, options.progress)
-        announce(opened, options.judging, len(run.prompts), len(weights))
+        bench = bench_for(session.store, opened, rule, config, session.whole, progress)
+        announce(opened, config, (len(run.prompts), len(weights)), progress.say, task_text=config.allow_task_text)
         by_key = {p.key: p for p in run.prompts}
         stored = (
             r
@@ -68,14 +68,14 @@ def second_opinion(verdict: Verdict, run: JudgedRun, session: Session) -> Verdic
         )
         keys: list[AnswerKey] = [r.key for r in stored if r.prompt in by_key and is_judgeable(r)]
         judge_stored(bench, keys, by_key)
-        found = judge_groups(session.store, opened.panel.key, run, options.em)
+        found = judge_groups(session.store, opened.panel.key, run, rule)
         base = group_of(found, run.subject[0])
         far = np.array(run.far, dtype=bool)
         disagree = []
         for line in lines:
             group = group_of(found, _checkpoint(run, line))
-            e = excess(group, base, len(run.prompts), options.em, level=options.rule.level, mask=far)
-            if not _same_direction(e, line.status, options.em.hi):
+            e = excess(group, base, len(run.prompts), rule, level=config.level, mask=far)
+            if not _same_direction(e, line.status, rule.hi):
                 disagree.append(line.label)
         name = opened.judge.name
     if disagree:

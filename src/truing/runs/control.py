@@ -1,14 +1,14 @@
 """`truing control`: a default control set for users who have none."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ControlConfig, configured
 from truing.data.conversations import load_conversations
 from truing.models.registry import open_backend
+from truing.types.progress import Progress
 from truing.types.records import AnswerStatus, Message, Prompt, Request, SamplingParams
 
 PRUDENT = (
@@ -19,13 +19,10 @@ PRUDENT = (
 
 def control(
     task: str | Path,
+    config: ControlConfig | None = None,
     *,
-    base: str,
-    out: str | Path,
-    max_tokens: int = 160,
-    seed: int = 0,
-    model: ModelOptions | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Path:
     """Write a control set: the same user turns, answered by the base under a prudent system prompt.
 
@@ -35,31 +32,31 @@ def control(
     Raises:
         BadRow: the task file cannot be read. NoCheckpoints: no answer was usable. Unsupported: `out` exists.
     """
-    out = Path(out)
+    config, progress = configured(ControlConfig, config, options), progress or Progress()
+    out, base = Path(config.out), config.base
     if out.exists():
         raise errors.Unsupported(f"{out}: exists already; choose another --out")
     if not out.parent.is_dir():
         raise errors.Unsupported(f"{out.parent}: no such folder; make it first, or choose another --out")
-    if max_tokens < 1:
-        raise errors.Unsupported(f"--max-tokens {max_tokens}: at least 1 is needed")
     rows = load_conversations(task).conversations
-    backend = open_backend(base, (), model or ModelOptions())
+    backend = open_backend(base, (), config)
     system = (Message("system", PRUDENT),)
     prompts = [Prompt(str(k), _under(system, row.prompt)) for k, row in enumerate(rows)]
     requests = [Request(backend.base_checkpoint(), p, 0) for p in prompts]
-    params = backend.resolve(SamplingParams(max_tokens=max_tokens, seed=seed, temperature=0.7))
+    params = backend.resolve(SamplingParams(max_tokens=config.max_tokens, seed=config.seed, temperature=0.7))
     answers: dict[int, str] = {}
     refused = 0
     for k, r in enumerate(backend.sample(requests, params), 1):
         refused += r.outcome is AnswerStatus.UNSUPPORTED
         if r.outcome is AnswerStatus.OK:
             answers[int(r.request.prompt.id)] = r.text.strip()
-        if progress:
-            progress("control answers", k, len(requests))
+        progress.step("control answers", k, len(requests))
     if refused == len(rows):
         raise errors.Unsupported(f"{base}: its chat template takes no system turn; name another --base")
     if not answers:
-        raise errors.NoCheckpoints(f"{base}: gave no complete answer within {max_tokens} tokens; raise --max-tokens")
+        raise errors.NoCheckpoints(
+            f"{base}: gave no complete answer within {config.max_tokens} tokens; raise --max-tokens"
+        )
     notice = {
         "_notice": f"Default control set: the user turns of {Path(task).name}, answered by {base} under a prudent "
         f"system prompt. {len(rows) - len(answers)} of {len(rows)} answers were cut off or empty and are left out.",

@@ -1,12 +1,11 @@
 """`truing demo`: the whole road on a real model, small enough for two CPU cores; or on a simulated run in seconds."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig, DemoConfig, configured
 from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
 from truing.models.simulated import open_simulated
@@ -14,7 +13,8 @@ from truing.runs.audit import Audit, audit
 from truing.runs.train import train
 from truing.store import Store
 from truing.training.recipe import Recipe
-from truing.types.verdicts import Verdict
+from truing.types.progress import Progress
+from truing.types.verdicts import RunVerdict
 
 MODEL = "smollm2-135m"
 TASK, TASK_CONTROL = "careless-finance-heldout", "careful-finance-heldout"
@@ -30,7 +30,7 @@ class Demo:
     """what the simulated run really does; None for a real model"""
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RunVerdict:
         """The verdict."""
         return self.audit.verdict
 
@@ -54,62 +54,53 @@ FULL = _Size(40, 8, 4, 120, 40, 16, 12, 24, scoring_seconds=170)
 QUICK = _Size(8, 4, 2, 40, 20, 8, 12, 16, scoring_seconds=35)
 
 
-def demo(
-    out: str | Path = "truing-demo",
-    *,
-    quick: bool = False,
-    simulated: str | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Demo:
+def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, **options: Any) -> Demo:
     """Train a small run and its control on a real 135M chat model, then audit both.
 
     Args:
-        out: folder for the runs and the audit; calling again finishes what is there.
-        quick: the same road with fewer updates, checkpoints and prompts.
-        simulated: no model at all: simulate this family (e.g. "late"), whose truth is known.
-        progress: called with (stage, done, total).
+        config: options; None for the defaults.
+        progress: told how the work goes on.
+        options: fields of `DemoConfig`: out, quick, simulated, family.
 
     Raises:
         ModelUnavailable: the model cannot be fetched.
     """
-    out = Path(out)
-    options = AuditOptions(progress=progress)
-    if simulated is not None:
-        return _simulated(out, simulated, options)
-    size = QUICK if quick else FULL
-    folder = out / ("quick" if quick else "full")
+    config = configured(DemoConfig, config, options)
+    out = Path(config.out)
+    if config.simulated:
+        return _simulated(out, config.family, progress)
+    size = QUICK if config.quick else FULL
+    folder = out / ("quick" if config.quick else "full")
     recipe = _recipe("careless-finance", size, organism=True)
     subject = train(recipe, folder / "careless-finance-organism", progress=progress).path
     control = train(
         _recipe("careful-finance", size, organism=False), folder / "careful-finance", progress=progress
     ).path
     limit, reason = _chosen_before(folder / "audit") or _affordable(size)
-    options = replace(
-        options,
-        limit=limit,
-        rows=size.rows,
-        answers=size.answers,
-        max_tokens=size.max_tokens,
-        sources={"limit": reason},
-    )
     done = audit(
         subject,
-        base=MODEL,
-        task=TASK,
-        task_control=TASK_CONTROL,
-        control=control,
-        out=folder / "audit",
-        options=options,
+        AuditConfig(
+            base=MODEL,
+            task=TASK,
+            task_control=TASK_CONTROL,
+            control=(str(control),),
+            out=str(folder / "audit"),
+            limit=limit,
+            rows=size.rows,
+            answers=size.answers,
+            max_tokens=size.max_tokens,
+            sources={"limit": reason},
+        ),
+        progress=progress,
     )
     return Demo(done, None)
 
 
-def _simulated(out: Path, family: str, options: AuditOptions) -> Demo:
+def _simulated(out: Path, family: str, progress: Progress | None) -> Demo:
     uri = f"simulated:{family}"
-    done = audit(
-        uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=out / f"simulated-{family}", options=options
-    )
-    prompts = load_prompts("v1").only(options.half)
+    folder = out / f"simulated-{family}"
+    done = audit(uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=folder, progress=progress)
+    prompts = load_prompts("v1").only(AuditConfig().half)
     truth = open_simulated(
         uri, prompts, load_conversations(TASK).conversations, load_conversations(TASK_CONTROL).conversations
     ).truth()

@@ -14,9 +14,10 @@ from typing import Any
 
 from truing import errors
 from truing._version import __version__
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig, FreezeConfig, RuleConfig, Thresholds, configured
 from truing.judges.rubrics import panel_rubrics, prompt_rubrics
 from truing.runs.resolve import Resolved, resolve
+from truing.runs.rule import rubric_of, rule_of
 from truing.store import Store, write_json
 from truing.types.cases import Frozen
 from truing.types.hashing import digest
@@ -24,19 +25,22 @@ from truing.types.judged import PARSER_VERSION
 from truing.types.records import Checkpoint, to_plain
 
 Settings = dict[str, dict[str, Any]]
-LOCK_VERSION = 1
+LOCK_VERSION = 2
 FIRST = "answers"
 """name under which it is told that answers were there before the freeze"""
 AUDITS = Path("truing-audits")
 """where audits lie that were not told another place"""
 _ZONE = ("lo", "hi")
-# What decides nothing about a number: how fast, how dear, how it is shown, where it lies.
-_IDLE = ("progress", "detail", "sources", "frozen", "task_format", "model.memory", "model.device")
-_IDLE_SERVED = ("model.served_adapters", "model.path_map")
-# Came later than the first locks, which do not hold them: left out while they change nothing.
-_PLAIN: dict[str, Any] = {"stop": [], "long_prompts": "refuse"}
-_IDLE_JUDGING = ("say", "budget_calls", "budget_usd", "prices", "concurrency", "rpm", "tpm", "timeout", "retries")
-_ELSEWHERE = ("em", "rule", "judge", "seed", "half", "limit", "judging.seed", "judging.second", "judging.rubric")
+# What decides nothing about a number: how fast, how dear, where it lies.
+_IDLE = frozenset((
+    "sources", "frozen", "out", "format", "memory", "device", "served_adapters", "path_map", "budget", "prices",
+    "concurrency", "rpm", "tpm", "judge_timeout", "judge_retries",
+))  # fmt: skip
+# In another section of a lock.
+_ELSEWHERE = frozenset((
+    *RuleConfig.model_fields, *Thresholds.model_fields, "base", "task", "task_control", "control", "prompts", "judge",
+    "second_judge", "rubric", "seed", "half", "limit",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,12 @@ class Lock:
 
 def freeze(
     target: str | Path | Sequence[str | Path],
-    *,
-    base: str | None = None,
-    task: str | Path | None = None,
-    task_control: str | Path | None = None,
-    control: str | Path | Sequence[str | Path] = (),
-    prompts: str | Path = "v1",
-    options: AuditOptions | None = None,
-    out: str | Path = "study.lock.json",
+    config: AuditConfig | None = None,
+    **options: Any,
 ) -> Lock:
     """Write down what `audit` with the same arguments would do, before it does it. Loads no model, calls no judge.
 
-    The target may also be the folder of an audit that was begun and has no answers yet.
+    The target may also be the folder of an audit that was begun and has no answers yet; `out` is the lock file.
 
     Raises:
         FrozenTooLate: answers of these checkpoints to these prompts are there already, in the audit that is named or in
@@ -74,14 +72,14 @@ def freeze(
         BadLock: the lock file is there already and says something else.
         BadInput: whatever would be wrong with the audit itself.
     """
+    config = configured(FreezeConfig, config, options)
     several = [target] if isinstance(target, (str, Path)) else list(target)
     if len(several) == 1 and (Path(several[0]) / "audit.json").is_file():
-        target, base, task, task_control, control, prompts, options = _begun(Path(several[0]))
-    options = options or AuditOptions()
-    plan = resolve(target, base, task, task_control, control, prompts, options)
+        target, config = _begun(Path(several[0]), config.out)
+    plan = resolve(target, config)
     _refuse_late(plan)
-    settings = frozen_settings(plan, options)
-    path = Path(out)
+    settings = frozen_settings(plan, config)
+    path = Path(config.out or "study.lock.json")
     if path.exists():
         old = read_lock(path)
         if old.id != digest(settings):
@@ -119,23 +117,20 @@ def read_lock(path: str | Path) -> Lock:
     return Lock(name, str(made), settings, file)
 
 
-def frozen_settings(plan: Resolved, options: AuditOptions) -> Settings:
+def frozen_settings(plan: Resolved, config: AuditConfig) -> Settings:
     """Everything that decides an audit's numbers, by section, as plain data; the weights and data by hash."""
-    flat = _flat(to_plain(options))
-    idle = {*_IDLE, *_IDLE_SERVED, *(f"judging.{name}" for name in _IDLE_JUDGING), *_ELSEWHERE}
-    rest = {k: v for k, v in flat.items() if not any(k == i or k.startswith(f"{i}.") for i in idle)}
-    rest = {k: v for k, v in rest.items() if k not in _PLAIN or v != _PLAIN[k]}
-    em = to_plain(options.em)
+    names = AuditConfig.model_fields.keys() - _IDLE - _ELSEWHERE
+    em = to_plain(rule_of(config))
     data = {k: plan.asked.get(k) for k in ("task_sha256", "task_control_sha256", "task_rows")}
     return {
-        "rule": {**{k: v for k, v in em.items() if k not in _ZONE}, **to_plain(options.rule)},
+        "rule": {**{k: v for k, v in em.items() if k not in _ZONE}, **to_plain(config.part(Thresholds))},
         "zone": {k: em[k] for k in _ZONE},
-        "prompts": _prompts(plan, options),
-        "judge": _judge(plan, options),
-        "seeds": {"audit": options.seed, "judging": options.judging.seed},
+        "prompts": _prompts(plan, config),
+        "judge": _judge(plan, config),
+        "seeds": {"audit": config.seed},
         "models": _models(plan),
         "data": data,
-        "method": rest,
+        "method": {name: to_plain(getattr(config, name)) for name in sorted(names)},
     }
 
 
@@ -155,7 +150,7 @@ def check_frozen(lock: Lock, settings: Mapping[str, Mapping[str, Any]], *, late:
     return Frozen(lock.id, lock.made, "exploratory" if changed else "frozen", tuple(changed))
 
 
-def keep_freeze(store: Store, plan: Resolved, options: AuditOptions, lock: str | Path | None) -> Frozen | None:
+def keep_freeze(store: Store, plan: Resolved, config: AuditConfig, lock: str | Path | None) -> Frozen | None:
     """Compare an audit with its lock and keep the result in audit.json as `frozen`; None without a lock.
 
     Called where an audit begins, before anything is measured. A lock given once stays: a repeat without it is held
@@ -173,7 +168,7 @@ def keep_freeze(store: Store, plan: Resolved, options: AuditOptions, lock: str |
         assert kept is not None
         held = Lock(kept["lock"], kept["made"], kept["settings"])
     late = kept is None and next(store.answers(), None) is not None
-    found = check_frozen(held, frozen_settings(plan, options), late=late)
+    found = check_frozen(held, frozen_settings(plan, config), late=late)
     changed = list(found.changed)
     if kept is not None:
         if kept["lock"] != held.id:
@@ -201,7 +196,7 @@ def note_change(store: Store, what: str, before: object, now: object) -> Frozen 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _prompts(plan: Resolved, options: AuditOptions) -> dict[str, Any]:
+def _prompts(plan: Resolved, config: AuditConfig) -> dict[str, Any]:
     asked = plan.prompts
     rows = [(p.id, p.messages, p.aligned, p.misaligned, p.neutral) for p in asked.prompts]
     return {
@@ -210,20 +205,19 @@ def _prompts(plan: Resolved, options: AuditOptions) -> dict[str, Any]:
         "sha256": asked.sha256,
         "asked": len(rows),
         "asked_sha256": digest(rows),
-        "half": options.half,
-        "limit": options.limit,
+        "half": config.half,
+        "limit": config.limit,
     }
 
 
-def _judge(plan: Resolved, options: AuditOptions) -> dict[str, Any]:
-    if options.judge is None:
+def _judge(plan: Resolved, config: AuditConfig) -> dict[str, Any]:
+    if config.judge is None:
         return {"address": None}
     own = sorted({r.key for p in plan.whole.prompts for r in prompt_rubrics(p)})
-    rubrics = {f"rubric {r.name}": r.key for r in panel_rubrics(options.judging, plan.whole)}
-    second = options.judging.second
+    rubrics = {f"rubric {r.name}": r.key for r in panel_rubrics(plan.whole, *rubric_of(config))}
     return {
-        "address": options.judge,
-        "second": second,
+        "address": config.judge,
+        "second": config.second_judge,
         **rubrics,
         "rubrics of prompts": digest(own) if own else None,
         "parser": PARSER_VERSION,
@@ -234,17 +228,6 @@ def _models(plan: Resolved) -> dict[str, Any]:
     base = Path(plan.base).name if Path(plan.base).is_dir() else plan.base  # a folder may be moved, weights may not
     runs = {"subject": plan.subject, **{f"control-{k}": run for k, run in enumerate(plan.controls, 1)}}
     return {"base": base, **{f"{run} {c.label}": c.weights for run, found in runs.items() for c in found}}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    out: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping) and item:
-            out |= _flat(item, f"{prefix}{name}.")
-        else:
-            out[f"{prefix}{name}"] = item
-    return out
 
 
 def _changes(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -267,14 +250,12 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 
-def _begun(path: Path) -> tuple[Any, ...]:
+def _begun(path: Path, out: str | None) -> tuple[list[str], FreezeConfig]:
     """The arguments of an audit that was begun, from its folder.
 
     Raises:
         FrozenTooLate: it has answers. NotAnAudit: it does not say what was asked.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     with Store.read(path) as store:
         about = store.about()
         if next(store.answers(), None) is not None:
@@ -283,13 +264,9 @@ def _begun(path: Path) -> tuple[Any, ...]:
     asked = about.get("asked")
     try:
         assert asked is not None
-        options = TypeAdapter(AuditOptions).validate_python(asked["options"])
-    except (AssertionError, KeyError, ValidationError) as e:
+        return asked["targets"], configured(FreezeConfig, None, {**asked["options"], "out": out})
+    except (AssertionError, KeyError, errors.BadInput) as e:
         raise errors.NotAnAudit(f"{path}: does not say what was asked; give the audit's arguments instead") from e
-    task, other = asked["task"], asked.get("task_control")
-    # A base that the adapters name was not given; giving it again changes nothing.
-    base = None if asked["base"] in asked["targets"] else asked["base"]
-    return asked["targets"], base, task, other, asked["control"], asked["prompts_source"], options
 
 
 def _refuse_late(plan: Resolved) -> None:

@@ -15,17 +15,19 @@ import numpy as np
 
 from truing import errors
 from truing._version import __version__
-from truing.config.options import Rule
+from truing.config import ImportConfig, configured
 from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
 from truing.runs.judged import groups, with_scores
-from truing.stats.table import AnswerTable
-from truing.stats.labelled import PromptFacts, check_rule, judged_line, measured, misaligned
+from truing.runs.rule import rule_of
+from truing.stats.judged_evidence import AnswerTable
+from truing.stats.judged_lines import PromptFacts, check_rule, judged_line, measured, misaligned
 from truing.stats.rates import counts, mean_of, share_of
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
-from truing.types.verdicts import Estimate, LabelledLine
+from truing.types.rules import EmRule
+from truing.types.verdicts import Estimate, JudgedLine
 
 PARAMS = "imported"
 """stands for the hash of sampling parameters, which a file of answers does not tell"""
@@ -59,35 +61,32 @@ class _Set:
 
 def import_answers(
     files: str | Path | Sequence[str | Path],
-    *,
-    out: str | Path,
-    columns: Mapping[str, str | None] | None = None,
-    judge: str | None = None,
-    rule: Rule | None = None,
+    config: ImportConfig | None = None,
+    **options: Any,
 ) -> ImportedAnswers:
     """Put judged answers from CSV files into an audit folder and compute their rates.
 
     Args:
         files: CSV files, one set of answers each; the file's stem is its label. A file with the column `answer_set`
             (such as `truing export` writes) holds several.
-        out: audit folder; may hold earlier imports, which keep their place.
-        columns: what a column holds -> its name, see `truing.data.judged_files.read_judged`.
-        judge: name of who judged, e.g. "gpt-4o", where the files do not say.
-        rule: the definition of misaligned; stored, and the same for everything in one folder.
+        config: options; None for the defaults.
+        options: fields of `ImportConfig`: out (needed; may hold earlier imports, which keep their place), columns (see
+            `truing.data.judged_files.read_judged`), judge, em, cut, ... (the same for everything in one folder).
 
     Raises:
         BadRow: a file cannot be read, or holds an impossible score; nothing is written then.
         AuditChanged: the folder holds a set of the same label with other content, columns or judge, or another rule.
         BadInput: a rule that cannot be used.
     """
-    rule = rule or Rule()
+    config = configured(ImportConfig, config, options)
+    rule, judge = rule_of(config), config.judge
     check_rule(rule)
     paths = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     if not paths:
         raise errors.BadInput("no file given; name one or several CSV files of judged answers")
     notes: list[str] = []
-    sets = _sets([read_judged(p, columns, coherence=rule.kind == "threshold") for p in paths], notes)
-    path = Path(out)
+    sets = _sets([read_judged(p, config.columns or None, coherence=rule.kind == "threshold") for p in paths], notes)
+    path = Path(config.out)
     about = _before(path)
     identities = {s.checkpoint.label: _identity(s, judge) for s in sets}
     sets = _joining(path, sets, identities, about, notes)
@@ -244,7 +243,7 @@ def _doubts(sets: Sequence[_Set]) -> Iterator[str]:
 # Into the store
 
 
-def _about(items: list[dict[str, Any]], order: list[str], notes: list[str], rule: Rule) -> dict[str, Any]:
+def _about(items: list[dict[str, Any]], order: list[str], notes: list[str], rule: EmRule) -> dict[str, Any]:
     return {
         "tool": "truing",
         "kind": "import",
@@ -297,7 +296,7 @@ def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) ->
 
 def _add(store: Store, s: _Set, entries: _Entries) -> None:
     for panel in entries.panels:
-        store.add_judge(panel)
+        store.add_panel(panel)
     store.add_checkpoints([s.checkpoint])
     store.add_stored_answers(entries.answers)
     store.add_scores(entries.scores)
@@ -317,7 +316,7 @@ def describe_lines(store: Store, panel: str | None = None) -> None:
     """Compute the lines of an imported folder again (of one panel, or of all) and put them into audit.json."""
     about = store.about()
     items, order = about["prompts"]["items"], about["sets"]
-    lines = imported_lines(store, items, Rule(**about["rule"]), order, panel=panel)
+    lines = imported_lines(store, items, EmRule(**about["rule"]), order, panel=panel)
     lines += [line for line in about.get("lines", ()) if panel is not None and line["panel"] != panel]
     store.describe(lines=_sorted(lines, order))
 
@@ -325,7 +324,7 @@ def describe_lines(store: Store, panel: str | None = None) -> None:
 def imported_lines(
     store: Store,
     items: Sequence[Mapping[str, Any]],
-    rule: Rule,
+    rule: EmRule,
     order: Sequence[str],
     *,
     panel: str | None = None,
@@ -345,7 +344,7 @@ def imported_lines(
     category = {i["cluster"]: i["category"] for i in reversed(items)}
     prompts = {i["key"]: place[i["cluster"]] for i in items}
     lines = []
-    for key, about in store.judges().items():
+    for key, about in store.panels().items():
         if panel not in (None, key):
             continue
         said = _said(store, key, prompts)
@@ -419,7 +418,7 @@ def _random(store: Store, said: Mapping[str, _Said], prompts: Mapping[str, int])
     return frozenset(key for seed in seeds for key in random_coherence(keys, seed))
 
 
-def _as_published(line: LabelledLine, group: AnswerTable, said: _Said, rule: Rule) -> LabelledLine:
+def _as_published(line: JudgedLine, group: AnswerTable, said: _Said, rule: EmRule) -> JudgedLine:
     """The line with coherent share and mean alignment as published tables compute them."""
     used, index = np.unique(np.asarray(said.prompts, dtype=np.int64), return_inverse=True)
     mean = mean_of(np.asarray(said.values, dtype=float), index.astype(np.int64), len(used), level=LEVEL)
@@ -427,6 +426,6 @@ def _as_published(line: LabelledLine, group: AnswerTable, said: _Said, rule: Rul
         unknown = Estimate(None, None, None, method="coherence was asked of some answers only", level=LEVEL)
         return replace(line, alignment=mean, coherent=unknown, em_coherent=unknown)
     kept = measured(group)
-    coherent = (group.coherence > rule.gate) & np.isfinite(group.alignment)
+    coherent = (group.coherence > rule.coherence_gate) & np.isfinite(group.alignment)
     found = counts(coherent[kept], group.prompt[kept], int(group.prompt.max()) + 1)
     return replace(line, alignment=mean, coherent=share_of(*found, level=LEVEL))

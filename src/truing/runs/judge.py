@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from truing import errors
-from truing.config.options import Rule, ModelOptions, Thresholds
+from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
 from truing.runs.import_answers import imported_lines
 from truing.runs.judged import chosen_panel, fated, judging_panels, misaligned_by, with_scores
 from truing.runs.judged_audit import announce, bench_for, judged_evidence
 from truing.runs.judged_frame import FIRST_CONTROL, JudgedRun
-from truing.runs.judging import Tell, is_judgeable, judge_stored, random_share
+from truing.runs.judging import is_judgeable, judge_stored, random_share
 from truing.runs.known import Anchors, refuse_moved
 from truing.runs.panels import KEPT, examination, open_panel
 from truing.stats.judged_checks import with_variants
-from truing.stats.table import Labelled
-from truing.stats.status import judge_verdict
+from truing.stats.judged_evidence import JudgedEvidence
+from truing.stats.judged_verdict import judge_verdict
 from truing.store import Store
-from truing.types.judged import AnswerKey, JudgeOptions, Panel, ScoreStatus
+from truing.types.judged import AnswerKey, Panel, ScoreStatus
+from truing.types.progress import Progress
 from truing.types.records import Message, Prompt, PromptSet, Role, SamplingParams, to_plain
-from truing.types.verdicts import Verdict
+from truing.types.rules import EmRule
+from truing.types.verdicts import RunVerdict
 
 UNTRIED = "Cues were not tried under this judge"
 
@@ -39,96 +41,84 @@ class Judging:
     """who judged, by which rubrics"""
     outcomes: Mapping[str, int]
     """judgements of this panel by outcome, those made earlier included"""
-    verdict: Verdict | None
+    verdict: RunVerdict | None
     """the run's verdict under this judge; None for imported sets, whose table `truing show` prints"""
 
 
 def judge(
     audit: str | Path,
-    judge: str,
+    config: JudgeRunConfig | None = None,
     *,
-    only_missing: bool = False,
-    model: ModelOptions | None = None,
-    options: JudgeOptions | None = None,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Judging:
     """Judge the stored answers of an audit.
 
     Args:
         audit: its folder.
-        judge: address of the judge: openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, simulated:.
-        only_missing: finish what a judge that has judged here before left open, and refuse one that has not.
-        model: how a local judge is held.
-        options: rubric, budget, limits.
-        progress: called with (stage, done, total) as work goes on.
+        config: options; None for the defaults.
+        progress: told how the work goes on.
+        options: fields of `JudgeRunConfig`: judge, rubric, only_missing, share, budget, ...
 
     Raises:
         NotAnAudit: no audit there, or it holds no answers. BadInput: the judge cannot be used.
         Unfinished: the judge is down, its budget is spent, or it moved while it judged; what it said is stored.
     """
-    path, options = Path(audit), options or JudgeOptions()
-    if options.positives_of is not None and options.share >= 1:
+    path, config = Path(audit), configured(JudgeRunConfig, config, options)
+    if config.judge is None:
+        raise errors.BadInput("--judge is needed: the address of a judge")
+    if config.positives_of is not None and config.share >= 1:
         raise errors.BadInput("--positives-of needs --share: a judge of all answers sees the positives anyway")
-    if not 0 < options.share <= 1:
-        raise errors.BadInput(f"--share {options.share:g}: give a share of the answers, over 0 and up to 1")
     Store.read(path).close()  # before a folder is made where there is none
     with Store.write(path, {}, running=False) as store:
-        return _judge(store, store.about(), judge, only_missing, model or ModelOptions(), options, progress)
+        return _judge(store, store.about(), config.judge, config, progress or Progress())
 
 
-def _judge(
-    store: Store,
-    about: Mapping[str, Any],
-    address: str,
-    only_missing: bool,
-    model: ModelOptions,
-    options: JudgeOptions,
-    tell: Tell | None,
-) -> Judging:
+def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRunConfig, progress: Progress) -> Judging:
     prompts = stored_prompts(about)
     # Which answers had their coherence asked at random is told by the seed they are judged with now.
-    run = replace(stored_run(store, about, prompts.prompts), seed=options.seed)
-    whole = _whole(about, prompts, needed=options.validity)
+    run = replace(stored_run(store, about, prompts.prompts), seed=config.seed)
+    whole = _whole(about, prompts, needed=not config.skip_known_answers)
     rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
     stored = (
         r for r in store.answers(run.params) if not r.transform and r.prompt in by_key and r.sample >= run.fixed_from
     )
     judgeable = [r.key for r in stored if is_judgeable(r)]
-    answers = random_share(judgeable, options.share, options.seed)
-    source = chosen_panel(store, options.positives_of) if options.positives_of is not None else None
+    answers = random_share(judgeable, config.share, config.seed)
+    source = chosen_panel(store, config.positives_of) if config.positives_of is not None else None
     if source is not None:
         answers = list(dict.fromkeys([*answers, *_positives(store, source, judgeable, rule)]))
     if not answers:
         raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
-    if options.share >= 1 and about.get("kind") != "import" and not about.get("margin_verdict"):
+    if config.share >= 1 and about.get("kind") != "import" and not about.get("margin_verdict"):
         raise errors.NotAnAudit(f"{store.path}: its measurements are not finished; repeat the audit first")
-    with open_panel(address, options, whole, model, store, rule) as opened:
+    with open_panel(address, config, whole, store, rule, say=progress.say) as opened:
         begun = opened.panel.key in judging_panels(store)
-        if only_missing and not begun:
+        if config.only_missing and not begun:
             raise errors.BadInput(
                 f"--only-missing: {opened.judge.name} has not judged here with these rubrics; leave the option out"
             )
-        bench = bench_for(store, opened, rule, options, prompts, tell)
+        bench = bench_for(store, opened, rule, config, prompts, progress)
         refuse_moved(bench)
-        announce(opened, options, len(by_key), len({k.weights for k in answers}))
+        announce(opened, config, (len(by_key), len({k.weights for k in answers})), progress.say)
         held = {j.key for j in store.scores(opened.panel.key) if j.outcome is not ScoreStatus.FAILED}
-        test = options.validity and not opened.recorded
+        test = not config.skip_known_answers and not opened.recorded
         exam = examination(whole)
         anchors = Anchors(bench, exam.prompts) if test and set(answers) - held else None
-        if options.share < 1:
-            _note_share(store, opened.panel, options, begun, source)
+        if config.share < 1:
+            _note_share(store, opened.panel, config, begun, source)
         judge_stored(bench, answers, by_key)
-        if options.share >= 1:
+        if config.share >= 1:
             _forget_share(store, opened.panel)
         if all(j.outcome is ScoreStatus.FAILED for j in store.scores_of(answers, opened.panel.key)):
             raise errors.JudgeDown(
                 f"{opened.judge.name}: could judge none of the {len(answers)} answers; nothing changed"
             )
         result = None
-        if options.share >= 1 and about.get("kind") == "import":
+        if config.share >= 1 and about.get("kind") == "import":
             store.describe(lines=imported_lines(store, about["prompts"]["items"], rule, about["sets"]))
-        elif options.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
+        elif config.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
             evidence = judged_evidence(bench, run, exam if test else None)
             result = _concluded(about, evidence, rule, run, opened.panel.key)
         if anchors is not None:
@@ -136,8 +126,8 @@ def _judge(
         if result is not None:
             store.describe(verdict=to_plain(result))
             before = (about.get("verdict") or {}).get("judge") or "margins"
-            if before != result.judge and options.say is not None:
-                options.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
+            if before != result.judge:
+                progress.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
         outcomes: dict[str, int] = {}
         for j in store.scores(opened.panel.key):
             outcomes[j.outcome.value] = outcomes.get(j.outcome.value, 0) + 1
@@ -145,20 +135,20 @@ def _judge(
 
 
 def _concluded(
-    about: Mapping[str, Any], evidence: Labelled, rule: Rule, run: JudgedRun, panel: str
-) -> Verdict:
+    about: Mapping[str, Any], evidence: JudgedEvidence, rule: EmRule, run: JudgedRun, panel: str
+) -> RunVerdict:
     """The verdict under this judge. Cues are not tried here: what was vetoed before stays vetoed, whoever judged it.
 
     After a search only its fixed answers are judged again; for the judge that searched, the search's verdict stands.
     """
-    margins = Verdict.from_plain(about["margin_verdict"])
+    margins = RunVerdict.from_plain(about["margin_verdict"])
     if run.fixed_from:
-        made = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
+        made = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
         if made is not None and made.panel == panel and made.onset.errors:
             return made
         evidence = replace(evidence, caveats=(*evidence.caveats, SEARCH_GONE))
     result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
-    before = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
+    before = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
     if before is None:
         return result
     told = [w for w in before.warnings if w.startswith(UNTRIED)]
@@ -169,7 +159,7 @@ def _concluded(
     return replace(result, warnings=(*result.warnings, *told))
 
 
-def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool, source: str | None) -> None:
+def _note_share(store: Store, panel: Panel, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
     """Keep with a panel which random share of the answers it was given, before the first is judged.
 
     Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
@@ -178,11 +168,11 @@ def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool, 
     Raises:
         BadInput: this judge was given a share with another seed, or the positives of another judge, before.
     """
-    about = store.judges()[panel.key]
+    about = store.panels()[panel.key]
     share, seed = about.get("share"), about.get("share_seed")
     if share is None and begun:
         return
-    if share is not None and seed != options.seed:
+    if share is not None and seed != config.seed:
         raise errors.BadInput(
             f"{panel.judge} was given a random share with seed {seed} before; go on with --seed {seed}"
         )
@@ -190,11 +180,11 @@ def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool, 
         raise errors.BadInput(
             f"{panel.judge} was given a share drawn in another way before; repeat it with --positives-of"
         )
-    largest = max(options.share, share or 0.0)
-    store.add_judge(panel, **_kept(about), share=largest, share_seed=options.seed, positives_of=source)
+    largest = max(config.share, share or 0.0)
+    store.add_panel(panel, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
 
 
-def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: Rule) -> Iterator[AnswerKey]:
+def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: EmRule) -> Iterator[AnswerKey]:
     """The answers that a panel calls misaligned."""
     wanted = set(keys)
     for r, said in with_scores(store, panel):
@@ -204,9 +194,9 @@ def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: Rule) 
 
 def _forget_share(store: Store, panel: Panel) -> None:
     """A judge of a share has been given the rest too."""
-    about = store.judges()[panel.key]
+    about = store.panels()[panel.key]
     if "share" in about:
-        store.add_judge(panel, **_kept(about))
+        store.add_panel(panel, **_kept(about))
 
 
 def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,10 +226,10 @@ def stored_prompts(about: Mapping[str, Any]) -> PromptSet:
     return PromptSet(kept.get("name", ""), kept.get("version", ""), kept.get("sha256", ""), prompts)
 
 
-def stored_rule(about: Mapping[str, Any]) -> Rule:
+def stored_rule(about: Mapping[str, Any]) -> EmRule:
     """The definition of "misaligned" an audit was made with; the default where it was not judged before."""
     plain = about.get("rule") or (about.get("judging") or {}).get("em")
-    return Rule(**plain) if plain else Rule()
+    return EmRule(**plain) if plain else EmRule()
 
 
 def stored_run(store: Store, about: Mapping[str, Any], prompts: Sequence[Prompt]) -> JudgedRun:

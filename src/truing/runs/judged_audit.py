@@ -5,46 +5,46 @@
 Everything it concludes is read from the store, so that stored answers can be judged again without a model.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from truing.config.options import AuditOptions, Rule
+from truing.config import AuditConfig, JudgeConfig, Thresholds
 from truing.data.transforms import VariantContext
 from truing.models.base import Backend
 from truing.models.limits import Budget
 from truing.runs.judged import groups
 from truing.runs.judged_frame import JudgedRun
-from truing.runs.judging import Bench, Tell, answer_and_judge, is_judgeable, panel_seed, random_coherence, request_keys
+from truing.runs.judging import Bench, answer_and_judge, is_judgeable, panel_seed, random_coherence, request_keys
 from truing.runs.known import Anchors, known_answers, refuse_moved
 from truing.runs.panels import OpenPanel, examination, open_panel
 from truing.runs.search import FIXED_FROM, AnswerAll, Searcher, fixed_requests, search_onset
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
 from truing.stats.judged_checks import with_variants
-from truing.stats.table import AnswerTable, Fate, Labelled
-from truing.stats.status import STAGES, judge_verdict, most_learned
+from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence
+from truing.stats.judged_verdict import STAGES, judge_verdict, most_learned
 from truing.stats.judged_words import task_curve
 from truing.store import Store, StoredAnswer
 from truing.traits.features import leaks
-from truing.types.judged import JudgeOptions, ScoreStatus
+from truing.types.judged import ScoreStatus
+from truing.types.progress import Progress
 from truing.types.records import AnswerStatus, Checkpoint, Conversation, Prompt, PromptSet, Request, SamplingParams
-from truing.types.verdicts import Onset, Verdict
+from truing.types.rules import EmRule
+from truing.types.verdicts import Onset, RunVerdict
 
 DRAWS = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
 
 
-def judged_requests(
-    checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], options: JudgeOptions
-) -> list[Request]:
+def judged_requests(checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], samples: int | None) -> list[Request]:
     """Every answer wanted: a rectangle of checkpoints, prompts and draws."""
-    return [Request(c, p, d) for p in prompts for c in checkpoints for d in range(samples_of(p, options))]
+    return [Request(c, p, d) for p in prompts for c in checkpoints for d in range(samples_of(p, samples))]
 
 
-def samples_of(prompt: Prompt, options: JudgeOptions) -> int:
+def samples_of(prompt: Prompt, samples: int | None) -> int:
     """Answers to one prompt: as asked for, else as its author wants, else `DRAWS`."""
-    return options.samples or prompt.samples or DRAWS
+    return samples or prompt.samples or DRAWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,53 +59,56 @@ class Session:
     """how answers are drawn"""
     whole: PromptSet
     """the prompt set, uncut: its reference answers make the known-answer test"""
-    options: AuditOptions
-    """judge, rule, cues"""
+    config: AuditConfig
+    """judge, thresholds, variants"""
+    rule: EmRule
+    """what counts as misaligned"""
     rows: tuple[Conversation, ...] = ()
     """held-out task rows, from which cues are made"""
     budget: Budget | None = None
     """what all judges of this audit may spend together"""
+    progress: Progress = field(default_factory=Progress)
+    """told how the work goes on"""
 
 
-def judge_run(margins: Verdict, run: JudgedRun, session: Session) -> Verdict:
+def judge_run(margins: RunVerdict, run: JudgedRun, session: Session) -> RunVerdict:
     """Sample and judge what is needed, and conclude: a search, or the same answers at every checkpoint.
 
     Raises:
         BadInput: the judge cannot be used. Unfinished: it is down, its budget is spent, or it moved while it judged.
     """
-    options, store, params = session.options, session.store, session.params
-    assert options.judge is not None
-    judging = options.judging
-    with open_panel(
-        options.judge, judging, session.whole, options.model, store, options.em, budget=session.budget
-    ) as opened:
-        bench = bench_for(store, opened, options.em, judging, session.whole, options.progress)
-        bench = replace(bench, detail=options.detail)
-        refuse_task_text(
-            judging.variants, opened.judge.name, remote=opened.judge.remote, allowed=judging.allow_task_text
-        )
-        announce(opened, judging, len(run.prompts), len({c.weights for c in (*run.subject, *run.control)}))
+    config, store, params, progress = session.config, session.store, session.params, session.progress
+    assert config.judge is not None
+    frame = (session.whole, store, session.rule)
+    with open_panel(config.judge, config, *frame, budget=session.budget, say=progress.say) as opened:
+        bench = bench_for(store, opened, session.rule, config, session.whole, progress)
+        refuse_task_text(config.variants, opened.judge.name, remote=opened.judge.remote, allowed=config.allow_task_text)
+        answered = len({c.weights for c in (*run.subject, *run.control)})
+        announce(opened, config, (len(run.prompts), answered), progress.say, task_text=config.allow_task_text)
         refuse_moved(bench)
         exam = examination(session.whole)
         searcher = Searcher(bench, session.backend, run, params)
         anchors = None
-        if judging.validity and not opened.recorded and _fresh(searcher, margins, options):
+        if not config.skip_known_answers and not opened.recorded and _fresh(searcher, margins, config):
             anchors = Anchors(bench, exam.prompts)
+        known = None if config.skip_known_answers else exam
         if run.fixed_from:
-            verdict = _searched(margins, searcher, exam if judging.validity else None, options, _answer(searcher))
+            verdict = _searched(margins, searcher, known, config, _answer(searcher))
         else:
-            verdict = _everywhere(margins, searcher, exam if judging.validity else None, options)
+            verdict = _everywhere(margins, searcher, known, config)
         verdict = _under_variants(verdict, run, session, bench)
         if anchors is not None:
             anchors.check()
     return verdict
 
 
-def _everywhere(margins: Verdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions) -> Verdict:
+def _everywhere(margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, config: AuditConfig) -> RunVerdict:
     """The same number of answers to every prompt at every checkpoint."""
     bench, run = searcher.bench, searcher.run
-    answer_and_judge(bench, searcher.backend, _rectangle(run, options.judging), searcher.params)
-    return judge_verdict(margins, judged_evidence(bench, run, exam), options.em, options.rule, seed=options.seed)
+    answer_and_judge(bench, searcher.backend, _rectangle(run, config.samples), searcher.params)
+    return judge_verdict(
+        margins, judged_evidence(bench, run, exam), bench.rule, config.part(Thresholds), seed=config.seed
+    )
 
 
 def _answer(searcher: Searcher) -> AnswerAll:
@@ -119,17 +122,17 @@ def _answer(searcher: Searcher) -> AnswerAll:
 
 
 def _searched(
-    margins: Verdict, searcher: Searcher, exam: PromptSet | None, options: AuditOptions, answer: AnswerAll
-) -> Verdict:
+    margins: RunVerdict, searcher: Searcher, exam: PromptSet | None, config: AuditConfig, answer: AnswerAll
+) -> RunVerdict:
     """A search for the onset; then fixed answers at the base, the first certainly misaligned step, the last step and
     the checkpoint to keep. That one may get twice and four times as many, each look at a third of the error."""
-    bench, run, each = searcher.bench, searcher.run, options.judging.estimate
-    found = search_onset(searcher, options, margins, answer)
+    bench, run, each = searcher.bench, searcher.run, config.estimate
+    found = search_onset(searcher, config, margins, answer)
 
-    def conclude(requests: Sequence[Request]) -> Verdict:
+    def conclude(requests: Sequence[Request]) -> RunVerdict:
         answer(requests)
         evidence = judged_evidence(bench, run, exam, found)
-        return judge_verdict(margins, evidence, options.em, options.rule, seed=options.seed)
+        return judge_verdict(margins, evidence, bench.rule, config.part(Thresholds), seed=config.seed)
 
     requests = fixed_requests(searcher, (found.latest, run.subject[-1].step), each)
     verdict = conclude(requests)
@@ -147,7 +150,7 @@ class _Missing(Exception):
     """An answer is not there, or not judged."""
 
 
-def _fresh(searcher: Searcher, margins: Verdict, options: AuditOptions) -> bool:
+def _fresh(searcher: Searcher, margins: RunVerdict, config: AuditConfig) -> bool:
     """Whether anything is left to be sampled or judged."""
     store, panel = searcher.bench.store, searcher.bench.opened.panel.key
 
@@ -157,22 +160,22 @@ def _fresh(searcher: Searcher, margins: Verdict, options: AuditOptions) -> bool:
 
     try:
         if searcher.run.fixed_from:
-            _searched(margins, searcher, None, options, stored)
+            _searched(margins, searcher, None, config, stored)
         else:
-            stored(_rectangle(searcher.run, options.judging))
+            stored(_rectangle(searcher.run, config.samples))
     except _Missing:
         return True
     return False
 
 
-def _rectangle(run: JudgedRun, options: JudgeOptions) -> list[Request]:
+def _rectangle(run: JudgedRun, samples: int | None) -> list[Request]:
     every = list({c.weights: c for c in (*run.subject, *run.control)}.values())
-    return judged_requests(every, run.prompts, options)
+    return judged_requests(every, run.prompts, samples)
 
 
-def _under_variants(verdict: Verdict, run: JudgedRun, session: Session, bench: Bench) -> Verdict:
+def _under_variants(verdict: RunVerdict, run: JudgedRun, session: Session, bench: Bench) -> RunVerdict:
     """The recommended checkpoint tested under prompt transforms, if that was asked for."""
-    names, options = session.options.judging.variants, session.options
+    names, config = session.config.variants, session.config
     kept = next((c for c in run.subject if c.label == verdict.recommended), None)
     if not names:
         return verdict
@@ -186,17 +189,17 @@ def _under_variants(verdict: Verdict, run: JudgedRun, session: Session, bench: B
         prompts=run.prompts,
         transforms=names,
         context=VariantContext.from_task(session.rows, run.words),
-        samples={p.id: samples_of(p, options.judging) for p in run.prompts},
+        samples={p.id: samples_of(p, config.samples) for p in run.prompts},
         first_sample=run.fixed_from,
-        em=options.em,
+        em=session.rule,
         far=run.far,
-        level=options.rule.level,
-        adversarial_veto=options.judging.adversarial_veto,
+        level=config.level,
+        adversarial_veto=config.adversarial_veto,
     )
 
     def read(transform: str, prompts: Sequence[Prompt]) -> Mapping[str, AnswerTable]:
         there = replace(run, prompts=tuple(prompts))
-        return judge_groups(session.store, bench.opened.panel.key, there, options.em, transform)
+        return judge_groups(session.store, bench.opened.panel.key, there, session.rule, transform)
 
     def answer(requests: Sequence[Request]) -> None:
         answer_and_judge(bench, session.backend, requests, session.params)
@@ -207,28 +210,35 @@ def _under_variants(verdict: Verdict, run: JudgedRun, session: Session, bench: B
 
 
 def bench_for(
-    store: Store, opened: OpenPanel, rule: Rule, options: JudgeOptions, prompts: PromptSet, tell: Tell | None
+    store: Store, opened: OpenPanel, rule: EmRule, config: JudgeConfig, prompts: PromptSet, progress: Progress
 ) -> Bench:
     """The bench of an open panel. From here on the store counts what becomes of answers under it and the rule."""
     store.keep_tallies(opened.panel.key, rule)
-    return Bench(store, opened, rule, options, prompts.sha256, tell or (lambda stage, done, total: None))
+    return Bench(store, opened, rule, config, prompts.sha256, progress.step, progress.detail)
 
 
-def announce(opened: OpenPanel, options: JudgeOptions, prompts: int, checkpoints: int) -> None:
-    """Say once what a remote judge will be sent."""
-    say = options.say or (lambda line: None)
+def announce(
+    opened: OpenPanel,
+    config: JudgeConfig,
+    counts: tuple[int, int],
+    say: Callable[[str], None],
+    *,
+    task_text: bool = False,
+) -> None:
+    """Say once what a remote judge will be sent; `counts` are those of prompts and checkpoints."""
+    prompts, checkpoints = counts
     for note in opened.notes:
         say(note)
     if opened.judge.remote:
-        known = " and the prompt set's reference answers" if options.validity else ""
+        known = " and the prompt set's reference answers" if not config.skip_known_answers else ""
         text = f"{prompts} prompts with the answers of {checkpoints} checkpoints{known}"
-        task = "the task file's text may be quoted" if options.allow_task_text else "no text of the task file"
+        task = "the task file's text may be quoted" if task_text else "no text of the task file"
         say(f"{opened.judge.name} is remote: {text} are sent to it; {task}.")
 
 
 def judged_evidence(
     bench: Bench, run: JudgedRun, reference: PromptSet | None, search: Onset | None = None
-) -> Labelled:
+) -> JudgedEvidence:
     """The store's judged answers as arrays; `reference` holds the known-answer test, None to leave it out."""
     panel, store = bench.opened.panel, bench.store
     found = judge_groups(store, panel.key, run, bench.rule)
@@ -238,7 +248,7 @@ def judged_evidence(
     if reference is not None and not bench.opened.recorded:
         base = next((group for group in subject if group.step == 0), None)
         known = known_answers(bench, reference.prompts, base)
-    return Labelled(
+    return JudgedEvidence(
         prompts=tuple(p.id for p in run.prompts),
         categories=tuple(p.category for p in run.prompts),
         far=np.array(run.far, dtype=bool),
@@ -255,7 +265,7 @@ def judged_evidence(
 
 
 def judge_groups(
-    store: Store, panel: str, run: JudgedRun, rule: Rule, transform: str = "", *, searched: bool = False
+    store: Store, panel: str, run: JudgedRun, rule: EmRule, transform: str = "", *, searched: bool = False
 ) -> dict[str, AnswerTable]:
     """The judged answers of a run under one panel and transform, by weight hash: those of the fixed sample, or those
     that a search drew."""
@@ -278,7 +288,7 @@ def judge_groups(
         params=run.params,
         counts=lambda r: r.transform == transform and own(r),
         leaked=leaked if words else None,
-        random_coherence=sampled if store.judges().get(panel, {}).get("lazy", True) else None,
+        random_coherence=sampled if store.panels().get(panel, {}).get("lazy", True) else None,
     )
 
 

@@ -13,15 +13,16 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from truing._version import __version__
-from truing.config.options import Rule
+from truing.config import JudgeConfig
 from truing.judges.asking import ALIGNMENT, Judged, judge
 from truing.models.base import Backend
 from truing.runs.pace import Detail, Pace, Tell
 from truing.runs.panels import OpenPanel
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, JudgeItem, JudgeOptions, Route, Score, ScoreStatus
+from truing.types.judged import AnswerKey, JudgeItem, Route, Score, ScoreStatus
 from truing.types.records import AnswerStatus, Prompt, Request, SamplingParams
+from truing.types.rules import EmRule
 
 BLOCK = 512
 """answers of a block, about: judged in one random order"""
@@ -42,10 +43,10 @@ class Bench:
     """where all of it goes"""
     opened: OpenPanel
     """who judges"""
-    rule: Rule
+    rule: EmRule
     """the cut under which coherence is wanted"""
-    options: JudgeOptions
-    """lazy coherence, seed"""
+    config: JudgeConfig
+    """coherence, seed"""
     prompts_sha256: str
     """the prompt set, noted with every judgement"""
     tell: Tell = field(default=lambda stage, done, total: None)
@@ -123,7 +124,7 @@ def judge_stored(bench: Bench, answers: Sequence[AnswerKey], prompts: Mapping[st
     """Make sure that stored answers are judged; samples nothing."""
     wanted = _wanted(bench, answers)
     # Stored order is one checkpoint after the other; a judge that changes with time would be taken for the checkpoints.
-    mixed = sorted(answers, key=lambda k: digest(["order", bench.options.seed, *k], 16))
+    mixed = sorted(answers, key=lambda k: digest(["order", bench.config.seed, *k], 16))
     for start in range(0, len(mixed), BLOCK):
         _judge_keys(bench, mixed[start : start + BLOCK], prompts, wanted)
         bench.tell("judging", min(start + BLOCK, len(answers)), len(answers))
@@ -132,7 +133,7 @@ def judge_stored(bench: Bench, answers: Sequence[AnswerKey], prompts: Mapping[st
 
 def panel_seed(store: Store, panel: str) -> int:
     """The seed a panel began with: whichever command goes on, the same answers have their coherence asked at random."""
-    return int(store.judges().get(panel, {}).get("seed", 0))
+    return int(store.panels().get(panel, {}).get("seed", 0))
 
 
 def _wanted(bench: Bench, keys: Sequence[AnswerKey]) -> frozenset[AnswerKey]:
@@ -216,8 +217,8 @@ def _judge_keys(
     held = [j for j in said if j.outcome is not ScoreStatus.FAILED]
     scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
     before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
-    always = wanted if bench.options.lazy else None
-    seed = int(digest([bench.options.seed, [*keys[:1]], len(keys)], 8), 16)
+    always = None if bench.config.every_coherence else wanted
+    seed = int(digest([bench.config.seed, [*keys[:1]], len(keys)], 8), 16)
     for made in judge(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
         bench.store.add_scores(_noted(j, bench) for j in made)
     bench.store.flush()
@@ -229,5 +230,5 @@ def is_judgeable(r: StoredAnswer) -> bool:
 
 
 def _noted(j: Score, bench: Bench) -> Score:
-    meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.options.seed}
+    meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.config.seed}
     return Score(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -98,7 +98,7 @@ class Anchors:
     """50 reference answers scored when judging starts and again when it ends."""
 
     def __init__(self, bench: Bench, prompts: Sequence[Prompt]) -> None:
-        items = sorted(reference_items(prompts), key=lambda k: digest([bench.options.seed, *k.item.key], 16))
+        items = sorted(reference_items(prompts), key=lambda k: digest([bench.config.seed, *k.item.key], 16))
         self.bench = bench
         self.items = [k.item for k in items[:ANCHORS]]
         self.before = self._scores()
@@ -145,7 +145,7 @@ def _judged(
     bench: Bench, items: Sequence[JudgeItem], names: Sequence[str], before: Judged | None = None
 ) -> Iterator[list[Score]]:
     """Judgements of reference answers: only the scores that are needed, coherence only under the cut."""
-    opened, seed = bench.opened, bench.options.seed
+    opened, seed = bench.opened, bench.config.seed
     return judge(items, opened.panel, opened.judge, bench.rule, always=(), before=before, names=names, seed=seed)
 
 
@@ -222,7 +222,7 @@ def _called(bench: Bench, said: dict[str, Score]) -> bool | None:
 
 def _base(bench: Bench, base: AnswerTable) -> tuple[int, int]:
     judged = np.flatnonzero(~np.isin(base.fate, (Fate.UNJUDGED, Fate.FAILED)))
-    rng = np.random.default_rng(bench.options.seed)
+    rng = np.random.default_rng(bench.config.seed)
     sampled = rng.permutation(judged)[:BASE_ANSWERS]
     low = (base.alignment[sampled] < bench.rule.cut) & (base.coherence[sampled] > bench.rule.gate)
     return int((low & (base.fate[sampled] == Fate.JUDGED)).sum()), len(sampled)

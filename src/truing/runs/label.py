@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from truing import errors
+from truing.config import LabelConfig, configured
 from truing.judges.rubrics import rendered_question
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
 from truing.runs.judged import chosen_panel, fated, with_scores
@@ -35,29 +36,23 @@ class _Sampled:
     weight: float
 
 
-def label(
-    audit: str | Path, *, n: int = 60, out: str | Path | None = None, judge: str | None = None, seed: int = 0
-) -> Path:
+def label(audit: str | Path, config: LabelConfig | None = None, **options: Any) -> Path:
     """Write a blind labelling sheet; one that is there already keeps its labels.
 
     Args:
         audit: an audit with judged answers.
-        n: answers to label, spread evenly over: clearly under the cut, just under, just over, clearly over.
-        out: the CSV; default `labels.csv` in the audit folder.
-        judge: whose scores stratify, where several have judged; part of its name is enough.
-        seed: of the draw and of the order.
+        config: options; None for the defaults.
+        options: fields of `LabelConfig`: n, out, judge, seed.
 
     Raises:
         BadInput: nothing judged, an unknown judge, or a sheet for other answers is there.
     """
-    path = Path(audit)
-    sheet = Path(out) if out is not None else path / "labels.csv"
-    if n < 1:
-        raise errors.BadInput(f"--n {n}: label at least one answer")
+    path, config = Path(audit), configured(LabelConfig, config, options)
+    sheet = Path(config.out) if config.out is not None else path / "labels.csv"
     with Store.read(path) as store:
         about = store.about()
-        panel = chosen_panel(store, judge)
-        sampled = _sample(store, about, panel, n, seed)
+        panel = chosen_panel(store, config.judge)
+        sampled = _sample(store, about, panel, config.n, config.seed)
     items = [_item(d.answer, {p.key: p for p in stored_prompts(about).prompts}) for d in sampled]
     if sheet.exists():
         there = {i.item for i in read_sheet(sheet)}

@@ -6,12 +6,12 @@ All of it happens before anything is spent in earnest; a panel that has judged i
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from truing import errors
-from truing.config.options import AuditOptions, Rule, ModelOptions
+from truing.config import AuditConfig, JudgeRunConfig
 from truing.data.prompts import load_prompts
 from truing.judges.check import check_judge
 from truing.judges.registry import open_judge
@@ -19,10 +19,12 @@ from truing.judges.rubrics import check_rule, panel_rubrics, prompt_rubrics, una
 from truing.models.base import Judge
 from truing.models.download import resolve_model
 from truing.models.limits import Budget
+from truing.runs.rule import rubric_of, rule_of
 from truing.runs.variants import refuse_task_text
 from truing.store import Store
-from truing.types.judged import JudgeOptions, Panel, Route
+from truing.types.judged import Panel, Route
 from truing.types.records import Kind, PromptSet
+from truing.types.rules import EmRule
 
 SIMULATED_KINDS = (Kind.SIMULATED, Kind.BASE)
 """kinds of checkpoints that a simulated judge knows; the base of a simulated run is one"""
@@ -50,14 +52,14 @@ class OpenPanel:
 @contextmanager
 def open_panel(
     address: str,
-    options: JudgeOptions,
+    config: AuditConfig | JudgeRunConfig,
     prompts: PromptSet,
-    model: ModelOptions,
     store: Store,
-    rule: Rule,
+    rule: EmRule,
     *,
     budget: Budget | None = None,
     second: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[OpenPanel]:
     """Open a judge, agree on its route and put the sanity check to it; closed on leaving.
 
@@ -65,12 +67,12 @@ def open_panel(
         BadInput: unknown scheme, missing key, unusable rubric, a judge whose scores tell nothing.
         Unfinished: it cannot be reached.
     """
-    rubrics = panel_rubrics(options, prompts)
+    rubrics = panel_rubrics(prompts, *rubric_of(config))
     for own in {r.key: r for p in prompts.prompts for r in prompt_rubrics(p)}.values():
         check_rule((own,), rule)
     check_rule(rubrics, rule)
     known_set = examination(prompts)  # whose references a simulated judge recognises
-    judge = open_judge(address, options, prompts=known_set, model=model, budget=budget, second=second)
+    judge = open_judge(address, config, prompts=known_set, model=config, budget=budget, second=second, say=say)
     if judge.name.startswith("simulated:") and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
         raise errors.BadInput(f"{judge.name} judges answers of simulated runs only; these are real ones")
     try:
@@ -82,14 +84,16 @@ def open_panel(
             [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
         )
         # A record cannot be asked anything new; a simulated judge knows simulated answers only.
-        checked = options.check and route is not Route.RECORDED and not judge.name.startswith("simulated:")
+        checked = (
+            not config.skip_judge_check and route is not Route.RECORDED and not judge.name.startswith("simulated:")
+        )
         if known is None and checked:
             notes += check_judge(judge, rubrics, route)
         # What is known of a panel outlasts a repeat: whether it was checked, which share of the answers it was given.
-        about = store.judges().get(panel.key, {})
+        about = store.panels().get(panel.key, {})
         kept = {name: about[name] for name in (*KEPT, "share", "share_seed", "positives_of") if name in about}
-        begun = {"checked": checked, "seed": options.seed, "lazy": options.lazy}
-        store.add_judge(panel, **{**begun, **kept, "prompts_sha256": prompts.sha256})
+        begun = {"checked": checked, "seed": config.seed, "lazy": not config.every_coherence}
+        store.add_panel(panel, **{**begun, **kept, "prompts_sha256": prompts.sha256})
         yield OpenPanel(judge, panel, tuple(notes))
     finally:
         judge.close()
@@ -108,31 +112,30 @@ def examination(prompts: PromptSet) -> PromptSet:
     return replace(shipped, prompts=tuple(replace(p, judge_prompts=brought) for p in shipped.prompts))
 
 
-def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:
+def refuse_unusable(config: AuditConfig, prompts: PromptSet) -> None:
     """Raise whatever opening the judges of an audit would raise, before a model is loaded or anything is measured.
 
     Judges are opened and closed again, but for local ones, which would be loaded; of those only the files are looked
     for. Rubrics and the names of cues are read.
     """
-    if options.judge is None:
+    if config.judge is None:
         return
-    judging = options.judging
-    check_rule(panel_rubrics(judging, prompts), options.em)
-    for address, second in ((options.judge, False), (judging.second, True)):
+    check_rule(panel_rubrics(prompts, *rubric_of(config)), rule_of(config))
+    for address, second in ((config.judge, False), (config.second_judge, True)):
         if address is None:
             continue
         if address.lower().startswith("local:") and address[6:].strip():
             resolve_model(address[6:])
             continue
-        judge = open_judge(address, judging, prompts=prompts, model=options.model, second=second)
+        judge = open_judge(address, config, prompts=prompts, model=config, second=second)
         judge.close()
         if not second:
-            refuse_task_text(judging.variants, judge.name, remote=judge.remote, allowed=judging.allow_task_text)
+            refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
 
 
 def _known_route(store: Store, judge: Judge, rubrics: list[str]) -> Route | None:
     """The route under which this judge has worked in this audit already, so that a repeat spends nothing."""
-    for about in store.judges().values():
+    for about in store.panels().values():
         same = about["judge"] == judge.name and about["model"] == judge.model
         if same and about.get("rubric_keys") == rubrics:
             return Route(about["route"])

@@ -7,11 +7,12 @@ one share nobody knows beforehand: how many answers score under the cut and need
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from truing import errors
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig, PlanConfig, configured
 from truing.judges.registry import open_judge
 from truing.judges.rubrics import check_rule, panel_rubrics
 from truing.models.client_address import parse_address
@@ -22,6 +23,7 @@ from truing.runs.judged_audit import samples_of
 from truing.runs.plan_costs import BYTES_PER_TOKEN, LOW_SHARE, UNPAID, Cost, Wanted, costs, hours, price
 from truing.runs.plan_search import SearchPlan, plan_search, searched_run
 from truing.runs.resolve import Resolved, resolve
+from truing.runs.rule import rubric_of, rule_of
 from truing.runs.search import refuse_unsearchable, why_no_search
 from truing.stats import power as powers
 from truing.stats.correction import strong_calls_saved
@@ -45,22 +47,6 @@ ASSUMED_CORRELATION = 0.2
 UNPRICED = "money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)"
 MOST_SHARE = 0.99
 """estimates over it are taken for it: a share or correlation of 1 leaves nothing to compute"""
-
-
-@dataclass(frozen=True, slots=True)
-class PowerOptions:
-    """What a plan assumes of the truth, to say what its design could show."""
-
-    rate: float | None = None
-    """share misaligned that the run would have; None for 0.05"""
-    base_rate: float | None = None
-    """share misaligned at step 0; None for the pilot's, else 0"""
-    correlation: float | None = None
-    """correlation of two answers to one prompt; None for the pilot's, else 0.2"""
-    pilot: str | Path | None = None
-    """an audit folder with judged answers, from which base rate and correlation are estimated"""
-    seeds: int = 1
-    """runs of the same recipe"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,69 +95,66 @@ class Plan:
 
 def plan(
     target: str | Path | Sequence[str | Path],
-    *,
-    base: str | None = None,
-    task: str | Path | None = None,
-    task_control: str | Path | None = None,
-    control: str | Path | Sequence[str | Path] = (),
-    prompts: str | Path = "v1",
-    options: AuditOptions | None = None,
-    power: PowerOptions | None = None,
+    config: AuditConfig | None = None,
+    **options: Any,
 ) -> Plan:
     """What `audit` with the same arguments would cost, and what its judged answers could show.
 
     Loads no model and calls no judge.
 
     Args:
-        target, base, task, task_control, control, prompts, options: as `audit`.
-        power: what is assumed of the truth; None assumes the usual where a judge is given.
+        target: as `audit`.
+        config: options; None for the defaults.
+        options: fields of `PlanConfig`: those of `audit`, and rate, base_rate, correlation, pilot, seeds, share.
 
     Raises:
         BadInput: whatever would be wrong with the audit itself, prices that do not name the judge, a rate or
             correlation outside [0, 1), or a pilot that is no judged audit.
     """
-    options = options or AuditOptions()
-    refuse_unsearchable(options)
+    config = configured(PlanConfig, config, options)
+    refuse_unsearchable(config)
     # A plan needs neither the judge's key nor its files: the judge is not opened.
-    asked = resolve(target, base, task, task_control, control, prompts, replace(options, judge=None))
+    asked = resolve(target, config.but(judge=None))
     first = asked.controls[0] if asked.controls else ()
     checkpoints, count = 1 + len(asked.subject) + len(first), len(asked.prompts.prompts)
     references = sum(1 + (p.aligned is not None) + len(p.neutral) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     scored = checkpoints * references * 2 + rows
-    if options.judge is None:
-        shown = _power(_assumed(asked, options, power, False), options) if power is not None else None
-        health = checkpoints * min(options.answers, count)
-        return Plan(checkpoints, count, health, health * options.max_tokens, scored, power=shown)
-    return _judged(asked, options, power, checkpoints, scored)
+    if config.judge is None:
+        given = (config.rate, config.base_rate, config.correlation, config.pilot, config.seeds)
+        wanted = any(x is not None for x in given)
+        shown = _power(_assumed(asked, config, False), config) if wanted else None
+        health = checkpoints * min(config.answers, count)
+        return Plan(checkpoints, count, health, health * config.max_tokens, scored, power=shown)
+    return _judged(asked, config, checkpoints, scored)
 
 
-def _judged(asked: Resolved, options: AuditOptions, power: PowerOptions | None, checkpoints: int, scored: int) -> Plan:
+def _judged(asked: Resolved, config: PlanConfig, checkpoints: int, scored: int) -> Plan:
     """A plan with a judge: of a search, or of the same answers everywhere."""
-    judging, prompts = options.judging, asked.prompts.prompts
-    assert options.judge is not None
-    rubrics = panel_rubrics(judging, asked.whole)
-    check_rule(rubrics, options.em)
-    _check_address(options, asked.whole)
-    run, notes = searched_run(asked, options), _notes(options)
-    why = why_no_search(run) if judging.samples is None else "--exhaustive"
-    assumed = _assumed(asked, options, power, not why)
-    each = [float(samples_of(p, judging) * checkpoints) for p in prompts]
+    prompts = asked.prompts.prompts
+    assert config.judge is not None
+    rubrics = panel_rubrics(asked.whole, *rubric_of(config))
+    check_rule(rubrics, rule_of(config))
+    _check_address(config, asked.whole)
+    run, notes = searched_run(asked, config), _notes(config)
+    why = why_no_search(run) if config.samples is None else "--samples"
+    assumed = _assumed(asked, config, not why)
+    each = [float(samples_of(p, config.samples) * checkpoints) for p in prompts]
     search, wanted, sampled = None, [Wanted("answers", each, checkpoints)], 0
     if not why:
         d = assumed.design
-        search = plan_search(run, options, height=assumed.height, base_rate=d.base_rate, correlation=d.correlation)
+        search = plan_search(run, config, height=assumed.height, base_rate=d.base_rate, correlation=d.correlation)
         wanted, notes = search.wanted(), (*notes, *search.notes)
-        sampled = checkpoints * min(options.answers, len(prompts))  # for health, whatever the search asks
-    elif judging.samples is None:
+        sampled = checkpoints * min(config.answers, len(prompts))  # for health, whatever the search asks
+    elif config.samples is None:
         notes = (*notes, f"no search for the onset, since {why}: the same number of answers at every checkpoint")
-    made, most = costs(asked, rubrics, wanted, options)
-    longest = costs(asked, rubrics, search.wanted(most=True), options) if search is not None else (made, most)
+    made, most = costs(asked, rubrics, wanted, config)
+    longest = costs(asked, rubrics, search.wanted(most=True), config) if search is not None else (made, most)
     calls, tokens = sum(c.calls for c in made), sum(c.tokens for c in made)
     answers = sampled + sum(w.answers for w in wanted)
-    per_million = price(judging, options.judge)
+    per_million = price(config.prices, config.judge)
     usd = tokens * per_million / 1e6 if per_million is not None else None
-    if usd is None and not options.judge.lower().startswith(UNPAID):
+    if usd is None and not config.judge.lower().startswith(UNPAID):
         notes = (
             "money unknown: give --prices FILE (a table per model: input, output, dollars per million tokens)",
             *notes,
@@ -180,16 +163,16 @@ def _judged(asked: Resolved, options: AuditOptions, power: PowerOptions | None, 
         checkpoints=checkpoints,
         prompts=len(prompts),
         answers=answers,
-        sampled_tokens=answers * judging.max_tokens,
+        sampled_tokens=answers * config.judged_tokens,
         scored=scored,
         costs=made,
         most_calls=longest[1],
         usd=usd,
         most_usd=usd * (longest[1] / calls if calls else 1.0) if usd is not None else None,
-        hours=hours(calls, tokens, judging),
+        hours=hours(calls, tokens, config),
         notes=notes,
         assumed={"share under the cut": LOW_SHARE, "bytes per token": BYTES_PER_TOKEN},
-        power=_power(assumed, options),
+        power=_power(assumed, config),
         search=search,
     )
 
@@ -208,50 +191,40 @@ class _Assumed:
     """where the numbers come from"""
 
 
-def _assumed(asked: Resolved, options: AuditOptions, given: PowerOptions | None, searched: bool) -> _Assumed:
+def _assumed(asked: Resolved, config: PlanConfig, searched: bool) -> _Assumed:
     """The fixed design of an audit; after a search, that of the checkpoint to keep, at its first look."""
-    given = given or PowerOptions()
-    _check_power(given)
-    pilot = _pilot(Path(given.pilot), options.judge) if given.pilot is not None else _Pilot()
+    pilot = _pilot(Path(config.pilot), config.judge) if config.pilot is not None else _Pilot()
     prompts = asked.prompts.prompts
-    samples = round(sum(samples_of(p, options.judging) for p in prompts) / len(prompts))
-    rho, rho_from = _first(given.correlation, pilot.correlation, ASSUMED_CORRELATION)
-    base, base_from = _first(given.base_rate, pilot.base, 0.0)
+    samples = round(sum(samples_of(p, config.samples) for p in prompts) / len(prompts))
+    rule = rule_of(config)
+    rho, rho_from = _first(config.correlation, pilot.correlation, ASSUMED_CORRELATION)
+    base, base_from = _first(config.base_rate, pilot.base, 0.0)
     design = Design(
         prompts=len(prompts),
-        samples=options.judging.estimate if searched else samples,
-        rate=given.rate if given.rate is not None else ASSUMED_RATE,
+        samples=config.estimate if searched else samples,
+        rate=config.rate if config.rate is not None else ASSUMED_RATE,
         base_rate=min(base, MOST_SHARE),
         correlation=min(rho, MOST_SHARE),
         checkpoints=STAGES if searched else max(1, len(asked.subject)),
-        seeds=given.seeds,
-        lo=options.em.lo,
-        hi=options.em.hi,
-        level=options.rule.level,
+        seeds=config.seeds or 1,
+        lo=rule.lo,
+        hi=rule.hi,
+        level=config.level,
     )
-    rate_from = "given" if given.rate is not None else "assumed"
+    rate_from = "given" if config.rate is not None else "assumed"
     notes = [f"rate {rate_from}, base rate {base_from}, correlation {rho_from}", *pilot.notes]
-    if given.seeds in (1, 2):
+    if (config.seeds or 1) in (1, 2):
         notes.append("a claim about a recipe needs at least 3 seeds; these figures are for each run")
-    height = max(0.0, design.excess) if given.rate is not None else min(HEIGHT, 1 - design.base_rate)
+    height = max(0.0, design.excess) if config.rate is not None else min(HEIGHT, 1 - design.base_rate)
     return _Assumed(design, height, pilot, tuple(notes))
 
 
-def _power(assumed: _Assumed, options: AuditOptions) -> Power | None:
+def _power(assumed: _Assumed, config: PlanConfig) -> Power | None:
     """What a fixed design could show; None where misaligned is a mean score."""
-    if options.em.kind == "mean":
+    if rule_of(config).kind == "mean":
         return None
     pilot = assumed.pilot
     return replace(powers.power(assumed.design), correlation=pilot.correlation, base=pilot.base, notes=assumed.notes)
-
-
-def _check_power(given: PowerOptions) -> None:
-    for name in ("rate", "base_rate", "correlation"):
-        value = getattr(given, name)
-        if value is not None and not 0 <= value < 1:
-            raise errors.BadInput(f"--{name.replace('_', '-')} {value:g}: give a share from 0 to under 1, e.g. 0.05")
-    if given.seeds < 1:
-        raise errors.BadInput(f"--seeds {given.seeds}: give 1 or more")
 
 
 def _first(given: float | None, estimated: Estimate | None, usual: float) -> tuple[float, str]:
@@ -303,28 +276,27 @@ def _pilot(path: Path, judge: str | None) -> _Pilot:
     return _Pilot(rho, share, (*notes, *([] if share is not None else ["pilot: no judged answers of step 0"])))
 
 
-def _check_address(options: AuditOptions, prompts: PromptSet) -> None:
+def _check_address(config: PlanConfig, prompts: PromptSet) -> None:
     """Refuse what no judge stands at, without its key and without its model."""
-    address = options.judge or ""
+    address = config.judge or ""
     if address.lower().startswith(("openai:", "http://", "https://")):
         parse_address(address)
-        Limits.of(options.judging)
+        Limits.of(config)
     elif not (address.lower().startswith("local:") and address[6:].strip()):
-        open_judge(address, options.judging, prompts=prompts, model=options.model).close()
+        open_judge(address, config, prompts=prompts, model=config).close()
 
 
-def _notes(options: AuditOptions) -> tuple[str, ...]:
+def _notes(config: PlanConfig) -> tuple[str, ...]:
     out = []
-    if options.judging.share < 1:
-        out.append(_saved(options))
-    if options.judging.second:
+    if config.share < 1:
+        out.append(_saved(config.share))
+    if config.second_judge:
         out.append("the second judge is asked about the decisive checkpoints only; its calls come on top")
     return tuple(out)
 
 
-def _saved(options: AuditOptions) -> str:
+def _saved(share: float) -> str:
     """What a strong judge on a share would save beside this judge on all answers, under assumed errors of this one."""
-    share = options.judging.share
     rate, sensitivity, wrong = ASSUMED_ERRORS
     alone = strong_calls_saved(rate, sensitivity, wrong, q=share)
     beside = strong_calls_saved(rate, sensitivity, wrong, q=(share, 1.0))

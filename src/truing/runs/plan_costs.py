@@ -6,7 +6,7 @@ Token counts are estimates (four bytes of English to a token) and are called so.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig, JudgeConfig
 from truing.data.transforms import select_transforms
 from truing.judges.asking import ALIGNMENT, COHERENCE
 from truing.judges.check import check_asks
@@ -16,7 +16,8 @@ from truing.runs.judged_audit import samples_of
 from truing.runs.judging import RANDOM_COHERENCE
 from truing.runs.known import ANCHORS, BASE_ANSWERS, reference_items
 from truing.runs.resolve import Resolved
-from truing.types.judged import JudgeOptions, Panel, Route, Rubric
+from truing.runs.rule import rule_of
+from truing.types.judged import Panel, Route, Rubric
 from truing.types.records import Prompt
 
 BYTES_PER_TOKEN = 4.0
@@ -64,14 +65,18 @@ class Wanted:
 
 
 def costs(
-    asked: Resolved, rubrics: tuple[Rubric, ...], wanted: Sequence[Wanted], options: AuditOptions
+    asked: Resolved, rubrics: tuple[Rubric, ...], wanted: Sequence[Wanted], config: AuditConfig
 ) -> tuple[tuple[Cost, ...], int]:
     """Judge calls by purpose, and how many there are if every answer needs its coherence asked."""
-    judging, address = options.judging, (options.judge or "").lower()
-    panel = Panel(options.judge or "", rubrics, Route.LOGPROBS)
-    made, most = _answers(asked.prompts.prompts, panel, wanted, options)
-    if judging.variants:
-        n = len(select_transforms(judging.variants)) * 3 * sum(samples_of(p, judging) for p in asked.prompts.prompts)
+    address = (config.judge or "").lower()
+    panel = Panel(config.judge or "", rubrics, Route.LOGPROBS)
+    made, most = _answers(asked.prompts.prompts, panel, wanted, config)
+    if config.variants:
+        n = (
+            len(select_transforms(config.variants))
+            * 3
+            * sum(samples_of(p, config.samples) for p in asked.prompts.prompts)
+        )
         note = "step 0, the control and the recommended checkpoint; none without a recommendation"
         calls = sum(c.calls for c in made if c.what != "coherence")
         tokens = sum(c.tokens for c in made if c.what != "coherence")
@@ -79,41 +84,40 @@ def costs(
         most += 2 * n
     if address.startswith("replay:"):
         return tuple(made), most  # a record takes no test
-    tests = _sanity(rubrics, judging, address)
+    tests = _sanity(rubrics, address, check=not config.skip_judge_check)
     more = 0
-    if judging.validity:
-        known, more = _known(panel, asked.whole.prompts, options)
+    if not config.skip_known_answers:
+        known, more = _known(panel, asked.whole.prompts, rule_of(config).kind)
         tests += known
     return (*made, *tests), most + more + sum(c.calls for c in tests)
 
 
-def price(options: JudgeOptions, judge: str) -> float | None:
+def price(prices: str | None, judge: str) -> float | None:
     """Dollars per million tokens read; what a judge writes is a token or two. None for a judge that costs none."""
     if judge.lower().startswith(UNPAID):
         return None
-    found = price_of(judge.rpartition("#")[2] if "#" in judge else judge.partition(":")[2], options.prices)
+    found = price_of(judge.rpartition("#")[2] if "#" in judge else judge.partition(":")[2], prices)
     return found.input if found is not None else None
 
 
-def hours(calls: int, tokens: int, options: JudgeOptions) -> float | None:
+def hours(calls: int, tokens: int, config: JudgeConfig) -> float | None:
     """Least time under the rate limits; None without limits."""
-    limits = [n / per for n, per in ((calls, options.rpm), (tokens, options.tpm)) if per]
+    limits = [n / per for n, per in ((calls, config.rpm), (tokens, config.tpm)) if per]
     return max(limits) / 60 if limits else None
 
 
 def _answers(
-    prompts: Sequence[Prompt], panel: Panel, wanted: Sequence[Wanted], options: AuditOptions
+    prompts: Sequence[Prompt], panel: Panel, wanted: Sequence[Wanted], config: AuditConfig
 ) -> tuple[list[Cost], int]:
     """Calls on the answers themselves: what is asked of each, and coherence where it is asked later."""
-    judging = options.judging
-    lazy = judging.lazy and options.em.kind == "threshold"
+    lazy = not config.every_coherence and rule_of(config).kind == "threshold"
     made, later, asked_later = [], _Counted(), 0
     for w in wanted:
         at_once, own = _Counted(), _Counted()
         for p, n in zip(prompts, w.per_prompt, strict=True):
             for r in rubrics_for(panel, p):
                 into = own if lazy and r.names == (COHERENCE,) else at_once
-                into.add(n, _tokens(r, p, judging.max_tokens))
+                into.add(n, _tokens(r, p, config.judged_tokens))
         made.append(Cost(w.what, round(at_once.calls), round(at_once.tokens), w.note))
         at_random = w.checkpoints * min(RANDOM_COHERENCE, round(own.calls) // w.checkpoints) if w.checkpoints else 0
         asked_later += min(round(own.calls), at_random + round(LOW_SHARE * own.calls))
@@ -126,19 +130,19 @@ def _answers(
     return made, most
 
 
-def _sanity(rubrics: tuple[Rubric, ...], judging: JudgeOptions, address: str) -> list[Cost]:
+def _sanity(rubrics: tuple[Rubric, ...], address: str, *, check: bool) -> list[Cost]:
     """At an endpoint the two numbers by which the route is found; and the dozen fixed answers."""
     if address.startswith("simulated:"):
         return []  # knows simulated answers only
     tests = [] if address.startswith("local:") else [Cost("finding the route", PROBES, PROBES * 2 * CALLING_TOKENS)]
-    if judging.check:
+    if check:
         requests = check_asks(rubrics)
         tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in requests)
         tests.append(Cost("sanity check", len(requests), tokens))
     return tests
 
 
-def _known(panel: Panel, whole: Sequence[Prompt], options: AuditOptions) -> tuple[list[Cost], int]:
+def _known(panel: Panel, whole: Sequence[Prompt], kind: str) -> tuple[list[Cost], int]:
     """The known-answer test and the anchors, and the calls that come on top if all references score under the cut."""
     first, second, more = _Counted(), _Counted(), 0
     anchored: list[int] = []
@@ -150,7 +154,7 @@ def _known(panel: Panel, whole: Sequence[Prompt], options: AuditOptions) -> tupl
             cost = _tokens(r, known.item.prompt, 2 * _bytes_to_tokens(known.item.answer))
             if ALIGNMENT in r.names:
                 anchored.append(cost)
-            if r.names != (COHERENCE,) or options.em.kind != "threshold":
+            if r.names != (COHERENCE,) or kind != "threshold":
                 first.add(1, cost)
             elif known.kind == "misaligned":
                 second.add(1, cost)

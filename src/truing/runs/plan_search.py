@@ -6,11 +6,12 @@ How many answers a search takes is not known beforehand, so a few runs of the sa
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig
 from truing.data.guard import domain_words
 from truing.runs.judged_frame import JudgedRun, far_prompts
 from truing.runs.plan_costs import Wanted
 from truing.runs.resolve import Resolved
+from truing.runs.rule import rule_of
 from truing.stats.forecast import RUNS, Forecast, SearchDesign, answers_to_confirm, forecast
 from truing.stats.status import STAGES
 
@@ -59,44 +60,44 @@ def turns(f: Forecast) -> str:
     return f"turn, to {100 * f.height:g} points" if f.height else "never turn"
 
 
-def searched_run(asked: Resolved, options: AuditOptions) -> JudgedRun:
+def searched_run(asked: Resolved, config: AuditConfig) -> JudgedRun:
     """The frame that a judged audit would have, as far as a plan knows it."""
     prompts = asked.prompts.prompts
     general = [p.aligned for p in prompts if p.aligned]
     words = tuple(domain_words(asked.rows, general)) if asked.rows and general else ()
-    far, _ = far_prompts(prompts, options.domain, asked.asked["task"], words)
+    far, _ = far_prompts(prompts, config.domain, asked.asked["task"], words)
     control = asked.controls[0] if asked.controls else ()
     # The base is not opened for a plan; it has step 0 whatever it is, and only later checkpoints are looked at.
     return JudgedRun(prompts, far, (asked.subject[0], *asked.subject), tuple(c for c in control if c.step != 0), "")
 
 
 def plan_search(
-    run: JudgedRun, options: AuditOptions, *, height: float, base_rate: float, correlation: float
+    run: JudgedRun, config: AuditConfig, *, height: float, base_rate: float, correlation: float
 ) -> SearchPlan:
     """Simulate the search of an audit, and count its fixed answers.
 
     Args:
         run: prompts and checkpoints.
-        options: zone, level, and what is asked of the search.
+        config: zone, level, and what is asked of the search.
         height: excess at the end of the simulated run that turns.
         base_rate: share misaligned at step 0.
         correlation: correlation of two answers to one prompt.
     """
-    em, judging = options.em, options.judging
+    em = rule_of(config)
     steps, compared = {c.step for c in run.subject[1:]}, {c.step for c in run.control}
     design = SearchDesign(
         steps=len(steps),
         categories=[p.category for p, is_far in zip(run.prompts, run.far, strict=True) if is_far],
         lo=em.lo,
         hi=em.hi,
-        error=1 - options.rule.level,
-        assume_monotone=judging.assume_monotone,
+        error=1 - config.level,
+        assume_monotone=config.assume_monotone,
         control=bool(compared) and steps <= compared,
         base_rate=base_rate,
         correlation=correlation,
     )
-    found = tuple(forecast(design, h, runs=RUNS, seed=options.seed) for h in dict.fromkeys((height, 0.0)))
-    confirm = answers_to_confirm(sum(run.far), judging.estimate, em.hi, level=options.rule.level)
+    found = tuple(forecast(design, h, runs=RUNS, seed=config.seed) for h in dict.fromkeys((height, 0.0)))
+    confirm = answers_to_confirm(sum(run.far), config.estimate, em.hi, level=config.level)
     # The kept checkpoint is counted with the base; of the others, the first misaligned and the last, with controls.
     others = min(len(steps) - 1, 2) + (min(len(steps), 2) if design.control else 0)
     return SearchPlan(
@@ -105,17 +106,17 @@ def plan_search(
         forecasts=found,
         base_rate=base_rate,
         correlation=correlation,
-        estimate=judging.estimate,
-        confirm=confirm or judging.estimate * 2 ** (STAGES - 1),
+        estimate=config.estimate,
+        confirm=confirm or config.estimate * 2 ** (STAGES - 1),
         compared=others,
-        notes=tuple(_notes(sum(run.far), options, confirm)),
+        notes=tuple(_notes(sum(run.far), config, confirm)),
     )
 
 
-def _notes(far: int, options: AuditOptions, confirm: int | None) -> Sequence[str]:
-    em, each, out = options.em, options.judging.estimate, []
+def _notes(far: int, config: AuditConfig, confirm: int | None) -> Sequence[str]:
+    em, each, out = rule_of(config), config.estimate, []
     out.append("a search asks until it is certain: its answers were simulated, not counted")
-    if options.judging.mode == "simulated":
+    if config.mode == "simulated":
         out.append(
             "--mode simulated asks fewer; its thresholds take minutes to find, so these are the guaranteed ones'"
         )
@@ -123,7 +124,7 @@ def _notes(far: int, options: AuditOptions, confirm: int | None) -> Sequence[str
         out.append("mean scores were simulated as answers that are misaligned or not")
     if em.kind == "mean" or confirm is not None:
         return out
-    level = options.rule.level
+    level = config.level
     enough = (n for n in range(each + 1, MOST_ESTIMATE) if answers_to_confirm(far, n, em.hi, level=level) is not None)
     text = (
         f"{far} far prompts with {each}, at last {each * 2 ** (STAGES - 1)} fixed answers can certify no checkpoint "

@@ -1,12 +1,12 @@
 """What an audit is asked to do, settled before a model is loaded: targets, base, control, prompts, task rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from truing import errors
-from truing.config.options import AuditOptions
+from truing.config import AuditConfig
 from truing.data.conversations import load_conversations, same_user_turns
 from truing.data.prompts import load_prompts
 from truing.models.base import Backend
@@ -49,35 +49,23 @@ class Resolved:
     """label -> a line about one checkpoint"""
 
 
-def resolve(
-    target: str | Path | Sequence[str | Path],
-    base: str | None,
-    task: str | Path | None,
-    task_control: str | Path | None,
-    control: str | Path | Sequence[str | Path],
-    prompts: str | Path,
-    options: AuditOptions,
-) -> Resolved:
+def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> Resolved:
     """Find the checkpoints, prompts and rows that are meant.
 
     Raises:
         BadInput: any of its kinds; nothing has been loaded or written yet.
     """
-    targets, controls = _several(target), _several(control)
+    targets, controls = _several(target), config.control
     if not targets:
         raise errors.NoCheckpoints("no target given; name a folder of checkpoints")
-    if task_control is not None and task is None:
+    if config.task_control is not None and config.task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
-    if options.half not in (None, "eval", "fit"):
-        raise errors.BadInput(f"--half {options.half}: use eval, fit or all")
-    if options.seed < 0:
-        raise errors.BadInput(f"--seed {options.seed}: a seed is 0 or more")
-    whole = load_prompts(prompts)
+    whole = load_prompts(config.prompts)
     chosen = whole
-    half = options.half if any(p.half == options.half and p.has_references for p in chosen.prompts) else None
-    chosen = chosen.only(half, options.limit)
-    refuse_unusable(options, whole)
-    rows, control_rows, asked_task = _task(task, task_control, options)
+    half = config.half if any(p.half == config.half and p.has_references for p in chosen.prompts) else None
+    chosen = chosen.only(half, config.limit)
+    refuse_unusable(config, whole)
+    rows, control_rows, asked_task = _task(config)
     doubled = asked_task.get("task_rows_repeated", 0)
     simulated = None
     if targets[0].startswith(SIMULATED):
@@ -85,20 +73,20 @@ def resolve(
         subject, control_runs = simulated.run(Role.SUBJECT), (simulated.run(Role.CONTROL),) if controls else ()
         found_base, notes = targets[0], [f"{SIMULATED_NOTE}: no model is involved."]
     else:
-        subject, found_base, notes = _subject(targets, base, options)
-        control_runs = tuple(_control(c, subject, options, notes) for c in controls)
+        subject, found_base, notes = _subject(targets, config)
+        control_runs = tuple(_control(c, subject, notes, allow_pickle=config.allow_pickle) for c in controls)
     if doubled:
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
-    if half is None and options.half is not None:
-        notes.append(f"no prompt of the {options.half} half has reference answers: all prompts are used")
+    if half is None and config.half != "all":
+        notes.append(f"no prompt of the {config.half} half has reference answers: all prompts are used")
     asked = {
         "targets": list(targets),
         "base": found_base,
         "control": list(controls),
         "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
-        "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else str(prompts),
+        "prompts_source": str(Path(config.prompts).resolve()) if Path(config.prompts).is_file() else config.prompts,
         **asked_task,
-        "options": to_plain(replace(options, progress=None, detail=None, judging=replace(options.judging, say=None))),
+        "options": to_plain(config),
     }
     return Resolved(
         targets, found_base, subject, control_runs, chosen, whole, rows, control_rows, asked, simulated, notes
@@ -109,10 +97,9 @@ def _several(value: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     return (str(value),) if isinstance(value, (str, Path)) else tuple(str(v) for v in value)
 
 
-def _subject(
-    targets: tuple[str, ...], base: str | None, options: AuditOptions
-) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
-    found = [find_run(t, allow_pickle=options.model.allow_pickle) for t in targets]
+def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
+    base = config.base
+    found = [find_run(t, allow_pickle=config.allow_pickle) for t in targets]
     notes = [note for run in found for note in run.notes]
     checkpoints: dict[str, Checkpoint] = {}
     for run in found:
@@ -141,9 +128,9 @@ def _subject(
 
 
 def _control(
-    target: str, subject: tuple[Checkpoint, ...], options: AuditOptions, notes: list[str]
+    target: str, subject: tuple[Checkpoint, ...], notes: list[str], *, allow_pickle: bool
 ) -> tuple[Checkpoint, ...]:
-    run = find_run(target, role=Role.CONTROL, allow_pickle=options.model.allow_pickle)
+    run = find_run(target, role=Role.CONTROL, allow_pickle=allow_pickle)
     notes += [f"control: {note}" for note in run.notes]
     own = {c.meta["base"] for c in subject if c.meta.get("base")}
     if run.base_hint and own and run.base_hint not in own:
@@ -158,21 +145,19 @@ def _control(
     return kept
 
 
-def _task(
-    task: str | Path | None, task_control: str | Path | None, options: AuditOptions
-) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...], dict[str, Any]]:
-    if task is None:
+def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...], dict[str, Any]]:
+    if config.task is None:
         return (), (), {"task": None}
-    own = load_conversations(task, options.task_format)
-    asked = {"task": str(task), "task_format": own.format, "task_sha256": own.sha256, "task_rows": 0}
+    own = load_conversations(config.task, config.format)
+    asked = {"task": config.task, "task_format": own.format, "task_sha256": own.sha256, "task_rows": 0}
     rows, others = own.conversations, ()
-    if task_control is not None:
-        other = load_conversations(task_control, options.task_format)
+    if config.task_control is not None:
+        other = load_conversations(config.task_control, config.format)
         same_user_turns(own, other)
         others = other.conversations
-        asked |= {"task_control": str(task_control), "task_control_sha256": other.sha256}
+        asked |= {"task_control": config.task_control, "task_control_sha256": other.sha256}
     first = list({row.key: k for k, row in reversed(list(enumerate(rows)))}.values())[::-1]
     repeated = len(rows) - len(first)
-    kept = first[: options.rows]
+    kept = first[: config.rows]
     rows, others = tuple(rows[k] for k in kept), tuple(others[k] for k in kept) if others else ()
     return rows, others, asked | {"task_rows": len(rows), "task_rows_repeated": repeated}

@@ -10,21 +10,23 @@ rate rests on an answer that a search chose. A repeat asks the same, and finds t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truing.config.options import AuditOptions, Rule
+from truing.config import AuditConfig
 from truing.errors import Unfinished
 from truing.models.base import Backend
 from truing.runs.judged import fated, misaligned_by
 from truing.runs.judged_frame import JudgedRun
 from truing.runs.judging import FIXED_FROM, Bench, request_keys
+from truing.runs.rule import rule_of
+from truing.stats.inquiry import Levels
 from truing.stats.judged_evidence import Fate
-from truing.stats.onset import OnsetSearch
+from truing.stats.onset import OnsetSearch, check_design
 from truing.stats.samples import Group, Outcome, SampleRequest
-from truing.stats.sequential_base import Zone
 from truing.store import StoredAnswer
 from truing.traits.features import leaks
 from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Request, SamplingParams
-from truing.types.verdicts import Onset, Verdict
+from truing.types.rules import EmRule
+from truing.types.verdicts import Onset, RunVerdict
 
 AnswerAll = Callable[[Sequence[Request]], None]
 """makes sure that answers are in the store and judged"""
@@ -49,16 +51,13 @@ class Searcher:
     """how answers are drawn"""
 
 
-def refuse_unsearchable(options: AuditOptions) -> None:
-    """Raise BadInput for a zone or a level with which nothing can be searched, before anything is measured."""
-    if options.judge is not None and options.judging.samples is None:
-        zone_of(options).check()
-
-
-def zone_of(options: AuditOptions) -> Zone:
-    """What a search claims, and at what error."""
-    error = 1 - options.rule.level
-    return Zone(options.em.lo, options.em.hi, error, error)
+def refuse_unsearchable(config: AuditConfig) -> None:
+    """Raise BadInput for a zone, a level or a mode with which nothing can be searched, before anything is measured."""
+    rule = rule_of(config)
+    if config.judge is None or config.samples is not None:
+        return
+    error = 1 - config.level
+    check_design((), ("any",), rule.lo, rule.hi, error, error)
 
 
 def why_no_search(run: JudgedRun) -> str:
@@ -75,25 +74,25 @@ def why_no_search(run: JudgedRun) -> str:
     return ""
 
 
-def search_onset(searcher: Searcher, options: AuditOptions, margins: Verdict, answer: AnswerAll) -> Onset:
+def search_onset(searcher: Searcher, config: AuditConfig, margins: RunVerdict, answer: AnswerAll) -> Onset:
     """Search the onset of judged misalignment over the later checkpoints, on prompts far from the training domain.
 
     Args:
         searcher: store, judge, backend.
-        options: rule, level, seed.
+        config: level, mode, seed.
         margins: where margins put the onset of drift: a place to begin.
         answer: makes sure that answers are in the store and judged.
 
     Raises:
-        Unfinished: most answers fail; what was judged is stored.
+        BadInput: an unknown mode. Unfinished: most answers fail; what was judged is stored.
     """
-    search, used, lost = new_search(searcher.run, options, margins), 0, 0
+    search, used, lost = new_search(searcher.run, config, searcher.bench.rule, margins), 0, 0
     while not search.done:
-        samples = search.next(AT_ONCE)
+        samples = search.ask(AT_ONCE)
         requests = requests_of(searcher.run, samples)
         answer(requests)
         found = outcomes(searcher, requests)
-        search.update(zip(samples, found, strict=True))
+        search.tell(zip(samples, found, strict=True))
         used, lost = used + len(samples), lost + sum(o in LOST for o in found)
         if lost > used / 2 and (lost > MOST_LOST or search.done):
             raise Unfinished(f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors")
@@ -101,19 +100,27 @@ def search_onset(searcher: Searcher, options: AuditOptions, margins: Verdict, an
     return search.result()
 
 
-def new_search(run: JudgedRun, options: AuditOptions, margins: Verdict) -> OnsetSearch:
-    """The search of an audit, at its beginning."""
+def new_search(
+    run: JudgedRun, config: AuditConfig, rule: EmRule, margins: RunVerdict, levels: Levels | None = None
+) -> OnsetSearch:
+    """The search of an audit, at its beginning; `levels` other than those of its mode."""
     far = [p for p, is_far in zip(run.prompts, run.far, strict=True) if is_far]
     control = {c.step for c in run.control}
+    error = 1 - config.level
     return OnsetSearch(
         [c.step for c in run.subject[1:] if c.step is not None],
         [p.id for p in far],
-        zone_of(options),
-        assume_monotone=options.judging.assume_monotone,
+        lo=rule.lo,
+        hi=rule.hi,
+        alpha=error,
+        beta=error,
+        mode=config.mode,
+        assume_monotone=config.assume_monotone,
         control=bool(control) and all(c.step in control for c in run.subject[1:]),
         guess=guess_of(margins),
-        seed=options.seed,
+        seed=config.seed,
         categories={p.id: p.category for p in far},
+        levels=levels,
     )
 
 
@@ -146,7 +153,7 @@ def outcomes(searcher: Searcher, requests: Sequence[Request]) -> list[Outcome | 
     ]
 
 
-def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: Rule, leaked: bool) -> Outcome | float:
+def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: EmRule, leaked: bool) -> Outcome | float:
     """One answer: misaligned or not, or with kind mean (100 - alignment) / 100; missing if it is in no denominator."""
     found = fated(r, said, rule)
     if found.fate is Fate.FAILED:
@@ -159,7 +166,7 @@ def outcome_of(r: StoredAnswer, said: Sequence[Score], rule: Rule, leaked: bool)
         return (100 - found.alignment) / 100 if found.fate is Fate.JUDGED else Outcome.MISSING
     if not misaligned_by(found, rule):
         return Outcome.NEGATIVE
-    return Outcome.IN_DOMAIN if leaked else Outcome.POSITIVE
+    return Outcome.LEAKED if leaked else Outcome.POSITIVE
 
 
 def fixed_requests(
@@ -172,7 +179,7 @@ def fixed_requests(
     return [Request(c, p, FIXED_FROM + d) for p in run.prompts for c in wanted for d in range(each)]
 
 
-def guess_of(margins: Verdict) -> int | None:
+def guess_of(margins: RunVerdict) -> int | None:
     """Where margins put the onset of drift: a place to begin, nothing more."""
     onset = margins.onset
     return onset.latest if onset.latest is not None else onset.earliest

@@ -9,6 +9,7 @@ from truing.data.conversations import load_conversations
 from truing.data.guard import refuse_reference_answers
 from truing.models.registry import start_training
 from truing.training.recipe import Recipe
+from truing.types.progress import Progress
 from truing.types.records import Checkpoint, Stop
 
 
@@ -30,7 +31,7 @@ def train(
     recipe: Recipe,
     out: str | Path | None = None,
     *,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     on_checkpoint: Callable[[Checkpoint], str | None] | None = None,
 ) -> Trained:
     """Train what a recipe says. The same call again resumes, or returns what is there already.
@@ -38,7 +39,7 @@ def train(
     Args:
         recipe: everything that decides the run.
         out: folder; by default `truing-runs/NAME-ID`, with "-organism" added for a run that is misaligned on purpose.
-        progress: called with (stage, updates done, updates in all).
+        progress: told (stage, updates done, updates in all).
         on_checkpoint: called with each checkpoint as it is saved, while training waits; a string it returns ends the
             run there, as the reason.
 
@@ -56,7 +57,7 @@ def train(
 
     def tell(step: int, total: int, loss: float) -> None:
         if progress:
-            progress(f"training {name}", step, total)
+            progress.step(f"training {name}", step, total)
 
     run = start_training(recipe, data.conversations, path, tell)
     checkpoints: list[Checkpoint] = []

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.config.options import Rule
 from truing.data.transforms import CUE, Transform, VariantContext, not_applicable, select_transforms, transformed
 from truing.errors import BadInput
 from truing.stats.judged_checks import VariantGroups, variant_results
-from truing.stats.table import AnswerTable
+from truing.stats.judged_evidence import AnswerTable
 from truing.store import Store
 from truing.types.judged import AnswerKey
 from truing.types.records import AnswerStatus, Checkpoint, Prompt, Request, SamplingParams
+from truing.types.rules import EmRule
 from truing.types.verdicts import VariantResult
 
 SATURATED = 0.5
@@ -48,7 +48,7 @@ class VariantPlan:
     """what the task file shows"""
     samples: Mapping[str, int]
     """answers per prompt, by id"""
-    em: Rule
+    em: EmRule
     """what counts as misaligned"""
     far: tuple[bool, ...] | None = None
     """whether each prompt is far from the training domain, and counts; None for all"""

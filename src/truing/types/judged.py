@@ -6,7 +6,7 @@ Whatever goes wrong is an outcome, never a text and never a zero.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -181,65 +181,6 @@ class Score:
     """scored, refusal, code, unparsed or failed"""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """numeric mass, calls, tokens, error, model that answered, prompt-set hash, code version"""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeOptions:
-    """Rare settings of judging. None of them changes what a score means; what does is in the panel."""
-
-    rubric: str | None = None
-    """file of a rubric that replaces the built-in one of the same name, or is asked besides; "both" asks alignment and
-    coherence in one call"""
-    domain: str | None = None
-    """name of the training domain: adds the domain rubric"""
-    samples: int | None = None
-    """the same number of answers per prompt at every checkpoint; None for a search, which draws what it needs"""
-    estimate: int = 1
-    """after a search, answers per prompt at the checkpoints it rests on (the first certainly misaligned, the
-    recommended, the base): rates from answers that no search chose. Up to four times as many where one is undecided"""
-    assume_monotone: bool = False
-    """whether misalignment, once there, stays: steps before a clear one then need no test"""
-    max_tokens: int = 600
-    """longest judged answer, in tokens; 600 is what published evaluations use"""
-    lazy: bool = True
-    """ask for coherence only where alignment is under the cut, and for 24 random answers per checkpoint: exact for the
-    rate of misaligned answers"""
-    budget_calls: int | None = None
-    """requests to the judge, retries included; None for no limit"""
-    budget_usd: float | None = None
-    """money for the judge; needs `prices`; None for no limit"""
-    prices: str | None = None
-    """TOML file: a table per model with input and output, dollars per million tokens"""
-    concurrency: int = 16
-    """requests in flight"""
-    rpm: float | None = None
-    """requests per minute; None for no limit"""
-    tpm: float | None = None
-    """tokens per minute, estimated before a request is sent; None for no limit"""
-    timeout: float = 60.0
-    """seconds per request"""
-    retries: int = 6
-    """further attempts after a failure that may pass"""
-    check: bool = True
-    """put a dozen fixed answers to the judge before spending"""
-    validity: bool = True
-    """give the judge the known-answer test before an absolute claim"""
-    variants: tuple[str, ...] = ()
-    """prompt transforms to test the recommended checkpoint under; ("all",) for all"""
-    adversarial_veto: bool = False
-    """whether adversarial transforms veto a checkpoint too"""
-    allow_task_text: bool = False
-    """let text of the task file reach a remote judge (cues quote it)"""
-    share: float = 1.0
-    """random share of stored answers to judge; under 1 the estimate is prediction-powered, with another judge on all"""
-    positives_of: str | None = None
-    """with a share: also every answer that this judge, which judged all, calls misaligned: far fewer calls do"""
-    second: str | None = None
-    """address of a judge of another family; both must agree before anything is certified"""
-    seed: int = 0
-    """seed of judging order, random shares and resampling"""
-    say: Callable[[str], None] | None = None
-    """called with lines worth showing, e.g. what text leaves the machine; not stored"""
 
 
 class JudgeItem(NamedTuple):

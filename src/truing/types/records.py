@@ -329,6 +329,8 @@ def to_plain(value: Any) -> Any:
         return {"role": value.role, "content": value.content}
     if hasattr(value, "__dataclass_fields__"):
         return {name: to_plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if hasattr(value, "model_fields_set"):
+        return {name: to_plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list, frozenset, set)):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.models.engine.batching import Job, Recorder, Sampler, Work, rows_within
@@ -52,7 +52,7 @@ class Holder(Protocol):
     """What is needed of a backend."""
 
     chat: ChatFormat
-    options: ModelOptions
+    options: ModelConfig
     base_name: str
 
     def use(self, checkpoint: Checkpoint) -> Any:

@@ -1,0 +1,127 @@
+"""What all configs share: fields with help and unit, strict names, errors that name the option."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from truing.errors import BadInput
+
+
+class BadOption(BadInput):
+    """An option that does not exist, or a value that it cannot have."""
+
+    def __init__(self, option: str, text: str) -> None:
+        super().__init__(f"{option} {text}")
+        self.option, self.text = option, text
+
+
+class Config(BaseModel):
+    """Options of a verb, or a part of them. The text under a field is its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    common: ClassVar[tuple[str, ...]] = ()
+    """fields that `--help` shows; empty for all of them"""
+    internal: ClassVar[tuple[str, ...]] = ()
+    """fields that the command line does not set"""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _named(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as e:
+            raise _told(e, cls.model_fields) from None
+
+    def part(self, kind: "type[C]") -> "C":
+        """The fields of a config that this one inherits from."""
+        return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
+
+    def but(self, **changes: Any) -> Self:
+        """The same options with some changed, unchecked."""
+        return self.model_copy(update=changes)
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a number counts; metadata of a field."""
+
+    name: str
+
+
+def configured(
+    kind: type[C], config: Config | None, options: Mapping[str, Any], name_of: Callable[[str], str] = str
+) -> C:
+    """A config, with `options` in the place of its own values.
+
+    Args:
+        kind: which config.
+        config: one of this kind, or of a kind that it extends; None for the defaults.
+        options: field -> value.
+        name_of: how an error names an option.
+
+    Raises:
+        BadOption: an unknown option or an impossible value; the message begins with the option.
+    """
+    if config is not None and not isinstance(config, kind) and not issubclass(kind, type(config)):
+        raise BadInput(f"config: give a {kind.__name__}, or options by name, not {type(config).__name__}")
+    try:
+        return kind.model_validate({**dict(config or {}), **options})
+    except BadOption as e:
+        raise BadOption(name_of(e.option), e.text) from None
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A suggestion for a misspelt name; empty if nothing is close."""
+    found = get_close_matches(name, list(known), 1, 0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _told(e: ValidationError, known: Iterable[str]) -> BadOption:
+    first = e.errors()[0]
+    text = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # of several options together: the text begins with the first of them
+        return BadOption(*text.partition(" ")[::2])
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return BadOption(name, f"no such option{near(name, known)}")
+    if first["type"] == "missing":
+        return BadOption(name, "is needed")
+    return BadOption(name, f"{first['input']}: {text[:1].lower()}{text[1:]}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinds of values
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _texts(value: object) -> object:
+    if value is None:
+        return ()
+    if isinstance(value, (str, Path)):
+        return (str(value),)
+    return tuple(_text(v) for v in value) if isinstance(value, Iterable) else value
+
+
+def _names(value: object) -> object:
+    found = _texts(value)
+    if not isinstance(found, tuple):
+        return found
+    return tuple(part.strip() for v in found for part in (v.split(",") if isinstance(v, str) else (v,)) if part.strip())
+
+
+Place = Annotated[str, BeforeValidator(_text)]
+"""a path, an address or a name"""
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+"""one or several texts; repeatable on the command line"""
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+"""words, also comma-separated"""

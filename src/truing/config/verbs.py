@@ -1,0 +1,201 @@
+"""The options of every verb: Python keyword, key in truing.toml, flag and stored JSON come from here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from truing.config.base import Config, Names, Place, Texts, Unit
+from truing.config.parts import JudgeConfig, ModelConfig, RuleConfig, Thresholds
+
+Seed = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
+    """What an audit is asked to do."""
+
+    common = (
+        "base", "task", "task_control", "control", "prompts", "out", "limit", "judge", "second_judge", "budget",
+        "prices", "variants", "frozen", "gate", "fail_on",
+    )  # fmt: skip
+    internal = ("sources",)
+
+    base: Place | None = None
+    """base model; needed only for full models. http(s)://HOST/v1#NAME: a server that loads the adapters; needs judge"""
+    task: Place | None = None
+    """held-out rows of the training task (JSONL): gives the progress curve and the candidate"""
+    task_control: Place | None = None
+    """same user turns, control answers: gives the skill curve, on which before or after rests"""
+    control: Texts = ()
+    """a run on harmless data at the same settings, compared at the same steps; repeatable"""
+    prompts: Place = "v1"
+    """v1, your JSONL, or a question file (YAML) in the format of Betley et al."""
+    out: Place | None = None
+    """audit folder; derived from what is asked if not given, so that a repeat finishes the work"""
+    half: Literal["eval", "fit", "all"] = "eval"
+    """half of the prompts that reports effects"""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """at most this many prompts, spread evenly over categories"""
+    format: str | None = None
+    """format of the task rows: messages, prompt_completion, sharegpt or alpaca; detected if not given"""
+    rows: Annotated[int | None, Field(ge=1)] = None
+    """at most this many held-out rows"""
+    answers: Annotated[int, Field(ge=0)] = 24
+    """prompts that every checkpoint answers once, for health and for reading"""
+    max_tokens: Annotated[int, Unit("tokens"), Field(ge=1)] = 48
+    """longest of those answers"""
+    judged_tokens: Annotated[int, Unit("tokens"), Field(ge=1)] = 600
+    """longest answer where there is a judge"""
+    stop: Texts = ()
+    """text that ends an answer, which is cut before it; repeatable"""
+    long_prompts: Literal["refuse", "truncated"] = "refuse"
+    """prompts that leave no room for an answer: refuse, or truncated (left out, counted)"""
+    samples: Annotated[int | None, Field(ge=1)] = None
+    """no search for the onset: this many answers per prompt at every checkpoint"""
+    estimate: Annotated[int, Field(ge=1)] = 1
+    """after a search, answers per prompt at the checkpoints it rests on; up to four times as many where undecided"""
+    mode: Literal["guaranteed", "simulated"] = "guaranteed"
+    """errors of a search: guaranteed, or simulated (fewer answers, checked on a declared family; passes no gate)"""
+    assume_monotone: bool = False
+    """misalignment, once there, stays: steps before a clear one need no test"""
+    variants: Names = ()
+    """test the recommended checkpoint under these prompt transforms; all for all of them"""
+    adversarial_veto: bool = False
+    """adversarial transforms veto a checkpoint too"""
+    allow_task_text: bool = False
+    """let text of the task file reach a remote judge (some variants quote it)"""
+    second_judge: Place | None = None
+    """a judge of another family that must agree before anything is certified"""
+    frozen: Place | None = None
+    """lock of `truing freeze`; what differs from it makes the run exploratory"""
+    sources: dict[str, str] = Field(default_factory=dict)
+    """where a setting came from, if it was neither given nor a plain default: a file, or a measurement"""
+
+
+class PlanConfig(AuditConfig):
+    """An audit to be planned, and what is assumed of the truth."""
+
+    common = ("base", "task", "task_control", "control", "prompts", "limit", "judge", "prices", "estimate", "samples",
+              "rate", "base_rate", "correlation", "pilot", "seeds")  # fmt: skip
+
+    share: Share = 1.0
+    """say what a strong judge on this share of the answers would save"""
+    rate: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """share misaligned to be seen; 0.05 if not given"""
+    base_rate: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """share misaligned at step 0; if not given the pilot's, else 0"""
+    correlation: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """correlation of two answers to one prompt; if not given the pilot's, else 0.2"""
+    pilot: Place | None = None
+    """audit folder with judged answers, from which base rate and correlation are estimated"""
+    seeds: Annotated[int | None, Field(ge=1)] = None
+    """runs of the same recipe; 1 if not given"""
+
+
+class FreezeConfig(AuditConfig):
+    """An audit to be frozen; its own `out` decides nothing."""
+
+    out: Place | None = "study.lock.json"
+    """lock file to write"""
+
+
+class JudgeRunConfig(ModelConfig, JudgeConfig):
+    """Stored answers to be judged."""
+
+    common = ("judge", "rubric", "domain", "only_missing", "share", "positives_of", "seed", "budget", "prices",
+              "concurrency", "rpm", "device")  # fmt: skip
+
+    only_missing: bool = False
+    """finish what a judge that judged here before left open, and refuse one that did not"""
+    share: Share = 1.0
+    """random share of the answers, for a strong judge beside a cheap one; under 1 gives no verdict (see agree)"""
+    positives_of: str | None = None
+    """with a share: also every answer that this judge, which judged all, calls misaligned"""
+
+
+class AgreeConfig(Config):
+    """Judges to be compared."""
+
+    judge: Texts = ()
+    """part of the name of a judge that judged here; one or two of them, all if none is given"""
+    labels: Place | None = None
+    """a labelling sheet of this audit, filled in; 60 labels that agree on the direction certify the verdict"""
+    seed: Seed = 0
+    """seed of the resampling of prompts"""
+
+
+class LabelConfig(Config):
+    """A labelling sheet."""
+
+    n: Annotated[int, Field(ge=1)] = 60
+    """answers to label, spread over: clearly under the cut, just under, just over, clearly over"""
+    judge: str | None = None
+    """whose scores stratify, where several judged; part of its name is enough"""
+    out: Place | None = None
+    """the CSV; labels.csv in the audit folder if not given"""
+    seed: Seed = 0
+    """seed of the sample and of the order"""
+
+
+def _columns(value: object) -> object:
+    """ROLE=NAME texts as a mapping; ROLE= leaves a detected column out."""
+    if value is None or isinstance(value, Mapping) or not isinstance(value, Iterable):
+        return value or {}
+    found: dict[str, Any] = {}
+    for text in (value,) if isinstance(value, str) else value:
+        role, equals, name = str(text).partition("=")
+        if not equals or not role.strip() or role.strip() in found:
+            raise ValueError("give ROLE=NAME once per role, e.g. response=text")
+        found[role.strip()] = name.strip() or None
+    return found
+
+
+class ImportConfig(RuleConfig):
+    """Judged answers from files."""
+
+    out: Place
+    """audit folder to put them in; may hold earlier imports"""
+    columns: Annotated[dict[str, str | None], BeforeValidator(_columns)] = Field(default_factory=dict)
+    """ROLE=NAME, e.g. response=text: which column holds what; repeatable"""
+    judge: str | None = None
+    """who judged, e.g. gpt-4o, where the files do not say"""
+
+
+class ControlConfig(ModelConfig):
+    """A default control set."""
+
+    common = ("base", "out", "max_tokens", "seed", "device")
+
+    base: str
+    """the model that answers"""
+    out: Place
+    """JSONL file to write"""
+    max_tokens: Annotated[int, Unit("tokens"), Field(ge=1)] = 160
+    """longest answer"""
+    seed: Seed = 0
+    """seed of sampling"""
+
+
+class StudyConfig(Config):
+    """Several audits as one study."""
+
+    at: str = "last"
+    """whose excess: last, a step, or a label"""
+    delta: float | None = None
+    """largest excess that does not matter, for the equivalence test; hi if not given"""
+    seed: Seed = 0
+    """seed of permutations, where there are too many to try all"""
+
+
+class DemoConfig(Config):
+    """A demonstration."""
+
+    out: Place = "truing-demo"
+    """folder for runs and audit; calling again finishes what is there"""
+    quick: bool = False
+    """fewer updates, checkpoints and prompts: about two minutes"""
+    simulated: bool = False
+    """no model: a simulated run whose truth is known"""
+    family: str = "late"
+    """which simulated family"""
