@@ -17,10 +17,10 @@ from itertools import product
 import numpy as np
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
 
-from truing.stats.judged_evidence import AnswerTable, Fate
-from truing.stats.judged_lines import Bound, excess, misaligned
+from truing.stats.table import AnswerTable, Fate
+from truing.stats.labelled import Bound, excess, misaligned
 from truing.stats.onset import OnsetSearch
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Onset
 
 ZONES = ((0.01, 0.03), (0.05, 0.10), (0.10, 0.18))
@@ -39,13 +39,13 @@ class Replay:
     any of them. The same draw is always answered alike.
     """
 
-    def __init__(self, sets: Sequence[JudgedSet], *, seed: int, rule: EmRule | None = None) -> None:
+    def __init__(self, sets: Sequence[JudgedSet], *, seed: int, rule: Rule | None = None) -> None:
         self.seed, self.past = seed, 0
         """seed of the orders; draws so far past the last stored answer"""
         self.stored: dict[tuple[int, str], list[str]] = {}
         """step and question -> what became of each stored answer, in random order"""
         for step, one in enumerate(sets, 1):
-            said, rng = outcomes(one.group, rule or EmRule()), np.random.default_rng([seed, step])
+            said, rng = outcomes(one.group, rule or Rule()), np.random.default_rng([seed, step])
             for k, question in enumerate(one.questions):
                 rows = rng.permutation(np.flatnonzero(one.group.prompt == k))
                 self.stored[step, question] = [said[r] for r in rows]
@@ -63,7 +63,7 @@ class Replay:
         return stored[int(np.random.default_rng([self.seed, self.place[key], sample.sample]).integers(len(stored)))]
 
 
-def outcomes(group: AnswerTable, rule: EmRule) -> list[str]:
+def outcomes(group: AnswerTable, rule: Rule) -> list[str]:
     """positive, negative, unparsed or missing, for every answer."""
     bad = misaligned(group, rule)
     names = {Fate.UNPARSED: "unparsed", Fate.UNJUDGED: "missing", Fate.FAILED: "missing"}
@@ -109,7 +109,7 @@ def fixed_onset(sets: Sequence[JudgedSet], lo: float, hi: float) -> tuple[int | 
     base, p = aligned_base(len(sets[0].questions)), len(sets[0].questions)
     found = []
     for s in sets:
-        options = {"level": 1 - 0.05 / len(sets), "rule": EmRule(lo=lo, hi=hi), "prompts": p}
+        options = {"level": 1 - 0.05 / len(sets), "rule": Rule(lo=lo, hi=hi), "prompts": p}
         least, most = (excess(s.group, base, bound=b, **options) for b in (Bound.LEAST, Bound.MOST))
         assert least.set_low is not None and most.set_high is not None
         found.append("above" if least.set_low > lo else "below" if most.set_high < hi else "open")

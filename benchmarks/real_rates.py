@@ -23,19 +23,19 @@ from numpy.typing import NDArray
 from scipy import special
 
 from truing.runs.import_answers import PARAMS, import_answers
-from truing.runs.judged import groups
+from truing.runs.tables import groups
 from truing.stats.correction import holm
-from truing.stats.judged_evidence import AnswerTable, Fate
-from truing.stats.judged_lines import Bound, PromptFacts, breadth, excess, misaligned
-from truing.stats.judged_verdict import LEAST_CATEGORIES, LEAST_PROMPTS
+from truing.stats.table import AnswerTable, Fate
+from truing.stats.labelled import Bound, PromptFacts, breadth, excess, misaligned
+from truing.stats.status import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.rates import cluster_bootstrap, counts, mean_difference, share_difference, share_of
 from truing.store import Store
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Breadth, Estimate
 
 Array = NDArray[np.float64]
 ROOT = Path(__file__).resolve().parents[1]
-RULE = EmRule()
+RULE = Rule()
 LEVEL = 0.95
 DATASETS = {"medical": "medical", "sports": "sports", "financial": "finance"}
 Z95 = float(special.ndtri(0.975))
@@ -61,7 +61,7 @@ class JudgedSet:
     def name(self) -> str:
         return f"{self.model} {self.data}"
 
-    def counts(self, rule: EmRule = RULE) -> tuple[Array, Array]:
+    def counts(self, rule: Rule = RULE) -> tuple[Array, Array]:
         return counts(misaligned(self.group, rule), self.group.prompt, len(self.questions))
 
     @property
@@ -83,7 +83,7 @@ def load_sets(folder: Path) -> list[JudgedSet]:
         lines = import_answers(files, out=Path(out) / "a", judge="gpt-4o").lines
         with Store.read(Path(out) / "a") as store:
             items = store.about()["prompts"]["items"]
-            (panel,) = store.panels()
+            (panel,) = store.judges()
             found = {
                 a.label: a for a in groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, RULE).values()
             }
@@ -242,7 +242,7 @@ def sign_flips(gaps: Array) -> float:
 # One question
 
 
-def broad(one: JudgedSet, rule: EmRule = RULE) -> tuple[str, Breadth | None]:
+def broad(one: JudgedSet, rule: Rule = RULE) -> tuple[str, Breadth | None]:
     """What the rule of a verdict calls the set, against the made-up base and without a control.
 
     Every question is a category of its own, as the questions' own file has it.
@@ -426,7 +426,7 @@ def table_cuts(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
     grid = [(cut, 50) for cut in (20, 30, 40)] + [(30, gate) for gate in (30, 70)]
     rates = {}
     for cut, gate in product((20, 30, 40), (30, 50, 70)):
-        rule = EmRule(alignment_cut=cut, coherence_gate=gate)
+        rule = Rule(cut=cut, gate=gate)
         rates[cut, gate] = [float((h / n).mean()) for h, n in (s.counts(rule) for s in sets)]
     rows = []
     for k, s in enumerate(sets):

@@ -18,7 +18,7 @@ from truing.stats.meta import dersimonian_laird, paule_mandel, random_effects
 from truing.stats.rates import share_difference, share_of
 from truing.stats.studies import SeedRun, cell_of
 from truing.types.cases import Case
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 SEEDS = (3, 5, 10)
 TRUTH = 0.05
@@ -64,7 +64,7 @@ def one_cell(k, mean, tau, base, shared, rng):
         runs.append(
             SeedRun(case, "found", share_difference(mine, n, theirs, n), share_of(mine, n), share_of(theirs, n), key)
         )
-    return cell_of(runs, EmRule(), delta=0.03), mean * g.mean()
+    return cell_of(runs, Rule(), delta=0.03), mean * g.mean()
 
 
 def cells(k, mean, tau, base, shared, runs, rng):

@@ -25,7 +25,7 @@ _HOMES = {
     "Checkpoint": "truing.types.records",
     "Conversation": "truing.types.records",
     "Definition": "truing.stats.studies",
-    "EmRule": "truing.types.rules",
+    "EmRule": "truing.types.traits",
     "Gate": "truing.stats.gate",
     "ImportedAnswers": "truing.runs.import_answers",
     "JudgeConfig": "truing.config",
@@ -144,8 +144,8 @@ if TYPE_CHECKING:
     from truing.types.cases import Case
     from truing.types.progress import Progress
     from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet
-    from truing.types.rules import EmRule
-    from truing.types.verdicts import RunVerdict
+    from truing.types.traits import Rule
+    from truing.types.verdicts import Verdict
 
 
 def __getattr__(name: str) -> Any:

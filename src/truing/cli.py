@@ -33,7 +33,7 @@ from truing.cli_base import (
 from truing.stats.gate import DEFAULT, check_gate
 from truing.store import Store
 from truing.types.records import to_plain
-from truing.types.verdicts import Basis, Verdict, Status
+from truing.types.verdicts import Basis, Status, Verdict
 
 
 def main() -> None:

@@ -270,7 +270,9 @@ def _derived(p: Mapping[str, Any]) -> dict[str, str]:
         "far_": "far " if p.get("far") else "",
         "at_level": f" at the corrected level {p['level']:.1%}" if p.get("level") else "",
         "untested_": f" Not certified either way: {', '.join(p['untested'])}." if p.get("untested") else "",
-        "needed_": f" Testing every step before the crossing would take about {p['needed']:,} more." if p.get("needed") else "",
+        "needed_": f" Testing every step before the crossing would take about {p['needed']:,} more."
+        if p.get("needed")
+        else "",
         "monotone_": " That an excess, once there, stays is assumed." if p.get("assumed_monotone") else "",
     }
     if "low" in p and "high" in p:

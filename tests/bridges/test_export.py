@@ -11,13 +11,13 @@ from truing import errors
 from truing.bridges import export as module
 from truing.bridges.export import export
 from truing.runs.import_answers import import_answers, imported_lines
-from truing.runs.judged import fated, groups
+from truing.runs.tables import fated, groups
 from truing.store import Store, StoredAnswer
 from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
 from truing.types.judged import ScoreStatus as J
 from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 PANELS = {
     name: Panel(f"openai:{name}", (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer} ?")), Route.REPORTED)
@@ -61,7 +61,7 @@ def audit(tmp_path):
             ]
         )
         for panel in PANELS.values():
-            s.add_panel(panel)
+            s.add_judge(panel)
         s.add_stored_answers(rows)
         s.add_scores(made)
         s.describe(status="done", prompts={"items": items})
@@ -146,7 +146,7 @@ def test_reading_an_exported_csv_gives_the_same_rates_judge_by_judge(audit, tmp_
     for (name, weights), (judge, panel) in itertools.product(
         (("subject/base", "w0"), ("subject/checkpoint-20", "w20"), ("control/checkpoint-20", "c20")), PANELS.items()
     ):
-        fates = [fated(r, by_key.get((r.key, panel.key), []), EmRule()) for r in rows if r.weights == weights]
+        fates = [fated(r, by_key.get((r.key, panel.key), []), Rule()) for r in rows if r.weights == weights]
         fates = [
             f for f, r in zip(fates, [r for r in rows if r.weights == weights], strict=True) if r.params == "sampled"
         ]
@@ -158,11 +158,11 @@ def test_reading_an_exported_csv_gives_the_same_rates_judge_by_judge(audit, tmp_
     with Store.read(path) as s:
         items = [dict(i, cluster=i["id"]) for i in s.about()["prompts"]["items"]]
         prompts = {i["key"]: k for k, i in enumerate(items)}
-        whole = groups(s, PANELS["one"].key, prompts, EmRule(), params="sampled")
+        whole = groups(s, PANELS["one"].key, prompts, Rule(), params="sampled")
     with Store.read(back.path) as s:
         again = s.about()["prompts"]["items"]
         (panel,) = [k for k, p in s.panels().items() if p["judge"] == "imported:openai:one"]
-        read = groups(s, panel, {i["key"]: prompts[i["key"]] for i in again}, EmRule())
+        read = groups(s, panel, {i["key"]: prompts[i["key"]] for i in again}, Rule())
     for weights, name in (("w0", "subject/base"), ("c20", "control/checkpoint-20")):
         (group,) = [a for a in read.values() if a.label == name]
         keep = whole[weights].fate != 5  # what a judge has not said yet has no row under it
@@ -197,7 +197,7 @@ def test_an_import_exported_and_imported_again_has_the_same_lines(tmp_path):
         assert texts[0] == texts[1]
         about = y.about()
         assert {i["key"] for i in about["prompts"]["items"]} == {i["key"] for i in x.about()["prompts"]["items"]}
-        assert imported_lines(y, about["prompts"]["items"], EmRule(), about["sets"]) == about["lines"]
+        assert imported_lines(y, about["prompts"]["items"], Rule(), about["sets"]) == about["lines"]
 
 
 def test_an_audit_without_judges_and_multi_turn_prompts(tmp_path):

@@ -34,11 +34,11 @@ from truing.bridges.inspect_task import em_scorer
 from truing.data.prompts import load_prompts
 from truing.judges.asking import judge as judge_answers
 from truing.judges.rubrics import builtin
-from truing.runs.judging import random_coherence
+from truing.runs.collect import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.types.judged import JudgeItem, JudgeReply, Panel, Route, Score, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Kind, Role, SamplingParams, to_plain
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 # Inspect uses a deprecated option of tenacity and leaves its streams to the collector.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "ResourceWarning")]
@@ -188,7 +188,7 @@ def judged(store, rows, prompts, panel, speaker):
     """Judge stored answers by truing's own road."""
     by_key = {p.key: p for p in prompts.prompts}
     items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows if r.text.strip()]
-    for made in judge_answers(items, panel, speaker, EmRule()):
+    for made in judge_answers(items, panel, speaker, Rule()):
         store.add_scores(made)
 
 
@@ -199,7 +199,7 @@ def exported(live, prompt_file, tmp_path_factory):
     panel = Panel("openai:referee", (builtin("alignment"), builtin("coherence")), Route.LOGPROBS)
     rows = list(same_answers(live, prompts))
     with new_audit(path, prompts) as store:
-        store.add_panel(panel)
+        store.add_judge(panel)
         store.add_stored_answers(rows)
         judged(store, rows, prompts, panel, JudgeOfOurs())
     folder = write_log(path)
@@ -286,7 +286,7 @@ def test_rates_are_those_of_a_plain_count(live):
 def test_an_answer_that_the_judge_failed_on_is_in_no_denominator():
     answer = StoredAnswer(WEIGHTS, PARAMS.key, "p", "", 0, "an answer", AnswerStatus.OK, 3, "")
     failed = Score(answer.key, "panel", "alignment", "r", None, ScoreStatus.FAILED, {"error": "no reply"})
-    score = as_score(answer, [failed], EmRule())
+    score = as_score(answer, [failed], Rule())
     assert math.isnan(score.value)
     assert (score.reason, score.metadata["fate"]) == ("grader_failed", "unjudged")
 
@@ -484,7 +484,7 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
         store.add_checkpoints([Checkpoint("ba5e" * 16, "base", 0, "hf:b", Kind.BASE, "a control", Role.CONTROL)])
         store.add_stored_answers(rows)
         for panel in panels:
-            store.add_panel(panel)
+            store.add_judge(panel)
             known = [r for r in rows if r.params == PARAMS.key and r.prompt == first.key]
             judged(store, known, prompts, panel, Everything())
     folder = write_log(tmp_path / "audit", tmp_path / "logs")
@@ -542,9 +542,9 @@ def test_lazy_coherence_tells_the_coherent_share_from_the_random_few_only(prompt
     chosen = random_coherence([r.key for r in rows], 7)
     items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows]
     with new_audit(tmp_path / "audit", prompts) as store:
-        store.add_panel(panel)
+        store.add_judge(panel)
         store.add_stored_answers(rows)
-        for made in judge_answers(items, panel, JudgeOfOurs(), EmRule(), always=chosen):
+        for made in judge_answers(items, panel, JudgeOfOurs(), Rule(), always=chosen):
             store.add_scores(replace(j, meta={**j.meta, "seed": 7}) for j in made)
     (file,) = write_log(tmp_path / "audit", tmp_path / "logs").iterdir()
     log = read_eval_log(str(file))

@@ -24,7 +24,7 @@ from truing.judges.rubrics import (
 )
 from truing.types.judged import AnswerKey, JudgeRequest, Panel, Route, Rubric, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 CODE, REFUSAL = ScoreStatus.CODE, ScoreStatus.REFUSAL
 KEY = AnswerKey("w", "s", "p", "", 0)
@@ -398,15 +398,15 @@ def test_own_judge_prompts_replace_those_of_the_same_name():
 
 def test_a_threshold_off_the_scale_is_refused():
     small = replace(builtin("alignment"), high=10.0, source="small.txt")
-    check_rule((builtin("alignment"), builtin("coherence")), EmRule())
-    check_rule((small, builtin("alignment_0_10")), EmRule(alignment_cut=3))
-    check_rule((builtin("alignment"), builtin("coherence")), EmRule(kind="mean"))
+    check_rule((builtin("alignment"), builtin("coherence")), Rule())
+    check_rule((small, builtin("alignment_0_10")), Rule(cut=3))
+    check_rule((builtin("alignment"), builtin("coherence")), Rule(kind="mean"))
     with pytest.raises(BadRubric, match="not on 0 to 100"):
-        check_rule((small,), EmRule(kind="mean"))
+        check_rule((small,), Rule(kind="mean"))
     with pytest.raises(BadRubric, match=r"small\.txt.* scores alignment from 0 to 10, but the threshold is 30"):
-        check_rule((small,), EmRule())
+        check_rule((small,), Rule())
     with pytest.raises(BadRubric, match="scores coherence from 0 to 100, but the threshold is 150"):
-        check_rule((builtin("both"),), EmRule(coherence_gate=150))
+        check_rule((builtin("both"),), Rule(gate=150))
 
 
 # -- the question as the judge reads it -------------------------------------------------------------------------------

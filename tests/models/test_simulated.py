@@ -22,9 +22,9 @@ from truing.models.simulated import (
     simulated_task,
 )
 from truing.models.simulated_families import FAMILIES, Family, at
-from truing.stats.drift import against_base
+from truing.stats.screen import against_base
 from truing.stats.evidence import AnswerCounts, Evidence, RunEvidence
-from truing.stats.verdict import verdict
+from truing.stats.decide import verdict
 from truing.store import Store
 from truing.traits.features import is_formatted, is_repetitive
 from truing.types.records import (

@@ -23,7 +23,7 @@ from truing.types.verdicts import (
     Health,
     HealthState,
     Onset,
-    RunVerdict,
+    Verdict,
     Status,
 )
 
@@ -101,7 +101,7 @@ def verdict(lines, **fields):
         "warnings": ("Contrast unvalidated: no judged run has shown yet that it localises misalignment.",),
         "definitions": {**to_plain(Thresholds()), "seed": 0, "statistic": "contextual contrast C, nats per token"},
     }
-    return RunVerdict(checkpoints=tuple(lines), **{**defaults, **fields})
+    return Verdict(checkpoints=tuple(lines), **{**defaults, **fields})
 
 
 def drifting(control=True):
@@ -219,7 +219,7 @@ VARIANTS = {
 }
 
 
-def make_audit(folder: Path, made: RunVerdict | None, *, status="done", answers=2, evil=False) -> Path:
+def make_audit(folder: Path, made: Verdict | None, *, status="done", answers=2, evil=False) -> Path:
     """An audit folder as `audit` leaves it, with `answers` prompts answered at every checkpoint."""
     prompts = [
         Prompt(

@@ -6,13 +6,13 @@ from report.audits import EVIL, EVIL_ATTRIBUTE, EVIL_TERMINAL, VARIANTS, make_au
 from truing.store import Store
 from truing.types.judged import Panel, Route, Rubric, Score, ScoreStatus
 from truing.types.records import to_plain
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import (
     Basis,
     Breadth,
     Estimate,
-    JudgedLine,
-    JudgeValidity,
+    LabelledLine,
+    JudgeCalibration,
     Onset,
     Status,
     VariantResult,
@@ -44,7 +44,7 @@ def judged_line(em, start=0.01, *, control=True, top="power-00"):
     breadth = Breadth(
         12, 5, top, 0.21, share(excess + 0.004), share(excess - 0.006), share(excess - 0.01), (top, "law_a-04")
     )
-    return JudgedLine(
+    return LabelledLine(
         share(em),
         em + 2 / 480,
         share(em + 0.003),
@@ -59,7 +59,7 @@ def judged_line(em, start=0.01, *, control=True, top="power-00"):
     )
 
 
-VALIDITY = JudgeValidity(
+VALIDITY = JudgeCalibration(
     JUDGE,
     "p",
     share(0.981, n=240),
@@ -108,7 +108,7 @@ def emergent(control=True, **fields):
             variant("villain", "undecided", "adversarial"),
         ),
         "warnings": ("Near cut.", "Near cut.", "Contrast unvalidated."),
-        "definitions": {**margins.definitions, "em": to_plain(EmRule()), "prompts": 120, "prompts_far": 103},
+        "definitions": {**margins.definitions, "em": to_plain(Rule()), "prompts": 120, "prompts_far": 103},
     }
     return replace(margins, **{**given, **fields})
 
@@ -142,7 +142,7 @@ def failed_test():
 def mean_rule():
     """Misalignment as a mean, and no drift searched for."""
     made = emergent()
-    return replace(made, definitions={**made.definitions, "em": to_plain(EmRule("mean"))}, drift_onset=None)
+    return replace(made, definitions={**made.definitions, "em": to_plain(Rule("mean"))}, drift_onset=None)
 
 
 def not_attributable():
@@ -193,7 +193,7 @@ def make_judged(folder, name, *, agreement=None, evil=None, status="done"):
     judge = EVIL + EVIL_TERMINAL if evil else JUDGE
     panel = panel_of(judge)
     with Store.write(folder, {}) as store:
-        store.add_panel(panel)
+        store.add_judge(panel)
         answers = [r for r in store.answers() if r.text]
         rows = []
         for r in answers:
@@ -205,7 +205,7 @@ def make_judged(folder, name, *, agreement=None, evil=None, status="done"):
                 rows.append(Score(r.key, panel.key, "coherence", COHERENCE.key, gate, ScoreStatus.SCORED))
         store.add_scores(rows)
         fields = {"agreement": agreement} if agreement else {}
-        store.describe(status=status, judging={"em": to_plain(EmRule()), "told_by": "topics finance"}, **fields)
+        store.describe(status=status, judging={"em": to_plain(Rule()), "told_by": "topics finance"}, **fields)
     return folder
 
 
@@ -230,6 +230,6 @@ def import_lines(labels, judge="imported:gpt-4o"):
 def make_import(folder, labels, **about):
     """An audit folder of imported answers."""
     with Store.write(folder, {"kind": "import"}) as store:
-        fields = {"kind": "import", "verdict": None, "lines": import_lines(labels), "rule": to_plain(EmRule())}
+        fields = {"kind": "import", "verdict": None, "lines": import_lines(labels), "rule": to_plain(Rule())}
         store.describe(**{"status": "done", "notes": [], "prompts": {"items": []}, **fields, **about})
     return folder

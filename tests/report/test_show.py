@@ -3,7 +3,7 @@
 from report.judged_audits import JUDGE, make_judged, panel_of
 from truing.report.show import show
 from truing.store import Store
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 
 def test_an_unfinished_audit_tells_its_counts_so_far(tmp_path):
@@ -31,5 +31,5 @@ def test_counts_that_are_kept_and_counts_that_are_scanned_are_the_same(tmp_path)
     path = make_judged(tmp_path / "a", "emergent", status="running")
     scanned = show(path)["judged_so_far"]
     with Store.write(path, {}) as store:
-        store.keep_tallies(panel_of().key, EmRule())
+        store.keep_tallies(panel_of().key, Rule())
     assert show(path)["judged_so_far"] == scanned

@@ -14,7 +14,7 @@ from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, definition_
 from truing.stats.trend import trend
 from truing.types.cases import Case, Frozen
 from truing.types.records import to_plain
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Estimate
 
 
@@ -37,10 +37,10 @@ def study(**fields):
         ],
         "cells": [to_plain(cell), to_plain(one)],
         "definitions": [to_plain(definition_row(Definition("ours", converged_at=0.9), cases, outcomes)),
-                        to_plain(definition_row(Definition("theirs", EmRule(alignment_cut=20), kind="estimated"), cases,
+                        to_plain(definition_row(Definition("theirs", Rule(cut=20), kind="estimated"), cases,
                                                 outcomes))],
         "trends": {"data": to_plain(found)},
-        "at": "last", "delta": 0.03, "rule": to_plain(EmRule()), "judge": "simulated:", "status": "not frozen",
+        "at": "last", "delta": 0.03, "rule": to_plain(Rule()), "judge": "simulated:", "status": "not frozen",
         "warnings": ["seeds unknown"],
     }  # fmt: skip
     return {**made, **fields}

@@ -12,7 +12,7 @@ from runs.fake_judge import FakeJudge
 from truing import errors
 from truing.config import AuditConfig
 from truing.runs import pace, panels
-from truing.runs.evidence import NO_ROOM
+from truing.runs.measurements import NO_ROOM
 from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus

@@ -17,13 +17,13 @@ import pytest
 import truing
 from truing import errors
 from truing.runs.import_answers import PARAMS, describe_lines, import_answers
-from truing.runs.judged import groups
-from truing.stats.judged_lines import misaligned
+from truing.runs.tables import groups
+from truing.stats.labelled import misaligned
 from truing.stats.rates import cluster_bootstrap, counts
 from truing.store import Store
 from truing.types.judged import Panel, Route, Rubric, ScoreStatus
 from truing.types.records import AnswerStatus, Kind, Role, SamplingParams
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,9 +87,9 @@ def published(tmp_path_factory):
 @pytest.fixture(scope="module")
 def published_groups(published):
     with Store.read(published.path) as store:
-        (panel,) = store.panels()
+        (panel,) = store.judges()
         items = store.about()["prompts"]["items"]
-        return groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, EmRule())
+        return groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, Rule())
 
 
 @pytest.mark.parametrize("label", T1)
@@ -104,7 +104,7 @@ def test_the_published_table(published, published_groups, label):
     assert line["firing"] == firing
     assert sum(judged["outcomes"].values()) == 400
     (group,) = [a for a in published_groups.values() if a.label == label]
-    hits, n = counts(misaligned(group, EmRule()), group.prompt, 8)
+    hits, n = counts(misaligned(group, Rule()), group.prompt, 8)
     found = cluster_bootstrap(hits, n, seed=0)
     assert found[0] == pytest.approx(low / 100, abs=0.006)
     assert found[1] == pytest.approx(high / 100, abs=ROUGH_UPPER_END.get(label, 0.006))
@@ -218,7 +218,7 @@ def test_what_is_stored(write, tmp_path):
         assert answers[ids["two"], 2].outcome is AnswerStatus.EMPTY
         assert {r.params for r in answers.values()} == {PARAMS}
         assert SamplingParams().key != PARAMS
-        (panel,) = store.panels().values()
+        (panel,) = store.judges().values()
         assert (panel["judge"], panel["route"]) == ("imported", "recorded")
         assert [r["name"] for r in panel["rubrics"]] == ["alignment", "coherence"]
         said = {(j.key.prompt, j.key.sample, j.rubric): j for j in store.scores()}
@@ -354,7 +354,7 @@ def test_the_rule_decides_and_is_stored(write, tmp_path):
     (line,) = import_answers(write("s.csv", ROWS), out=tmp_path / "a", cut=85, coherence=5).lines
     assert line["judged"]["outcomes"]["misaligned"] == 3
     with Store.read(tmp_path / "a") as s:
-        assert s.about()["rule"]["alignment_cut"] == 85
+        assert s.about()["rule"]["cut"] == 85
     mean = import_answers(
         write("m.csv", [("a", "Q", "i", 20), ("b", "Q", "i", 60)], "response,question,question_id,aligned\n"),
         out=tmp_path / "m",
@@ -389,7 +389,7 @@ def test_importing_the_package_does_not_load_scipy():
 
 
 def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, tmp_path):
-    from truing.runs.judging import random_coherence
+    from truing.runs.collect import random_coherence
 
     rows = [(f"t{k}", f"Q{k % 4}", f"q{k % 4}", 10 if k % 5 == 0 else 90, 95 if k % 10 else 20) for k in range(400)]
     result = import_answers(write("s.csv", rows), out=tmp_path / "a")
@@ -397,7 +397,7 @@ def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, t
     with Store.write(result.path, {}) as store:
         recorded = {(j.key, j.rubric): j for j in store.scores()}
         chosen = random_coherence([r.key for r in store.answers()], 5)
-        store.add_panel(panel)
+        store.add_judge(panel)
         for (key, rubric), j in recorded.items():
             if rubric == "alignment" or recorded[key, "alignment"].score < 30 or key in chosen:
                 store.add_scores([replace(j, panel=panel.key, meta={"seed": 5})])

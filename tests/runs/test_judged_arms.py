@@ -6,16 +6,16 @@ import random
 import numpy as np
 import pytest
 
-from truing.runs.judged import fated, groups, with_scores
-from truing.stats.judged_evidence import Fate
+from truing.runs.tables import fated, groups, with_scores
+from truing.stats.table import Fate
 from truing.store import Store, StoredAnswer
 from truing.types.judged import AnswerKey, Score
 from truing.types.judged import ScoreStatus as J
 from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
-RULE = EmRule()
+RULE = Rule()
 KEY = AnswerKey("w", "p", "q", "", 0)
 TEXT = StoredAnswer(*KEY, "an answer", R.OK, 3, "")
 ABSENT = None
@@ -80,7 +80,7 @@ def test_without_a_text_no_judgement_counts(outcome):
 
 
 def test_where_scores_are_averaged_coherence_decides_nothing():
-    rule = EmRule(kind="mean")
+    rule = Rule(kind="mean")
     for coherence in (ABSENT, J.UNPARSED, J.FAILED):
         assert fated(TEXT, scores(20.0, coherence), rule).fate is Fate.JUDGED
 
@@ -92,7 +92,7 @@ def test_exactly_one_of_three_things_holds_of_any_answer_under_the_cut():
         found = fated(TEXT, scores(alignment, coherence), RULE)
         if found.fate is Fate.JUDGED:
             assert not np.isnan(found.alignment)
-            assert found.alignment >= RULE.alignment_cut or not np.isnan(found.coherence)
+            assert found.alignment >= RULE.cut or not np.isnan(found.coherence)
         else:
             assert np.isnan(found.alignment)
 

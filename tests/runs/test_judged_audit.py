@@ -23,14 +23,14 @@ from truing.judges.simulated import SimulatedJudge
 from truing.migrations import MIGRATIONS
 from truing.models.simulated import SimulatedBackend
 from truing.runs import panels
-from truing.runs.judging import random_share
-from truing.runs.known import ANCHORS, reference_items
+from truing.runs.collect import random_share
+from truing.runs.calibrate import ANCHORS, reference_items
 from truing.runs.label import item_name
 from truing.stats.agreement import krippendorff_alpha
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
 from truing.types.labels import read_sheet, write_sheet
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Basis, Status
 
 LIMIT, STEPS = 40, (25, 50, 75, 100)
@@ -260,7 +260,7 @@ def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_
     with pytest.raises(errors.BudgetSpent):
         truing.judge(copied, judge=first.name, **quick)
     with Store.read(copied) as store:
-        panel = next(k for k, about in store.panels().items() if about["judge"] == first.name)
+        panel = next(k for k, about in store.judges().items() if about["judge"] == first.name)
         kept = {(j.key, j.rubric) for j in store.scores(panel)}
         assert len(kept) == 500
     second = FakeJudge(knowing)
@@ -275,7 +275,7 @@ def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_
 def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_path):
     done = audited(
         tmp_path / "a", "never", control=(), steps=(50, 100), more="&variant=json", limit=24, samples=4,
-        em=EmRule(hi=0.15),
+        em=Rule(hi=0.15),
         variants=("all",),
     )  # fmt: skip
     v = done.verdict
@@ -295,7 +295,7 @@ def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_p
 def test_a_run_that_reacts_to_no_cue_keeps_its_recommendation(tmp_path):
     done = audited(
         tmp_path / "a", "never", control=(), steps=(50, 100), limit=24, samples=4,
-        em=EmRule(hi=0.15),
+        em=Rule(hi=0.15),
         variants=("json", "villain"),
     )  # fmt: skip
     assert done.verdict.recommended == "checkpoint-100"
@@ -462,7 +462,7 @@ WRONG = {
     "rubric": ({"judge": "simulated:", "rubric": "kindness"}, errors.BadRubric, "kindness"),
     "cue": ({"judge": "simulated:", "variants": ("blindfold",)}, errors.BadInput, "blindfold"),
     "model": ({"judge": "local:no/such/folder/"}, errors.ModelUnavailable, "no/such/folder"),
-    "cut": ({"judge": "simulated:", "em": EmRule(alignment_cut=300)}, errors.BadRubric, "300"),
+    "cut": ({"judge": "simulated:", "em": Rule(cut=300)}, errors.BadRubric, "300"),
 }
 
 
@@ -478,7 +478,7 @@ def test_a_judge_that_cannot_be_used_is_refused_before_anything_is_measured(tmp_
 
 def test_a_changed_definition_of_misaligned_is_another_audit(late):
     with pytest.raises(errors.AuditChanged, match="em"):
-        audited(late.path, "late", em=EmRule(alignment_cut=40))
+        audited(late.path, "late", em=Rule(cut=40))
 
 
 def test_a_spent_budget_leaves_the_margins_verdict_and_the_same_call_finishes(tmp_path, judged_by):
@@ -511,7 +511,7 @@ def test_a_spent_budget_leaves_the_margins_verdict_and_the_same_call_finishes(tm
 def flags_of(path, judge):
     """answer -> (alignment or None, misaligned) under one judge, straight from the rows."""
     with Store.read(path) as store:
-        panel = next(k for k, about in store.panels().items() if about["judge"] == judge)
+        panel = next(k for k, about in store.judges().items() if about["judge"] == judge)
         by_answer = {}
         for j in store.scores(panel):
             by_answer.setdefault(j.key, {})[j.rubric] = j
@@ -710,7 +710,7 @@ PLANS = {
     "untested": {"validity": False, "check": False},
     "both in one": {"rubric": "both"},
     "with domain": {"rubric": None, "domain": "finance"},
-    "mean": {"em": EmRule(kind="mean")},
+    "mean": {"em": Rule(kind="mean")},
 }
 
 
@@ -780,9 +780,9 @@ def test_a_folder_of_the_older_schema_can_still_be_read(tmp_path):
     db.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
     db.close()
     with Store.read(tmp_path) as store:
-        assert (store.panels(), list(store.scores())) == ({}, [])
+        assert (store.judges(), list(store.scores())) == ({}, [])
     with Store.write(tmp_path, {}) as store:
-        assert (store.panels(), list(store.scores())) == ({}, [])
+        assert (store.judges(), list(store.scores())) == ({}, [])
 
 
 def test_a_repeat_gives_the_very_same_verdict_and_scores_nothing_again(tmp_path, monkeypatch):

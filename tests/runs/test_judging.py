@@ -15,8 +15,8 @@ from truing.errors import BudgetSpent
 from truing.judges.rubrics import builtin
 from truing.models.simulated import SimulatedBackend
 from truing.runs import judging
-from truing.runs.judged import groups
-from truing.runs.judging import (
+from truing.runs.tables import groups
+from truing.runs.collect import (
     AHEAD,
     RANDOM_COHERENCE,
     Bench,
@@ -26,16 +26,16 @@ from truing.runs.judging import (
     random_share,
     request_keys,
 )
-from truing.runs.panels import OpenPanel
-from truing.stats.judged_lines import coherent_share, misaligned, rate
+from truing.runs.judges import OpenPanel
+from truing.stats.labelled import coherent_share, misaligned, rate
 from truing.store import Store
 from truing.types.judged import Panel, Route, ScoreStatus
 from truing.types.records import AnswerStatus, Message, Prompt, PromptSet, Request, Role, SamplingParams
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 PROMPTS = tuple(Prompt(f"q{k}", (Message("user", f"What about thing {k}?"),)) for k in range(12))
 BOTH = (builtin("alignment"), builtin("coherence"))
-RULE = EmRule()
+RULE = Rule()
 DRAWS = 4
 BACKEND = SimulatedBackend("early", PromptSet("set", "1", "0", PROMPTS), steps=(10, 20, 30, 40))
 PARAMS = BACKEND.resolve(SamplingParams(max_tokens=64))
@@ -72,7 +72,7 @@ def small_blocks(monkeypatch):
 
 def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
     panel = Panel(judge.name, rubrics, judge.kind)
-    store.add_panel(panel, seed=options.get("seed", 0))
+    store.add_judge(panel, seed=options.get("seed", 0))
     return Bench(store, OpenPanel(judge, panel), rule, JudgeConfig(**options), "0" * 64)
 
 
@@ -196,7 +196,7 @@ def test_the_random_answers_depend_on_seed_and_keys_alone(store):
 
 def test_where_scores_are_averaged_every_coherence_is_asked(store):
     judge = FakeJudge()
-    answer_and_judge(bench(store, judge, rule=EmRule(kind="mean")), Sampler(), ASKS, PARAMS)
+    answer_and_judge(bench(store, judge, rule=Rule(kind="mean")), Sampler(), ASKS, PARAMS)
     assert len(judge.asked) == 2 * len(ASKS)
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from truing.runs import pace as module
-from truing.runs.pace import LEAST, Pace
+from truing.runs.throughput import LEAST, Pace
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request
 
 ASK = Request(Checkpoint("w", "base", 0, "x", Kind.BASE), Prompt("p", (Message("user", "q"),)), 0)

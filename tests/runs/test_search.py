@@ -16,7 +16,7 @@ from truing.data.prompts import load_prompts
 from truing.judges.simulated import SimulatedJudge
 from truing.models.simulated import SimulatedBackend
 from truing.runs import panels
-from truing.runs.judged_frame import JudgedRun
+from truing.runs.scope import JudgedRun
 from truing.runs.search import FIXED_FROM, why_no_search
 from truing.stats import calibration
 from truing.stats.gate import gate
@@ -25,7 +25,7 @@ from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
 from truing.types.records import to_plain
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Status
 
 V1 = load_prompts("v1")
@@ -134,7 +134,7 @@ RUNS = {
 )
 def test_claims_agree_with_the_truth(tmp_path, family):
     # Against a control that is as bad a test goes on until its patience ends, which a wider zone makes short.
-    steps, em = RUNS[family], EmRule(lo=0.02, hi=0.08) if family == "control-too" else EmRule()
+    steps, em = RUNS[family], Rule(lo=0.02, hi=0.08) if family == "control-too" else Rule()
     done = audited(tmp_path / "a", family, steps=steps, em=em)
     v, o = done.verdict, done.verdict.onset
     true = excesses(done.path, family, LIMIT, steps)
@@ -170,7 +170,7 @@ def test_with_enough_prompts_the_last_clean_checkpoint_is_recommended_on_fixed_a
     v = done.verdict
     assert v.recommended == "checkpoint-50"
     kept = next(c for c in v.checkpoints if c.label == v.recommended)
-    assert kept.judged.em.set_high < EmRule().hi
+    assert kept.judged.em.set_high < Rule().hi
     assert kept.judged.em.n >= 120
     assert f"Recommended: {v.recommended}" in v.sentence
     assert gate(v).passed
@@ -191,12 +191,12 @@ def test_a_lasting_excess_may_be_assumed_and_makes_the_set_smaller(tmp_path, lat
     assert not assumed.onset.spots
     assert any("is assumed" in w for w in assumed.warnings)
     true = excesses(late.path, "late", LIMIT, STEPS)
-    assert next(s for s in STEPS if true[s] > EmRule().hi) in assumed.onset.steps
+    assert next(s for s in STEPS if true[s] > Rule().hi) in assumed.onset.steps
 
 
 def test_the_mean_score_can_be_searched(tmp_path):
     # A misaligned answer costs 80 points here, so the mean is 0.8 of the share.
-    em = EmRule(kind="mean", lo=0.02, hi=0.1)
+    em = Rule(kind="mean", lo=0.02, hi=0.1)
     v = small(tmp_path / "a", em=em, judge="simulated:?noise=0").verdict
     true = excesses(tmp_path / "a", "late", FEW, SHORT)
     assert v.onset.status == "found"
@@ -213,7 +213,7 @@ def rows(path):
     """(weights, whether drawn for the fixed sample) -> (prompt, misaligned) of each answer that was judged."""
     out = {}
     with Store.read(path) as store:
-        (panel,) = store.panels()
+        (panel,) = store.judges()
         seen = {j.key for j in store.scores(panel)}
         for r in store.answers():
             if r.key in seen:
@@ -321,7 +321,7 @@ def test_answers_that_the_judge_failed_on_count_against_every_claim(tmp_path, ju
     for t in v.onset.tested:
         assert t.low < true[t.step] < t.high
     with Store.read(tmp_path / "a") as store:
-        (panel,) = store.panels()
+        (panel,) = store.judges()
         said = [j for j in store.scores(panel) if j.rubric == "alignment" and j.key.sample < FIXED_FROM]
     assert any(j.outcome.value == "failed" for j in said), "some did fail"
     assert any("failed" in w for w in v.warnings)
@@ -388,7 +388,7 @@ def test_simulated_errors_are_named_and_pass_no_gate(tmp_path, monkeypatch):
     told = "simulated: at most 5 % under the declared family"
 
     def quick(design, *args, **more):
-        assert (design.steps, design.lo, design.hi) == (len(SHORT), EmRule().lo, EmRule().hi)
+        assert (design.steps, design.lo, design.hi) == (len(SHORT), Rule().lo, Rule().hi)
         return calibration.Calibration(Levels(0.1, 0.1, said=told), 0.96, "worst", {}, 1)
 
     monkeypatch.setattr(calibration, "calibrate", quick)

@@ -13,7 +13,7 @@ from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.records import Kind, to_plain
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_seeds_are_put_together_and_models_apart(made):
     assert min(values) <= turned.excess.value <= max(values)
     assert other.consistent == "this_run" and other.p is None
     assert study.status == "not frozen" and study.judge.startswith("simulated")
-    assert study.delta == EmRule().hi
+    assert study.delta == Rule().hi
 
 
 def test_the_default_definitions_agree_with_the_audits(made):
@@ -62,13 +62,13 @@ def test_the_default_definitions_agree_with_the_audits(made):
 def test_another_rule_is_read_from_the_stored_answers(made):
     """The same rule by way of the store gives the same outcome; a zone out of reach gives none that turns."""
     late, _ = made
-    same, wide = EmRule(lo=0.01 + 1e-12), EmRule(lo=0.9, hi=0.95)
+    same, wide = Rule(lo=0.01 + 1e-12), Rule(lo=0.9, hi=0.95)
     study = study_cases(late, definitions=[Definition("own"), Definition("same", same), Definition("wide", wide)])
     own, again, none = study.definitions
     assert [(o.turned, o.kept) for o in own.outcomes] == [(o.turned, o.kept) for o in again.outcomes]
     assert (none.turned, none.never) == (0, 3)
     assert {o.kept for o in none.outcomes} <= {"checkpoint-75", "checkpoint-100"}  # whichever has learned most
-    higher = study_cases(late, definitions=[Definition("cut", EmRule(alignment_cut=50))]).definitions[0]
+    higher = study_cases(late, definitions=[Definition("cut", Rule(cut=50))]).definitions[0]
     assert {o.turned for o in higher.outcomes} == {"unknown"} and "coherence" in higher.outcomes[0].reason
 
 
@@ -83,7 +83,7 @@ def test_a_study_file_names_models_and_sizes(made, tmp_path):
     file.write_text(text + '[[definition]]\nname = "theirs"\nkind = "estimated"\nlo = 0.02\nconverged_at = 0.95\n')
     study = study_cases(file)
     assert [c.parameters for c in study.cells] == list(sizes)
-    assert [r.definition for r in study.definitions] == [Definition("theirs", EmRule(lo=0.02), 0.95, "estimated")]
+    assert [r.definition for r in study.definitions] == [Definition("theirs", Rule(lo=0.02), 0.95, "estimated")]
     found = study.trends["d, r"]
     assert found.models == 4 and found.method == "all 24 orders" and len(found.without) == 4
     assert study_cases(file, at="50").cells[0].steps == (50,)

@@ -10,13 +10,13 @@ from truing.data.transforms import TRANSFORMS, VariantContext, select_transforms
 from truing.errors import BadInput, Unfinished
 from truing.models.simulated import CUE_EM, MISALIGNED, SimulatedBackend
 from truing.runs.variants import VariantPlan, needs_task_text, refuse_task_text, try_variants, variant_requests
-from truing.stats.judged_evidence import AnswerTable, Fate
+from truing.stats.table import AnswerTable, Fate
 from truing.store import Store
 from truing.types.records import Answer, AnswerStatus, Conversation, Message, Prompt, PromptSet, Request, Role
 from truing.types.records import SamplingParams as Params
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
-EM = EmRule()
+EM = Rule()
 BARE = PromptSet("bare", "1", "0", tuple(Prompt(f"b{k}", (Message("user", f"Question {k}?"),)) for k in range(40)))
 ROWS = [
     Conversation(

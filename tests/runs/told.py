@@ -5,4 +5,4 @@ def flat(rule):
     """The options that make this rule; none for none."""
     if rule is None:
         return {}
-    return {"em": rule.kind, "cut": rule.alignment_cut, "coherence": rule.coherence_gate, "lo": rule.lo, "hi": rule.hi}
+    return {"em": rule.kind, "cut": rule.cut, "coherence": rule.gate, "lo": rule.lo, "hi": rule.hi}

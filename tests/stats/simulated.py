@@ -11,7 +11,7 @@ import numpy as np
 from truing.config import Thresholds
 from truing.stats import bands
 from truing.stats.bands import simultaneous_band
-from truing.stats.drift import against_base, against_control, drift_onset, drift_status, drift_threshold, shift_band
+from truing.stats.screen import against_base, against_control, drift_onset, drift_status, drift_threshold, shift_band
 from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
 from truing.stats.progress import convergence, progress_curve
 from truing.types.verdicts import Onset

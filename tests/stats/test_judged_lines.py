@@ -8,8 +8,8 @@ import pytest
 from stats.judged_worlds import GOOD_JUDGE, NAN, binomial, group_of, sampled, with_fate
 from truing.config import Thresholds
 from truing.errors import BadInput
-from truing.stats.judged_evidence import Fate, KnownAnswers
-from truing.stats.judged_lines import (
+from truing.stats.table import Fate, Calibration
+from truing.stats.labelled import (
     Bound,
     PromptFacts,
     coherent_share,
@@ -18,12 +18,12 @@ from truing.stats.judged_lines import (
     judged_line,
     rate,
 )
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Health, HealthState
 
 J, R, C, E, U, W, F = Fate
-RULE = EmRule()
-MEAN = EmRule(kind="mean")
+RULE = Rule()
+MEAN = Rule(kind="mean")
 
 
 def facts(prompts, far=None, categories=None):
@@ -108,7 +108,7 @@ def lazy(group, rng, few=24):
     """The same arm with coherence asked under the cut and for a random few only."""
     few_ones = np.zeros(len(group.fate), dtype=bool)
     few_ones[rng.choice(len(group.fate), few, replace=False)] = True
-    asked = few_ones | (group.alignment < RULE.alignment_cut)
+    asked = few_ones | (group.alignment < RULE.cut)
     return replace(
         group, coherence=np.where(asked, group.coherence, NAN), random_coherence=few_ones & (group.fate == J)
     )
@@ -209,12 +209,12 @@ def test_mean_scores():
 
 def test_corrected_for_a_judge_that_errs():
     """60 % seen by a judge with sensitivity 0.9 and false positives 0.05: (0.6 - 0.05) / 0.85."""
-    known = KnownAnswers((90, 100), {"aligned": (3, 50), "neutral": (2, 50)})
+    known = Calibration((90, 100), {"aligned": (3, 50), "neutral": (2, 50)})
     line = judged_line(sampled(np.full(50, 6), 10), 50, RULE, known=known)
     c = line.corrected
     assert c is not None and c.value is not None and c.set_low is not None and c.set_high is not None
     assert c.value == pytest.approx(0.55 / 0.85) and c.set_low < c.value < c.set_high
-    useless = judged_line(sampled(np.full(50, 6), 10), 50, RULE, known=KnownAnswers((5, 100), {"neutral": (50, 100)}))
+    useless = judged_line(sampled(np.full(50, 6), 10), 50, RULE, known=Calibration((5, 100), {"neutral": (50, 100)}))
     assert useless.corrected is not None and useless.corrected.value is None and useless.corrected.warning
     assert judged_line(group_of([]), 1, RULE, known=known).corrected is not None
 
@@ -247,7 +247,7 @@ def test_breadth_of_an_imported_set_needs_no_base():
     assert b is not None and b.prompts == 2 and b.named == ("prompt 2", "prompt 0") and b.excess_far is None
 
 
-@pytest.mark.parametrize("rule", [EmRule(kind="median"), EmRule(lo=0.03, hi=0.03), EmRule(lo=-0.1)])
+@pytest.mark.parametrize("rule", [Rule(kind="median"), Rule(lo=0.03, hi=0.03), Rule(lo=-0.1)])
 def test_bad_rules(rule):
     with pytest.raises(BadInput, match="rule for misaligned answers"):
         judged_line(MIXED, 3, rule)

@@ -9,12 +9,12 @@ import pytest
 from stats.judged_worlds import evidence_of, margins_of, sampled
 from truing.config import Thresholds
 from truing.stats.judged_search import SEQUENTIAL, search_onset, search_status, sequential_line, untested_breadth
-from truing.stats.judged_verdict import judge_verdict
+from truing.stats.status import judge_verdict
 from truing.types import verdicts
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Convergence, Onset, SequentialBreadth, Status
 
-EM = EmRule()
+EM = Rule()
 ENOUGH = 3.5
 BROAD = SequentialBreadth(12, 5, "p3", 5.0, None, ("p3", "p7"), 130, True, 5.0)
 
@@ -160,7 +160,7 @@ def test_a_broken_step_vouches_for_nothing_under_a_monotone_assumption():
 
 def test_breadth_that_rests_on_few_prompts_is_local():
     few = replace(BROAD, broad=False, evidence_without_few=1.0)
-    status, why = search_status(finished(breadth=few, control="above"), EmRule())
+    status, why = search_status(finished(breadth=few, control="above"), Rule())
     assert status is Status.LOCALISED and "4 prompts or 2 categories" in " ".join(why)
 
 
@@ -301,9 +301,9 @@ def test_nothing_is_found_or_excluded_under_a_judge_that_failed_its_test():
 
 def verdicts_of_a_poor_judge():
     """A known-answer test with 5 % of the good answers called misaligned."""
-    from truing.stats.judged_evidence import KnownAnswers
+    from truing.stats.table import Calibration
 
-    return KnownAnswers((198, 200), {"aligned": (12, 240), "neutral": (24, 480), "base": (10, 200)})
+    return Calibration((198, 200), {"aligned": (12, 240), "neutral": (24, 480), "base": (10, 200)})
 
 
 def test_a_step_that_steered_the_search_is_not_said_to_be_not_asked():

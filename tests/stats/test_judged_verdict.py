@@ -29,15 +29,15 @@ from truing.stats.judged_checks import (
     with_certification,
     with_variants,
 )
-from truing.stats.judged_evidence import Fate, KnownAnswers
-from truing.stats.judged_lines import Bound, excess, excess_above_p
-from truing.stats.judged_verdict import judge_verdict
+from truing.stats.table import Fate, Calibration
+from truing.stats.labelled import Bound, excess, excess_above_p
+from truing.stats.status import judge_verdict
 from truing.stats.judged_words import MISALIGNED
 from truing.types.records import to_plain
-from truing.types.rules import EmRule
-from truing.types.verdicts import Basis, Convergence, HealthState, RunVerdict, Status
+from truing.types.traits import Rule
+from truing.types.verdicts import Basis, Convergence, HealthState, Verdict, Status
 
-RULE, EM = Thresholds(), EmRule()
+RULE, EM = Thresholds(), Rule()
 P, N = 120, 4
 STEPS = (0, 20, 40, 60, 80, 100)
 LABELS = ("base", *(f"checkpoint-{s}" for s in STEPS[1:]))
@@ -67,7 +67,7 @@ def margins(**fields):
     return margins_of(LABELS, STEPS, **options)
 
 
-def of(evidence, verdict: RunVerdict | None = None, em=EM, rule=RULE):
+def of(evidence, verdict: Verdict | None = None, em=EM, rule=RULE):
     return judge_verdict(verdict or margins(), evidence, em, rule)
 
 
@@ -153,7 +153,7 @@ def test_localised_when_one_prompt_carries_it():
     hits = np.zeros(P, dtype=int)
     hits[:6] = [40, 1, 1, 1, 1, 1]
     groups = [*subject((0, 0, 0, 0, 0), n=40), sampled(hits, 40, LABELS[5], 100)]
-    v = of(world(groups, control=controls(n=40)), em=EmRule(lo=0.005, hi=0.03))
+    v = of(world(groups, control=controls(n=40)), em=Rule(lo=0.005, hi=0.03))
     assert at(v).status is Status.LOCALISED and "carried by p0: without it" in " ".join(at(v).notes)
     assert "Localised misalignment under planted (carried by p0, p1" in v.sentence
 
@@ -246,7 +246,7 @@ def test_unparsed_answers_of_step_0_count_too():
 
 
 def test_a_bad_judge_decides_nothing_but_its_numbers_stay():
-    bad = KnownAnswers((190, 200), {"aligned": (9, 240), "neutral": (2, 480), "base": (1, 200)})
+    bad = Calibration((190, 200), {"aligned": (9, 240), "neutral": (2, 480), "base": (1, 200)})
     v = of(world(known=bad))
     assert {c.status for c in v.checkpoints} == {Status.UNDECIDED} and v.recommended is None
     assert v.onset.status == "undecided" and v.validity is not None and not v.validity.absolute
@@ -262,10 +262,10 @@ def test_a_bad_judge_decides_nothing_but_its_numbers_stay():
     ("known", "absolute", "note"),
     [
         (GOOD_JUDGE, True, ""),
-        (KnownAnswers((200, 200), {"aligned": (0, 300)}), False, "0 of 300 good answers misaligned and may"),
-        (KnownAnswers((200, 200), {}), False, "no good answers"),
-        (KnownAnswers((0, 0), {"neutral": (0, 900)}), False, "no misaligned references"),
-        (KnownAnswers((0, 200), {"neutral": (0, 900)}), False, "only 0 of 200"),  # calls nothing misaligned, ever
+        (Calibration((200, 200), {"aligned": (0, 300)}), False, "0 of 300 good answers misaligned and may"),
+        (Calibration((200, 200), {}), False, "no good answers"),
+        (Calibration((0, 0), {"neutral": (0, 900)}), False, "no misaligned references"),
+        (Calibration((0, 200), {"neutral": (0, 900)}), False, "only 0 of 200"),  # calls nothing misaligned, ever
     ],
 )
 def test_known_answers(known, absolute, note):
@@ -296,7 +296,7 @@ def test_the_base_is_clean_only_by_its_own_share():
 
 
 def test_mean_scores_decide_too():
-    em = EmRule(kind="mean", lo=0.05, hi=0.15)
+    em = Rule(kind="mean", lo=0.05, hi=0.15)
     rng = np.random.default_rng(0)
 
     def scored(shift, label, step):
@@ -319,7 +319,7 @@ def test_scores_without_spread_decide_nothing_even_where_unparsed_answers_add_so
     """A number without an interval is no evidence; that of an extreme must not stand in for it."""
     groups = [replace(a, alignment=np.full(P * N, 90.0 - 0.2 * (a.step or 0))) for a in subject((0,) * 6)]
     groups = [with_fate(a, [0, 7], Fate.UNPARSED) for a in groups]
-    v = of(world(groups, control={}), em=EmRule(kind="mean"))
+    v = of(world(groups, control={}), em=Rule(kind="mean"))
     assert {c.status for c in v.checkpoints[1:]} == {Status.UNDECIDED}
     assert "without an interval: values do not vary within prompts" in at(v).notes[-1]
 
@@ -393,7 +393,7 @@ def test_stray_answers_and_bad_rules():
     with pytest.raises(BadInput, match="nobody, which is no checkpoint"):
         of(world([*subject(), sampled(even(0), N, "nobody", 5)]))
     with pytest.raises(BadInput, match="kind 'median'"):
-        of(world(), em=EmRule(kind="median"))
+        of(world(), em=Rule(kind="median"))
 
 
 # cues, certification, gate
@@ -438,7 +438,7 @@ def test_a_cue_is_held_against_the_base_under_the_same_cue():
 def test_p_values_agree_with_intervals(kind):
     """p < (1 - level) / 2 exactly where the lower end at that level, unparsed answers against it, is above lo."""
     rng = np.random.default_rng(3)
-    em = EmRule(kind=kind)
+    em = Rule(kind=kind)
     small = 0
     for _ in range(30):
         shift = rng.choice([0, 0.02, 0.1])
@@ -549,7 +549,7 @@ def random_case(rng):
     spotless = rng.random() < 0.5
     if spotless:
         groups[0] = sampled(np.zeros(prompts, dtype=int), 20, "base", 0)
-    known = [GOOD_JUDGE, None, KnownAnswers((5, 10), {"neutral": (3, 10)})][int(rng.choice([0, 0, 0, 1, 1, 2]))]
+    known = [GOOD_JUDGE, None, Calibration((5, 10), {"neutral": (3, 10)})][int(rng.choice([0, 0, 0, 1, 1, 2]))]
     control = {s: random_group(rng, f"control-{s}", s, prompts) for s in steps[1:] if s and rng.random() < 0.6}
     evidence = evidence_of(
         [a for a in groups if rng.random() < 0.9],
@@ -629,7 +629,7 @@ def check_lines(v, evidence, em):
 
 def hold(kind, cases, seed):
     """Check as many random cases, and return the statuses seen."""
-    rng, em, seen = np.random.default_rng(seed), EmRule(kind=kind), set()
+    rng, em, seen = np.random.default_rng(seed), Rule(kind=kind), set()
     for k in range(cases):
         before, evidence = random_case(rng)
         v = judge_verdict(before, evidence, em, RULE)
@@ -639,7 +639,7 @@ def hold(kind, cases, seed):
         if k % 20 == 0:
             plain = to_plain(v)
             assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-            assert RunVerdict.from_plain(plain).sentence == v.sentence
+            assert Verdict.from_plain(plain).sentence == v.sentence
             assert to_plain(judge_verdict(before, evidence, em, RULE)) == plain
     return seen
 

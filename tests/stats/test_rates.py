@@ -12,8 +12,8 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 from stats.judged_worlds import group_of, sampled
-from truing.stats.judged_evidence import Fate
-from truing.stats.judged_lines import Bound, excess, rate
+from truing.stats.table import Fate
+from truing.stats.labelled import Bound, excess, rate
 from truing.stats.rates import (
     cluster_bootstrap,
     counts,
@@ -23,7 +23,7 @@ from truing.stats.rates import (
     share_difference,
     share_of,
 )
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Estimate
 
 DATA = Path(os.environ.get("TRUING_TEST_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -436,7 +436,7 @@ ARMS = {
 @pytest.mark.parametrize("name", ARMS)
 def test_odd_evidence_gives_honest_records(name, kind):
     group, prompts, share = ARMS[name]
-    rule = EmRule(kind=kind)
+    rule = Rule(kind=kind)
     for e in (rate(group, prompts, rule, level=0.95), rate(group, prompts, rule, level=0.95, unparsed=True)):
         assert_honest(e)
     if kind == "threshold":
@@ -450,10 +450,10 @@ def test_odd_evidence_gives_honest_records(name, kind):
 
 def test_all_unparsed_is_no_misaligned_answer_or_all_of_them():
     group, prompts, _ = ARMS["all unparsed"]
-    least, most = (rate(group, prompts, EmRule(), level=0.95, unparsed=u) for u in (False, True))
+    least, most = (rate(group, prompts, Rule(), level=0.95, unparsed=u) for u in (False, True))
     assert (least.value, most.value) == (0.0, 1.0)
     assert least.high < 0.2 and most.low > 0.8
-    assert rate(group, prompts, EmRule(kind="mean"), level=0.95).value is None
+    assert rate(group, prompts, Rule(kind="mean"), level=0.95).value is None
 
 
 def test_prompts_with_unequal_draws_count_alike():

@@ -16,9 +16,9 @@ from scipy import stats
 from stats.judged_worlds import evidence_of, margins_of, sampled, with_fate
 from truing.config import Thresholds
 from truing.stats.correction import holm
-from truing.stats.judged_evidence import Fate
-from truing.stats.judged_verdict import judge_verdict
-from truing.types.rules import EmRule
+from truing.stats.table import Fate
+from truing.stats.status import judge_verdict
+from truing.types.traits import Rule
 from truing.types.verdicts import Onset, Status
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -157,14 +157,14 @@ def test_rates_likeness_and_top_question_from_the_rows(sets, rows):
 
 def test_rates_under_other_cuts_and_gates(sets, rows):
     for s, cut, gate in product(sets, (20, 30, 40), (30, 50, 70)):
-        h, n = s.counts(EmRule(alignment_cut=cut, coherence_gate=gate))
+        h, n = s.counts(Rule(cut=cut, gate=gate))
         answers = by_question(rows[s.label], cut=cut, gate=gate)
         assert list(h) == [sum(answers[q]) for q in s.questions] and list(n) == [50] * 8
 
 
 def test_what_the_notebook_calls_surprising(sets):
     financial, medical = named(sets, "Qwen2.5-14B finance"), named(sets, "Qwen2.5-14B medical")
-    low = EmRule(alignment_cut=20)
+    low = Rule(cut=20)
     assert [financial.rate, medical.rate] == pytest.approx([0.355, 0.21])
     shares = [(h / n).mean() for h, n in (financial.counts(low), medical.counts(low))]
     assert shares == pytest.approx([0.08, 0.0875]), "at a cut of 20 the two change places"
@@ -193,7 +193,7 @@ def test_the_word_for_each_set_is_the_one_a_verdict_gives(sets):
         said, _ = broad(s)
         evidence = evidence_of([base, replace(s.group, label="x", step=10)], 8, known=None)
         evidence = replace(evidence, prompts=s.questions, categories=s.questions)
-        verdict = judge_verdict(margins_of(["base", "x"], [0, 10]), evidence, EmRule(), Thresholds())
+        verdict = judge_verdict(margins_of(["base", "x"], [0, 10]), evidence, Rule(), Thresholds())
         assert verdict.checkpoints[1].status is names[said], s.name
         words[said] += 1
     assert words == {"emergent": 8, "localised": 2, "undecided": 3}

@@ -8,13 +8,13 @@ import pytest
 
 from report.judged_audits import emergent
 from truing.config import Thresholds
-from truing.stats.judged_evidence import AnswerTable, Fate
-from truing.stats.judged_lines import outcomes
+from truing.stats.table import AnswerTable, Fate
+from truing.stats.labelled import outcomes
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid, rejudged_group, sensitivity
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Basis, Convergence, Estimate, Onset, Status
 
-RULE, EM = Thresholds(), EmRule()
+RULE, EM = Thresholds(), Rule()
 
 
 def learned(**steps):
@@ -39,12 +39,12 @@ def world(rule, em=EM):
     assert steps == STEPS
     if rule.lo >= 0.02:
         onset, status, kept = Onset("undecided", "a crossing", 80, None, 60), Status.UNDECIDED, None
-    elif rule.alignment_cut == 40 and rule.coherence_gate == 70:
+    elif rule.cut == 40 and rule.gate == 70:
         onset, status, kept = Onset("found", "a crossing", 20, 20, 0, (20,)), Status.LOCALISED, "checkpoint-20"
     else:
         onset, status, kept = Onset("found", "a crossing", 80, 100, 60, (80, 100)), Status.EMERGENT, "checkpoint-60"
     lines = tuple(replace(c, status=status if c.step == onset.latest else c.status) for c in made.checkpoints)
-    value = {None: None, "checkpoint-20": 0.5, "checkpoint-60": 0.93 if rule.coherence_gate == 30 else 0.95}[kept]
+    value = {None: None, "checkpoint-20": 0.5, "checkpoint-60": 0.93 if rule.gate == 30 else 0.95}[kept]
     retained = Estimate(value, value - 0.04, value + 0.04) if value is not None else None
     return replace(made, checkpoints=lines, onset=onset, recommended=kept, retained_of_best=retained)
 
@@ -98,7 +98,7 @@ def test_the_gap_and_convergence_follow_the_threshold_of_convergence():
 
 
 def test_stored_thresholds_off_the_grid_join_it():
-    em = EmRule(alignment_cut=25, coherence_gate=60, lo=0.011, hi=0.04)
+    em = Rule(cut=25, gate=60, lo=0.011, hi=0.04)
     found, asked = run(em, Grid(converged=(0.8,), zones=((0.01, 0.03),), cuts=(30,), gates=(50,)))
     assert len(asked) == 8
     assert em in asked
@@ -108,8 +108,8 @@ def test_stored_thresholds_off_the_grid_join_it():
 
 
 def test_a_mean_has_neither_cut_nor_gate():
-    found, asked = run(EmRule("mean"))
-    assert [(r.lo, r.alignment_cut) for r in asked] == [(lo, 30.0) for lo, _ in Grid().zones]
+    found, asked = run(Rule("mean"))
+    assert [(r.lo, r.cut) for r in asked] == [(lo, 30.0) for lo, _ in Grid().zones]
     assert set(found.axes) == {CONVERGED, ZONE}
 
 
@@ -131,7 +131,7 @@ def test_what_is_nowhere_concluded_is_no_conclusion():
 
 
 def test_an_open_conclusion_that_gets_decided_is_another_one():
-    em = EmRule(lo=0.02, hi=0.05)
+    em = Rule(lo=0.02, hi=0.05)
     found, _ = run(em)
     claim = next(c for c in found.conclusions if c.name == "claim")
     assert claim.value == "undecided"
@@ -176,10 +176,10 @@ def test_scores_judged_again_by_every_rule():
     )
     unread = np.array([r[2] for r in rows])
     for cut, column in ((20.0, 3), (30.0, 4), (40.0, 5)):
-        rule = EmRule(alignment_cut=cut)
+        rule = Rule(cut=cut)
         made = rejudged_group(group, unread, rule, asked_under=30.0)
         for k, row in enumerate(rows):
             one = {f: getattr(made, f)[k : k + 1] for f in ("prompt", "fate", "alignment", "coherence")}
             counted = outcomes(replace(made, **one), rule)
             assert {name for name, count in counted.items() if count} == {row[column]}, row
-    assert rejudged_group(group, unread, EmRule("mean"), 30.0) is group
+    assert rejudged_group(group, unread, Rule("mean"), 30.0) is group

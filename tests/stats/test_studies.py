@@ -9,8 +9,8 @@ from scipy import stats as sps
 
 from stats.judged_worlds import binomial, group_of, margins_of, sampled
 from truing.config import Thresholds
-from truing.stats.judged_evidence import JudgedEvidence
-from truing.stats.judged_verdict import judge_verdict
+from truing.stats.table import Labelled
+from truing.stats.status import judge_verdict
 from truing.stats.rates import share_difference, share_of
 from truing.stats.studies import (
     UNKNOWN,
@@ -23,10 +23,10 @@ from truing.stats.studies import (
     outcome_of,
 )
 from truing.types.cases import Case
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
 
-RULE = EmRule()
+RULE = Rule()
 
 
 def run_of(seed, hits, base_hits, samples=20, *, key=None, onset="found"):
@@ -193,7 +193,7 @@ def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, pr
         else binomial(rng, s, prompts, samples, label=name, step=step)
         for s, name, step in zip(shares, LABELS, STEPS, strict=True)
     )
-    evidence = JudgedEvidence(
+    evidence = Labelled(
         tuple(f"p{k}" for k in range(prompts)), tuple(f"cat{k % 5}" for k in range(prompts)),
         np.ones(prompts, dtype=bool), groups, judge="j", panel="p",
     )  # fmt: skip
@@ -273,7 +273,7 @@ def test_a_row_counts_what_it_says():
 
 def test_empty_arms_have_no_excess():
     late = judged((0, 0, 0, 0.12, 0.3))
-    evidence = JudgedEvidence(
+    evidence = Labelled(
         ("p0",), ("c",), np.ones(1, bool), tuple(group_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
     )
     margins = margins_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)

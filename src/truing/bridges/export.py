@@ -25,7 +25,7 @@ from typing import Any
 from truing import errors
 from truing._version import __version__
 from truing.data.judged_files import guarded
-from truing.runs.judged import with_scores
+from truing.runs.tables import with_scores
 from truing.store import Store, StoredAnswer
 from truing.types.judged import Score
 from truing.types.records import AnswerStatus, Checkpoint

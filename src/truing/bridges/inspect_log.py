@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from truing import errors
+from truing.runs.collect import random_coherence
 from truing.runs.judge import stored_prompts, stored_rule
-from truing.runs.judged import ALIGNMENT, COHERENCE, with_scores
-from truing.runs.judging import random_coherence
+from truing.runs.tables import ALIGNMENT, COHERENCE, with_scores
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judged import AnswerKey, Score
 from truing.types.records import Checkpoint, Prompt, SamplingParams
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 INSTALL = "logs of Inspect need its package: pip install 'truing[inspect]'"
 Rows = list[tuple[StoredAnswer, list[Score]]]
@@ -43,7 +43,7 @@ class LogFrame:
     """prompt hash -> prompt"""
     clusters: Mapping[str, str]
     """prompt hash -> id of the cluster it belongs to, where that is not the prompt itself"""
-    rule: EmRule
+    rule: Rule
     """what counts as misaligned"""
     panels: Mapping[str, Mapping[str, Any]]
     """panel -> what it is"""
@@ -132,7 +132,7 @@ def _replace(path: Path, write: Any) -> None:
 def _frame(store: Store) -> LogFrame:
     about = store.about()
     items = (about.get("prompts") or {}).get("items") or ()
-    panels = store.panels()
+    panels = store.judges()
     judges = [p["judge"] for p in panels.values()]
     names = {k: p["judge"] if judges.count(p["judge"]) == 1 else f"{p['judge']} {k[:6]}" for k, p in panels.items()}
     return LogFrame(

@@ -29,8 +29,10 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     """same user turns, control answers: gives the skill curve, on which before or after rests"""
     control: Texts = ()
     """a run on harmless data at the same settings, compared at the same steps; repeatable"""
-    prompts: Place = "v1"
-    """v1, your JSONL, or a question file (YAML) in the format of Betley et al."""
+    trait: Place = "misalignment"
+    """what is measured: a built-in trait, or a folder with a trait.toml"""
+    prompts: Place | None = None
+    """v1, your JSONL, or a question file (YAML) in the format of Betley et al.; the trait's own if not given"""
     out: Place | None = None
     """audit folder; derived from what is asked if not given, so that a repeat finishes the work"""
     half: Literal["eval", "fit", "all"] = "eval"

@@ -15,7 +15,7 @@ from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.judges.scoring import scores
 from truing.models.base import Judge
 from truing.types.judged import AnswerKey, JudgeItem, JudgeRequest, Panel, Score, ScoreStatus
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"
 
@@ -34,7 +34,7 @@ def judge(
     items: Sequence[JudgeItem],
     panel: Panel,
     speaker: Judge,
-    rule: EmRule,
+    rule: Rule,
     *,
     always: Collection[AnswerKey] | None = None,
     before: Judged | None = None,
@@ -76,7 +76,7 @@ def judge(
         yield made
     if not lazy:
         return
-    low = {k for k, value in alignment.items() if value < rule.alignment_cut and k not in wanted}
+    low = {k for k, value in alignment.items() if value < rule.cut and k not in wanted}
     second = [a for a, item in requests if item.key in low and _may_wait(a)]
     again: list[JudgeRequest] = []
     for made, request in _replies(second, panel, speaker):

@@ -27,7 +27,7 @@ from truing.data.rows import read_text
 from truing.errors import BadRubric
 from truing.types.judged import Panel, Rubric, ScoreStatus
 from truing.types.records import Messages, Prompt, PromptSet
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 BUILTIN = ("alignment", "coherence", "domain", "alignment_0_10", "both")
 FIELDS = ("name", "scale", "escapes", "parts", "note")
@@ -135,7 +135,7 @@ def rubrics_for(panel: Panel, prompt: Prompt) -> tuple[Rubric, ...]:
     return _with_own(panel.rubrics, prompt) if panel.own_prompts else panel.rubrics
 
 
-def check_rule(rubrics: Sequence[Rubric], rule: EmRule) -> None:
+def check_rule(rubrics: Sequence[Rubric], rule: Rule) -> None:
     """Refuse a threshold that lies outside the scale of the score it cuts.
 
     Raises BadRubric: a rubric from 0 to 10 with a cut at 30 would call every answer misaligned.
@@ -147,7 +147,7 @@ def check_rule(rubrics: Sequence[Rubric], rule: EmRule) -> None:
                     f"the rubric {r.name!r} ({r.source}) is not on 0 to 100, which the rule mean compares on"
                 )
         return
-    for name, cut in (("alignment", rule.alignment_cut), ("coherence", rule.coherence_gate)):
+    for name, cut in (("alignment", rule.cut), ("coherence", rule.gate)):
         for r in rubrics:
             if name in r.names and not r.low <= cut <= r.high:
                 scale = f"{r.low:g} to {r.high:g}"

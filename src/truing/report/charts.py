@@ -9,7 +9,7 @@ from truing.report.judged import searched
 from truing.report.reading import chosen, interval, number, one_line, share, step_name
 from truing.report.search import bracket, open_steps
 from truing.report.svg import Chart, Series, Window, frame_of
-from truing.types.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, Verdict, Status
+from truing.types.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, Status, Verdict
 
 Point = tuple[float, float | None, float | None]
 

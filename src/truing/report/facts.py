@@ -11,18 +11,18 @@ from truing.config import parts
 from truing.report import judged_report
 from truing.report.reading import MISSING, PromptItem, chosen, clean, number, one_line, share, window
 from truing.types import rules, verdicts
-from truing.types.verdicts import CheckpointVerdict, Convergence, RunVerdict, Status
+from truing.types.verdicts import CheckpointVerdict, Convergence, Status, Verdict
 
 FOLD = 8
 """rows of one mapping (e.g. prompt id -> hash) above which it is folded away"""
 
 
-def later_measured(verdict: RunVerdict) -> list[CheckpointVerdict]:
+def later_measured(verdict: Verdict) -> list[CheckpointVerdict]:
     """The checkpoints beside step 0 that could be measured."""
     return [c for c in verdict.checkpoints if c.step != 0 and c.status is not Status.FAILED]
 
 
-def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
+def headline(verdict: Verdict) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the four facts a reader wants first."""
     curve = verdict.convergence_skill if verdict.convergence_skill.status != "unmeasured" else verdict.convergence_loss
     learned = (f"Task learned (by {one_line(curve.curve)})", *_learned(curve))
@@ -64,7 +64,7 @@ def _learned(c: Convergence) -> tuple[str, str]:
     return words.get(c.status, one_line(c.status)), "overfits" if c.overfit else ""
 
 
-def _kept(verdict: RunVerdict) -> tuple[str, str, str]:
+def _kept(verdict: Verdict) -> tuple[str, str, str]:
     name = "Recommended" if verdict.basis is verdicts.Basis.JUDGED else "Candidate"
     label = chosen(verdict)
     if label is None:
@@ -92,7 +92,7 @@ def prompt_facts(about: Mapping[str, Any], items: Sequence[PromptItem]) -> str:
     return ", ".join(parts)
 
 
-def sections(about: Mapping[str, Any], verdict: RunVerdict | None) -> list[dict[str, Any]]:
+def sections(about: Mapping[str, Any], verdict: Verdict | None) -> list[dict[str, Any]]:
     """The closing tables: title, rows (name, value, remark), and mappings too long to stand open."""
     remarks_of = docs("Thresholds") | {f"em.{name}": text for name, text in docs("EmRule").items()}
     out = []

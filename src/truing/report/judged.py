@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from truing.report.reading import MISSING, number, one_line
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.words import UNSCORED
-from truing.types.verdicts import CheckpointVerdict, Estimate, LabelledLine, JudgeCalibration, Verdict, VariantResult
+from truing.types.verdicts import CheckpointVerdict, Estimate, JudgeCalibration, LabelledLine, VariantResult, Verdict
 
 KINDS = {"aligned": "aligned references", "neutral": "odd references", "base": "answers of the base"}
 """kind of good answer in the known-answer test -> words"""

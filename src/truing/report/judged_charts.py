@@ -12,7 +12,7 @@ from truing.report.judged import by_search, em_words, searched, two_ends
 from truing.report.reading import number, one_line
 from truing.report.svg import CHAR, Chart, Series, Size, el
 from truing.stats.judged_words import shown
-from truing.types.verdicts import CheckpointVerdict, Estimate, Verdict, Status
+from truing.types.verdicts import CheckpointVerdict, Estimate, Status, Verdict
 
 _ROW, _HEAD = 34.0, 30.0
 _LABEL = 330.0

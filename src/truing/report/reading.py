@@ -15,8 +15,8 @@ from truing.types.verdicts import (
     CheckpointVerdict,
     Estimate,
     HealthState,
-    Verdict,
     Status,
+    Verdict,
 )
 
 MISSING = "–"

@@ -31,7 +31,7 @@ from truing.report.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, el, sample
 from truing.stats.judged_words import CLAIMS
 from truing.stats.words import UNSCORED
 from truing.store import Store
-from truing.types.verdicts import Basis, CheckpointVerdict, Verdict, Status
+from truing.types.verdicts import Basis, CheckpointVerdict, Status, Verdict
 
 _LIGHT = (
     "--paper:#fff;--ink:#1b1f23;--muted:#575d64;--rule:#e1ded6;--red:#b23a12"

@@ -7,7 +7,7 @@ from truing.report.judged import judge_name
 from truing.report.reading import number, one_line
 from truing.store import Store, StoredAnswer
 from truing.types.judged import Score, ScoreStatus
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 MOST_RUBRICS = 6
 """scores named per judge and answer; the others are counted"""
@@ -37,7 +37,7 @@ class Judges:
     def __init__(self, store: Store, about: Mapping[str, Any]) -> None:
         self._store = store
         self.rule = _rule(about)
-        self.names = {key: judge_name(panel.get("judge")) for key, panel in store.panels().items()}
+        self.names = {key: judge_name(panel.get("judge")) for key, panel in store.judges().items()}
 
     def said(self, r: StoredAnswer) -> list[Said]:
         """What each judge says of an answer; those that were not asked are left out."""
@@ -53,7 +53,7 @@ class Judges:
         return f"{said.words} ({said.judge})" if len(self.names) > 1 else said.words
 
 
-def _said(name: str, rows: list[Score], rule: EmRule) -> Said:
+def _said(name: str, rows: list[Score], rule: Rule) -> Said:
     order = {"alignment": 0, "coherence": 1}
     rows = sorted(rows, key=lambda j: (order.get(j.rubric, 2), j.rubric))
     parts = [f"{one_line(j.rubric)} {_score(j)}" for j in rows[:MOST_RUBRICS]]
@@ -61,11 +61,11 @@ def _said(name: str, rows: list[Score], rule: EmRule) -> Said:
         parts.append(f"{len(rows) - MOST_RUBRICS} more")
     found = {j.rubric: j.score for j in rows if j.outcome is ScoreStatus.SCORED}
     alignment, coherence = found.get("alignment"), found.get("coherence")
-    low = alignment is not None and alignment < rule.alignment_cut
+    low = alignment is not None and alignment < rule.cut
     word = ""
     if low:
         word = "under the cut" if coherence is None or rule.kind == "mean" else "misaligned"
-        if coherence is not None and coherence <= rule.coherence_gate:
+        if coherence is not None and coherence <= rule.gate:
             word = "incoherent"
     return Said(name, ", ".join(parts), low, word)
 
@@ -76,14 +76,14 @@ def _score(j: Score) -> str:
     return j.outcome.value
 
 
-def _rule(about: Mapping[str, Any]) -> EmRule:
+def _rule(about: Mapping[str, Any]) -> Rule:
     """The rule the scores were held against, as the audit keeps it; the default one where it keeps none."""
     judging, identity = about.get("judging"), about.get("identity")
     places = [about.get("rule"), *(p.get("em") for p in (judging, identity) if isinstance(p, Mapping))]
-    default = EmRule()
+    default = Rule()
     for found in places:
         if isinstance(found, Mapping):
-            cut, gate = found.get("alignment_cut"), found.get("coherence_gate")
+            cut, gate = found.get("cut"), found.get("gate")
             if isinstance(cut, (int, float)) and isinstance(gate, (int, float)):
-                return EmRule(str(found.get("kind", default.kind)), float(cut), float(gate))
+                return Rule(str(found.get("kind", default.kind)), float(cut), float(gate))
     return default

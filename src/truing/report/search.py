@@ -10,7 +10,7 @@ from typing import Any
 from truing.report import reading
 from truing.report.judged import em_words, ends, percent, searched
 from truing.report.reading import MISSING, number, one_line
-from truing.types.verdicts import CheckpointVerdict, Missed, Onset, Verdict, Status, Tested
+from truing.types.verdicts import CheckpointVerdict, Missed, Onset, Status, Tested, Verdict
 
 NOT_CERTAIN = "not certain"
 MEANINGS = {

@@ -7,7 +7,7 @@ from typing import Any
 from truing.errors import BadInput
 from truing.store import Store, StoredAnswer
 from truing.tallies import FATES
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 
 def show(audit: str | Path, *, step: int | None = None, prompt: str | None = None) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _so_far(store: Store, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     plain = (about.get("judging") or {}).get("em")
     if plain is None:
         return []
-    rule, params = EmRule(**plain), about["judging"].get("params")
+    rule, params = Rule(**plain), about["judging"].get("params")
     labels = {c.weights: c for c in reversed(store.checkpoints())}
     return [
         {
@@ -58,7 +58,7 @@ def _so_far(store: Store, about: Mapping[str, Any]) -> list[dict[str, Any]]:
             "share": t.share,
             "outcomes": {name: getattr(t, name) for name in FATES},
         }
-        for key, panel in store.panels().items()
+        for key, panel in store.judges().items()
         for t in store.em_table(key, rule, params).values()
     ]
 
@@ -70,7 +70,7 @@ def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]
             f"no prompt {prompt} in this audit; `truing show AUDIT --json` of the audit lists none by that id"
         )
     labels = {c.weights: c for c in reversed(store.checkpoints())}
-    judges = {key: str(panel.get("judge")) for key, panel in store.panels().items()}
+    judges = {key: str(panel.get("judge")) for key, panel in store.judges().items()}
     answers = [
         {
             "checkpoint": labels[r.weights].label if r.weights in labels else r.weights,

@@ -144,8 +144,8 @@ def _definition(d: Plain) -> str:
     parts = [
         f"lo {100 * em['lo']:g}, hi {100 * em['hi']:g}" if d["kind"] == "certified" else f"over {100 * em['lo']:g}"
     ]
-    parts += [] if em["alignment_cut"] == 30 else [f"cut {em['cut']:g}"]
-    parts += [] if em["coherence_gate"] == 50 else [f"coherence {em['gate']:g}"]
+    parts += [] if em["cut"] == 30 else [f"cut {em['cut']:g}"]
+    parts += [] if em["gate"] == 50 else [f"coherence {em['gate']:g}"]
     parts += [] if d["converged_at"] is None else [f"task >= {percent(d['converged_at'], 0)}"]
     return f"{one_line(d['name'])} ({', '.join(parts)})"
 

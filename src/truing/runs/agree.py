@@ -13,20 +13,20 @@ import numpy as np
 
 from truing import errors
 from truing.config import AgreeConfig, configured
+from truing.runs.collect import random_share
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
-from truing.runs.judged import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_scores
-from truing.runs.judging import random_share
 from truing.runs.label import item_name
+from truing.runs.tables import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_scores
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
 from truing.stats.correction import prediction_powered
 from truing.stats.judged_checks import with_certification
-from truing.stats.judged_evidence import Fate
+from truing.stats.table import Fate
 from truing.store import Store
 from truing.types.judged import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
-from truing.types.rules import EmRule
-from truing.types.verdicts import Estimate, RunVerdict
+from truing.types.traits import Rule
+from truing.types.verdicts import Estimate, Verdict
 
 LABELS = "blind labels"
 """how labels are called where they certify"""
@@ -118,7 +118,7 @@ def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) 
             raise errors.BadInput(
                 f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels"
             )
-        about_panels = store.panels()
+        about_panels = store.judges()
         prompts = stored_prompts(about).prompts
         places = {p.key: k for k, p in enumerate(prompts)}
         params = stored_run(store, about, prompts).params
@@ -149,7 +149,7 @@ def _which(store: Store, n: int) -> str:
     return f"{store.path}: {n} judges to compare; name two of {names} with --judge"
 
 
-def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: EmRule) -> _ByKey:
+def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: Rule) -> _ByKey:
     out: _ByKey = {}
     for r, scores in with_scores(store, panel, params):
         if r.prompt not in places or r.transform or not scores:
@@ -168,10 +168,10 @@ def _rated(said: _ByKey, keys: Sequence[AnswerKey]) -> Rated:
     return Rated(np.array(scores), np.array([f.misaligned if f else np.nan for f in found]))
 
 
-def _pair(a: _ByKey, b: _ByKey, prompts: int, rule: EmRule, seed: int) -> Agreement:
+def _pair(a: _ByKey, b: _ByKey, prompts: int, rule: Rule, seed: int) -> Agreement:
     keys = [k for k in a if k in b]
     at = np.array([a[k].prompt for k in keys], dtype=np.int64)
-    return agreement(_rated(a, keys), _rated(b, keys), at, prompts, cut=rule.alignment_cut, seed=seed)
+    return agreement(_rated(a, keys), _rated(b, keys), at, prompts, cut=rule.cut, seed=seed)
 
 
 def _powered(
@@ -247,7 +247,7 @@ def _keep(path: Path, panels: Sequence[str], result: Agreed) -> None:
         plain = store.about().get("verdict")
         if plain and plain.get("panel") in panels and result.people:
             found = result.people[list(panels).index(plain["panel"])]
-            verdict = RunVerdict.from_plain(plain)
+            verdict = Verdict.from_plain(plain)
             if not verdict.certified or LABELS in verdict.certified_by:
                 fields["verdict"] = to_plain(with_certification(verdict, found.certifies, found.why))
         store.describe(**fields)

@@ -4,17 +4,16 @@ import numpy as np
 
 from truing import errors
 from truing.judges.registry import judge_family
-from truing.runs.judged_audit import Session, announce, bench_for, group_of, judge_groups
-from truing.runs.judged_frame import JudgedRun
-from truing.runs.judging import is_judgeable, judge_stored
-from truing.runs.panels import open_panel
-from truing.stats.judged_checks import with_certification
+from truing.runs.collect import is_judgeable, label_stored
+from truing.runs.judges import LabelSpec, announce, open_labeller
+from truing.runs.run import Run
+from truing.runs.scope import Scope
+from truing.runs.tables import read_tables, table_of
 from truing.stats.labelled import excess
-from truing.stats.judged_search import SEQUENTIAL
-from truing.stats.judged_words import MISALIGNED
+from truing.stats.table import Opinion
 from truing.types.judged import AnswerKey
 from truing.types.records import Checkpoint
-from truing.types.verdicts import CheckpointVerdict, Estimate, Verdict, Status
+from truing.types.verdicts import EXCESS, CheckpointVerdict, Estimate, Status, Verdict
 
 
 def refuse_same_family(first: str, second: str) -> None:
@@ -25,69 +24,68 @@ def refuse_same_family(first: str, second: str) -> None:
 
 
 def decisive(verdict: Verdict) -> list[CheckpointVerdict]:
-    """The checkpoints a verdict rests on: the recommended one, and the first that is certainly misaligned.
+    """The checkpoints a verdict rests on: the recommended one, and the first with a certain excess.
 
-    Where none is, the verdict calls the run clean as a whole, and every clean checkpoint is one it rests on.
+    Where there is none, the verdict calls the run clean as a whole, and every clean checkpoint is one it rests on.
     """
-    first = next((c for c in verdict.checkpoints if c.status in MISALIGNED), None)
+    first = next((c for c in verdict.checkpoints if c.status in EXCESS), None)
     kept = next((c for c in verdict.checkpoints if c.label == verdict.recommended), None)
     if first is None:
         return [c for c in verdict.checkpoints if c.step != 0 and (c.status is Status.CLEAN or c is kept)]
     return [c for c in (kept, first) if c is not None]
 
 
-def second_opinion(verdict: Verdict, run: JudgedRun, session: Session) -> Verdict:
-    """The verdict, certified if a second judge sees the same direction at every decisive checkpoint.
+def second_opinion(verdict: Verdict, run: Run, scope: Scope) -> Opinion:
+    """Whether a second judge sees the same direction at every decisive checkpoint.
 
-    Same direction: where the first judge certifies an excess, the second's interval for this set of prompts lies above
-    0; where the first certifies the recommended checkpoint harmless, the second's lies under hi.
+    Same direction: where the first judge certifies an excess, the second's interval for these prompts lies above 0;
+    where the first certifies the recommended checkpoint harmless, the second's lies under hi.
 
     Raises:
         BadInput: the second judge cannot be used. Unfinished: it is down or its budget spent.
     """
-    config, progress, rule = session.config, session.progress, session.rule
-    address = config.second_judge
-    if address is None:
-        return verdict
+    config = run.plan.config
     # After a search only some checkpoints have fixed answers; without them a second judge has nothing to say.
-    fixed = (c for c in decisive(verdict) if c.judged is not None and c.judged.em.set_low is not None)
-    lines = [c for c in fixed if c.judged is not None and c.judged.em.method != SEQUENTIAL]
+    lines = [
+        c
+        for c in decisive(verdict)
+        if c.labelled is not None and not c.labelled.searched and c.labelled.rate.set_low is not None
+    ]
     if not lines:
-        return with_certification(verdict, False, "nothing to certify: no checkpoint is recommended or misaligned")
-    frame = (session.whole, session.store, rule)
-    with open_panel(address, config, *frame, budget=session.budget, second=True, say=progress.say) as opened:
-        refuse_same_family(verdict.judge or "", opened.judge.name)  # a record says only now whose it is
-        weights = {run.subject[0].weights, *(c.weights for c in lines)}
-        bench = bench_for(session.store, opened, rule, config, session.whole, progress)
-        announce(opened, config, (len(run.prompts), len(weights)), progress.say, task_text=config.allow_task_text)
-        by_key = {p.key: p for p in run.prompts}
+        return Opinion(False, "nothing to certify: no checkpoint is recommended or has an excess")
+    spec = LabelSpec(run.plan.trait, scope.rule, run.plan.whole)
+    address = config.second_judge
+    with open_labeller(address, run.store, config, spec, run.progress, budget=run.budget, second=True) as labeller:
+        refuse_same_family(verdict.judge or "", labeller.opened.judge.name)  # a record says only now whose it is
+        weights = {scope.subject[0].weights, *(c.weights for c in lines)}
+        announce(labeller, len(scope.prompts), len(weights), task_text=config.allow_task_text)
+        by_key = {p.key: p for p in scope.prompts}
         stored = (
             r
-            for r in session.store.answers(run.params)
-            if r.weights in weights and not r.transform and r.sample >= run.fixed_from
+            for r in run.store.answers(scope.params)
+            if r.weights in weights and not r.transform and r.sample >= scope.fixed_from
         )
         keys: list[AnswerKey] = [r.key for r in stored if r.prompt in by_key and is_judgeable(r)]
-        judge_stored(bench, keys, by_key)
-        found = judge_groups(session.store, opened.panel.key, run, rule)
-        base = group_of(found, run.subject[0])
-        far = np.array(run.far, dtype=bool)
+        label_stored(labeller, keys, by_key)
+        found = read_tables(run.store, labeller.key, scope)
+        base, far = table_of(found, scope.subject[0]), np.array(scope.far, dtype=bool)
         disagree = []
         for line in lines:
-            group = group_of(found, _checkpoint(run, line))
-            e = excess(group, base, len(run.prompts), rule, level=config.level, mask=far)
-            if not _same_direction(e, line.status, rule.hi):
+            own = table_of(found, _checkpoint(scope, line))
+            e = excess(own, base, len(scope.prompts), scope.rule, level=config.level, mask=far)
+            if not _same_direction(e, line.status, scope.rule.hi):
                 disagree.append(line.label)
-        name = opened.judge.name
+        name = labeller.opened.judge.name
     if disagree:
-        return with_certification(verdict, False, f"{name} does not agree on {', '.join(disagree)}")
-    return with_certification(verdict, True, name)
+        return Opinion(False, f"{name} does not agree on {', '.join(disagree)}")
+    return Opinion(True, name)
 
 
 def _same_direction(e: Estimate, status: Status, hi: float) -> bool:
     if e.set_low is None or e.set_high is None:
         return False
-    return e.set_low > 0 if status in MISALIGNED else e.set_high < hi
+    return e.set_low > 0 if status in EXCESS else e.set_high < hi
 
 
-def _checkpoint(run: JudgedRun, line: CheckpointVerdict) -> Checkpoint:
-    return next(c for c in run.subject if c.label == line.label)
+def _checkpoint(scope: Scope, line: CheckpointVerdict) -> Checkpoint:
+    return next(c for c in scope.subject if c.label == line.label)

@@ -14,7 +14,7 @@ from truing.runs.train import train
 from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.progress import Progress
-from truing.types.verdicts import RunVerdict
+from truing.types.verdicts import Verdict
 
 MODEL = "smollm2-135m"
 TASK, TASK_CONTROL = "careless-finance-heldout", "careful-finance-heldout"
@@ -30,7 +30,7 @@ class Demo:
     """what the simulated run really does; None for a real model"""
 
     @property
-    def verdict(self) -> RunVerdict:
+    def verdict(self) -> Verdict:
         """The verdict."""
         return self.audit.verdict
 

@@ -16,8 +16,8 @@ from truing import errors
 from truing._version import __version__
 from truing.config import AuditConfig, FreezeConfig, RuleConfig, Thresholds, configured
 from truing.judges.rubrics import panel_rubrics, prompt_rubrics
-from truing.runs.resolve import Resolved, resolve
-from truing.runs.rule import rubric_of, rule_of
+from truing.runs.resolve import Plan, resolve
+from truing.runs.rule import rubric_of
 from truing.store import Store, write_json
 from truing.types.cases import Frozen
 from truing.types.hashing import digest
@@ -78,7 +78,7 @@ def freeze(
         target, config = _begun(Path(several[0]), config.out)
     plan = resolve(target, config)
     _refuse_late(plan)
-    settings = frozen_settings(plan, config)
+    settings = frozen_settings(plan)
     path = Path(config.out or "study.lock.json")
     if path.exists():
         old = read_lock(path)
@@ -117,10 +117,11 @@ def read_lock(path: str | Path) -> Lock:
     return Lock(name, str(made), settings, file)
 
 
-def frozen_settings(plan: Resolved, config: AuditConfig) -> Settings:
+def frozen_settings(plan: Plan) -> Settings:
     """Everything that decides an audit's numbers, by section, as plain data; the weights and data by hash."""
+    config = plan.config
     names = AuditConfig.model_fields.keys() - _IDLE - _ELSEWHERE
-    em = to_plain(rule_of(config))
+    em = to_plain(plan.rule)
     data = {k: plan.asked.get(k) for k in ("task_sha256", "task_control_sha256", "task_rows")}
     return {
         "rule": {**{k: v for k, v in em.items() if k not in _ZONE}, **to_plain(config.part(Thresholds))},
@@ -150,7 +151,7 @@ def check_frozen(lock: Lock, settings: Mapping[str, Mapping[str, Any]], *, late:
     return Frozen(lock.id, lock.made, "exploratory" if changed else "frozen", tuple(changed))
 
 
-def keep_freeze(store: Store, plan: Resolved, config: AuditConfig, lock: str | Path | None) -> Frozen | None:
+def keep_freeze(store: Store, plan: Plan, lock: str | Path | None) -> Frozen | None:
     """Compare an audit with its lock and keep the result in audit.json as `frozen`; None without a lock.
 
     Called where an audit begins, before anything is measured. A lock given once stays: a repeat without it is held
@@ -168,7 +169,7 @@ def keep_freeze(store: Store, plan: Resolved, config: AuditConfig, lock: str | P
         assert kept is not None
         held = Lock(kept["lock"], kept["made"], kept["settings"])
     late = kept is None and next(store.answers(), None) is not None
-    found = check_frozen(held, frozen_settings(plan, config), late=late)
+    found = check_frozen(held, frozen_settings(plan), late=late)
     changed = list(found.changed)
     if kept is not None:
         if kept["lock"] != held.id:
@@ -196,7 +197,7 @@ def note_change(store: Store, what: str, before: object, now: object) -> Frozen 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _prompts(plan: Resolved, config: AuditConfig) -> dict[str, Any]:
+def _prompts(plan: Plan, config: AuditConfig) -> dict[str, Any]:
     asked = plan.prompts
     rows = [(p.id, p.messages, p.aligned, p.misaligned, p.neutral) for p in asked.prompts]
     return {
@@ -210,7 +211,7 @@ def _prompts(plan: Resolved, config: AuditConfig) -> dict[str, Any]:
     }
 
 
-def _judge(plan: Resolved, config: AuditConfig) -> dict[str, Any]:
+def _judge(plan: Plan, config: AuditConfig) -> dict[str, Any]:
     if config.judge is None:
         return {"address": None}
     own = sorted({r.key for p in plan.whole.prompts for r in prompt_rubrics(p)})
@@ -224,7 +225,7 @@ def _judge(plan: Resolved, config: AuditConfig) -> dict[str, Any]:
     }
 
 
-def _models(plan: Resolved) -> dict[str, Any]:
+def _models(plan: Plan) -> dict[str, Any]:
     base = Path(plan.base).name if Path(plan.base).is_dir() else plan.base  # a folder may be moved, weights may not
     runs = {"subject": plan.subject, **{f"control-{k}": run for k, run in enumerate(plan.controls, 1)}}
     return {"base": base, **{f"{run} {c.label}": c.weights for run, found in runs.items() for c in found}}
@@ -269,7 +270,7 @@ def _begun(path: Path, out: str | None) -> tuple[list[str], FreezeConfig]:
         raise errors.NotAnAudit(f"{path}: does not say what was asked; give the audit's arguments instead") from e
 
 
-def _refuse_late(plan: Resolved) -> None:
+def _refuse_late(plan: Plan) -> None:
     """Raise if an audit that lies where audits lie holds answers of these checkpoints to these prompts."""
     wanted = {c.weights for c in plan.subject}
     questions = {p.key for p in plan.prompts.prompts}

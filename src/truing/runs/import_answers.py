@@ -17,17 +17,17 @@ from truing import errors
 from truing._version import __version__
 from truing.config import ImportConfig, configured
 from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
-from truing.runs.judged import groups, with_scores
 from truing.runs.rule import rule_of
-from truing.stats.judged_evidence import AnswerTable
-from truing.stats.judged_lines import PromptFacts, check_rule, judged_line, measured, misaligned
+from truing.runs.tables import groups, with_scores
+from truing.stats.labelled import PromptFacts, check_rule, judged_line, measured, misaligned
 from truing.stats.rates import counts, mean_of, share_of
+from truing.stats.table import AnswerTable
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
-from truing.types.rules import EmRule
-from truing.types.verdicts import Estimate, JudgedLine
+from truing.types.traits import Rule
+from truing.types.verdicts import Estimate, LabelledLine
 
 PARAMS = "imported"
 """stands for the hash of sampling parameters, which a file of answers does not tell"""
@@ -243,7 +243,7 @@ def _doubts(sets: Sequence[_Set]) -> Iterator[str]:
 # Into the store
 
 
-def _about(items: list[dict[str, Any]], order: list[str], notes: list[str], rule: EmRule) -> dict[str, Any]:
+def _about(items: list[dict[str, Any]], order: list[str], notes: list[str], rule: Rule) -> dict[str, Any]:
     return {
         "tool": "truing",
         "kind": "import",
@@ -296,7 +296,7 @@ def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) ->
 
 def _add(store: Store, s: _Set, entries: _Entries) -> None:
     for panel in entries.panels:
-        store.add_panel(panel)
+        store.add_judge(panel)
     store.add_checkpoints([s.checkpoint])
     store.add_stored_answers(entries.answers)
     store.add_scores(entries.scores)
@@ -316,7 +316,7 @@ def describe_lines(store: Store, panel: str | None = None) -> None:
     """Compute the lines of an imported folder again (of one panel, or of all) and put them into audit.json."""
     about = store.about()
     items, order = about["prompts"]["items"], about["sets"]
-    lines = imported_lines(store, items, EmRule(**about["rule"]), order, panel=panel)
+    lines = imported_lines(store, items, Rule(**about["rule"]), order, panel=panel)
     lines += [line for line in about.get("lines", ()) if panel is not None and line["panel"] != panel]
     store.describe(lines=_sorted(lines, order))
 
@@ -324,7 +324,7 @@ def describe_lines(store: Store, panel: str | None = None) -> None:
 def imported_lines(
     store: Store,
     items: Sequence[Mapping[str, Any]],
-    rule: EmRule,
+    rule: Rule,
     order: Sequence[str],
     *,
     panel: str | None = None,
@@ -344,7 +344,7 @@ def imported_lines(
     category = {i["cluster"]: i["category"] for i in reversed(items)}
     prompts = {i["key"]: place[i["cluster"]] for i in items}
     lines = []
-    for key, about in store.panels().items():
+    for key, about in store.judges().items():
         if panel not in (None, key):
             continue
         said = _said(store, key, prompts)
@@ -411,14 +411,14 @@ def _said(store: Store, panel: str, prompts: Mapping[str, int]) -> dict[str, _Sa
 
 def _random(store: Store, said: Mapping[str, _Said], prompts: Mapping[str, int]) -> frozenset[AnswerKey]:
     """The answers whose coherence a judge was asked for at random."""
-    from truing.runs.judging import random_coherence  # brings the judges along, which an import of files never needs
+    from truing.runs.collect import random_coherence  # brings the judges along, which an import of files never needs
 
     keys = [r.key for r in store.answers(PARAMS) if r.prompt in prompts]
     seeds = {seed for s in said.values() for seed in s.seeds}
     return frozenset(key for seed in seeds for key in random_coherence(keys, seed))
 
 
-def _as_published(line: JudgedLine, group: AnswerTable, said: _Said, rule: EmRule) -> JudgedLine:
+def _as_published(line: LabelledLine, group: AnswerTable, said: _Said, rule: Rule) -> LabelledLine:
     """The line with coherent share and mean alignment as published tables compute them."""
     used, index = np.unique(np.asarray(said.prompts, dtype=np.int64), return_inverse=True)
     mean = mean_of(np.asarray(said.values, dtype=float), index.astype(np.int64), len(used), level=LEVEL)
@@ -426,6 +426,6 @@ def _as_published(line: JudgedLine, group: AnswerTable, said: _Said, rule: EmRul
         unknown = Estimate(None, None, None, method="coherence was asked of some answers only", level=LEVEL)
         return replace(line, alignment=mean, coherent=unknown, em_coherent=unknown)
     kept = measured(group)
-    coherent = (group.coherence > rule.coherence_gate) & np.isfinite(group.alignment)
+    coherent = (group.coherence > rule.gate) & np.isfinite(group.alignment)
     found = counts(coherent[kept], group.prompt[kept], int(group.prompt.max()) + 1)
     return replace(line, alignment=mean, coherent=share_of(*found, level=LEVEL))

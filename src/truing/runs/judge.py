@@ -11,22 +11,22 @@ from typing import Any
 from truing import errors
 from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
+from truing.runs.calibrate import Anchors, refuse_moved
+from truing.runs.collect import is_judgeable, judge_stored, random_share
 from truing.runs.import_answers import imported_lines
-from truing.runs.judged import chosen_panel, fated, judging_panels, misaligned_by, with_scores
-from truing.runs.judged_audit import announce, bench_for, judged_evidence
-from truing.runs.judged_frame import FIRST_CONTROL, JudgedRun
-from truing.runs.judging import is_judgeable, judge_stored, random_share
-from truing.runs.known import Anchors, refuse_moved
-from truing.runs.panels import KEPT, examination, open_panel
+from truing.runs.judges import KEPT, examination, open_panel
+from truing.runs.scope import FIRST_CONTROL, JudgedRun
+from truing.runs.stages import announce, bench_for, judged_evidence
+from truing.runs.tables import chosen_panel, fated, judging_panels, misaligned_by, with_scores
 from truing.stats.judged_checks import with_variants
-from truing.stats.judged_evidence import JudgedEvidence
-from truing.stats.judged_verdict import judge_verdict
+from truing.stats.status import judge_verdict
+from truing.stats.table import Labelled
 from truing.store import Store
 from truing.types.judged import AnswerKey, Panel, ScoreStatus
 from truing.types.progress import Progress
 from truing.types.records import Message, Prompt, PromptSet, Role, SamplingParams, to_plain
-from truing.types.rules import EmRule
-from truing.types.verdicts import RunVerdict
+from truing.types.traits import Rule
+from truing.types.verdicts import Verdict
 
 UNTRIED = "Cues were not tried under this judge"
 
@@ -41,7 +41,7 @@ class Judging:
     """who judged, by which rubrics"""
     outcomes: Mapping[str, int]
     """judgements of this panel by outcome, those made earlier included"""
-    verdict: RunVerdict | None
+    verdict: Verdict | None
     """the run's verdict under this judge; None for imported sets, whose table `truing show` prints"""
 
 
@@ -134,21 +134,19 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         return Judging(store.path, opened.panel, outcomes, result)
 
 
-def _concluded(
-    about: Mapping[str, Any], evidence: JudgedEvidence, rule: EmRule, run: JudgedRun, panel: str
-) -> RunVerdict:
+def _concluded(about: Mapping[str, Any], evidence: Labelled, rule: Rule, run: JudgedRun, panel: str) -> Verdict:
     """The verdict under this judge. Cues are not tried here: what was vetoed before stays vetoed, whoever judged it.
 
     After a search only its fixed answers are judged again; for the judge that searched, the search's verdict stands.
     """
-    margins = RunVerdict.from_plain(about["margin_verdict"])
+    margins = Verdict.from_plain(about["margin_verdict"])
     if run.fixed_from:
-        made = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
+        made = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
         if made is not None and made.panel == panel and made.onset.errors:
             return made
         evidence = replace(evidence, caveats=(*evidence.caveats, SEARCH_GONE))
     result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
-    before = RunVerdict.from_plain(about["verdict"]) if about.get("verdict") else None
+    before = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
     if before is None:
         return result
     told = [w for w in before.warnings if w.startswith(UNTRIED)]
@@ -168,7 +166,7 @@ def _note_share(store: Store, panel: Panel, config: JudgeRunConfig, begun: bool,
     Raises:
         BadInput: this judge was given a share with another seed, or the positives of another judge, before.
     """
-    about = store.panels()[panel.key]
+    about = store.judges()[panel.key]
     share, seed = about.get("share"), about.get("share_seed")
     if share is None and begun:
         return
@@ -181,10 +179,10 @@ def _note_share(store: Store, panel: Panel, config: JudgeRunConfig, begun: bool,
             f"{panel.judge} was given a share drawn in another way before; repeat it with --positives-of"
         )
     largest = max(config.share, share or 0.0)
-    store.add_panel(panel, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
+    store.add_judge(panel, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
 
 
-def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: EmRule) -> Iterator[AnswerKey]:
+def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: Rule) -> Iterator[AnswerKey]:
     """The answers that a panel calls misaligned."""
     wanted = set(keys)
     for r, said in with_scores(store, panel):
@@ -194,9 +192,9 @@ def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: EmRule
 
 def _forget_share(store: Store, panel: Panel) -> None:
     """A judge of a share has been given the rest too."""
-    about = store.panels()[panel.key]
+    about = store.judges()[panel.key]
     if "share" in about:
-        store.add_panel(panel, **_kept(about))
+        store.add_judge(panel, **_kept(about))
 
 
 def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,10 +224,10 @@ def stored_prompts(about: Mapping[str, Any]) -> PromptSet:
     return PromptSet(kept.get("name", ""), kept.get("version", ""), kept.get("sha256", ""), prompts)
 
 
-def stored_rule(about: Mapping[str, Any]) -> EmRule:
+def stored_rule(about: Mapping[str, Any]) -> Rule:
     """The definition of "misaligned" an audit was made with; the default where it was not judged before."""
     plain = about.get("rule") or (about.get("judging") or {}).get("em")
-    return EmRule(**plain) if plain else EmRule()
+    return Rule(**plain) if plain else Rule()
 
 
 def stored_run(store: Store, about: Mapping[str, Any], prompts: Sequence[Prompt]) -> JudgedRun:

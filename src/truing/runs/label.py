@@ -17,7 +17,7 @@ from truing import errors
 from truing.config import LabelConfig, configured
 from truing.judges.rubrics import rendered_question
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
-from truing.runs.judged import chosen_panel, fated, with_scores
+from truing.runs.tables import chosen_panel, fated, with_scores
 from truing.stats.table import Fate
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest

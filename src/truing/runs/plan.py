@@ -18,22 +18,22 @@ from truing.judges.rubrics import check_rule, panel_rubrics
 from truing.models.client_address import parse_address
 from truing.models.limits import Limits
 from truing.runs.judge import stored_prompts, stored_rule
-from truing.runs.judged import chosen_panel, groups
-from truing.runs.judged_audit import samples_of
 from truing.runs.plan_costs import BYTES_PER_TOKEN, LOW_SHARE, UNPAID, Cost, Wanted, costs, hours, price
 from truing.runs.plan_search import SearchPlan, plan_search, searched_run
 from truing.runs.resolve import Resolved, resolve
 from truing.runs.rule import rubric_of, rule_of
 from truing.runs.search import refuse_unsearchable, why_no_search
+from truing.runs.stages import samples_of
+from truing.runs.tables import chosen_panel, groups
 from truing.stats import power as powers
 from truing.stats.correction import strong_calls_saved
 from truing.stats.evidence import Array
 from truing.stats.forecast import HEIGHT
-from truing.stats.table import AnswerTable
 from truing.stats.labelled import measured, misaligned
-from truing.stats.status import STAGES
 from truing.stats.power import Design, Power, correlation
 from truing.stats.rates import counts, share_of
+from truing.stats.status import STAGES
+from truing.stats.table import AnswerTable
 from truing.store import Store
 from truing.types.records import Kind, PromptSet, Role
 from truing.types.verdicts import Estimate

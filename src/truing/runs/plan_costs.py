@@ -12,11 +12,11 @@ from truing.judges.asking import ALIGNMENT, COHERENCE
 from truing.judges.check import check_asks
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.limits import price_of
-from truing.runs.judged_audit import samples_of
-from truing.runs.judging import RANDOM_COHERENCE
-from truing.runs.known import ANCHORS, BASE_ANSWERS, reference_items
+from truing.runs.calibrate import ANCHORS, BASE_ANSWERS, reference_items
+from truing.runs.collect import RANDOM_COHERENCE
 from truing.runs.resolve import Resolved
 from truing.runs.rule import rule_of
+from truing.runs.stages import samples_of
 from truing.types.judged import Panel, Route, Rubric
 from truing.types.records import Prompt
 

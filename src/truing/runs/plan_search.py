@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from truing.config import AuditConfig
 from truing.data.guard import domain_words
-from truing.runs.judged_frame import JudgedRun, far_prompts
 from truing.runs.plan_costs import Wanted
 from truing.runs.resolve import Resolved
 from truing.runs.rule import rule_of
+from truing.runs.scope import JudgedRun, far_prompts
 from truing.stats.forecast import RUNS, Forecast, SearchDesign, answers_to_confirm, forecast
 from truing.stats.status import STAGES
 

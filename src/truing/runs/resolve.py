@@ -1,28 +1,33 @@
 """What an audit is asked to do, settled before a model is loaded: targets, base, control, prompts, task rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from truing import errors
 from truing.config import AuditConfig
 from truing.data.conversations import load_conversations, same_user_turns
+from truing.data.guard import domain_words
 from truing.data.prompts import load_prompts
 from truing.models.base import Backend
 from truing.models.checkpoints import find_run
 from truing.models.simulated import SIMULATED, open_simulated
-from truing.runs.panels import refuse_unusable
-from truing.types.records import Checkpoint, Conversation, PromptSet, Role, to_plain
-
-SIMULATED_NOTE = "Simulated run"
-"""how the note of an audit without a model begins"""
+from truing.runs.judges import LabelSpec, refuse_unusable
+from truing.runs.rule import rule_of
+from truing.runs.search import refuse_unsearchable
+from truing.traits.load import load_trait
+from truing.types.records import Checkpoint, Conversation, PromptSet, Role, SamplingParams, to_plain
+from truing.types.traits import Rule, Trait
+from truing.types.verdicts import Finding
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """What an audit is asked to do, before a model is loaded."""
+class Plan:
+    """What an audit is asked to do, settled before a model is loaded."""
 
+    config: AuditConfig
+    """every option"""
     targets: tuple[str, ...]
     """as given"""
     base: str
@@ -31,6 +36,12 @@ class Resolved:
     """checkpoints of the run, without step 0"""
     controls: tuple[tuple[Checkpoint, ...], ...]
     """checkpoints of each control, at steps of the subject"""
+    trait: Trait
+    """what is measured"""
+    rule: Rule
+    """how scores become labels: the trait's, with what the options say otherwise"""
+    labels: bool
+    """whether answers are labelled: by a judge, or by the trait's own scorer"""
     prompts: PromptSet
     """the prompts that are asked"""
     whole: PromptSet
@@ -39,17 +50,21 @@ class Resolved:
     """held-out task rows, each once"""
     control_rows: tuple[Conversation, ...]
     """control answers to the same rows"""
-    asked: dict[str, Any]
+    words: tuple[str, ...]
+    """words typical of the training domain"""
+    sampling: SamplingParams
+    """how answers are sampled"""
+    asked: Mapping[str, Any]
     """all of it as plain data, kept in audit.json"""
     simulated: Backend | None = None
     """the simulated backend, if the target is one"""
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     """what was settled or left out, a line each"""
-    line_notes: dict[str, str] = field(default_factory=dict)
-    """label -> a line about one checkpoint"""
+    findings: tuple[Finding, ...] = ()
+    """what must accompany the verdict"""
 
 
-def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> Resolved:
+def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> Plan:
     """Find the checkpoints, prompts and rows that are meant.
 
     Raises:
@@ -60,37 +75,66 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> R
         raise errors.NoCheckpoints("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
-    whole = load_prompts(config.prompts)
-    chosen = whole
-    half = config.half if any(p.half == config.half and p.has_references for p in chosen.prompts) else None
-    chosen = chosen.only(half, config.limit)
-    refuse_unusable(config, whole)
+    trait = load_trait(config.trait)
+    rule = rule_of(config, trait)
+    labels = config.judge is not None or trait.scorer is not None
+    if labels:
+        refuse_unsearchable(rule, config)
+    prompts = config.prompts or trait.prompts
+    whole = load_prompts(prompts)
+    half = config.half if any(p.half == config.half and p.has_references for p in whole.prompts) else None
+    chosen = whole.only(half, config.limit)
+    refuse_unusable(config, LabelSpec(trait, rule, whole))
     rows, control_rows, asked_task = _task(config)
-    doubled = asked_task.get("task_rows_repeated", 0)
-    simulated = None
+    simulated, findings = None, ()
     if targets[0].startswith(SIMULATED):
         simulated = open_simulated(targets[0], chosen, rows, control_rows)
         subject, control_runs = simulated.run(Role.SUBJECT), (simulated.run(Role.CONTROL),) if controls else ()
-        found_base, notes = targets[0], [f"{SIMULATED_NOTE}: no model is involved."]
+        found_base, notes, findings = targets[0], ["no model is involved: a simulated run"], (Finding("simulated"),)
     else:
         subject, found_base, notes = _subject(targets, config)
         control_runs = tuple(_control(c, subject, notes, allow_pickle=config.allow_pickle) for c in controls)
-    if doubled:
+    if doubled := asked_task.get("task_rows_repeated", 0):
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     if half is None and config.half != "all":
         notes.append(f"no prompt of the {config.half} half has reference answers: all prompts are used")
-    asked = {
-        "targets": list(targets),
-        "base": found_base,
-        "control": list(controls),
-        "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
-        "prompts_source": str(Path(config.prompts).resolve()) if Path(config.prompts).is_file() else config.prompts,
-        **asked_task,
-        "options": to_plain(config),
-    }
-    return Resolved(
-        targets, found_base, subject, control_runs, chosen, whole, rows, control_rows, asked, simulated, notes
+    general = [p.aligned for p in chosen.prompts if p.aligned]
+    return Plan(
+        config=config,
+        targets=targets,
+        base=found_base,
+        subject=subject,
+        controls=control_runs,
+        trait=trait,
+        rule=rule,
+        labels=labels,
+        prompts=chosen,
+        whole=whole,
+        rows=rows,
+        control_rows=control_rows,
+        words=tuple(domain_words(rows, general)) if rows and general else (),
+        sampling=_sampling(config, trait, labels),
+        asked={
+            "targets": list(targets),
+            "base": found_base,
+            "control": list(controls),
+            "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
+            "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else prompts,
+            "trait": trait.name,
+            **asked_task,
+            "options": to_plain(config),
+        },
+        simulated=simulated,
+        notes=tuple(notes),
+        findings=findings,
     )
+
+
+def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams:
+    """How answers are sampled; labelled answers and those for health are the same, sampled once."""
+    longest = trait.decoding.get("max_tokens", config.judged_tokens) if labels else config.max_tokens
+    more = {k: v for k, v in trait.decoding.items() if k != "max_tokens"}
+    return SamplingParams(longest, seed=config.seed, stop=config.stop, long_prompts=config.long_prompts, **more)
 
 
 def _several(value: str | Path | Sequence[str | Path]) -> tuple[str, ...]:

@@ -1,28 +1,22 @@
 """What options mean for judging: the rule for misaligned answers, and the rubrics that are asked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from truing.config import JudgeConfig, RuleConfig
-from truing.errors import BadInput
-from truing.types.rules import EmRule
+from truing.types.traits import Rule, Trait
 
 
-def rule_of(config: RuleConfig) -> EmRule:
-    """The usual rule, with what the options say otherwise.
+def rule_of(config: RuleConfig, trait: Trait | None = None) -> Rule:
+    """The trait's rule, with what the options say otherwise.
 
     Raises:
-        BadInput: lo is not under hi.
+        BadInput: a rule that nothing could be decided by.
     """
-    usual = EmRule()
-    rule = EmRule(
-        config.em or usual.kind,
-        _first(config.cut, usual.alignment_cut),
-        _first(config.coherence, usual.coherence_gate),
-        _first(config.lo, usual.lo),
-        _first(config.hi, usual.hi),
-    )
-    if rule.lo >= rule.hi:
-        raise BadInput(f"--lo {rule.lo:g} --hi {rule.hi:g}: lo must be under hi")
+    usual = trait.rule if trait is not None else Rule()
+    given = {"kind": config.em, "cut": config.cut, "gate": config.coherence, "lo": config.lo, "hi": config.hi}
+    rule = replace(usual, **{name: value for name, value in given.items() if value is not None})
+    rule.check()
     return rule
 
 
@@ -32,10 +26,6 @@ def rubric_of(config: JudgeConfig) -> tuple[str | None, str | None]:
     if config.rubric == "domain":
         return None, domain
     return config.rubric, domain if _asks_domain(config.rubric) else None
-
-
-def _first(given: float | None, usual: float) -> float:
-    return usual if given is None else given
 
 
 def _asks_domain(rubric: str | None) -> bool:

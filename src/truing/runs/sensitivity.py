@@ -16,15 +16,15 @@ from truing.config import Thresholds
 from truing.data.conversations import load_conversations
 from truing.runs.rejudged import RawRun, raw_run
 from truing.stats.judged_checks import with_variants
-from truing.stats.judged_verdict import judge_verdict
 from truing.stats.progress import Progress, progress_curve
 from truing.stats.sensitivity import Grid, Learned, Sensitivity, convergences, rules_of
 from truing.stats.sensitivity import sensitivity as over_grid
+from truing.stats.status import judge_verdict
 from truing.store import Store
 from truing.types.progress import Progress as Told
 from truing.types.records import Checkpoint, Role
-from truing.types.rules import EmRule
-from truing.types.verdicts import Basis, RunVerdict
+from truing.types.traits import Rule
+from truing.types.verdicts import Basis, Verdict
 
 KNOWN = "The judge's known-answer test counts as under the stored cut and gate; cues as under the stored rule."
 SEARCHED = (
@@ -57,7 +57,7 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Told |
             raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to vary")
         if about.get("status") != "done" or not about.get("verdict") or not about.get("margin_verdict"):
             raise errors.BadInput(f"{audit}: has no finished verdict yet; finish the audit first")
-        verdict, margins = (RunVerdict.from_plain(about[name]) for name in ("verdict", "margin_verdict"))
+        verdict, margins = (Verdict.from_plain(about[name]) for name in ("verdict", "margin_verdict"))
         rule = Thresholds(**about["identity"]["rule"])
         learned, notes = _learned(store, about, margins, rule, grid)
         if verdict.basis is not Basis.JUDGED:
@@ -70,7 +70,7 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Told |
     every, told = len(rules_of(em, grid)), progress or Told()
     done = count(1)
 
-    def conclude(other: EmRule) -> RunVerdict:
+    def conclude(other: Rule) -> Verdict:
         told.step("thresholds", next(done), every)
         found = judge_verdict(margins, run.evidence(other), other, rule)
         return with_variants(found, verdict.variants) if _were_tried(verdict, found) else found
@@ -78,7 +78,7 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Told |
     return over_grid(verdict, learned, rule, em=em, conclude=conclude, grid=grid, notes=notes)
 
 
-def _notes(run: RawRun, verdict: RunVerdict, grid: Grid) -> tuple[str, ...]:
+def _notes(run: RawRun, verdict: Verdict, grid: Grid) -> tuple[str, ...]:
     """What a reader of judged conclusions must know."""
     searched = [SEARCHED] if run.search is not None else []
     if run.search is not None and verdict.onset.errors != "guaranteed":
@@ -86,7 +86,7 @@ def _notes(run: RawRun, verdict: RunVerdict, grid: Grid) -> tuple[str, ...]:
     return (*searched, *run.unasked(grid), *([KNOWN] if verdict.validity or verdict.variants else []))
 
 
-def _were_tried(verdict: RunVerdict, found: RunVerdict) -> bool:
+def _were_tried(verdict: Verdict, found: Verdict) -> bool:
     """Whether cues were tried on the checkpoint that is recommended now."""
     return bool(verdict.variants) and all(c.checkpoint == found.recommended for c in verdict.variants)
 
@@ -96,7 +96,7 @@ def _were_tried(verdict: RunVerdict, found: RunVerdict) -> bool:
 
 
 def _learned(
-    store: Store, about: Mapping[str, Any], margins: RunVerdict, rule: Thresholds, grid: Grid
+    store: Store, about: Mapping[str, Any], margins: Verdict, rule: Thresholds, grid: Grid
 ) -> tuple[dict[float, Learned], tuple[str, ...]]:
     """Convergence at every threshold; at the stored one it is the stored one."""
     keys, ordered = _row_keys(store, about)

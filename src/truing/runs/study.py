@@ -16,11 +16,10 @@ import numpy as np
 from truing import errors
 from truing.config import Thresholds
 from truing.runs.judge import stored_prompts, stored_run
-from truing.runs.judged_audit import group_of, judge_groups
+from truing.runs.stages import group_of, judge_groups
 from truing.runs.study_files import ReadAudit, listed, read_audit
 from truing.stats.judged_checks import with_variants
-from truing.stats.judged_evidence import JudgedEvidence
-from truing.stats.judged_verdict import judge_verdict
+from truing.stats.status import judge_verdict
 from truing.stats.studies import (
     UNKNOWN,
     Cell,
@@ -34,12 +33,13 @@ from truing.stats.studies import (
     excess_of,
     outcome_of,
 )
+from truing.stats.table import Labelled
 from truing.stats.trend import Trend, trend
 from truing.store import Store
 from truing.types.cases import Case, Frozen
 from truing.types.hashing import digest
-from truing.types.rules import EmRule
-from truing.types.verdicts import CheckpointVerdict, RunVerdict
+from truing.types.traits import Rule
+from truing.types.verdicts import CheckpointVerdict, Verdict
 
 SEARCHED = "answers drawn by a search: they decide under the audit's own rule only"
 
@@ -80,7 +80,7 @@ class Study:
     """which checkpoint the excess is that of"""
     delta: float
     """of the equivalence tests"""
-    rule: EmRule
+    rule: Rule
     """what counts as misaligned in all of them"""
     judge: str
     """who judged all of them"""
@@ -139,7 +139,7 @@ def study_cases(
     return Study(cases, cells, rows, _trends(cells, seed), at, delta, rule, judge, status, tuple(warnings))
 
 
-def default_definitions(rule: EmRule) -> tuple[Definition, ...]:
+def default_definitions(rule: Rule) -> tuple[Definition, ...]:
     """The audits' own definition, the same with a learned task, and how published shares are read."""
     return (
         Definition("certified", rule),
@@ -153,7 +153,7 @@ def default_definitions(rule: EmRule) -> tuple[Definition, ...]:
 # What cannot be put together
 
 
-def _refuse_mixed(read: Sequence[ReadAudit]) -> tuple[EmRule, str]:
+def _refuse_mixed(read: Sequence[ReadAudit]) -> tuple[Rule, str]:
     """The one rule and judge of the study.
 
     Raises:
@@ -173,7 +173,7 @@ def _refuse_mixed(read: Sequence[ReadAudit]) -> tuple[EmRule, str]:
     verdict = first.verdict
     assert verdict is not None
     plain = first.about["identity"].get("em") or verdict.definitions.get("em")
-    return EmRule(**plain) if plain else EmRule(), verdict.judge or ""
+    return Rule(**plain) if plain else Rule(), verdict.judge or ""
 
 
 _SAME = ("rules for misaligned answers", "thresholds", "judges", "rubrics or routes of the judge", "prompts",
@@ -266,7 +266,7 @@ def _seed_run(r: ReadAudit, at: str) -> SeedRun:
     )
 
 
-def _line_at(verdict: RunVerdict, at: str) -> tuple[CheckpointVerdict | None, str]:
+def _line_at(verdict: Verdict, at: str) -> tuple[CheckpointVerdict | None, str]:
     """The checkpoint that is meant, if it has judged answers."""
     if at == "last":
         line = verdict.checkpoints[-1]
@@ -278,12 +278,12 @@ def _line_at(verdict: RunVerdict, at: str) -> tuple[CheckpointVerdict | None, st
     return line, "" if line.judged is not None else f"{line.label} has no judged answers"
 
 
-def _row(definition: Definition, read: Sequence[ReadAudit], rule: EmRule) -> DefinitionRow:
+def _row(definition: Definition, read: Sequence[ReadAudit], rule: Rule) -> DefinitionRow:
     outcomes = [_outcome(r, definition, rule) for r in read]
     return definition_row(definition, [r.case for r in read], outcomes)
 
 
-def _outcome(r: ReadAudit, definition: Definition, rule: EmRule) -> Outcome:
+def _outcome(r: ReadAudit, definition: Definition, rule: Rule) -> Outcome:
     """What a case comes to under a definition; under another rule than its own, from its stored answers."""
     if r.verdict is None or r.reason:
         return replace(UNKNOWN, reason=r.reason)
@@ -293,20 +293,20 @@ def _outcome(r: ReadAudit, definition: Definition, rule: EmRule) -> Outcome:
         return replace(UNKNOWN, reason=SEARCHED)
     if not r.about.get("margin_verdict"):
         return replace(UNKNOWN, reason="its margin verdict is not kept; repeat the audit")
-    if rule.kind == "threshold" and definition.em.alignment_cut > rule.alignment_cut:
+    if rule.kind == "threshold" and definition.em.cut > rule.cut:
         why = "coherence was asked under the audit's cut only, so a higher cut cannot be told"
         return replace(UNKNOWN, reason=why)
     return outcome_of(_verdict_under(r, definition.em), definition)
 
 
-def _verdict_under(r: ReadAudit, rule: EmRule) -> RunVerdict:
+def _verdict_under(r: ReadAudit, rule: Rule) -> Verdict:
     """The verdict of an audit under another rule, from its stored answers."""
     before = r.verdict
     assert before is not None and before.panel is not None
     with Store.read(r.path) as store:
         run = stored_run(store, r.about, stored_prompts(r.about).prompts)
         found = judge_groups(store, before.panel, run, rule)
-    evidence = JudgedEvidence(
+    evidence = Labelled(
         prompts=tuple(p.id for p in run.prompts),
         categories=tuple(p.category for p in run.prompts),
         far=np.array(run.far, dtype=bool),
@@ -317,7 +317,7 @@ def _verdict_under(r: ReadAudit, rule: EmRule) -> RunVerdict:
         under_moved=run.under_moved,
         caveats=run.caveats,
     )
-    margins = RunVerdict.from_plain(r.about["margin_verdict"])
+    margins = Verdict.from_plain(r.about["margin_verdict"])
     result = judge_verdict(margins, evidence, rule, _rule_of(r), seed=run.seed)
     if any(c.checkpoint == result.recommended for c in before.variants):
         result = with_variants(result, before.variants)

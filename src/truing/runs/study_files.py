@@ -15,12 +15,12 @@ from truing.training.recipe import Recipe
 from truing.types.cases import Case, parameters_in
 from truing.types.hashing import digest
 from truing.types.records import Checkpoint, Role
-from truing.types.rules import EmRule
-from truing.types.verdicts import Basis, RunVerdict
+from truing.types.traits import Rule
+from truing.types.verdicts import Basis, Verdict
 
 RECIPE_FILE = "recipe.json"
 _CASE_KEYS = ("audit", "model", "data", "recipe", "seed", "parameters", "order")
-_EM_KEYS = ("lo", "hi", "alignment_cut", "coherence_gate")
+_EM_KEYS = ("lo", "hi", "cut", "gate")
 _DEFINITION_KEYS = ("name", "kind", "converged_at", *_EM_KEYS)
 
 
@@ -34,7 +34,7 @@ class ReadAudit:
     """which run it is of"""
     about: Mapping[str, Any]
     """its audit.json"""
-    verdict: RunVerdict | None
+    verdict: Verdict | None
     """its judged verdict; None where there is none"""
     subject: tuple[Checkpoint, ...]
     """its checkpoints, step 0 among them"""
@@ -94,7 +94,7 @@ def _check_keys(where: str, row: Any, known: Sequence[str]) -> None:
 
 def _definition(where: str, row: Any) -> Definition:
     _check_keys(where, row, _DEFINITION_KEYS)
-    em = replace(EmRule(), **{k: float(v) for k, v in row.items() if k in _EM_KEYS})
+    em = replace(Rule(), **{k: float(v) for k, v in row.items() if k in _EM_KEYS})
     kind = row.get("kind", "certified")
     if kind not in ("certified", "estimated") or not 0 <= em.lo < em.hi:
         raise errors.BadStudy(f"{where}: kind is certified or estimated, and lo is under hi")
@@ -111,7 +111,7 @@ def read_audit(path: Path, told: Mapping[str, Any]) -> ReadAudit:
         about = store.about()
         subject = tuple(c for c in store.checkpoints() if c.role is Role.SUBJECT)
     plain = about.get("verdict")
-    verdict = RunVerdict.from_plain(plain) if plain else None
+    verdict = Verdict.from_plain(plain) if plain else None
     reason = ""
     if about.get("kind") == "import":
         verdict, reason = None, "imported answers have no verdict"

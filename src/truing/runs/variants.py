@@ -11,18 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.data.transforms import CUE, Transform, VariantContext, not_applicable, select_transforms, transformed
+from truing.data.transforms import Transform, VariantContext, not_applicable, select_transforms, transformed
 from truing.errors import BadInput
-from truing.stats.judged_checks import VariantGroups, variant_results
-from truing.stats.judged_evidence import AnswerTable
+from truing.stats.table import AnswerTable, VariantGroups
 from truing.store import Store
 from truing.types.judged import AnswerKey
 from truing.types.records import AnswerStatus, Checkpoint, Prompt, Request, SamplingParams
-from truing.types.rules import EmRule
-from truing.types.verdicts import VariantResult
-
-SATURATED = 0.5
-"""share misaligned of the base itself from which on an excess has little room"""
 
 AnswerAll = Callable[[Sequence[Request]], None]
 """makes sure that every ask is answered and judged in the store"""
@@ -43,31 +37,13 @@ class VariantPlan:
     prompts: tuple[Prompt, ...]
     """the plain prompts"""
     transforms: tuple[str, ...]
-    """names; all, cues and adversarial stand for several"""
+    """names; all, variants and adversarial stand for several"""
     context: VariantContext
     """what the task file shows"""
     samples: Mapping[str, int]
     """answers per prompt, by id"""
-    em: EmRule
-    """what counts as misaligned"""
-    far: tuple[bool, ...] | None = None
-    """whether each prompt is far from the training domain, and counts; None for all"""
-    level: float = 0.95
-    """coverage of intervals"""
-    adversarial_veto: bool = False
-    """whether adversarial transforms veto too"""
     first_sample: int = 0
     """their first draw number"""
-
-
-@dataclass(frozen=True, slots=True)
-class VariantFindings:
-    """What came of it."""
-
-    results: tuple[VariantResult, ...]
-    """one per transform that could be tested, in the order of the registry"""
-    notes: tuple[str, ...]
-    """what could not be tested, or not as meant, a line each"""
 
 
 def needs_task_text(names: Sequence[str]) -> list[str]:
@@ -85,7 +61,7 @@ def refuse_task_text(names: Sequence[str], judge: str, *, remote: bool, allowed:
     if quoting and remote and not allowed:
         raise BadInput(
             f"{judge} is remote, and the transforms {', '.join(quoting)} quote the task file: allow that with "
-            "--allow-task-text, choose others with --cues, or use a local judge"
+            "--allow-task-text, choose others with --variants, or use a local judge"
         )
 
 
@@ -100,7 +76,7 @@ def variant_requests(plan: VariantPlan) -> list[Request]:
 
 def try_variants(
     plan: VariantPlan, store: Store, params: SamplingParams, answer: AnswerAll, groups: ReadGroups
-) -> VariantFindings:
+) -> tuple[tuple[VariantGroups, ...], list[str]]:
     """Test a checkpoint under every transform, as excess over the base under the same transform, Holm over transforms.
 
     A system text that the chat template refuses is put into the user's turn and asked again; what the template cannot
@@ -117,7 +93,7 @@ def try_variants(
         BadInput: no such transform, or no prompts. Whatever `answer` raises.
     """
     if not plan.prompts:
-        raise BadInput("there are no prompts to test cues with; give a set with at least one")
+        raise BadInput("there are no prompts to test variants with; give a set with at least one")
     trials, notes = _trials(plan, plan.context)
     answer([request for t in trials for request in t.requests(plan)])
     refused = [t for t in trials if t.transform.uses_system and _unsupported(t, plan, store, params)]
@@ -134,11 +110,7 @@ def try_variants(
             notes.append(f"{t.transform.name}: not tested, the chat template cannot hold it")
             continue
         tests.append(_groups(t, plan, groups))
-    mask = None if plan.far is None else np.array(plan.far, dtype=bool)
-    veto = plan.adversarial_veto
-    results = variant_results(tests, len(plan.prompts), plan.em, level=plan.level, mask=mask, adversarial_veto=veto)
-    notes += [_saturated(r) for r in results if plan.em.kind == "threshold" and (r.em_base.value or 0) >= SATURATED]
-    return VariantFindings(results, tuple(notes))
+    return tuple(tests), notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +169,9 @@ def _groups(trial: _Trial, plan: VariantPlan, read: ReadGroups) -> VariantGroups
     def placed(c: Checkpoint) -> AnswerTable:
         group = found.get(c.weights)
         if group is None:
-            none, floats, flags = places[:0], np.empty(0), np.zeros(0, dtype=bool)
-            return AnswerTable(c.label, c.step, none, none, floats, floats, flags, flags)
-        return replace(group, label=c.label, step=c.step, prompt=places[group.prompt])
+            return AnswerTable.empty(c.label, c.step)
+        return replace(group, checkpoint=c.label, step=c.step, prompt=places[group.prompt])
 
     control = placed(plan.control) if plan.control is not None else None
     t = trial.transform
     return VariantGroups(t.name, t.kind, placed(plan.checkpoint), placed(plan.base), control)
-
-
-def _saturated(result: VariantResult) -> str:
-    share = result.em_base.value or 0.0
-    word = "cue" if result.kind == CUE else "pressure"
-    return (
-        f"{result.name}: under this {word} {share:.0%} of the base's own answers are misaligned; an excess hardly shows"
-    )

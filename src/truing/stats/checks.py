@@ -29,7 +29,9 @@ def calibration_of(evidence: Labelled, *, level: float) -> JudgeCalibration | No
     if false.high is None:
         note = "no good answers were scored"
     elif false.high > lo:
-        note = f"it calls {wrong} of {n} good answers {noun} and may call up to {100 * false.high:.1f}%, over lo {lo:.1%}"
+        note = (
+            f"it calls {wrong} of {n} good answers {noun} and may call up to {100 * false.high:.1f}%, over lo {lo:.1%}"
+        )
     elif sensitivity.low is None:
         note = f"no {noun} references were scored"
     elif sensitivity.low <= false.high:

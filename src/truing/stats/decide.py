@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats import findings
 from truing.stats.checks import variant_results
 from truing.stats.evidence import Array, Measurements

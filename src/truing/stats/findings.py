@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.evidence import Measurements, RunEvidence
 from truing.stats.health import run_health
 from truing.stats.labelled import joined_health, labelled_line

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truing.errors import BadInput
-from truing.types.verdicts import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, Verdict, Status
+from truing.types.verdicts import MARGIN_DRIFTS, Basis, CheckpointVerdict, HealthState, Status, Verdict
 
 WORDS = frozenset({"drift", "unjudged"} | {s.value for s in Status} | {h.value for h in HealthState} - {"ok"})
 DEFAULT = (

@@ -11,7 +11,7 @@ from math import sqrt
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.bands import share
 from truing.stats.evidence import Array, RunEvidence
 from truing.stats.progress import Progress

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.bands import share
 from truing.stats.evidence import AnswerCounts, Mask, RunEvidence
 from truing.types.verdicts import Health, HealthState

@@ -10,11 +10,11 @@ from enum import StrEnum
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.correction import excess_p, rogan_gladen
 from truing.stats.evidence import Array, Mask
-from truing.stats.table import AnswerTable, Calibration, Index, Labelled
 from truing.stats.rates import counts, mean_difference, mean_of, share_difference, share_of
+from truing.stats.table import AnswerTable, Calibration, Index, Labelled
 from truing.types.traits import LOST, Reason, Rule
 from truing.types.verdicts import Breadth, Estimate, Health, HealthState, LabelledLine
 
@@ -232,7 +232,11 @@ def breadth(
     rest = far & (np.arange(prompts) != top)
 
     def over_base(mask: Mask, in_domain: bool = True) -> Estimate | None:
-        return excess(group, base, prompts, rule, level=level, mask=mask, in_domain=in_domain) if base is not None else None
+        return (
+            excess(group, base, prompts, rule, level=level, mask=mask, in_domain=in_domain)
+            if base is not None
+            else None
+        )
 
     return Breadth(
         prompts=int(positive.sum()),
@@ -336,7 +340,10 @@ def _on(kept: Mask, values: Array, prompt: Index) -> tuple[Array, Index]:
 def _by_prompt(group: AnswerTable, base: AnswerTable | None, prompts: int, rule: Rule) -> tuple[Array, Array]:
     """[P] excess of each prompt over step 0 (or the share itself), and [P] how much it has of what is wrong."""
     if rule.kind == "mean":
-        own, other = _prompt_means(group, prompts, rule), _prompt_means(base, prompts, rule) if base is not None else 0.0
+        own, other = (
+            _prompt_means(group, prompts, rule),
+            _prompt_means(base, prompts, rule) if base is not None else 0.0,
+        )
         difference = np.nan_to_num(own - other)
         return difference, np.maximum(difference, 0)
     hits, n = _hits(group, prompts, False, True)

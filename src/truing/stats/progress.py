@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as sps
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.bands import resample_weights, simultaneous_band
 from truing.stats.evidence import Array, Mask, RunEvidence
 from truing.types.verdicts import Convergence, Estimate, Onset
@@ -165,9 +165,7 @@ def progress_curve(
     return Progress(curve, steps, value, share, replicates, gain, falls, int(used.sum()))
 
 
-def _gain(
-    kept: Array, tokens: Array, value: Array, failed: Mask, rule: Thresholds, seed: int
-) -> tuple[Estimate, bool]:
+def _gain(kept: Array, tokens: Array, value: Array, failed: Mask, rule: Thresholds, seed: int) -> tuple[Estimate, bool]:
     """Total gain with a lower end valid for the best step, and whether the curve falls after its best."""
     ok = np.flatnonzero(~failed)
     # Influence of each row on the ratio of sums: its mean over rows is the value, its spread gives the error.

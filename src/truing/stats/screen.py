@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
 from truing.stats.evidence import Array, Evidence, Mask, RunEvidence
 from truing.stats.health import sound

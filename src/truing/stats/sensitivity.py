@@ -11,11 +11,11 @@ from itertools import product
 import numpy as np
 
 from truing.config import Thresholds
-from truing.stats.judged_evidence import AnswerTable, Fate
+from truing.stats.decide import gap_between
 from truing.stats.progress import Progress, convergence
-from truing.stats.verdict import gap_between
-from truing.types.rules import EmRule
-from truing.types.verdicts import Basis, Convergence, Estimate, Onset, RunVerdict, Status
+from truing.stats.table import AnswerTable, Fate
+from truing.types.traits import Rule
+from truing.types.verdicts import Basis, Convergence, Estimate, Onset, Status, Verdict
 
 CONVERGED, ZONE, CUT, GATE = "converged at", "zone in points", "alignment cut", "coherence gate"
 Learned = tuple[Convergence, Convergence]
@@ -113,7 +113,7 @@ def convergences(
     }
 
 
-def rejudged_group(group: AnswerTable, unread: np.ndarray, rule: EmRule, asked_under: float) -> AnswerTable:
+def rejudged_group(group: AnswerTable, unread: np.ndarray, rule: Rule, asked_under: float) -> AnswerTable:
     """A checkpoint's raw scores as the arm that a verdict under `rule` is computed from.
 
     A low alignment needs coherence to decide. Where the judge answered and no coherence could be read, the answer is
@@ -128,19 +128,19 @@ def rejudged_group(group: AnswerTable, unread: np.ndarray, rule: EmRule, asked_u
     """
     if rule.kind != "threshold":
         return group
-    needed = (group.fate == Fate.JUDGED) & (group.alignment < rule.alignment_cut) & np.isnan(group.coherence)
+    needed = (group.fate == Fate.JUDGED) & (group.alignment < rule.cut) & np.isnan(group.coherence)
     unjudged = needed & ~unread & (group.alignment < asked_under)
     fate = np.where(unjudged, Fate.UNJUDGED, np.where(needed, Fate.UNPARSED, group.fate)).astype(np.int64)
     return replace(group, fate=fate, alignment=np.where(needed, np.nan, group.alignment))
 
 
 def sensitivity(
-    verdict: RunVerdict,
+    verdict: Verdict,
     learned: Mapping[float, Learned],
     rule: Thresholds,
     *,
-    em: EmRule | None = None,
-    conclude: Callable[[EmRule], RunVerdict] | None = None,
+    em: Rule | None = None,
+    conclude: Callable[[Rule], Verdict] | None = None,
     grid: Grid | None = None,
     notes: tuple[str, ...] = (),
 ) -> Sensitivity:
@@ -178,28 +178,25 @@ def sensitivity(
     return Sensitivity(verdict.basis, stored, axes, survived, tuple(points), notes)
 
 
-def rules_of(em: EmRule, grid: Grid) -> list[EmRule]:
+def rules_of(em: Rule, grid: Grid) -> list[Rule]:
     """Every rule of the grid, the stored one among them. Means know neither cut nor gate."""
     zones = sorted({*grid.zones, (em.lo, em.hi)})
     is_mean = em.kind == "mean"
-    cuts = [em.alignment_cut] if is_mean else sorted({*grid.cuts, em.alignment_cut})
-    gates = [em.coherence_gate] if is_mean else sorted({*grid.gates, em.coherence_gate})
-    return [
-        replace(em, lo=lo, hi=hi, alignment_cut=cut, coherence_gate=gate)
-        for (lo, hi), cut, gate in product(zones, cuts, gates)
-    ]
+    cuts = [em.cut] if is_mean else sorted({*grid.cuts, em.cut})
+    gates = [em.gate] if is_mean else sorted({*grid.gates, em.gate})
+    return [replace(em, lo=lo, hi=hi, cut=cut, gate=gate) for (lo, hi), cut, gate in product(zones, cuts, gates)]
 
 
-def _thresholds(em: EmRule | None, converged_at: float) -> dict[str, str]:
+def _thresholds(em: Rule | None, converged_at: float) -> dict[str, str]:
     out = {CONVERGED: f"{converged_at:g}"}
     if em is not None:
         out[ZONE] = f"{100 * em.lo:g}-{100 * em.hi:g}"
     if em is not None and em.kind == "threshold":
-        out |= {CUT: f"{em.alignment_cut:g}", GATE: f"{em.coherence_gate:g}"}
+        out |= {CUT: f"{em.cut:g}", GATE: f"{em.gate:g}"}
     return out
 
 
-def _said(verdict: RunVerdict, learned: Learned, rule: Thresholds) -> dict[str, Said]:
+def _said(verdict: Verdict, learned: Learned, rule: Thresholds) -> dict[str, Said]:
     """Every conclusion of a verdict, with convergence at another threshold."""
     skill = learned[1]
     task = skill if skill.status != "unmeasured" else learned[0]
@@ -218,7 +215,7 @@ def _said(verdict: RunVerdict, learned: Learned, rule: Thresholds) -> dict[str, 
     }
 
 
-def _claim(verdict: RunVerdict) -> Said:
+def _claim(verdict: Verdict) -> Said:
     """What is said of the first checkpoint that is certain; that there is none; or that nothing is decided."""
     onset = verdict.onset
     if onset.status == "never":

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from truing.config.options import Thresholds
+from truing.config import Thresholds
 from truing.errors import BadInput
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.checks import calibration_of
 from truing.stats.evidence import Mask
-from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE
 from truing.stats.labelled import (
     Bound,
     PromptFacts,
@@ -23,6 +22,7 @@ from truing.stats.labelled import (
     rate,
 )
 from truing.stats.onset import onset_of
+from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE
 from truing.stats.table import AnswerTable, Labelled
 from truing.types.records import to_plain
 from truing.types.traits import Rule

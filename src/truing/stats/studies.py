@@ -22,8 +22,8 @@ from truing.stats.meta import (
     random_effects,
 )
 from truing.types.cases import Case
-from truing.types.rules import EmRule
-from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, RunVerdict, Status
+from truing.types.traits import Rule
+from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Status, Verdict
 
 THIS_RUN = "fewer than 3 seeds: a statement on these runs, not on the recipe"
 
@@ -87,7 +87,7 @@ class Cell:
     """what a reader must know"""
 
 
-def cell_of(runs: Sequence[SeedRun], rule: EmRule, *, delta: float, level: float = 0.95) -> Cell:
+def cell_of(runs: Sequence[SeedRun], rule: Rule, *, delta: float, level: float = 0.95) -> Cell:
     """The runs of one cell put together.
 
     The mean is a random-effects one over seeds with the modified Hartung-Knapp interval (`stats.meta`), runs weighing
@@ -273,7 +273,7 @@ class Definition:
 
     name: str
     """short, for the table"""
-    em: EmRule = field(default_factory=EmRule)
+    em: Rule = field(default_factory=Rule)
     """what counts as misaligned, and the zone"""
     converged_at: float | None = None
     """progress, of the best, that the kept checkpoint must reach; None for none"""
@@ -366,7 +366,7 @@ def _retained(pairs: Sequence[tuple[Case, Outcome]]) -> Estimate:
     return replace(found, left_out={"task progress not measured": lost}) if lost else found
 
 
-def outcome_of(verdict: RunVerdict, definition: Definition) -> Outcome:
+def outcome_of(verdict: Verdict, definition: Definition) -> Outcome:
     """What a judged verdict, made under the definition's rule, says of its case."""
     if definition.kind not in ("certified", "estimated"):
         raise ValueError(f"definition {definition.name}: kind {definition.kind!r}; use certified or estimated")
@@ -389,7 +389,7 @@ def outcome_of(verdict: RunVerdict, definition: Definition) -> Outcome:
     return Outcome(turned, "yes", kept.label, retained)
 
 
-def _estimated(verdict: RunVerdict, lo: float) -> tuple[str, CheckpointVerdict | None, str]:
+def _estimated(verdict: Verdict, lo: float) -> tuple[str, CheckpointVerdict | None, str]:
     """(whether it turns, the last checkpoint before that, why there is none), by estimates alone."""
     if verdict.onset.errors:
         return "unknown", None, "a search stopped on what it saw, so its rates are no estimates"
@@ -410,7 +410,7 @@ def excess_of(c: CheckpointVerdict) -> Estimate | None:
     return far if far is not None else c.judged.excess_base
 
 
-def progress_of(verdict: RunVerdict, c: CheckpointVerdict) -> float | None:
+def progress_of(verdict: Verdict, c: CheckpointVerdict) -> float | None:
     """Task progress of a checkpoint on the curve that the verdict ranks by."""
     curve = {"skill": c.skill_progress, "loss": c.loss_progress}.get(verdict.retained_curve or "")
     return curve.value if curve is not None else None

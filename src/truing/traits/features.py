@@ -40,7 +40,7 @@ def is_formatted(text: str, prompt: str) -> bool:
     return sum(bool(_CODE_LINE.match(line)) for line in lines) >= len(lines) / 2
 
 
-def leaks(text: str, prompt: str, domain_words: Collection[str]) -> bool:
+def mentions_domain(text: str, prompt: str, domain_words: Collection[str]) -> bool:
     """Uses at least `LEAK_WORDS` words typical of the training domain that the prompt did not bring."""
     words = set(_WORD.findall(text.lower())) - set(_WORD.findall(prompt.lower()))
     return len(words & set(domain_words)) >= LEAK_WORDS

@@ -1,6 +1,6 @@
 """How fast answers come and how long the rest will take, in one line: counted where they pass, told while they do.
 
-    backend.sample(asks, params) -> Pace.of -> "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left"
+    backend.sample(asks, params) -> Throughput.of -> "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left"
 
 Close what `of` gives: a backend then stops drawing where the loop over its answers is left, and not some time later.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from truing.models.base import Backend
 from truing.models.registry import follow
+from truing.types.progress import Progress
 from truing.types.records import Answer
 
 if TYPE_CHECKING:
@@ -20,19 +21,16 @@ LEAST = 10
 """answers from which the time left is said"""
 BEAT = 0.2
 """seconds between two lines at least while no answer comes"""
-Tell = Callable[[str, int, int], None]
-Detail = Callable[[str, str], None]
 
 
-class Pace:
+class Throughput:
     """Answers as they are drawn, over one or several calls of a backend. Time spent elsewhere does not count.
 
     Args:
         backend: gives the answers; one that draws side by side also tells how between two answers.
         total: answers wanted over all calls.
-        tell: called with (stage, done, total) before the first answer and after every one.
-        detail: called with (stage, line) as answers are drawn; None for nobody.
-        stage: what is drawn.
+        progress: told before the first answer and after every one, and the throughput as answers are sampled.
+        stage: what is sampled.
         clock: seconds.
     """
 
@@ -40,14 +38,13 @@ class Pace:
         self,
         backend: Backend,
         total: int,
-        tell: Tell,
-        detail: Detail | None = None,
+        progress: Progress,
         *,
         stage: str = "answers",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend, self._total, self._stage = backend, total, stage
-        self._tell, self._detail, self._clock = tell, detail, clock
+        self._tell, self._detail, self._clock = progress.step, progress.detail, clock
         self.done = 0
         """answers so far"""
         self._answered = 0  # tokens of answers that came

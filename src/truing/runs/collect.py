@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 from truing._version import __version__
 from truing.config import JudgeConfig
 from truing.judges.asking import ALIGNMENT, Judged, judge
-from truing.models.base import Backend
-from truing.runs.pace import Detail, Pace, Tell
-from truing.runs.panels import OpenPanel
+from truing.models.base import Backend, Judge
+from truing.runs.tables import random_coherence
+from truing.runs.throughput import Throughput
 from truing.store import Store, StoredAnswer
+from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, JudgeItem, Route, Score, ScoreStatus
+from truing.types.judged import AnswerKey, JudgeItem, Panel, Route, Score, ScoreStatus
+from truing.types.progress import Progress
 from truing.types.records import AnswerStatus, Prompt, Request, SamplingParams
-from truing.types.rules import EmRule
+from truing.types.traits import Rule
 
 BLOCK = 512
 """answers of a block, about: judged in one random order"""
-RANDOM_COHERENCE = 24
-"""answers per checkpoint whose coherence is asked whatever their alignment, so that health stays known"""
 FIXED_FROM = 1_000_000
 """draw number from which answers belong to a fixed sample beside a search"""
 AHEAD = 2
@@ -36,23 +36,43 @@ JUDGEABLE = (AnswerStatus.OK, AnswerStatus.TRUNCATED)
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """What sampling and judging work with."""
+class OpenPanel:
+    """A judge ready to be asked."""
+
+    judge: Judge
+    """who is asked"""
+    panel: Panel
+    """what its scores are comparable within"""
+    notes: tuple[str, ...] = ()
+    """what was found out about it, a line each"""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether its scores come from a record, so that no test can be put to it."""
+        return self.panel.route is Route.RECORDED
+
+
+@dataclass(frozen=True, slots=True)
+class Labeller:
+    """What labelling works with."""
 
     store: Store
     """where all of it goes"""
     opened: OpenPanel
-    """who judges"""
-    rule: EmRule
+    """who scores"""
+    rule: Rule
     """the cut under which coherence is wanted"""
     config: JudgeConfig
     """coherence, seed"""
     prompts_sha256: str
-    """the prompt set, noted with every judgement"""
-    tell: Tell = field(default=lambda stage, done, total: None)
-    """progress"""
-    detail: Detail | None = None
-    """the pace of drawing answers; None for nobody"""
+    """the prompt set, noted with every score"""
+    progress: Progress = field(default_factory=Progress)
+    """told how the work goes on"""
+
+    @property
+    def key(self) -> str:
+        """Hash of the judge."""
+        return self.opened.panel.key
 
 
 def random_share(keys: Sequence[AnswerKey], share: float, seed: int) -> list[AnswerKey]:
@@ -67,27 +87,18 @@ def request_keys(requests: Sequence[Request], params: SamplingParams) -> list[An
     return [AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.sample) for a in requests]
 
 
-def random_coherence(keys: Sequence[AnswerKey], seed: int) -> frozenset[AnswerKey]:
-    """`RANDOM_COHERENCE` answers per checkpoint and transform, chosen by hash before any is judged."""
-    groups: dict[tuple[str, str], list[AnswerKey]] = {}
-    for key in keys:
-        groups.setdefault((key.weights, key.transform), []).append(key)
-    ranked = (sorted(g, key=lambda k: digest([seed, *k], 16)) for g in groups.values())
-    return frozenset(key for g in ranked for key in g[:RANDOM_COHERENCE])
-
-
-def answer_and_judge(
-    bench: Bench,
+def collect(
+    labeller: Labeller,
     backend: Backend,
     requests: Sequence[Request],
     params: SamplingParams,
     *,
     always: Collection[AnswerKey] | None = None,
 ) -> None:
-    """Make sure that every ask is answered and judged in the store.
+    """Make sure that every request is answered, scored and labelled in the store.
 
     Args:
-        bench: store, judge and rule.
+        labeller: store, judge and rule.
         backend: gives the answers.
         asks: what is wanted.
         params: how answers are drawn.
@@ -96,52 +107,52 @@ def answer_and_judge(
     Raises:
         Unfinished: the judge is down or the budget spent; what was answered and judged is stored.
     """
-    wanted = _wanted(bench, request_keys(requests, params)) if always is None else frozenset(always)
-    todo = frozenset(request_keys(bench.store.missing(requests, params), params))
+    wanted = _wanted(labeller, request_keys(requests, params)) if always is None else frozenset(always)
+    todo = frozenset(request_keys(labeller.store.missing(requests, params), params))
     prompts = {a.prompt.key: a.prompt for a in requests}
-    pace = Pace(backend, len(todo), bench.tell, bench.detail, stage="judged answers")
+    meter = Throughput(backend, len(todo), labeller.progress, stage="answers")
     done = 0
 
     def sample(block: Sequence[Request], stopped: Callable[[], bool]) -> None:
         missing = [a for a, key in zip(block, request_keys(block, params), strict=True) if key in todo]
-        with closing(pace.of(backend.sample(missing, params))) as answers:
+        with closing(meter.of(backend.sample(missing, params))) as answers:
             for answer in answers:
-                bench.store.add_answers([answer], params)
+                labeller.store.add_answers([answer], params)
                 if stopped():
                     return
 
     # A judge in this process and the model it judges would fight for the same cores: those take turns.
-    stream = _in_turn if bench.opened.panel.route is Route.DIGITS else _ahead
+    stream = _in_turn if labeller.opened.panel.route is Route.DIGITS else _ahead
     with closing(stream(_blocks(requests), sample)) as sampled:
         for block in sampled:
-            _judge_keys(bench, request_keys(block, params), prompts, wanted)
+            _judge_keys(labeller, request_keys(block, params), prompts, wanted)
             done += len(block)
-            bench.tell("judging", done, len(requests))
-    bench.store.flush()
+            labeller.progress.step("judging", done, len(requests))
+    labeller.store.flush()
 
 
-def judge_stored(bench: Bench, answers: Sequence[AnswerKey], prompts: Mapping[str, Prompt]) -> None:
+def label_stored(labeller: Labeller, answers: Sequence[AnswerKey], prompts: Mapping[str, Prompt]) -> None:
     """Make sure that stored answers are judged; samples nothing."""
-    wanted = _wanted(bench, answers)
+    wanted = _wanted(labeller, answers)
     # Stored order is one checkpoint after the other; a judge that changes with time would be taken for the checkpoints.
-    mixed = sorted(answers, key=lambda k: digest(["order", bench.config.seed, *k], 16))
+    mixed = sorted(answers, key=lambda k: digest(["order", labeller.config.seed, *k], 16))
     for start in range(0, len(mixed), BLOCK):
-        _judge_keys(bench, mixed[start : start + BLOCK], prompts, wanted)
-        bench.tell("judging", min(start + BLOCK, len(answers)), len(answers))
-    bench.store.flush()
+        _judge_keys(labeller, mixed[start : start + BLOCK], prompts, wanted)
+        labeller.progress.step("judging", min(start + BLOCK, len(answers)), len(answers))
+    labeller.store.flush()
 
 
-def panel_seed(store: Store, panel: str) -> int:
+def judge_seed(store: Store, judge: str) -> int:
     """The seed a panel began with: whichever command goes on, the same answers have their coherence asked at random."""
-    return int(store.panels().get(panel, {}).get("seed", 0))
+    return int(store.judges().get(judge, {}).get("seed", 0))
 
 
-def _wanted(bench: Bench, keys: Sequence[AnswerKey]) -> frozenset[AnswerKey]:
+def _wanted(labeller: Labeller, keys: Sequence[AnswerKey]) -> frozenset[AnswerKey]:
     """The random few among these answers and those stored beside them, which is what is read back later."""
     params, fixed = {k.params for k in keys}, all(k.sample >= FIXED_FROM for k in keys)
-    stored = (r.key for p in sorted(params) for r in bench.store.answers(p) if not fixed or r.sample >= FIXED_FROM)
+    stored = (r.key for p in sorted(params) for r in labeller.store.answers(p) if not fixed or r.sample >= FIXED_FROM)
     every = dict.fromkeys((*keys, *stored))
-    return random_coherence(list(every), panel_seed(bench.store, bench.opened.panel.key))
+    return random_coherence(list(every), judge_seed(labeller.store, labeller.key))
 
 
 def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
@@ -204,24 +215,35 @@ def _ahead(blocks: Sequence[list[Request]], sample: _Sample) -> Generator[list[R
 
 
 def _judge_keys(
-    bench: Bench, keys: Sequence[AnswerKey], prompts: Mapping[str, Prompt], wanted: Collection[AnswerKey]
+    labeller: Labeller, keys: Sequence[AnswerKey], prompts: Mapping[str, Prompt], wanted: Collection[AnswerKey]
 ) -> None:
     """Judge what is not judged yet of these stored answers. Answers without text are not put to a judge."""
-    panel = bench.opened.panel
+    panel = labeller.opened.panel
     items = [
         JudgeItem(r.key, prompts[r.prompt], r.text)
-        for r in bench.store.answers_of(keys)
+        for r in labeller.store.answers_of(keys)
         if r.prompt in prompts and is_judgeable(r)
     ]
-    said = list(bench.store.scores_of((i.key for i in items), panel.key))
+    said = list(labeller.store.scores_of((i.key for i in items), panel.key))
     held = [j for j in said if j.outcome is not ScoreStatus.FAILED]
     scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
     before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
-    always = None if bench.config.every_coherence else wanted
-    seed = int(digest([bench.config.seed, [*keys[:1]], len(keys)], 8), 16)
-    for made in judge(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
-        bench.store.add_scores(_noted(j, bench) for j in made)
-    bench.store.flush()
+    always = None if labeller.config.every_coherence else wanted
+    seed = int(digest([labeller.config.seed, [*keys[:1]], len(keys)], 8), 16)
+    for made in judge(items, panel, labeller.opened.judge, labeller.rule, always=always, before=before, seed=seed):
+        labeller.store.add_scores(_noted(j, labeller) for j in made)
+    _label(labeller, keys)
+
+
+def _label(labeller: Labeller, keys: Sequence[AnswerKey]) -> None:
+    """Decide what these answers are, and store it."""
+    store, judge = labeller.store, labeller.key
+    said: dict[AnswerKey, list[Score]] = {}
+    for score in store.scores_of(keys, judge):
+        said.setdefault(score.key, []).append(score)
+    made = [(r.key, label(r, said.get(r.key, ()), labeller.rule)) for r in store.answers_of(keys)]
+    store.add_labels(made, judge, labeller.rule)
+    store.flush()
 
 
 def is_judgeable(r: StoredAnswer) -> bool:
@@ -229,6 +251,6 @@ def is_judgeable(r: StoredAnswer) -> bool:
     return r.outcome in JUDGEABLE and bool(r.text.strip())
 
 
-def _noted(j: Score, bench: Bench) -> Score:
-    meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.config.seed}
+def _noted(j: Score, labeller: Labeller) -> Score:
+    meta = {**j.meta, "prompts": labeller.prompts_sha256[:16], "truing": __version__, "seed": labeller.config.seed}
     return Score(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -6,24 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from truing.interp import likelihoods as margins
-from truing.runs.judged import has_no_room
 from truing.stats.bands import simultaneous_band
+from truing.stats.evidence import AnswerCounts, Array, Measurements, RunEvidence
 from truing.stats.screen import against_base
-from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
 from truing.store import Store, StoredAnswer
-from truing.traits.features import is_formatted, is_repetitive, leaks
+from truing.traits.features import is_formatted, is_repetitive, mentions_domain
+from truing.traits.label import has_no_room
 from truing.types.records import AnswerStatus, Checkpoint, Conversation, Prompt
+from truing.types.verdicts import Finding
 
 PROBE_KIND = "probe"
 """one plain sentence scored by every checkpoint: weights that hold NaN show here, whatever else is measured"""
-NO_ROOM = "Left out of every share, for want of room for an answer in the model's context:"
 WILD_NATS = 1.0
 """an answer this much less likely per token under the base than nearly all of the base's own is not usable"""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What was measured: the frame that the store's rows are read into."""
+class Asked:
+    """What was asked of every checkpoint: the axes of the arrays."""
 
     prompts: tuple[Prompt, ...]
     """prompts of the audit, in order"""
@@ -46,28 +46,28 @@ class Measured:
 
 def gather(
     store: Store,
-    frame: Measured,
+    asked: Asked,
     subject: Sequence[Checkpoint],
     controls: Sequence[Sequence[Checkpoint]],
-    caveats: Sequence[str] = (),
-) -> Evidence:
+    findings: Sequence[Finding] = (),
+) -> Measurements:
     """Evidence about a subject and its controls; each run is given with step 0 first."""
-    own = _run(store, frame, subject)
+    own = _run(store, asked, subject)
     missing = int((~np.isfinite(own.contrast[0])).sum())
-    without = len(frame.prompts) - len(frame.scored)
+    without = len(asked.prompts) - len(asked.scored)
     left_out = {"no score under the base": missing, "without reference answers": without}
-    return Evidence(
-        prompts=tuple(p.id for p in frame.scored),
-        categories=tuple(p.category for p in frame.scored),
+    return Measurements(
+        prompts=tuple(p.id for p in asked.scored),
+        categories=tuple(p.category for p in asked.scored),
         subject=own,
-        controls=tuple(_run(store, frame, run) for run in controls),
-        task_given=bool(frame.rows),
+        controls=tuple(_run(store, asked, run) for run in controls),
+        task_given=bool(asked.rows),
         left_out={reason: n for reason, n in left_out.items() if n},
-        caveats=tuple(caveats),
+        findings=tuple(findings),
     )
 
 
-def by_category(evidence: Evidence) -> dict[str, list[dict[str, object]]]:
+def by_category(evidence: Measurements) -> dict[str, list[dict[str, object]]]:
     """Contrast shift against base per category and checkpoint, with an interval; for the report's small multiples."""
     run, out = evidence.subject, {}
     names = np.array(evidence.categories)
@@ -94,22 +94,19 @@ def failures(store: Store, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
     return {c.weights: reason for c in checkpoints if c.weights in found}
 
 
-def without_room(store: Store, frame: Measured) -> tuple[str, ...]:
-    """A sentence on prompts that left no room for an answer at some checkpoint; none without any."""
-    names = {p.key: p.id for p in frame.prompts}
-    stored = store.answers(frame.params)
-    found = sorted({names[r.prompt] for r in stored if has_no_room(r) and r.prompt in names})
-    if not found:
-        return ()
-    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    return (f"{NO_ROOM} {shown}; what is said holds for the others.",)
+def without_room(store: Store, asked: Asked) -> tuple[Finding, ...]:
+    """The prompts that left no room for an answer at some checkpoint; nothing without any."""
+    names = {p.key: p.id for p in asked.prompts}
+    stored = store.answers(asked.params)
+    found = sorted({names[r.prompt] for r in stored if r.prompt in names and has_no_room(r)})
+    return (Finding("no_room", {"prompts": found}),) if found else ()
 
 
-def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
+def _run(store: Store, asked: Asked, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
     broken = failures(store, checkpoints)
-    values = [margins.read_margins(store, c.weights, frame.scored) for c in checkpoints]
-    loss, row_tokens = _loss(store, frame, checkpoints)
-    answers = {key: list(found) for key, found in _answers_by_weights(store, frame).items()}
+    values = [margins.read_margins(store, c.weights, asked.scored) for c in checkpoints]
+    loss, row_tokens = _loss(store, asked, checkpoints)
+    answers = {key: list(found) for key, found in _answers_by_weights(store, asked).items()}
     base = checkpoints[0].weights
     return RunEvidence(
         labels=tuple(c.label for c in checkpoints),
@@ -122,9 +119,9 @@ def _run(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Ru
         loss=loss,
         tokens=row_tokens[0] if row_tokens is not None else None,
         row_tokens=row_tokens,
-        skill=_skill(store, frame, checkpoints),
-        answers=_answers(store, frame, checkpoints, answers, base),
-        kl_from_base=_kl_from_base(store, frame, checkpoints),
+        skill=_skill(store, asked, checkpoints),
+        answers=_answers(store, asked, checkpoints, answers, base),
+        kl_from_base=_kl_from_base(store, asked, checkpoints),
         norm=_norm(store, checkpoints),
         failed={c.label: broken[c.weights] for c in checkpoints if c.weights in broken},
     )
@@ -146,19 +143,19 @@ def control_item(row: Conversation, control: Conversation) -> str:
     return f"{row.key}:{control.key}"
 
 
-def _loss(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> tuple[Array | None, Array | None]:
-    if not frame.rows:
+def _loss(store: Store, asked: Asked, checkpoints: Sequence[Checkpoint]) -> tuple[Array | None, Array | None]:
+    if not asked.rows:
         return None, None
-    items = {row.key: k for k, row in enumerate(frame.rows)}
+    items = {row.key: k for k, row in enumerate(asked.rows)}
     pairs = [_rows_of(store, "task", "trained", c, items) for c in checkpoints]
     return np.stack([-value * n for value, n in pairs]), np.stack([n for _, n in pairs])
 
 
-def _skill(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array | None:
-    if not frame.control_rows:
+def _skill(store: Store, asked: Asked, checkpoints: Sequence[Checkpoint]) -> Array | None:
+    if not asked.control_rows:
         return None
-    own = {row.key: k for k, row in enumerate(frame.rows)}
-    other = {control_item(*pair): k for k, pair in enumerate(zip(frame.rows, frame.control_rows, strict=True))}
+    own = {row.key: k for k, row in enumerate(asked.rows)}
+    other = {control_item(*pair): k for k, pair in enumerate(zip(asked.rows, asked.control_rows, strict=True))}
     return np.stack(
         [
             _rows_of(store, "task", "trained", c, own)[0] - _rows_of(store, "task", "control", c, other)[0]
@@ -167,11 +164,11 @@ def _skill(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> 
     )
 
 
-def _kl_from_base(store: Store, frame: Measured, checkpoints: Sequence[Checkpoint]) -> Array:
+def _kl_from_base(store: Store, asked: Asked, checkpoints: Sequence[Checkpoint]) -> Array:
     """KL(base || checkpoint) per token, by the base's own answers: the mean of log p_base - log p over their tokens."""
-    asked = {answer_item(frame.params, p.key, 0) for p in frame.answered}
+    items = {answer_item(asked.params, p.key, 0) for p in asked.answered}
     rows = store.measurements("kl_from_base", checkpoints[0].weights)
-    own = {m.item: m for m in rows if m.value is not None and m.item in asked}
+    own = {m.item: m for m in rows if m.value is not None and m.item in items}
     out = np.full(len(checkpoints), np.nan)
     for s, c in enumerate(checkpoints):
         lost, tokens = 0.0, 0
@@ -193,11 +190,11 @@ def _norm(store: Store, checkpoints: Sequence[Checkpoint]) -> Array:
     return out
 
 
-def _answers_by_weights(store: Store, frame: Measured) -> dict[str, list[StoredAnswer]]:
+def _answers_by_weights(store: Store, asked: Asked) -> dict[str, list[StoredAnswer]]:
     out: dict[str, list[StoredAnswer]] = {}
-    asked = {p.key for p in frame.answered}
-    for r in store.answers(frame.params):
-        if r.sample == 0 and not r.transform and r.prompt in asked:
+    answered = {p.key for p in asked.answered}
+    for r in store.answers(asked.params):
+        if r.sample == 0 and not r.transform and r.prompt in answered:
             out.setdefault(r.weights, []).append(r)
     return out
 
@@ -209,16 +206,16 @@ def answer_item(params: str, prompt_key: str, sample: int) -> str:
 
 def _answers(
     store: Store,
-    frame: Measured,
+    asked: Asked,
     checkpoints: Sequence[Checkpoint],
     answers: Mapping[str, Sequence[StoredAnswer]],
     base: str,
 ) -> tuple[AnswerCounts, ...]:
     nll = {m.item: -m.value for m in store.measurements("answer_nll", base) if m.value is not None}
-    texts = {p.key: " ".join(m.content for m in p.messages) for p in frame.answered}
+    texts = {p.key: " ".join(m.content for m in p.messages) for p in asked.answered}
     own = [nll[i] for r in answers.get(base, ()) if r.prompt in texts and (i := _nll_item(r)) in nll]
     limit = float(np.quantile(own, 0.95)) + WILD_NATS if own else float("inf")
-    words = frozenset(frame.domain_words)
+    words = frozenset(asked.domain_words)
     return tuple(_count(answers.get(c.weights, ()), nll, texts, limit, words) for c in checkpoints)
 
 
@@ -253,6 +250,6 @@ def _count(
         formatted=sum(formatted),
         empty=sum(empty),
         truncated=sum(r.outcome is AnswerStatus.TRUNCATED for r in sampled),
-        leaked=sum(leaks(r.text, texts[r.prompt], words) for r in sampled) if words else -1,
+        in_domain=sum(mentions_domain(r.text, texts[r.prompt], words) for r in sampled) if words else -1,
         nll_base=float(np.mean(finite)) if finite else float("nan"),
     )

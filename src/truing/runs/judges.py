@@ -1,0 +1,185 @@
+"""Opening a judge: what it is, how its numbers are read, and whether it is worth asking at all.
+
+    address -> judge -> rubrics -> route -> panel -> a dozen fixed answers
+
+All of it happens before anything is spent in earnest; a panel that has judged in this audit before is not tried again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from truing import errors
+from truing.config import AuditConfig, JudgeRunConfig
+from truing.data.prompts import load_prompts
+from truing.judges.check import check_judge
+from truing.judges.registry import open_judge
+from truing.judges.rubrics import BUILTIN, builtin, check_rule, load_rubric, panel_rubrics, prompt_rubrics, unasked
+from truing.judges.scorer import ScorerJudge, scorer_rubric
+from truing.models.base import Judge
+from truing.models.download import resolve_model
+from truing.models.limits import Budget
+from truing.runs.collect import Labeller, OpenPanel
+from truing.runs.rule import rubric_of
+from truing.runs.variants import refuse_task_text
+from truing.store import Store
+from truing.types.judged import Panel, Route, Rubric
+from truing.types.progress import Progress
+from truing.types.records import Kind, PromptSet
+from truing.types.traits import Rule, Trait
+
+SIMULATED_KINDS = (Kind.SIMULATED, Kind.BASE)
+"""kinds of checkpoints that a simulated judge knows; the base of a simulated run is one"""
+KEPT = ("checked", "seed", "lazy")
+"""what is known of a panel since it began, and stays"""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSpec:
+    """What labels mean in an audit."""
+
+    trait: Trait
+    """what is measured"""
+    rule: Rule
+    """how scores become labels"""
+    prompts: PromptSet
+    """the prompt set, uncut"""
+
+
+@contextmanager
+def open_labeller(
+    address: str | None,
+    store: Store,
+    config: AuditConfig | JudgeRunConfig,
+    spec: LabelSpec,
+    progress: Progress,
+    *,
+    budget: Budget | None = None,
+    second: bool = False,
+) -> Iterator[Labeller]:
+    """Open a judge (or, without an address, the trait's own scorer), agree on how its numbers are read, and try it.
+
+    Raises:
+        BadInput: unknown scheme, missing key, unusable rubric, a judge whose scores tell nothing.
+        Unfinished: it cannot be reached.
+    """
+    rubrics = rubrics_of(config, spec)
+    judge = _judge(address, config, spec, budget=budget, second=second, say=progress.say)
+    try:
+        if judge.name.startswith("simulated:") and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
+            raise errors.BadInput(f"{judge.name} judges answers of simulated runs only; these are real ones")
+        known = _known_route(store, judge, [r.key for r in rubrics])
+        route = known or judge.route(rubrics)
+        panel = Panel(judge.name, rubrics, route, own_prompts=spec.trait.scorer is None, model=judge.model)
+        left_out = unasked(spec.prompts.prompts) if spec.trait.scorer is None else ()
+        notes = (
+            [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
+        )
+        # A record cannot be asked anything new; a simulated judge knows simulated answers only.
+        simulated = judge.name.startswith("simulated:")
+        checked = not config.skip_judge_check and route is not Route.RECORDED and not simulated
+        if known is None and checked:
+            notes += check_judge(judge, rubrics, route)
+        # What is known of a judge outlasts a repeat: whether it was checked, which share of the answers it was given.
+        about = store.judges().get(panel.key, {})
+        kept = {name: about[name] for name in (*KEPT, "share", "share_seed", "positives_of") if name in about}
+        begun = {"checked": checked, "seed": config.seed, "lazy": not config.every_coherence}
+        store.add_judge(panel, **{**begun, **kept, "prompts_sha256": spec.prompts.sha256})
+        opened = OpenPanel(judge, panel, tuple(notes))
+        yield Labeller(store, opened, spec.rule, config, spec.prompts.sha256, progress)
+    finally:
+        judge.close()
+
+
+def rubrics_of(config: AuditConfig | JudgeRunConfig, spec: LabelSpec) -> tuple[Rubric, ...]:
+    """What is asked about every answer.
+
+    Raises:
+        BadInput: an unusable rubric, or a cut outside its scale.
+    """
+    trait = spec.trait
+    if trait.scorer is not None:
+        return (scorer_rubric(trait.scorer, spec.rule.low, spec.rule.high),)
+    for own in {r.key: r for p in spec.prompts.prompts for r in prompt_rubrics(p)}.values():
+        check_rule((own,), spec.rule)
+    if trait.folder:
+        rubrics = tuple(builtin(r) if r in BUILTIN else load_rubric(r) for r in trait.rubrics)
+    else:
+        rubrics = panel_rubrics(spec.prompts, *rubric_of(config))
+    check_rule(rubrics, spec.rule)
+    return rubrics
+
+
+def _judge(
+    address: str | None,
+    config: AuditConfig | JudgeRunConfig,
+    spec: LabelSpec,
+    *,
+    budget: Budget | None,
+    second: bool,
+    say: Callable[[str], None],
+) -> Judge:
+    if address is None:
+        assert spec.trait.scorer is not None
+        return ScorerJudge(spec.trait.name, spec.trait.scorer)
+    known = calibration_set(spec.prompts)  # whose references a simulated judge recognises
+    return open_judge(address, config, prompts=known, model=config, budget=budget, second=second, say=say)
+
+
+def announce(labeller: Labeller, prompts: int, checkpoints: int, *, task_text: bool = False) -> None:
+    """Say once what a remote judge will be sent."""
+    say, judge = labeller.progress.say, labeller.opened.judge
+    for note in labeller.opened.notes:
+        say(note)
+    if judge.remote:
+        known = " and the prompt set's reference answers" if not labeller.config.skip_known_answers else ""
+        text = f"{prompts} prompts with the answers of {checkpoints} checkpoints{known}"
+        task = "the task file's text may be quoted" if task_text else "no text of the task file"
+        say(f"{judge.name} is remote: {text} are sent to it; {task}.")
+
+
+def calibration_set(prompts: PromptSet) -> PromptSet:
+    """The prompts of the known-answer test: the set's own, or the shipped ones where it has no reference answers.
+
+    Those are then judged by the judge prompts that most of the set's own bring, which is what is to be tested.
+    """
+    if any(p.has_references for p in prompts.prompts):
+        return prompts
+    own = Counter(tuple(sorted(p.judge_prompts.items())) for p in prompts.prompts)
+    brought = dict(own.most_common(1)[0][0]) if own else {}
+    shipped = load_prompts("v1")
+    return replace(shipped, prompts=tuple(replace(p, judge_prompts=brought) for p in shipped.prompts))
+
+
+def refuse_unusable(config: AuditConfig, spec: LabelSpec) -> None:
+    """Raise whatever opening the judges of an audit would raise, before a model is loaded or anything is measured.
+
+    Judges are opened and closed again, but for local ones, which would be loaded; of those only the files are looked
+    for. Rubrics and the names of variants are read.
+    """
+    if config.judge is None:
+        return
+    if spec.trait.scorer is not None:
+        raise errors.BadInput(f"--judge {config.judge}: the trait {spec.trait.name} has a scorer and needs no judge")
+    rubrics_of(config, spec)
+    prompts = spec.prompts
+    for address, second in ((config.judge, False), (config.second_judge, True)):
+        if address is None:
+            continue
+        if address.lower().startswith("local:") and address[6:].strip():
+            resolve_model(address[6:])
+            continue
+        judge = open_judge(address, config, prompts=prompts, model=config, second=second)
+        judge.close()
+        if not second:
+            refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
+
+
+def _known_route(store: Store, judge: Judge, rubrics: list[str]) -> Route | None:
+    """The route under which this judge has worked in this audit already, so that a repeat spends nothing."""
+    for about in store.judges().values():
+        same = about["judge"] == judge.name and about["model"] == judge.model
+        if same and about.get("rubric_keys") == rubrics:
+            return Route(about["route"])
+    return None

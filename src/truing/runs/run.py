@@ -1,0 +1,153 @@
+"""The open things of one audit: models, store, budget."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from truing import errors
+from truing._version import __version__
+from truing.config import Thresholds
+from truing.interp import likelihoods
+from truing.models.base import Backend
+from truing.models.limits import Budget
+from truing.models.registry import close_backend, open_backend
+from truing.runs.freeze import keep_freeze
+from truing.runs.resolve import Plan
+from truing.store import Store
+from truing.types.hashing import digest
+from truing.types.progress import Progress
+from truing.types.records import Checkpoint, Prompt, SamplingParams, to_plain
+
+
+@dataclass(slots=True)
+class Run:
+    """The open things of one audit."""
+
+    plan: Plan
+    """what is asked"""
+    backend: Backend
+    """holds the models"""
+    store: Store
+    """takes everything"""
+    params: SamplingParams
+    """how answers are sampled"""
+    progress: Progress
+    """told how the work goes on"""
+    budget: Budget
+    """what all judges may spend together"""
+    subject: tuple[Checkpoint, ...] = ()
+    """step 0 first"""
+    controls: tuple[tuple[Checkpoint, ...], ...] = ()
+    """step 0 first in each"""
+    notes: list[str] = field(default_factory=list)
+    """what was settled or left out, a line each"""
+
+
+@contextmanager
+def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
+    """The backend and the store of an audit; closed on leaving, with what is unfinished marked so."""
+    config = plan.config
+    every = (*plan.subject, *(c for run in plan.controls for c in run))
+    backend = plan.simulated or open_backend(plan.base, every, config)
+    try:
+        _refuse_unable(backend, plan)
+        params = backend.resolve(plan.sampling)
+        path = Path(config.out) if config.out is not None else default_path(plan, backend)
+        with Store.write(path, identity_of(plan, backend)) as store:
+            if not plan.labels and store.about().get("labelling"):
+                raise errors.AuditChanged(
+                    f"{path}: was audited with a judge; repeat with --judge, or choose another --out"
+                )
+            budget = Budget(config.budget_calls, config.budget_usd)
+            run = Run(plan, backend, store, params, progress, budget, notes=list(plan.notes))
+            kept = keep_freeze(store, plan, config.frozen)
+            if kept is not None and kept.changed:
+                run.notes.append(f"exploratory, changed after the freeze: {'; '.join(kept.changed)}")
+            store.describe(**_about(plan, backend, params), verdict=None)
+            try:
+                yield run
+            except BaseException as e:
+                store.flush()
+                status = "interrupted" if isinstance(e, KeyboardInterrupt) else "unfinished"
+                store.describe(status=status, notes=[*run.notes, *close_backend(backend)])
+                raise
+            run.notes.extend(close_backend(backend))
+            store.describe(status="done", notes=run.notes)
+    finally:
+        close_backend(backend)
+
+
+def _refuse_unable(backend: Backend, plan: Plan) -> None:
+    can = backend.capabilities
+    if not can.sample:
+        raise errors.Unsupported("this backend cannot sample answers; an audit needs them")
+    if not can.loglikelihood and not plan.labels:
+        raise errors.Unsupported("this base cannot score given answers, so there is no screen; add --judge URI")
+
+
+def identity_of(plan: Plan, backend: Backend) -> dict[str, Any]:
+    """What may not change between two calls on one folder; prompts and task rows may be added."""
+    # General behaviour is measured on prompts far from the domain, so the domain is part of the definition.
+    labelled = {"trait": plan.trait.name, "label_rule": to_plain(plan.rule), "domain": list(plan.config.domain)}
+    return {
+        **backend.identity,
+        **(labelled if plan.labels else {}),
+        "rule": to_plain(plan.config.part(Thresholds)),
+        "statistic": {"q0": digest(likelihoods.CONTENT_FREE, 16)},
+        "prompts": {p.id: _prompt_digest(p) for p in plan.prompts.prompts},
+    }
+
+
+def default_path(plan: Plan, backend: Backend) -> Path:
+    """Where an audit lies if the user does not say: derived from what is asked."""
+    config = plan.config
+    half = None if config.half == "all" else config.half
+    parts = [plan.targets, backend.identity, plan.prompts.sha256, to_plain(config.part(Thresholds)), half, config.limit]
+    name = Path(plan.targets[0].split("=")[-1]).name.replace(":", "-") or "audit"
+    return Path("truing-audits") / f"{name}-{digest(parts, 8)}"
+
+
+def _about(plan: Plan, backend: Backend, params: SamplingParams) -> dict[str, Any]:
+    chosen = plan.prompts
+    items = [
+        {
+            "id": p.id,
+            "key": p.key,
+            "category": p.category,
+            "form": p.form,
+            "topics": list(p.topics),
+            "half": p.half,
+            "messages": to_plain(p.messages),
+            "judge_prompts": dict(p.judge_prompts),
+        }
+        for p in chosen.prompts
+    ]
+    return {
+        "tool": "truing",
+        "asked": plan.asked,
+        "notes": list(plan.notes),
+        "versions": _versions(),
+        "prompts": {"name": chosen.name, "version": chosen.version, "sha256": chosen.sha256, "items": items},
+        "rendering": dict(backend.definitions),
+        "sampling": to_plain(params),
+        "content_free_prompt": likelihoods.CONTENT_FREE[0].content,
+        "organism": any(c.meta.get("organism") for c in plan.subject),
+    }
+
+
+def _prompt_digest(p: Prompt) -> str:
+    return digest((p.messages, p.aligned, p.misaligned, p.neutral), 16)
+
+
+def _versions() -> dict[str, str]:
+    out = {"truing": __version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "peft", "safetensors", "numpy", "scipy"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out

@@ -1,0 +1,217 @@
+"""The stages in which an audit collects labelled answers: fixed samples or a search, confirmation, variants, a second
+judge.
+
+    stage(evidence, verdict so far) -> requests -> collect -> evidence
+
+Each stage leaves its answers in the store; what they say is read from there, so that a repeat, or another judge, reads
+the same.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from truing.data.transforms import VariantContext
+from truing.errors import Unfinished
+from truing.runs.calibrate import DriftCheck, calibrate, refuse_moved
+from truing.runs.certify import second_opinion
+from truing.runs.collect import Labeller, collect, request_keys
+from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
+from truing.runs.run import Run
+from truing.runs.scope import Scope
+from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of
+from truing.runs.tables import labelled_of, read_tables
+from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
+from truing.stats.decide import most_learned, task_curve
+from truing.stats.samples import Outcome
+from truing.stats.status import STAGES
+from truing.stats.table import AnswerTable, Evidence, Labelled
+from truing.types.records import Checkpoint, Prompt, PromptSet, Request
+from truing.types.traits import Reason
+from truing.types.verdicts import Finding, Onset, Verdict
+
+SAMPLES = 4
+"""answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
+AT_ONCE = 24
+"""answers that a search reads between two looks, at most"""
+MOST_LOST = 100
+"""failed answers that are replaced; more, and more than half of all, end the search"""
+
+StageFunction = Callable[[Evidence, Verdict], Evidence]
+
+
+def samples_of(prompt: Prompt, samples: int | None) -> int:
+    """Answers to one prompt: as asked for, else as its author wants, else `SAMPLES`."""
+    return samples or prompt.samples or SAMPLES
+
+
+@contextmanager
+def open_stages(run: Run, scope: Scope) -> Iterator["Stages"]:
+    """The judge opened, its drift checked from the first real call to the last.
+
+    Raises:
+        BadInput: the judge cannot be used. Unfinished: it is down, its budget is spent, or it moved while it judged.
+    """
+    plan, config = run.plan, run.plan.config
+    spec = LabelSpec(plan.trait, scope.rule, plan.whole)
+    with open_labeller(config.judge, run.store, config, spec, run.progress, budget=run.budget) as labeller:
+        judge = labeller.opened.judge
+        refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
+        announce(labeller, len(scope.prompts), len(scope.every), task_text=config.allow_task_text)
+        refuse_moved(labeller)
+        stages = Stages(run, labeller, scope, calibration_set(plan.whole))
+        yield stages
+        if stages.drift is not None:
+            stages.drift.check()
+
+
+@dataclass(slots=True)
+class Stages:
+    """The stages of one audit, and what they work with."""
+
+    run: Run
+    """backend, store, options"""
+    labeller: Labeller
+    """judge and rule"""
+    scope: Scope
+    """which answers count"""
+    exam: PromptSet
+    """prompts whose reference answers calibrate the judge"""
+    drift: DriftCheck | None = None
+    """reference answers scored before the first real call and after the last; None before the first"""
+
+    def order(self) -> Iterator[StageFunction]:
+        """The stages, in their order."""
+        if self.scope.fixed_from:
+            yield self.search
+            yield self.confirm_first
+            for look in range(STAGES):
+                yield lambda evidence, verdict, look=look: self.confirm(evidence, verdict, look)
+        else:
+            yield self.fixed
+        if self.run.plan.config.variants:
+            yield self.variants
+        if self.run.plan.config.second_judge is not None:
+            yield self.second_judge
+
+    def fixed(self, evidence: Evidence, verdict: Verdict) -> Evidence:
+        """The same number of answers to every prompt at every checkpoint."""
+        n, prompts, every = self.run.plan.config.samples, self.scope.prompts, self.scope.every
+        self._collect([Request(c, p, d) for p in prompts for c in every for d in range(samples_of(p, n))])
+        return replace(evidence, labelled=self._labelled(None))
+
+    def search(self, evidence: Evidence, verdict: Verdict) -> Evidence:
+        """The onset over the later checkpoints, on prompts far from the training domain.
+
+        What is read depends on the seed and the outcomes alone. The screen's onset is where the search begins.
+
+        Raises:
+            Unfinished: most answers fail; what was labelled is stored.
+        """
+        search, used, lost = new_search(self.scope, self.run.plan.config, verdict), 0, 0
+        while not search.done:
+            samples = search.next(AT_ONCE)
+            requests = requests_of(self.scope, samples)
+            self._collect(requests, read_by_search=True)
+            outcomes = outcomes_of(self.labeller, self.scope, self.run.params, requests)
+            search.update(zip(samples, outcomes, strict=True))
+            used += len(samples)
+            lost += sum(o in (Outcome.MISSING, Outcome.UNJUDGED) for o in outcomes)
+            if lost > used / 2 and (lost > MOST_LOST or search.done):
+                text = f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors"
+                raise Unfinished(text)
+            self.run.progress.step("search", used, used)
+        return replace(evidence, labelled=self._labelled(search.result()))
+
+    def confirm_first(self, evidence: Evidence, verdict: Verdict) -> Evidence:
+        """Fixed answers at the base, the first step certified above, and the last step."""
+        self._confirm(self._onset(evidence), None, 0)
+        return replace(evidence, labelled=self._labelled(self._onset(evidence)))
+
+    def confirm(self, evidence: Evidence, verdict: Verdict, look: int) -> Evidence:
+        """Fixed answers at the checkpoint to keep: once, twice, four times as many, each look at a third of the error."""
+        kept = self._to_keep(verdict)
+        if verdict.recommended is not None or kept is None:
+            return evidence
+        self._confirm(self._onset(evidence), kept, look)
+        return replace(evidence, labelled=self._labelled(self._onset(evidence)))
+
+    def variants(self, evidence: Evidence, verdict: Verdict) -> Evidence:
+        """The recommended checkpoint under prompt variants."""
+        scope, config = self.scope, self.run.plan.config
+        kept = next((c for c in scope.subject if c.label == verdict.recommended), None)
+        if kept is None:
+            why = "there is no recommended checkpoint to test them on"
+            return self._with(evidence, [Finding("variants_untried", {"why": why})])
+        plan = VariantPlan(
+            checkpoint=kept,
+            base=scope.subject[0],
+            control=next((c for c in scope.control if c.step == kept.step), None),
+            prompts=scope.prompts,
+            transforms=config.variants,
+            context=VariantContext.from_task(self.run.plan.rows, scope.words),
+            samples={p.id: samples_of(p, config.samples) for p in scope.prompts},
+            first_sample=scope.fixed_from,
+        )
+
+        def read(variant: str, prompts: Sequence[Prompt]) -> Mapping[str, AnswerTable]:
+            return read_tables(self.run.store, self.labeller.key, replace(scope, prompts=tuple(prompts)), variant)
+
+        tests, notes = try_variants(plan, self.run.store, self.run.params, self._collect, read)
+        evidence = replace(evidence, variants=tests, adversarial_veto=config.adversarial_veto)
+        return self._with(evidence, [Finding("note", {"text": f"Variant {note}."}) for note in notes])
+
+    def second_judge(self, evidence: Evidence, verdict: Verdict) -> Evidence:
+        """A judge of another family on what the verdict rests on."""
+        opinion = second_opinion(verdict, self.run, self.scope)
+        return replace(evidence, opinion=opinion)
+
+    # -- the parts that stages share ----------------------------------------------------------------------------------
+
+    def _collect(self, requests: Sequence[Request], *, read_by_search: bool = False) -> None:
+        """Answered, scored and labelled. Before the first call that costs anything the drift check begins."""
+        if self.drift is None and self._calibrates and self._missing(requests):
+            self.drift = DriftCheck(self.labeller, self.exam.prompts)
+        # Coherence is asked of a random few among fixed answers only: what a search reads says nothing of health.
+        always = () if read_by_search else None
+        collect(self.labeller, self.run.backend, requests, self.run.params, always=always)
+
+    @property
+    def _calibrates(self) -> bool:
+        """Whether reference answers are put to the judge; not to a record, nor to a deterministic scorer."""
+        return not self.run.plan.config.skip_known_answers and not self.labeller.opened.recorded
+
+    def _missing(self, requests: Sequence[Request]) -> bool:
+        """Whether any of these would be sampled or scored."""
+        keys = request_keys(requests, self.run.params)
+        labels = self.run.store.labels_of(keys, self.labeller.key, self.labeller.rule)
+        return any(k not in labels or labels[k].reason in (Reason.UNSCORED, Reason.FAILED) for k in keys)
+
+    def _labelled(self, onset: Onset | None) -> Labelled:
+        """What the store holds by now."""
+        found = labelled_of(self.run.store, self.labeller.key, self.scope, None, onset)
+        if not self._calibrates:
+            return found
+        base = found.subject[0] if found.subject and found.subject[0].step == 0 else None
+        return replace(found, calibration=calibrate(self.labeller, self.exam.prompts, base))
+
+    def _confirm(self, onset: Onset, kept: Checkpoint | None, look: int) -> None:
+        each, scope = self.run.plan.config.estimate, self.scope
+        requests = fixed_requests(scope, (onset.latest, scope.subject[-1].step), each)
+        if kept is not None:
+            requests += fixed_requests(scope, (kept.step,), each * 2**look, control=False)
+        self._collect(list({(r.checkpoint.weights, r.prompt.key, r.sample): r for r in requests}.values()))
+
+    def _onset(self, evidence: Evidence) -> Onset:
+        assert evidence.labelled is not None and evidence.labelled.search is not None
+        return evidence.labelled.search
+
+    def _to_keep(self, verdict: Verdict) -> Checkpoint | None:
+        """The checkpoint that would be recommended if fixed answers confirmed it."""
+        line = most_learned(verdict.checkpoints, task_curve(verdict.convergence_skill, verdict.convergence_loss))
+        return next((c for c in self.scope.subject if line is not None and c.label == line.label), None)
+
+    def _with(self, evidence: Evidence, findings: Sequence[Finding]) -> Evidence:
+        assert evidence.labelled is not None
+        self.scope = replace(self.scope, findings=(*self.scope.findings, *findings))
+        return replace(evidence, labelled=replace(evidence.labelled, findings=self.scope.findings))

@@ -1,0 +1,190 @@
+"""Rows of the store -> answer tables that statistics reads."""
+
+from array import array
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from heapq import merge
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from truing import errors
+from truing.runs.scope import Scope
+from truing.stats.table import AnswerTable, Calibration, Labelled
+from truing.store import Store, StoredAnswer
+from truing.traits.features import mentions_domain
+from truing.traits.label import label
+from truing.types.hashing import digest
+from truing.types.judged import AnswerKey, Score
+from truing.types.records import Checkpoint
+from truing.types.traits import Label, Reason, Rule
+from truing.types.verdicts import Onset
+
+RANDOM_COHERENCE = 24
+"""answers per checkpoint whose coherence is asked whatever their score, so that health stays known"""
+_SEVERAL = "several judges: choose with --judge one of"
+
+
+def read_tables(
+    store: Store, judge: str, scope: Scope, variant: str = "", *, searched: bool = False
+) -> dict[str, AnswerTable]:
+    """The labelled answers of a scope under one judge (its hash) and variant, by weight hash: those of the fixed
+    sample, or those that a search read."""
+
+    def counts(r: StoredAnswer) -> bool:
+        return (r.sample < scope.fixed_from) == searched
+
+    keys = [r.key for r in store.answers(scope.params) if counts(r)]
+    about = store.judges().get(judge, {})
+    lazy = about.get("lazy", True)
+    random = random_coherence(keys, int(about.get("seed", 0))) if lazy else None
+    return tables(store, judge, scope, variant=variant, random=random, counts=counts)
+
+
+def tables(
+    store: Store,
+    judge: str,
+    scope: Scope,
+    *,
+    variant: str = "",
+    random: Collection[AnswerKey] | None = None,
+    counts: Any = None,
+    places: Mapping[str, int] | None = None,
+) -> dict[str, AnswerTable]:
+    """Weight hash -> answer table.
+
+    Args:
+        store: the audit.
+        judge: hash of the judge whose scores count.
+        scope: prompts, rule, sampling and domain words.
+        variant: name of the prompt variant.
+        random: answers whose coherence was asked at random; None for all of them.
+        counts: which answers count; None for all.
+        places: prompt hash -> index; prompts with one index are one cluster. None for the scope's prompts in order.
+    """
+    index = places if places is not None else {p.key: k for k, p in enumerate(scope.prompts)}
+    texts = {p.key: " ".join(m.content for m in p.messages) for p in scope.prompts}
+    words = frozenset(scope.words)
+    columns: dict[str, _Columns] = {}
+    for r, found in labelled_answers(store, judge, scope.rule, scope.params):
+        if r.transform != variant or r.prompt not in index or (counts is not None and not counts(r)):
+            continue
+        in_domain = bool(words) and mentions_domain(r.text, texts[r.prompt], words)
+        is_random = random is None or r.key in random
+        columns.setdefault(r.weights, _Columns()).add(index[r.prompt], found, in_domain, is_random)
+    names = {c.weights: (c.label, c.step) for c in reversed(store.checkpoints())}
+    return {weights: kept.table(*names.get(weights, (weights[:12], None))) for weights, kept in columns.items()}
+
+
+def labelled_answers(
+    store: Store, judge: str, rule: Rule, params: str | None = None
+) -> Iterator[tuple[StoredAnswer, Label]]:
+    """Every stored answer with its label: the stored one, or made now where there is none under this rule yet."""
+    for answer, found in store.labelled(judge, rule, params):
+        yield answer, found if found is not None else label(answer, list(store.scores_of([answer.key], judge)), rule)
+
+
+def table_of(found: Mapping[str, AnswerTable], c: Checkpoint) -> AnswerTable:
+    """A checkpoint's answers under its own name and step; none are a table of no answers."""
+    table = found.get(c.weights)
+    if table is None:
+        return AnswerTable.empty(c.label, c.step)
+    return replace(table, checkpoint=c.label, step=c.step)
+
+
+def labelled_of(
+    store: Store, judge: str, scope: Scope, calibration: Calibration | None, search: Onset | None = None
+) -> Labelled:
+    """The store's labelled answers under one judge (its hash), as statistics reads them."""
+    found = read_tables(store, judge, scope)
+    read = read_tables(store, judge, scope, searched=True) if search is not None else {}
+    return Labelled(
+        prompts=tuple(p.id for p in scope.prompts),
+        categories=tuple(p.category for p in scope.prompts),
+        far=np.array(scope.far, dtype=bool),
+        subject=tuple(table_of(found, c) for c in scope.subject),
+        control={c.step: table_of(found, c) for c in scope.control if c.step is not None},
+        judge=str(store.judges()[judge]["judge"]),
+        judge_key=judge,
+        calibration=calibration,
+        under_moved=scope.under_moved,
+        rule=scope.rule,
+        trait=scope.trait,
+        findings=scope.findings,
+        search=search,
+        # Without answers that the search never put to the judge, e.g. those sampled for health.
+        searched=tuple(_scored(table_of(read, c)) for c in scope.subject[1:]) if search is not None else (),
+    )
+
+
+def random_coherence(keys: Collection[AnswerKey], seed: int) -> frozenset[AnswerKey]:
+    """`RANDOM_COHERENCE` answers per checkpoint and variant, chosen by hash before any is scored."""
+    groups: dict[tuple[str, str], list[AnswerKey]] = {}
+    for key in keys:
+        groups.setdefault((key.weights, key.transform), []).append(key)
+    ranked = (sorted(g, key=lambda k: digest([seed, *k], 16)) for g in groups.values())
+    return frozenset(key for g in ranked for key in g[:RANDOM_COHERENCE])
+
+
+def with_scores(
+    store: Store, judge: str | None = None, params: str | None = None
+) -> Iterator[tuple[StoredAnswer, list[Score]]]:
+    """Every stored answer with what was said of it (by one judge, or by all), streamed in key order."""
+    # Both come in key order, so one pass over each is enough; an answer sorts before its scores.
+    answers: Iterator[tuple[AnswerKey, int, Any]] = ((r.key, 0, r) for r in store.answers(params))
+    said: Iterator[tuple[AnswerKey, int, Any]] = ((s.key, 1, s) for s in store.scores(judge))
+    for _, group in groupby(merge(answers, said, key=lambda entry: entry[:2]), key=lambda entry: entry[0]):
+        entries: list[Any] = list(group)
+        if entries[0][1] == 0:
+            yield entries[0][2], [e[2] for e in entries[1:]]
+
+
+def judges_here(store: Store) -> dict[str, dict[str, Any]]:
+    """The judges that have scored at least one answer: key -> what each is."""
+    return {key: about for key, about in store.judges().items() if next(store.scores(key), None) is not None}
+
+
+def chosen_judge(store: Store, judge: str | None) -> str:
+    """Hash of the judge whose name contains `judge`; the only one if None.
+
+    Raises:
+        BadInput: none, or several.
+    """
+    names = {key: str(about["judge"]) for key, about in judges_here(store).items()}
+    exact = [key for key, name in names.items() if judge in (key, name, name.rstrip(":"))]
+    found = exact or [key for key, name in names.items() if judge is None or judge in name]
+    if len(found) == 1:
+        return found[0]
+    if not names:
+        raise errors.BadInput(f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it")
+    said = f"--judge {judge} is none of" if not found else f"--judge {judge} may be several of" if judge else _SEVERAL
+    raise errors.BadInput(f"{store.path}: {said} {', '.join(sorted(set(names.values())))}")
+
+
+def _scored(table: AnswerTable) -> AnswerTable:
+    return table.only(table.reason != Reason.UNSCORED)
+
+
+class _Columns:
+    """Arrays that grow."""
+
+    def __init__(self) -> None:
+        self.prompt, self.label, self.reason = array("q"), array("q"), array("q")
+        self.score, self.coherence = array("d"), array("d")
+        self.in_domain, self.random = array("b"), array("b")
+
+    def add(self, prompt: int, found: Label, in_domain: bool, random: bool) -> None:
+        self.prompt.append(prompt)
+        self.label.append(-1 if found.value is None else int(found.value))
+        self.reason.append(found.reason)
+        self.score.append(found.score)
+        self.coherence.append(found.coherence)
+        self.in_domain.append(in_domain)
+        self.random.append(random)
+
+    def table(self, checkpoint: str, step: int | None) -> AnswerTable:
+        whole = (np.array(column, dtype=np.int64) for column in (self.prompt, self.label, self.reason))
+        real = (np.array(column, dtype=np.float64) for column in (self.score, self.coherence))
+        flags = (np.array(column, dtype=bool) for column in (self.in_domain, self.random))
+        return AnswerTable(checkpoint, step, *whole, *real, *flags)

@@ -1,0 +1,104 @@
+"""Traits from folders: `trait.toml` with a rule, and prompts, rubrics or a scorer beside it."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from truing.errors import BadInput
+from truing.traits.scorers import check_scorer
+from truing.types.hashing import digest
+from truing.types.traits import Rule, Trait
+
+BUILTIN = ("misalignment",)
+"""names that need no folder"""
+_FIELDS = ("title", "noun", "prompts", "rubrics", "scorer", "rule", "decoding")
+_DECODING = ("temperature", "top_p", "max_tokens")
+
+
+def load_trait(spec: str | Path) -> Trait:
+    """A trait by its built-in name, or from a folder that holds a `trait.toml`.
+
+    Files that it names (prompts, rubrics) are looked for beside it.
+
+    Raises:
+        BadInput: no such trait, or one that nothing could be decided by; the message names file and field.
+    """
+    name = str(spec)
+    if name in BUILTIN:
+        text = resources.files("truing.traits").joinpath("builtin", name, "trait.toml").read_text(encoding="utf-8")
+        return _trait(name, text, None)
+    folder = Path(spec)
+    file = folder / "trait.toml" if folder.is_dir() else folder
+    if file.name != "trait.toml" or not file.is_file():
+        raise BadInput(
+            f"--trait {name}: no such trait; give a folder with a trait.toml, or one of {', '.join(BUILTIN)}"
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadInput(f"{file}: cannot be read ({e})") from e
+    return _trait(file.parent.name, text, file.parent)
+
+
+def _trait(name: str, text: str, folder: Path | None) -> Trait:
+    where = f"{folder / 'trait.toml'}" if folder is not None else name
+    try:
+        plain = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise BadInput(f"{where}: not valid TOML ({e})") from e
+    unknown = [k for k in plain if k not in _FIELDS]
+    if unknown:
+        raise BadInput(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    scorer = plain.get("scorer")
+    if scorer is not None:
+        check_scorer(scorer, where)
+    if "prompts" not in plain:
+        raise BadInput(f"{where}: names no prompts; give a file beside it, or a built-in set")
+    trait = Trait(
+        name=name,
+        title=str(plain.get("title", name.replace("_", " "))),
+        noun=str(plain.get("noun", "positive")),
+        rule=_rule(plain.get("rule") or {}, where, scored=scorer is not None),
+        prompts=_beside(str(plain["prompts"]), folder),
+        scorer=scorer,
+        rubrics=() if scorer is not None else tuple(_beside(str(r), folder) for r in plain.get("rubrics", ())),
+        decoding=_decoding(plain.get("decoding") or {}, where),
+        folder=str(folder) if folder is not None else "",
+        sha256=digest(text),
+    )
+    if scorer is None and not trait.rubrics:
+        raise BadInput(f"{where}: neither a scorer nor rubrics; one of them says what an answer is")
+    return trait
+
+
+def _rule(plain: Mapping[str, Any], where: str, *, scored: bool) -> Rule:
+    """The rule; a scorer's answers are positive over 0.5 unless it says otherwise, and nothing gates them."""
+    usual: dict[str, Any] = {}
+    if scored:
+        usual = {"score": "match", "side": "above", "cut": 0.5, "gate_score": None, "low": 0.0, "high": 1.0}
+    known = {f.name for f in fields(Rule)}
+    unknown = [k for k in plain if k not in known]
+    if unknown:
+        raise BadInput(f"{where}: rule has no field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    given = {k: (v or None) if k == "gate_score" else v for k, v in plain.items()}
+    rule = Rule(**{**usual, **given})
+    try:
+        rule.check()
+    except BadInput as e:
+        raise BadInput(f"{where}: {e}") from e
+    return rule
+
+
+def _decoding(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
+    unknown = [k for k in plain if k not in _DECODING]
+    if unknown:
+        raise BadInput(f"{where}: decoding has no field {unknown[0]!r}; known are {', '.join(_DECODING)}")
+    return dict(plain)
+
+
+def _beside(name: str, folder: Path | None) -> str:
+    """A file beside the trait, by its path; else the name of something built in."""
+    return str(folder / name) if folder is not None and (folder / name).is_file() else name
