@@ -397,9 +397,11 @@ class Store:
             LEFT JOIN labels l ON l.judge = ? AND l.rule = ? AND {same}"""
         args = [judge, rule.key] + ([params] if params is not None else [])
         for row in self._db.execute(sql + (" WHERE a.params = ?" if params is not None else ""), args):
-            *key, text, status, tokens, error, made, reason, score, coherence = row
-            answer = StoredAnswer(*key, text, AnswerStatus(status), tokens, error)
-            yield answer, None if reason is None else _label(made, reason, score, coherence)
+            weights, sampling, prompt, variant, sample, text, status, tokens, error, *found = row
+            answer = StoredAnswer(
+                weights, sampling, prompt, variant, sample, text, AnswerStatus(status), tokens, error
+            )
+            yield answer, None if found[1] is None else _label(*found)
 
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
         """The stored labels of these answers; those without one are left out."""

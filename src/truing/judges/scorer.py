@@ -14,12 +14,23 @@ NAME = "match"
 class ScorerJudge:
     """Scores answers by a function. Nothing leaves the machine, and the same text always gets the same score."""
 
-    remote = False
-    model = ""
-
     def __init__(self, trait: str, scorer: Mapping[str, Any]) -> None:
-        self.name = f"scorer:{trait}"
-        self._score = scorer_of(scorer)
+        self._name, self._score = f"scorer:{trait}", scorer_of(scorer)
+
+    @property
+    def name(self) -> str:
+        """scorer: and the trait."""
+        return self._name
+
+    @property
+    def model(self) -> str:
+        """Nothing beyond the name: what it does is its rubric."""
+        return ""
+
+    @property
+    def remote(self) -> bool:
+        """Never."""
+        return False
 
     def route(self, rubrics: Sequence[Rubric]) -> Route:
         """Nothing is asked."""

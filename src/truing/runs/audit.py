@@ -75,10 +75,12 @@ def audit(
         refuse_same_family(config.judge, config.second_judge)
     plan = resolve(target, config)
     with open_run(plan, progress or Progress()) as run:
-        evidence = Evidence(_measured(run))
-        verdict = _conclude(run, evidence, first=True)
+        measured = _measured(run)
+        evidence = Evidence(measured)
+        verdict = _conclude(run, evidence)
+        _keep_screened(run, measured, verdict)
         if plan.labels:
-            with open_stages(run, _scope(run, evidence.measured)) as stages:
+            with open_stages(run, _scope(run, measured)) as stages:
                 for stage in stages.order():
                     evidence = stage(evidence, verdict)
                     verdict = _conclude(run, evidence)
@@ -116,19 +118,18 @@ def _asked(run: Run) -> Asked:
     return Asked(plan.prompts.prompts, plan.rows, plan.control_rows, answered, run.params.key, plan.words)
 
 
-def _conclude(run: Run, evidence: Evidence, *, first: bool = False) -> Verdict:
+def _conclude(run: Run, evidence: Evidence) -> Verdict:
     """Decide on what there is, and keep it."""
     verdict = decide(evidence, run.plan.config.part(Thresholds), seed=run.plan.config.seed)
-    kept: dict[str, Any] = {"verdict": to_plain(verdict), "sentence": messages.sentence(verdict)}
-    if first:
-        kept["screened"] = to_plain(verdict)
-        kept["domain_words"] = list(run.plan.words)
-        kept["evidence_summary"] = {
-            "categories": to_plain(by_category(evidence.measured)),
-            "control_steps": [[c.step for c in control] for control in run.controls],
-        }
-    run.store.describe(**kept)
+    run.store.describe(verdict=to_plain(verdict), sentence=messages.sentence(verdict))
     return verdict
+
+
+def _keep_screened(run: Run, measured: Measurements, verdict: Verdict) -> None:
+    """What another judge needs to decide again without a model, and what the report shows of categories."""
+    steps = [[c.step for c in control] for control in run.controls]
+    summary = {"categories": to_plain(by_category(measured)), "control_steps": steps}
+    run.store.describe(screened=to_plain(verdict), domain_words=list(run.plan.words), evidence_summary=summary)
 
 
 def _scope(run: Run, measured: Measurements) -> Scope:
@@ -154,5 +155,5 @@ def _scope(run: Run, measured: Measurements) -> Scope:
     if config.samples is None and why:
         run.notes.append(f"no search for the onset, since {why}: the same number of answers at every checkpoint")
     scope = replace(scope, fixed_from=0 if why else FIXED_FROM)
-    run.store.describe(labelling={**scope.plain(), "told_by": told_by, "task": plan.asked["task"]})
+    run.store.describe(labels={**scope.plain(), "told_by": told_by, "task": plan.asked["task"]})
     return scope

@@ -132,8 +132,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
 
 def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams:
     """How answers are sampled; labelled answers and those for health are the same, sampled once."""
-    longest = trait.decoding.get("max_tokens", config.judged_tokens) if labels else config.max_tokens
-    more = {k: v for k, v in trait.decoding.items() if k != "max_tokens"}
+    more: dict[str, Any] = dict(trait.decoding)
+    longest = more.pop("max_tokens", config.judged_tokens if labels else config.max_tokens)
     return SamplingParams(longest, seed=config.seed, stop=config.stop, long_prompts=config.long_prompts, **more)
 
 

@@ -58,7 +58,7 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
         params = backend.resolve(plan.sampling)
         path = Path(config.out) if config.out is not None else default_path(plan, backend)
         with Store.write(path, identity_of(plan, backend)) as store:
-            if not plan.labels and store.about().get("labelling"):
+            if not plan.labels and store.about().get("labels"):
                 raise errors.AuditChanged(
                     f"{path}: was audited with a judge; repeat with --judge, or choose another --out"
                 )

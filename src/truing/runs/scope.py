@@ -1,7 +1,7 @@
 """Which answers count: the checkpoints, prompts and rule under which the store's rows are read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from truing.data.prompts import prompt_distance
@@ -31,7 +31,7 @@ class Scope:
     """the first control's checkpoints, without the base"""
     params: str
     """hash of the sampling parameters"""
-    rule: Rule = Rule()
+    rule: Rule = field(default_factory=Rule)
     """how scores become labels"""
     trait: str = "misalignment"
     """name of the trait"""
@@ -106,13 +106,13 @@ def stored_prompts(about: Mapping[str, Any]) -> PromptSet:
 
 def stored_rule(about: Mapping[str, Any]) -> Rule:
     """The rule an audit was made with; the default where nothing was labelled before."""
-    plain = about.get("rule") or (about.get("labelling") or {}).get("rule")
+    plain = about.get("rule") or (about.get("labels") or {}).get("rule")
     return Rule(**plain) if plain else Rule()
 
 
 def stored_scope(store: Store, about: Mapping[str, Any], prompts: Sequence[Prompt]) -> Scope:
     """The scope of an audit's labelled answers again."""
-    kept: Mapping[str, Any] = about.get("labelling") or {}
+    kept: Mapping[str, Any] = about.get("labels") or {}
     every = store.checkpoints()
     far = kept.get("far") or {}
     first = kept["control"] if kept else FIRST_CONTROL

@@ -184,7 +184,7 @@ class _Columns:
         self.random.append(random)
 
     def table(self, checkpoint: str, step: int | None) -> AnswerTable:
-        whole = (np.array(column, dtype=np.int64) for column in (self.prompt, self.label, self.reason))
-        real = (np.array(column, dtype=np.float64) for column in (self.score, self.coherence))
-        flags = (np.array(column, dtype=bool) for column in (self.in_domain, self.random))
-        return AnswerTable(checkpoint, step, *whole, *real, *flags)
+        prompt, label, reason = (np.array(c, dtype=np.int64) for c in (self.prompt, self.label, self.reason))
+        score, coherence = (np.array(c, dtype=np.float64) for c in (self.score, self.coherence))
+        in_domain, random = (np.array(c, dtype=bool) for c in (self.in_domain, self.random))
+        return AnswerTable(checkpoint, step, prompt, label, reason, score, coherence, in_domain, random)

@@ -56,7 +56,10 @@ def decide(evidence: Evidence, rule: Thresholds, *, seed: int = 0) -> Verdict:
     Raises:
         BadInput: a rule nothing can be decided by, or labelled answers of no checkpoint of this run.
     """
-    screened = _screened(evidence.measured, rule, seed)
+    screened = evidence.screened
+    if screened is None:
+        assert evidence.measured is not None
+        screened = _screened(evidence.measured, rule, seed)
     if evidence.labelled is None:
         return screened
     evidence.labelled.rule.check()
@@ -209,7 +212,7 @@ class _Curves:
 
 
 @lru_cache(maxsize=8)
-def _screened(measured: Measurements, rule: Thresholds, seed: int) -> Verdict:
+def _screened(measured: Any, rule: Thresholds, seed: int) -> Verdict:
     """The verdict of the screen alone. Kept, since every stage of an audit decides on the same measurements."""
     run = measured.subject
     curves = _curves(measured, rule, seed)

@@ -27,7 +27,7 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
         nll_base=counts.nll_base if counts.nll_base == counts.nll_base else None,
         repetition=repetition,
         format=formatted,
-        leak=counts.leaked / counts.n if counts.leaked >= 0 else None,
+        in_domain=counts.in_domain / counts.n if counts.in_domain >= 0 else None,
         entropy=entropy,
         note=f"{counts.n} answers, {counts.empty} empty",
     )

@@ -5,7 +5,7 @@ Its progress is p(s) = (v(0) to v(s)) / (v(0) to best v). Every interval resampl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,7 +222,7 @@ def convergence(p: Progress | None, curve: str, rule: Thresholds) -> Convergence
     at = int(_first_sustained(points[None, :], rule.converged_at, p.falls_after)[0])
     quarter = int(np.flatnonzero(steps <= 0.75 * steps[-1])[-1])
     # Whether it is done is a one-sided question: the upper end at `level` is that of an interval at 2 level - 1.
-    added = p.added(known[quarter], known[-1], replace(rule, level=max(0.0, 2 * rule.level - 1)), p.gain.seed)
+    added = p.added(known[quarter], known[-1], rule.but(level=max(0.0, 2 * rule.level - 1)), p.gain.seed)
     if at < 0 or points[-1] - points[quarter] > rule.still_learning:
         return Convergence(curve, "still_learning", gain=p.gain, overfit=p.falls_after, last_quarter=added)
     low, high = _step_interval(p, known, at, rule)
@@ -318,7 +318,7 @@ def retained_at(
     if p is None or s is None or not np.isfinite(p.progress[s]):
         return None
     threshold = rule.converged_at if converged_at is None else converged_at
-    found = convergence(p, p.curve, replace(rule, converged_at=threshold))
+    found = convergence(p, p.curve, rule.but(converged_at=threshold))
     at = p.index(found.step) if found.status == "converged" else None
     return Retained(
         p.steps[s],

@@ -9,7 +9,7 @@ import numpy as np
 
 from truing.config import Thresholds
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
-from truing.stats.evidence import Array, Evidence, Mask, RunEvidence
+from truing.stats.evidence import Array, Mask, Measurements, RunEvidence
 from truing.stats.health import sound
 from truing.types.verdicts import Finding, Onset, Status
 
@@ -69,7 +69,7 @@ def against_control(subject: RunEvidence, control: RunEvidence) -> Array:
     return out
 
 
-def screen_limit(evidence: Evidence, rule: Thresholds, seed: int) -> tuple[float | None, str]:
+def screen_limit(evidence: Measurements, rule: Thresholds, seed: int) -> tuple[float | None, str]:
     """The largest shift that benign training may cause, in nats per token, and where the number comes from.
 
     With at least 3 different benign control runs: the upper tolerance limit (95 % of runs, 95 % confidence, normal) of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from truing.stats.evidence import Array, Mask, Measurements
 from truing.types.traits import LOST, SCORED, Reason, Rule
-from truing.types.verdicts import Finding, Onset
+from truing.types.verdicts import Finding, Onset, Verdict
 
 Index = NDArray[np.int64]
 
@@ -146,8 +146,8 @@ class Opinion:
 class Evidence:
     """All that a verdict is made of."""
 
-    measured: Measurements
-    """screen, task progress and health"""
+    measured: Measurements | None
+    """screen, task progress and health; None where `screened` stands for it"""
     labelled: Labelled | None = None
     """labelled answers; None where only the screen speaks"""
     variants: tuple[VariantGroups, ...] = ()
@@ -156,3 +156,5 @@ class Evidence:
     """whether adversarial variants veto too"""
     opinion: Opinion | None = None
     """a second judge, or blind labels"""
+    screened: Verdict | None = None
+    """the screen's verdict made before, e.g. as an audit keeps it"""

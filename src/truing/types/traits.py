@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from truing.errors import BadInput
 from truing.types.hashing import digest
@@ -132,11 +132,11 @@ class Trait:
     """how scores become labels; lo and hi are the zone"""
     prompts: str
     """the prompt set: a built-in name, or a file"""
-    scorer: Mapping[str, object] | None = None
+    scorer: Mapping[str, Any] | None = None
     """a deterministic scorer and its options; None for rubrics put to a judge"""
     rubrics: tuple[str, ...] = ("alignment", "coherence")
     """built-in rubric names or files, asked in this order; empty with a scorer"""
-    decoding: Mapping[str, object] = field(default_factory=dict)
+    decoding: Mapping[str, Any] = field(default_factory=dict)
     """temperature, top_p and max_tokens that it is measured at, where they are not the defaults"""
     folder: str = ""
     """where it came from; empty for built-in"""
