@@ -30,19 +30,14 @@ def record(section):
             results.save(name, found)
 
 
-def _runs(section, names, run, likelihoods):
-    """Statuses of every run; numbers of labels where the answers were fixed; numbers of likelihoods where there are."""
-    statuses, labelled, scored = {}, {}, {}
+def _runs(section, names, run):
+    """What is said of every run, and its numbers, part by part."""
+    parts = {}
     for name in names:
         with TemporaryDirectory() as folder:
-            verdict = run(name, folder)
-        statuses[name] = adapter.statuses(verdict)
-        if "fixed" in name:
-            labelled[name] = adapter.labelled_numbers(verdict)
-        if likelihoods and "search" not in name:
-            scored[name] = adapter.likelihood_numbers(verdict)
-    out = {f"{section}_statuses": statuses, f"{section}_labelled": labelled}
-    return {**out, f"{section}_likelihoods": scored} if likelihoods else out
+            for part, found in cases.parts(name, run(name, folder)).items():
+                parts.setdefault(f"{section}_{part}", {})[name] = found
+    return parts
 
 
 SECTIONS = {
@@ -51,9 +46,9 @@ SECTIONS = {
     "imported": lambda: {"imported": cases.run_imported()},
     "searches": lambda: {"searches": {name: cases.run_search(name) for name in cases.SEARCHES}},
     "scans": lambda: {"scans": {name: cases.run_scan(name) for name in cases.SCANS}},
-    "simulated": lambda: _runs("simulated", cases.SIMULATED, cases.run_simulated, True),
-    "served": lambda: _runs("served", cases.SERVED, cases.run_served, False),
-    "real": lambda: _runs("real", cases.REAL, cases.run_real, True),
+    "simulated": lambda: _runs("simulated", cases.SIMULATED, cases.run_simulated),
+    "served": lambda: _runs("served", cases.SERVED, cases.run_served),
+    "real": lambda: _runs("real", cases.REAL, cases.run_real),
 }
 
 
