@@ -15,7 +15,7 @@ from truing.base.records import ResponseOutcome
 from truing.base.store import StoredResponse
 from truing.base.verdicts import Health, HealthState
 from truing.stats.draws import Arm
-from truing.stats.judged_evidence import Fate, JudgedArm, KnownAnswers
+from truing.stats.judged_evidence import JudgedArm, KnownAnswers
 from truing.stats.judged_lines import Bound, PromptFacts, excess, excess_above_p, judged_health, judged_line, outcomes
 from truing.stats.livescan import LiveScan
 from truing.stats.onset import OnsetSearch

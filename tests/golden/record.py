@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from golden import adapter, cases, results
+from golden import cases, results
 
 COLUMNS = ("table", "prompt", "status", "alignment", "coherence", "mentions_domain", "coherence_at_random")
 
