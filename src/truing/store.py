@@ -398,9 +398,7 @@ class Store:
         args = [judge, rule.key] + ([params] if params is not None else [])
         for row in self._db.execute(sql + (" WHERE a.params = ?" if params is not None else ""), args):
             weights, sampling, prompt, variant, sample, text, status, tokens, error, *found = row
-            answer = StoredAnswer(
-                weights, sampling, prompt, variant, sample, text, AnswerStatus(status), tokens, error
-            )
+            answer = StoredAnswer(weights, sampling, prompt, variant, sample, text, AnswerStatus(status), tokens, error)
             yield answer, None if found[1] is None else _label(*found)
 
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
