@@ -160,6 +160,38 @@ _TEXTS = {
 }
 
 
+_DECIDING = (
+    "not_scored",
+    "judge_failed_calibration",
+    "judge_not_calibrated",
+    "control_breaks",
+    "cause_not_tested",
+    "no_control",
+    "control_under_moved",
+    "control_under_moved_at",
+    "screen_disagrees",
+    "recommended_for_far_only",
+    "unparsed_answers",
+    "answers_lost",
+    "judge_misses_positives",
+    "lone_prompt",
+    "checkpoints_failed",
+    "possible_artefact",
+    "overfit",
+    "few_checkpoints",
+    "too_few_prompts",
+    "health_unknown",
+    "scores_near_cut",
+    "may_not_have_settled",
+    "variants_untried",
+    "search_by_another_judge",
+    "prompts_may_not_generalise",
+    "negative_control_failed",
+    "no_task_control",
+)
+"""codes that may stand on the first screen, in this order"""
+
+
 def text(finding: Finding) -> str:
     """A finding in one sentence; an unknown code is shown with its parameters."""
     template = _TEXTS.get(finding.code)
@@ -189,6 +221,12 @@ def details(v: Verdict) -> list[str]:
         missing = "not certified: a judge of a second family or 60 blind labels must agree on the direction"
         out.append(f"Certified: {v.certified_by}." if v.certified else f"{(v.certified_by or missing).capitalize()}.")
     return [x for x in out if x]
+
+
+def deciding(v: Verdict) -> list[Finding]:
+    """The findings that could change what a reader does, most important first."""
+    rank = {code: k for k, code in enumerate(_DECIDING)}
+    return sorted((f for f in v.findings if f.code in rank), key=lambda f: rank[f.code])
 
 
 def points(x: float | None) -> str:

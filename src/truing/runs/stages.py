@@ -129,7 +129,7 @@ class Stages:
         return replace(evidence, labelled=self._labelled(self._onset(evidence)))
 
     def confirm(self, evidence: Evidence, verdict: Verdict, look: int) -> Evidence:
-        """Fixed answers at the checkpoint to keep: once, twice, four times as many; a look spends a third of the error."""
+        """Fixed answers at the checkpoint to keep: up to four times as many; each look spends a third of the error."""
         kept = self._to_keep(verdict)
         if verdict.recommended is not None or kept is None:
             return evidence
