@@ -109,6 +109,23 @@ def share(e: Estimate | None) -> str:
     return f"{number(e.value * 100, 0)} % {bracket(e, 0, 100)}".rstrip()
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """`11.0 %`, or a dash."""
+    return MISSING if value is None else f"{number(100 * value, digits)} %"
+
+
+def ends(low: float | None, high: float | None, digits: int = 1, scale: float = 100.0) -> str:
+    """`8.5, 14.2`; empty without an interval."""
+    if low is None or high is None:
+        return ""
+    return f"{number(low * scale, digits)}, {number(high * scale, digits)}"
+
+
+def judge_name(judge: object) -> str:
+    """A judge's name for people; the simulated one has nothing after its colon."""
+    return one_line(judge or "an unnamed judge").rstrip(":")
+
+
 def window(after: int | None, until: int | None) -> str:
     """Where something happened, in words."""
     if until is None:
