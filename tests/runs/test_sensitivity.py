@@ -297,7 +297,7 @@ def test_a_searched_audit_gives_its_verdict_again_at_its_own_rule(found_by_searc
     [
         ("late", "simulated:?noise=5&unparsed=0.01", {"assume_monotone": True, "control": ()}),
         pytest.param("never", JUDGE, {"estimate": 4}, marks=pytest.mark.slow),
-        pytest.param("spike", JUDGE, {"lazy": False, "em": EmRule(lo=0.02, hi=0.06)}, marks=pytest.mark.slow),
+        pytest.param("spike", JUDGE, {"every_coherence": True, "em": EmRule(lo=0.02, hi=0.06)}, marks=pytest.mark.slow),
         pytest.param("late", "simulated:", {"em": EmRule("mean", lo=0.05, hi=0.12)}, marks=pytest.mark.slow),
     ],
 )

@@ -85,7 +85,7 @@ def audit(
 ) -> Audit:
     """Measure every checkpoint of a run against its base, and say which is the last good one.
 
-    Writes `audit.json` and `evidence.db`; `truing.write_report(result.path)` adds the page that the command line writes too.
+    Writes `audit.json` and `evidence.db`; `truing.write_report(result.path)` adds the page.
 
     Args:
         target: a folder with `checkpoint-N/`, one model folder, `org/name[@revision][:subfolder]`, `LABEL=TARGET`, or
