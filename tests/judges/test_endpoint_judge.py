@@ -61,7 +61,7 @@ def judge():
 
     def make(server, **options):
         backoff = options.pop("backoff", 0.005)
-        budget = options.pop("budget", None)
+        budget = options.pop("shared", None)
         address = options.pop("address", f"{server.url}#judge" if server else None)
         made.append(EndpointJudge(address, JudgeConfig(**options), backoff=backoff, budget=budget))
         return made[-1]
@@ -342,7 +342,7 @@ def test_a_budget_of_calls_is_used_to_the_last_and_never_exceeded(judge, faults)
 def test_a_budget_is_shared_between_judges(judge):
     budget = Budget(calls=30)
     with running() as server:
-        one, two = judge(server, budget=budget), judge(server, budget=budget)
+        one, two = judge(server, shared=budget), judge(server, shared=budget)
         list(one.ask(requests(20)))
         with pytest.raises(BudgetSpent):
             list(two.ask(requests(20)))
@@ -374,7 +374,7 @@ def test_unreported_usage_is_charged_at_the_estimate(judge, tmp_path):
     request = requests(1)
     estimate = ((len(request[0].messages[0].content) + 1) // 2 + 16) * 0.001 + 0.002
     with running("--plan", '{"2": "nousage", "3": "hang", "4": "500"}') as server:
-        j = judge(server, concurrency=1, prices=str(prices), timeout=0.4)
+        j = judge(server, concurrency=1, prices=str(prices), judge_timeout=0.4)
         j.route([RUBRIC])
         before = j.spent.usd
         list(j.ask(request))
