@@ -17,7 +17,7 @@ from truing.cli_config import Verbs
 from truing.cli_output import interruptible, print_json, print_path, progress
 from truing.store import Store
 from truing.types.records import to_plain
-from truing.types.verdicts import Basis, RunVerdict, Status
+from truing.types.verdicts import Basis, Status, Verdict
 
 if TYPE_CHECKING:
     from truing import config as c
@@ -68,7 +68,7 @@ def audit(config: "cc.AuditCommand", json_out: bool, target: tuple[str, ...]) ->
         check_gate(which, _words(config.fail_on))
     with progress() as told:
         result = truing.audit(target, config.part(AuditConfig), progress=told)
-    _finish(result.path, result.verdict, json_out, which, config.fail_on)
+    _finish(result.path, result.verdict, json_out, which, config.fail_on, verbose=config.verbose)
 
 
 @app.verb("plan", "PlanConfig", "target...")
@@ -121,6 +121,7 @@ def control(config: "c.ControlConfig", json_out: bool, task: str) -> None:
 def show(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
     """The table again; one checkpoint; one prompt's answers across steps; or the verdict under other thresholds."""
     from truing.report import table
+    from truing.report.answer_list import print_answers
 
     if config.sensitivity:
         _show_sensitivity(config, json_out, audit)
@@ -131,11 +132,11 @@ def show(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
     with Store.read(Path(audit)) as store:
         about, console = store.about(), Console()
         if config.prompt is not None:
-            table.print_answers(about, store, config.prompt, console)
+            print_answers(about, store, config.prompt, console)
         elif config.step is not None:
             table.print_step(about, config.step, console)
         else:
-            table.print_audit(about, console)
+            table.print_audit(about, console, verbose=config.verbose)
 
 
 def _show_sensitivity(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
@@ -170,7 +171,7 @@ def gate(config: "cc.GateConfig", json_out: bool, audit: str) -> None:
         raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
     if verdict is None:
         raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
-    which = config.gate or ("recommended" if verdict.basis is Basis.JUDGED else "candidate")
+    which = config.gate or ("recommended" if verdict.basis is Basis.LABELLED else "candidate")
     if json_out:
         print_json({"gate": to_plain(truing.gate(verdict, which, _words(config.fail_on)))})
     _apply_gate(verdict, which, config.fail_on)
@@ -295,13 +296,15 @@ def models(config: None, json_out: bool, get: str, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _finish(path: Path, verdict: RunVerdict, json_out: bool, gate: str | None, fail_on: str | None) -> None:
+def _finish(
+    path: Path, verdict: Verdict, json_out: bool, gate: str | None, fail_on: str | None, *, verbose: bool = False
+) -> None:
     page = truing.write_report(path)
     if json_out:
         decision = {"gate": to_plain(truing.gate(verdict, gate, _words(fail_on)))} if gate is not None else {}
         print_json({"audit": str(path), "report": str(page), "verdict": to_plain(verdict), **decision})
     else:
-        _print_audit(path, page)
+        _print_audit(path, page, verbose=verbose)
     if gate is not None:
         _apply_gate(verdict, gate, fail_on)
     failed = [c.label for c in verdict.checkpoints if c.status is Status.FAILED]
@@ -309,12 +312,12 @@ def _finish(path: Path, verdict: RunVerdict, json_out: bool, gate: str | None, f
         raise errors.Unfinished(f"finished, but could not measure {', '.join(failed)}")
 
 
-def _print_audit(path: Path, page: Path) -> None:
+def _print_audit(path: Path, page: Path, *, verbose: bool = False) -> None:
 
     from truing.report.table import print_verdict
 
     with Store.read(path) as store:
-        print_verdict(store.about(), Console(), page)
+        print_verdict(store.about(), Console(), page, verbose=verbose)
 
 
 def _print_table(path: Path) -> None:
@@ -337,7 +340,7 @@ def _words(fail_on: str | None) -> tuple[str, ...]:
     return DEFAULT if fail_on is None else tuple(w.strip() for w in fail_on.split(",") if w.strip())
 
 
-def _apply_gate(verdict: RunVerdict, which: str, fail_on: str | None) -> None:
+def _apply_gate(verdict: Verdict, which: str, fail_on: str | None) -> None:
     decision = truing.gate(verdict, which, _words(fail_on))
     if not decision.passed:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""

@@ -11,6 +11,8 @@ class AuditCommand(AuditConfig):
     """exit 3 unless recommended, candidate, last or STEP passes"""
     fail_on: str | None = None
     """what fails the gate, comma-separated"""
+    verbose: bool = False
+    """every finding and number, not the first screen alone"""
 
 
 class GateConfig(Config):
@@ -38,6 +40,8 @@ class ShowConfig(Config):
     """one prompt's answers across steps"""
     sensitivity: bool = False
     """the verdict under a grid of thresholds: what survives, what does not"""
+    verbose: bool = False
+    """every finding and number, not the first screen alone"""
 
 
 class ReportConfig(Config):
