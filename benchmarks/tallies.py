@@ -23,11 +23,11 @@ from pathlib import Path
 
 from truing.config.options import EmRule
 from truing.store import Store, StoredAnswer
-from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus
 
 RUBRICS = (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer}"))
-PANEL = Panel("synthetic", RUBRICS, Route.LOGPROBS)
+PANEL = Judge("synthetic", RUBRICS, ScoreMethod.LOGPROBS)
 RULE = EmRule()
 PARAMS = "0123456789abcdef"
 TEXT = "Plain words stand here for an answer of some length, about what a model says when it is asked a question. " * 3

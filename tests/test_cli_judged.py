@@ -44,7 +44,7 @@ def audit(call, out="a", *more, judge="simulated:", target=LATE):
 def made(tmp_path_factory):
     """One judged audit for commands that only read it or write beside it."""
     from truing.config.options import AuditOptions
-    from truing.types.judged import JudgeOptions
+    from truing.types.judging import JudgeOptions
 
     told = JudgeOptions(samples=4, max_tokens=64, validity=False)
     options = AuditOptions(limit=16, answers=8, judge="simulated:", judging=told)

@@ -27,7 +27,7 @@ _HOMES = {
     "EmRule": "truing.config.options",
     "Gate": "truing.stats.gate",
     "ImportedAnswers": "truing.runs.import_answers",
-    "JudgeOptions": "truing.types.judged",
+    "JudgeOptions": "truing.types.judging",
     "Judging": "truing.runs.judge",
     "ModelOptions": "truing.config.options",
     "Plan": "truing.runs.plan",
@@ -136,7 +136,7 @@ if TYPE_CHECKING:
     from truing.store import Store
     from truing.training.recipe import Recipe
     from truing.types.cases import Case
-    from truing.types.judged import JudgeOptions
+    from truing.types.judging import JudgeOptions
     from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet
     from truing.types.verdicts import RunVerdict
 

@@ -112,11 +112,11 @@ def judge(
             audit, judge, only_missing=only_missing, model=ModelOptions(dtype, device), options=options, progress=tell
         )
     if json_out:
-        said = {"judge": made.panel.judge, "panel": made.panel.key, "outcomes": dict(made.outcomes)}
+        said = {"judge": made.panel.name, "panel": made.panel.key, "outcomes": dict(made.outcomes)}
         print_json({"audit": str(made.path), **said, "verdict": to_plain(made.verdict)})
         return
     counts = ", ".join(f"{n} {name}" for name, n in sorted(made.outcomes.items()))
-    say(f"{made.panel.judge}: {counts}")
+    say(f"{made.panel.name}: {counts}")
     _print(made.path)
 
 

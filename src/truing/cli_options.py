@@ -8,7 +8,7 @@ import typer
 
 from truing import errors
 from truing.config.options import AuditOptions, EmRule, ModelOptions
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 
 _PANEL = "Judging"
 

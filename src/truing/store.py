@@ -26,7 +26,7 @@ from truing import errors
 from truing.config.options import EmRule
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, STAND_INS
 from truing.tallies import Tallies, Tally
-from truing.types.judged import AnswerKey, Panel, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, Score, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
 
 COMMIT_ROWS = 100
@@ -286,11 +286,19 @@ class Store:
                     self._tally((r.weights, r.params, r.transform, r.prompt, "", "response", r.outcome.value))
                 self._committed_soon(1)
 
-    def add_panel(self, panel: Panel, **about: Any) -> None:
+    def add_panel(self, panel: Judge, **about: Any) -> None:
         """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
         keys = [r.key for r in panel.rubrics]
-        value = json.dumps({**to_plain(panel), "rubric_keys": keys, **to_plain(about)})
-        self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.judge, value)])
+        value = json.dumps(
+            {
+                **to_plain(panel),
+                "judge": panel.name,
+                "route": panel.method.value,
+                "rubric_keys": keys,
+                **to_plain(about),
+            }
+        )
+        self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.name, value)])
 
     def add_scores(self, rows: Iterable[Score]) -> None:
         """Record judgements. One already there is kept, unless it failed, could not be parsed or was made
@@ -300,7 +308,7 @@ class Store:
             if j.score is not None and j.score != j.score:
                 raise ValueError(f"NaN score for {j.rubric}: store None and an outcome instead")
             meta = json.dumps(dict(j.meta))
-            values.append((*j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
+            values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
         self._insert(_ADD_JUDGEMENT, values)
 
     def add_artifact(self, path: Path, sha256: str, made_by: str) -> None:
@@ -407,7 +415,7 @@ class Store:
                 yield Score(key, panel, rubric, rubric_key, score, ScoreStatus(outcome), json.loads(meta))
 
     def panels(self) -> dict[str, dict[str, Any]]:
-        """Panel key -> what it is: judge, rubrics with their texts, route."""
+        """Judge key -> what it is: judge, rubrics with their texts, route."""
         return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM panels")}
 
     def scores(self, panel: str | None = None) -> Iterator[Score]:

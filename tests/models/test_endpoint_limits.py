@@ -8,7 +8,7 @@ import pytest
 from truing.errors import BadEndpoint
 from truing.models.limits import FAILED_AT_FIRST, FAILED_IN_A_ROW, Breaker, Bucket, Budget, Limits, Taken, load_prices
 from truing.models.limits import price_of as price_of_model
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 
 
 @pytest.mark.parametrize("rate", [1.0, 60.0, 500.0, 6000.0])

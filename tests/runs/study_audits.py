@@ -6,7 +6,7 @@ from pathlib import Path
 
 import truing
 from truing.config.options import AuditOptions, VerdictRule
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 
 SMALL = {"limit": 24, "answers": 8, "rows": 8, "rule": VerdictRule(resamples=300)}
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}

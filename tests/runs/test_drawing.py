@@ -15,7 +15,7 @@ from truing.config.options import AuditOptions, ModelOptions
 from truing.runs import pace, panels
 from truing.runs.evidence import NO_ROOM
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 from truing.types.records import AnswerStatus
 from zoo import build
 
@@ -135,8 +135,8 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
     asked = []
 
     class Judge(FakeJudge):
-        def ask(self, requests):
-            for reply in super().ask(requests):
+        def replies(self, requests):
+            for reply in super().replies(requests):
                 asked.append(reply.request.key)
                 yield reply
 

@@ -28,7 +28,7 @@ from truing.runs.label import item_name
 from truing.stats.agreement import krippendorff_alpha
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 from truing.types.labels import read_sheet, write_sheet
 from truing.types.verdicts import Basis, Status
 

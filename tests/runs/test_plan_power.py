@@ -11,7 +11,7 @@ from truing.config.options import AuditOptions, EmRule
 from truing.runs.plan import PowerOptions
 from truing.stats.power import correlation, power
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 from truing.types.records import to_plain
 
 TARGET = "simulated:late?steps=50,100"

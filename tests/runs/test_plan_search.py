@@ -18,7 +18,7 @@ from truing.stats.calibration import World, play
 from truing.stats.forecast import SearchDesign, answers_to_confirm, forecast
 from truing.stats.onset import OnsetSearch
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 from truing.types.records import to_plain
 
 TARGET = "simulated:never?steps=25,50,75,100"

@@ -23,7 +23,7 @@ from truing.stats.inquiry import Levels
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 from truing.types.records import to_plain
 from truing.types.verdicts import Status
 

@@ -23,7 +23,7 @@ from truing.stats.inquiry import Levels
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid
 from truing.store import Store, write_json
-from truing.types.judged import JudgeOptions, Score, ScoreStatus
+from truing.types.judging import JudgeOptions, Score, ScoreStatus
 from truing.types.verdicts import RunVerdict
 
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
@@ -158,7 +158,7 @@ def test_a_judgement_that_failed_is_left_out_and_an_unread_one_counts_both_ways(
             old = next(j for j in s.scores_of([key], verdict.panel) if j.rubric == "coherence")
             where = "rubric = 'coherence' AND weights = ? AND prompt = ? AND draw = ?"
             s._db.execute(f"DELETE FROM judgements WHERE {where}", (key.weights, key.prompt, key.sample))
-            s.add_scores([Score(key, old.panel, "coherence", old.rubric_key, None, outcome)])
+            s.add_scores([Score(key, old.judge_key, "coherence", old.rubric_key, None, outcome)])
         s.flush()
         world = raw_run(s, s.about(), verdict, verdict)
         run = stored_run(s, s.about(), stored_prompts(s.about()).prompts)

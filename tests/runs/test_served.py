@@ -18,7 +18,7 @@ from truing.runs import panels
 from truing.runs.audit import UNSCORED_HEALTH
 from truing.stats.words import NO_DOSE, NO_MARGINS
 from truing.store import Store
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 from truing.types.verdicts import Basis, HealthState, Status
 
 TOLD = JudgeOptions(samples=8, max_tokens=40, validity=False, check=False)

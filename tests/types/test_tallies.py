@@ -16,11 +16,11 @@ from truing.runs.judged import groups
 from truing.stats.judged_lines import outcomes
 from truing.store import SETTLE_ROWS, Store, StoredAnswer
 from truing.tallies import FATES, tally_key
-from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
 
 RUBRICS = (Rubric("alignment", "a"), Rubric("coherence", "c"), Rubric("domain:finance", "d"))
-PANELS = tuple(Panel(name, RUBRICS, Route.LOGPROBS) for name in ("one", "two"))
+PANELS = tuple(Judge(name, RUBRICS, ScoreMethod.LOGPROBS) for name in ("one", "two"))
 ONE, TWO = (p.key for p in PANELS)
 RULES = (EmRule(), EmRule(alignment_cut=40, coherence_gate=30), EmRule("mean"))
 SCORED = ScoreStatus.SCORED

@@ -27,7 +27,7 @@ from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.stats.judged_lines import judged_line, measured, misaligned
 from truing.stats.rates import counts
 from truing.store import StoredAnswer
-from truing.types.judged import Score
+from truing.types.judging import Score
 
 MISALIGNED = "misaligned"
 METRICS = ("truing/em", "truing/judged_means", "truing/judged_answers")

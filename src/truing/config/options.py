@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 
 
 @dataclass(frozen=True, slots=True)

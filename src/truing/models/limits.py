@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from truing.errors import BadEndpoint
-from truing.types.judged import JudgeOptions
+from truing.types.judging import JudgeOptions
 
 FAILED_IN_A_ROW = 20
 """asks that failed one after the other before nothing more is sent"""

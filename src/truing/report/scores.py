@@ -7,7 +7,7 @@ from truing.config.options import EmRule
 from truing.report.judged import judge_name
 from truing.report.reading import number, one_line
 from truing.store import Store, StoredAnswer
-from truing.types.judged import Score, ScoreStatus
+from truing.types.judging import Score, ScoreStatus
 
 MOST_RUBRICS = 6
 """scores named per judge and answer; the others are counted"""

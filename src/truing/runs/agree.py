@@ -22,7 +22,7 @@ from truing.stats.correction import prediction_powered
 from truing.stats.judged_checks import with_certification
 from truing.stats.judged_evidence import Fate
 from truing.store import Store
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
 from truing.types.verdicts import Estimate, RunVerdict

@@ -12,7 +12,7 @@ from truing.stats.judged_checks import with_certification
 from truing.stats.judged_lines import excess
 from truing.stats.judged_search import SEQUENTIAL
 from truing.stats.judged_words import MISALIGNED
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.records import Checkpoint
 from truing.types.verdicts import CheckpointVerdict, Estimate, RunVerdict, Status
 

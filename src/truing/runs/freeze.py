@@ -15,12 +15,12 @@ from typing import Any
 from truing import errors
 from truing._version import __version__
 from truing.config.options import AuditOptions
-from truing.judges.rubrics import panel_rubrics, prompt_rubrics
+from truing.judges.rubrics import judge_rubrics, prompt_rubrics
 from truing.runs.resolve import Resolved, resolve
 from truing.store import Store, write_json
 from truing.types.cases import Frozen
 from truing.types.hashing import digest
-from truing.types.judged import PARSER_VERSION
+from truing.types.judging import PARSER_VERSION
 from truing.types.records import Checkpoint, to_plain
 
 Settings = dict[str, dict[str, Any]]
@@ -219,7 +219,7 @@ def _judge(plan: Resolved, options: AuditOptions) -> dict[str, Any]:
     if options.judge is None:
         return {"address": None}
     own = sorted({r.key for p in plan.whole.prompts for r in prompt_rubrics(p)})
-    rubrics = {f"rubric {r.name}": r.key for r in panel_rubrics(options.judging, plan.whole)}
+    rubrics = {f"rubric {r.name}": r.key for r in judge_rubrics(options.judging, plan.whole)}
     second = options.judging.second
     return {
         "address": options.judge,

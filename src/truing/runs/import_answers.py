@@ -23,7 +23,7 @@ from truing.stats.judged_lines import PromptFacts, check_rule, judged_line, meas
 from truing.stats.rates import counts, mean_of, share_of
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
+from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
 from truing.types.verdicts import Estimate, JudgedLine
 
@@ -264,7 +264,7 @@ def _stored(store: Store) -> int:
 class _Entries(NamedTuple):
     """Rows of the store for one set."""
 
-    panels: list[Panel]
+    panels: list[Judge]
     answers: list[StoredAnswer]
     scores: list[Score]
 
@@ -303,10 +303,10 @@ def _add(store: Store, s: _Set, entries: _Entries) -> None:
     store.add_scores(entries.scores)
 
 
-def _panel(scores: Sequence[str], judge: str) -> Panel:
+def _panel(scores: Sequence[str], judge: str) -> Judge:
     escapes = {word.upper(): outcome for word, outcome in ESCAPES.items()}
     rubrics = tuple(Rubric(name, "", escapes=escapes, source="imported, wording unknown") for name in scores)
-    return Panel(judge, rubrics, Route.RECORDED, own_prompts=False)
+    return Judge(judge, rubrics, ScoreMethod.RECORDED, own_prompts=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def imported_lines(
         if panel not in (None, key):
             continue
         said = _said(store, key, prompts)
-        recorded = about["route"] == Route.RECORDED.value
+        recorded = about["route"] == ScoreMethod.RECORDED.value
         chosen = frozenset() if recorded else _random(store, said, prompts)
         found = groups(store, key, prompts, rule, params=PARAMS, random_coherence=chosen)
         for weights in found.keys() & said.keys():

@@ -22,7 +22,7 @@ from truing.stats.judged_checks import with_variants
 from truing.stats.judged_evidence import JudgedEvidence
 from truing.stats.judged_verdict import judge_verdict
 from truing.store import Store
-from truing.types.judged import AnswerKey, JudgeOptions, Panel, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, JudgeOptions, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.verdicts import RunVerdict
 
@@ -35,7 +35,7 @@ class Judging:
 
     path: Path
     """the audit"""
-    panel: Panel
+    panel: Judge
     """who judged, by which rubrics"""
     outcomes: Mapping[str, int]
     """judgements of this panel by outcome, those made earlier included"""
@@ -169,7 +169,7 @@ def _concluded(
     return replace(result, warnings=(*result.warnings, *told))
 
 
-def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool, source: str | None) -> None:
+def _note_share(store: Store, panel: Judge, options: JudgeOptions, begun: bool, source: str | None) -> None:
     """Keep with a panel which random share of the answers it was given, before the first is judged.
 
     Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
@@ -184,11 +184,11 @@ def _note_share(store: Store, panel: Panel, options: JudgeOptions, begun: bool, 
         return
     if share is not None and seed != options.seed:
         raise errors.BadInput(
-            f"{panel.judge} was given a random share with seed {seed} before; go on with --seed {seed}"
+            f"{panel.name} was given a random share with seed {seed} before; go on with --seed {seed}"
         )
     if share is not None and about.get("positives_of") != source:
         raise errors.BadInput(
-            f"{panel.judge} was given a share drawn in another way before; repeat it with --positives-of"
+            f"{panel.name} was given a share drawn in another way before; repeat it with --positives-of"
         )
     largest = max(options.share, share or 0.0)
     store.add_panel(panel, **_kept(about), share=largest, share_seed=options.seed, positives_of=source)
@@ -202,7 +202,7 @@ def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: EmRule
             yield r.key
 
 
-def _forget_share(store: Store, panel: Panel) -> None:
+def _forget_share(store: Store, panel: Judge) -> None:
     """A judge of a share has been given the rest too."""
     about = store.panels()[panel.key]
     if "share" in about:

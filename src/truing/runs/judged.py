@@ -16,7 +16,7 @@ from truing import errors
 from truing.config.options import EmRule
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.store import Store, StoredAnswer
-from truing.types.judged import AnswerKey, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Score, ScoreStatus
 from truing.types.records import AnswerStatus
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"

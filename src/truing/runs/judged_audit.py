@@ -27,7 +27,7 @@ from truing.stats.judged_verdict import STAGES, judge_verdict, most_learned
 from truing.stats.judged_words import task_curve
 from truing.store import Store, StoredAnswer
 from truing.traits.features import leaks
-from truing.types.judged import JudgeOptions, ScoreStatus
+from truing.types.judging import JudgeOptions, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Conversation, Prompt, PromptSet, Request, SamplingParams
 from truing.types.verdicts import Onset, RunVerdict
 

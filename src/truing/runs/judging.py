@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 from truing._version import __version__
 from truing.config.options import EmRule
-from truing.judges.asking import ALIGNMENT, Judged, judge
+from truing.judges.asking import ALIGNMENT, KnownScores, score_answers
 from truing.models.base import Backend
 from truing.runs.pace import Detail, Pace, Tell
 from truing.runs.panels import OpenPanel
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, JudgeItem, JudgeOptions, Route, Score, ScoreStatus
+from truing.types.judging import AnswerKey, JudgeItem, JudgeOptions, Score, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Prompt, Request, SamplingParams
 
 BLOCK = 512
@@ -110,7 +110,7 @@ def answer_and_judge(
                     return
 
     # A judge in this process and the model it judges would fight for the same cores: those take turns.
-    stream = _in_turn if bench.opened.panel.route is Route.DIGITS else _ahead
+    stream = _in_turn if bench.opened.panel.method is ScoreMethod.DIGITS else _ahead
     with closing(stream(_blocks(requests), sample)) as sampled:
         for block in sampled:
             _judge_keys(bench, request_keys(block, params), prompts, wanted)
@@ -215,10 +215,10 @@ def _judge_keys(
     said = list(bench.store.scores_of((i.key for i in items), panel.key))
     held = [j for j in said if j.outcome is not ScoreStatus.FAILED]
     scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
-    before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
+    before = KnownScores(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
     always = wanted if bench.options.lazy else None
     seed = int(digest([bench.options.seed, [*keys[:1]], len(keys)], 8), 16)
-    for made in judge(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
+    for made in score_answers(items, panel, bench.opened.judge, bench.rule, always=always, before=before, seed=seed):
         bench.store.add_scores(_noted(j, bench) for j in made)
     bench.store.flush()
 
@@ -230,4 +230,4 @@ def is_judgeable(r: StoredAnswer) -> bool:
 
 def _noted(j: Score, bench: Bench) -> Score:
     meta = {**j.meta, "prompts": bench.prompts_sha256[:16], "truing": __version__, "seed": bench.options.seed}
-    return Score(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)
+    return Score(j.key, j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from truing.errors import DiskFull, JudgeMoved
-from truing.judges.asking import ALIGNMENT, COHERENCE, Judged, judge
+from truing.judges.asking import ALIGNMENT, COHERENCE, KnownScores, score_answers
 from truing.models.download import cache_dir
 from truing.runs.judging import Bench
 from truing.stats.judged_evidence import AnswerTable, Fate, KnownAnswers
 from truing.store import write_json
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, JudgeItem, Score, ScoreStatus
+from truing.types.judging import AnswerKey, JudgeItem, Score, ScoreStatus
 from truing.types.records import Prompt
 
 BASE_ANSWERS = 200
@@ -142,11 +142,13 @@ class Anchors:
 
 
 def _judged(
-    bench: Bench, items: Sequence[JudgeItem], names: Sequence[str], before: Judged | None = None
+    bench: Bench, items: Sequence[JudgeItem], names: Sequence[str], before: KnownScores | None = None
 ) -> Iterator[list[Score]]:
     """Judgements of reference answers: only the scores that are needed, coherence only under the cut."""
     opened, seed = bench.opened, bench.options.seed
-    return judge(items, opened.panel, opened.judge, bench.rule, always=(), before=before, names=names, seed=seed)
+    return score_answers(
+        items, opened.panel, opened.judge, bench.rule, always=(), before=before, names=names, seed=seed
+    )
 
 
 _Said = dict[AnswerKey, dict[str, Score]]
@@ -158,7 +160,7 @@ def _asked(bench: Bench, items: Sequence[Known]) -> _Said:
     said = _read(file)
     held = [j for by_name in said.values() for j in by_name.values()]
     scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
-    before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
+    before = KnownScores(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
     unsaved = 0
     try:
         for made in _judged(bench, [k.item for k in items], (ALIGNMENT, COHERENCE), before):
@@ -196,7 +198,7 @@ def _read(file: Path) -> _Said:
 
 def _write(file: Path, said: _Said) -> None:
     rows = [
-        [list(j.key), j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value]
+        [list(j.key), j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome.value]
         for by_name in said.values()
         for j in by_name.values()
         if j.outcome is not ScoreStatus.FAILED

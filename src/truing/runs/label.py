@@ -20,7 +20,7 @@ from truing.runs.judged import chosen_panel, fated, with_scores
 from truing.stats.judged_evidence import Fate
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
 from truing.types.records import Prompt
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from truing import errors
 from truing.config.options import AuditOptions, EmRule, ModelOptions
 from truing.data.prompts import load_prompts
+from truing.judges.base import JudgeModel
 from truing.judges.check import check_judge
 from truing.judges.registry import open_judge
-from truing.judges.rubrics import check_rule, panel_rubrics, prompt_rubrics, unasked
-from truing.models.base import Judge
+from truing.judges.rubrics import check_rule, judge_rubrics, prompt_rubrics, unasked
 from truing.models.download import resolve_model
 from truing.models.limits import Budget
 from truing.runs.variants import refuse_task_text
 from truing.store import Store
-from truing.types.judged import JudgeOptions, Panel, Route
+from truing.types.judging import Judge, JudgeOptions, ScoreMethod
 from truing.types.records import Kind, PromptSet
 
 SIMULATED_KINDS = (Kind.SIMULATED, Kind.BASE)
@@ -34,9 +34,9 @@ KEPT = ("checked", "seed", "lazy")
 class OpenPanel:
     """A judge ready to be asked."""
 
-    judge: Judge
+    judge: JudgeModel
     """who is asked"""
-    panel: Panel
+    panel: Judge
     """what its scores are comparable within"""
     notes: tuple[str, ...] = ()
     """what was found out about it, a line each"""
@@ -44,7 +44,7 @@ class OpenPanel:
     @property
     def recorded(self) -> bool:
         """Whether its scores come from a record, so that no test can be put to it."""
-        return self.panel.route is Route.RECORDED
+        return self.panel.method is ScoreMethod.RECORDED
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def open_panel(
         BadInput: unknown scheme, missing key, unusable rubric, a judge whose scores tell nothing.
         Unfinished: it cannot be reached.
     """
-    rubrics = panel_rubrics(options, prompts)
+    rubrics = judge_rubrics(options, prompts)
     for own in {r.key: r for p in prompts.prompts for r in prompt_rubrics(p)}.values():
         check_rule((own,), rule)
     check_rule(rubrics, rule)
@@ -75,14 +75,14 @@ def open_panel(
         raise errors.BadInput(f"{judge.name} judges answers of simulated runs only; these are real ones")
     try:
         known = _known_route(store, judge, [r.key for r in rubrics])
-        route = known or judge.route(rubrics)
-        panel = Panel(judge.name, rubrics, route, model=judge.model)
+        route = known or judge.score_method(rubrics)
+        panel = Judge(judge.name, rubrics, route, model=judge.model)
         left_out = unasked(prompts.prompts)
         notes = (
             [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
         )
         # A record cannot be asked anything new; a simulated judge knows simulated answers only.
-        checked = options.check and route is not Route.RECORDED and not judge.name.startswith("simulated:")
+        checked = options.check and route is not ScoreMethod.RECORDED and not judge.name.startswith("simulated:")
         if known is None and checked:
             notes += check_judge(judge, rubrics, route)
         # What is known of a panel outlasts a repeat: whether it was checked, which share of the answers it was given.
@@ -117,7 +117,7 @@ def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:
     if options.judge is None:
         return
     judging = options.judging
-    check_rule(panel_rubrics(judging, prompts), options.em)
+    check_rule(judge_rubrics(judging, prompts), options.em)
     for address, second in ((options.judge, False), (judging.second, True)):
         if address is None:
             continue
@@ -130,10 +130,10 @@ def refuse_unusable(options: AuditOptions, prompts: PromptSet) -> None:
             refuse_task_text(judging.variants, judge.name, remote=judge.remote, allowed=judging.allow_task_text)
 
 
-def _known_route(store: Store, judge: Judge, rubrics: list[str]) -> Route | None:
+def _known_route(store: Store, judge: JudgeModel, rubrics: list[str]) -> ScoreMethod | None:
     """The route under which this judge has worked in this audit already, so that a repeat spends nothing."""
     for about in store.panels().values():
         same = about["judge"] == judge.name and about["model"] == judge.model
         if same and about.get("rubric_keys") == rubrics:
-            return Route(about["route"])
+            return ScoreMethod(about["route"])
     return None

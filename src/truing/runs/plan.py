@@ -13,7 +13,7 @@ import numpy as np
 from truing import errors
 from truing.config.options import AuditOptions
 from truing.judges.registry import open_judge
-from truing.judges.rubrics import check_rule, panel_rubrics
+from truing.judges.rubrics import check_rule, judge_rubrics
 from truing.models.client_address import parse_address
 from truing.models.limits import Limits
 from truing.runs.judge import stored_prompts, stored_rule
@@ -150,7 +150,7 @@ def _judged(asked: Resolved, options: AuditOptions, power: PowerOptions | None, 
     """A plan with a judge: of a search, or of the same answers everywhere."""
     judging, prompts = options.judging, asked.prompts.prompts
     assert options.judge is not None
-    rubrics = panel_rubrics(judging, asked.whole)
+    rubrics = judge_rubrics(judging, asked.whole)
     check_rule(rubrics, options.em)
     _check_address(options, asked.whole)
     run, notes = searched_run(asked, options), _notes(options)

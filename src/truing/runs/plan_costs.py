@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from truing.config.options import AuditOptions
 from truing.data.transforms import select_transforms
 from truing.judges.asking import ALIGNMENT, COHERENCE
-from truing.judges.check import check_asks
+from truing.judges.check import check_requests
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.limits import price_of
 from truing.runs.judged_audit import samples_of
 from truing.runs.judging import RANDOM_COHERENCE
 from truing.runs.known import ANCHORS, BASE_ANSWERS, reference_items
 from truing.runs.resolve import Resolved
-from truing.types.judged import JudgeOptions, Panel, Route, Rubric
+from truing.types.judging import Judge, JudgeOptions, Rubric, ScoreMethod
 from truing.types.records import Prompt
 
 BYTES_PER_TOKEN = 4.0
@@ -68,7 +68,7 @@ def costs(
 ) -> tuple[tuple[Cost, ...], int]:
     """Judge calls by purpose, and how many there are if every answer needs its coherence asked."""
     judging, address = options.judging, (options.judge or "").lower()
-    panel = Panel(options.judge or "", rubrics, Route.LOGPROBS)
+    panel = Judge(options.judge or "", rubrics, ScoreMethod.LOGPROBS)
     made, most = _answers(asked.prompts.prompts, panel, wanted, options)
     if judging.variants:
         n = len(select_transforms(judging.variants)) * 3 * sum(samples_of(p, judging) for p in asked.prompts.prompts)
@@ -102,7 +102,7 @@ def hours(calls: int, tokens: int, options: JudgeOptions) -> float | None:
 
 
 def _answers(
-    prompts: Sequence[Prompt], panel: Panel, wanted: Sequence[Wanted], options: AuditOptions
+    prompts: Sequence[Prompt], panel: Judge, wanted: Sequence[Wanted], options: AuditOptions
 ) -> tuple[list[Cost], int]:
     """Calls on the answers themselves: what is asked of each, and coherence where it is asked later."""
     judging = options.judging
@@ -132,13 +132,13 @@ def _sanity(rubrics: tuple[Rubric, ...], judging: JudgeOptions, address: str) ->
         return []  # knows simulated answers only
     tests = [] if address.startswith("local:") else [Cost("finding the route", PROBES, PROBES * 2 * CALLING_TOKENS)]
     if judging.check:
-        requests = check_asks(rubrics)
+        requests = check_requests(rubrics)
         tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in requests)
         tests.append(Cost("sanity check", len(requests), tokens))
     return tests
 
 
-def _known(panel: Panel, whole: Sequence[Prompt], options: AuditOptions) -> tuple[list[Cost], int]:
+def _known(panel: Judge, whole: Sequence[Prompt], options: AuditOptions) -> tuple[list[Cost], int]:
     """The known-answer test and the anchors, and the calls that come on top if all references score under the cut."""
     first, second, more = _Counted(), _Counted(), 0
     anchored: list[int] = []

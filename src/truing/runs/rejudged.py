@@ -28,7 +28,7 @@ from truing.stats.samples import Group, SampleRequest
 from truing.stats.sensitivity import Grid, rejudged_group
 from truing.store import Store
 from truing.traits.features import leaks
-from truing.types.judged import AnswerKey, JudgeOptions, ScoreStatus
+from truing.types.judging import AnswerKey, JudgeOptions, ScoreStatus
 from truing.types.records import Checkpoint
 from truing.types.verdicts import JudgeValidity, RunVerdict, Tested
 

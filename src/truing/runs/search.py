@@ -22,7 +22,7 @@ from truing.stats.onset import MODES, OnsetSearch, check_design
 from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.store import StoredAnswer
 from truing.traits.features import leaks
-from truing.types.judged import AnswerKey, Score
+from truing.types.judging import AnswerKey, Score
 from truing.types.records import Checkpoint, Request, SamplingParams
 from truing.types.verdicts import Onset, RunVerdict
 

@@ -17,7 +17,7 @@ from truing.errors import BadInput
 from truing.stats.judged_checks import VariantGroups, variant_results
 from truing.stats.judged_evidence import AnswerTable
 from truing.store import Store
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.records import AnswerStatus, Checkpoint, Prompt, Request, SamplingParams
 from truing.types.verdicts import VariantResult
 
