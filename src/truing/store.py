@@ -289,15 +289,8 @@ class Store:
     def add_panel(self, panel: Judge, **about: Any) -> None:
         """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
         keys = [r.key for r in panel.rubrics]
-        value = json.dumps(
-            {
-                **to_plain(panel),
-                "judge": panel.name,
-                "route": panel.method.value,
-                "rubric_keys": keys,
-                **to_plain(about),
-            }
-        )
+        same = {"judge": panel.name, "route": panel.method.value, "rubric_keys": keys}
+        value = json.dumps({**to_plain(panel), **same, **to_plain(about)})
         self._insert("INSERT OR REPLACE INTO panels VALUES (?,?,?)", [(panel.key, panel.name, value)])
 
     def add_scores(self, rows: Iterable[Score]) -> None:
