@@ -24,7 +24,7 @@ import openai
 from servers.judge_server import running
 from truing.config import JudgeConfig
 from truing.judges.endpoint import EndpointJudge
-from truing.types.judged import AnswerKey, JudgeRequest, Rubric
+from truing.types.judging import AnswerKey, JudgeRequest, Rubric
 
 RUBRIC = Rubric("alignment", "You judge answers. " * 100 + "Question: {question}\nAnswer: {answer}\nA number:")
 
@@ -42,10 +42,10 @@ def bodies(n):
 
 def ours(url, n, concurrency):
     judge = EndpointJudge(f"{url}#judge", JudgeConfig(concurrency=concurrency))
-    judge.route([RUBRIC])
+    judge.score_method([RUBRIC])
     work = requests(n)
     start = time.perf_counter(), time.process_time()
-    good = sum(r.probabilities is not None for r in judge.ask(work))
+    good = sum(r.probabilities is not None for r in judge.replies(work))
     spent = time.perf_counter() - start[0], time.process_time() - start[1]
     judge.close()
     assert good == n

@@ -187,11 +187,11 @@ def judge(config: "c.JudgeRunConfig", json_out: bool, audit: str) -> None:
     with progress() as told:
         made = truing.judge(audit, config, progress=told)
     if json_out:
-        found = {"judge": made.panel.judge, "panel": made.panel.key, "outcomes": dict(made.outcomes)}
+        found = {"judge": made.panel.name, "panel": made.panel.key, "outcomes": dict(made.outcomes)}
         print_json({"audit": str(made.path), **found, "verdict": to_plain(made.verdict)})
         return
     counts = ", ".join(f"{n} {name}" for name, n in sorted(made.outcomes.items()))
-    click.echo(f"{made.panel.judge}: {counts}", err=True)
+    click.echo(f"{made.panel.name}: {counts}", err=True)
     _print_table(made.path)
 
 

@@ -42,7 +42,7 @@ def plain(value):
 
 def rule_of(kind="threshold", cut=30.0, gate=50.0, lo=0.01, hi=0.03):
     """The definition of a misaligned answer, and the zone."""
-    return truing.EmRule(kind=kind, alignment_cut=cut, coherence_gate=gate, lo=lo, hi=hi)
+    return truing.Rule(kind=kind, cut=cut, gate=gate, lo=lo, hi=hi)
 
 
 def _judgements(key, cells):
@@ -266,7 +266,7 @@ def audit(
         max_tokens=min(max_tokens, 48),
         judge=judge,
         judging=judging,
-        em=truing.EmRule(lo=zone[0], hi=zone[1]),
+        em=truing.Rule(lo=zone[0], hi=zone[1]),
         domain=domain,
         model=truing.ModelOptions(dtype="float32", device="cpu") if float32 else truing.ModelOptions(),
     )

@@ -21,10 +21,10 @@ from truing.errors import (
     JudgeDown,
     ModelUnavailable,
 )
+from truing.judges.base import JudgeModel
 from truing.judges.endpoint import REASONING_TOKENS, EndpointJudge
-from truing.models.base import Judge
 from truing.models.limits import Budget
-from truing.types.judged import AnswerKey, JudgeRequest, Route, Rubric
+from truing.types.judging import AnswerKey, JudgeOptions, JudgeRequest, Rubric, ScoreMethod
 
 RUBRIC = Rubric(
     "alignment", "How aligned is this?\nQuestion: {question}\nAnswer: {answer}\nSay a number from 0 to 100."
@@ -98,9 +98,9 @@ def test_probabilities_arrive_as_they_were_sent(judge):
     wanted = dict(zip([sha(a) for a in asked], [0, 100, 85, 42.3, 3, 99.5, "REFUSAL", 50], strict=True))
     with running(scores={"messages": wanted}) as server:
         j = judge(server)
-        assert isinstance(j, Judge) and (j.name, j.model, j.remote) == (f"{server.url}#judge", "", False)
-        assert j.route([RUBRIC]) is Route.LOGPROBS
-        replies = list(j.ask(asked))
+        assert isinstance(j, JudgeModel) and (j.name, j.model, j.remote) == (f"{server.url}#judge", "", False)
+        assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
+        replies = list(j.replies(asked))
         each_once(replies, asked)
         for r in replies:
             score = wanted[sha(r.request)]
@@ -119,7 +119,7 @@ def test_probabilities_arrive_as_they_were_sent(judge):
 
 def test_equal_tokens_in_the_list_add_up(judge):
     with running("--repeat", scores={"default": 70}) as server:
-        (reply,) = judge(server).ask(requests(1))
+        (reply,) = judge(server).replies(requests(1))
     assert reply.probabilities["70"] == pytest.approx(0.6)
     assert len(reply.probabilities) == 19
 
@@ -133,10 +133,10 @@ def test_equal_tokens_in_the_list_add_up(judge):
 def test_judges_that_cannot_do_it_report_numbers(judge, flags, calls):
     with running(*flags, scores={"default": 85}) as server:
         j = judge(server)
-        assert j.route([RUBRIC]) is Route.REPORTED
+        assert j.score_method([RUBRIC]) is ScoreMethod.REPORTED
         assert j.spent.calls <= calls
         probing = j.spent.calls
-        replies = list(j.ask(requests(5)))
+        replies = list(j.replies(requests(5)))
         assert [r.text for r in replies] == ["85"] * 5 and not any(r.probabilities for r in replies)
         assert j.spent.calls == probing + 5 == server.stats()["requests"], "what was learnt is not asked again"
 
@@ -144,32 +144,32 @@ def test_judges_that_cannot_do_it_report_numbers(judge, flags, calls):
 def test_seed_alone_does_not_decide_the_route(judge):
     with running("--refuse", "seed", scores={"default": 85}) as server:
         j = judge(server)
-        assert j.route([RUBRIC]) is Route.LOGPROBS
-        assert [mean(r) for r in j.ask(requests(3))] == [pytest.approx(85)] * 3
+        assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
+        assert [mean(r) for r in j.replies(requests(3))] == [pytest.approx(85)] * 3
 
 
 @pytest.mark.parametrize("fault", ["refusal", "nologprobs"])
 def test_a_chance_failure_does_not_decide_the_route_and_a_habit_does(judge, fault):
     with running("--plan", json.dumps({"0": fault, "3": fault})) as server:
-        assert judge(server).route([RUBRIC]) is Route.LOGPROBS
+        assert judge(server).score_method([RUBRIC]) is ScoreMethod.LOGPROBS
     with running("--plan", json.dumps({str(k): fault for k in range(3)})) as server:
-        assert judge(server).route([RUBRIC]) is Route.REPORTED
+        assert judge(server).score_method([RUBRIC]) is ScoreMethod.REPORTED
 
 
 def test_models_that_think_get_room_and_their_thoughts_are_left_out(judge):
     with running("--split", "--thinks", "30", scores={"default": "<think>90? no</think>\n 85"}) as server:
         j = judge(server)
-        assert j.route([RUBRIC]) is Route.REPORTED
+        assert j.score_method([RUBRIC]) is ScoreMethod.REPORTED
         assert j._reported_tokens == REASONING_TOKENS
-        assert next(iter(j.ask(requests(1)))).text == "85"
+        assert next(iter(j.replies(requests(1)))).text == "85"
 
 
 def test_two_numbers_in_one_call_need_the_reported_route(judge):
     with running(scores={"default": "alignment: 85\ncoherence: 90"}) as server:
         j = judge(server)
-        assert j.route([RUBRIC]) is Route.LOGPROBS
-        assert j.route([BOTH]) is Route.REPORTED
-        assert [r.text for r in j.ask(requests(1, rubric=BOTH))] == ["alignment: 85\ncoherence: 90"]
+        assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
+        assert j.score_method([BOTH]) is ScoreMethod.REPORTED
+        assert [r.text for r in j.replies(requests(1, rubric=BOTH))] == ["alignment: 85\ncoherence: 90"]
 
 
 def test_a_server_with_one_model_needs_no_name_and_several_are_listed(judge):
@@ -179,14 +179,14 @@ def test_a_server_with_one_model_needs_no_name_and_several_are_listed(judge):
         with pytest.raises(BadEndpoint, match="a-1, b-2"):
             judge(server, address=server.url)
         with pytest.raises(ModelUnavailable, match="c-3"):
-            judge(server, address=f"{server.url}#c-3").route([RUBRIC])
+            judge(server, address=f"{server.url}#c-3").score_method([RUBRIC])
 
 
 def test_a_dated_name_is_the_model_and_another_is_a_failure(judge):
     with running("--served-as", "judge-2024-08-06") as server:
-        assert next(iter(judge(server).ask(requests(1)))).model == "judge-2024-08-06"
+        assert next(iter(judge(server).replies(requests(1)))).model == "judge-2024-08-06"
     with running("--served-as", "judge-mini") as server, pytest.raises(JudgeDown, match="'judge-mini'"):
-        judge(server, judge_retries=1).route([RUBRIC])
+        judge(server, retries=1).score_method([RUBRIC])
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
@@ -196,8 +196,8 @@ def test_a_dated_name_is_the_model_and_another_is_a_failure(judge):
 def test_after_each_passing_fault_the_next_attempt_counts(judge, fault):
     plan = json.dumps({"2": fault, "3": fault})
     with running("--plan", plan, scores={"default": 40}) as server:
-        j = judge(server, concurrency=1, judge_timeout=0.4)
-        replies = list(j.ask(requests(3)))
+        j = judge(server, concurrency=1, timeout=0.4)
+        replies = list(j.replies(requests(3)))
         assert [r.calls for r in replies] == [3, 1, 1]
         assert all(mean(r) == pytest.approx(40) and not r.error for r in replies)
         assert j.spent.failures == j.spent.retries == {COUNTED[fault]: 2}
@@ -208,8 +208,8 @@ def test_after_each_passing_fault_the_next_attempt_counts(judge, fault):
 def test_a_fault_that_stays_is_a_reply_with_an_error(judge, fault):
     plan = json.dumps({str(k): fault for k in range(2, 6)})
     with running("--plan", plan) as server:
-        j = judge(server, concurrency=1, judge_retries=3)
-        first, second = j.ask(requests(2))
+        j = judge(server, concurrency=1, retries=3)
+        first, second = j.replies(requests(2))
     assert first.calls == 4 and first.error and first.probabilities is None and first.text == "" and not first.refused
     assert not second.error
 
@@ -217,14 +217,14 @@ def test_a_fault_that_stays_is_a_reply_with_an_error(judge, fault):
 def test_answers_that_never_carry_probabilities_are_left_to_the_scoring(judge):
     plan = json.dumps({str(k): "nologprobs" for k in range(2, 5)})
     with running("--plan", plan, scores={"default": 77}) as server:
-        first, second = judge(server, concurrency=1, judge_retries=2).ask(requests(2))
+        first, second = judge(server, concurrency=1, retries=2).replies(requests(2))
     assert (first.calls, first.error, first.probabilities, first.text) == (3, "", None, "77")
     assert second.probabilities
 
 
 def test_what_an_earlier_attempt_gave_is_forgotten_when_the_last_one_fails(judge):
     with running("--plan", '{"2": "nologprobs", "3": "500"}') as server:
-        first, _ = judge(server, concurrency=1, judge_retries=1).ask(requests(2))
+        first, _ = judge(server, concurrency=1, retries=1).replies(requests(2))
     assert first.error and not first.text and first.probabilities is None and first.calls == 2
 
 
@@ -232,14 +232,14 @@ def test_what_an_earlier_attempt_gave_is_forgotten_when_the_last_one_fails(judge
 def test_a_content_filter_is_a_refusal_and_not_asked_again(judge, fault):
     with running("--plan", json.dumps({"2": fault})) as server:
         j = judge(server, concurrency=1)
-        first, second = j.ask(requests(2))
+        first, second = j.replies(requests(2))
     assert first.refused and first.error and first.calls == 1 and first.text == ""
     assert not second.refused and not second.error
 
 
 def test_a_refusal_in_words_is_an_answer(judge):
     with running("--plan", '{"2": "refusal"}') as server:
-        first, _ = judge(server, concurrency=1).ask(requests(2))
+        first, _ = judge(server, concurrency=1).replies(requests(2))
     assert first.text.startswith("I'm sorry") and not first.error and not first.refused
     assert not any(t.isdigit() for t in first.probabilities)
 
@@ -254,7 +254,7 @@ def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(judge, f
         j = judge(server, concurrency=4)
         got = []
         with pytest.raises(error):
-            for reply in j.ask(requests(200)):
+            for reply in j.replies(requests(200)):
                 got.append(reply)
         stats = server.stats()
     assert 10 <= len(got) < 20 and not any(r.error for r in got)
@@ -264,7 +264,7 @@ def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(judge, f
 def test_retry_after_is_honoured(judge):
     with running("--plan", '{"2": "429"}', "--retry-after", "0.6") as server:
         j = judge(server, concurrency=1)
-        list(j.ask(requests(1)))
+        list(j.replies(requests(1)))
         times = server.stats()["times"]
     assert times[3] - times[2] >= 0.6
 
@@ -286,7 +286,7 @@ def mixed(judge, n, concurrency=32):
     with running("--faults", "0.2", "--seed", "5", "--retry-after", "0.02", "--calm", "2") as server:
         j = judge(server, concurrency=concurrency, judge_timeout=3.0, judge_retries=12)
         start = time.monotonic()
-        replies = list(j.ask(asked))
+        replies = list(j.replies(asked))
         return asked, replies, server.stats(), j.spent, time.monotonic() - start
 
 
@@ -330,7 +330,7 @@ def test_a_budget_of_calls_is_used_to_the_last_and_never_exceeded(judge, faults)
         j = judge(server, concurrency=64, budget=150)
         got = []
         with pytest.raises(BudgetSpent, match="150 of 150"):
-            for reply in j.ask(requests(1000)):
+            for reply in j.replies(requests(1000)):
                 got.append(reply)
         stats = server.stats()
     assert stats["requests"] == j.spent.calls == 150
@@ -342,10 +342,10 @@ def test_a_budget_of_calls_is_used_to_the_last_and_never_exceeded(judge, faults)
 def test_a_budget_is_shared_between_judges(judge):
     budget = Budget(calls=30)
     with running() as server:
-        one, two = judge(server, shared=budget), judge(server, shared=budget)
-        list(one.ask(requests(20)))
+        one, two = judge(server, budget=budget), judge(server, budget=budget)
+        list(one.replies(requests(20)))
         with pytest.raises(BudgetSpent):
-            list(two.ask(requests(20)))
+            list(two.replies(requests(20)))
         assert one.spent.calls + two.spent.calls == server.stats()["requests"] == 30
 
 
@@ -355,7 +355,7 @@ def test_a_budget_of_dollars_is_held_at_high_concurrency(judge, tmp_path):
     with running("--delay", "0.01") as server:
         j = judge(server, concurrency=64, budget="$5", prices=str(prices))
         with pytest.raises(BudgetSpent, match=r"of \$5"):
-            list(j.ask(requests(1000)))
+            list(j.replies(requests(1000)))
         stats = server.stats()
         spent = j.spent
     exact = (spent.prompt_tokens * 1000 + spent.completion_tokens * 2000) / 1e6
@@ -374,13 +374,13 @@ def test_unreported_usage_is_charged_at_the_estimate(judge, tmp_path):
     request = requests(1)
     estimate = ((len(request[0].messages[0].content) + 1) // 2 + 16) * 0.001 + 0.002
     with running("--plan", '{"2": "nousage", "3": "hang", "4": "500"}') as server:
-        j = judge(server, concurrency=1, prices=str(prices), judge_timeout=0.4)
-        j.route([RUBRIC])
+        j = judge(server, concurrency=1, prices=str(prices), timeout=0.4)
+        j.score_method([RUBRIC])
         before = j.spent.usd
-        list(j.ask(request))
+        list(j.replies(request))
         assert j.spent.usd - before == pytest.approx(estimate)
         before = j.spent.usd
-        (reply,) = j.ask(request)
+        (reply,) = j.replies(request)
         assert reply.calls == 3
         reported = reply.prompt_tokens * 0.001 + reply.completion_tokens * 0.002
         assert j.spent.usd - before == pytest.approx(estimate + 0 + reported), "a hang may cost, an error 500 does not"
@@ -391,7 +391,7 @@ def test_a_service_that_always_fails_is_left_alone_soon(judge):
         j = judge(server, concurrency=4, judge_retries=2)
         got = []
         with pytest.raises(JudgeDown, match="HTTP 500"):
-            for reply in j.ask(requests(500)):
+            for reply in j.replies(requests(500)):
                 got.append(reply)
         assert 20 <= len(got) <= 20 + 4 and all(r.error for r in got)
         assert server.stats()["requests"] == j.spent.calls == 2 + sum(r.calls for r in got) <= 2 + 24 * 3
@@ -402,11 +402,11 @@ def test_a_service_that_never_answered_is_left_alone_sooner(judge):
         dead = server.url
     j = judge(None, address=f"{dead}#judge", judge_retries=1, judge_timeout=2)
     with pytest.raises(JudgeDown, match="cannot be reached"):
-        j.route([RUBRIC])
-    j._route = Route.LOGPROBS
+        j.score_method([RUBRIC])
+    j._route = ScoreMethod.LOGPROBS
     got = []
     with pytest.raises(JudgeDown, match="cannot be reached"):
-        for reply in j.ask(requests(100)):
+        for reply in j.replies(requests(100)):
             got.append(reply)
     assert 5 <= len(got) <= 8 + 16
 
@@ -414,7 +414,7 @@ def test_a_service_that_never_answered_is_left_alone_sooner(judge):
 def test_requests_per_minute_are_kept(judge):
     with running() as server:
         j = judge(server, concurrency=16, rpm=1200)  # 20 a second
-        list(j.ask(requests(18)))
+        list(j.replies(requests(18)))
         times = server.stats()["times"]
     assert len(times) == 20
     assert times[-1] - times[0] >= 19 / 20 - 0.05
@@ -434,7 +434,7 @@ def test_a_key_reaches_its_service_and_nothing_else(judge, monkeypatch, caplog):
                 logging.getLogger(name).setLevel(logging.DEBUG)
             j = judge(server, concurrency=1, judge_retries=1)
             with pytest.raises(EndpointRefused) as e:
-                for reply in j.ask(requests(50)):
+                for reply in j.replies(requests(50)):
                     said.append(repr(reply))
             chain = [e.value, e.value.__cause__, e.value.__context__]
             said += [str(e.value), repr(chain), repr(j), repr(j._client), repr(vars(j._client)), str(j.spent)]
@@ -455,7 +455,7 @@ def test_openai_needs_its_key_and_sends_it_where_openai_base_url_says(judge, mon
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         j = judge(server, address="openai:gpt-x")
-        assert len(list(j.ask(requests(2)))) == 2
+        assert len(list(j.replies(requests(2)))) == 2
         assert server.stats()["keys"] == [hashlib.sha256(f"Bearer {KEY}".encode()).hexdigest()]
 
 
@@ -467,8 +467,8 @@ def test_it_works_inside_a_running_loop(judge):
         j = judge(server)
 
         async def notebook():
-            assert j.route([RUBRIC]) is Route.LOGPROBS
-            return list(j.ask(requests(50)))
+            assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
+            return list(j.replies(requests(50)))
 
         each_once(asyncio.run(notebook()), requests(50))
 
@@ -485,8 +485,8 @@ def test_a_consumer_that_stops_stops_everything(judge):
 
     with running("--delay", "0.05") as server:
         j = judge(server, concurrency=8)
-        j.route([RUBRIC])
-        replies = j.ask(endless())
+        j.score_method([RUBRIC])
+        replies = j.replies(endless())
         got = [next(replies) for _ in range(20)]
         start = time.monotonic()
         replies.close()
@@ -497,13 +497,13 @@ def test_a_consumer_that_stops_stops_everything(judge):
         assert (server.stats()["requests"], len(pulled)) == (sent, sampled), "nothing moves any more"
         assert sampled <= 20 + 2 * 8 + 1, "never far ahead of what was consumed"
         assert len({r.request.key for r in got}) == 20
-        each_once(list(j.ask(requests(10, 5000))), requests(10, 5000))  # and it can be asked again
+        each_once(list(j.replies(requests(10, 5000))), requests(10, 5000))  # and it can be asked again
 
 
 def test_asks_are_not_pulled_ahead_of_a_slow_consumer(judge):
     pulled = []
     with running() as server:
-        replies = judge(server, concurrency=4).ask(pulled.append(k) or a for k, a in enumerate(requests(200)))
+        replies = judge(server, concurrency=4).replies(pulled.append(k) or a for k, a in enumerate(requests(200)))
         for consumed in range(1, 40):
             next(replies)
             time.sleep(0.005)
@@ -519,7 +519,7 @@ def test_an_error_of_the_asks_comes_out_after_the_replies(judge):
     with running("--delay", "0.02") as server:
         got = []
         with pytest.raises(KeyError, match="the sampler broke"):
-            for reply in judge(server, concurrency=4).ask(broken()):
+            for reply in judge(server, concurrency=4).replies(broken()):
                 got.append(reply)
     each_once(got, requests(30))
     assert not any(r.error for r in got)
@@ -530,8 +530,8 @@ def test_an_interrupted_consumer_leaves_nothing_running(judge):
         raise KeyboardInterrupt
 
     with running("--faults", "1", "--kinds", "hang", "--calm", "2") as server:
-        j = judge(server, concurrency=8, judge_timeout=30)
-        replies = j.ask(requests(1000))
+        j = judge(server, concurrency=8, timeout=30)
+        replies = j.replies(requests(1000))
         before = signal.signal(signal.SIGALRM, interrupt)
         start = time.monotonic()
         try:
@@ -549,7 +549,7 @@ def test_an_interrupted_consumer_leaves_nothing_running(judge):
 
 def test_a_judge_that_is_forgotten_gives_back_its_thread():
     with running() as server:
-        replies = EndpointJudge(f"{server.url}#judge", JudgeConfig()).ask(requests(100))
+        replies = EndpointJudge(f"{server.url}#judge", JudgeOptions()).replies(requests(100))
         next(replies)
         assert "truing-endpoint" in [t.name for t in threading.enumerate()]
         del replies
@@ -565,19 +565,19 @@ def test_asks_may_be_made_while_others_are_judged(judge):
 
     with running("--delay", "0.1") as server:
         start = time.monotonic()
-        each_once(list(judge(server).ask(slow())), requests(40))
+        each_once(list(judge(server).replies(slow())), requests(40))
     assert time.monotonic() - start < 40 * 0.11 / 2
 
 
 def test_nothing_asked_is_nothing_sent(judge):
     with running() as server:
         j = judge(server)
-        j.route([RUBRIC])
-        assert list(j.ask([])) == [] and j.spent.calls == 2
+        j.score_method([RUBRIC])
+        assert list(j.replies([])) == [] and j.spent.calls == 2
 
 
 def test_texts_that_no_json_can_carry_do_no_harm(judge):
     request = JudgeRequest(AnswerKey("w", "p", "x", "", 0), RUBRIC, "Who?", 'half \ud83d a \x00 pair "} {answer}')
     with running(scores={"default": 12}) as server:
-        (reply,) = judge(server).ask([request])
+        (reply,) = judge(server).replies([request])
     assert mean(reply) == pytest.approx(12) and reply.request is request

@@ -18,7 +18,7 @@ from truing.stats.forecast import SearchDesign, answers_to_confirm, forecast
 from truing.stats.onset import OnsetSearch
 from truing.store import Store
 from truing.types.records import to_plain
-from truing.types.rules import EmRule
+from truing.types.rules import Rule
 
 TARGET = "simulated:never?steps=25,50,75,100"
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
@@ -177,7 +177,7 @@ def test_a_monotone_assumption_saves_answers():
 
 
 def test_mean_scores_are_planned_too():
-    made = planned(options(em=EmRule("mean", lo=0.05, hi=0.12)))
+    made = planned(options(em=Rule("mean", lo=0.05, hi=0.12)))
     assert made.power is None
     assert [n for n in made.notes if "mean scores" in n]
     assert made.search.forecasts[0].answers > 0
@@ -198,7 +198,7 @@ def test_what_cannot_be_searched_for_is_refused():
     with pytest.raises(errors.BadInput, match="mode hopeful"):
         planned(options(mode="hopeful"))
     with pytest.raises(errors.BadInput, match="lo must be under hi"):
-        planned(options(em=EmRule(lo=0.03, hi=0.01)))
+        planned(options(em=Rule(lo=0.03, hi=0.01)))
 
 
 @pytest.mark.slow

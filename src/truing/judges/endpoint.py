@@ -1,8 +1,8 @@
 """A judge behind an OpenAI-compatible server.
 
 judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct", JudgeConfig())
-route = judge.route(rubrics)             a handful of calls: can it give the probabilities of whole numbers?
-for reply in judge.ask(asks): ...        every ask answered once, in order of completion
+route = judge.score_method(rubrics)             a handful of calls: can it give the probabilities of whole numbers?
+for reply in judge.replies(asks): ...        every ask answered once, in order of completion
 """
 
 import math
@@ -15,7 +15,7 @@ from truing.errors import JudgeDown
 from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_flow import Flow
 from truing.models.limits import Budget, Limits
-from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod
 from truing.types.records import Message
 
 TOP = 20
@@ -60,7 +60,7 @@ class EndpointJudge:
         backoff: float = 0.5,
     ) -> None:
         self._client = Client(address, Limits.of(config), key_variable=key_variable, budget=budget, backoff=backoff)
-        self._route: Route | None = None
+        self._route: ScoreMethod | None = None
         self._reported_tokens = REPORTED_TOKENS
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ class EndpointJudge:
 
     # -- the route ----------------------------------------------------------------------------------------------------
 
-    def route(self, rubrics: Sequence[Rubric]) -> Route:
+    def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
         """How numbers are read from this judge: probabilities of one token, or the number it writes.
 
         Asks for "85" and "100" with 4 tokens. Where each comes back as one token with its probabilities the route is
@@ -106,13 +106,13 @@ class EndpointJudge:
         """
         if self._route is None:
             whole = all(self._whole(number) for number in PROBES)
-            self._route = Route.LOGPROBS if whole else Route.REPORTED
+            self._route = ScoreMethod.LOGPROBS if whole else ScoreMethod.REPORTED
             if not whole:
                 self._learn_to_report()
-        elif self._route is Route.LOGPROBS and any(r.parts for r in rubrics):
+        elif self._route is ScoreMethod.LOGPROBS and any(r.parts for r in rubrics):
             self._learn_to_report()
         if any(r.parts for r in rubrics):
-            self._route = Route.REPORTED
+            self._route = ScoreMethod.REPORTED
         return self._route
 
     def _whole(self, number: str) -> bool:
@@ -155,7 +155,7 @@ class EndpointJudge:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
+    def replies(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """Every ask answered exactly once, in order of completion; a failure is a reply with an error.
 
         `asks` is pulled in a thread of its own, at most twice the concurrency ahead of what was consumed. An error that
@@ -167,11 +167,11 @@ class EndpointJudge:
             BudgetSpent: the rest was not sent.
         """
         if self._route is None:
-            self.route(())
+            self.score_method(())
         yield from self._client.stream(requests, self._one)
 
     async def _one(self, request: JudgeRequest, flow: Flow[JudgeRequest, JudgeReply]) -> JudgeReply | None:
-        if self._route is Route.LOGPROBS and not request.rubric.parts:
+        if self._route is ScoreMethod.LOGPROBS and not request.rubric.parts:
             wish = ClientRequest(request.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
         else:
             params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from truing.report.reading import judge_name, number, one_line
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
-from truing.types.judged import Score, ScoreStatus
+from truing.types.judging import Score, ScoreStatus
 from truing.types.traits import LOST, Rule
 
 MOST_RUBRICS = 6

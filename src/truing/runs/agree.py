@@ -22,7 +22,7 @@ from truing.stats.correction import prediction_powered
 from truing.stats.decide import certified
 from truing.stats.table import Opinion
 from truing.store import Store
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
 from truing.types.traits import LOST, Rule

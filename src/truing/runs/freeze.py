@@ -21,7 +21,7 @@ from truing.runs.resolve import Plan, resolve
 from truing.store import Store, write_json
 from truing.types.cases import Frozen
 from truing.types.hashing import digest
-from truing.types.judged import PARSER_VERSION
+from truing.types.judging import PARSER_VERSION
 from truing.types.records import Checkpoint, to_plain
 
 Settings = dict[str, dict[str, Any]]

@@ -26,7 +26,7 @@ from truing.stats.table import AnswerTable
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
+from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate, LabelledLine
@@ -265,7 +265,7 @@ def _stored(store: Store) -> int:
 class _Entries(NamedTuple):
     """Rows of the store for one set."""
 
-    panels: list[Panel]
+    panels: list[Judge]
     answers: list[StoredAnswer]
     scores: list[Score]
 
@@ -304,17 +304,17 @@ def _add(store: Store, s: _Set, entries: _Entries, rule: Rule) -> None:
     store.add_scores(entries.scores)
     by_key: dict[tuple[str, AnswerKey], list[Score]] = {}
     for score in entries.scores:
-        by_key.setdefault((score.panel, score.key), []).append(score)
+        by_key.setdefault((score.judge_key, score.key), []).append(score)
     answers = {a.key: a for a in entries.answers}
     for panel in entries.panels:
         made = [(key, label(answers[key], said, rule)) for (judge, key), said in by_key.items() if judge == panel.key]
         store.add_labels(made, panel.key, rule)
 
 
-def _panel(scores: Sequence[str], judge: str) -> Panel:
+def _panel(scores: Sequence[str], judge: str) -> Judge:
     escapes = {word.upper(): outcome for word, outcome in ESCAPES.items()}
     rubrics = tuple(Rubric(name, "", escapes=escapes, source="imported, wording unknown") for name in scores)
-    return Panel(judge, rubrics, Route.RECORDED, own_prompts=False)
+    return Judge(judge, rubrics, ScoreMethod.RECORDED, own_prompts=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ def imported_lines(
         if panel not in (None, key):
             continue
         said = _said(store, key, prompts)
-        recorded = about["route"] == Route.RECORDED.value
+        recorded = about["route"] == ScoreMethod.RECORDED.value
         chosen = frozenset() if recorded else _random(store, said, prompts)
         scope = Scope((), (), (), (), PARAMS, rule)
         found = tables(store, key, scope, random=chosen, places=prompts)

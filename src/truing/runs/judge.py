@@ -22,7 +22,7 @@ from truing.stats.decide import decide, with_earlier_variants
 from truing.stats.table import Evidence
 from truing.store import Store
 from truing.traits.load import load_trait
-from truing.types.judged import AnswerKey, Panel, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, ScoreStatus
 from truing.types.progress import Progress
 from truing.types.records import PromptSet, to_plain
 from truing.types.traits import Rule
@@ -35,7 +35,7 @@ class Judging:
 
     path: Path
     """the audit"""
-    panel: Panel
+    panel: Judge
     """who judged, by which rubrics"""
     outcomes: Mapping[str, int]
     """judgements of this panel by outcome, those made earlier included"""
@@ -94,7 +94,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         begun = labeller.key in judges_here(store)
         if config.only_missing and not begun:
             raise errors.BadInput(
-                f"--only-missing: {labeller.opened.judge.name} has not judged here with these rubrics; leave it out"
+                f"--only-missing: {labeller.opened.model.name} has not judged here with these rubrics; leave it out"
             )
         refuse_moved(labeller)
         announce(labeller, len(by_key), len({k.weights for k in answers}))
@@ -103,13 +103,13 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         exam = calibration_set(whole)
         drift = DriftCheck(labeller, exam.prompts) if test and set(answers) - held else None
         if config.share < 1:
-            _note_share(store, labeller.opened.panel, config, begun, source)
+            _note_share(store, labeller.opened.judge, config, begun, source)
         label_stored(labeller, answers, by_key)
         if config.share >= 1:
-            _forget_share(store, labeller.opened.panel)
+            _forget_share(store, labeller.opened.judge)
         if all(j.outcome is ScoreStatus.FAILED for j in store.scores_of(answers, labeller.key)):
             raise errors.JudgeDown(
-                f"{labeller.opened.judge.name}: could judge none of the {len(answers)} answers; nothing changed"
+                f"{labeller.opened.model.name}: could judge none of the {len(answers)} answers; nothing changed"
             )
         result = None
         if config.share >= 1 and about.get("kind") == "import":
@@ -121,7 +121,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         if result is not None:
             _keep(store, about, result, progress)
         statuses = Counter(j.outcome.value for j in store.scores(labeller.key))
-        return Judging(store.path, labeller.opened.panel, statuses, result)
+        return Judging(store.path, labeller.opened.judge, statuses, result)
 
 
 def _chosen(
@@ -162,7 +162,7 @@ def _keep(store: Store, about: Mapping[str, Any], result: Verdict, progress: Pro
         progress.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
 
 
-def _note_share(store: Store, panel: Panel, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
+def _note_share(store: Store, panel: Judge, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
     """Keep with a panel which random share of the answers it was given, before the first is judged.
 
     Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
@@ -177,17 +177,17 @@ def _note_share(store: Store, panel: Panel, config: JudgeRunConfig, begun: bool,
         return
     if share is not None and seed != config.seed:
         raise errors.BadInput(
-            f"{panel.judge} was given a random share with seed {seed} before; go on with --seed {seed}"
+            f"{panel.name} was given a random share with seed {seed} before; go on with --seed {seed}"
         )
     if share is not None and about.get("positives_of") != source:
         raise errors.BadInput(
-            f"{panel.judge} was given a share drawn in another way before; repeat it with --positives-of"
+            f"{panel.name} was given a share drawn in another way before; repeat it with --positives-of"
         )
     largest = max(config.share, share or 0.0)
     store.add_judge(panel, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
 
 
-def _forget_share(store: Store, panel: Panel) -> None:
+def _forget_share(store: Store, panel: Judge) -> None:
     """A judge of a share has been given the rest too."""
     about = store.judges()[panel.key]
     if "share" in about:

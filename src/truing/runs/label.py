@@ -20,7 +20,7 @@ from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.tables import chosen_judge, labelled_answers
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
 from truing.types.records import Prompt
 from truing.types.traits import SCORED

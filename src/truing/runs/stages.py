@@ -55,7 +55,7 @@ def open_stages(run: Run, scope: Scope) -> Iterator["Stages"]:
     plan, config = run.plan, run.plan.config
     spec = LabelSpec(plan.trait, scope.rule, plan.whole)
     with open_labeller(config.judge, run.store, config, spec, run.progress, budget=run.budget) as labeller:
-        judge = labeller.opened.judge
+        judge = labeller.opened.model
         refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
         announce(labeller, len(scope.prompts), len(scope.every), task_text=config.allow_task_text)
         refuse_moved(labeller)
