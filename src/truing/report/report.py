@@ -39,7 +39,7 @@ _LIGHT = (
 )
 
 
-def report(audit: Path | str, out: Path | None = None) -> Path:
+def write_report(audit: Path | str, out: Path | None = None) -> Path:
     """Write the report of an audit and return its path (default: report.html in the audit folder).
 
     The audit may still be running: the report then says so and shows what there is.
