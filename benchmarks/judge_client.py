@@ -22,7 +22,8 @@ import openai
 
 from servers.judge_server import running
 from truing.judges.endpoint import EndpointJudge
-from truing.types.judged import AnswerKey, JudgeOptions, JudgeRequest, Rubric
+from truing.models.limits import Limits
+from truing.types.judged import AnswerKey, JudgeRequest, Rubric
 
 TARGET = 1.2
 """processor time of ours to that of the SDK, at most"""
@@ -41,7 +42,7 @@ def bodies(n):
 
 
 def ours(url, n, concurrency):
-    judge = EndpointJudge(f"{url}#judge", JudgeOptions(concurrency=concurrency))
+    judge = EndpointJudge(f"{url}#judge", Limits(concurrency=concurrency))
     judge.route([RUBRIC])
     work = requests(n)
     start = time.perf_counter(), time.process_time()

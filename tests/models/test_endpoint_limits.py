@@ -7,7 +7,6 @@ import pytest
 
 from truing.errors import BadEndpoint, BudgetSpent
 from truing.models.limits import FAILED_AT_FIRST, FAILED_IN_A_ROW, Breaker, Budget, Limits, load_prices, price_of
-from truing.types.judged import JudgeOptions
 
 
 def test_calls_are_never_exceeded_from_many_threads():
@@ -85,4 +84,4 @@ def test_tables_that_are_no_prices_are_refused(tmp_path, text):
 )  # fmt: skip
 def test_limits_that_make_no_sense_are_refused(changes):
     with pytest.raises(BadEndpoint):
-        Limits.of(JudgeOptions(**changes))
+        Limits(**changes)

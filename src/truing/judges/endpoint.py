@@ -1,6 +1,6 @@
 """A judge behind an OpenAI-compatible server.
 
-judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct", JudgeOptions())
+judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct")
 route = judge.route(rubrics)             a handful of calls: can it give the probabilities of whole numbers?
 for reply in judge.ask(requests): ...    every request answered once, in order of completion
 """
@@ -15,7 +15,7 @@ from truing.models.client import Client, ClientRequest
 from truing.models.client_http import Reply, Spent
 from truing.models.client_stream import Stream
 from truing.models.limits import Budget, Limits
-from truing.types.judged import JudgeOptions, JudgeReply, JudgeRequest, Route, Rubric
+from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
 from truing.types.records import Message
 
 TOP = 20
@@ -40,9 +40,9 @@ class EndpointJudge:
 
     Args:
         address: openai:MODEL, or http(s)://host:port/v1#MODEL (without #MODEL if the server serves just one).
-        options: limits and budget are taken from here.
+        limits: how fast, how long, for how much; None for the defaults.
         key_variable: environment variable of the key, for URLs; a second judge elsewhere needs one of its own.
-        budget: to share one budget between judges; None for one from the options.
+        budget: to share one budget between judges; None for one from the limits.
 
     Raises:
         BadEndpoint, MissingKey: see Client.
@@ -52,12 +52,12 @@ class EndpointJudge:
     def __init__(
         self,
         address: str,
-        options: JudgeOptions,
+        limits: Limits | None = None,
         *,
         key_variable: str = "TRUING_JUDGE_API_KEY",
         budget: Budget | None = None,
     ) -> None:
-        self._client = Client(address, Limits.of(options), key_variable=key_variable, budget=budget)
+        self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
         self._route: Route | None = None
         self._reported_tokens = REPORTED_TOKENS
 

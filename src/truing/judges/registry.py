@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from truing.config.options import ModelOptions
 from truing.errors import BadInput
 from truing.models.base import Judge
-from truing.models.limits import Budget
+from truing.models.limits import Budget, Limits
 from truing.types.judged import JudgeOptions
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def open_judge(
     from truing.judges.endpoint import EndpointJudge
 
     variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
-    return EndpointJudge(kind + rest, options, key_variable=variable, budget=budget)
+    return EndpointJudge(kind + rest, Limits.of(options), key_variable=variable, budget=budget)
 
 
 def judge_family(judge_name: str, model: str = "") -> str:

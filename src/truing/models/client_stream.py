@@ -58,16 +58,13 @@ class LoopThread:
 def _shut(
     loop: asyncio.AbstractEventLoop, thread: threading.Thread, cleanups: list[Callable[[], Coroutine[Any, Any, None]]]
 ) -> None:
-    if loop.is_closed():
-        return
     if threading.current_thread() is thread:  # collected by accident of timing inside the loop
         loop.stop()
         return
-    if thread.is_alive():
-        with suppress(TimeoutError, RuntimeError):
-            asyncio.run_coroutine_threadsafe(_finish(cleanups), loop).result(_PATIENCE)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_PATIENCE)
+    with suppress(TimeoutError):
+        asyncio.run_coroutine_threadsafe(_finish(cleanups), loop).result(_PATIENCE)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_PATIENCE)
     if not loop.is_running():
         loop.close()
 
@@ -171,7 +168,7 @@ class Stream(Generic[T, R]):
 
     def _stop(self) -> None:
         self.closed = True
-        if self._host.loop.is_closed() or not self._host.thread.is_alive():
+        if self._host.loop.is_closed():
             return
         future = asyncio.run_coroutine_threadsafe(_cancel(self._tasks), self._host.loop)
         if not self._host.inside:

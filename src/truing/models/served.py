@@ -238,7 +238,8 @@ class ServedBackend:
 
     def _batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         """Requests whose adapters are loaded, in the order in which they are sent."""
-        for window in _windows(requests, WINDOW):
+        source = iter(requests)
+        while window := list(islice(source, WINDOW)):
             groups: dict[str, dict[tuple[str, str], list[Request]]] = {}
             for request in window:
                 name = self._name(request.checkpoint)
@@ -307,24 +308,6 @@ class ServedBackend:
                 f"answers {len(found)} probes at temperature 0 exactly as the base does: the adapter changes little "
                 "yet, or the server does not apply it"
             )
-
-
-def _windows(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
-    """Requests in lists of `size`; those that came before an error are handed on before it is raised."""
-    source = iter(requests)
-    while True:
-        window: list[Request] = []
-        error: Exception | None = None
-        try:
-            window.extend(islice(source, size))
-        except Exception as e:  # raised again below
-            error = e
-        if window:
-            yield window
-        if error is not None:
-            raise error
-        if len(window) < size:
-            return
 
 
 def answer_seed(request: Request, params: SamplingParams) -> int:

@@ -42,12 +42,30 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes (vllm
 _STATUS = re.compile(r".*?\bHTTP \d{3}(?:, )?", re.S)
 _LOADED = re.compile(r"already (?:been )?(?:loaded|added|exists?)", re.I)
 _RANK = re.compile(r"rank\D{0,20}(\d+)\D+max_lora_rank\D*(\d+)", re.I)
-_NO_ROOM = re.compile(r"no free lora slots|max_(?:cpu_)?loras|lora slots", re.I)
-_MODULES = re.compile(r"expected target modules|size mismatch|\bshapes?\b|lora module is correct", re.I)
-_NO_PATH = re.compile(
-    r"no adapter found|no such file|not a directory|does not exist|\brepo id\b|repository not found|adapter_config",
-    re.I,
+_START = (
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {base} --enable-lora --max-loras {keep} --max-cpu-loras {keep} "
+    "--max-lora-rank RANK"
 )
+_MEANINGS: tuple[tuple[str, type[TruingError], str], ...] = (
+    ("not enabled", Unsupported, f"the server was started without --enable-lora: {_START}"),
+    (
+        r"no free lora slots|max_(?:cpu_)?loras|lora slots",
+        Unsupported,
+        "the server holds no more adapters; let fewer be loaded than {keep} (--served-adapters), or start it with "
+        "--max-loras {keep} --max-cpu-loras {keep}",
+    ),
+    (
+        r"expected target modules|size mismatch|\bshapes?\b|lora module is correct",
+        AdapterMismatch,
+        "the adapter does not fit {base!r}; is it one of another base?",
+    ),
+    (
+        r"no adapter found|no such file|not a directory|does not exist|\brepo id\b|repository not found|adapter_config",
+        ModelUnavailable,
+        "the server does not find the adapter at {place}; that must be a path on the server's machine: copy or mount "
+        "the folder there, and where it is called otherwise map it with LOCAL=REMOTE (path_map, --path-map)",
+    ),
+)  # what the server says, what it means
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +249,6 @@ def _check_unchanged(adapter: Adapter) -> None:
         raise DamagedWeights(f"{adapter.folder}: its weights changed since the audit began; repeat the command")
 
 
-def how_to_start(base: str, keep: int = 1) -> str:
-    """The command line of a vLLM server that takes adapters while it runs."""
-    flags = f"--enable-lora --max-loras {keep} --max-cpu-loras {keep} --max-lora-rank RANK"
-    return f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {base} {flags}"
-
-
 def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> TruingError:
     """What a refusal to load means, and what to do about it.
 
@@ -258,24 +270,11 @@ def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> Trui
             f"{label}: its rank is {rank[1]} and the server takes at most {rank[2]}; start it with "
             f"--max-lora-rank {enough}. {text}"
         )
-    if "not enabled" in about.lower():
-        return Unsupported(f"{label}: the server was started without --enable-lora: {how_to_start(base, keep)}. {text}")
-    if _NO_ROOM.search(about):
-        return Unsupported(
-            f"{label}: the server holds no more adapters; let fewer be loaded than {keep} (--served-adapters), "
-            f"or start it with --max-loras {keep} --max-cpu-loras {keep}. {text}"
-        )
-    if _MODULES.search(about):
-        return AdapterMismatch(f"{label}: the adapter does not fit {base!r}; is it one of another base? {text}")
-    if _NO_PATH.search(about):
-        return ModelUnavailable(
-            f"{label}: the server does not find the adapter at {adapter.place}; that must be a path on the server's "
-            "machine: copy or mount the folder there, and where it is called otherwise map it with LOCAL=REMOTE "
-            f"(path_map, --path-map LOCAL=REMOTE). {text}"
-        )
+    known = {"base": base, "keep": keep, "place": adapter.place}
+    for pattern, kind, meaning in _MEANINGS:
+        if re.search(pattern, about, re.I):
+            return kind(f"{label}: {meaning.format(**known)}. {text}")
     if failure.status in (404, 405, 501) and not re.search("lora|adapter", about, re.I):
-        return Unsupported(
-            f"{label}: the server does not load adapters while it runs; both the variable and the flag are needed: "
-            f"{how_to_start(base, keep)}. {text}"
-        )
+        start = _START.format(**known)
+        return Unsupported(f"{label}: the server does not load adapters while it runs; start it as {start}. {text}")
     return AdapterMismatch(f"{label}: the server did not load the adapter at {adapter.place}. {text}")
