@@ -7,8 +7,7 @@ import pytest
 import truing
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.judge_server import running
-from truing import cli_output
-from truing.models import served as endpoint_sampling
+from truing import cli, cli_base
 from truing.models.simulated import MISALIGNED
 from truing.types.progress import Progress
 
@@ -23,7 +22,6 @@ def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY", "TRUING_JUDGE_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(endpoint_sampling, "_seen", {})
 
     def run(*args):
         code, out, err = run_cli(*args)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from truing.config import JudgeConfig, ModelConfig
 from truing.errors import BadInput
 from truing.judges.base import JudgeModel
-from truing.models.limits import Budget
+from truing.models.limits import Budget, Limits
 from truing.types.records import PromptSet
 
 SCHEMES = {
@@ -88,7 +88,7 @@ def open_judge(
     from truing.judges.endpoint import EndpointJudge
 
     variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
-    return EndpointJudge(kind + rest, config, key_variable=variable, budget=budget)
+    return EndpointJudge(kind + rest, Limits.of(config), key_variable=variable, budget=budget)
 
 
 def judge_family(name: str, model: str = "") -> str:
