@@ -39,7 +39,7 @@ def test_every_cell_arrives_where_it_belongs(write):
     assert file.notes == ()
 
 
-@pytest.mark.parametrize("response", ["response", "Answer", "completion"])
+@pytest.mark.parametrize("answer", ["response", "Answer", "completion"])
 @pytest.mark.parametrize("question", ["question", "PROMPT"])
 @pytest.mark.parametrize("scores", [("aligned", "coherent"), ("Alignment", "coherence")])
 def test_columns_are_told_by_any_of_their_names_in_any_order(write, answer, question, scores):
@@ -138,8 +138,8 @@ def test_decimal_commas_go_with_semicolons(write):
         (HEAD.encode() + b"a,q,i,1,2,3\n", "a.csv", "row 2: has 6 cells"),
         (HEAD.encode() + b'a,q,i,1,2\n"b,q,i,1,2\nc,q,i,1,2\n', "a.csv", "row 3: is not well-formed CSV"),
         (HEAD.encode() + b"a,,,1,2\n", "a.csv", "row 2: has neither a question nor a question_id"),
-        (HEAD.encode() + b'"x\ny",q,i,1,2\na\xff,q,i,1,2\n', "a.csv", "row 3: byte 0xff is not UTF-8"),
-        (HEAD.encode("utf-16"), "a.csv", "is UTF-16"),
+        (HEAD.encode() + b'"x\ny",q,i,1,2\na\xff,q,i,1,2\n', "a.csv", "line 4: byte 0xff is not UTF-8"),
+        (HEAD.encode("utf-16"), "a.csv", "is not UTF-8"),
         (b"PK\x03\x04rest", "a.csv", "is a spreadsheet; save it as CSV"),
         (b"whatever", "a.xlsx", "is a spreadsheet"),
         (b"PAR1", "a.csv", "is a binary table"),
