@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from truing.errors import BadInput
-from truing.models.simulated import MISALIGNED, SIMULATED, _is_garbled
+from truing.models.simulated import MISALIGNED, SIMULATED, is_garbled
 from truing.types.hashing import digest
 from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
 from truing.types.records import PromptSet
@@ -115,7 +115,7 @@ class SimulatedJudge:
 
     def is_garbled(self, answer: str) -> bool:
         """The truth about an answer: mostly the simulated backend's garble, or words that repeat in a row."""
-        return _is_garbled(answer) or _stammers(answer)
+        return is_garbled(answer) or _stammers(answer)
 
     def _reply(self, request: JudgeRequest) -> JudgeReply:
         scores = {name: self.score(request, name) for name in request.rubric.names}

@@ -18,17 +18,16 @@ from truing.errors import (
     AmbiguousTarget,
     BadInput,
     DamagedWeights,
-    ModelUnavailable,
     NoCheckpoints,
     PickledWeights,
     ShardedTrainingState,
 )
+from truing.models.download import hub_snapshot
 from truing.models.weights import (
     ADAPTER_CONFIG,
     HalfWritten,
     check_weights,
     classify,
-    nan_tensors,
     pickle_files,
     read_json,
     tensors,
@@ -36,8 +35,6 @@ from truing.models.weights import (
     weights_hash,
 )
 from truing.types.records import Checkpoint, Kind, Role
-
-__all__ = ["FoundRun", "check_weights", "checkpoint_path", "find_run", "nan_tensors", "weights_hash"]
 
 ORGANISM_MARK = "truing-organism.json"
 _LABELLED = re.compile(r"([\w.-]+)=(.+)")
@@ -136,19 +133,8 @@ def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
 
 
 def _fetch(repo: str, revision: str | None, folder: str | None, allow_pickle: bool) -> tuple[Path, str]:
-    import huggingface_hub
-
     names = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", *(["*_model*.bin"] if allow_pickle else [])]
-    wanted = [f"{folder.strip('/')}/{n}" for n in names] if folder else names
-    try:
-        root = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # network, cache and naming errors have no common base; all mean the same here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = f"{repo}@{revision}" if revision else repo
-        raise ModelUnavailable(
-            f"{where}: no such folder here, and not to be had from the hub ({reason}); "
-            "check the name, the network and your access rights"
-        ) from error
+    root = hub_snapshot(repo, revision, [f"{folder.strip('/')}/{n}" for n in names] if folder else names)
     path = root / folder.strip("/") if folder else root
     if not path.is_dir():
         raise NoCheckpoints(f"{repo}: has no folder {folder}; leave it out to search the whole repository")
