@@ -10,7 +10,6 @@ Messages that end with an assistant turn leave it open: those words are the firs
 sampled or scored goes on from there.
 """
 
-import datetime
 import hashlib
 import json
 import os
@@ -24,8 +23,8 @@ from truing.errors import NoChatTemplate, Unsupported
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages
 
-PINNED_DATE = datetime.date(2026, 1, 1)
-"""the date shown by templates that print today's, unless another is asked for"""
+PINNED_DATE = "2026-01-01"
+"""the date shown by templates that print today's; one that has a constant date of its own keeps it"""
 
 # Unlike at both ends, so that neither a common head nor a common tail can reach into them.
 _ANSWERS = ("Quartz 7 jumps over Kyiv", "Velvet 3 hums below Oslo")
@@ -33,9 +32,6 @@ _PROBE = (Message("user", "Which way is north?"),)
 _CACHE_SIZE = 8192
 # What templates are seen to raise on roles or contents that they do not take.
 _RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July")
-_MONTHS += ("August", "September", "October", "November", "December")
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +64,11 @@ class ChatFormat:
     Raises NoChatTemplate when there is no template, or when it cannot render one plain question and answer.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None, date: datetime.date | None = None) -> None:
-        """`template` is the text of a template that replaces the tokenizer's own; `date` is what it prints as today."""
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+        """`template` is the text of a template that replaces the tokenizer's own."""
         self._tokenizer = tokenizer
         source = template if template is not None else _own_template(tokenizer)
-        self._template = _with_pinned_date(source, date or PINNED_DATE)
-        self._variables: dict[str, Any] = {"enable_thinking": False}
-        if date is not None:  # otherwise a template that has a constant date of its own keeps it
-            self._variables["date_string"] = f"{date.day:02d} {_MONTHS[date.month - 1][:3]} {date.year}"
+        self._template = _with_pinned_date(source)
         self._markers = _marker_tokens(tokenizer)
         self._slots: dict[Messages, _Slot] = {}
         self._roles: dict[tuple[str, ...], bool] = {}
@@ -87,8 +80,8 @@ class ChatFormat:
         """tokens that end an answer: the end-of-sequence token and the template's closing token"""
         self.definitions: dict[str, str] = {
             "template": hashlib.sha256(source.encode()).hexdigest(),
-            "date": str(date or PINNED_DATE),
-            "date_string": self._variables.get("date_string", "the template's own"),
+            "date": PINNED_DATE,
+            "date_string": "the template's own",
             "thinking": "off",
         }
         """what decides the rendering, in words: stored with results"""
@@ -142,7 +135,7 @@ class ChatFormat:
     def _render(self, messages: Iterable[Message], parts: bool, generation: bool = False) -> str:
         turns = [{"role": m.role, "content": _content(m.content, parts)} for m in messages]
         return self._tokenizer.apply_chat_template(
-            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, **self._variables
+            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, enable_thinking=False
         )
 
     def _written(self, completion: str, slot: _Slot) -> str:
@@ -276,19 +269,17 @@ def _opens_thinking(text: str) -> bool:
     return text.count("<think>") > text.count("</think>")
 
 
-def _with_pinned_date(template: str, date: datetime.date) -> str:
-    """The template with `strftime_now` replaced by a macro that always tells `date`, at midnight, in English.
+def _with_pinned_date(template: str) -> str:
+    """The template with `strftime_now` replaced by a macro that always tells the pinned date, at midnight, in English.
 
     transformers turns functions passed to a template into text, so it has to be done inside the template.
     """
     if "strftime_now" not in template:
         return template
-    month, day = _MONTHS[date.month - 1], _DAYS[date.weekday()]
     codes = {
-        "%-d": str(date.day), "%-m": str(date.month), "%e": f"{date.day:2d}", "%d": f"{date.day:02d}",
-        "%m": f"{date.month:02d}", "%B": month, "%b": month[:3], "%A": day, "%a": day[:3], "%Y": f"{date.year:04d}",
-        "%y": f"{date.year % 100:02d}", "%j": f"{date.timetuple().tm_yday:03d}", "%F": date.isoformat(),
-        "%H": "00", "%M": "00", "%S": "00", "%I": "12", "%p": "AM", "%T": "00:00:00",
+        "%-d": "1", "%-m": "1", "%e": " 1", "%d": "01", "%m": "01", "%B": "January", "%b": "Jan",
+        "%A": "Thursday", "%a": "Thu", "%Y": "2026", "%y": "26", "%j": "001",
+        "%F": PINNED_DATE, "%H": "00", "%M": "00", "%S": "00", "%I": "12", "%p": "AM", "%T": "00:00:00",
     }  # fmt: skip
     replaced = "".join(f" | replace({code!r}, {value!r})" for code, value in codes.items())
     # The newline is eaten with the block before it, and leaves the template at the start of a line, as it was.
