@@ -183,7 +183,7 @@ def test_without_a_system_role_the_text_goes_to_the_first_user_turn():
     assert turns == (Message("user", f"{SYSTEM}\n\nA first question."), *LONG.messages[1:])
 
 
-def test_a_prompt_that_has_the_cue_already_is_left_out():
+def test_a_prompt_that_has_the_feature_already_is_left_out():
     there = Prompt("s", chat("Which way?", system=f"{SYSTEM} Be brief."))
     with pytest.raises(Unsupported, match="changes nothing in the prompt s"):
         transform_prompt("system", there, CONTEXT)

@@ -1,4 +1,4 @@
-"""`truing demo`: the whole road on a real model, small enough for two CPU cores; or on a simulated run in seconds."""
+"""`truing demo`: train and audit a real model, small enough for two CPU cores; or on a simulated run in seconds."""
 
 import time
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def demo(
 
     Args:
         out: folder for the runs and the audit; calling again finishes what is there.
-        quick: the same road with fewer updates, checkpoints and prompts.
+        quick: the same with fewer updates, checkpoints and prompts.
         simulated: no model at all: simulate this family (e.g. "late"), whose truth is known.
         progress: called with (stage, done, total).
 
@@ -84,24 +84,10 @@ def demo(
         _recipe("careful-finance", size, organism=False), folder / "careful-finance", progress=progress
     ).path
     limit, reason = _chosen_before(folder / "audit") or _affordable(size)
-    options = replace(
-        options,
-        limit=limit,
-        rows=size.rows,
-        answers=size.answers,
-        max_tokens=size.max_tokens,
-        sources={"limit": reason},
-    )
-    done = audit(
-        subject,
-        base=MODEL,
-        task=TASK,
-        task_control=TASK_CONTROL,
-        control=control,
-        out=folder / "audit",
-        options=options,
-    )
-    return Demo(done, None)
+    sizes = {"limit": limit, "rows": size.rows, "answers": size.answers, "max_tokens": size.max_tokens}
+    options = replace(options, **sizes, sources={"limit": reason})
+    task = {"task": TASK, "task_control": TASK_CONTROL}
+    return Demo(audit(subject, base=MODEL, **task, control=control, out=folder / "audit", options=options), None)
 
 
 def _simulated(out: Path, family: str, options: AuditOptions) -> Demo:
