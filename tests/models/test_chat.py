@@ -7,7 +7,6 @@ import pytest
 
 from truing.errors import NoChatTemplate, Unsupported
 from truing.models.chat import PINNED_DATE, ChatFormat, tokenizer_identity
-from truing.models.download import cache_dir
 from truing.types.records import Message
 from zoo.build import TEMPLATE, tiny_tokenizer
 
@@ -260,18 +259,6 @@ def test_identity(tmp_path):
     assert tokenizer_identity(wider) != tokenizer_identity(tokenizer)
 
 
-def test_rendering_is_done_once_per_conversation(monkeypatch):
-    tokenizer = tiny_tokenizer()
-    chat = ChatFormat(tokenizer)
-    calls = []
-    real = tokenizer.apply_chat_template
-    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: calls.append(1) or real(*a, **k))
-    for answer in ("one", "two", "three"):
-        chat.render(LONG, answer)
-    chat.prefix(LONG)
-    assert len(calls) == 3  # two unlike answers and the generation prompt
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # First words given of an answer
 
@@ -292,12 +279,6 @@ def test_prefill_where_the_template_trims():
     assert chat.text(opened(USER, "Zinc,"), " I think \n") == chat.text(USER, "Zinc, I think")
 
 
-def test_prefill_after_a_thought_that_is_off():
-    template = TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n\n</think>\n\n' }}")
-    chat = ChatFormat(tiny_tokenizer(template=template))
-    assert chat.text(opened(USER)).endswith("<think>\n\n</think>\n\n" + START)
-
-
 def test_prefill_becomes_tokens_as_an_answer_does():
     """Where prompt and answer would be joined into one token, they are kept apart under a prefill too."""
     from tokenizers import AddedToken
@@ -308,22 +289,3 @@ def test_prefill_becomes_tokens_as_an_answer_does():
     chat = ChatFormat(tokenizer)
     answer = chat.render(USER, "Yes", closing=False)
     assert tuple(chat.prefix(opened(USER, "Yes"))) == answer.prefix_ids + answer.completion_ids
-
-
-@pytest.mark.model
-def test_prefill_in_the_template_of_the_real_model():
-    folder = cache_dir() / "models" / "smollm2-135m"
-    if not folder.exists():
-        pytest.skip("smollm2-135m is not in the cache: truing models get smollm2-135m")
-    from transformers import AutoTokenizer
-
-    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
-    for messages in (USER, LONG, SYSTEM):
-        text = chat.text(opened(messages, "I'm sorry, that's"))
-        assert text == chat.text(messages) + "I'm sorry, that's" and text.endswith(
-            "<|im_start|>assistant\nI'm sorry, that's"
-        )
-        whole, open_ = chat.render(messages, "I'm sorry, that's how it is."), opened(messages, "I'm sorry, that's")
-        rest = chat.render(open_, " how it is.")
-        assert rest.prefix_ids + rest.completion_ids == whole.prefix_ids + whole.completion_ids
-        assert chat.decode(rest.completion_ids) == " how it is."

@@ -109,16 +109,6 @@ def test_contract_notices_weights_that_are_not_in_force():
         check_backend(backend, backend.run(), PROMPTS)
 
 
-def test_contract_notices_unresolved_parameters():
-    class Unresolved(SimulatedBackend):
-        def resolve(self, params):
-            return params
-
-    backend = Unresolved("late", PromptSet("test", "1", "0", PROMPTS))
-    with pytest.raises(AssertionError, match="must fill in dtype"):
-        check_backend(backend, backend.run(), PROMPTS)
-
-
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     torch = pytest.importorskip("torch")
