@@ -9,7 +9,7 @@ import pytest
 from truing.config.options import EmRule
 from truing.data.transforms import TRANSFORMS, VariantContext, select_transforms
 from truing.errors import BadInput, Unfinished
-from truing.models.simulated import VARIANT_EM, MISALIGNED, SimulatedBackend
+from truing.models.simulated import MISALIGNED, VARIANT_EM, SimulatedBackend
 from truing.runs.variants import VariantPlan, needs_task_text, refuse_task_text, try_variants, variant_requests
 from truing.stats.judged_evidence import AnswerTable, Fate
 from truing.store import Store
