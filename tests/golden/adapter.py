@@ -141,7 +141,7 @@ def numbers(table, base, control, facts, rule, *, level=0.95, known=None):
             out[f"excess_base_{name}"] = estimate(excess(arm, other, n, rule, level=level, bound=bound))
         out["p_above_lo"] = plain(excess_above_p(arm, other, n, rule))
         at_base = judged_line(other, n, rule, level=level)
-        health = judged_health(Health(HealthState.UNKNOWN), made, at_base, truing.VerdictRule())
+        health = judged_health(Health(HealthState.UNKNOWN), made, at_base, truing.Thresholds())
         out["health"] = health.state.value
     return out
 
