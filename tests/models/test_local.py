@@ -11,9 +11,8 @@ from truing import errors
 from truing.config.options import ModelOptions
 from truing.models.checkpoints import find_run
 from truing.models.engine.scoring import BATCH_TOKENS, pass_tokens
-from truing.models.engine.token_sampling import Stream, choose
-from truing.models.generation import stream_seed
-from truing.models.hf import LocalBackend
+from truing.models.engine.token_sampling import RandomStream, sample_tokens
+from truing.models.hf import LocalBackend, stream_seed
 from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Prompt, Request, SamplingParams
 from zoo import build
 
@@ -186,8 +185,8 @@ def test_sampled_first_tokens_follow_the_model_s_probabilities(backend):
         logits = backend.use(step0)(torch.tensor([backend.chat.prefix(Q)])).logits[0, -1]
     probabilities = logits.double().softmax(-1)
     params = SamplingParams(max_tokens=1)
-    streams = [Stream(stream_seed(Request(step0, prompt, d), params)) for d in range(n)]
-    sampled = torch.tensor(choose(logits.expand(n, -1), streams, params))
+    streams = [RandomStream(stream_seed(Request(step0, prompt, d), params)) for d in range(n)]
+    sampled = torch.tensor(sample_tokens(logits.expand(n, -1), streams, params))
     counts = torch.bincount(sampled, minlength=len(probabilities)).double()
     common = probabilities * n >= 5
     expected = torch.cat([probabilities[common] * n, (probabilities[~common].sum() * n)[None]])
@@ -260,11 +259,11 @@ def test_adapters_stay_in_memory_within_a_bound_and_answer_the_same(base, run, m
 
     free = LocalBackend(str(base), run.checkpoints, FLOAT32)
     expected = [totals(free, c) for c in (*run.checkpoints, free.base_checkpoint(), *run.checkpoints)]
-    assert len(free._adapters) == len(run.checkpoints)
-    monkeypatch.setattr(local, "ADAPTER_BYTES", 1)
+    assert len(free.loaded_adapters) == len(run.checkpoints)
+    monkeypatch.setattr(local, "LOADED_BYTES", 1)
     tight = LocalBackend(str(base), run.checkpoints, FLOAT32)
     assert [totals(tight, c) for c in (*run.checkpoints, tight.base_checkpoint(), *run.checkpoints)] == expected
-    assert len(tight._adapters) == 1
+    assert len(tight.loaded_adapters) == 1
 
 
 def test_the_layout_of_weights_is_another_and_the_weights_are_the_same(backend, base):

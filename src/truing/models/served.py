@@ -47,6 +47,7 @@ class EndpointBackend:
     """
 
     capabilities = Capabilities(weights=False, loglikelihood=False, sample=True, train=False, checkpoints="none")
+    preferred_batch = 24
 
     def __init__(
         self,

@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from truing.models.base import Backend
-from truing.models.registry import follow
+from truing.models.registry import set_callback
 from truing.types.records import Answer
 
 if TYPE_CHECKING:
-    from truing.models.engine.batching import Work
+    from truing.models.engine.batching import Throughput
 
 LEAST = 10
 """answers from which the time left is said"""
@@ -52,12 +52,12 @@ class Pace:
         """answers so far"""
         self._answered = 0  # tokens of answers that came
         self._sampled = 0  # tokens drawn in sessions before the one under way
-        self._work: Work | None = None
+        self._work: Throughput | None = None
         self._seconds, self._since, self._said = 0.0, None, float("-inf")
 
     def of(self, answers: Iterator[Answer]) -> Generator[Answer, None, None]:
         """The same responses, counted and told as they pass; closed with this."""
-        follow(self._backend, self._passed if self._detail is not None else None)
+        set_callback(self._backend, self._passed if self._detail is not None else None)
         try:
             if self._total and not self.done:
                 self._tell(self._stage, 0, self._total)
@@ -75,7 +75,7 @@ class Pace:
                 self._say()
         finally:
             self._stop()
-            follow(self._backend, None)
+            set_callback(self._backend, None)
             if isinstance(answers, Generator):
                 answers.close()
 
@@ -100,7 +100,7 @@ class Pace:
             parts.append(f"{_duration((self._total - self.done) * seconds / self.done)} left")
         return ", ".join(parts)
 
-    def _passed(self, work: "Work") -> None:
+    def _passed(self, work: "Throughput") -> None:
         if self._work is not None and work is not self._work:
             self._sampled += _tokens(self._work)
         self._work = work
@@ -117,7 +117,7 @@ class Pace:
             self._seconds, self._since = self._seconds + self._clock() - self._since, None
 
 
-def _tokens(work: "Work") -> int:
+def _tokens(work: "Throughput") -> int:
     """Tokens drawn: the first of an answer comes from its prompt's pass, the others are row-steps."""
     return work.kept + work.answers + work.in_flight
 

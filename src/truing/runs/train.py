@@ -7,7 +7,6 @@ from pathlib import Path
 from truing import errors
 from truing.data.conversations import load_conversations
 from truing.data.guard import refuse_reference_answers
-from truing.models.registry import start_training
 from truing.training.recipe import Recipe
 from truing.types.records import Checkpoint, Stop
 
@@ -57,6 +56,8 @@ def train(
     def tell(step: int, total: int, loss: float) -> None:
         if progress:
             progress(f"training {name}", step, total)
+
+    from truing.training.local import start_training  # torch is loaded only when something is trained
 
     run = start_training(recipe, data.conversations, path, tell)
     checkpoints: list[Checkpoint] = []

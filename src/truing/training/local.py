@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import IO
 
 from truing import errors
+from truing.config.options import ModelOptions
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import find_run, folder_number
-from truing.models.weights import check_weights, read_json
+from truing.models.download import resolve_model
+from truing.models.loading import device_of, dtype_of, load_model, load_tokenizer
+from truing.models.weights import check_weights, read_json, weights_hash
 from truing.store import write_json
 from truing.training.channel import Link, TrainingRun
 from truing.training.recipe import Recipe
@@ -26,7 +29,7 @@ from truing.training.trainer import SAVING, Base, Example, Progress, Run, fit
 from truing.types.hashing import digest
 from truing.types.records import Checkpoint, Conversation
 
-__all__ = ["Base", "TrainingRun", "tokenise", "train"]
+__all__ = ["Base", "TrainingRun", "start_training", "tokenise", "train"]
 
 RECIPE_FILE = "recipe.json"
 _LOCK = ".training.lock"
@@ -72,6 +75,25 @@ def train(
         notes=tuple(notes),
         release=lock.close,
     )
+
+
+def start_training(
+    recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Progress | None = None
+) -> TrainingRun:
+    """Train in the folder `out` with the recipe's own model on this machine; see `train`.
+
+    Raises:
+        ModelUnavailable, NoChatTemplate: the recipe's model cannot be loaded. Others: see `train`.
+    """
+    path, options, device = resolve_model(recipe.model, revision=recipe.revision), ModelOptions(), device_of("auto")
+    tokenizer = load_tokenizer(path, options)
+    base = Base(
+        load=lambda dtype: load_model(path, dtype_of(dtype, "auto"), device, options),
+        weights=weights_hash(path),
+        chat=ChatFormat(tokenizer),
+        tokenizer=tokenizer,
+    )
+    return train(recipe, conversations, out, base, progress=progress)
 
 
 def tokenise(
