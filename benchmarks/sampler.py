@@ -24,9 +24,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from truing.models.engine.batching import BatchOptions, GenerateRequest
 from truing.models.engine.engine import ROWS, Engine
 from truing.models.engine.lora import lora_factors
+from truing.models.engine.requests import BatchOptions, GenerateRequest
 from truing.types.records import SamplingParams
 
 REAL = {

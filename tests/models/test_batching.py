@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM
 from truing.errors import Unsupported
 from truing.models.download import cache_dir
 from truing.models.engine import batching
-from truing.models.engine.batching import BatchOptions, Caches, GenerateRequest, Scheduler
+from truing.models.engine.batching import Caches, Scheduler
 from truing.models.engine.engine import agrees
 from truing.models.engine.kv_cache import KVCache, ReadPlan, merge_attention
 from truing.models.engine.lora import BatchedLora, lora_factors
+from truing.models.engine.requests import BatchOptions, GenerateRequest
 from truing.models.engine.runner import ModelRunner
 from truing.models.engine.token_sampling import RandomStream, nucleus, sample_tokens
 from truing.types.records import SamplingParams

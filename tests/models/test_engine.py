@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from truing import errors
 from truing.config.options import ModelOptions
-from truing.models import hf
+from truing.models import hf, resident
 from truing.models.checkpoints import find_run
 from truing.models.engine import engine as module
-from truing.models.engine.batching import BatchOptions, GenerateRequest
 from truing.models.engine.plain import generate_plainly
+from truing.models.engine.requests import BatchOptions, GenerateRequest
 from truing.models.engine.runner import ModelRunner
 from truing.models.hf import LocalBackend, answer, stream_seed
 from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Prompt, Request, SamplingParams
@@ -241,7 +241,7 @@ def test_an_interrupt_while_an_adapter_loads_leaves_the_base_alone(backend, run,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(hf, "check_filled", interrupted)
+        m.setattr(resident, "check_filled", interrupted)
         with pytest.raises(KeyboardInterrupt):
             backend.use(run[1])
     assert texts_of(backend.sample(requests, PARAMS)) == reference

@@ -9,7 +9,7 @@ from truing.models.base import Backend
 from truing.types.records import Checkpoint
 
 if TYPE_CHECKING:
-    from truing.models.engine.batching import Throughput
+    from truing.models.engine.requests import Throughput
 
 SERVED = ("http://", "https://")
 """how a base begins that a server holds"""

@@ -14,7 +14,7 @@ from truing.models.registry import set_callback
 from truing.types.records import Answer
 
 if TYPE_CHECKING:
-    from truing.models.engine.batching import Throughput
+    from truing.models.engine.requests import Throughput
 
 LEAST = 10
 """answers from which the time left is said"""

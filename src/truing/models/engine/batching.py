@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from truing.models.engine.kv_cache import KVCache, ReadPlan, Segment, capacity, merge_attention
 from truing.models.engine.lora import BatchedLora
+from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
 from truing.models.engine.runner import ModelRunner
 from truing.models.engine.token_sampling import RandomStream, sample_tokens
 from truing.types.records import SamplingParams
@@ -31,81 +32,6 @@ PASS_TOKENS = 2048
 """tokens of prompts that a pass takes, unless one prompt is longer: at the start few rows should stand empty"""
 FRUGAL_PASS_TOKENS = 256
 """the same under a memory bound"""
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
-    """One answer wanted."""
-
-    index: int
-    """the caller's number"""
-    prompt: tuple[int, ...]
-    """its tokens"""
-    adapter: str
-    """name of the adapter; "" for the model as it is"""
-    seed: int
-    """of its random stream"""
-    max_tokens: int
-    """most tokens of the answer, at least 1"""
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """An answer, or why there is none."""
-
-    index: int
-    """the caller's number"""
-    tokens: list[int]
-    """of the answer, with the token that ended it"""
-    stopped: bool
-    """whether it ended by itself"""
-    failed: bool = False
-    """whether the logits held NaN"""
-
-
-@dataclass(slots=True)
-class Throughput:
-    """What a scheduler has done so far."""
-
-    answers: int = 0
-    """finished"""
-    tokens: int = 0
-    """of finished answers"""
-    passes: int = 0
-    """over the layers"""
-    row_steps: int = 0
-    """rows computed, over all passes"""
-    free_steps: int = 0
-    """rows that stood empty while answers were waiting, over all passes"""
-    kept: int = 0
-    """row-steps whose token became part of an answer"""
-    prompt_tokens: int = 0
-    """tokens of prompts computed"""
-    in_flight: int = 0
-    """rows now"""
-    waiting: int = 0
-    """answers not begun"""
-
-    @property
-    def useful(self) -> float:
-        """Share of row-steps that gave a token of an answer: of the rows computed, and of those that stood empty."""
-        return self.kept / max(1, self.row_steps + self.free_steps)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchOptions:
-    """How answers are batched."""
-
-    rows: int
-    """most rows in flight"""
-    stop_ids: Sequence[int] = ()
-    """tokens that end an answer"""
-    ends: Callable[[list[int]], bool] | None = None
-    """whether a text ends here, given the answer's tokens so far; for stop strings"""
-    shared_layers: int = 0
-    """layers below which all adapters agree"""
-    frugal: bool = False
-    """whether memory matters more than a few rows that stand empty"""
 
 
 class Caches(NamedTuple):
@@ -142,8 +68,7 @@ class _Lower:
     """A prompt in the layers that no adapter changes."""
 
     segment: Segment
-    hidden: torch.Tensor
-    """[1, P, d] as it enters the first changed layer"""
+    hidden: torch.Tensor  # [1, P, d] as it enters the first changed layer
     users: int
 
 
@@ -156,8 +81,7 @@ class _Prompt:
     waiting: deque[GenerateRequest]
     segment: Segment | None = None
     lower: _Lower | None = None
-    logits: torch.Tensor | None = None
-    """[V] of the first token"""
+    logits: torch.Tensor | None = None  # [V] of the first token
     rows: int = 0
 
 

@@ -18,19 +18,11 @@ from typing import Any
 import torch
 
 from truing import errors
-from truing.models.engine.batching import (
-    BatchOptions,
-    Caches,
-    Completion,
-    GenerateRequest,
-    Scheduler,
-    Throughput,
-    rows_within,
-    split_layer,
-)
+from truing.models.engine.batching import Caches, Scheduler, rows_within, split_layer
 from truing.models.engine.kv_cache import capacity
 from truing.models.engine.lora import Adapter, BatchedLora
 from truing.models.engine.plain import PlainScorer, generate_plainly
+from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
 from truing.models.engine.runner import ModelRunner
 from truing.models.engine.scoring import ROW_TOKENS, pass_tokens, score_trees
 from truing.models.engine.token_tree import Branch, Scored, pack

@@ -179,18 +179,12 @@ class _Group:
 
     bucket: Bucket
     entries: int
-    width: int
-    """longest segment"""
-    readers: int
-    """rows per segment, those with fewer padded"""
-    rows: torch.Tensor
-    """[entries * readers] which row each query is"""
-    lengths: torch.Tensor
-    """[entries] tokens held"""
-    ahead: torch.Tensor
-    """[entries * readers] position of the query, counted from the start of the segment"""
-    full: bool
-    """whether all lengths are equal"""
+    width: int  # longest segment
+    readers: int  # rows per segment, those with fewer padded
+    rows: torch.Tensor  # [entries * readers] which row each query is
+    lengths: torch.Tensor  # [entries] tokens held
+    ahead: torch.Tensor  # [entries * readers] position of the query, counted from the start of the segment
+    full: bool  # whether all lengths are equal
     masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> torch.Tensor | None:

@@ -85,10 +85,8 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
 class _Stacked:
     """All adapters in one module, by index."""
 
-    down: torch.Tensor
-    """[K, r, d_in]"""
-    up: torch.Tensor
-    """[K, r, d_out]: B transposed and scaled"""
+    down: torch.Tensor  # [K, r, d_in]
+    up: torch.Tensor  # [K, r, d_out]: B transposed and scaled
     part: tuple[int, int, torch.Tensor, torch.Tensor] | None = None
     """lo, hi, and what lies between: [hi - lo, d_in, r] and [hi - lo, r, d_out]"""
 
@@ -128,22 +126,17 @@ class _Route:
     """Where the tokens of one pass go."""
 
     lo: int = 0
-    hi: int = 0
-    """adapters of index lo up to hi (excluded) are in the grid"""
-    rows: int = 0
-    """m; 0 for no grid"""
+    hi: int = 0  # adapters of index lo up to hi (excluded) are in the grid
+    rows: int = 0  # m; 0 for no grid
     cells: torch.Tensor | None = None
     """[K * m] the token of each cell, 0 for padding; None where the cells are the first tokens as they lie"""
-    padding: torch.Tensor | None = None
-    """[N] which cells are padding"""
+    padding: torch.Tensor | None = None  # [N] which cells are padding
     runs: tuple[tuple[int, int, int], ...] = ()
     """(index, first token, last token + 1) of those multiplied by themselves"""
-    broken: tuple[tuple[int, int], ...] = ()
-    """(first token, last token + 1) of those whose adapter is not finite"""
+    broken: tuple[tuple[int, int], ...] = ()  # (first token, last token + 1) of those whose adapter is not finite
     spaces: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     """what for and width d -> the same memory as [K * m, d] and [K, m, d], used by all modules of the pass"""
-    seen: tuple[Any, Any] = (None, None)
-    """an input and its grid: query, key and value projections share one"""
+    seen: tuple[Any, Any] = (None, None)  # an input and its grid: query, key and value projections share one
 
     def space(self, purpose: str, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[K * m, d] and [K, m, d] of the width and kind of [T, d], with anything in it."""

@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from truing.models.engine import token_tree
-from truing.models.engine.batching import BatchOptions, Completion, GenerateRequest
+from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest
 from truing.models.engine.scoring import ROW_TOKENS, pass_tokens
 from truing.models.engine.token_sampling import RandomStream, sample_tokens
 from truing.models.engine.token_tree import Branch, Scored
