@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from truing.stats.calibration import World, play
+from truing.stats.forecast import SearchDesign, answers_to_confirm, forecast
 
 import truing
 from truing import cli, errors
@@ -14,8 +16,6 @@ from truing.runs import plan_search
 from truing.runs.plan import PowerOptions
 from truing.runs.search import FIXED_FROM
 from truing.stats import calibration
-from truing.stats.calibration import World, play
-from truing.stats.forecast import SearchDesign, answers_to_confirm, forecast
 from truing.stats.onset import OnsetSearch
 from truing.store import Store
 from truing.types.judged import JudgeOptions

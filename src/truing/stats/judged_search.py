@@ -101,7 +101,7 @@ def search_onset(search: Onset, steps: Sequence[int], void: Collection[int]) -> 
     """
     tests: Mapping[int, Tested] = {t.step: t for t in search.tested if t.step not in void}
     first = min((s for s, t in tests.items() if t.claim == ABOVE), default=None)
-    clear = [k for k, s in enumerate(steps) if s in tests and tests[s].said == BELOW and (first is None or s < first)]
+    clear = [k for k, s in enumerate(steps) if s in tests and tests[s].claim == BELOW and (first is None or s < first)]
     found = onset_of(steps, tests, clear_until=max(clear, default=-1) if search.assumed_monotone else -1)
     if void and found.status == "never" and found.steps:
         found = replace(found, status="undecided")
