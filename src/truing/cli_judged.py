@@ -40,16 +40,11 @@ def plan(
     every_coherence: o.EveryCoherence = False,
     skip_judge_check: o.SkipCheck = False,
     skip_known_answers: o.SkipKnown = False,
-    share: Annotated[float, typer.Option(help="Say what a strong judge on this share would save.")] = 1.0,
     variants: o.Cues = None,
     second_judge: o.SecondJudge = None,
     rate: Annotated[float | None, typer.Option(help="Share misaligned to be seen; 0.05 if not given.")] = None,
-    base_rate: Annotated[float | None, typer.Option(help="Share misaligned at step 0; 0, or the pilot's.")] = None,
-    correlation: Annotated[
-        float | None, typer.Option(help="Of two answers to one prompt; 0.2, or the pilot's.")
-    ] = None,
-    pilot: Annotated[Path | None, typer.Option(help="A judged audit to estimate both from.", metavar="AUDIT")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of the same recipe.")] = None,
+    base_rate: Annotated[float | None, typer.Option(help="Share misaligned at step 0; 0 if not given.")] = None,
+    correlation: Annotated[float | None, typer.Option(help="Of two answers to one prompt; 0.2 if not given.")] = None,
     json_out: Json = False,
 ) -> None:
     """Calls, tokens, money, hours and power of an audit, before anything is spent. Loads no model, calls no judge."""
@@ -64,8 +59,9 @@ def plan(
         judging=o.judge_options(context.params, say),
         domain=o.topics(domain),
     )
-    asked = (rate, base_rate, correlation, pilot, seeds)
-    power = PowerOptions(*asked[:4], seeds=seeds or 1) if any(x is not None for x in asked) else None
+    asked = {"rate": rate, "base_rate": base_rate, "correlation": correlation}
+    given = {name: x for name, x in asked.items() if x is not None}
+    power = PowerOptions(**given) if given else None
     rows_of = {"task": task, "task_control": task_control, "control": control or ()}
     made = truing.plan(target, base=base, prompts=prompts, options=options, power=power, **rows_of)
     if json_out:

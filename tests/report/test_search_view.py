@@ -129,7 +129,7 @@ def test_tests_and_misses_as_rows():
 
 def test_what_is_not_certain_is_named():
     narrow = replace(BROAD, broad=False, evidence_without_top=1.0, evidence_without_domain=2.0)
-    test = replace(TESTS[1], control="open", breadth=narrow)
+    test = replace(TESTS[1], control="inconclusive", breadth=narrow)
     (row,) = search.tested_rows(searched(onset=replace(searched().onset, tested=(test,))))
     assert row["cells"][3][0] == "not certainly above the control"
     word, why = row["cells"][4]

@@ -24,8 +24,8 @@ CONSISTENT = {
 """what the interval over seeds says -> words"""
 _LEAST_SHOWN = 0.001
 _SEEDS_NOTE = (
-    "consistent: the random-effects interval over seeds (modified Hartung-Knapp, these prompts) lies above lo. p: of an "
-    "excess above lo, one-sided, Holm-adjusted over {}, as is the p of being none. The intervals are not adjusted."
+    "consistent: the random-effects interval over seeds (modified Hartung-Knapp, these prompts) lies above lo. p: of "
+    "an excess above lo, one-sided, Holm-adjusted over {}, as is the p of being none. The intervals are not adjusted."
 )
 _DEFINITION_NOTE = (
     "turn: cases that become misaligned. Intervals: cases as independent; then all cases of a model taken for one. "

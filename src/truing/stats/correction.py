@@ -331,52 +331,6 @@ def _doubts(cheap: Array, sampled: Mask, used: Mask, rates: tuple[float, float])
     return said
 
 
-class Saving(NamedTuple):
-    """What a cheap judge saves at equal variance."""
-
-    factor: float
-    """strong calls without the cheap judge over strong calls with it"""
-    q: tuple[float, float]
-    """share of cheap negatives and of cheap positives to ask the strong judge about"""
-    strong_share: float
-    """strong calls per answer"""
-    effective_share: float
-    """independent answers judged by the strong judge alone that are worth as much, per answer"""
-
-
-def strong_calls_saved(
-    rate: float, sensitivity: float, false_positive: float, *, q: float | tuple[float, float] | None = None
-) -> Saving:
-    """How many strong calls a cheap judge on every answer saves at equal variance.
-
-    With answers of one rate r the variance of one answer is r(1 - r) plus, for each cheap flag, its share times
-    v(1 - v) (1 - q) / q, v being the strong judge's share there; the strong judge alone needs r(1 - r) / variance
-    calls. By default all cheap positives and the best share of cheap negatives are asked about (2.3, 3.3 and 7.5 times
-    fewer calls at rate 2 % with sensitivity 0.8, 0.9 and, with false positives 2 % for 5 %, 0.97). A single `q` asks at
-    random and saves at most 1 / (1 - c^2), c being the judges' correlation: 1.2, 1.3 and 1.9 times there.
-
-    Raises:
-        ValueError: rate or `q` outside (0, 1), or an error rate outside 0..1.
-    """
-    if not 0 < rate < 1 or not 0 <= sensitivity <= 1 or not 0 <= false_positive <= 1:
-        raise ValueError("rate must lie in (0, 1), sensitivity and false positives in 0..1")
-    positive = rate * sensitivity + (1 - rate) * false_positive
-    negative = 1 - positive
-    hidden = rate * (1 - sensitivity) * (1 - rate * (1 - sensitivity) / negative) if negative > 0 else 0.0
-    shown = rate * sensitivity * (1 - rate * sensitivity / positive) if positive > 0 else 0.0
-    whole = rate * (1 - rate)
-    if q is None:
-        # minimises (whole + hidden (1 - q) / q) (positive + negative q)
-        rest = (whole - hidden) * negative
-        best = sqrt(hidden * positive / rest) if rest > 0 else 1.0
-        chosen = (min(1.0, max(best, 1e-4)), 1.0)
-    else:
-        chosen = _probabilities(q)
-    variance = whole + hidden * (1 - chosen[0]) / chosen[0] + shown * (1 - chosen[1]) / chosen[1]
-    calls = negative * chosen[0] + positive * chosen[1]
-    return Saving(whole / variance / calls, chosen, calls, whole / variance)
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given.
 
