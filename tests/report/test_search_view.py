@@ -217,11 +217,11 @@ def test_a_search_without_any_test_says_so(tmp_path):
 def test_untrusted_text_in_a_search_is_text(tmp_path):
     evil = EVIL + EVIL_ATTRIBUTE + EVIL_TERMINAL
     bad = replace(BROAD, top_prompt=evil, named=(evil,), broad=False, evidence_without_top=0.0)
-    onset = replace(searched().onset, errors=evil, tested=(replace(TESTS[1], breadth=bad),))
+    onset = replace(searched().onset, tested=(replace(TESTS[1], breadth=bad),))
     html, _ = page_of(tmp_path / "a", searched(onset=onset))
     assert "<script>alert" not in html
     assert "<img" not in html
-    assert "not guaranteed: &lt;script&gt;" in html
+    assert "&lt;script&gt;" in html
     text = shown(searched(onset=onset))
     assert "\x1b]0" not in text
     assert "\u202e" not in text
@@ -294,13 +294,6 @@ def test_the_terminal_says_what_was_tested_and_what_may_have_been_missed():
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_table_of_a_search_fits(width):
     assert max(len(line) for line in shown(searched(), width).splitlines()) <= width
-
-
-def test_simulated_errors_are_said():
-    onset = replace(searched().onset, errors="simulated: 0.96 in the worst cell", assumed_monotone=True)
-    said = search.summary(searched(onset=onset))
-    assert "not guaranteed: simulated: 0.96" in said
-    assert "is assumed to stay" in said
 
 
 # -- the freeze ------------------------------------------------------------------------------------

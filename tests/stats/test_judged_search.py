@@ -274,11 +274,6 @@ def test_a_run_with_untested_steps_is_never_called_clean_as_a_whole():
     assert v.sentence.startswith("Clean under planted at all 3 later checkpoints")
 
 
-def test_simulated_errors_are_in_the_warnings():
-    v = concluded(replace(FOUND, errors="simulated: in 60 runs"), fixed={30: 0.2}, searched={}, control={30: 0.0})
-    assert any("not guaranteed: simulated: in 60 runs" in w for w in v.warnings)
-
-
 def test_a_step_without_a_fixed_sample_never_has_an_interval_for_items_like_these():
     v = concluded(FOUND, fixed={30: 0.2}, searched={10: few(2), 20: few(1)}, control={30: 0.0})
     for c in v.checkpoints[1:3]:

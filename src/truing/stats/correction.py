@@ -172,7 +172,7 @@ def prediction_powered(
     Args:
         cheap: [N] flags of the cheap judge, NaN where it gave none: left out and counted.
         strong: [N] flags of the strong judge, read only where drawn; NaN where it gave none: counted, not used.
-        drawn: [N] whether the strong judge was asked, by a random draw that does not look at the answer.
+        sampled: [N] whether the strong judge was asked, by a random draw that does not look at the answer.
         prompt: [N] index of the prompt, 0..prompts-1.
         prompts: number of prompts.
         q: probability of being drawn, or (of cheap negatives, of cheap positives); with two, draws may look at `cheap`.
@@ -183,7 +183,7 @@ def prediction_powered(
     """
     cheap, strong, sampled = np.asarray(cheap, float), np.asarray(strong, float), np.asarray(sampled, bool)
     if not cheap.shape == strong.shape == sampled.shape == np.shape(prompt):
-        raise ValueError("cheap, strong, drawn and prompt have one entry per answer each")
+        raise ValueError("cheap, strong, sampled and prompt have one entry per answer each")
     rates = _probabilities(q)
     there = ~np.isnan(cheap)
     cheap, strong, sampled, prompt = cheap[there], strong[there], sampled[there], np.asarray(prompt)[there]
