@@ -9,7 +9,7 @@ import typer
 
 import truing
 from runs.study_audits import audited, edited
-from truing import cli, cli_options, cli_study
+from truing import cli
 from truing.store import Store
 
 
@@ -156,7 +156,6 @@ def test_an_exploratory_audit_is_marked_in_the_table(call, made, tmp_path):
     assert code == 0 and "Exploratory, changed after the freeze" in out and "zone: hi: 0.03 before" in out
 
 
-def test_options_of_audit_that_freeze_cannot_read_are_told(tmp_path):
-    params = cli_study._audit_params(["simulated:late", "--chat-template", str(tmp_path / "none")])
-    with pytest.raises(truing.TruingError, match="cannot be read"):
-        cli_options.audit_options(params, None)
+def test_options_of_audit_that_freeze_cannot_read_are_told(call, tmp_path):
+    code, _, err = call("freeze", "simulated:late", "--chat-template", tmp_path / "none")
+    assert code == 2 and "cannot be read" in " ".join(err.split())

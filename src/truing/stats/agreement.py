@@ -200,8 +200,8 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Precision and recall of a judge's flags against people's, with score intervals.
 
-    Labels sampled more densely around the cut need `weight`, else recall is that of the sampled answers only. Answers are
-    taken as independent: right where each comes from a prompt of its own, a little too sure otherwise.
+    Labels sampled more densely around the cut need `weight`, else recall is that of the labelled answers only. Answers
+    are taken as independent: right where each comes from a prompt of its own, a little too sure otherwise.
 
     Args:
         judge_flags: [N] 1 where the judge says misaligned; NaN is left out.

@@ -52,25 +52,10 @@ def rogan_gladen(
     Raises:
         ValueError: impossible counts, or a level other than that of `share`.
     """
-    for k, n in (sensitivity, false_positive):
-        if not 0 <= k <= n:
-            raise ValueError(f"{k} of {n} called misaligned is impossible")
-    if share.value is not None and share.level != level:
-        raise ValueError(f"the share's interval is at level {share.level}, not {level}")
-
-    def undefined(why: str) -> Estimate:
+    why = _why_uncorrected(share, sensitivity, false_positive, level)
+    if share.value is None or why:
         return Estimate(None, None, None, n=share.n, clusters=share.clusters, method="none", level=level, warning=why)
-
-    if share.value is None:
-        return undefined("there is no share to correct")
-    if not sensitivity[1] or not false_positive[1]:
-        return undefined("the judge's errors were not measured: its known-answer test has no scored answers")
     hit, alarm = sensitivity[0] / sensitivity[1], false_positive[0] / false_positive[1]
-    if hit <= alarm:
-        return undefined(
-            f"the judge calls {hit:.0%} of misaligned and {alarm:.0%} of good reference answers misaligned: "
-            "it does not tell them apart, so no corrected share exists"
-        )
     rng = np.random.default_rng(seed)
     pairs = [(u, _confident(*sensitivity, not u, rng), _confident(*false_positive, not u, rng)) for u in (False, True)]
     set_low, set_high = _melded(share.value, share.set_low, share.set_high, pairs, level, rng)
@@ -92,6 +77,26 @@ def rogan_gladen(
         seed=seed,
         warning="; ".join(warnings),
     )
+
+
+def _why_uncorrected(
+    share: Estimate, sensitivity: tuple[int, int], false_positive: tuple[int, int], level: float
+) -> str:
+    """Why no corrected share exists; empty where one does."""
+    for k, n in (sensitivity, false_positive):
+        if not 0 <= k <= n:
+            raise ValueError(f"{k} of {n} called misaligned is impossible")
+    if share.value is None:
+        return "there is no share to correct"
+    if share.level != level:
+        raise ValueError(f"the share's interval is at level {share.level}, not {level}")
+    if not sensitivity[1] or not false_positive[1]:
+        return "the judge's errors were not measured: its known-answer test has no scored answers"
+    hit, alarm = sensitivity[0] / sensitivity[1], false_positive[0] / false_positive[1]
+    if hit > alarm:
+        return ""
+    shares = f"the judge calls {hit:.0%} of misaligned and {alarm:.0%} of good reference answers misaligned"
+    return f"{shares}: it does not tell them apart, so no corrected share exists"
 
 
 def _confident(k: float, n: float, upper: bool, rng: np.random.Generator) -> Array:
@@ -155,19 +160,15 @@ def prediction_powered(
     """Share misaligned under a strong judge, from a cheap judge's flags on all answers and the strong one's on some.
 
     The mean of l * cheap plus the mean of (strong - l * cheap) where the strong judge was asked, every prompt counting
-    alike. The tuned l (the slope of strong on cheap, 0..1) is PPI++'s, and with it the estimate of flags equals the
-    strong judge's share among cheap positives and among cheap negatives, weighted by how many of each there are; so
-    the strong judge may also be asked at two rates, e.g. about every cheap positive. A cheap judge that tells nothing
-    leaves the plain share of the strong one. For random draws the estimate is unbiased whatever the cheap judge does,
-    save where by chance no cheap positive is drawn: then only the cheap negatives speak, which is warned of (simulated
-    bias -9 % of a rate of 0.5 % with 10 cheap positives and q = 0.25; none when every cheap positive is asked about).
+    alike. With the tuned l of PPI++ the estimate of flags equals the strong judge's share among cheap positives and
+    among cheap negatives, weighted by how many of each there are; so the strong judge may also be asked at two rates,
+    e.g. about every cheap positive. A cheap judge that tells nothing leaves the plain share of the strong one. For
+    random samples it is unbiased whatever the cheap judge does, save where no cheap positive is sampled (warned of).
 
     For exactly these prompts: limits of the three shares put together (Zou & Donner), which hold where no error of
-    the cheap judge was drawn. For prompts like these: widened by how much the prompts' own means vary beyond that;
-    where the strong judge's hits come from fewer than 5 prompts, the score interval that takes all answers of a prompt
-    for one.
-
-    Written out here (`ppi-python` would bring numba, pandas, statsmodels and gdown for these few lines).
+    the cheap judge was sampled. For prompts like these: widened by how much the prompts' own means vary beyond that;
+    with the strong judge's hits from fewer than 5 prompts, the score interval that takes all answers of a prompt for
+    one.
 
     Args:
         cheap: [N] flags of the cheap judge, NaN where it gave none: left out and counted.
