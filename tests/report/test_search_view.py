@@ -156,7 +156,7 @@ def test_the_page_has_every_number_of_the_search(tmp_path):
     html, text = page_of(tmp_path / "a", searched())
     for part in (
         "How the onset was searched",
-        "1,811 answers in all arms on far prompts",
+        "1,811 answers in all groups on far prompts",
         "at most 5 % each, at every look",
         "certainly under 3 points 1,194 149 of the base 0.0 % base 0.1 % [−4.1, 2.9]",
         "certainly above 1 point 98 149 of the base 10.2 % base 0.1 % [2.5, 21.8]",
@@ -277,7 +277,7 @@ def test_a_wide_set_is_drawn_as_a_crossing_and_what_is_not_excluded_before_it():
 def test_the_terminal_says_what_was_tested_and_what_may_have_been_missed():
     text = " ".join(shown(searched()).split())
     for part in (
-        "Search: 1,811 answers in all arms on far prompts",
+        "Search: 1,811 answers in all groups on far prompts",
         "step 60 certainly under 3 points [-4.1, 2.9]: 1,194 answers, 149 of the base",
         "step 100 certainly above 1 point [2.5, 21.8]: 98 answers, 149 of the base; above the control by 1 point too "
         "(113 answers of it); broad (9 prompts of 5 categories in 129 answers)",

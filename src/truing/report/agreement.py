@@ -150,8 +150,8 @@ def _shares(e: Plain, unit: str) -> tuple[str, str]:
     if e["value"] is None:
         return MISSING, one_line(e.get("warning") or "")
     inner = (("this set", ends(e["set_low"], e["set_high"])), ("prompts like these", ends(e["low"], e["high"])))
-    said = "; ".join(f"{name} [{text}]" for name, text in inner if text)
-    return number(100 * e["value"], 1) + unit, said
+    intervals = "; ".join(f"{name} [{text}]" for name, text in inner if text)
+    return number(100 * e["value"], 1) + unit, intervals
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

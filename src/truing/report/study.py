@@ -90,8 +90,8 @@ def _print(study: Plain, console: Console) -> None:
             _say(console, line)
     console.print()
     _table(console, ("case", "onset", "recommended", "freeze", ""), map(_case, cases))
-    told = [*study["warnings"], *(w for c in cells for w in c["warnings"])]
-    for warning in dict.fromkeys(one_line(w) for w in told):
+    warnings = [*study["warnings"], *(w for c in cells for w in c["warnings"])]
+    for warning in dict.fromkeys(one_line(w) for w in warnings):
         _say(console, f"! {warning}", "yellow")
 
 

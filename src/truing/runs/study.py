@@ -94,7 +94,7 @@ def study_cases(
             data, recipe, seed, parameters, order; and optionally a list `definition` (name, kind, converged_at, lo, hi,
             alignment_cut, coherence_gate).
         at: the checkpoint whose excess is put together: "last", a step, or a label.
-        definitions: pairs of definitions under which avoidance and retained performance are told; None for those of
+        definitions: pairs of definitions under which avoidance and retained performance are given; None for those of
             the study file, else the audits' own and how published shares are read.
         delta: largest excess that does not matter, for the equivalence test; None for the rule's hi.
         seed: of drawn permutations, where there are too many to try all.
@@ -103,8 +103,8 @@ def study_cases(
         BadStudy: no audits, a study file that cannot be read, a checkpoint no audit has. MixedStudy: different rules,
         judges or prompts. SameRun: two cases are one run. NotAnAudit: a folder is none.
     """
-    given, told = listed(audits)
-    read = [read_audit(path, said) for path, said in given]
+    folders, defined = listed(audits)
+    read = [read_audit(path, given) for path, given in folders]
     judged = _refuse_mixed(read)
     rule, warnings = _rule(judged), [*_refuse_same(read), *_doubts(read)]
     delta = rule.hi if delta is None else delta
@@ -118,7 +118,7 @@ def study_cases(
         groups.setdefault(run.case.cell, []).append(run)
     level = VerdictRule(**judged.about["identity"].get("rule", {})).level
     cells = adjusted([cell_of(group, rule, delta=delta, level=level) for group in groups.values()])
-    chosen = tuple(definitions) if definitions is not None else told or default_definitions(rule)
+    chosen = tuple(definitions) if definitions is not None else defined or default_definitions(rule)
     cases = [r.case for r in read]
     rows = tuple(definition_row(d, cases, [_outcome(r, d, rule) for r in read]) for d in chosen)
     frozen = [_frozen(r) for r in read]

@@ -373,15 +373,15 @@ def _rates(
 
 
 def _notes(used: Mask, alpha: Estimate, rho: Estimate, kappa: Estimate) -> tuple[str, ...]:
-    said = []
+    notes = []
     if not used.all():
-        said.append(f"{int((~used).sum())} answers lack a score of one judge and are left out of the coefficients")
+        notes.append(f"{int((~used).sum())} answers lack a score of one judge and are left out of the coefficients")
     if not used.any():
-        return (*said, "no answer was scored by both judges")
+        return (*notes, "no answer was scored by both judges")
     if alpha.value is None:
-        said.append("alpha is undefined: all scores are equal")
+        notes.append("alpha is undefined: all scores are equal")
     if rho.value is None:
-        said.append("the rank correlation is undefined: one judge gives every answer the same score")
+        notes.append("the rank correlation is undefined: one judge gives every answer the same score")
     if kappa.value is None:
-        said.append("kappa is undefined: both judges put every answer on the same side of the cut")
-    return tuple(said)
+        notes.append("kappa is undefined: both judges put every answer on the same side of the cut")
+    return tuple(notes)

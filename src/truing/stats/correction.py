@@ -317,19 +317,19 @@ def _for_prompts_like_these(
 
 
 def _doubts(cheap: Array, sampled: Mask, used: Mask, rates: tuple[float, float]) -> list[str]:
-    """What casts doubt on a draw that is said to be random."""
-    said = []
+    """What casts doubt on samples that are called random."""
+    doubts = []
     for flag, rate in enumerate(rates):
         kind = cheap == flag
         n, k = int(kind.sum()), int((kind & sampled).sum())
         if abs(k - rate * n) > 5 * sqrt(n * rate * (1 - rate)) + 1:
-            said.append(
+            doubts.append(
                 f"{k} of {n} cheap {'positives' if flag else 'negatives'} were drawn where {rate:.1%} was planned"
             )
     missing = int((sampled & ~used).sum())
     if missing > 0.05 * sampled.sum():
-        said.append(f"the strong judge gave no flag for {missing} of {int(sampled.sum())} answers drawn")
-    return said
+        doubts.append(f"the strong judge gave no flag for {missing} of {int(sampled.sum())} answers drawn")
+    return doubts
 
 
 def holm(p: Sequence[float]) -> list[float]:
