@@ -143,7 +143,7 @@ def plan(
             raise errors.BadInput(f"--{name.replace('_', '-')} {value:g}: give a share from 0 to under 1, e.g. 0.05")
     # A plan needs neither the judge's key nor its files: the judge is not opened.
     asked = resolve(target, base, task, task_control, control, prompts, replace(options, judge=None))
-    checkpoints, count = 1 + len(asked.subject) + len(_control(asked)), len(asked.prompts.prompts)
+    checkpoints, count = 1 + len(asked.subject) + _controls(asked), len(asked.prompts.prompts)
     references = sum(1 + (p.aligned is not None) + len(p.neutral) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     health = checkpoints * min(options.answers, count)
@@ -162,7 +162,9 @@ def _judged(made: Plan, asked: Resolved, options: AuditOptions, assumed: PowerOp
     check_rule(rubrics, options.em)
     _check_address(options, asked)
     far = _far(asked, options)
-    why = _why_no_search(asked, far) if judging.samples is None else "--exhaustive"
+    # The base is not opened for a plan; it has step 0 whatever it is, and only later checkpoints are looked at.
+    run = JudgedRun(asked.prompts.prompts, far, (asked.subject[0], *asked.subject), (), "")
+    why = why_no_search(run) if judging.samples is None else "--exhaustive"
     samples = [samples_of(p, judging) * made.checkpoints for p in asked.prompts.prompts]
     wanted, most, sampled = [_Wanted("answers", samples, made.checkpoints)], [], 0
     notes = () if why in ("", "--exhaustive") else (f"no search for the onset, since {why}",)
@@ -194,10 +196,6 @@ def _judged(made: Plan, asked: Resolved, options: AuditOptions, assumed: PowerOp
     )
 
 
-def _control(asked: Resolved) -> Sequence[object]:
-    return asked.controls[0] if asked.controls else ()
-
-
 def _far(asked: Resolved, options: AuditOptions) -> tuple[bool, ...]:
     """Which prompts decide."""
     prompts = asked.prompts.prompts
@@ -206,9 +204,8 @@ def _far(asked: Resolved, options: AuditOptions) -> tuple[bool, ...]:
     return far_prompts(prompts, options.domain, asked.asked["task"], words)[0]
 
 
-def _why_no_search(asked: Resolved, far: tuple[bool, ...]) -> str:
-    # The base is not opened for a plan; it has step 0 whatever it is, and only later checkpoints are looked at.
-    return why_no_search(JudgedRun(asked.prompts.prompts, far, (asked.subject[0], *asked.subject), (), ""))
+def _controls(asked: Resolved) -> int:
+    return len(asked.controls[0]) if asked.controls else 0
 
 
 def _power(asked: Resolved, options: AuditOptions, assumed: PowerOptions, *, searched: bool) -> Power | None:
@@ -270,7 +267,7 @@ def _search(
 ) -> tuple[list[_Wanted], list[_Wanted], tuple[str, ...]]:
     """The answers of a search and the fixed ones after it, as expected and at most, and what to know of them."""
     em, each, n = options.em, options.judging.estimate, sum(far)
-    steps, compared = {c.step for c in asked.subject}, len(_control(asked)) >= len(asked.subject)
+    steps, compared = {c.step for c in asked.subject}, _controls(asked) >= len(asked.subject)
     figures = search_answers(
         len(steps), zone_of(options), base_rate=base_rate, assume_monotone=options.judging.assume_monotone
     )
