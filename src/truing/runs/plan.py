@@ -171,9 +171,10 @@ def _judged(made: Plan, asked: Resolved, options: AuditOptions, assumed: PowerOp
     if not why:
         wanted, most, notes = _search(asked, far, options, assumed.base_rate)
         sampled = made.answers  # for health, whatever the search takes
-    costs, calls = _costs(asked, rubrics, wanted, options)
+    costs = _costs(asked, rubrics, wanted, options)[0]
     most_calls = _costs(asked, rubrics, most or wanted, options)[1]
-    tokens, answers = sum(c.tokens for c in costs), sampled + sum(round(sum(w.per_prompt)) for w in wanted)
+    calls, tokens = sum(c.calls for c in costs), sum(c.tokens for c in costs)
+    answers = sampled + sum(round(sum(w.per_prompt)) for w in wanted)
     price = _price(judging, judge)
     usd = tokens * price / 1e6 if price is not None else None
     limits = [n / per for n, per in ((calls, judging.rpm), (tokens, judging.tpm)) if per]
