@@ -30,7 +30,7 @@ KNOWN = "The judge's known-answer test counts as under the stored cut and gate; 
 SEARCHED = (
     "A search chose which checkpoints to ask, and how often, for the stored rule. Under another one its tests are read "
     "again at the same error, on the same answers; where these are too few, or another checkpoint would have been "
-    "asked, a conclusion is open. `truing audit --exhaustive N` asks every checkpoint alike."
+    "asked, a conclusion is open. `truing audit --samples N` asks every checkpoint alike."
 )
 SIMULATED = "Errors of the search were simulated for the stored zone only."
 LOST = (

@@ -85,7 +85,7 @@ def refuse_task_text(names: Sequence[str], judge: str, *, remote: bool, allowed:
     if quoting and remote and not allowed:
         raise BadInput(
             f"{judge} is remote, and the transforms {', '.join(quoting)} quote the task file: allow that with "
-            "--allow-task-text, choose others with --cues, or use a local judge"
+            "--allow-task-text, choose others with --variants, or use a local judge"
         )
 
 
