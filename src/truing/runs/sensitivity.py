@@ -27,8 +27,14 @@ KNOWN = (
     "The judge's test on reference answers counts as under the stored cut and gate; variants as under the stored rule."
 )
 SEARCHED = (
-    "A search decided this verdict. Here only the fixed samples count, which a few checkpoints have; "
-    "`truing audit --exhaustive N` samples every checkpoint alike."
+    "A search chose which checkpoints to ask, and how often, for the stored rule. Under another one its tests are read "
+    "again at the same error, on the same answers; where these are too few, or another checkpoint would have been "
+    "asked, a conclusion is open. `truing audit --samples N` asks every checkpoint alike."
+)
+SIMULATED = "Errors of the search were simulated for the stored zone only."
+LOST = (
+    "The search cannot be followed in what is stored: only the threshold of convergence is varied. Repeat the audit, "
+    "which asks what is missing."
 )
 HIGHER = "Above the stored cut, answers whose coherence was never asked count both ways, so less is certain there."
 
