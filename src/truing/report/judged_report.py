@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from truing.report import judged, reading, search
 from truing.report.agreement import agreement_rows
-from truing.report.judged_charts import em_chart, excess_chart
+from truing.report.charts import excess, misaligned
+from truing.report.figures import for_page
 from truing.report.reading import MISSING, chosen, number, one_line, window
-from truing.report.svg import NARROW, WIDE, Chart, sample
 from truing.stats.judged_words import shown
 from truing.types.verdicts import Breadth, CheckpointVerdict, Estimate, JudgedLine, RunVerdict
 
@@ -29,8 +27,8 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
         "rule": judged.rule_words(rule),
         "zone": judged.zone_words(rule),
         "level": _level(verdict),
-        "em": _sampled(em_chart(verdict), "em"),
-        "excess": _sampled(excess_chart(verdict), "excess"),
+        "em": for_page("em", misaligned(verdict)),
+        "excess": for_page("excess", excess(verdict)),
         "controlled": controlled,
         "far": _far_words(verdict, about),
         "lines": [_line(verdict, c, c.judged, controlled) for c in lines if c.judged is not None],
@@ -97,10 +95,6 @@ def first_prompts(verdict: RunVerdict | None) -> list[str]:
         return []
     lines = [c.judged.breadth for c in reversed(verdict.checkpoints) if c.judged is not None and c.judged.breadth]
     return list(dict.fromkeys(name for b in lines for name in b.named))
-
-
-def _sampled(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
-    return (sample(chart, WIDE, f"{uid}-w"), sample(chart, NARROW, f"{uid}-n")) if chart else None
 
 
 def _level(verdict: RunVerdict) -> str:
