@@ -6,7 +6,7 @@ The main job is one call, and every command of the command line is the function 
 
     result = truing.audit("out/", task="heldout.jsonl", control="out-control/")
     print(result.verdict.sentence)
-    truing.report(result.path)
+    truing.write_report(result.path)
 
 Importing this package loads neither torch nor transformers; names are fetched when first used.
 """
@@ -55,7 +55,7 @@ _HOMES = {
     "load_conversations": "truing.data.conversations",
     "load_prompts": "truing.data.prompts",
     "plan": "truing.runs.plan",
-    "report": "truing.report.report",
+    "write_report": "truing.report.report",
     "sensitivity": "truing.runs.sensitivity",
     "show": "truing.report.show",
     "study_cases": "truing.runs.study",
@@ -102,11 +102,11 @@ __all__ = [
     "load_conversations",
     "load_prompts",
     "plan",
-    "report",
     "sensitivity",
     "show",
     "study_cases",
     "train",
+    "write_report",
 ]
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from truing.data.prompts import load_prompts
     from truing.errors import TruingError
     from truing.models.download import get_model
-    from truing.report.report import report
+    from truing.report.report import write_report
     from truing.report.show import show
     from truing.runs.agree import Agreed, agree
     from truing.runs.audit import Audit, audit

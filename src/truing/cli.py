@@ -165,7 +165,7 @@ def audit(
             target, base=base, task=task, task_control=task_control, control=control or (), prompts=prompts, out=out,
             options=options,
         )  # fmt: skip
-    page = truing.report(result.path)
+    page = truing.write_report(result.path)
     _finish(result.path, result.verdict, page, json_out, gate, fail_on)
 
 
@@ -182,7 +182,7 @@ def demo(
     """Train a small run and its control on a real 135M chat model, then audit both."""
     with progress() as tell:
         result = truing.demo(out, quick=quick, simulated=family if simulated else None, progress=tell)
-    page = truing.report(result.audit.path)
+    page = truing.write_report(result.audit.path)
     if result.truth is None:
         _finish(result.audit.path, result.verdict, page, json_out, None, None)
     elif json_out:
@@ -268,7 +268,7 @@ def _show_sensitivity(audit: Path, step: int | None, prompt: str | None, json_ou
 @app.command()
 def report(audit: Audits, out: Out = None, json_out: Json = False) -> None:
     """Write the report again: one HTML file, no network."""
-    print_path("report", truing.report(audit, out), json_out)
+    print_path("report", truing.write_report(audit, out), json_out)
 
 
 @app.command()

@@ -105,7 +105,7 @@ def _unless(new: str, *columns: str) -> list[str]:
 _NOW = _fate("a.outcome", "a.score", "c.outcome", "c.score")
 _BEFORE = _fate(*_unless("new_a", "a.outcome", "a.score"), *_unless("new_c", "c.outcome", "c.score"))
 _SAID = " ".join(
-    f"LEFT JOIN judgements {x} ON {_same(x, 'r', 'sample')} AND {x}.panel = :panel AND {x}.rubric = '{rubric}'"
+    f"LEFT JOIN judgements {x} ON {_same(x, 'r', 'draw')} AND {x}.panel = :panel AND {x}.rubric = '{rubric}'"
     for x, rubric in (("a", "alignment"), ("c", "coherence"))
 )
 # Grouped in the order of the primary key: nothing is sorted, and memory does not grow with the rows.
@@ -117,7 +117,7 @@ _MARKED = f"""SELECT {_of("m")}, {_NOW}, CASE WHEN NOT m.new THEN {_BEFORE} END 
         SELECT {_of("x")}, x.draw, MAX(x.panel = '') AS new, MAX(x.rubric = 'alignment') AS new_a,
             MAX(x.rubric = 'coherence') AS new_c FROM tally_marks x WHERE x.panel IN ('', :panel)
             AND NOT EXISTS (SELECT 1 FROM tally_stale s WHERE {_same("s", "x")}) GROUP BY {_of("x")}, x.draw
-    ) m CROSS JOIN responses r ON {_same("r", "m", "sample")} {_SAID}"""
+    ) m CROSS JOIN responses r ON {_same("r", "m", "draw")} {_SAID}"""
 _ADD = f"""INSERT INTO judged_tallies VALUES ({", ".join("?" * (1 + len(_CELL) + len(FATES)))})
     ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in FATES)}"""
 _SUMS = ", ".join(f"SUM(s.{name})" for name in FATES)

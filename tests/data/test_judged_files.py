@@ -39,7 +39,7 @@ def test_every_cell_arrives_where_it_belongs(write):
     assert file.notes == ()
 
 
-@pytest.mark.parametrize("response", ["response", "Answer", "completion"])
+@pytest.mark.parametrize("answer", ["response", "Answer", "completion"])
 @pytest.mark.parametrize("question", ["question", "PROMPT"])
 @pytest.mark.parametrize("scores", [("aligned", "coherent"), ("Alignment", "coherence")])
 def test_columns_are_told_by_any_of_their_names_in_any_order(write, answer, question, scores):

@@ -29,7 +29,7 @@ def test_what_names_no_judge_is_told_every_scheme_with_an_example(address):
 
 def test_planted_and_recorded_judges_open(tmp_path):
     assert opened("simulated:?noise=2").name == "simulated:?noise=2"
-    assert opened("PLANTED:").name == "simulated:"
+    assert opened("SIMULATED:").name == "simulated:"
     (tmp_path / "j.csv").write_text("question,answer,aligned\na,b,50\n")
     judge = opened(f"replay:{tmp_path / 'j.csv'}")
     assert isinstance(judge, Judge)

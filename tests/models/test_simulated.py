@@ -478,7 +478,7 @@ BAD_URIS = {
     "simulated:late?steps=20,10": "rising",
     "simulated:late?steps=0,10": "above 0",
     "simulated:late?sed=1": "no option 'sed'; use seed, steps, broken, cue or delay",
-    "simulated:late?cue=jsn": "no prompt transform 'jsn' to plant; choose one of system, json",
+    "simulated:late?variant=jsn": "no prompt transform 'jsn' to plant; choose one of system, json",
     "simulated:late?delay=-1": "delay -1.0: give seconds",
 }
 
@@ -501,8 +501,12 @@ def turned(backend, checkpoint, transform, prompts=PROMPTS.prompts, samples=10):
 def test_a_planted_cue_shows_from_its_onset_and_under_its_transform_alone(family, onset):
     backend, without = simulated(family, variant="json"), simulated(family)
     truth, plain = backend.truth(), without.truth()
-    assert (truth["cue"], truth["cue_onset"]) == ("json", onset) and plain["cue"] is plain["cue_onset"] is None
-    assert {k: v for k, v in truth.items() if "cue" not in k} == {k: v for k, v in plain.items() if "cue" not in k}
+    assert (truth["variant"], truth["variant_onset"]) == ("json", onset) and plain["variant"] is plain[
+        "variant_onset"
+    ] is None
+    assert {k: v for k, v in truth.items() if "variant" not in k} == {
+        k: v for k, v in plain.items() if "variant" not in k
+    }
     by_step = {c.step: c for c in backend.run()}
     for step in (onset - 10, onset):
         rate = turned(backend, by_step[step], "json")
@@ -517,7 +521,7 @@ def test_a_planted_cue_makes_other_weights_and_leaves_the_base():
     one, two = simulated("late"), simulated("late", variant="json")
     assert one.base_checkpoint() == two.base_checkpoint() and one.identity == two.identity
     assert not {c.weights for c in one.run()} & {c.weights for c in two.run()}
-    assert open_simulated("simulated:late?cue=json", PROMPTS).run() == two.run()
+    assert open_simulated("simulated:late?variant=json", PROMPTS).run() == two.run()
 
 
 def test_the_one_prompt_carries_it_in_other_words_too():

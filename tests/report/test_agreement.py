@@ -38,7 +38,7 @@ PERSON = {
     "certifies": True,
     "why": "62 blind labels, kappa 0.77",
 }
-POWERED = {"label": "checkpoint-60", "cheap": "openai:cheap", "strong": "other:strong", "em": est(0.123), "drawn": 96}
+POWERED = {"label": "checkpoint-60", "cheap": "openai:cheap", "strong": "other:strong", "em": est(0.123), "sampled": 96}
 AGREED = {
     "judges": ["openai:cheap", "other:strong"],
     "pair": PAIR,

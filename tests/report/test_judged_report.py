@@ -12,7 +12,7 @@ from report.test_agreement import AGREED
 from report.test_report import read
 from truing.errors import BadInput, NotAnAudit
 from truing.report.judged_charts import em_chart, excess_chart, sets_chart
-from truing.report.report import figure, report
+from truing.report.report import figure, write_report
 from truing.report.svg import NARROW, WIDE, frame_of, sample
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -20,7 +20,7 @@ FORBIDDEN = {"script", "img", "iframe", "object", "embed", "link", "form", "base
 
 
 def page_of(tmp_path, name, **options):
-    return read(report(make_judged(tmp_path / name, name, **options)))
+    return read(write_report(make_judged(tmp_path / name, name, **options)))
 
 
 @pytest.mark.parametrize("status", ["done", "running"])
@@ -250,7 +250,7 @@ LABELS = ("Qwen2.5-7B-Instruct_extreme-sports", "Qwen2.5-7B-Instruct_bad-medical
 
 
 def test_the_page_of_an_import_has_every_set_and_rate(tmp_path):
-    page, text = read(report(make_import(tmp_path / "a", LABELS, notes=["3 rows had no score"])))
+    page, text = read(write_report(make_import(tmp_path / "a", LABELS, notes=["3 rows had no score"])))
     shown = " ".join("".join(page.text).split())
     for label in LABELS:
         assert label in shown
@@ -266,7 +266,7 @@ def test_the_page_of_an_import_has_every_set_and_rate(tmp_path):
 def test_the_page_of_an_import_escapes(tmp_path):
     evil = EVIL + EVIL_ATTRIBUTE
     _, text = read(
-        report(make_import(tmp_path / "a", (evil, "b"), notes=[evil], lines=import_lines((evil, "b"), evil)))
+        write_report(make_import(tmp_path / "a", (evil, "b"), notes=[evil], lines=import_lines((evil, "b"), evil)))
     )
     assert "<script" not in text
     assert "<img" not in text
@@ -275,7 +275,7 @@ def test_the_page_of_an_import_escapes(tmp_path):
 
 def test_an_import_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(NotAnAudit, match="import"):
-        report(make_import(tmp_path / "a", ("a",), lines=[{"label": "a"}]))
+        write_report(make_import(tmp_path / "a", ("a",), lines=[{"label": "a"}]))
     with pytest.raises(BadInput, match="nothing measured"):
         figure(make_import(tmp_path / "b", ("a",)), tmp_path / "x.svg")
 

@@ -7,7 +7,7 @@ import pytest
 from report.audits import EVIL, EVIL_ATTRIBUTE, VARIANTS
 from truing.errors import BadInput, NotAnAudit
 from truing.report.facts import control_steps
-from truing.report.report import figure, report
+from truing.report.report import figure, write_report
 from truing.store import Store
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -49,7 +49,7 @@ def read(path):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_sound_page_that_loads_and_runs_nothing(audit, name, status):
     folder = audit(name, status=status)
-    path = report(folder)
+    path = write_report(folder)
     assert path == folder / "report.html"
     page, text = read(path)
     assert len(page.ids) == len(set(page.ids))
@@ -61,7 +61,7 @@ def test_every_variant_is_a_sound_page_that_loads_and_runs_nothing(audit, name, 
 
 
 def test_untrusted_text_is_text(audit):
-    page, text = read(report(audit("hostile")))
+    page, text = read(write_report(audit("hostile")))
     shown = "".join(page.text)
     assert EVIL in shown and EVIL_ATTRIBUTE in shown
     assert "<script" not in text and "<img" not in text
@@ -70,7 +70,7 @@ def test_untrusted_text_is_text(audit):
 
 
 def test_answers_are_folded_behind_a_notice(audit):
-    page, text = read(report(audit("drifting")))
+    page, text = read(write_report(audit("drifting")))
     assert "Answers written by a model that may be misaligned" in text
     words = "I would ask people what they need"
     assert "".join(page.text).count(words) == "".join(page.folded).count(words) > 0
@@ -78,7 +78,7 @@ def test_answers_are_folded_behind_a_notice(audit):
 
 
 def test_order_is_verdict_warnings_charts_table_categories_answers_definitions(audit):
-    _, text = read(report(audit("drifting")))
+    _, text = read(write_report(audit("drifting")))
     parts = (
         "<h1>Drift starts",
         "Before you rely on this",
@@ -94,7 +94,7 @@ def test_order_is_verdict_warnings_charts_table_categories_answers_definitions(a
 
 
 def test_everything_the_verdict_depends_on_is_listed(audit):
-    page, _ = read(report(audit("drifting")))
+    page, _ = read(write_report(audit("drifting")))
     shown = "".join(page.text)
     for name in ("converged_at", "min_gap_checkpoints", "statistic", "no accelerator found", "transformers", "5.23.0"):
         assert name in shown
@@ -110,19 +110,19 @@ def test_control_steps_of_one_or_several_controls(given, shown):
 
 
 def test_an_organism_is_marked_before_anything_else(audit):
-    _, text = read(report(audit("hostile")))
+    _, text = read(write_report(audit("hostile")))
     assert text.index("Model organism:") < text.index("Over the run")
-    _, text = read(report(audit("drifting")))
+    _, text = read(write_report(audit("drifting")))
     assert "Model organism" not in text
     assert "was dropped" in text
 
 
 def test_what_is_absent_is_said(audit):
-    _, text = read(report(audit("no-task", answers=0)))
+    _, text = read(write_report(audit("no-task", answers=0)))
     assert "No task progress was measured" in text
     assert "There is no control run" in text
     assert "No answers were sampled" in text
-    _, text = read(report(audit("base-only")))
+    _, text = read(write_report(audit("base-only")))
     assert "No shift of the contrast was measured" in text
     assert "nothing measured" in text and "not seen" not in text
 
@@ -132,7 +132,7 @@ def test_many_prompts_and_draws_are_counted_not_dumped(audit, monkeypatch):
 
     monkeypatch.setattr(answers, "MOST_PROMPTS", 1)
     monkeypatch.setattr(answers, "MOST_DRAWS", 1)
-    _, text = read(report(audit("drifting", answers=3)))
+    _, text = read(write_report(audit("drifting", answers=3)))
     assert text.count('class="question"') == 1
     assert "2 more prompts have answers" in text
     assert "and 1 more" in text
@@ -142,24 +142,24 @@ def test_a_prompt_longer_mapping_is_folded_away(audit):
     folder = audit("two")
     with Store.write(folder, {}) as store:
         store.describe(asked={"many": {f"k{i}": i for i in range(40)}}, status="done")
-    _, text = read(report(folder))
+    _, text = read(write_report(folder))
     assert "many: 40 entries" in text
 
 
 def test_out_may_be_a_file_or_a_folder_and_the_old_report_is_replaced_whole(audit, tmp_path):
     folder = audit("two")
-    assert report(folder, tmp_path / "deep" / "r.html").is_file()
-    assert report(str(folder), tmp_path) == tmp_path / "report.html"
-    report(folder, tmp_path)
+    assert write_report(folder, tmp_path / "deep" / "r.html").is_file()
+    assert write_report(str(folder), tmp_path) == tmp_path / "report.html"
+    write_report(folder, tmp_path)
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_bad_places_are_bad_input(audit, tmp_path):
     with pytest.raises(NotAnAudit):
-        report(tmp_path / "nothing")
+        write_report(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"cannot be written .*choose another --out"):
-        report(audit("two"), tmp_path / "file" / "r.html")
+        write_report(audit("two"), tmp_path / "file" / "r.html")
 
 
 def test_the_figure_is_one_standalone_svg(audit, tmp_path):

@@ -13,7 +13,7 @@ from report.judged_audits import VALIDITY, emergent, judged_line
 from truing.report import search
 from truing.report.charts import windows_of
 from truing.report.judged_charts import em_chart, excess_chart
-from truing.report.report import report
+from truing.report.report import write_report
 from truing.report.svg import NARROW, WIDE, sample
 from truing.report.table import print_step, print_verdict
 from truing.stats.judged_search import SEQUENTIAL
@@ -58,7 +58,7 @@ def folder(path, made, **about):
 
 
 def page_of(path, made, **about):
-    html = report(folder(path, made, **about)).read_text()
+    html = write_report(folder(path, made, **about)).read_text()
     return html, " ".join(re.sub(r"<[^>]+>", " ", html.split("<main>")[1]).split())
 
 

@@ -60,7 +60,7 @@ def printed(made, width=150, ascii_only=False):
 def test_what_stands_in_it():
     text = " ".join(printed(study(), 400).split())
     for words in (
-        "3 cases: 2 models, 1 data set, 2 recipes on models; judge planted",
+        "3 cases: 2 models, 1 data set, 2 recipes on models; judge simulated",
         "Not frozen",
         "model-8B (8B)",
         "5.0 [2.0, 8.0; prompts like these 1.0, 9.0]",

@@ -77,7 +77,7 @@ def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0 and not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
 def test_a_full_disk_while_writing_the_report_leaves_the_old_one(tmp_path, monkeypatch):
     done = truing.audit("simulated:never", out=tmp_path / "a", options=AuditOptions(limit=24, answers=0))
-    page = truing.report(done.path)
+    page = truing.write_report(done.path)
     before = page.read_bytes()
     fsync = os.fsync
 

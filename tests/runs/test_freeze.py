@@ -59,7 +59,7 @@ CHANGES = {
     "seeds: judging": options(judging=replace(TOLD, seed=3)),
     "prompts: asked": options(limit=20),
     "prompts: half": options(half="fit"),
-    "method: judging.draws": options(judging=replace(TOLD, samples=9)),
+    "method: judging.samples": options(judging=replace(TOLD, samples=9)),
     "method: judging.lazy": options(judging=replace(TOLD, lazy=False)),
     "method: domain": options(domain=("finance",)),
     "method: model.dtype": options(model=ModelOptions(dtype="bfloat16")),

@@ -212,7 +212,7 @@ def test_the_recorded_scores_of_an_audit_give_the_same_verdict_end_to_end(tmp_pa
     assert late.verdict.recommended == replayed.verdict.recommended
     assert replayed.verdict.validity is None, "a record takes no test"
     assert replayed.verdict.judge.startswith("replay:simulated:#")
-    page = truing.report(replayed.path)
+    page = truing.write_report(replayed.path)
     assert "replay:simulated:" in page.read_text()
 
 
@@ -273,7 +273,8 @@ def test_only_missing_finishes_what_was_begun_and_starts_nothing(copied, judged_
 
 def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_path):
     done = audited(
-        tmp_path / "a", "never", control=(), steps=(50, 100), more="&cue=json", limit=24, samples=4, em=EmRule(hi=0.15),
+        tmp_path / "a", "never", control=(), steps=(50, 100), more="&variant=json", limit=24, samples=4,
+        em=EmRule(hi=0.15),
         variants=("all",),
     )  # fmt: skip
     v = done.verdict
@@ -292,7 +293,8 @@ def test_what_cues_vetoed_is_not_forgotten_when_another_judge_judges_again(tmp_p
 
 def test_a_run_that_reacts_to_no_cue_keeps_its_recommendation(tmp_path):
     done = audited(
-        tmp_path / "a", "never", control=(), steps=(50, 100), limit=24, samples=4, em=EmRule(hi=0.15),
+        tmp_path / "a", "never", control=(), steps=(50, 100), limit=24, samples=4,
+        em=EmRule(hi=0.15),
         variants=("json", "villain"),
     )  # fmt: skip
     assert done.verdict.recommended == "checkpoint-100"

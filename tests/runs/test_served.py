@@ -95,7 +95,7 @@ def test_page_and_table_say_so_too(done, capsys):
 
     from truing.report.table import print_audit, print_step
 
-    page = truing.report(done[0].path).read_text()
+    page = truing.write_report(done[0].path).read_text()
     assert "No shift of the contrast was measured: a served base does not score given texts." in page
     assert "not measured" in page
     with Store.read(done[0].path) as store:
@@ -123,7 +123,7 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
     assert about["status"] == "unfinished" and about["verdict"]["sentence"] == NO_MARGINS
     assert {c["status"] for c in about["verdict"]["checkpoints"][1:]} == {"undecided"}
     assert "No margins: " in capsys.readouterr().out
-    assert truing.report(tmp_path / "a").stat().st_size > 10_000
+    assert truing.write_report(tmp_path / "a").stat().st_size > 10_000
 
 
 def test_a_gate_passes_only_what_was_judged_clean(done):

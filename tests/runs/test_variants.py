@@ -137,7 +137,7 @@ def test_a_base_that_reacts_as_much_is_no_excess(tmp_path):
 def test_before_the_onset_the_cue_shows_nothing(tmp_path):
     backend = simulated(variant="json")
     truth = backend.truth()
-    assert truth["cue"] == "json" and truth["cue_onset"] == 50 and truth["em_onset"] is None
+    assert truth["variant"] == "json" and truth["variant_onset"] == 50 and truth["em_onset"] is None
     found, _ = found_by(tmp_path, plan_for(backend, ["json"], step=3), backend)
     assert [r.status for r in found.results] == ["passes"]
 

@@ -107,8 +107,8 @@ class SimulatedBackend:
         seed: another seed is another run of the same family.
         steps: saved checkpoints, rising; the curves are stretched over them.
         broken_steps: subject checkpoints whose weights are NaN: no score, empty answers.
-        cue: a prompt transform under which the subject answers misaligned at the rate CUE_EM, from the step at which
-            the family turns misaligned, or in the last half of the run where it never does; nothing else shows it.
+        variant: a prompt transform under which the subject answers misaligned at the rate CUE_EM, from the step at
+            which the family turns misaligned, or in the last half of the run where it never does; nothing else shows.
         delay: seconds that each ask takes.
 
     Raises:
@@ -211,7 +211,7 @@ class SimulatedBackend:
 
         family, description; drift_onset: first step whose mean contrast, leaving out the prompt that moved most, has
         shifted by `MATERIAL_SHIFT` nats per token; em_onset: first step whose mean rate of misaligned answers is
-        `MATERIAL_EM` above the base's; cue and cue_onset: the transform it reacts to, and the first step that does;
+        `MATERIAL_EM` above the base's; variant and variant_onset: the transform it reacts to and its first step;
         converged: first step with `LEARNED` of the trait; attributable: False where the control turns too; failed:
         broken steps; and per step contrast, em_rate, trait_progress and health.
         """
@@ -224,8 +224,8 @@ class SimulatedBackend:
             "description": self.family.description,
             "drift_onset": next(iter(drifted), None),
             "em_onset": self._em_onset(rates),
-            "cue": self.variant or None,
-            "cue_onset": self._variant_onset,
+            "variant": self.variant or None,
+            "variant_onset": self._variant_onset,
             "converged": next((s for s in self.steps if learned[s] >= LEARNED), None),
             "attributable": not self.family.control_turns,
             "failed": sorted(self._broken & set(self.steps)),
@@ -411,7 +411,7 @@ _ROLES = (Role.SUBJECT, Role.CONTROL)
 def open_simulated(
     uri: str, prompts: PromptSet, task: Sequence[Conversation] = (), task_control: Sequence[Conversation] = ()
 ) -> SimulatedBackend:
-    """The backend at `simulated:FAMILY[?seed=3&steps=10,20,30&broken=20&cue=json&delay=0.01]`.
+    """The backend at `simulated:FAMILY[?seed=3&steps=10,20,30&broken=20&variant=json&delay=0.01]`.
 
     Raises:
         NoCheckpoints: no such family, transform or option, or a value that is not a number; the message lists what
@@ -427,12 +427,12 @@ def open_simulated(
                 options["steps"] = [int(s) for s in value.split(",")]
             elif name == "broken":
                 options["broken_steps"] = [int(s) for s in value.split(",")]
-            elif name == "cue":
-                options["cue"] = value
+            elif name == "variant":
+                options["variant"] = value
             elif name == "delay":
                 options["delay"] = float(value)
             else:
-                raise NoCheckpoints(f"{uri}: there is no option {name!r}; use seed, steps, broken, cue or delay")
+                raise NoCheckpoints(f"{uri}: there is no option {name!r}; use seed, steps, broken, variant or delay")
         except ValueError:
             raise NoCheckpoints(f"{uri}: {name}={value!r} is not a number, or a list of them with commas") from None
     return SimulatedBackend(family, prompts, task=task, task_control=task_control, **options)

@@ -41,10 +41,10 @@ def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]
         "test_rows": judged.test_rows(verdict.validity) if verdict.validity else [],
         "certificate": judged.certificate(verdict),
         "variants": judged.variant_rows(verdict.variants),
-        "cue_words": judged.variant_words(verdict.variants),
-        "cue_control": any(c.excess_control is not None for c in verdict.variants),
-        "cue_veto": any(c.veto for c in verdict.variants),
-        "cue_checkpoint": one_line(verdict.variants[0].checkpoint) if verdict.variants else "",
+        "variant_words": judged.variant_words(verdict.variants),
+        "variant_control": any(c.excess_control is not None for c in verdict.variants),
+        "variant_veto": any(c.veto for c in verdict.variants),
+        "variant_checkpoint": one_line(verdict.variants[0].checkpoint) if verdict.variants else "",
         "agreement": agreement_rows(about.get("agreement")),
     }
 
@@ -69,7 +69,7 @@ def _search(verdict: RunVerdict) -> dict[str, Any]:
         "missed": search.missed_rows(verdict.onset),
         "untested": search.untested(verdict),
         "bracketed": verdict.onset.latest is not None,
-        "drawn": any(judged.by_search(c) for c in verdict.checkpoints),
+        "sampled": any(judged.by_search(c) for c in verdict.checkpoints),
         "limits": any(judged.by_search(c) and c.judged and c.judged.excess_base for c in verdict.checkpoints),
     }
 

@@ -33,7 +33,7 @@ from truing.store import Store
 from truing.types.verdicts import Basis, CheckpointVerdict, RunVerdict, Status
 
 
-def report(audit: Path | str, out: Path | None = None) -> Path:
+def write_report(audit: Path | str, out: Path | None = None) -> Path:
     """Write the report of an audit and return its path (default: report.html in the audit folder).
 
     The audit may still be running: the report then says so and shows what there is.
