@@ -18,7 +18,6 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 from markupsafe import Markup
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -62,6 +61,8 @@ _STYLE = {
     "legend.labelspacing": 0.35,
     "legend.handlelength": 2.6,
 }
+_CHAR = 7.4
+"""generous mean width of a character, px"""
 
 Ends = tuple[float, float]
 
@@ -164,7 +165,8 @@ def render(charts: Sequence[Chart], kind: str = "svg", *, width: int = WIDE, col
     out = io.BytesIO()
     with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": f"truing{salt}"}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from")  # an SVG's reader has more fonts
-        _draw(charts, width, columns).savefig(out, format=kind, metadata=date, dpi=200 if kind == "png" else 72)
+        figure = draw(charts, width=width, columns=columns)
+        figure.savefig(out, format=kind, metadata=date, dpi=200 if kind == "png" else 72)
     return out.getvalue()
 
 
@@ -203,54 +205,52 @@ def _page_svg(charts: Sequence[Chart], uid: str, width: int, columns: int) -> Ma
 # Drawing
 
 
-def _draw(charts: Sequence[Chart], width: float, columns: int) -> Figure:
-    small, cell, rows = columns > 1, width / columns, math.ceil(len(charts) / columns)
-    heights = [132.0] * rows if small else [_height(c, width) for c in charts]
-    figure = Figure(figsize=(width / 72, sum(heights) / 72), dpi=72, layout="constrained")
-    every = figure.subplots(rows, columns, squeeze=False, sharey=small, gridspec_kw={"height_ratios": heights}).flat
-    limits = _limits(charts)
-    for axes, chart in zip(every, charts, strict=False):
-        axes.tick_params(length=0, pad=5, labelsize=11 if small else 13)
-        if not chart.steps:
-            _rows(axes, chart, width)
-            continue
-        _curves(axes, chart, cell - 64, limits if small else _limits([chart]), small)
-        if small:
-            axes.set_title(_wrapped(chart.heading, cell - 30))
-            continue
-        axes.set_xlabel("optimizer updates (step" + (", log scale)" if _logarithmic(chart) else ")"))
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.7, "alignment": "left"}
-        heading = _wrapped(chart.heading, width - 64)
-        axes.legend(handles=_handles(chart), title=heading, ncols=_columns(chart, width), **place)
-    for axes in list(every)[len(charts) :]:
-        axes.set_axis_off()
+def draw(charts: Sequence[Chart], *, width: int = WIDE, columns: int = 1) -> Figure:
+    """The same as a matplotlib figure of its own (pyplot does not know it), to change before it is saved."""
+    small, cell = columns > 1, width / columns
+    frames = [_frame(c, cell, small) for c in charts]
+    rows = [frames[i : i + columns] for i in range(0, len(charts), columns)]
+    above, heights = zip(*((max(f[2] for f in row), max(f[2] + f[3] + f[4] for f in row)) for row in rows), strict=True)
+    height = sum(heights)
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        for i, (chart, (left, right, _, plot, _)) in enumerate(zip(charts, frames, strict=True)):
+            row, column = divmod(i, columns)
+            bottom = height - sum(heights[:row]) - above[row] - plot
+            box = (column * cell + left) / width, bottom / height, (cell - left - right) / width, plot / height
+            limits = _limits(charts if small else [chart])
+            (_curves if chart.steps else _rows)(figure.add_axes(box), chart, cell, limits, small)
     return figure
 
 
-def _height(chart: Chart, width: float) -> float:
+def _frame(chart: Chart, width: float, small: bool) -> tuple[float, float, float, float, float]:
+    """px left and right of the plot, above it, its height, and px below it. Measured by hand: a layout costs a draw."""
     if not chart.steps:
-        lines = max(_row_name(label, width).count("\n") + 1 for label in chart.labels)
-        return 50 + len(chart.labels) * (18 + 17.0 * lines)
-    heading = _wrapped(chart.heading, width - 64).count("\n") + 1
-    return 310 + 21.0 * (heading + math.ceil(len(_handles(chart)) / _columns(chart, width)))
+        lines = [line for label in chart.labels for line in _row_name(label, width).splitlines()]
+        most = max(_row_name(label, width).count("\n") + 1 for label in chart.labels)
+        return 14 + _CHAR * max(map(len, lines)), 14, 30, len(chart.labels) * (18.0 + 17 * most), 6
+    heading = _heading(chart, width).count("\n") + 1
+    if small:
+        return 40, 8, 8 + 17.0 * heading, 96, 28
+    return 56, 14, 12 + 16 * heading + 18.5 * math.ceil(len(_legend(chart)) / _columns(chart, width)), 250, 46
 
 
 def _columns(chart: Chart, width: float) -> int:
-    widest = max(len(str(h.get_label())) for h in _handles(chart))
-    return max(1, int((width - 64) / (64 + 7.2 * widest)))
+    widest = max(len(name) for name, _ in _legend(chart))
+    return max(1, int((width - 60) / (62 + _CHAR * widest)))
 
 
-def _handles(chart: Chart) -> list[Artist]:
-    """The legend: everything drawn that has a name."""
-    out: list[Artist] = [Line2D([], [], label=_text(s.name), **_look(s)) for s in chart.series]
+def _legend(chart: Chart) -> list[tuple[str, Any]]:
+    """(name, what stands for it) of everything drawn that has a name."""
+    out: list[tuple[str, Any]] = [(_text(s.name), Line2D([], [], **_look(s))) for s in chart.series]
     if chart.chosen is not None:
-        out.append(Line2D([], [], color=COLOURS["ink"], marker="v", lw=1.4, label=_cut(chart.chosen[1], 36)))
-    out += [Line2D([], [], label=_text(name), **_DOTTED) for _, name in chart.lines if name]
+        out.append((_cut(chart.chosen[1], 36), Line2D([], [], color=COLOURS["ink"], marker="v", lw=1.4)))
+    out += [(_text(name), Line2D([], [], **_DOTTED)) for _, name in chart.lines if name]
     if chart.undecided is not None:
-        out.append(Patch(color=COLOURS["amber"], alpha=0.18, lw=0, label=_text(chart.undecided[2])))
-    out += [Patch(label=_text(w.name), **_shade(w)) for w in chart.windows]
+        out.append((_text(chart.undecided[2]), Patch(color=COLOURS["amber"], alpha=0.18, lw=0)))
+    out += [(_text(w.name), tuple(Patch(**look) for look in _shades(w))) for w in chart.windows]
     if chart.failed:
-        out.append(Line2D([], [], color=COLOURS["muted"], marker="x", ls="none", label="failed"))
+        out.append(("failed", Line2D([], [], color=COLOURS["muted"], marker="x", ls="none")))
     return out
 
 
@@ -260,20 +260,30 @@ def _look(s: Series, size: float = 1.0) -> dict[str, Any]:
     return {"color": colour, "ls": line, "lw": 2 * size, "marker": marker, "ms": 7 * size, "mfc": face, "mew": 1.6}
 
 
-def _shade(w: Window) -> dict[str, Any]:
+def _shades(w: Window) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tint, and a hatch over it: in one, SVG would lose the tint's transparency."""
     colour = COLOURS[w.colour]
-    return {"facecolor": (colour, 0.14), "edgecolor": (colour, 0.3), "hatch": _HATCH[w.colour], "lw": 0}
+    hatch = {"facecolor": "none", "edgecolor": (colour, 0.4), "hatch": _HATCH[w.colour], "lw": 0}
+    return {"facecolor": colour, "alpha": 0.12, "lw": 0}, hatch
 
 
-def _curves(axes: Axes, chart: Chart, width: float, limits: Ends, small: bool) -> None:
+def _curves(axes: Axes, chart: Chart, cell: float, limits: Ends, small: bool) -> None:
     at, x = _positions(chart)
-    end = max(x) or 1.0
+    end, width = max(x) or 1.0, axes.bbox.width
     axes.set_xlim(-10 / width * end, end * (1 + 10 / width))
     axes.set_ylim(*limits)
+    axes.tick_params(length=0, pad=5, labelsize=11 if small else 13)
     axes.set_xticks(*_step_ticks(chart, at, x, width / end))
     axes.yaxis.set_major_locator(MaxNLocator(4 if small else 6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: chart.written(value))
     axes.grid(axis="y")
+    if small:
+        axes.set_title(_heading(chart, cell))
+    else:
+        names, handles = zip(*_legend(chart), strict=True)
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.7, "alignment": "left"}
+        axes.legend(handles, names, title=_heading(chart, cell), ncols=_columns(chart, cell), **place)
+        axes.set_xlabel("optimizer updates (step" + (", log scale)" if _logarithmic(chart) else ")"))
     axes.axhline(0, color=COLOURS["muted"], lw=1.2)
     if chart.undecided is not None:
         axes.axhspan(*chart.undecided[:2], color=COLOURS["amber"], alpha=0.18, lw=0)
@@ -283,7 +293,8 @@ def _curves(axes: Axes, chart: Chart, width: float, limits: Ends, small: bool) -
     for w in chart.windows:
         start, stop = (at(min(max(s, 0), last)) for s in (w.start, last if w.end is None else w.end))
         least = 2 / width * end if stop - start < 4 / width * end else 0.0
-        axes.axvspan(start - least, stop + least, **_shade(w))
+        for look in _shades(w):
+            axes.axvspan(start - least, stop + least, **look)
     top = axes.get_xaxis_transform()  # x in data, y in heights of the plot
     if chart.chosen is not None and not small:
         axes.axvline(x[chart.chosen[0]], color=COLOURS["ink"], lw=1.4)
@@ -313,10 +324,11 @@ def _intervals(draw: Callable[..., object], at: np.ndarray, s: Series, transform
             draw(at, *_ends(ends), color=COLOURS[s.colour], lw=width, alpha=alpha, transform=transform)
 
 
-def _rows(axes: Axes, chart: Chart, width: float) -> None:
+def _rows(axes: Axes, chart: Chart, width: float, limits: Ends, _: bool) -> None:
     """A row per label: a dot, its inner interval as a thick bar, the wide one as a thin line."""
-    y, (low, high) = np.arange(len(chart.labels))[::-1], _limits([chart])
-    axes.set(xlim=(low, high), ylim=(-0.6, len(y) - 0.4))
+    y = np.arange(len(chart.labels))[::-1]
+    axes.tick_params(length=0, pad=6)
+    axes.set(xlim=limits, ylim=(-0.6, len(y) - 0.4))
     axes.set_yticks(y, [_row_name(label, width) for label in chart.labels], color=COLOURS["ink"])
     axes.xaxis.tick_top()
     axes.xaxis.set_major_locator(MaxNLocator(6 if width > 500 else 3, steps=[1, 2, 2.5, 5, 10]))
@@ -381,7 +393,7 @@ def _step_ticks(
 ) -> tuple[list[float], list[str]]:
     """Where labels stand and what they say, no closer than they can be read; `per_unit` is px per unit of x."""
     steps: Sequence[float] = _known(chart)
-    if len(steps) * 52 > at(int(max(steps, default=0))) * per_unit and not _logarithmic(chart):
+    if len(steps) * 26 > at(int(max(steps, default=0))) * per_unit and not _logarithmic(chart):
         steps = MaxNLocator(max(2, int(steps[-1] * per_unit / 52)), integer=True).tick_values(0, steps[-1])
     places: list[float] = []
     labels: list[str] = []
@@ -404,8 +416,8 @@ def _cut(value: object, most: int) -> str:
     return text if len(text) <= most else f"{text[: (most - 1) // 2]}…{text[-(most // 2) :]}"
 
 
-def _wrapped(value: object, width: float) -> str:
-    return textwrap.fill(_text(value), max(8, int(width / 7.4)))
+def _heading(chart: Chart, width: float) -> str:
+    return textwrap.fill(_text(chart.heading), int((width - 60) / _CHAR))
 
 
 def _row_name(label: str, width: float) -> str:
