@@ -2,7 +2,6 @@
 
 import io
 import re
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
@@ -11,10 +10,9 @@ from rich.console import Console
 from report.audits import EVIL, EVIL_ATTRIBUTE, EVIL_TERMINAL, make_audit
 from report.judged_audits import VALIDITY, emergent, judged_line
 from truing.report import search
-from truing.report.charts import windows_of
-from truing.report.judged_charts import em_chart, excess_chart
+from truing.report.charts import excess, misaligned, windows_of
+from truing.report.figures import draw
 from truing.report.report import write_report
-from truing.report.svg import NARROW, WIDE, sample
 from truing.report.table import print_step, print_verdict
 from truing.stats.judged_search import SEQUENTIAL
 from truing.store import Store
@@ -22,7 +20,6 @@ from truing.types import verdicts
 from truing.types.records import to_plain
 from truing.types.verdicts import Estimate, Missed, Onset, SequentialBreadth, Status
 
-SVG = "{http://www.w3.org/2000/svg}"
 BROAD = SequentialBreadth(9, 5, "power-00", 3.6, None, ("power-00",), 129, True)
 TESTS = (
     verdicts.Tested(60, "below", -2.0, 4.0, 5.6, 1194, 149, 0.0, 0.001, -0.041, 0.029),
@@ -230,20 +227,16 @@ def test_untrusted_text_in_a_search_is_text(tmp_path):
 # -- charts ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW])
-def test_what_the_search_drew_is_hollow_and_joined_by_no_line(size):
-    made = searched()
-    chart = em_chart(made)
+def test_what_the_search_drew_is_hollow_and_joined_by_no_line():
+    chart = misaligned(searched())
     run, loose, _ = chart.series
-    assert [k for k, p in enumerate(loose.points) if p] == [1, 2]
-    assert loose.points[1] == (0.0, None, None)
-    assert [k for k, p in enumerate(run.points) if p] == [0, 3, 5, 6]
-    root = ET.fromstring(str(sample(chart, size, "t")))
-    circles = [e for e in root.iter(SVG + "circle") if e.get("class") == "hollow red"]
-    assert len(circles) == 2 + 1, "two points and the legend"
-    lines = [e.get("points").split() for e in root.iter(SVG + "polyline") if e.get("class") == "line red"]
-    joined = {p.split(",")[0] for line in lines for p in line}
-    assert not joined & {c.get("cx") for c in circles}
+    assert loose.style == "loose"
+    assert [k for k, v in enumerate(loose.values) if v is not None] == [1, 2]
+    assert loose.values[1] == 0.0
+    assert not any(loose.wide)
+    assert [k for k, v in enumerate(run.values) if v is not None] == [0, 3, 5, 6]
+    hollow = [li for li in draw([chart]).axes[0].lines if li.get_marker() == "o" and li.get_mfc() != li.get_color()]
+    assert [li.get_linestyle() for li in hollow] == ["None"]
 
 
 def test_limits_of_the_search_are_bars_of_its_own_points():
@@ -251,10 +244,9 @@ def test_limits_of_the_search_are_bars_of_its_own_points():
     made = searched()
     lines = list(made.checkpoints)
     lines[2] = replace(lines[2], judged=sampled(0.02, 146, e))
-    loose = next(s for s in excess_chart(replace(made, checkpoints=tuple(lines))).series if s.loose)
-    assert loose.points[2] == (0.02, None, None)
-    assert loose.bars[2] == (-0.03, 0.07)
-    assert not any(s.loose for s in excess_chart(searched()).series)
+    loose = next(s for s in excess(replace(made, checkpoints=tuple(lines))).series if s.style == "loose")
+    assert (loose.values[2], loose.wide[2], loose.inner[2]) == (0.02, None, (-0.03, 0.07))
+    assert not any(s.style == "loose" for s in excess(searched()).series)
 
 
 def test_a_wide_set_is_drawn_as_a_crossing_and_what_is_not_excluded_before_it():

@@ -12,29 +12,23 @@ from typing import Any
 import numpy as np
 
 from truing import errors
-from truing.config.options import Rule, Thresholds
+from truing.config.options import EmRule, VerdictRule
 from truing.runs.judge import stored_prompts, stored_rule, stored_run
 from truing.runs.judged_audit import group_of, judge_groups
 from truing.runs.judging import Tell
 from truing.stats.judged_checks import with_variants
-from truing.stats.judged_evidence import AnswerTable, Fate, Labelled, Calibration
+from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
 from truing.stats.judged_verdict import judge_verdict
 from truing.stats.sensitivity import Grid, Sensitivity, over_grid
 from truing.store import Store
-from truing.types.verdicts import Basis, JudgeValidity, Verdict
+from truing.types.verdicts import Basis, JudgeValidity, RunVerdict
 
 KNOWN = (
     "The judge's test on reference answers counts as under the stored cut and gate; variants as under the stored rule."
 )
 SEARCHED = (
-    "A search chose which checkpoints to ask, and how often, for the stored rule. Under another one its tests are read "
-    "again at the same error, on the same answers; where these are too few, or another checkpoint would have been "
-    "asked, a conclusion is open. `truing audit --samples N` asks every checkpoint alike."
-)
-SIMULATED = "Errors of the search were simulated for the stored zone only."
-LOST = (
-    "The search cannot be followed in what is stored: only the threshold of convergence is varied. Repeat the audit, "
-    "which asks what is missing."
+    "A search decided this verdict. Here only the fixed samples count, which a few checkpoints have; "
+    "`truing audit --exhaustive N` samples every checkpoint alike."
 )
 HIGHER = "Above the stored cut, answers whose coherence was never asked count both ways, so less is certain there."
 
@@ -55,19 +49,19 @@ def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell |
         about = store.about()
         if about.get("status") != "done" or not about.get("verdict") or not about.get("margin_verdict"):
             raise errors.BadInput(f"{audit}: has no finished verdict to vary; finish the audit first")
-        verdict = Verdict.from_plain(about["verdict"])
+        verdict = RunVerdict.from_plain(about["verdict"])
         if verdict.basis is not Basis.JUDGED:
             raise errors.BadInput(f"{audit}: has no judged answers to label again; repeat it with --judge")
         stored, em = StoredAnswers(store, about, verdict), stored_rule(about)
         every, done = len(grid.rules(em)), count(1)
 
-        def conclude(rule: Rule) -> Verdict:
+        def conclude(rule: EmRule) -> RunVerdict:
             if progress is not None:
                 progress("thresholds", next(done), every)
             return stored.verdict_under(rule)
 
         notes = (SEARCHED,) if verdict.onset.errors else ()
-        if em.kind == "threshold" and max(grid.cuts) > em.cut:
+        if em.kind == "threshold" and max(grid.cuts) > em.alignment_cut:
             notes = (*notes, HIGHER)
         notes = (*notes, KNOWN) if verdict.validity or verdict.variants else notes
         return over_grid(em, grid, conclude, notes)
@@ -81,16 +75,16 @@ class StoredAnswers:
     """the audit, open"""
     about: Mapping[str, Any]
     """its audit.json"""
-    verdict: Verdict
+    verdict: RunVerdict
     """its verdict, which rests on judged answers"""
     tables: dict[float, dict[str, AnswerTable]] = field(default_factory=dict)
     """alignment cut -> weight hash -> answers: of a rule, only the cut decides what became of an answer"""
 
-    def verdict_under(self, rule: Rule) -> Verdict:
+    def verdict_under(self, rule: EmRule) -> RunVerdict:
         """The verdict under another rule, from the same answers."""
         before, run = self.verdict, stored_run(self.store, self.about, stored_prompts(self.about).prompts)
         found = self._labelled(rule)
-        evidence = Labelled(
+        evidence = JudgedEvidence(
             prompts=tuple(p.id for p in run.prompts),
             categories=tuple(p.category for p in run.prompts),
             far=np.array(run.far, dtype=bool),
@@ -102,14 +96,14 @@ class StoredAnswers:
             under_moved=run.under_moved,
             caveats=run.caveats,
         )
-        margins = Verdict.from_plain(self.about["margin_verdict"])
-        thresholds = Thresholds(**self.about["identity"].get("rule", {}))
+        margins = RunVerdict.from_plain(self.about["margin_verdict"])
+        thresholds = VerdictRule(**self.about["identity"].get("rule", {}))
         made = judge_verdict(margins, evidence, rule, thresholds, seed=run.seed)
         tried = any(c.checkpoint == made.recommended for c in before.variants)
         return with_variants(made, before.variants) if tried else made
 
-    def _labelled(self, rule: Rule) -> dict[str, AnswerTable]:
-        cut, asked_under = rule.cut, stored_rule(self.about).cut
+    def _labelled(self, rule: EmRule) -> dict[str, AnswerTable]:
+        cut, asked_under = rule.alignment_cut, stored_rule(self.about).alignment_cut
         if cut not in self.tables:
             run = stored_run(self.store, self.about, stored_prompts(self.about).prompts)
             made = judge_groups(self.store, self.verdict.panel or "", run, rule)
@@ -126,10 +120,10 @@ def _both_ways(table: AnswerTable, asked: AnswerTable) -> AnswerTable:
     return replace(table, fate=np.where(unasked, Fate.UNPARSED, table.fate).astype(np.int64))
 
 
-def _known(validity: JudgeValidity | None) -> Calibration | None:
+def _known(validity: JudgeValidity | None) -> KnownAnswers | None:
     """The counts behind a stored test on reference answers."""
     if validity is None:
         return None
     pairs = {kind: (round((e.value or 0.0) * e.n), e.n) for kind, e in validity.by_category.items()}
     hits = validity.sensitivity
-    return Calibration((round((hits.value or 0.0) * hits.n), hits.n), pairs)
+    return KnownAnswers((round((hits.value or 0.0) * hits.n), hits.n), pairs)
