@@ -258,7 +258,7 @@ SIMULATED = {
     "late, search, a judge that errs": ("late", {"judge": "?noise=9&miss=0.05&unparsed=0.01", **SHORT, **TESTED}),
     "never, fixed, a judge that may not speak": ("never", {"judge": "?noise=12&flip=0.05", **FIXED, **SHORT, **TESTED}),
     "never, search, a variant that turns it": (
-        "never", {"more": "&cue=json", "variants": ("json", "villain"), "zone": (0.02, 0.15), **SHORT}
+        "never", {"more": f"&{adapter.VARIANT}=json", "variants": ("json", "villain"), "zone": (0.02, 0.15), **SHORT}
     ),
 }  # fmt: skip
 
