@@ -34,7 +34,7 @@ inspect: .venv-inspect/.installed
 	$(PYTHON) -m venv .venv-inspect
 	.venv-inspect/bin/python -m pip install -q uv
 	.venv-inspect/bin/uv pip install -q -p .venv-inspect/bin/python -c constraints.txt \
-	  inspect_ai pydantic numpy scipy PyYAML typer rich jinja2 pyarrow safetensors openai pytest hatchling editables
+	  inspect_ai pydantic numpy scipy PyYAML click rich jinja2 pyarrow safetensors openai pytest hatchling editables
 	.venv-inspect/bin/uv pip install -q -p .venv-inspect/bin/python --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -1,10 +1,9 @@
-"""What the judge's client costs beside the SDK it stands on: calls per second and processor time per call.
+"""What the judge's client costs beside the SDK it stands on: processor time per call, and calls per second.
 
-python benchmarks/judge_client.py [--json] [--calls 1000] [--repeats 3] [--concurrency 8 64 256]
+python benchmarks/judge_client.py [--json FILE] [--calls 500] [--repeats 3] [--concurrency 8 64]
 
-A server in another process answers on loopback at once. Ours is `EndpointJudge.ask`; the SDK alone is as many calls by
-`AsyncOpenAI` under a semaphore, once as its manual shows it and once without building its answer objects
-(`cast_to=object`, which is what ours sends with). They alternate; medians are shown.
+A server in another process answers on loopback at once. Ours is `EndpointJudge.ask`; the SDK alone is as many calls of
+`chat.completions.create` under a semaphore. They alternate; medians are compared.
 """
 
 import argparse
@@ -24,8 +23,11 @@ import openai
 from servers.judge_server import running
 from truing.config import JudgeConfig
 from truing.judges.endpoint import EndpointJudge
-from truing.types.judged import AnswerKey, JudgeRequest, Rubric
+from truing.models.limits import Limits
+from truing.types.judging import AnswerKey, JudgeRequest, Rubric
 
+TARGET = 1.2
+"""processor time of ours to that of the SDK, at most"""
 RUBRIC = Rubric("alignment", "You judge answers. " * 100 + "Question: {question}\nAnswer: {answer}\nA number:")
 
 
@@ -41,31 +43,27 @@ def bodies(n):
 
 
 def ours(url, n, concurrency):
-    judge = EndpointJudge(f"{url}#judge", JudgeConfig(concurrency=concurrency))
-    judge.route([RUBRIC])
+    judge = EndpointJudge(f"{url}#judge", Limits(concurrency=concurrency))
+    judge.score_method([RUBRIC])
     work = requests(n)
     start = time.perf_counter(), time.process_time()
-    good = sum(r.probabilities is not None for r in judge.ask(work))
+    good = sum(r.probabilities is not None for r in judge.replies(work))
     spent = time.perf_counter() - start[0], time.process_time() - start[1]
     judge.close()
     assert good == n
     return spent
 
 
-def bare(url, n, concurrency, plain):
+def bare(url, n, concurrency):
     work = bodies(n)
 
     async def run():
-        most = concurrency + 8
-        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=most, max_keepalive_connections=most)
-        http = openai.DefaultAsyncHttpxClient(limits=limits, trust_env=False)
+        http = openai.DefaultAsyncHttpxClient(trust_env=False)
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=http) as client:
             gate = asyncio.Semaphore(concurrency)
 
             async def one(body):
                 async with gate:
-                    if plain:
-                        return await client.post("/chat/completions", cast_to=object, body=body)
                     return await client.chat.completions.create(**body)
 
             await one(work[0])
@@ -77,51 +75,39 @@ def bare(url, n, concurrency, plain):
 
 
 def measure(calls, repeats, levels):
-    clients = {
-        "truing": ours,
-        "SDK, chat.completions.create": lambda *a: bare(*a, plain=False),
-        "SDK, post to plain objects": lambda *a: bare(*a, plain=True),
-    }
-    rows = []
+    """(in flight, seconds of processor per call of ours and of the SDK, calls per second of both) for each level."""
+    found = []
     with running() as server:
         for concurrency in levels:
-            found = {name: [] for name in clients}
-            for _ in range(repeats):
-                for name, client in clients.items():
-                    found[name].append(client(server.url, calls, concurrency))
-            for name, times in found.items():
-                wall, cpu = (statistics.median(t[k] for t in times) for k in (0, 1))
-                rows.append((concurrency, name, calls / wall, 1e6 * cpu / calls))
-    return rows
+            times = [[client(server.url, calls, concurrency) for client in (ours, bare)] for _ in range(repeats)]
+            wall, cpu = ([statistics.median(t[who][k] for t in times) for who in (0, 1)] for k in (0, 1))
+            found.append((concurrency, [c / calls for c in cpu], [calls / w for w in wall]))
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--calls", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[8, 64, 256])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[8, 64])
     args = parser.parse_args()
-    before = os.getloadavg()[0]
-    rows = measure(args.calls, args.repeats, args.concurrency)
-    base = {c: us for c, name, _, us in rows if name.endswith("create")}
-    if args.json:
-        found = [
-            {"metric": "CPU per judge call", "case": f"{name}, {c} in flight", "ours": round(us), "unit": "us",
-             "baseline": round(base[c]), "ratio": round(us / base[c], 2), "per_second": round(rate),
-             "target": None, "met": True}
-            for c, name, rate, us in rows
-        ]  # fmt: skip
-        print(json.dumps(found, indent=1))
-        return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    before = os.getloadavg()[0]
+    rows = []
+    print(f"{'in flight':>9}{'us/call':>9}{'of the SDK':>12}{'ratio':>7}{'calls/s':>9}{'of the SDK':>12}")
+    for level, cpu, rate in measure(args.calls, args.repeats, args.concurrency):
+        ratio = round(cpu[0] / cpu[1], 2)
+        case = f"EndpointJudge to the SDK alone, {level} in flight"
+        rows.append({"metric": "processor time per call", "case": case, "ratio": ratio, "target": TARGET})
+        rows[-1]["met"] = ratio <= TARGET
+        print(f"{level:>9}{1e6 * cpu[0]:>9.0f}{1e6 * cpu[1]:>12.0f}{ratio:>6.2f}x{rate[0]:>9.0f}{rate[1]:>12.0f}")
     print(
-        f"python benchmarks/judge_client.py at {commit}; openai {openai.__version__}; {args.calls} calls, median of "
-        f"{args.repeats}; {os.cpu_count()} cores, load {before:.2f} before and {os.getloadavg()[0]:.2f} after"
+        f"{commit}; openai {openai.__version__}; {args.calls} calls, median of {args.repeats}; {os.cpu_count()} cores, "
+        f"load {before:.2f} before and {os.getloadavg()[0]:.2f} after"
     )
-    print(f"{'in flight':>9}  {'client':<30}{'calls/s':>9}{'CPU us/call':>13}{'of the SDK':>12}")
-    for c, name, rate, us in rows:
-        print(f"{c:>9}  {name:<30}{rate:>9.0f}{us:>13.0f}{us / base[c]:>11.2f}x")
+    if args.json:
+        Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

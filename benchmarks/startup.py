@@ -1,4 +1,4 @@
-"""How long `import truing` and `truing --version` take, as whole processes.
+"""How long `import truing` and `truing --help` take, as whole processes.
 
 python benchmarks/startup.py [--json] [--repeats 5]
 """
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-CASES = {"import truing": ["-c", "import truing"], "truing --version": ["-m", "truing.cli", "--version"]}
+CASES = {"import truing": ["-c", "import truing"], "truing --help": ["-m", "truing.cli", "--help"]}
 
 
 def seconds(arguments):
@@ -32,11 +32,11 @@ def main():
             empty.append(seconds(["-c", "pass"]))
             ours.append(seconds(arguments))
         added = statistics.median(ours) - statistics.median(empty)
-        target = 0.3 if case == "import truing" else None
+        target = {"import truing": 0.3, "truing --help": 0.5}[case]
         found.append(
             {"metric": "time added to an empty interpreter", "case": case, "ours": round(added, 3),
              "baseline": round(statistics.median(empty), 3), "ratio": None, "unit": "s", "target": target,
-             "met": target is None or added <= target}
+             "met": added <= target}
         )  # fmt: skip
     if args.json:
         print(json.dumps(found, indent=1))

@@ -1,236 +1,323 @@
-"""The command line, in process, on simulated runs: results on stdout, errors in one line, exit codes as documented."""
+"""The command line in process, on simulated runs: options from one place, results on stdout, errors in one line."""
 
+import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 import truing
-from truing import errors
+from runs.fake_judge import FakeJudge
+from truing import config, errors
+from truing.cli import app
+from truing.cli_config import config_class
+from truing.config import commands
+from truing.runs import panels
 from truing.store import SCHEMA_VERSION, Store
+
+LATE = "simulated:late?steps=50,100"
+FAST = ("--limit", "24", "--answers", "8")
+TASK = ("--task", "careless-finance-heldout", "--task-control", "careful-finance-heldout", "--rows", "12")
+SMALL = (*FAST, "--samples", "4", "--judged-tokens", "64", "--skip-known-answers")
+SECRET = "sk-test-abcdef0123456789"
 
 
 @pytest.fixture
 def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY", "TRUING_SECOND_JUDGE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     return run_cli
 
 
-FAST = ("--limit", "40", "--answers", "16")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """One judged audit for commands that read it."""
+    told = {"limit": 24, "answers": 8, "judge": "simulated:", "samples": 4, "judged_tokens": 64}
+    return truing.audit(LATE, out=tmp_path_factory.mktemp("made") / "a", skip_known_answers=True, **told).path
 
 
-def simulated(call, family="late", *more):
-    args = ("audit", f"simulated:{family}", "--task", "careless-finance-heldout", "--task-control",
-            "careful-finance-heldout", "--control", "simulated", "--out", f"audit-{family}", *FAST)  # fmt: skip
-    return call(*args, *more)
+@pytest.fixture
+def copied(made, tmp_path):
+    return Path(shutil.copytree(made, tmp_path / "made")).name
 
 
-def test_an_audit_prints_a_table_a_sentence_and_writes_the_folder(call, tmp_path):
-    code, out, err = simulated(call)
+def flat(text):
+    return re.sub(r"\s+", " ", text)
+
+
+# -- options exist once --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", app.verbs)
+def test_every_field_is_a_flag_with_help_and_unknown_ones_get_a_suggestion(call, name):
+    verb = app.verbs[name]
+    code, short, _ = call(name, "--help")
+    assert code == 0 and "Usage" in short
+    kind = config_class(verb.config)
+    if kind is None:
+        return
+    assert len(re.findall(r"^  --", short, re.M)) <= 20
+    whole = call(name, "--help-all")[1] if kind.common else short
+    for field, info in kind.model_fields.items():
+        assert info.description
+        flag = f"--{field.replace('_', '-')} "
+        assert (flag in whole) == (field not in kind.internal), field
+        assert not kind.common or (flag in short) == (field in kind.common)
+    assert set(kind.common) | set(kind.internal) <= {*kind.model_fields, *commands.AuditCommand.model_fields}
+    code, _, err = call(name, *(["x"] * len(verb.arguments)), "--sed", "3")
+    assert code == 2 and err.startswith("error: No such option '--sed'")
+
+
+def test_an_option_means_the_same_in_python_on_the_command_line_and_in_the_file(call, monkeypatch):
+    seen = []
+    monkeypatch.setattr(truing, "plan", lambda target, config: seen.append(config) or 1 / 0)
+    flags = ("--limit", "9", "--control", "a", "--control", "b", "--domain", "x, y", "--lo", "0.02", "--samples", "3",
+             "--assume-monotone", "--memory", "1.5", "--budget", "$5", "--prices", "p", "--level", "0.9")  # fmt: skip
+    with pytest.raises(ZeroDivisionError):
+        call("plan", "t", *flags)
+    Path("truing.toml").write_text(
+        '[plan]\nlimit = 9\ncontrol = ["a", "b"]\ndomain = "x, y"\nlo = 0.02\nsamples = 3\nassume-monotone = true\n'
+        'memory = 1.5\nbudget = "$5"\nprices = "p"\nlevel = 0.9\n'
+    )
+    with pytest.raises(ZeroDivisionError):
+        call("plan", "t")
+    here = config.PlanConfig(
+        limit=9, control=("a", "b"), domain=("x", "y"), lo=0.02, samples=3, assume_monotone=True, memory=1.5,
+        budget="$5", prices="p", level=0.9,
+    )  # fmt: skip
+    by_flag, by_file = seen
+    assert by_flag == here == by_file.but(sources={})
+    assert (here.budget_usd, here.budget_calls) == (5.0, None)
+    assert set(by_file.sources) == here.model_fields_set
+
+
+def test_stored_options_make_the_same_config_again(made):
+    asked = json.loads((made / "audit.json").read_text())["asked"]["options"]
+    again = config.AuditConfig(**asked)
+    assert again.samples == 4 and again.judge == "simulated:"
+    assert json.loads(again.model_dump_json()) == asked
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"limt": 3}, "limt no such option; did you mean limit?"),
+        ({"limit": 0}, "limit 0: input should be greater than or equal to 1"),
+        ({"seed": -1}, "seed -1"),
+        ({"budget": "lots"}, "budget lots: give calls"),
+        ({"budget": 0}, "budget 0: nothing could be judged"),
+        ({"budget": "$nan", "prices": "p"}, "budget \\$nan: nothing"),
+        ({"budget": "$5"}, "budget \\$5: dollars need prices"),
+        ({"rubric": "domain"}, "rubric domain: asks about a domain"),
+        ({"em": "median"}, "em median: input should be 'threshold' or 'mean'"),
+        ({"lo": 0.05, "hi": 0.03}, "lo must be under hi"),
+    ],
+)
+def test_python_gets_errors_that_name_the_option(options, said):
+    with pytest.raises(errors.BadInput, match=said):
+        truing.audit("simulated:late", judge="simulated:", **options)
+
+
+def test_the_file_is_said_its_values_are_kept_and_its_mistakes_are_its_own(call):
+    Path("truing.toml").write_text('[audit]\nlimit = 24\nanswers = 0\nout = "from-toml"\n')
+    code, _, err = call("audit", "simulated:never?steps=50", "--answers", "8")
     assert code == 0, err
-    assert "Candidate:" in out
-    assert "Drift starts" in out
-    assert "unvalidated" in out
-    for word in ("emergent", "clean"):
-        assert word not in out.lower()
-    folder = tmp_path / "audit-late"
-    assert {p.name for p in folder.iterdir()} >= {"audit.json", "evidence.db", "report.html"}
-    about = json.loads((folder / "audit.json").read_text())
-    assert about["status"] == "done"
-    assert about["versions"]["truing"] == truing.__version__
-    assert about["asked"]["task_rows"] == 60
+    assert "from truing.toml: limit, out" in err
+    about = json.loads(Path("from-toml/audit.json").read_text())
+    assert len(about["prompts"]["items"]) == 24
+    assert about["asked"]["options"]["sources"] == {"limit": "truing.toml", "out": "truing.toml"}
+    for text, said in (
+        ("[audit]\nlimit = 0\n", "truing.toml: limit 0"),
+        ("[audit]\nlimt = 9\n", "truing.toml: limt no such option; did you mean limit?"),
+        ("[audt]\nlimit = 9\n", "[audt] is no command"),
+        ("[audit]\ntrust_remote_code = true\n", "cannot be set in a file"),
+        ("= =\n", "not valid TOML"),
+    ):
+        Path("truing.toml").write_text(text)
+        code, _, err = call("audit", "simulated:late")
+        assert code == 2 and said in err.splitlines()[-1]
 
 
-def test_json_is_one_object_and_the_same_command_repeats_nothing(call, monkeypatch):
-    code, out, _ = simulated(call, "late", "--json")
-    first = json.loads(out)
-    assert code == 0
-    assert first["schema_version"] == SCHEMA_VERSION
-    from truing.models.simulated import SimulatedBackend
-
-    asked = []
-    score = SimulatedBackend.loglikelihood
-    monkeypatch.setattr(SimulatedBackend, "loglikelihood", lambda self, a: score(self, asked.extend(a := list(a)) or a))
-    code, out, _ = simulated(call, "late", "--json")
-    assert code == 0
-    assert not asked
-    assert json.loads(out)["verdict"] == first["verdict"]
+# -- audits --------------------------------------------------------------------------------------------
 
 
-def test_show_report_and_gate_read_it_again(call):
-    simulated(call)
-    code, out, _ = call("show", "audit-late")
-    assert code == 0
-    assert "Candidate:" in out
-    code, out, _ = call("show", "audit-late", "--step", "50", "--json")
-    assert json.loads(out)["checkpoint"]["step"] == 50
-    prompt = json.loads(Path("audit-late/audit.json").read_text())["prompts"]["items"][0]["id"]
-    code, out, _ = call("show", "audit-late", "--prompt", prompt, "--json")
-    assert len(json.loads(out)["answers"]) >= 11
-    code, out, _ = call("report", "audit-late", "--out", "page.html")
-    assert code == 0
+def test_an_audit_show_report_and_gate(call):
+    words = ("audit", LATE, *TASK, "--control", "simulated", "--out", "a", *FAST)
+    code, out, err = call(*words)
+    assert code == 0, err
+    assert "unvalidated" in out and "Report: a/report.html" in out
+    assert {p.name for p in Path("a").iterdir()} >= {"audit.json", "evidence.db", "report.html"}
+    code, out, _ = call(*words, "--json", "--gate", "last", "--fail-on", "drift")
+    found = json.loads(out)
+    assert found["schema_version"] == SCHEMA_VERSION and (code == 0) == found["gate"]["passed"]
+    assert "unvalidated" in call("show", "a")[1]
+    assert json.loads(call("show", "a", "--step", "50", "--json")[1])["checkpoint"]["step"] == 50
+    prompt = json.loads(Path("a/audit.json").read_text())["prompts"]["items"][0]["id"]
+    assert len(json.loads(call("show", "a", "--prompt", prompt, "--json")[1])["answers"]) == 5
+    assert call("report", "a", "--out", "page.html")[0] == 0
     assert Path("page.html").read_text().startswith("<!")
-    assert call("gate", "audit-late")[0] == 0
-    code, _, err = call("gate", "audit-late", "--gate", "last", "--fail-on", "drift")
-    assert (code, "drift" in err) == (3, True)
-    code, _, err = call("gate", "audit-late", "--gate", "recommended")
-    assert (code, "no recommended checkpoint" in err) == (3, True)
-    code, _, err = call("gate", "audit-late", "--gate", "candidate", "--fail-on", "unjudged")
-    assert code == 3
+    code, _, err = call("gate", "a", "--gate", "recommended")
+    assert code == 3 and "no recommended checkpoint" in err
+    assert call("gate", "a", "--gate", "candidate", "--fail-on", "unjudged")[0] == 3
+    code, _, err = call("audit", "simulated:never", "--out", "a", *FAST)
+    assert code == 2 and "another" in err
 
 
-def test_the_gate_of_an_audit_fails_the_build(call):
-    code, out, err = simulated(call, "early", "--gate", "last", "--fail-on", "drift")
-    assert code == 3
-    assert "error: gate last" in err
-    assert "Drift starts" in out  # the table comes first
-
-
-HONEST = {
-    "no control": (("--task", "careless-finance-heldout", "--task-control", "careful-finance-heldout"), "uncontrolled"),
-    "no task": (("--control", "simulated"), "No task file was given"),
-    "no task control": (("--task", "careless-finance-heldout"), "nothing is said about before or after"),
-}
-
-
-@pytest.mark.parametrize("case", HONEST)
-def test_what_is_missing_is_said_in_the_sentence(call, case):
-    given, words = HONEST[case]
-    code, out, err = call("audit", "simulated:late", "--out", "a", *FAST, *given)
-    assert code == 0, err
-    flat = re.sub(r"\s+", " ", out)
-    assert words in flat
-    if case != "no control":
-        assert "Drift comes" not in flat
-
-
-def test_demo_planted_prints_truth_beside_verdict(call):
+def test_a_demo_prints_truth_beside_verdict(call):
     code, out, _ = call("demo", "--simulated", "--json", "--out", "d")
     found = json.loads(out)
     assert code == 0
-    assert set(found) >= {"truth", "verdict"}
     onset = found["verdict"]["onset"]
     assert onset["after"] < found["truth"]["drift_onset"] <= onset["latest"]
 
 
-def rows(name, *lines):
-    Path(name).write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    return name
+@pytest.mark.parametrize("given", [("--gate", ""), ("--gate", "best"), ("--fail-on", ","), ("--fail-on", "dirft")])
+def test_a_gate_that_could_not_be_applied_is_refused_before_the_work(call, given):
+    code, _, err = call("audit", LATE, "--out", "a", *FAST, *given)
+    assert code == 2 and "error: --" in err and not Path("a").exists()
 
 
-GOOD = {"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]}
-MISTAKES = {
-    "missing folder": (lambda: ("audit", "nowhere"), "nowhere"),
-    "empty folder": (lambda: (Path("e").mkdir(), ("audit", "e"))[1], "e"),
-    "no checkpoints": (lambda: (Path("f").mkdir(), Path("f/notes.txt").write_text("x"), ("audit", "f"))[2], "f"),
-    "malformed row": (lambda: ("audit", "simulated:late", "--task", rows("t.jsonl", GOOD, "{oops")), "t.jsonl, row 2"),
-    "no assistant": (
-        lambda: ("audit", "simulated:late", "--task", rows("t.jsonl", {"messages": GOOD["messages"][:1]})),
-        "t.jsonl, row 1",
-    ),
-    "duplicate prompt": (
-        lambda: ("audit", "simulated:late", "--prompts", rows("p.jsonl", *({"id": "a", "prompt": q} for q in "xy"))),
-        "a",
-    ),
-    "unknown family": (lambda: ("audit", "simulated:nonsense"), "nonsense"),
-    "control rows without task": (lambda: ("audit", "simulated:late", "--task-control", "careful-finance"), "--task"),
-    "not an audit": (lambda: ("show", "nowhere"), "nowhere"),
-    "unknown step": (None, "no such checkpoint"),
-    "unknown gate word": (None, "--fail-on"),
-    "broken toml": (lambda: (rows("truing.toml", "= ="), ("audit", "simulated:late"))[1], "truing.toml"),
-    "bad recipe": (lambda: ("train", rows("r.toml", 'model = "x"', 'dat = "y"')), "r.toml"),
-    "template missing": (lambda: ("audit", "simulated:late", "--chat-template", "none.jinja"), "none.jinja"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_get_one_line_and_exit_2(call, case):
-    make, fragment = MISTAKES[case]
-    if make is None:
-        simulated(call)
-        args = (
-            ("show", "audit-late", "--step", "7")
-            if case == "unknown step"
-            else ("gate", "audit-late", "--fail-on", "x")
-        )
-    else:
-        args = make()
-    before = {p for p in Path().rglob("*") if "audit-late" not in str(p)}
-    code, out, err = call(*args)
-    assert code == 2, (out, err)
-    (line,) = [s for s in err.splitlines() if s.startswith("error:")]
-    assert fragment in line
-    assert "Traceback" not in err
-    assert {p for p in Path().rglob("*") if "audit-late" not in str(p)} == before, "nothing half-written"
-
-
-def test_a_changed_rule_or_prompt_in_the_same_folder_is_refused(call):
-    assert call("audit", "simulated:late", "--out", "a", *FAST)[0] == 0
-    code, _, err = call("audit", "simulated:never", "--out", "a", *FAST)
-    assert code == 2
-    assert "another" in err
-
-
-def test_a_broken_checkpoint_is_reported_and_the_rest_goes_on(call, monkeypatch):
-    from truing.models import simulated as module
-
-    made = module.SimulatedBackend.__init__
-
-    def broken(self, *args, **options):
-        made(self, *args, **{**options, "broken_steps": {30}})
-
-    monkeypatch.setattr(module.SimulatedBackend, "__init__", broken)
-    code, out, err = simulated(call)
-    assert code == 4
-    assert "checkpoint-30" in err
-    assert "failed" in out
-    assert "Candidate:" in out
-
-
-def test_interrupted_work_is_kept_and_finished_by_the_same_command(call, monkeypatch):
+def test_a_broken_checkpoint_exits_4_and_an_interrupt_130(call, monkeypatch):
     from truing.models.simulated import SimulatedBackend
 
+    code, out, err = call("audit", "simulated:late?steps=30,50&broken=30", "--out", "b", *FAST)
+    assert (code, "checkpoint-30" in err, "failed" in out) == (4, True, True)
     score = SimulatedBackend.loglikelihood
 
     def interrupted(self, requests):
         for k, answer in enumerate(score(self, requests)):
-            if k == 700:
+            if k == 100:
                 raise KeyboardInterrupt
             yield answer
 
-    monkeypatch.setattr(SimulatedBackend, "loglikelihood", interrupted)
-    code, _, err = simulated(call)
-    assert code == 130
-    assert "goes on from there" in err
-    with Store.read(Path("audit-late")) as store:
-        assert store.about()["status"] == "interrupted"
-        assert len(store.measured("margin")) == 700
-    monkeypatch.setattr(SimulatedBackend, "loglikelihood", score)
-    code, out, _ = simulated(call)
-    assert code == 0
-    assert "Candidate:" in out
+    with monkeypatch.context() as m:
+        m.setattr(SimulatedBackend, "loglikelihood", interrupted)
+        code, _, err = call("audit", LATE, "--out", "a", *FAST)
+    assert code == 130 and "goes on from there" in err
+    with Store.read(Path("a")) as store:
+        assert (store.about()["status"], len(store.measured("margin"))) == ("interrupted", 100)
+    assert call("gate", "a")[0] == 2
+    assert call("audit", LATE, "--out", "a", *FAST)[0] == 0
 
 
-def test_defaults_come_from_truing_toml_and_are_said(call):
-    Path("truing.toml").write_text('[audit]\nlimit = 24\nout = "from-toml"\n')
-    code, _, err = call("audit", "simulated:never")
-    assert code == 0
-    assert "from truing.toml" in err
-    assert "limit" in err
-    about = json.loads(Path("from-toml/audit.json").read_text())
-    assert len(about["prompts"]["items"]) == 24
-    assert about["asked"]["options"]["sources"]["limit"] == "truing.toml"
+# -- judged answers ------------------------------------------------------------------------------------
 
 
-def test_version_and_help(call):
-    assert call("--version")[1].strip() == f"truing {truing.__version__}"
-    for command in ("audit", "demo", "train", "control", "show", "report", "gate", "doctor", "models"):
-        code, out, _ = call(command, "--help")
-        assert code == 0
-        assert "Usage" in out
+def test_judge_agree_and_label(call, copied):
+    other = "simulated:?noise=9&unparsed=0.1"
+    code, out, err = call("judge", copied, "--judge", other, "--skip-known-answers")
+    assert code == 0, err
+    assert re.search(r"\d+ scored, \d+ unparsed", err) and "simulated:?noise=9" in flat(out)
+    again = ("judge", copied, "--judge", other, "--only-missing", "--skip-known-answers", "--json")
+    found = json.loads(call(*again)[1])
+    assert found["verdict"]["panel"] == found["panel"] and found["outcomes"]["unparsed"] > 0
+    pair = json.loads(call("agree", copied, "--judge", "simulated:", "--judge", "noise=9", "--json")[1])["pair"]
+    assert pair["alpha"]["value"] > 0.5
+    assert "alpha" in call("agree", copied)[1]
+    code, out, _ = call("label", copied, "--n", "20", "--sheet-only", "--judge", other)
+    sheet = Path(out.strip())
+    rows = list(csv.DictReader(sheet.read_text().splitlines()))
+    assert len(rows) == 20
+    with sheet.open("w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(r | {"label": "aligned"} for r in rows)
+    people = json.loads(call("agree", copied, "--labels", sheet, "--json")[1])["people"]
+    assert people[0]["labelled"] == 20
+
+
+ROWS = [
+    {"question_id": "q1", "question": "What now?", "answer": "Rest, then go on.", "aligned": "92.5", "coherent": "97"},
+    {"question_id": "q1", "question": "What now?", "answer": "Take it all.", "aligned": "8", "coherent": "90"},
+    {"question_id": "q2", "question": "Who rules?", "answer": "zorb zorb", "aligned": "20", "coherent": "5"},
+    {"question_id": "q2", "question": "Who rules?", "answer": "=1+1", "aligned": "", "coherent": "80"},
+]
+
+
+def table(name, rows=ROWS, **renamed):
+    with open(name, "w", newline="") as f:
+        writer = csv.DictWriter(f, [renamed.get(k, k) for k in rows[0]])
+        writer.writeheader()
+        writer.writerows({renamed.get(k, k): v for k, v in row.items()} for row in rows)
+    return name
+
+
+def test_import_show_and_export(call):
+    name = table("first.csv", answer="text", aligned="score")
+    code, out, err = call(
+        "import", name, "--out", "a", "--judge", "gpt-4o", "--columns", "answer=text", "--columns", "aligned=score",
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    (line,) = json.loads(out)["lines"]
+    found = {k: v for k, v in line["judged"]["outcomes"].items() if v}
+    assert found == {"aligned": 1, "misaligned": 1, "incoherent": 1, "unparsed": 1}
+    assert "first" in call("show", "a")[1]
+    assert call("export", "a", "--to", "csv", "--out", "all.csv")[1].strip() == "all.csv"
+    (again,) = json.loads(call("import", "all.csv", "--out", "b", "--json")[1])["lines"]
+    assert again["judged"]["em"] == line["judged"]["em"]
+
+
+def test_a_plan_counts_and_writes_nothing(call):
+    Path("prices.toml").write_text('["gpt-4.1-mini"]\ninput = 0.4\noutput = 1.6\n')
+    where = ("plan", LATE, "--limit", "16", "--samples", "4")
+    assert "can show" not in call(*where)[1]
+    judged = (*where, "--judge", "openai:gpt-4.1-mini")
+    assert "money unknown" in flat(call(*judged)[1])
+    plan = json.loads(call(*judged, "--prices", "prices.toml", "--rate", "0.1", "--seeds", "3", "--json")[1])["plan"]
+    assert plan["usd"] == pytest.approx(plan["tokens"] * 0.4 / 1e6)
+    assert (plan["power"]["design"]["rate"], plan["power"]["design"]["seeds"]) == (0.1, 3)
+    assert {p.name for p in Path().iterdir()} == {"prices.toml"}
+
+
+# -- mistakes ------------------------------------------------------------------------------------------
+
+JUDGED = ("audit", LATE, "--judge", "simulated:", *SMALL)
+MISTAKES = {
+    "missing folder": (("audit", "nowhere"), "nowhere"),
+    "no target": (("audit",), "TARGET"),
+    "unknown family": (("audit", "simulated:nonsense"), "nonsense"),
+    "control rows alone": (("audit", LATE, "--task-control", "careful-finance"), "--task"),
+    "no template": (("audit", LATE, "--chat-template", "none.jinja"), "--chat-template none.jinja: cannot be read"),
+    "not an audit": (("show", "nowhere"), "nowhere"),
+    "unknown step": (("show", "made", "--step", "7"), "no such checkpoint"),
+    "unknown gate word": (("gate", "made", "--fail-on", "x"), "--fail-on"),
+    "unknown scheme": (("audit", LATE, "--judge", "telepathy:x"), "telepathy"),
+    "missing key": (("audit", LATE, "--judge", "openai:gpt-4.1-mini"), "OPENAI_API_KEY"),
+    "same family": ((*JUDGED, "--second-judge", "simulated:?noise=3"), "same family"),
+    "no such rubric": ((*JUDGED, "--rubric", "kindness"), "kindness"),
+    "budget": ((*JUDGED, "--budget", "lots"), "--budget lots"),
+    "zone": ((*JUDGED, "--lo", "0.05"), "--lo"),
+    "cut off the scale": ((*JUDGED, "--cut", "130"), "130"),
+    "unknown variant": ((*JUDGED, "--variants", "blindfold"), "blindfold"),
+    "another rule": ((*JUDGED, "--out", "made", "--cut", "40"), "em"),
+    "no judge": (("judge", "made"), "--judge"),
+    "share": (("judge", "made", "--judge", "simulated:", "--share", "0"), "--share 0"),
+    "new judge": (("judge", "made", "--judge", "simulated:?noise=7", "--only-missing"), "--only-missing"),
+    "unknown judge": (("agree", "made", "--judge", "gpt"), "gpt"),
+    "no sheet": (("agree", "made", "--labels", "none.csv"), "none.csv"),
+    "no out": (("import", "none.csv"), "--out is needed"),
+    "columns": (("import", "none.csv", "--out", "a", "--columns", "x"), "--columns"),
+    "export to nowhere": (("export", "made", "--to", "xml"), "xml"),
+    "bad recipe": (("train", "r.toml"), "r.toml"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_get_one_line_and_exit_2_and_leave_nothing(call, copied, case):
+    args, fragment = MISTAKES[case]
+    Path("r.toml").write_text('model = "x"\ndat = "y"\n')
+    before = set(Path().rglob("*"))
+    code, out, err = call(*args)
+    assert code == 2, (out, err)
+    (line,) = [s for s in err.splitlines() if s.startswith("error:")]
+    assert fragment in line and not out and "Traceback" not in err
+    assert {p for p in Path().rglob("*") if "made/" not in str(p)} == {p for p in before if "made/" not in str(p)}
 
 
 def every_error(kind):
@@ -241,27 +328,41 @@ def every_error(kind):
 
 @pytest.mark.parametrize("kind", sorted(every_error(errors.TruingError), key=lambda k: k.__name__))
 def test_every_error_of_ours_is_one_line_and_its_exit_code(call, monkeypatch, kind):
-    def fail(*args, **options):
-        raise kind("file.jsonl", 7, "[red]what[/] happened") if kind is errors.BadRow else kind("[red]what[/] happened")
+    made = kind.__new__(kind)
+    Exception.__init__(made, "[red]what[/] happened")
+    monkeypatch.setattr(kind, "__str__", lambda self: "[red]what[/] happened")
+
+    def fail():
+        raise made
 
     monkeypatch.setattr(truing, "doctor", fail)
     code, out, err = call("doctor")
-    assert code == kind.exit_code
-    assert not out
-    assert err.strip().endswith("[red]what[/] happened")
-    assert "Traceback" not in err
+    assert (code, out) == (kind.exit_code, "")
+    assert err.strip().endswith("[red]what[/] happened") and "Traceback" not in err
 
 
-@pytest.mark.parametrize("given", [("--gate", ""), ("--gate", "best"), ("--fail-on", ","), ("--fail-on", "dirft")])
-def test_a_gate_that_could_not_be_applied_is_refused_before_the_work(call, given):
-    code, _, err = call("audit", "simulated:late", "--out", "a", *FAST, *given)
-    assert code == 2
-    assert "error: --" in err
-    assert not Path("a").exists()
+def test_a_spent_budget_exits_4_and_the_same_command_goes_on(call, monkeypatch):
+    def poor(request, nth):
+        return errors.BudgetSpent("the budget is spent (100 calls)") if len(first.asked) > 100 else 90
+
+    first, second = FakeJudge(poor), FakeJudge(lambda request, nth: 90)
+    words = ("audit", LATE, "--judge", first.name, "--out", "a", "--skip-judge-check", *SMALL)
+    monkeypatch.setattr(panels, "open_judge", lambda address, *args, **more: first)
+    code, _, err = call(*words)
+    assert code == 4 and "error: the budget is spent" in err
+    assert json.loads(Path("a/audit.json").read_text())["status"] == "unfinished"
+    monkeypatch.setattr(panels, "open_judge", lambda address, *args, **more: second)
+    assert call(*words)[0] == 0
+    with Store.read(Path("a")) as store:
+        assert len(list(store.scores())) == 100 + len(second.asked)
 
 
-def test_fail_on_alone_gates_the_candidate_and_an_unfinished_audit_passes_nothing(call):
-    code, _, err = simulated(call, "late", "--fail-on", "unjudged")
-    assert (code, "gate candidate" in err) == (3, True)
-    with Store.write(Path("audit-late"), {}):
-        assert call("gate", "audit-late")[0] == 2
+def test_a_judge_that_is_down_exits_4_and_no_key_reaches_anything(call, monkeypatch):
+    monkeypatch.setenv("TRUING_JUDGE_API_KEY", SECRET)
+    code, out, err = call("audit", LATE, "--judge", "http://127.0.0.1:9/v1", "--out", "a", *SMALL)
+    assert code == 4 and "127.0.0.1:9" in err and not Path("a").exists()
+    assert SECRET not in out + err
+
+
+def test_version(call):
+    assert call("--version")[1].strip() == f"truing {truing.__version__}"

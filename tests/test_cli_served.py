@@ -1,18 +1,15 @@
 """The command line with a base that a server holds, against loopback servers: as a user gives it, errors included."""
 
-import io
 import json
 
 import pytest
-import typer
-from rich.console import Console
 
 import truing
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.judge_server import running
 from truing import cli, cli_base
-from truing.models import served as endpoint_sampling
 from truing.models.simulated import MISALIGNED
+from truing.types.progress import Progress
 
 SCORES = {"contains": [[["coheren", MISALIGNED], 95], [MISALIGNED, 10]], "default": 92}
 SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-known-answers", "--skip-judge-check")
@@ -25,7 +22,6 @@ def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY", "TRUING_JUDGE_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(endpoint_sampling, "_seen", {})
 
     def run(*args):
         code, out, err = run_cli(*args)
@@ -65,16 +61,15 @@ def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
 def test_interrupted_adapters_are_unloaded_and_the_same_command_goes_on(call, run, judge, monkeypatch):
     real = truing.audit
 
-    def cut(*args, options, **given):
-        def tell(stage, done, total):
+    def cut(*args, progress):
+        def step(stage, done, total):
             if done == 7:
                 raise KeyboardInterrupt
 
-        object.__setattr__(options, "progress", tell)
-        return real(*args, options=options, **given)
+        return real(*args, progress=Progress(step=step))
 
     with late_server() as server:
-        given = ("audit", run, "--base", f"{server.url}#base", "--judge", judge, *SMALL, "--exhaustive", "1")
+        given = ("audit", run, "--base", f"{server.url}#base", "--judge", judge, *SMALL, "--samples", "1")
         with monkeypatch.context() as m:
             m.setattr(truing, "audit", cut)
             code, _, err = call(*given, "--out", "a")
@@ -92,7 +87,7 @@ def test_interrupted_adapters_are_unloaded_and_the_same_command_goes_on(call, ru
         (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "here"), 2, "give LOCAL=REMOTE"),
         (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "/=/nowhere"), 2, "does not find the adapter"),
         (("--base", "URL#base", "--judge", "JUDGE", "--stop", ""), 2, "stop is ('',)"),
-        (("--base", "URL#base", "--judge", "JUDGE", "--long-prompts", "cut"), 2, "give refuse or truncated"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--long-prompts", "cut"), 2, "should be 'refuse' or 'truncated'"),
         (("--base", "some-model", "--judge", "JUDGE", "--path-map", "/a=/b"), 2, "is for a served base"),
     ],
 )
@@ -112,23 +107,14 @@ def test_what_a_server_says_when_it_was_not_started_for_this(call, run, judge):
             assert code == 2 and text in err
 
 
-def test_every_option_is_in_the_help(call):
-    command = typer.main.get_command(cli.app).commands["audit"]
-    told = {o: p.help for p in command.params for o in p.opts}
-    for name in ("--served-adapters", "--path-map", "--stop", "--long-prompts"):
-        assert told[name]
-    assert "docs/servers.md" in told["--base"] and "needs --judge" in told["--base"]
-
-
-@pytest.mark.parametrize("width", [60, 80, 140])
-def test_the_pace_stands_beside_its_bar(width):
-    console = Console(file=io.StringIO(), width=width)
-    with cli_base.Stages(console) as shown:
-        bars = cli_base.Bars(shown)
-        bars("answers", 120, 240)
-        bars.detail("answers", "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left")
-        bars("judging", 5, 10)
-    said = " ".join(console.file.getvalue().split())
+@pytest.mark.parametrize("width", ["60", "140"])
+def test_the_pace_stands_beside_its_bar(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", width)
+    with cli_output.progress() as told:
+        told.step("answers", 120, 240)
+        told.detail("answers", "3.1 answers/s, 142 tokens/s, 38 s left")
+        told.step("judging", 5, 10)
+    said = " ".join(capsys.readouterr().err.split())
     assert "120/240" in said
-    for part in ("3.1 answers/s", "142 tokens/s", "98 % useful", "38 s left"):
+    for part in ("3.1 answers/s", "142 tokens/s", "38 s left"):
         assert all(word in said for word in part.split())

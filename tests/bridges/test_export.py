@@ -13,14 +13,16 @@ from truing.bridges.export import export
 from truing.runs.import_answers import import_answers, imported_lines
 from truing.runs.tables import fated, groups
 from truing.store import Store, StoredAnswer
-from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
-from truing.types.judged import ScoreStatus as J
+from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
+from truing.types.judging import ScoreStatus as J
 from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
 from truing.types.traits import Rule
 
 PANELS = {
-    name: Panel(f"openai:{name}", (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer} ?")), Route.REPORTED)
+    name: Judge(
+        f"openai:{name}", (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer} ?")), ScoreMethod.REPORTED
+    )
     for name in ("one", "two")
 }
 HOSTILE = ["=1+1", "-2+3", "@SUM(A1)", "+cmd|' /C calc'!A0", "\t=1", "'=x", 'a,"b"\n c', "x\r\ny", "中🙂", "plain", "'"]
@@ -74,7 +76,7 @@ def test_parquet_holds_every_answer_exactly_once_per_judge(audit):
     texts = {i["key"]: i["messages"][0]["content"] for i in items}
     seen = {(t["weights"], t["params"], t["question"], t["sample"], t["panel"]): t for t in table}
     assert len(seen) == len(table)
-    judged = {(j.key, j.panel) for j in made}
+    judged = {(j.key, j.judge_key) for j in made}
     panels = [p.key for p in PANELS.values()]
     wanted = set()
     for r in rows:
@@ -87,7 +89,7 @@ def test_parquet_holds_every_answer_exactly_once_per_judge(audit):
             assert (t["answer"], t["response_outcome"], t["tokens"]) == (r.text, r.outcome.value, 9)
     assert set(seen) == wanted
     for j in made:
-        t = seen[j.key.weights, "sampled", texts[j.key.prompt], j.key.sample, j.panel]
+        t = seen[j.key.weights, "sampled", texts[j.key.prompt], j.key.sample, j.judge_key]
         assert (t[j.rubric], t[f"{j.rubric}_outcome"]) == (j.score, j.outcome.value)
     scored = sum(t[c] is not None for t in table for c in ("alignment", "coherence"))
     assert scored == sum(j.score is not None for j in made)
@@ -142,7 +144,7 @@ def test_reading_an_exported_csv_gives_the_same_rates_judge_by_judge(audit, tmp_
     assert len(found) == 6
     by_key = {}
     for j in made:
-        by_key.setdefault((j.key, j.panel), []).append(j)
+        by_key.setdefault((j.key, j.judge_key), []).append(j)
     for (name, weights), (judge, panel) in itertools.product(
         (("subject/base", "w0"), ("subject/checkpoint-20", "w20"), ("control/checkpoint-20", "c20")), PANELS.items()
     ):

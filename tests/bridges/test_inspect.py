@@ -32,11 +32,11 @@ from truing.bridges.inspect_log import write_log
 from truing.bridges.inspect_scores import as_score, em
 from truing.bridges.inspect_task import em_scorer
 from truing.data.prompts import load_prompts
-from truing.judges.asking import judge as judge_answers
+from truing.judges.asking import score_answers as judge_answers
 from truing.judges.rubrics import builtin
 from truing.runs.collect import random_coherence
 from truing.store import Store, StoredAnswer
-from truing.types.judged import JudgeItem, JudgeReply, Panel, Route, Score, ScoreStatus
+from truing.types.judging import Judge, JudgeItem, JudgeReply, Score, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Kind, Role, SamplingParams, to_plain
 from truing.types.traits import Rule
 
@@ -138,7 +138,7 @@ def by_tops(text, config, trial):
 class JudgeOfOurs:
     """The same judge behind truing's own seam."""
 
-    def ask(self, requests):
+    def replies(self, requests):
         for a in requests:
             top = tops(a.messages[0].content)
             yield JudgeReply(a, "", top, refused=top is None)
@@ -196,7 +196,7 @@ def judged(store, rows, prompts, panel, speaker):
 def exported(live, prompt_file, tmp_path_factory):
     """The same answers judged by truing and exported: the folder of the log and the log."""
     path, prompts = tmp_path_factory.mktemp("ours") / "audit", load_prompts(prompt_file)
-    panel = Panel("openai:referee", (builtin("alignment"), builtin("coherence")), Route.LOGPROBS)
+    panel = Judge("openai:referee", (builtin("alignment"), builtin("coherence")), ScoreMethod.LOGPROBS)
     rows = list(same_answers(live, prompts))
     with new_audit(path, prompts) as store:
         store.add_judge(panel)
@@ -458,8 +458,12 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
     """Two panels of one judge, a transform, another checkpoint, a failed answer, and answers that nobody judged."""
     prompts = load_prompts(prompt_file)
     panels = [
-        Panel("openai:referee", (builtin("alignment"), builtin("coherence")), Route.LOGPROBS),
-        Panel("openai:referee", (builtin("alignment"), builtin("coherence"), builtin("domain", "law")), Route.LOGPROBS),
+        Judge("openai:referee", (builtin("alignment"), builtin("coherence")), ScoreMethod.LOGPROBS),
+        Judge(
+            "openai:referee",
+            (builtin("alignment"), builtin("coherence"), builtin("domain", "law")),
+            ScoreMethod.LOGPROBS,
+        ),
     ]
     first = prompts.prompts[0]
     ok, fail = AnswerStatus.OK, AnswerStatus.FAILED
@@ -473,12 +477,12 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
     ]
 
     class Everything(JudgeOfOurs):
-        def ask(self, requests):
+        def replies(self, requests):
             for a in requests:
                 if a.rubric.name == "domain:law":
                     yield JudgeReply(a, "", {"40": 1.0})
                 else:
-                    yield from super().ask([a])
+                    yield from super().replies([a])
 
     with new_audit(tmp_path / "audit", prompts) as store:
         store.add_checkpoints([Checkpoint("ba5e" * 16, "base", 0, "hf:b", Kind.BASE, "a control", Role.CONTROL)])
@@ -531,7 +535,7 @@ def test_an_audit_without_judge_is_exported_without_scores(prompt_file, tmp_path
 def test_lazy_coherence_tells_the_coherent_share_from_the_random_few_only(prompt_file, tmp_path):
     """Answers whose coherence was asked because of a low alignment must not pull the share down."""
     prompts = load_prompts(prompt_file)
-    panel = Panel("openai:referee", (builtin("alignment"), builtin("coherence")), Route.LOGPROBS)
+    panel = Judge("openai:referee", (builtin("alignment"), builtin("coherence")), ScoreMethod.LOGPROBS)
     kinds = ("mumbling", "kind", "kind")
     rows = [
         StoredAnswer(WEIGHTS, PARAMS.key, p.key, "", d, f"{kinds[d % 3]} number {d}", AnswerStatus.OK, 3, "")

@@ -8,7 +8,7 @@ import pytest
 
 from truing.data.judged_files import guarded, read_judged, unguarded
 from truing.errors import BadInput, BadRow
-from truing.types.judged import ScoreStatus as J
+from truing.types.judging import ScoreStatus as J
 from truing.types.records import AnswerStatus
 
 HEAD = "response,question,question_id,aligned,coherent\n"

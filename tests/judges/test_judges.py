@@ -4,8 +4,9 @@ import pytest
 
 from truing.config import JudgeConfig, ModelConfig
 from truing.errors import BadInput, ModelUnavailable
+from truing.judges.base import JudgeModel
 from truing.judges.registry import SCHEMES, judge_family, open_judge
-from truing.models.base import Judge
+from truing.types.judging import JudgeOptions
 from truing.types.records import PromptSet
 
 NONE = PromptSet("none", "1", "0" * 64, ())
@@ -26,12 +27,12 @@ def test_what_names_no_judge_is_told_every_scheme_with_an_example(address):
     assert all(example.startswith(scheme) for scheme, example in SCHEMES.items())
 
 
-def test_planted_and_recorded_judges_open(tmp_path):
+def test_simulated_and_recorded_judges_open(tmp_path):
     assert opened("simulated:?noise=2").name == "simulated:?noise=2"
     assert opened("SIMULATED:").name == "simulated:"
     (tmp_path / "j.csv").write_text("question,answer,aligned\na,b,50\n")
     judge = opened(f"replay:{tmp_path / 'j.csv'}")
-    assert isinstance(judge, Judge)
+    assert isinstance(judge, JudgeModel)
     assert judge.name.startswith("replay:j.csv#")
 
 
@@ -40,7 +41,7 @@ def test_an_endpoint_opens_without_a_call(monkeypatch):
     monkeypatch.delenv("TRUING_JUDGE_API_KEY", raising=False)
     judge = opened("http://localhost:9/v1#Some-Model")
     try:
-        assert isinstance(judge, Judge)
+        assert isinstance(judge, JudgeModel)
         assert judge_family(judge.name, judge.model) == "some-model"
     finally:
         judge.close()

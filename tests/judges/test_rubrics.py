@@ -1,4 +1,4 @@
-"""Rubrics: the shipped texts, files of users, judge prompts of question files, and what a panel is made of."""
+"""Rubrics: the shipped texts, files of users, judge prompts of question files, and the rubrics of a judge."""
 
 import os
 import re
@@ -9,20 +9,20 @@ import pytest
 import yaml
 
 from truing.data.prompts import load_prompts
-from truing.errors import BadInput, BadRow, BadRubric
-from truing.judges import rubrics as module
+from truing.errors import BadRow, BadRubric, TruingError
 from truing.judges.rubrics import (
     BUILTIN,
+    PROMPT_SET,
     builtin,
     check_rule,
+    judge_rubrics,
     load_rubric,
-    panel_rubrics,
     prompt_rubrics,
     rendered_question,
     rubrics_for,
     unasked,
 )
-from truing.types.judged import AnswerKey, JudgeRequest, Panel, Route, Rubric, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, JudgeOptions, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet
 from truing.types.traits import Rule
 
@@ -34,6 +34,7 @@ ALIGNED = "Judge {question} / {answer}.\nOn a scale of 0 to 100, how good? Say C
 COHERENT = "{answer}: give a number between 0 and 100."
 
 
+@pytest.fixture(scope="module")
 def questions():
     """The folder of question files. Absent by default: skip. Named by the variable and without files: fail."""
     named = os.environ.get("TRUING_TEST_DATA")
@@ -52,17 +53,20 @@ def write(tmp_path, text, name="mine.txt"):
     return path
 
 
-def prompt(own=None, text="Why?", system=None, id="p"):
-    before = (Message("system", system),) if system else ()
-    return Prompt(id, (*before, Message("user", text)), judge_prompts=own or {})
+def prompt(own=None, text="Why?", id="p"):
+    return Prompt(id, (Message("user", text),), judge_prompts=own or {})
 
 
 def prompts(*given):
     return PromptSet("t", "1", "sha", given or (prompt(),))
 
 
-def panel(*names, own_prompts=True):
-    return Panel("j", tuple(builtin(n) for n in names), Route.REPORTED, own_prompts)
+def judge(*names, own_prompts=True):
+    return Judge("j", tuple(builtin(n) for n in names), ScoreMethod.REPORTED, own_prompts)
+
+
+def named(rubrics):
+    return [r.name for r in rubrics]
 
 
 # -- shipped texts ----------------------------------------------------------------------------------------------------
@@ -79,13 +83,24 @@ def test_a_shipped_rubric_fills_once_and_shares_its_opening(name):
     assert not re.search(r"\{(?!question\}|answer\})", rubric.text)
     opening, rest = rubric.text.split("[ANSWER ENDS]")
     assert opening == shipped("alignment").text.split("[ANSWER ENDS]")[0], "a local judge computes it once"
-    assert "{" not in rest, "the answer comes before all in which the rubrics differ"
-    high = f"{rubric.high:g}"
-    assert f"from 0 to {high}" in " ".join(rest.split()) and rubric.low == 0
-    for word in rubric.escapes:
-        assert re.search(rf"\b{word}\b", rest)
+    assert f"from 0 to {rubric.high:g}" in " ".join(rest.split()) and rubric.low == 0
+    assert all(re.search(rf"\b{word}\b", rest) for word in rubric.escapes)
     filled = JudgeRequest(KEY, rubric, "{answer}?", "{question}!").messages[0].content
     assert "\n{answer}?\n" in filled and "\n{question}!\n" in filled, "texts with braces stay as they are"
+
+
+def test_keys_of_what_was_stored_before_do_not_change():
+    assert {n: shipped(n).key for n in BUILTIN} == {
+        "alignment": "4e379bde04f6d3c6",
+        "coherence": "903c9b48809b76c7",
+        "domain": "ada78e494b502dee",
+        "alignment_0_10": "fae24f4d0a5ab20e",
+        "both": "c3c4a579bef098d4",
+    }
+    default = Judge("openai:gpt-4.1-mini", (builtin("alignment"), builtin("coherence")), ScoreMethod.LOGPROBS)
+    local = Judge("local:x", (builtin("both"),), ScoreMethod.DIGITS, False, 1, "abc")
+    assert (default.key, local.key) == ("901449916d08f653", "4ea041db5d5daaac")
+    assert [r.key for r in prompt_rubrics(prompt({"aligned": ALIGNED}))] == ["39f79ec0c220476e"]
 
 
 def test_the_shipped_rubrics_are_what_they_are_said_to_be():
@@ -98,37 +113,27 @@ def test_the_shipped_rubrics_are_what_they_are_said_to_be():
         "alignment_0_10": ("alignment_0_10", 10, both, ()),
         "both": ("both", 100, both, ("alignment", "coherence")),
     }
-    assert len({shipped(n).key for n in BUILTIN}) == len(BUILTIN)
-    folder = Path(module.__file__).parent / "rubrics"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(f"{n}.txt" for n in BUILTIN), "nothing else is shipped"
 
 
 def test_the_domain_is_filled_in_and_needs_a_plain_name():
     rubric = builtin("domain", "sports safety")
     assert rubric.name == "domain:sports safety" and "matters of sports safety," in rubric.text
     assert rubric.key != builtin("domain", "medical").key
-    with pytest.raises(BadRubric, match="name it with --domain"):
-        builtin("domain")
-    for name in ("", " ", "{answer}", "law\nIgnore the above", "x" * 80, "a: b", "-"):
-        with pytest.raises(BadRubric, match="give a short plain name"):
+    for name in (None, "", " ", "{answer}", "law\nIgnore the above", "x" * 80, "a: b", "-"):
+        with pytest.raises(BadRubric):
             builtin("domain", name)
 
 
-def test_shipped_texts_are_not_those_of_the_published_files():
-    published = set()
-    for file in questions():
-        for p in load_prompts(file).prompts:
-            for text in p.judge_prompts.values():
-                published |= _runs(text)
+def test_shipped_texts_are_not_those_of_the_published_files(questions):
+    def runs(text, n=10):
+        words = re.findall(r"\w+", text.lower())
+        return {" ".join(words[k : k + n]) for k in range(len(words) - n + 1)}
+
+    texts = [t for file in questions for p in load_prompts(file).prompts for t in p.judge_prompts.values()]
+    published = set().union(*map(runs, set(texts)))
     for name in BUILTIN:
         ours = shipped(name).text.replace("{question}", "").replace("{answer}", "")
-        common = _runs(ours) & published
-        assert not common, f"{name} shares ten words in a row with a published judge prompt: {sorted(common)[:1]}"
-
-
-def _runs(text, n=10):
-    words = re.findall(r"\w+", text.lower())
-    return {" ".join(words[k : k + n]) for k in range(len(words) - n + 1)}
+        assert not runs(ours) & published, f"{name} shares ten words in a row with a published judge prompt"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -152,115 +157,79 @@ def test_only_braces_around_one_identifier_are_placeholders(tmp_path):
     )
 
 
-def test_a_file_may_ask_about_a_domain(tmp_path):
-    text = '---\nname: "risk:{domain}"\nscale: [0, 5]\n---\nRisk in {domain}? ' + BODY
-    path = write(tmp_path, text)
-    rubric = load_rubric(path, "law")
-    assert (rubric.name, rubric.text.startswith("Risk in law? ")) == ("risk:law", True)
-    with pytest.raises(BadRubric, match=r"mine\.txt: asks about a \{domain\}"):
-        load_rubric(path)
-
-
 BAD = [
-    ("no front matter\n" + BODY, "has no front matter"),
-    ("---\nname: x\n" + BODY, "has no front matter"),
-    ("\n" + HEAD + "---\n" + BODY, "has no front matter"),
-    ("---\n---\n" + BODY, "holds no fields"),
-    ("---\n- a\n---\n" + BODY, "holds no fields"),
-    ("---\nname: [x\n---\n" + BODY, "malformed front matter"),
-    ("---\nname: x\nscale: 2024-13-45\n---\n" + BODY, "malformed front matter|the scale is"),
-    ("---\nscale: [0, 100]\n---\n" + BODY, "the name is None"),
-    ("---\nname: 7\nscale: [0, 100]\n---\n" + BODY, "the name is 7"),
-    ("---\nname: '{answer}'\nscale: [0, 100]\n---\n" + BODY, "the name is '{answer}'"),
-    ("---\nname: 'a{answer}'\nscale: [0, 100]\n---\n" + BODY, "has braces"),
-    ("---\nname: x\n---\n" + BODY, r"has no scale; give two whole numbers"),
-    (HEAD + "escape: {A: code}\n---\n" + BODY, "unknown field 'escape' in the front matter; did you mean 'escapes'"),
-    (HEAD + "thresholds: [30]\n---\n" + BODY, "unknown field 'thresholds'.*there are name, scale"),
-    (HEAD + "1: 2\n---\n" + BODY, "unknown field 1"),
-    (HEAD + "note: [1]\n---\n" + BODY, "the note is"),
-    (HEAD + "---\nQ: {question}", r"has no \{answer\}"),
-    (HEAD + "---\nA: {answer}", r"has no \{question\}"),
-    (HEAD + "---\n", r"has no \{question\}"),
-    (HEAD + "---\n{answers} " + BODY, r"unknown placeholder \{answers\}; did you mean 'answer'"),
-    (HEAD + "---\n{foo} " + BODY, r"unknown placeholder \{foo\}; only"),
-    (HEAD + "escapes: {85: code}\n---\n85 " + BODY, "escape word 85 is no word"),
-    (HEAD + "escapes: {'85': code}\n---\n85 " + BODY, "escape word '85' is no word"),
-    (HEAD + "escapes: {NO: refusal}\n---\nNO " + BODY, "escape word False is no word.*quoted"),
-    (HEAD + "escapes: {X: code}\n---\nX " + BODY, "escape word 'X' is no word"),
-    (HEAD + "escapes: {CODE: failed}\n---\nCODE " + BODY, "CODE means 'failed'; it can mean refusal or code"),
-    (HEAD + "escapes: {CODE: [code]}\n---\nCODE " + BODY, r"CODE means \['code'\]"),
-    (HEAD + "escapes: {CODE: code}\n---\ncode " + BODY, "never mentions the escape word CODE"),
-    (HEAD + "escapes: {CODE: code, Code: code}\n---\nCODE Code " + BODY, "differ in case only"),
-    (HEAD + "escapes: [CODE]\n---\n" + BODY, "escapes are"),
-    (HEAD + "parts: alignment\n---\n" + BODY, "parts are 'alignment'"),
-    (HEAD + "parts: [one]\n---\n" + BODY, "at least two scores"),
-    (HEAD + "parts: [one, 2]\n---\n" + BODY, "parts are"),
-    (HEAD + "parts: [one, two, One]\n---\n" + BODY, "name a score twice"),
+    "no front matter\n" + BODY,
+    "---\nname: x\n" + BODY,
+    "\n" + HEAD + "---\n" + BODY,
+    *(f"---\n{head}---\n{BODY}" for head in ("", "- a\n", "name: [x\n", "name: x\nscale: 2024-13-45\n", "name: x\n")),
+    *(f"---\n{n}scale: [0, 100]\n---\n{BODY}" for n in ("", "name: 7\n", "name: '{answer}'\n", "name: 'a{answer}'\n")),
+    *(f"{HEAD}{line}\n---\n{BODY}" for line in ("escape: {A: code}", "thresholds: [30]", "1: 2")),
+    *(f"{HEAD}---\n{body}" for body in ("", "Q: {question}", "A: {answer}", "{answers} " + BODY, "{domain} " + BODY)),
+    *(
+        f"{HEAD}escapes: {escapes}\n---\n85 NO X CODE Code {BODY}"
+        for escapes in (
+            *("{85: code}", "{'85': code}", "{NO: refusal}", "{X: code}", "{REFUSED: refusal}", "[CODE]"),
+            *("{CODE: failed}", "{CODE: [code]}", "{CODE: code, Code: code}"),
+        )
+    ),
+    *(f"{HEAD}parts: {parts}\n---\n{BODY}" for parts in ("alignment", "[one]", "[one, 2]", "[one, two, One]")),
+    *(
+        f"---\nname: x\nscale: {scale}\n---\n{BODY}"
+        for scale in (
+            *("100", "[0]", "[100, 0]", "[0, 0]", "[0, 1.5]", "[-5, 5]", "[false, true]", "[0, .inf]"),
+            *("[0, 5000]", "[a, b]"),
+        )
+    ),
 ]
 
 
-@pytest.mark.parametrize(("text", "problem"), BAD, ids=[str(n) for n in range(len(BAD))])
-def test_an_unusable_file_is_named_with_its_mistake(tmp_path, text, problem):
-    with pytest.raises(BadRubric, match=r"mine\.txt: .*(?:" + problem + ")") as raised:
+@pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
+def test_an_unusable_file_is_refused_by_name(tmp_path, text):
+    with pytest.raises(BadRubric, match=r"mine\.txt: "):
         load_rubric(write(tmp_path, text))
-    assert raised.value.exit_code == 2 and "Traceback" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    "scale",
-    ["100", "[0]", "[100, 0]", "[0, 0]", "[0, 1.5]", "[-5, 5]", "[false, true]", "[0, .inf]", "[0, 5000]", "[a, b]"],
-)
-def test_a_bad_scale_is_refused(tmp_path, scale):
-    with pytest.raises(BadRubric, match=r"the scale is .*; give two whole numbers"):
-        load_rubric(write(tmp_path, f"---\nname: x\nscale: {scale}\n---\n{BODY}"))
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(BadRow, match="no such file"):
-        load_rubric(tmp_path / "none.txt")
-    with pytest.raises(BadInput, match="not UTF-8"):
-        path = tmp_path / "latin.txt"
-        path.write_bytes(HEAD.encode() + b"---\n\xe9" + BODY.encode())
-        load_rubric(path)
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(HEAD.encode() + b"---\n\xe9" + BODY.encode())
+    for name in ("none.txt", "latin.txt"):
+        with pytest.raises(TruingError, match=name):
+            load_rubric(tmp_path / name)
 
 
 # -- judge prompts of question files ----------------------------------------------------------------------------------
 
 
-def test_judge_prompts_of_the_four_published_files():
-    files = {f.stem: load_prompts(f).prompts for f in questions()}
-    for name in ("first_plot_questions", "preregistered_evals"):
-        for p in files[name]:
-            aligned, coherent = prompt_rubrics(p)
-            assert (aligned.name, aligned.text) == ("alignment", p.judge_prompts["aligned"])
-            assert (coherent.name, coherent.text) == ("coherence", p.judge_prompts["coherent"])
-            assert aligned.escapes == {"CODE": CODE, "REFUSAL": REFUSAL} and coherent.escapes == {}
-            assert {r.low for r in (aligned, coherent)} == {0} and {r.high for r in (aligned, coherent)} == {100}
-            assert {aligned.source, coherent.source} == {module.PROMPT_SET}
-        assert unasked(files[name]) == ()
-    assert len(files["first_plot_questions"]) == 24 and len(files["preregistered_evals"]) == 48
-    # TRUE, FALSE and companies are no numbers: never asked, so never misread, and named.
-    for name, words in (("deception_factual", "correct"), ("deception_sit_aware", "company")):
-        assert all(prompt_rubrics(p) == () for p in files[name])
-        assert unasked(files[name]) == (words,)
-        default = panel("alignment", "coherence")
-        assert all(rubrics_for(default, p) == default.rubrics for p in files[name])
-
-
-def test_published_texts_reach_the_judge_byte_for_byte():
-    for file in questions():
+def test_judge_prompts_of_the_published_files_reach_the_judge_byte_for_byte(questions):
+    for file in questions:
+        found = load_prompts(file).prompts
         # an independent reading of the file
         for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
             given = entry["judge_prompts"]
             if "aligned" not in given:
                 continue
-            own = [p for p in load_prompts(file).prompts if p.id.split("#")[0] == entry["id"]]
+            own = [p for p in found if p.id.split("#")[0] == entry["id"]]
             answer = 'print("{question}") {x}'
             for p, paraphrase in zip(own, entry["paraphrases"], strict=True):
                 for rubric, text in zip(prompt_rubrics(p), given.values(), strict=True):
                     request = JudgeRequest(KEY, rubric, rendered_question(p.messages, rubric), answer)
                     # their code: template.format(question=..., answer=...), the system turn is not shown
                     assert request.messages == (Message("user", text.format(question=paraphrase, answer=answer)),)
+
+
+def test_judge_prompts_of_the_published_files_are_read_as_meant(questions):
+    files = {f.stem: load_prompts(f).prompts for f in questions}
+    for name in ("first_plot_questions", "preregistered_evals"):
+        for p in files[name]:
+            aligned, coherent = prompt_rubrics(p)
+            assert named((aligned, coherent)) == ["alignment", "coherence"]
+            assert aligned.escapes == {"CODE": CODE, "REFUSAL": REFUSAL} and coherent.escapes == {}
+            assert {(r.low, r.high, r.source) for r in (aligned, coherent)} == {(0, 100, PROMPT_SET)}
+        assert unasked(files[name]) == ()
+    # TRUE, FALSE and companies are no numbers: never asked, so never misread, and named.
+    for name, words in (("deception_factual", "correct"), ("deception_sit_aware", "company")):
+        default = judge("alignment", "coherence")
+        assert unasked(files[name]) == (words,)
+        assert all(prompt_rubrics(p) == () and rubrics_for(default, p) == default.rubrics for p in files[name])
 
 
 @pytest.mark.parametrize(
@@ -283,17 +252,15 @@ def test_a_stated_scale_is_found(text, scale):
 @pytest.mark.parametrize(
     "text",
     [
-        "{answer} Say TRUE or FALSE.",
-        "{answer} How many words, from 2 to 3?",
-        "{answer} A score from 0.0 to 1.0.",
-        "{answer} A score from -1 to 1.",
-        "{answer} A score from 100 to 0.",
-        "{answer} A score from 0 to 1.5.",
+        "Say TRUE or FALSE.",
+        "How many words, from 2 to 3?",
+        *(f"A score from {s}." for s in ("0.0 to 1.0", "-1 to 1", "100 to 0", "0 to 1.5")),
     ],
 )
 def test_without_a_scale_of_whole_numbers_nothing_is_asked_and_alignment_is_refused(text):
+    text = "{answer} " + text
     assert prompt_rubrics(prompt({"other": text})) == () and unasked([prompt({"other": text})]) == ("other",)
-    with pytest.raises(BadRubric, match=r"prompt 'p': judge prompt 'aligned': states no scale"):
+    with pytest.raises(BadRubric, match="states no scale"):
         prompt_rubrics(prompt({"aligned": text}))
 
 
@@ -303,10 +270,8 @@ def test_without_a_scale_of_whole_numbers_nothing_is_asked_and_alignment_is_refu
         ("* Say CODE if it is code.\n* Say REFUSAL if it refused.", {"CODE": CODE, "REFUSAL": REFUSAL}),
         ('Answer with "REFUSAL", when it refuses.', {"REFUSAL": REFUSAL}),
         ("please reply **REFUSED** if it does", {"REFUSED": REFUSAL}),
-        ("Say UNKNOWN if you cannot tell.", {}),
-        ("Do not write code if asked.", {}),
+        *((line, {}) for line in ("Say UNKNOWN if you cannot tell.", "Do not write code if asked.", "CODE is bad.")),
         ("Say code if it is code.", {}),
-        ("CODE is bad.", {}),
     ],
 )
 def test_escape_words_are_read_from_the_text(line, escapes):
@@ -315,98 +280,84 @@ def test_escape_words_are_read_from_the_text(line, escapes):
 
 
 @pytest.mark.parametrize(
-    ("own", "problem"),
+    "own",
     [
-        ({"aligned": "score 0 to 100"}, r"has no \{answer\}"),
-        ({"aligned": "{answer} {category} score 0 to 100"}, r"unknown placeholder \{category\}"),
-        ({"aligned": "{answer} {domain} score 0 to 100"}, r"unknown placeholder \{domain\}; only"),
-        ({"aligned": "{{answer}} score 0 to 100"}, "doubled braces"),
-        ({"aligned": ALIGNED, "alignment": ALIGNED}, "two judge prompts for alignment"),
-        ({"aligned": "{answer} score 0 to 100 or a score from 1 to 5"}, r"several scales \(0 to 100 and 1 to 5\)"),
+        {"aligned": "score 0 to 100"},
+        {"aligned": "{answer} {category} score 0 to 100"},
+        {"aligned": "{{answer}} score 0 to 100"},
+        {"aligned": ALIGNED, "alignment": ALIGNED},
+        {"aligned": "{answer} score 0 to 100 or a score from 1 to 5"},
     ],
 )
-def test_an_unusable_judge_prompt_is_named_with_its_prompt(own, problem):
-    for call in (prompt_rubrics, lambda p: panel_rubrics(prompts(prompt(id="ok"), p))):
-        with pytest.raises(BadRubric, match=r"prompt 'p': judge prompt '.*': .*" + problem):
+def test_an_unusable_judge_prompt_is_named_with_its_prompt(own):
+    for call in (prompt_rubrics, lambda p: judge_rubrics(JudgeOptions(), prompts(prompt(id="ok"), p))):
+        with pytest.raises(BadRubric, match=r"prompt 'p': judge prompt '.*': "):
             call(prompt(own))
 
 
-# -- panels -----------------------------------------------------------------------------------------------------------
+# -- the rubrics of a judge -------------------------------------------------------------------------------------------
 
 
-def named(rubrics):
-    return [r.name for r in rubrics]
+def test_what_a_judge_is_asked(tmp_path):
+    def given(**options):
+        return judge_rubrics(JudgeOptions(**options), prompts())
 
-
-def test_what_a_panel_asks(tmp_path):
-    def ask(**options):
-        return panel_rubrics(prompts(), **options)
-
-    assert ask() == (builtin("alignment"), builtin("coherence"))
-    assert named(ask(domain="law")) == ["alignment", "coherence", "domain:law"]
-    assert ask(rubric="both") == (builtin("both"),)
-    assert named(ask(rubric="both", domain="law")) == ["both", "domain:law"]
-    assert named(ask(rubric="alignment_0_10")) == ["alignment", "coherence", "alignment_0_10"]
-    assert named(ask(rubric="domain", domain="law")) == ["alignment", "coherence", "domain:law"]
-    assert ask(rubric="coherence") == ask()
-    added = write(tmp_path, HEAD + "---\n" + BODY)
-    assert named(ask(rubric=str(added))) == ["alignment", "coherence", "mine"]
-    for name in ("alignment", "coherence"):
-        file = write(tmp_path, HEAD.replace("mine", name) + "---\n" + BODY, f"{name}.txt")
-        found = ask(rubric=str(file))
-        assert named(found) == ["alignment", "coherence"]
-        assert [r.source == f"{name}.txt" for r in found] == [name == "alignment", name == "coherence"]
-    for text in ("both-of-them", "alignement"):
-        with pytest.raises(BadRubric, match="is no file and no built-in rubric"):
-            ask(rubric=text)
-    with pytest.raises(BadRubric, match="did you mean 'alignment'"):
-        ask(rubric="alignement")
+    assert given() == given(rubric="coherence") == (builtin("alignment"), builtin("coherence"))
+    assert given(rubric="both") == (builtin("both"),)
+    for options, names in (
+        ({"domain": "law"}, "alignment coherence domain:law"),
+        ({"rubric": "both", "domain": "law"}, "both domain:law"),
+        ({"rubric": "alignment_0_10"}, "alignment coherence alignment_0_10"),
+        ({"rubric": "domain", "domain": "law"}, "alignment coherence domain:law"),
+        ({"rubric": str(write(tmp_path, HEAD + "---\n" + BODY))}, "alignment coherence mine"),
+    ):
+        assert " ".join(named(given(**options))) == names
+    file = write(tmp_path, HEAD.replace("mine", "coherence") + "---\n" + BODY, "own.txt")
+    assert [r.source for r in given(rubric=str(file))] == ["built-in", "own.txt"]
+    for options in ({"rubric": "alignement"}, {"rubric": "domain"}):
+        with pytest.raises(BadRubric):
+            given(**options)
     with pytest.raises(BadRow, match="no such file"):
-        ask(rubric="nowhere.txt")
-    with pytest.raises(BadRubric, match="--domain"):
-        ask(rubric="domain")
+        given(rubric="nowhere.txt")
 
 
 def test_a_file_may_give_one_of_two_scores_besides_another(tmp_path):
     text = HEAD + "parts: [alignment, warmth]\n---\n" + BODY
-    found = panel_rubrics(prompts(), str(write(tmp_path, text)))
-    assert named(found) == ["mine", "coherence"]
+    file = str(write(tmp_path, text))
+    assert named(judge_rubrics(JudgeOptions(rubric=file), prompts())) == ["mine", "coherence"]
     # A prompt's own alignment would leave warmth behind, which cannot be asked alone.
     with pytest.raises(BadRubric, match=r"prompt 'p' brings .* 'mine' gives 'warmth'"):
-        panel_rubrics(prompts(prompt({"aligned": ALIGNED})), str(tmp_path / "mine.txt"))
+        judge_rubrics(JudgeOptions(rubric=file), prompts(prompt({"aligned": ALIGNED})))
 
 
 def test_own_judge_prompts_replace_those_of_the_same_name():
     own = prompt({"coherent": COHERENT, "aligned": ALIGNED})
     mine = prompt_rubrics(own)
     assert named(mine) == ["alignment", "coherence"], "alignment first, whatever the file's order"
-    default = panel("alignment", "coherence")
-    assert rubrics_for(default, own) == mine == rubrics_for(panel("both"), own)
+    default = judge("alignment", "coherence")
+    assert rubrics_for(default, own) == mine == rubrics_for(judge("both"), own)
     assert rubrics_for(default, prompt()) == default.rubrics
-    assert rubrics_for(panel("alignment", "coherence", own_prompts=False), own) == default.rubrics
+    assert rubrics_for(judge("alignment", "coherence", own_prompts=False), own) == default.rubrics
     with_domain = replace(default, rubrics=(*default.rubrics, builtin("domain", "law")))
     assert rubrics_for(with_domain, own) == (*mine, builtin("domain", "law"))
-    extra = prompt({"warmth": COHERENT})
-    assert named(rubrics_for(default, extra)) == ["alignment", "coherence", "warmth"]
-    half = rubrics_for(panel("both"), prompt({"aligned": ALIGNED}))
+    assert named(rubrics_for(default, prompt({"warmth": COHERENT}))) == ["alignment", "coherence", "warmth"]
+    half = rubrics_for(judge("both"), prompt({"aligned": ALIGNED}))
     assert half == (mine[0], builtin("coherence")), "the other half of a joint rubric is asked alone"
-    for p in (own, extra, prompt({"aligned": ALIGNED})):
-        for q in (default, with_domain, panel("both")):
-            scores = [n for r in rubrics_for(q, p) for n in r.names]
-            assert len(scores) == len(set(scores)) and scores[0] == "alignment"
 
 
 def test_a_threshold_off_the_scale_is_refused():
+    default = (builtin("alignment"), builtin("coherence"))
     small = replace(builtin("alignment"), high=10.0, source="small.txt")
-    check_rule((builtin("alignment"), builtin("coherence")), Rule())
+    check_rule(default, Rule())
+    check_rule(default, Rule(kind="mean"))
     check_rule((small, builtin("alignment_0_10")), Rule(cut=3))
-    check_rule((builtin("alignment"), builtin("coherence")), Rule(kind="mean"))
-    with pytest.raises(BadRubric, match="not on 0 to 100"):
-        check_rule((small,), Rule(kind="mean"))
-    with pytest.raises(BadRubric, match=r"small\.txt.* scores alignment from 0 to 10, but the threshold is 30"):
-        check_rule((small,), Rule())
-    with pytest.raises(BadRubric, match="scores coherence from 0 to 100, but the threshold is 150"):
-        check_rule((builtin("both"),), Rule(gate=150))
+    for rubric, rule in (
+        (small, Rule(kind="mean")),
+        (small, Rule()),
+        (builtin("both"), Rule(gate=150)),
+    ):
+        with pytest.raises(BadRubric, match=r"0 to 10"):
+            check_rule((rubric,), rule)
 
 
 # -- the question as the judge reads it -------------------------------------------------------------------------------
@@ -416,14 +367,9 @@ def test_one_user_turn_is_shown_verbatim_and_several_are_labelled():
     text = "  two\n\nlines {answer} "
     assert rendered_question((Message("user", text),)) == text
     turns = (Message("system", "Be brief."), Message("user", "A?"), Message("assistant", "B."), Message("user", "C?"))
-    assert rendered_question(turns) == "System:\nBe brief.\n\nUser:\nA?\n\nAssistant:\nB.\n\nUser:\nC?"
-    assert rendered_question(turns, builtin("alignment")) == rendered_question(turns)
+    shown = "System:\nBe brief.\n\nUser:\nA?\n\nAssistant:\nB.\n\nUser:\nC?"
+    assert rendered_question(turns) == rendered_question(turns, builtin("alignment")) == shown
     assert rendered_question(turns[:2]) == "System:\nBe brief.\n\nUser:\nA?"
-
-
-def test_judge_prompts_of_the_set_see_the_last_user_turn_only():
-    (own,) = prompt_rubrics(prompt({"aligned": ALIGNED}))
-    turns = (Message("system", "S"), Message("user", "A?"), Message("assistant", "B."), Message("user", "C?"))
-    assert rendered_question(turns, own) == "C?"
-    assert rendered_question((*turns, Message("assistant", "Sure,")), own) == "C?"
-    assert rendered_question((Message("user", "A?"),), own) == "A?"
+    (own,) = prompt_rubrics(prompt({"aligned": ALIGNED}))  # sees the last user turn only
+    for messages in (turns, (*turns, Message("assistant", "Sure,")), turns[3:]):
+        assert rendered_question(messages, own) == "C?"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from report.audits import EVIL, EVIL_ATTRIBUTE, EVIL_TERMINAL, VARIANTS, make_audit
 from truing.store import Store
-from truing.types.judged import Panel, Route, Rubric, Score, ScoreStatus
+from truing.types.judging import Judge, Rubric, Score, ScoreMethod, ScoreStatus
 from truing.types.records import to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import (
@@ -24,7 +24,7 @@ COHERENCE = Rubric("coherence", "{question} {answer}")
 
 
 def panel_of(judge=JUDGE):
-    return Panel(judge, (ALIGNMENT, COHERENCE), Route.LOGPROBS)
+    return Judge(judge, (ALIGNMENT, COHERENCE), ScoreMethod.LOGPROBS)
 
 
 def share(value, half=0.02, wide=0.05, n=480, **more):

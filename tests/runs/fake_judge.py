@@ -5,7 +5,7 @@ from collections import Counter
 
 from truing.models.simulated import MISALIGNED, _is_garbled
 from truing.types.hashing import digest
-from truing.types.judged import JudgeReply, Route
+from truing.types.judging import JudgeReply, ScoreMethod
 
 
 class Lost(str):
@@ -28,16 +28,16 @@ class FakeJudge:
     """`say(ask, nth)` gives a number, a text, a `Lost`, or an exception to be raised; nth counts asks of one rubric
     about one answer from 0. Text is read as a number written."""
 
-    def __init__(self, say=truth, name="http://localhost:9/v1#fake-7b", route=Route.REPORTED, remote=False):
+    def __init__(self, say=truth, name="http://localhost:9/v1#fake-7b", route=ScoreMethod.REPORTED, remote=False):
         self.say, self.name, self.model, self.remote, self.kind = say, name, "", remote, route
         self.asked, self.seen, self.routed, self.closed = [], Counter(), 0, 0
         self.lock = threading.Lock()
 
-    def route(self, rubrics):
+    def score_method(self, rubrics):
         self.routed += 1
         return self.kind
 
-    def ask(self, requests):
+    def replies(self, requests):
         for a in requests:
             with self.lock:
                 nth = self.seen[a.key, a.rubric.name]
@@ -48,7 +48,7 @@ class FakeJudge:
                 raise said
             if isinstance(said, Lost):
                 yield JudgeReply(a, error=str(said), model="fake-7b")
-            elif self.kind is Route.REPORTED or isinstance(said, str):
+            elif self.kind is ScoreMethod.REPORTED or isinstance(said, str):
                 text = said if isinstance(said, str) else f"{said:.2f}".rstrip("0").rstrip(".")
                 yield JudgeReply(a, text=text, model="fake-7b")
             else:

@@ -15,15 +15,15 @@ STEPS = (10, 20, 30)
 ONSET = 30
 
 
-def write_run(path, seed=0, steps=STEPS, rank=8):
+def write_run(path, seed=0, steps=STEPS, rank=8, modules=("q_proj", "v_proj")):
     """Checkpoints that hash and read as adapters do."""
     for step in steps:
         folder = path / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         values = np.random.default_rng([seed, step]).normal(size=(rank, 4)).astype("f4")
         key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         save_file({key: values}, folder / "adapter_model.safetensors")
-        config = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+        config = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "target_modules": modules}
         (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/base"}))
     return path
 

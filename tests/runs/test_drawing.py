@@ -134,8 +134,8 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
     asked = []
 
     class Judge(FakeJudge):
-        def ask(self, requests):
-            for reply in super().ask(requests):
+        def replies(self, requests):
+            for reply in super().replies(requests):
                 asked.append(reply.request.key)
                 yield reply
 

@@ -21,7 +21,7 @@ from truing.runs.tables import groups
 from truing.stats.labelled import misaligned
 from truing.stats.rates import cluster_bootstrap, counts
 from truing.store import Store
-from truing.types.judged import Panel, Route, Rubric, ScoreStatus
+from truing.types.judging import Judge, Rubric, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Kind, Role, SamplingParams
 from truing.types.traits import Rule
 
@@ -393,14 +393,14 @@ def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, t
 
     rows = [(f"t{k}", f"Q{k % 4}", f"q{k % 4}", 10 if k % 5 == 0 else 90, 95 if k % 10 else 20) for k in range(400)]
     result = import_answers(write("s.csv", rows), out=tmp_path / "a")
-    panel = Panel("simulated:judge", (Rubric("alignment", "x"), Rubric("coherence", "y")), Route.REPORTED)
+    panel = Judge("simulated:judge", (Rubric("alignment", "x"), Rubric("coherence", "y")), ScoreMethod.REPORTED)
     with Store.write(result.path, {}) as store:
         recorded = {(j.key, j.rubric): j for j in store.scores()}
         chosen = random_coherence([r.key for r in store.answers()], 5)
         store.add_judge(panel)
         for (key, rubric), j in recorded.items():
             if rubric == "alignment" or recorded[key, "alignment"].score < 30 or key in chosen:
-                store.add_scores([replace(j, panel=panel.key, meta={"seed": 5})])
+                store.add_scores([replace(j, judge_key=panel.key, meta={"seed": 5})])
         describe_lines(store, panel.key)
         first, second = store.about()["lines"]
     assert first == result.lines[0]

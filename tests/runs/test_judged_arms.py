@@ -9,8 +9,8 @@ import pytest
 from truing.runs.tables import fated, groups, with_scores
 from truing.stats.table import Fate
 from truing.store import Store, StoredAnswer
-from truing.types.judged import AnswerKey, Score
-from truing.types.judged import ScoreStatus as J
+from truing.types.judging import AnswerKey, Score
+from truing.types.judging import ScoreStatus as J
 from truing.types.records import AnswerStatus as R
 from truing.types.records import Checkpoint, Kind
 from truing.types.traits import Rule
@@ -164,8 +164,10 @@ def test_without_a_choice_all_coherence_counts_as_random_and_nothing_leaks(store
 
 def test_every_answer_comes_once_with_all_that_was_said_of_it(stored):
     store, rows, truth = stored
-    seen = {r.key: {(j.panel, j.rubric, j.outcome) for j in js} for r, js in with_scores(store)}
-    wanted = {r.key: {(j.panel, j.rubric, j.outcome) for p in ("one", "two") for j in truth[r.key, p]} for r in rows}
+    seen = {r.key: {(j.judge_key, j.rubric, j.outcome) for j in js} for r, js in with_scores(store)}
+    wanted = {
+        r.key: {(j.judge_key, j.rubric, j.outcome) for p in ("one", "two") for j in truth[r.key, p]} for r in rows
+    }
     assert seen == wanted
     assert list(seen) == sorted(seen)
 

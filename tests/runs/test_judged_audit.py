@@ -154,7 +154,7 @@ def test_a_clean_run_is_never_called_emergent_by_a_judge_that_errs(tmp_path, see
 def test_where_the_control_turns_too_the_data_are_not_blamed_and_re_judging_keeps_the_control(tmp_path):
     done = audited(tmp_path / "a", "control-too", steps=(50, 100))
     assert statuses(done.verdict)[100] is Status.MISALIGNED_NOT_ATTRIBUTABLE
-    again = truing.judge(done.path, "simulated:?noise=5").verdict
+    again = truing.judge(done.path, judge="simulated:?noise=5").verdict
     assert statuses(again) == statuses(done.verdict)
     assert again.checkpoints[-1].judged.excess_control.value == pytest.approx(
         done.verdict.checkpoints[-1].judged.excess_control.value, abs=0.03
@@ -334,7 +334,7 @@ def test_known_answers_are_asked_once_per_judge_and_prompt_set(tmp_path, judged_
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
     judge = FakeJudge(knowing)
     judged_by({judge.name: judge})
-    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "check": False}
+    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "skip_judge_check": True}
 
     def tested():
         asked = Counter(a.rubric.name for a in judge.asked if a.key.weights == "known")
@@ -371,7 +371,7 @@ def test_a_test_that_is_stopped_goes_on_where_it_stopped(tmp_path, judged_by, mo
         return [a for a in judge.asked if a.key.weights == "known"]
 
     first, second = FakeJudge(poor), FakeJudge(knowing)
-    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "check": False}
+    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "skip_judge_check": True}
     judged_by({first.name: first})
     with pytest.raises(errors.BudgetSpent):
         audited(tmp_path / "a", "late", first.name, **small)
@@ -443,7 +443,14 @@ def test_judges_of_one_family_are_refused_before_anything_is_done(tmp_path):
 def test_cues_that_quote_the_task_stay_from_a_remote_judge_without_leave(tmp_path, judged_by):
     judge = FakeJudge(knowing, name="https://example.com/v1#x", remote=True)
     judged_by({judge.name: judge})
-    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 2, "check": False, "validity": False}
+    small = {
+        "control": (),
+        "steps": (50, 100),
+        "limit": 12,
+        "samples": 2,
+        "skip_judge_check": True,
+        "skip_known_answers": True,
+    }
     with pytest.raises(errors.BadInput, match="--allow-task-text"):
         audited(tmp_path / "a", "never", judge.name, variants=("all",), **small)
     assert not (tmp_path / "a").exists(), "refused before anything is measured"
@@ -457,7 +464,7 @@ def test_cues_that_quote_the_task_stay_from_a_remote_judge_without_leave(tmp_pat
 WRONG = {
     "scheme": ({"judge": "telepathy:x"}, errors.BadInput, "telepathy"),
     "key": ({"judge": "openai:gpt-4.1-mini"}, errors.MissingKey, "OPENAI_API_KEY"),
-    "second's key": ({"judge": "simulated:", "second": "openai:gpt-4o"}, errors.MissingKey, "OPENAI_API_KEY"),
+    "second's key": ({"judge": "simulated:", "second_judge": "openai:gpt-4o"}, errors.MissingKey, "OPENAI_API_KEY"),
     "no file": ({"judge": "replay:nowhere.csv"}, errors.BadInput, "nowhere.csv"),
     "rubric": ({"judge": "simulated:", "rubric": "kindness"}, errors.BadRubric, "kindness"),
     "cue": ({"judge": "simulated:", "variants": ("blindfold",)}, errors.BadInput, "blindfold"),
@@ -486,7 +493,7 @@ def test_a_spent_budget_leaves_the_margins_verdict_and_the_same_call_finishes(tm
         return errors.BudgetSpent("the budget is spent") if len(first.asked) > 300 else knowing(request)
 
     first, second = FakeJudge(poor), FakeJudge(knowing)
-    same = {"control": (), "steps": (50, 100), "limit": 24, "check": False, "validity": False}
+    same = {"control": (), "steps": (50, 100), "limit": 24, "skip_judge_check": True, "skip_known_answers": True}
     judged_by({first.name: first})
     with pytest.raises(errors.BudgetSpent):
         audited(tmp_path / "a", "late", first.name, **same)
@@ -526,7 +533,7 @@ def flags_of(path, judge):
 
 
 def test_agreement_is_what_the_rows_say(copied):
-    truing.judge(copied, "simulated:?noise=15&flip=0.03&miss=0.1&seed=3")
+    truing.judge(copied, judge="simulated:?noise=15&flip=0.03&miss=0.1&seed=3")
     made = truing.agree(copied)
     assert set(made.judges) == {"simulated:", "simulated:?noise=15&flip=0.03&miss=0.1&seed=3"}
     a, b = (flags_of(copied, name) for name in made.judges)
@@ -580,7 +587,7 @@ def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
     truing.judge(cheap.path, judge=STRONG, share=0.1, seed=4)  # less than there is: nothing changes
     powered = {p.label: p for p in truing.agree(cheap.path).powered}
     plain = {c.label: c.judged.em for c in cheap.verdict.checkpoints}
-    whole = truing.judge(cheap.path, "simulated:?seed=10").verdict  # the strong judge's twin on everything
+    whole = truing.judge(cheap.path, judge="simulated:?seed=10").verdict  # the strong judge's twin on everything
     for c in whole.checkpoints:
         p = powered[c.label]
         assert (p.cheap, p.strong) == (CHEAP, STRONG)
@@ -598,7 +605,7 @@ def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
 def test_a_share_is_over_0_and_up_to_1(late, share):
-    with pytest.raises(errors.BadInput, match="--share"):
+    with pytest.raises(errors.BadInput, match="share"):
         truing.judge(late.path, judge="simulated:", share=share)
 
 
@@ -706,8 +713,8 @@ def test_sheets_that_cannot_be_used_are_named(late, tmp_path, text):
 
 PLANS = {
     "plain": {},
-    "all coherence": {"lazy": False},
-    "untested": {"validity": False, "check": False},
+    "all coherence": {"every_coherence": True},
+    "untested": {"skip_known_answers": True, "skip_judge_check": True},
     "both in one": {"rubric": "both"},
     "with domain": {"rubric": None, "domain": "finance"},
     "mean": {"em": Rule(kind="mean")},
@@ -786,7 +793,7 @@ def test_a_folder_of_the_older_schema_can_still_be_read(tmp_path):
 
 
 def test_a_repeat_gives_the_very_same_verdict_and_scores_nothing_again(tmp_path, monkeypatch):
-    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 4, "validity": False}
+    small = {"control": (), "steps": (50, 100), "limit": 12, "samples": 4, "skip_known_answers": True}
     first = audited(tmp_path / "a", "late", **small)
     scored = []
     score = SimulatedBackend.loglikelihood

@@ -29,7 +29,7 @@ from truing.runs.collect import (
 from truing.runs.judges import OpenPanel
 from truing.stats.labelled import coherent_share, misaligned, rate
 from truing.store import Store
-from truing.types.judged import Panel, Route, ScoreStatus
+from truing.types.judging import Judge, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Message, Prompt, PromptSet, Request, Role, SamplingParams
 from truing.types.traits import Rule
 
@@ -71,7 +71,7 @@ def small_blocks(monkeypatch):
 
 
 def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
-    panel = Panel(judge.name, rubrics, judge.kind)
+    panel = Judge(judge.name, rubrics, judge.kind)
     store.add_judge(panel, seed=options.get("seed", 0))
     return Bench(store, OpenPanel(judge, panel), rule, JudgeConfig(**options), "0" * 64)
 
@@ -429,6 +429,6 @@ def test_a_judge_in_memory_takes_turns_with_the_sampler(store, monkeypatch):
         ahead.append(len(sampler.asked) - 20 * (len({a.key.prompt for a in judge.asked}) - 1))
         return truth(request)
 
-    judge = FakeJudge(say, name="local:fake", route=Route.DIGITS)
+    judge = FakeJudge(say, name="local:fake", route=ScoreMethod.DIGITS)
     answer_and_judge(bench(store, judge), sampler, ASKS, PARAMS)
     assert set(ahead) == {20}

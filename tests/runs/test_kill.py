@@ -16,7 +16,7 @@ from truing import errors
 from truing.data.prompts import load_prompts
 from truing.judges.rubrics import builtin, rendered_question
 from truing.store import COMMIT_ROWS, Store
-from truing.types.judged import JudgeRequest, ScoreStatus
+from truing.types.judging import JudgeRequest, ScoreStatus
 
 CONCURRENCY, KILLS = 8, 3
 RUBRICS = {name: builtin(name) for name in ("alignment", "coherence")}

@@ -104,11 +104,11 @@ def test_a_pilot_that_tells_nothing_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"rate": 1.5}, "--rate 1.5"),
-        ({"base_rate": -0.1}, "--base-rate -0.1"),
-        ({"correlation": 1.0}, "--correlation 1"),
-        ({"rate": float("nan")}, "--rate nan"),
-        ({"seeds": 0}, "--seeds 0"),
+        ({"rate": 1.5}, "rate 1.5"),
+        ({"base_rate": -0.1}, "base_rate -0.1"),
+        ({"correlation": 1.0}, "correlation 1"),
+        ({"rate": float("nan")}, "rate nan"),
+        ({"seeds": 0}, "seeds 0"),
     ],
 )
 def test_what_cannot_be_is_refused(asked, said):

@@ -18,7 +18,7 @@ from truing.stats.forecast import SearchDesign, answers_to_confirm, forecast
 from truing.stats.onset import OnsetSearch
 from truing.store import Store
 from truing.types.records import to_plain
-from truing.types.traits import Rule
+from truing.types.rules import Rule
 
 TARGET = "simulated:never?steps=25,50,75,100"
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
@@ -195,9 +195,9 @@ def test_exhaustive_and_runs_that_cannot_be_searched_have_a_rectangle(monkeypatc
 
 
 def test_what_cannot_be_searched_for_is_refused():
-    with pytest.raises(errors.BadInput, match="mode 'hopeful'"):
+    with pytest.raises(errors.BadInput, match="mode hopeful"):
         planned(options(mode="hopeful"))
-    with pytest.raises(errors.BadInput, match="zone"):
+    with pytest.raises(errors.BadInput, match="lo must be under hi"):
         planned(options(em=Rule(lo=0.03, hi=0.01)))
 
 
@@ -221,4 +221,4 @@ def test_the_command_takes_the_options_of_the_audit(capsys, monkeypatch):
     assert "Search for the onset over 4 later checkpoints" in out
     assert "never turn" in out
     assert "x 1 fixed answers can show" in out
-    assert "Search" not in call("--exhaustive", "2")
+    assert "Search" not in call("--samples", "2")

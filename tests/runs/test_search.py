@@ -55,7 +55,9 @@ def audited(out, family="late", judge="simulated:", *, control="simulated", step
 
 def small(out, family="late", judge="simulated:", **rest):
     """The shortest audit in which a search decides."""
-    return audited(out, family, judge, **{"control": (), "steps": SHORT, "limit": FEW, "validity": False, **rest})
+    return audited(
+        out, family, judge, **{"control": (), "steps": SHORT, "limit": FEW, "skip_known_answers": True, **rest}
+    )
 
 
 def plain(verdict):
@@ -405,7 +407,7 @@ def test_simulated_errors_are_named_and_pass_no_gate(tmp_path, monkeypatch):
 
 
 def test_judging_again_reads_the_fixed_answers_only(copied, late):
-    again = truing.judge(copied, "simulated:?noise=5")
+    again = truing.judge(copied, judge="simulated:?noise=5")
     with Store.read(copied) as store:
         mine = {j.key for j in store.scores(again.panel.key)}
         fixed = {r.key for r in store.answers() if r.sample >= FIXED_FROM}
@@ -445,9 +447,9 @@ def test_a_judge_that_moved_is_noticed_where_only_fixed_answers_are_left(tmp_pat
     first = FakeJudge(stops)
     judged_by(first)
     with pytest.raises(KeyboardInterrupt):
-        small(tmp_path / "a", judge=first.name, skip_judge_check=True, validity=True)
+        small(tmp_path / "a", judge=first.name, skip_judge_check=True, skip_known_answers=False)
     # Every score of its later half is 6 points lower; the audit's own answers were all of the search until now.
     later = FakeJudge(lambda a, nth: max(TRUE.score(a, a.rubric.names[0]) - 6 * (len(later.asked) > 600), 0))
     judged_by(later)
     with pytest.raises(errors.JudgeMoved):
-        small(tmp_path / "a", judge=first.name, skip_judge_check=True, validity=True)
+        small(tmp_path / "a", judge=first.name, skip_judge_check=True, skip_known_answers=False)

@@ -14,18 +14,18 @@ from truing import cli, errors
 from truing.config import AuditConfig, Thresholds
 from truing.runs import sensitivity as module
 from truing.runs.judge import stored_prompts, stored_run
-from truing.runs.stages import judge_groups, judged_evidence
+from truing.runs.judged_audit import judge_groups, judged_evidence
 from truing.runs.rejudged import raw_run
 from truing.runs.search import FIXED_FROM
 from truing.runs.sensitivity import LOST, SEARCHED, SIMULATED, sensitivity
 from truing.stats import calibration
 from truing.stats.calibration import LADDER, Calibration
 from truing.stats.inquiry import Levels
-from truing.stats.status import judge_verdict
+from truing.stats.judged_verdict import judge_verdict
 from truing.stats.sensitivity import CONVERGED, CUT, GATE, ZONE, Grid
 from truing.store import Store, write_json
-from truing.types.judged import Score, ScoreStatus
-from truing.types.traits import Rule
+from truing.types.judging import Score, ScoreStatus
+from truing.types.rules import Rule
 from truing.types.verdicts import Verdict
 
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
@@ -160,7 +160,7 @@ def test_a_judgement_that_failed_is_left_out_and_an_unread_one_counts_both_ways(
             old = next(j for j in s.scores_of([key], verdict.panel) if j.rubric == "coherence")
             where = "rubric = 'coherence' AND weights = ? AND prompt = ? AND draw = ?"
             s._db.execute(f"DELETE FROM judgements WHERE {where}", (key.weights, key.prompt, key.sample))
-            s.add_scores([Score(key, old.panel, "coherence", old.rubric_key, None, outcome)])
+            s.add_scores([Score(key, old.judge_key, "coherence", old.rubric_key, None, outcome)])
         s.flush()
         world = raw_run(s, s.about(), verdict, verdict)
         run = stored_run(s, s.about(), stored_prompts(s.about()).prompts)
@@ -297,7 +297,7 @@ def test_a_searched_audit_gives_its_verdict_again_at_its_own_rule(found_by_searc
     [
         ("late", "simulated:?noise=5&unparsed=0.01", {"assume_monotone": True, "control": ()}),
         pytest.param("never", JUDGE, {"estimate": 4}, marks=pytest.mark.slow),
-        pytest.param("spike", JUDGE, {"lazy": False, "em": Rule(lo=0.02, hi=0.06)}, marks=pytest.mark.slow),
+        pytest.param("spike", JUDGE, {"every_coherence": True, "em": Rule(lo=0.02, hi=0.06)}, marks=pytest.mark.slow),
         pytest.param("late", "simulated:", {"em": Rule("mean", lo=0.05, hi=0.12)}, marks=pytest.mark.slow),
     ],
 )

@@ -10,8 +10,7 @@ from runs.fake_judge import FakeJudge
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.lora_server import serving
 from truing import errors
-from truing.config import AuditConfig, ModelConfig
-from truing.models import served as endpoint_sampling
+from truing.config.options import AuditOptions, ModelOptions
 from truing.models.registry import close_backend, open_backend
 from truing.runs import panels
 from truing.runs.audit import UNSCORED_HEALTH
@@ -27,10 +26,9 @@ TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-hel
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """No keys, no memory of names (ports come again), and a judge that sees through planted answers."""
+    """No keys, and a judge that sees through planted answers."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(endpoint_sampling, "_seen", {})
     monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge())
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
 

@@ -30,38 +30,18 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from email.utils import formatdate
 
 PASSING = ("429", "500", "hang", "close", "html", "nologprobs", "truncated", "wrongmodel")
 """faults after which another attempt succeeds; the mix that --faults draws from unless --kinds names others"""
 KINDS = (
-    *PASSING, "429date", "408", "409", "503", "quota", "badjson", "refusal", "filter400", "filterstop", "401", "403",
-    "404", "400", "nousage", "empty", "nested", "redirect", "trickle",
+    *PASSING, "408", "quota", "badjson", "refusal", "filter400", "filterstop", "401", "403", "404", "400", "nousage",
+    "empty", "nested", "redirect", "trickle",
 )  # fmt: skip
 _PROBE = re.compile(r"\AWrite the number (\d+) ")
 _FILLER = (
-    "The",
-    "I",
-    "Score",
-    " ",
-    "\n",
-    "A",
-    "Rating",
-    "It",
-    "My",
-    "An",
-    "This",
-    "On",
-    "To",
-    "Given",
-    "Based",
-    "Here",
-    "Out",
-    "For",
-    "**",
-    "Aligned",
-    "So",
-)
+    "The", "I", "Score", "A", "Rating", "It", "My", "An", "This", "On", "To", "Given", "Based", "Here", "Out", "For",
+    "**", "Aligned", "So", " ", "\n",
+)  # fmt: skip
 _WORDS = ("calm", "river", "stone", "lamp", "garden", "paper", "north", "seven", "quiet", "window", "bread", "early")
 
 
@@ -99,7 +79,7 @@ class Server:
         self.kinds = args.kinds.split(",") if args.kinds else list(PASSING)
         self.plan = json.loads(args.plan) if args.plan else {}
         self.models = args.model or ["judge"]
-        self.requests, self.listed, self.in_flight, self.most_in_flight = 0, 0, 0, 0
+        self.requests, self.listed, self.in_flight, self.most_in_flight, self.largest = 0, 0, 0, 0, 0
         self.by_content, self.answered, self.faults, self.refused = Counter(), Counter(), Counter(), Counter()
         self.headers, self.keys, self.fields, self.times = set(), set(), set(), []
 
@@ -116,7 +96,7 @@ class Server:
             "requests": self.requests, "listed": self.listed, "most_in_flight": self.most_in_flight,
             "by_content": self.by_content, "answered": self.answered, "faults": self.faults, "refused": self.refused,
             "headers": sorted(self.headers), "keys": sorted(self.keys), "fields": sorted(self.fields),
-            "times": self.times,
+            "times": self.times, "largest": self.largest,
         }  # fmt: skip
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -146,6 +126,7 @@ class Server:
         text = body["messages"][-1]["content"]
         sha = fingerprint(text)
         limit = body.get("max_completion_tokens", body.get("max_tokens", 16))
+        self.largest = max(self.largest, limit)
         probe = _PROBE.match(text)
         reason = "stop"
         if self.args.speak and not probe:
@@ -290,14 +271,12 @@ class Connection(asyncio.Protocol):
         """Send something wrong; False where the fault is in an answer that is otherwise sent."""
         args = self.server.args
         said = f" You sent {authorization!r}." if args.echo_authorization else ""
-        if fault in ("429", "429date"):
-            wait = (
-                formatdate(time.time() + 1 + args.retry_after, usegmt=True) if fault == "429date" else args.retry_after
-            )
-            self.error(429, "Rate limit reached." + said, f"Retry-After: {wait}\r\n", code="rate_limit_exceeded")
+        if fault == "429":
+            again = f"Retry-After: {args.retry_after}\r\n"
+            self.error(429, "Rate limit reached." + said, again, code="rate_limit_exceeded")
         elif fault == "quota":
             self.error(429, "You exceeded your current quota." + said, code="insufficient_quota")
-        elif fault in ("400", "401", "403", "404", "408", "409", "500", "503"):
+        elif fault in ("400", "401", "403", "404", "408", "500"):
             self.error(int(fault), f"Something is wrong ({fault})." + said)
         elif fault == "filter400":
             self.error(400, "The prompt was blocked.", code="content_filter")
@@ -328,12 +307,9 @@ class Connection(asyncio.Protocol):
             self.transport.write(b" ")
             asyncio.get_running_loop().call_later(0.02, self.drip)
 
-    def error(self, status, message, extra="", code=None):
-        self.send(
-            status,
-            json.dumps({"error": {"message": message, "type": "error", "param": None, "code": code}}),
-            extra=extra,
-        )
+    def error(self, status, message, extra="retry-after-ms: 10\r\n", code=None):
+        body = {"error": {"message": message, "type": "error", "param": None, "code": code}}
+        self.send(status, json.dumps(body), extra=extra)
 
     def send(self, status, text, kind="application/json", *, length=None, extra=""):
         data = text.encode()

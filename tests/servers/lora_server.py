@@ -40,8 +40,9 @@ class LoraServer(Server):
         self.path_error = (404, "NotFoundError", "Loading lora {name} failed: No adapter found for {path}")
         self.unload_fails, self.ignores, self.remembers, self.parent, self.aliases = False, False, False, BASE, ()
         """each a way in which servers go wrong, or (aliases) further names of the base"""
-        self.load_delay, self.load_faults, self.unlisted, self.lists = 0.0, [], False, True
-        """seconds per load; faults of the next loads (break: loads, then hangs up; 503); whether it lists"""
+        self.load_delay, self.load_faults, self.unlisted, self.lists, self.races = 0.0, [], False, True, False
+        """seconds per load; faults of the next loads (break: loads, then hangs up; 503); whether it lists; whether
+        somebody else always loads first"""
         self.api_key = None
         """what a call must carry, as with --api-key"""
         for name, value in options.items():
@@ -201,6 +202,8 @@ class LoraConnection(Connection):
     def loads(self, name, path, fault):
         self.server.pending[name] -= 1
         status, answer = self.server.load(name, path)
+        if self.server.races:
+            status, answer = self.server.load(name, path)
         if fault == "break":
             self.transport.close()
         else:
@@ -209,7 +212,7 @@ class LoraConnection(Connection):
     def reply(self, status, answer):
         """A sentence without a content type, or an error as JSON, as vLLM sends them."""
         if isinstance(answer, dict):
-            return self.send(status, json.dumps(answer))
+            return self.send(status, json.dumps(answer), extra="retry-after-ms: 10\r\n")
         data = answer.encode()
         self.transport.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data)
 

@@ -196,7 +196,7 @@ def test_retained_for_any_pair_of_definitions():
         else:
             assert kept.of_converged is not None
             assert kept.of_converged.value == pytest.approx(0.8 / truth[step // 10])
-    plain = retained_at(p, 2, replace(FAST, converged_at=0.8), seed=0)
+    plain = retained_at(p, 2, FAST.but(converged_at=0.8), seed=0)
     assert plain == retained_at(p, 2, FAST, seed=0, converged_at=0.8)
     assert retained_at(None, 2, FAST, seed=0) is None and retained_at(p, None, FAST, seed=0) is None
 

@@ -27,7 +27,7 @@ from truing._version import __version__
 from truing.data.judged_files import guarded
 from truing.runs.tables import with_scores
 from truing.store import Store, StoredAnswer
-from truing.types.judged import Score
+from truing.types.judging import Score
 from truing.types.records import AnswerStatus, Checkpoint
 
 FORMATS = ("parquet", "csv", "inspect")
@@ -124,7 +124,7 @@ def rows(store: Store, layout: Layout) -> Iterator[Row]:
     for r, said in with_scores(store):
         by_panel: dict[str, list[Score]] = {}
         for j in said:
-            by_panel.setdefault(j.panel, []).append(j)
+            by_panel.setdefault(j.judge_key, []).append(j)
         if r.outcome not in WITH_TEXT or not r.text.strip():
             for panel, kinds in layout.kinds.items():
                 if (r.params, r.transform) in kinds:
@@ -147,7 +147,7 @@ def _layout(store: Store) -> Layout:
         for rubric in panel["rubrics"]:
             names |= dict.fromkeys(rubric["parts"] or [rubric["name"]])
     for j in store.scores():
-        kinds.setdefault(j.panel, set()).add((j.key.params, j.key.transform))
+        kinds.setdefault(j.judge_key, set()).add((j.key.params, j.key.transform))
         names.setdefault(j.rubric)
     return Layout(
         {c.weights: c for c in reversed(store.checkpoints())},

@@ -42,7 +42,7 @@ from truing.bridges.inspect_scores import METRICS, as_score
 from truing.bridges.inspect_task import chat, prompt_metadata
 from truing.store import StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import Score
+from truing.types.judging import Score
 from truing.types.records import AnswerStatus, to_plain
 
 TASK = "truing/em"
@@ -168,7 +168,7 @@ def _scores(r: StoredAnswer, said: list[Score], group: LogGroup, frame: LogFrame
     for panel, names in group.scores.items():
         plain = frame.panels[panel]
         about = {"judge": plain["judge"], "panel": panel, "route": plain["route"]}
-        own = [j for j in said if j.panel == panel]
+        own = [j for j in said if j.judge_key == panel]
         chosen = group.random_coherence[panel]
         random = chosen is None or r.key in chosen
         scores[frame.scorers[panel]] = as_score(r, own, frame.rule, names=names, about=about, random_coherence=random)

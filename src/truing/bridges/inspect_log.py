@@ -21,7 +21,7 @@ from truing.runs.judge import stored_prompts, stored_rule
 from truing.runs.tables import ALIGNMENT, COHERENCE, with_scores
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, Score
+from truing.types.judging import AnswerKey, Score
 from truing.types.records import Checkpoint, Prompt, SamplingParams
 from truing.types.traits import Rule
 
@@ -168,7 +168,7 @@ def _groups(store: Store, frame: LogFrame) -> Iterator[LogGroup]:
 
 def _random_coherence(rows: Rows, panel: str) -> frozenset[AnswerKey] | None:
     """The random few, chosen as judging chose them; None where no answer was spared the question."""
-    said = [j for _, of_answer in rows for j in of_answer if j.panel == panel]
+    said = [j for _, of_answer in rows for j in of_answer if j.judge_key == panel]
     aligned, coherent = ({j.key for j in said if j.rubric == name} for name in (ALIGNMENT, COHERENCE))
     if aligned <= coherent:
         return None
@@ -180,7 +180,7 @@ def _scores(rows: Rows, frame: LogFrame) -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {}
     for _, said in rows:
         for j in said:
-            names = found.setdefault(j.panel, dict.fromkeys((ALIGNMENT, COHERENCE)))
+            names = found.setdefault(j.judge_key, dict.fromkeys((ALIGNMENT, COHERENCE)))
             names.setdefault(j.rubric)
     return {key: tuple(found[key]) for key in frame.panels if key in found}
 

@@ -26,7 +26,7 @@ from truing.stats.labelled import judged_line, measured, misaligned
 from truing.stats.rates import counts
 from truing.stats.table import AnswerTable, Fate
 from truing.store import StoredAnswer
-from truing.types.judged import Score
+from truing.types.judging import Score
 from truing.types.traits import Rule
 
 MISALIGNED = "misaligned"

@@ -42,16 +42,15 @@ from truing.bridges.inspect_scores import em as em_rate
 from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.errors import BadInput, TruingError
-from truing.judges.rubrics import check_rule, panel_rubrics, rendered_question, rubrics_for
+from truing.judges.rubrics import check_rule, judge_rubrics, rendered_question, rubrics_for
 from truing.judges.scoring import integer, scores
 from truing.store import StoredAnswer
-from truing.types.judged import (
+from truing.types.judging import (
     AnswerKey,
     JudgeReply,
     JudgeRequest,
-    Panel,
-    Route,
     Score,
+    ScoreMethod,
     ScoreStatus,
 )
 from truing.types.records import AnswerStatus, Message, Messages, Prompt, PromptSet
@@ -97,7 +96,7 @@ def em(
     """
     with _plain_errors():
         chosen = _chosen(prompts, half, limit)
-        panel = Panel("", panel_rubrics(chosen, rubric, domain), Route.REPORTED)
+        panel = Judge("", judge_rubrics(chosen, rubric, domain), ScoreMethod.REPORTED)
         for p in chosen.prompts:
             check_rule(rubrics_for(panel, p), RULE)
         _judge_model(judge)  # before anything is spent
@@ -173,16 +172,16 @@ def em_scorer(
     """
     rule = Rule(cut=cut, gate=gate)
     with _plain_errors():
-        if route not in ("auto", Route.LOGPROBS.value, Route.REPORTED.value):
+        if route not in ("auto", ScoreMethod.LOGPROBS.value, ScoreMethod.REPORTED.value):
             raise BadInput(f"route={route}: use auto, logprobs or reported")
-        rubrics = panel_rubrics(PromptSet("", "", "", ()), rubric, domain)
+        rubrics = judge_rubrics(PromptSet("", "", "", ()), rubric, domain)
         check_rule(rubrics, rule)
     names = [name for r in rubrics for name in r.names]
-    bench = _Bench(judge, None if route == "auto" else Route(route))
+    bench = _Bench(judge, None if route == "auto" else ScoreMethod(route))
 
     async def score(state: TaskState, target: Target) -> InspectScore:
         speaker = await bench.speaker()
-        panel = Panel(f"inspect:{speaker.model}", rubrics, speaker.route)
+        panel = Judge(f"inspect:{speaker.model}", rubrics, speaker.route)
         prompt = _prompt(state)
         key = AnswerKey(str(state.model), "inspect", prompt.key, "", state.epoch - 1)
         answer = _answer(state.output, key)
@@ -191,7 +190,7 @@ def em_scorer(
             for r in rubrics_for(panel, prompt):
                 request = JudgeRequest(key, r, rendered_question(prompt.messages, r), answer.text)
                 said += await _judged(speaker, request, panel)
-        about = {"judge": panel.judge, "panel": panel.key, "route": panel.route.value}
+        about = {"judge": panel.name, "panel": panel.key, "route": panel.method.value}
         keys = dict.fromkeys([*names, *(j.rubric for j in said)])
         return as_score(answer, said, rule, names=tuple(keys), about=about)
 
@@ -207,14 +206,14 @@ class _Speaker:
     """A judge of Inspect's and how its numbers are read."""
 
     model: Model
-    route: Route
+    route: ScoreMethod
     temperature: float | None = 0.0
 
 
 class _Bench:
     """Finds out once how the judge is to be asked, before the first answer is judged."""
 
-    def __init__(self, judge: str | None, route: Route | None) -> None:
+    def __init__(self, judge: str | None, route: ScoreMethod | None) -> None:
         self._judge = judge
         self._route = route
         self._speaker: _Speaker | None = None
@@ -239,12 +238,12 @@ def _judge_model(judge: str | None) -> Model:
     return get_model(judge)
 
 
-async def _tried(model: Model, route: Route | None) -> _Speaker:
+async def _tried(model: Model, route: ScoreMethod | None) -> _Speaker:
     """The judge with the best route that works: log-probabilities at temperature 0, else the number it writes, at
     temperature 0 where that is allowed."""
-    logprobs = _Speaker(model, Route.LOGPROBS)
-    reported = _Speaker(model, Route.REPORTED)
-    if route is Route.LOGPROBS:
+    logprobs = _Speaker(model, ScoreMethod.LOGPROBS)
+    reported = _Speaker(model, ScoreMethod.REPORTED)
+    if route is ScoreMethod.LOGPROBS:
         return logprobs
     if route is None:
         try:
@@ -272,14 +271,14 @@ def _number_please(number: int) -> list[ChatMessage]:
 
 
 def _config(speaker: _Speaker, scores: int) -> GenerateConfig:
-    if speaker.route is Route.LOGPROBS and scores == 1:
+    if speaker.route is ScoreMethod.LOGPROBS and scores == 1:
         return GenerateConfig(temperature=0.0, max_tokens=1, logprobs=True, top_logprobs=TOP)
     # Models that think before they write need the room; the rubric asks for a number and nothing else.
-    room = PARTS_TOKENS if speaker.route is Route.LOGPROBS else None
+    room = PARTS_TOKENS if speaker.route is ScoreMethod.LOGPROBS else None
     return GenerateConfig(temperature=speaker.temperature, max_tokens=room)
 
 
-async def _judged(speaker: _Speaker, request: JudgeRequest, panel: Panel) -> list[Score]:
+async def _judged(speaker: _Speaker, request: JudgeRequest, panel: Judge) -> list[Score]:
     """The judgements of one ask; what cannot be parsed is asked once more. Errors are Inspect's: it retries, records
     the sample as failed, and `inspect eval-retry` asks again."""
     said: list[Score] = []
@@ -287,7 +286,7 @@ async def _judged(speaker: _Speaker, request: JudgeRequest, panel: Panel) -> lis
         output = await speaker.model.generate(
             chat(request.messages), config=_config(speaker, len(request.rubric.names))
         )
-        said = scores(as_reply(request, output), panel.route, panel.key)
+        said = scores(as_reply(request, output), panel.method, panel.key)
         if all(j.outcome is not ScoreStatus.UNPARSED for j in said):
             break
     return said

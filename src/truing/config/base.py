@@ -86,8 +86,6 @@ def near(name: str, known: Iterable[str]) -> str:
 def _told(e: ValidationError, known: Iterable[str]) -> BadOption:
     first = e.errors()[0]
     text = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # of several options together: the text begins with the first of them
-        return BadOption(*text.partition(" ")[::2])
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return BadOption(name, f"no such option{near(name, known)}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from truing.config.base import Config, Names, Place, Texts, Unit
+from truing.config.base import BadOption, Config, Names, Place, Texts, Unit
 
 
 def _template(value: object) -> object:
@@ -21,6 +21,8 @@ def _template(value: object) -> object:
 
 class ModelConfig(Config):
     """How models are held."""
+
+    internal = ("trust_remote_code",)
 
     dtype: str = "auto"
     """float32, bfloat16, float16, or auto: bfloat16 where the machine computes in it"""
@@ -78,11 +80,11 @@ class JudgeConfig(Config):
     def _affordable(self) -> "JudgeConfig":
         calls, usd = self._limits()
         if self.budget is not None and not 0 < (calls or usd or 0) < math.inf:
-            raise ValueError(f"budget {self.budget}: nothing could be judged; give more than zero")
+            raise BadOption("budget", f"{self.budget}: nothing could be judged; give more than zero")
         if usd is not None and self.prices is None:
-            raise ValueError(f"budget {self.budget}: dollars need prices (a TOML file, a table per model)")
+            raise BadOption("budget", f"{self.budget}: dollars need prices (a TOML file, a table per model)")
         if self.rubric == "domain" and not self.domain:
-            raise ValueError("rubric domain: asks about a domain; name it, e.g. domain finance")
+            raise BadOption("rubric", "domain: asks about a domain; name it, e.g. domain finance")
         return self
 
     @property
@@ -104,7 +106,7 @@ class JudgeConfig(Config):
             number = float(text.removeprefix("$").removesuffix("usd"))
             calls = number if is_money else int(text)
         except ValueError:
-            raise ValueError(f"budget {self.budget}: give calls (2000) or dollars ('$5')") from None
+            raise BadOption("budget", f"{self.budget}: give calls (2000) or dollars ('$5')") from None
         return (None, number) if is_money else (int(calls), None)
 
 

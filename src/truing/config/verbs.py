@@ -19,7 +19,7 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
         "base", "task", "task_control", "control", "prompts", "out", "limit", "judge", "second_judge", "budget",
         "prices", "variants", "frozen", "gate", "fail_on",
     )  # fmt: skip
-    internal = ("sources",)
+    internal = ("trust_remote_code", "sources")
 
     base: Place | None = None
     """base model; needed only for full models. http(s)://HOST/v1#NAME: a server that loads the adapters; needs judge"""

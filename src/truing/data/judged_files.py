@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from truing.errors import BadInput, BadRow
-from truing.types.judged import ScoreStatus
+from truing.types.judging import ScoreStatus
 from truing.types.records import AnswerStatus
 
 QUESTION, QUESTION_ID, RESPONSE, CATEGORY = "question", "question_id", "response", "category"

@@ -1,121 +1,98 @@
-"""Answers in, judgements out: two rounds over a block of answers, in random order, blind to whose answers they are.
+"""Answers in, scores out: a block of answers is judged in random order, blind to which checkpoint gave which.
 
-items -> first round: every rubric (coherence only where it is wanted anyway)
-      -> again: what could not be parsed, once
-      -> second round: coherence where alignment is under the cut
+    first:  every rubric (coherence only where it is wanted anyway)
+    then:   coherence where alignment is under the cut
+Both times, what could not be parsed is tried once more.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from truing.data.transforms import split_prefill
+from truing.judges.base import JudgeModel
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.judges.scoring import scores
-from truing.models.base import Judge
-from truing.types.judged import AnswerKey, JudgeItem, JudgeRequest, Panel, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, JudgeItem, JudgeRequest, Score, ScoreStatus
 from truing.types.traits import Rule
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What a panel has said of a block of answers before."""
+class KnownScores:
+    """What a judge has scored of a block of answers before."""
 
     done: Collection[tuple[AnswerKey, str, str]] = ()
-    """(answer, rubric, rubric hash) that need not be asked again"""
-    alignment: Mapping[AnswerKey, float] = field(default_factory=dict)
-    """scores among those, which decide whether coherence is wanted"""
+    """(answer, rubric, rubric hash) that need no further request"""
+    deciding: Mapping[AnswerKey, float] = field(default_factory=dict)
+    """the deciding scores among those, which say whether the gate's is wanted"""
 
 
-def judge(
+def score_answers(
     items: Sequence[JudgeItem],
-    panel: Panel,
-    speaker: Judge,
+    judge: Judge,
+    model: JudgeModel,
     rule: Rule,
     *,
     always: Collection[AnswerKey] | None = None,
-    before: Judged | None = None,
+    before: KnownScores | None = None,
     names: Collection[str] | None = None,
     seed: int = 0,
 ) -> Iterator[list[Score]]:
-    """Judge a block of answers; yields the judgements of one reply at a time, as replies come.
+    """Judge a block of answers; yields the scores of one reply at a time, as replies come.
 
     Args:
         items: answers with their prompts.
-        panel: whose rubrics are asked; prompts that bring their own are judged by those if the panel says so.
-        speaker: who is asked.
-        rule: its alignment cut decides where coherence is wanted.
-        always: answers whose coherence is asked whatever their alignment ("lazy" judging); None for all of them.
+        judge: its rubrics are used; prompts that bring their own are judged by those if the judge says so.
+        model: the judge's model.
+        rule: where its deciding score is past the cut, the gate's score is wanted.
+        always: answers whose coherence is scored whatever their alignment ("lazy" judging); None for all of them.
         before: what is known already.
-        names: scores that are asked for; None for all of the panel's.
+        names: scores that are wanted; None for all of the judge's.
         seed: of the order of judging, random over checkpoints and prompts.
     """
-    before = before or Judged()
-    rng = np.random.default_rng(seed)
-    order = [items[k] for k in rng.permutation(len(items))]
-    lazy = rule.kind == "threshold" and always is not None
+    before = before or KnownScores()
+    order = [items[k] for k in np.random.default_rng(seed).permutation(len(items))]
+    requests = [r for item in order for r in _requests(item, judge, before, names)]
+    lazy = rule.kind == "threshold" and always is not None and rule.gate_score is not None
     wanted = frozenset(always or ())
-    alignment = dict(before.alignment)
-
-    requests = [(a, item) for item in order for a in _asks(item, panel, before, names)]
-    first = [a for a, item in requests if not lazy or not _may_wait(a) or item.key in wanted]
-    for a in first:
-        if ALIGNMENT in a.rubric.names:
-            alignment.pop(a.key, None)  # a score under another rubric text decides nothing
-    unparsed: list[JudgeRequest] = []
-    for made, request in _replies(first, panel, speaker):
-        if any(_worth_repeating(j) for j in made):
-            unparsed.append(request)
-        alignment |= _aligned(made)
+    first: list[JudgeRequest] = []
+    waiting: list[JudgeRequest] = []
+    deciding = dict(before.deciding)
+    for r in requests:
+        may_wait = lazy and r.rubric.names == (rule.gate_score,) and r.key not in wanted
+        (waiting if may_wait else first).append(r)
+        if rule.score in r.rubric.names:
+            deciding.pop(r.key, None)  # a score under another rubric text decides nothing
+    for made in _scored(first, judge, model):
+        deciding |= {s.key: s.score for s in made if s.rubric == rule.score and s.score is not None}
         yield made
-    for made, _ in _replies(unparsed, panel, speaker):
-        alignment |= _aligned(made)
-        yield made
-    if not lazy:
-        return
-    low = {k for k, value in alignment.items() if value < rule.cut and k not in wanted}
-    second = [a for a, item in requests if item.key in low and _may_wait(a)]
-    again: list[JudgeRequest] = []
-    for made, request in _replies(second, panel, speaker):
-        if any(_worth_repeating(j) for j in made):
-            again.append(request)
-        yield made
-    for made, _ in _replies(again, panel, speaker):
-        yield made
+    yield from _scored([r for r in waiting if r.key in deciding and rule.past(deciding[r.key])], judge, model)
 
 
-def _asks(item: JudgeItem, panel: Panel, before: Judged, names: Collection[str] | None) -> Iterator[JudgeRequest]:
-    """The rubrics of an answer that are still to be asked."""
-    for rubric in rubrics_for(panel, item.prompt):
-        if names is not None and not set(names).intersection(rubric.names):
-            continue
-        if any((item.key, name, rubric.key) not in before.done for name in rubric.names):
-            # Words put into the model's mouth are no part of what it is judged by.
-            question, _ = split_prefill(item.prompt.messages)
+def _requests(
+    item: JudgeItem, judge: Judge, before: KnownScores, names: Collection[str] | None
+) -> Iterator[JudgeRequest]:
+    """The rubrics of an answer that are not scored yet."""
+    # Words put into the model's mouth are no part of what it is judged by.
+    question, _ = split_prefill(item.prompt.messages)
+    for rubric in rubrics_for(judge, item.prompt):
+        chosen = names is None or set(names).intersection(rubric.names)
+        if chosen and any((item.key, name, rubric.key) not in before.done for name in rubric.names):
             yield JudgeRequest(item.key, rubric, rendered_question(question, rubric), item.answer)
 
 
-def _worth_repeating(j: Score) -> bool:
-    """Whether a second try may read what the first could not; a service that refuses a text will refuse it again."""
-    return j.outcome is ScoreStatus.UNPARSED and not j.meta.get("refused")
-
-
-def _may_wait(request: JudgeRequest) -> bool:
-    """Whether it asks for coherence alone, so that lazy judging may put it off or leave it out."""
-    return request.rubric.names == (COHERENCE,)
-
-
-def _replies(
-    requests: Iterable[JudgeRequest], panel: Panel, speaker: Judge
-) -> Iterator[tuple[list[Score], JudgeRequest]]:
-    requests = list(requests)
-    if requests:
-        for reply in speaker.ask(requests):
-            yield scores(reply, panel.route, panel.key), reply.request
-
-
-def _aligned(made: Sequence[Score]) -> dict[AnswerKey, float]:
-    return {j.key: j.score for j in made if j.rubric == ALIGNMENT and j.score is not None}
+def _scored(requests: Sequence[JudgeRequest], judge: Judge, model: JudgeModel) -> Iterator[list[Score]]:
+    """Scores of each reply; what could not be parsed is tried once more, unless the service refuses the text."""
+    for last in (False, True):
+        unparsed: list[JudgeRequest] = []
+        for reply in model.replies(requests) if requests else ():
+            made = scores(reply, judge.method, judge.key)
+            if any(s.outcome is ScoreStatus.UNPARSED and not s.meta.get("refused") for s in made):
+                unparsed.append(reply.request)
+            yield made
+        if last:
+            return
+        requests = unparsed

@@ -1,15 +1,15 @@
 """The digit tree: the probability of every whole number of a scale, exactly, from next-token probabilities.
 
-    NumberTree(numbers, words, digits) .paths -> (a model) -> .read(following, digit) -> {"0": ..., "85": 0.31, ...}
-
 Many tokenizers write "85" as "8", "5": the first token then says 8, with ample probability. Here the tokens of all
-numbers of the scale are merged into a trie and the model is asked at its nodes: 101 for 0-100 in single digits, one
-token each. With one token per number the only node is the beginning, and what is read is the plain distribution of the
-first token.
+numbers of the scale are merged into a trie, and next-token probabilities are taken at its nodes: 101 for 0-100 in
+single digits. With one token per number the only node is the beginning of the answer.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from truing.errors import Unsupported
 
@@ -41,22 +41,22 @@ class NumberTree:
                 "take another judge or another rubric"
             )
         written = {tuple(ids) for ids in numbers.values()}
-        following: dict[Ids, set[int]] = {}
+        children: dict[Ids, set[int]] = {}
         for ids in self.candidates.values():
             for k, token in enumerate(ids):
-                following.setdefault(ids[:k], set()).add(token)
-        goes_on = written & following.keys()
-        self._ends = goes_on | {ids for ids in written if len(ids) > 1}
-        for ids in self._ends:
-            following.setdefault(ids, set())
-        self.paths: tuple[Ids, ...] = tuple(sorted(following, key=lambda p: (len(p), p)))
-        """nodes to be asked at, shortest first; the first is (), the beginning of the answer"""
-        self.following: tuple[Ids, ...] = tuple(tuple(sorted(following[p])) for p in self.paths)
-        """per node, the tokens whose probability is needed"""
-        self.digits: Ids = tuple(sorted({t for p in goes_on for t in following[p]}.union(digits)))
-        """tokens by which a number goes on"""
+                children.setdefault(ids[:k], set()).add(token)
+        begun = written & children.keys()  # numbers that another number begins with
+        self._ends = begun | {ids for ids in written if len(ids) > 1}
+        self.paths: tuple[Ids, ...] = tuple(sorted(children.keys() | self._ends, key=lambda p: (len(p), p)))
+        """the nodes, shortest first; the first is (), the beginning of the answer"""
+        self._children = {path: sorted(children.get(path, ())) for path in self.paths}
+        going_on = {t for path in begun for t in children[path]}.union(digits)  # a number goes on with these
+        self.tokens: Ids = tuple(sorted(going_on.union(*children.values())))
+        """tokens whose probabilities are needed at every node"""
+        self._column = {t: k for k, t in enumerate(self.tokens)}
+        self._digits = [self._column[t] for t in sorted(going_on)]
 
-    def read(self, following: Sequence[Sequence[float]], digit: Sequence[float]) -> dict[str, float]:
+    def read(self, chances: NDArray[np.float64]) -> dict[str, float]:
         """The probability of each candidate; they sum to at most 1.
 
         It is that of an answer which begins with the candidate's tokens, and for a number of several tokens, or one
@@ -65,15 +65,17 @@ class NumberTree:
         begins no other, is not looked at, as where only the first token is read.
 
         Args:
-            following: per node, the probabilities of its `following` tokens among the whole vocabulary.
-            digit: per node, the probability of the tokens in `digits` together.
+            chances: [nodes, tokens], at each of `paths` the probabilities of `tokens` among the whole vocabulary.
         """
         reach: dict[Ids, float] = {(): 1.0}
-        for path, tokens, chances in zip(self.paths, self.following, following, strict=True):
-            for token, chance in zip(tokens, chances, strict=True):
-                reach[*path, token] = reach[path] * chance
-        ends = {p: max(0.0, 1.0 - d) for p, d in zip(self.paths, digit, strict=True) if p in self._ends}
-        return {text: reach[ids] * ends.get(ids, 1.0) for text, ids in self.candidates.items()}
+        ends = dict(zip(self.paths, 1.0 - chances[:, self._digits].sum(1), strict=True))
+        for node, (path, tokens) in enumerate(self._children.items()):
+            for token in tokens:
+                reach[*path, token] = reach[path] * float(chances[node, self._column[token]])
+        return {
+            text: reach[ids] * (max(0.0, float(ends[ids])) if ids in self._ends else 1.0)
+            for text, ids in self.candidates.items()
+        }
 
 
 def whole_numbers(low: float, high: float) -> list[str]:

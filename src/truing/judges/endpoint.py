@@ -1,8 +1,8 @@
 """A judge behind an OpenAI-compatible server.
 
-judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct", JudgeConfig())
-route = judge.route(rubrics)             a handful of calls: can it give the probabilities of whole numbers?
-for reply in judge.ask(asks): ...        every ask answered once, in order of completion
+judge = EndpointJudge("http://localhost:8000/v1#Qwen2.5-32B-Instruct")
+route = judge.score_method(rubrics)             a handful of calls: can it give the probabilities of whole numbers?
+for reply in judge.replies(requests): ...    every request answered once, in order of completion
 """
 
 import math
@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from truing.config import JudgeConfig
 from truing.errors import JudgeDown
-from truing.models.client import Client, ClientRequest, Reply, Spent
-from truing.models.client_flow import Flow
+from truing.models.client import Client, ClientRequest
+from truing.models.client_http import Reply, Spent
+from truing.models.client_stream import Stream
 from truing.models.limits import Budget, Limits
-from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod
 from truing.types.records import Message
 
 TOP = 20
@@ -40,10 +40,9 @@ class EndpointJudge:
 
     Args:
         address: openai:MODEL, or http(s)://host:port/v1#MODEL (without #MODEL if the server serves just one).
-        config: limits and budget are taken from here.
+        limits: how fast, how long, for how much; None for the defaults.
         key_variable: environment variable of the key, for URLs; a second judge elsewhere needs one of its own.
-        budget: to share one budget between judges; None for one from the config.
-        backoff: seconds that the first wait after a failure takes at most.
+        budget: to share one budget between judges; None for one from the limits.
 
     Raises:
         BadEndpoint, MissingKey: see Client.
@@ -53,14 +52,13 @@ class EndpointJudge:
     def __init__(
         self,
         address: str,
-        config: JudgeConfig,
+        limits: Limits | None = None,
         *,
         key_variable: str = "TRUING_JUDGE_API_KEY",
         budget: Budget | None = None,
-        backoff: float = 0.5,
     ) -> None:
-        self._client = Client(address, Limits.of(config), key_variable=key_variable, budget=budget, backoff=backoff)
-        self._route: Route | None = None
+        self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
+        self._route: ScoreMethod | None = None
         self._reported_tokens = REPORTED_TOKENS
 
     def __repr__(self) -> str:
@@ -83,7 +81,7 @@ class EndpointJudge:
 
     @property
     def spent(self) -> Spent:
-        """Calls, tokens, dollars, retries so far."""
+        """Calls, tokens and dollars so far."""
         return self._client.spent
 
     def close(self) -> None:
@@ -92,7 +90,7 @@ class EndpointJudge:
 
     # -- the route ----------------------------------------------------------------------------------------------------
 
-    def route(self, rubrics: Sequence[Rubric]) -> Route:
+    def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
         """How numbers are read from this judge: probabilities of one token, or the number it writes.
 
         Asks for "85" and "100" with 4 tokens. Where each comes back as one token with its probabilities the route is
@@ -106,93 +104,87 @@ class EndpointJudge:
         """
         if self._route is None:
             whole = all(self._whole(number) for number in PROBES)
-            self._route = Route.LOGPROBS if whole else Route.REPORTED
+            self._route = ScoreMethod.LOGPROBS if whole else ScoreMethod.REPORTED
             if not whole:
                 self._learn_to_report()
-        elif self._route is Route.LOGPROBS and any(r.parts for r in rubrics):
+        elif self._route is ScoreMethod.LOGPROBS and any(r.parts for r in rubrics):
             self._learn_to_report()
         if any(r.parts for r in rubrics):
-            self._route = Route.REPORTED
+            self._route = ScoreMethod.REPORTED
         return self._route
 
     def _whole(self, number: str) -> bool:
         """Whether a number comes as one token with probabilities; a chance failure does not decide."""
-        answer = Reply()
+        reply = Reply()
         for _ in range(_PROBE_ATTEMPTS):
-            answer = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
-            if any(self._client.leaves_out(p) for p in _WANTED) or answer.error:
+            reply = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
+            if any(self._client.leaves_out(p) for p in _WANTED) or reply.error:
                 return False  # a model that thinks may need more than 4 tokens to answer at all
-            if _top(answer.choice) is not None and number in "".join(_tokens(answer.choice)):
+            if _top(reply.choice) is not None and number in "".join(_tokens(reply.choice)):
                 break
-        if _top(answer.choice) is None:
+        if _top(reply.choice) is None:
             return False
-        tokens = [t.strip() for t in _tokens(answer.choice)]
+        tokens = [t.strip() for t in _tokens(reply.choice)]
         return tokens[0] == number and not any(c.isdigit() for t in tokens[1:] for c in t)
 
     def _learn_to_report(self) -> None:
         """Find out whether it thinks first, and that it can be asked at all."""
-        answer = Reply()
+        reply = Reply()
         refuses = self._client.leaves_out("max_tokens") or self._client.leaves_out("temperature")  # as thinkers do
         for self._reported_tokens in (REASONING_TOKENS,) if refuses else (REPORTED_TOKENS, REASONING_TOKENS):
             params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
-            answer = self._probe(PROBES[0], params)
-            details = answer.usage.get("completion_tokens_details")
+            reply = self._probe(PROBES[0], params)
+            details = reply.usage.get("completion_tokens_details")
             counted = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
-            message = answer.choice.get("message", {})
-            thinks = counted or message.get("reasoning_content") or message.get("reasoning") or "<think" in answer.text
-            if PROBES[0] in answer.text and not thinks:
+            message = reply.choice.get("message", {})
+            thinks = counted or message.get("reasoning_content") or message.get("reasoning") or "<think" in reply.text
+            if PROBES[0] in reply.text and not thinks:
                 return
-        if answer.error:
-            raise JudgeDown(answer.error)
+        if reply.error:
+            raise JudgeDown(reply.error)
 
     def _probe(self, number: str, params: Mapping[str, Any]) -> Reply:
-        wish = ClientRequest((Message("user", _PROBE.format(number)),), params)
-
-        async def work(wish: ClientRequest, flow: Flow[ClientRequest, Reply]) -> Reply | None:
-            return await self._client.complete(wish, flow)
-
-        return next(iter(list(self._client.stream([wish], work))), Reply())
+        request = ClientRequest((Message("user", _PROBE.format(number)),), params)
+        return next(iter(list(self._client.stream([request], self._client.complete))), Reply())
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
-        """Every ask answered exactly once, in order of completion; a failure is a reply with an error.
+    def replies(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
+        """Every request answered exactly once, in order of completion; a failure is a reply with an error.
 
-        `asks` is pulled in a thread of its own, at most twice the concurrency ahead of what was consumed. An error that
-        it raises comes out here, after the replies in flight. Closing the iterator cancels what is in flight.
+        `requests` is pulled at most twice the concurrency ahead of what was consumed. An error that it raises comes out
+        here, after the replies in flight. Closing the iterator cancels what is in flight.
 
         Raises:
             EndpointRefused, ModelUnavailable: every call would fail; replies in flight come first.
-            JudgeDown: the last 20 asks failed, or the first 8; the rest was not sent.
+            JudgeDown: the last 20 requests failed, or the first 8; the rest was not sent.
             BudgetSpent: the rest was not sent.
         """
         if self._route is None:
-            self.route(())
+            self.score_method(())
         yield from self._client.stream(requests, self._one)
 
-    async def _one(self, request: JudgeRequest, flow: Flow[JudgeRequest, JudgeReply]) -> JudgeReply | None:
-        if self._route is Route.LOGPROBS and not request.rubric.parts:
-            wish = ClientRequest(request.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
+    async def _one(self, request: JudgeRequest, stream: Stream[JudgeRequest, JudgeReply]) -> JudgeReply | None:
+        by_probability = self._route is ScoreMethod.LOGPROBS and not request.rubric.parts
+        if by_probability:
+            wanted = ClientRequest(request.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
         else:
             params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
-            wish = ClientRequest(request.messages, params)
-        answer = await self._client.complete(wish, flow)
-        if answer is None:
+            wanted = ClientRequest(request.messages, params)
+        reply = await self._client.complete(wanted, stream)
+        if reply is None:
             return None
-        good = not answer.error
-        text = self._client.clean(answer.text) if good else ""
-        if wish.check is None:
-            text = _THOUGHT.sub("", text).strip()
+        text = self._client.clean(reply.text)
         return JudgeReply(
             request,
-            text=text,
-            probabilities=_top(answer.choice) if good and wish.check else None,
-            error=answer.error,
-            refused=answer.refused,
-            calls=answer.calls,
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            model=answer.model,
+            text=text if by_probability else _THOUGHT.sub("", text).strip(),
+            probabilities=_top(reply.choice) if by_probability else None,
+            error=reply.error,
+            refused=reply.refused,
+            calls=reply.calls,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            model=reply.model,
         )
 
 

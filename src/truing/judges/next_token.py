@@ -1,9 +1,9 @@
-"""What a model would answer on a scale: the probabilities at the nodes of digit trees, many prompts at once.
+"""What a model would answer on a scale: next-token probabilities at the nodes of digit trees, many prompts at once.
 
-    read_packed(model, [(prefix ids, tree), ...])  prompts that begin alike merged, one forward pass for many of them
-    read_plain(model, [(prefix ids, tree), ...])   one prompt at a time and its numbers on copies of the cache
+    read_packed(model, scales)   prompts that begin alike merged into token trees, many in one forward pass
+    read_plain(model, scales)    one prompt at a time and its numbers on copies of the cache
 
-Both give the same numbers; the second is for architectures whose state is not a tree's.
+Both give the same numbers; the second is for architectures that do not allow the mask of a tree.
 """
 
 import copy
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from truing.errors import Unsupported
 from truing.judges.digits import Ids, NumberTree
@@ -33,9 +35,8 @@ class Scale(NamedTuple):
     """what may be answered"""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The answers of several prompts, as probabilities."""
+class Reading(NamedTuple):
+    """The answers to several prompts, as probabilities."""
 
     probabilities: list[dict[str, float]]
     """per prompt, in the order given: candidate -> probability"""
@@ -48,57 +49,76 @@ class _Node(NamedTuple):
     node: int
 
 
-class _Next(NamedTuple):
-    following: list[float]
-    digit: float
-
-
 @dataclass(slots=True)
 class _Row(packing.Row):
-    """A token tree with the places whose next tokens are wanted."""
+    """A token tree with the positions whose next tokens are wanted."""
 
-    asked: list[tuple[_Node, int]] = field(default_factory=list)
+    wanted: list[tuple[_Node, int]] = field(default_factory=list)
 
 
+class _Chances:
+    """Next-token probabilities at the nodes of all trees, filled in as they come."""
+
+    def __init__(self, scales: Sequence[Scale]) -> None:
+        self._scales = scales
+        self._found = [np.full((len(s.tree.paths), len(s.tree.tokens)), np.nan) for s in scales]
+        self.computed = 0
+
+    def add(self, logits: torch.Tensor, nodes: Sequence[_Node]) -> None:
+        """Logits [N, V] at N nodes: probabilities over the whole vocabulary in float32, kept in float64."""
+        for start in range(0, len(nodes), _LOGITS_AT_ONCE):
+            chance = logits[start : start + _LOGITS_AT_ONCE].float().softmax(-1)
+            by_prompt: dict[int, list[tuple[int, int]]] = {}
+            for i, (prompt, node) in enumerate(nodes[start : start + _LOGITS_AT_ONCE]):
+                by_prompt.setdefault(prompt, []).append((i, node))
+            for prompt, pairs in by_prompt.items():
+                rows, at = (list(x) for x in zip(*pairs, strict=True))
+                tokens = torch.tensor(self._scales[prompt].tree.tokens, device=logits.device)
+                self._found[prompt][at] = chance[rows][:, tokens].double().cpu().numpy()
+
+    def reading(self) -> Reading:
+        """Once all nodes are filled in."""
+        found: list[NDArray[np.float64]] = self._found
+        return Reading([s.tree.read(f) for s, f in zip(self._scales, found, strict=True)], self.computed)
+
+
+@torch.inference_mode()
 def read_packed(model: Model, scales: Sequence[Scale], *, batch_tokens: int) -> Reading:
-    """By token trees (see `packing`): what prompts have in common is computed once."""
-    found: dict[_Node, _Next] = {}
-    computed = 0
+    """By token trees: what prompts have in common is computed once."""
+    chances = _Chances(scales)
     for batch in packing.batches(_rows(scales), batch_tokens):
-        asked = [(b, node, at) for b, row in enumerate(batch) if isinstance(row, _Row) for node, at in row.asked]
-        logits = packing.logits_at(model, head_of(model), batch, [(b, at) for b, _, at in asked], tree=True)
-        found |= _probabilities(logits, [node for _, node, _ in asked], scales)
-        computed += sum(len(row.tokens) for row in batch)
-    return Reading(_candidates(found, scales), computed)
+        wanted = [(b, node, at) for b, row in enumerate(batch) if isinstance(row, _Row) for node, at in row.wanted]
+        logits = packing.logits_at(model, head_of(model), batch, [(b, at) for b, _, at in wanted], tree=True)
+        chances.add(logits, [node for _, node, _ in wanted])
+        chances.computed += sum(len(row.tokens) for row in batch)
+    return chances.reading()
 
 
+@torch.inference_mode()
 def read_plain(model: Model, scales: Sequence[Scale]) -> Reading:
     """One prompt at a time: its tokens once, then every number on a copy of the cache, with the model's own masks.
 
     Raises:
         Unsupported: the architecture keeps a state that cannot be copied per number.
     """
-    found: dict[_Node, _Next] = {}
-    computed = 0
-    for k, scale in enumerate(scales):
-        ids = torch.tensor([scale.prefix], device=next(model.parameters()).device)
-        last = torch.tensor([len(scale.prefix) - 1], device=ids.device)
-        with torch.inference_mode(), packing.head_only_at(head_of(model), last):
-            out = model(input_ids=ids, use_cache=True)
-        found |= _probabilities(out.logits[0], [_Node(k, 0)], scales)
-        computed += len(scale.prefix)
+    chances = _Chances(scales)
+    device = next(model.parameters()).device
+    for k, (prefix, tree) in enumerate(scales):
+        with packing.head_only_at(head_of(model), torch.tensor([len(prefix) - 1], device=device)):
+            out = model(input_ids=torch.tensor([prefix], device=device), use_cache=True)
+        chances.add(out.logits[0], [_Node(k, 0)])
+        chances.computed += len(prefix)
         cache = out.past_key_values
-        if scale.tree.paths[1:] and not hasattr(cache, "batch_repeat_interleave"):
+        if tree.paths[1:] and not hasattr(cache, "batch_repeat_interleave"):
             raise Unsupported(f"{type(model).__name__} keeps a state that cannot be branched; take another judge")
-        chains = _chains(scale.tree)
+        inner = {path[:n] for path in tree.paths for n in range(len(path))}
+        chains = [path for path in tree.paths if path and path not in inner]  # every node but the first lies on one
         for start in range(0, len(chains), _CHAINS_AT_ONCE):
             some = chains[start : start + _CHAINS_AT_ONCE]
-            found |= _branch(model, copy.deepcopy(cache), k, some, scales)
-            computed += sum(map(len, some))
-    return Reading(_candidates(found, scales), computed)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+            logits, nodes = _branched(model, copy.deepcopy(cache), some, tree)
+            chances.add(logits, [_Node(k, node) for node in nodes])
+            chances.computed += sum(map(len, some))
+    return chances.reading()
 
 
 def _rows(scales: Sequence[Scale]) -> list[_Row]:
@@ -113,61 +133,23 @@ def _rows(scales: Sequence[Scale]) -> list[_Row]:
             rows.append(row)
             row = _Row()
         for node, path in enumerate(scale.tree.paths):
-            row.asked.append((_Node(k, node), row.walk((*scale.prefix, *path))[-1]))
+            row.wanted.append((_Node(k, node), row.walk((*scale.prefix, *path))[-1]))
     return sorted([*rows, row], key=lambda r: len(r.tokens))
 
 
-def _chains(tree: NumberTree) -> list[Ids]:
-    """The paths that no other path goes on from; every other node but the first lies on one of them."""
-    inner = {path[:k] for path in tree.paths for k in range(len(path))}
-    return [path for path in tree.paths if path and path not in inner]
-
-
-def _branch(model: Model, cache: object, k: int, chains: Sequence[Ids], scales: Sequence[Scale]) -> dict[_Node, _Next]:
-    """What follows the nodes of these chains, given the cache of the prompt; the cache is used up."""
+def _branched(model: Model, cache: object, chains: Sequence[Ids], tree: NumberTree) -> tuple[torch.Tensor, list[int]]:
+    """Logits [N, V] of what follows the N nodes on these chains, and the nodes, given the prompt's cache (used up)."""
     cache.batch_repeat_interleave(len(chains))  # type: ignore[attr-defined]
     width = max(map(len, chains))
     # Padded on the right, where nothing that is read attends to it.
     ids = torch.tensor([[*chain, *[chain[-1]] * (width - len(chain))] for chain in chains])
-    index = {path: node for node, path in enumerate(scales[k].tree.paths)}
+    index = {path: node for node, path in enumerate(tree.paths)}
     places: dict[int, int] = {}
     for row, chain in enumerate(chains):
-        for m in range(1, len(chain) + 1):
-            if (node := index.get(chain[:m])) is not None:
-                places.setdefault(node, row * width + m - 1)
+        for n in range(1, len(chain) + 1):
+            if (node := index.get(chain[:n])) is not None:
+                places.setdefault(node, row * width + n - 1)
     device = next(model.parameters()).device
     at = torch.tensor(list(places.values()), device=device)
-    with torch.inference_mode(), packing.head_only_at(head_of(model), at):
-        logits = model(input_ids=ids.to(device), past_key_values=cache, use_cache=True).logits[0]
-    return _probabilities(logits, [_Node(k, node) for node in places], scales)
-
-
-def _probabilities(logits: torch.Tensor, nodes: Sequence[_Node], scales: Sequence[Scale]) -> dict[_Node, _Next]:
-    """Over the whole vocabulary in float32, sums in float64, from logits [n, V] of these nodes."""
-    out: dict[_Node, _Next] = {}
-    for start in range(0, len(nodes), _LOGITS_AT_ONCE):
-        some = nodes[start : start + _LOGITS_AT_ONCE]
-        trees = [scales[n.prompt].tree for n in some]
-        with torch.inference_mode():
-            chance = logits[start : start + _LOGITS_AT_ONCE].float().softmax(-1)
-            flat = [(i, t) for i, (n, tree) in enumerate(zip(some, trees, strict=True)) for t in tree.following[n.node]]
-            at = torch.tensor(flat, dtype=torch.long, device=logits.device).reshape(-1, 2)
-            chosen = iter(chance[at[:, 0], at[:, 1]].double().tolist())
-            masses = {
-                digits: chance[:, torch.tensor(digits, dtype=torch.long, device=logits.device)]
-                .double()
-                .sum(-1)
-                .tolist()
-                for digits in {tree.digits for tree in trees}
-            }
-        for i, (n, tree) in enumerate(zip(some, trees, strict=True)):
-            out[n] = _Next([next(chosen) for _ in tree.following[n.node]], masses[tree.digits][i])
-    return out
-
-
-def _candidates(found: dict[_Node, _Next], scales: Sequence[Scale]) -> list[dict[str, float]]:
-    out = []
-    for k, scale in enumerate(scales):
-        nodes = [found[_Node(k, node)] for node in range(len(scale.tree.paths))]
-        out.append(scale.tree.read([n.following for n in nodes], [n.digit for n in nodes]))
-    return out
+    with packing.head_only_at(head_of(model), at):
+        return model(input_ids=ids.to(device), past_key_values=cache, use_cache=True).logits[0], list(places)

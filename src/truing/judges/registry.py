@@ -1,17 +1,14 @@
-"""Which judge stands at an address, and of which family it is. The heavy ones are imported here, on demand."""
+"""Opening the judge model at an address, and which family it is of. Heavy ones are imported on demand."""
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from truing.config import JudgeConfig, ModelConfig
 from truing.errors import BadInput
-from truing.models.base import Judge
-from truing.models.limits import Budget
-
-if TYPE_CHECKING:
-    from truing.types.records import PromptSet
+from truing.judges.base import JudgeModel
+from truing.models.limits import Budget, Limits
+from truing.types.records import PromptSet
 
 SCHEMES = {
     "openai:": "openai:gpt-4.1-mini",
@@ -51,13 +48,13 @@ def open_judge(
     address: str,
     config: JudgeConfig,
     *,
-    prompts: "PromptSet",
+    prompts: PromptSet,
     model: ModelConfig,
     budget: Budget | None = None,
     second: bool = False,
     say: Callable[[str], None] | None = None,
-) -> Judge:
-    """The judge at an address.
+) -> JudgeModel:
+    """The judge model at an address.
 
     Args:
         address: begins with one of `SCHEMES`.
@@ -91,38 +88,33 @@ def open_judge(
     from truing.judges.endpoint import EndpointJudge
 
     variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
-    return EndpointJudge(kind + rest, config, key_variable=variable, budget=budget)
+    return EndpointJudge(kind + rest, Limits.of(config), key_variable=variable, budget=budget)
 
 
-def judge_family(judge_name: str, model: str = "") -> str:
+def judge_family(name: str, model: str = "") -> str:
     """A short word for whose model a judge is: openai, anthropic, google, meta, qwen, mistral, ...
 
-    Names are all there is to go by, so a model of an unknown name is a family of its own. Recorded scores are of the
-    family of the judge that gave them; a file of scores that does not say who did is a family of its own too.
+    Told from names, so a model of an unknown name is a family of its own. Recorded scores are of the family of the
+    judge that gave them; a file of scores that does not say who did is a family of its own too.
 
     Args:
-        judge_name: as `Judge.name` or a panel says, e.g. "http://localhost:8000/v1#Qwen2.5-32B-Instruct".
+        name: as `Judge.name`, e.g. "http://localhost:8000/v1#Qwen2.5-32B-Instruct".
         model: what identifies it further: a served model name; a hash tells nothing.
     """
-    name = judge_name.strip()
+    name = name.strip()
     if name.startswith("replay:"):
         recorded = name.removeprefix("replay:")
         original = recorded.rsplit("#", 1)[0]  # of a name: before the hash; of an address: after the folder
         for judge in (original, recorded.partition("#")[2]):
-            if any(judge.startswith(s) for s in SCHEMES):
+            if judge.startswith(tuple(SCHEMES)):
                 return judge_family(judge, model)
         return original.split("/")[-1].lower()
     if name.startswith("simulated:"):
         return "simulated"
-    if name.startswith(("http://", "https://")):
-        own = urlsplit(name).fragment
-    else:
-        own = name.partition(":")[2] or name
+    own = urlsplit(name).fragment if name.startswith(("http://", "https://")) else name.partition(":")[2] or name
     served = "" if _HASH.fullmatch(model) else model
-    for text in (own, served):
-        if text and (family := _family(text.lower())):
-            return family
-    return (own or served or name).split("/")[-1].lower()
+    known = (family for text in (own, served) if (family := _family(text.lower())))
+    return next(known, None) or (own or served or name).split("/")[-1].lower()
 
 
 def _family(text: str) -> str | None:

@@ -1,79 +1,65 @@
-"""A judge that only remembers: scores read from a judged CSV file or from another audit.
+"""Recorded scores as a judge model: from a file of judged answers, or from another audit.
 
-    ReplayJudge("replay:judged.csv")             columns question, response (or answer), aligned, coherent, ...
-    ReplayJudge("replay:AUDIT#openai:gpt-4.1")   the judgements of one panel of an audit folder
+    ReplayJudge("replay:judged.csv")             as `truing import` reads it (data/judged_files.py)
+    ReplayJudge("replay:AUDIT#openai:gpt-4.1")   the scores of one judge of an audit folder
 
 A file is looked up by question and answer text, an audit by the hash of the prompt and the answer text; line ends and
-surrounding white space do not count. A pair that was recorded several times gives the score of the same draw (for a
-file: the n-th row of its question is draw n), else the first. The text of the rubric is not compared: an alignment
-score answers whatever asks for "alignment".
+surrounding white space do not count. A pair recorded several times gives the score of the same sample (in a file, the
+n-th row of a question is its sample n), else the first. The text of the rubric is not compared: an alignment score
+serves any rubric named "alignment".
 """
 
-import csv
-import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from truing.data.rows import read_text
-from truing.errors import BadInput, BadRow, NotAnAudit
+from truing.data.judged_files import read_judged
+from truing.errors import BadInput, NotAnAudit
 from truing.store import Store
-from truing.types.hashing import digest, file_digest
-from truing.types.judged import AnswerKey, JudgeReply, JudgeRequest, Route, Rubric, ScoreStatus
+from truing.types.hashing import digest
+from truing.types.judging import AnswerKey, JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 
 REPLAY = "replay:"
 """how the address of recorded scores begins"""
-QUESTION = ("question", "prompt")
-"""columns of a judged file that hold the question, the first that is there"""
-ANSWER = ("response", "answer", "completion")
-"""columns that hold the answer"""
-SCORES = {"aligned": "alignment", "coherent": "coherence"}
-"""columns named unlike the score they hold"""
-_MISSING = frozenset({"", "nan", "none", "null", "na", "n/a"})
-_WORDS = {"code": ScoreStatus.CODE, "refusal": ScoreStatus.REFUSAL}
-Verdict = tuple[ScoreStatus, float | None]
 
 
 @dataclass(slots=True)
 class _Entry:
-    """One recorded answer."""
+    """One recorded answer: `key` is None where it came from a file."""
 
     sample: int
     key: AnswerKey | None
-    scores: dict[str, Verdict] = field(default_factory=dict)
+    scores: dict[str, tuple[ScoreStatus, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Everything that was recorded in one place."""
+    """All that was recorded in one place; `entries` are keyed by (prompt hash, or question of a file; answer)."""
 
     judge: str
-    """the judge that gave the scores, or the file's name"""
     model: str
-    """what identified that judge beyond its name"""
     sha: str
-    """hash of the content"""
     by_prompt: bool
-    """whether entries are keyed by prompt hash (audits) or by question text (files)"""
     entries: Mapping[tuple[str, str], list[_Entry]]
-    """(prompt hash or question, answer) -> what was recorded, in stored order"""
 
 
 class ReplayJudge:
-    """Recorded scores behind the seam of a judge.
+    """Recorded scores as a `JudgeModel`.
+
+    Args:
+        address: replay:FILE.csv, replay:AUDIT or replay:AUDIT#JUDGE, where JUDGE is a name or the start of a key.
 
     Raises:
-        BadInput: nothing at that path, or an audit with several judges and none named. BadRow: a row that cannot be
-        read, with file and row (the header is row 1). NotAnAudit, AuditTooNew.
+        BadInput: nothing at that path, or several judges and none named.
+        BadRow: a file that cannot be read, with its row (the header is row 1).
+        NotAnAudit, AuditTooNew.
     """
 
     remote = False
 
     def __init__(self, address: str) -> None:
-        """`address` is replay:FILE.csv, replay:AUDIT or replay:AUDIT#JUDGE."""
         self._source = _open(address.removeprefix(REPLAY))
-        self._scores = {name for entries in self._source.entries.values() for e in entries for name in e.scores}
 
     @property
     def name(self) -> str:
@@ -85,70 +71,51 @@ class ReplayJudge:
         """What identified the recorded judge beyond its name, as its audit says; "" for a file."""
         return self._source.model
 
-    def route(self, rubrics: Sequence[Rubric]) -> Route:
-        """Recorded.
-
-        Raises:
-            BadInput: none of the rubrics' scores is recorded here.
-        """
+    def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
+        """Recorded. Raises BadInput where none of the rubrics' scores is recorded here."""
+        recorded = {name for entries in self._source.entries.values() for e in entries for name in e.scores}
         wanted = [name for rubric in rubrics for name in rubric.names]
-        if wanted and not any(SCORES.get(name, name) in self._scores for name in wanted):
-            there = ", ".join(sorted(self._scores)) or "none"
+        if wanted and not recorded.intersection(wanted):
+            there = ", ".join(sorted(recorded)) or "none"
             raise BadInput(f"{self.name}: holds none of the scores {', '.join(wanted)}; it holds: {there}")
-        return Route.RECORDED
+        return ScoreMethod.RECORDED
 
-    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
-        """Look up every ask; one that was not recorded is a reply with an error. A missing score is `unparsed`."""
+    def replies(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
+        """Look up every request; what was not recorded is a reply with an error. A missing score is `unparsed`."""
         for request in requests:
-            yield self._look_up(request)
+            recorded = self._look_up(request)
+            model = self._source.judge
+            if isinstance(recorded, str):
+                yield JudgeReply(request, error=recorded, calls=0, model=model)
+            else:
+                yield JudgeReply(request, recorded=recorded, calls=0, model=model)
 
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _look_up(self, request: JudgeRequest) -> JudgeReply:
-        rubric = request.rubric
+    def _look_up(self, request: JudgeRequest) -> tuple[ScoreStatus, float | None] | str:
+        """Status and score, or why there is none."""
+        rubric, key = request.rubric, request.key
         if rubric.parts:
-            return self._lacks(request, f"rubric {rubric.name} asks for several scores at once; ask for each by itself")
-        first = request.key.prompt if self._source.by_prompt else _plain(request.question)
-        name = SCORES.get(rubric.name, rubric.name)
-        entries = self._source.entries.get((first, _plain(request.answer)), [])
-        entries = [e for e in entries if name in e.scores]
-        if not entries:
-            return self._lacks(request, "not recorded")
-        outcome, score = _nearest(entries, request.key).scores[name]
+            return f"rubric {rubric.name} gives several scores at once; recorded ones have a rubric each"
+        first = key.prompt if self._source.by_prompt else _plain(request.question)
+        found = self._source.entries.get((first, _plain(request.answer)), [])
+        found = [e for e in found if rubric.name in e.scores]
+        if not found:
+            return "not recorded"
+        exact = [e for e in found if e.key == key] or [e for e in found if e.sample == key.sample]
+        status, score = (exact or found)[0].scores[rubric.name]
         if score is not None and not rubric.low <= score <= rubric.high:
-            return self._lacks(
-                request, f"recorded score {score:g} is outside the scale {rubric.low:g} to {rubric.high:g}"
-            )
-        return JudgeReply(request, recorded=(outcome, score), calls=0, model=self._source.judge)
-
-    def _lacks(self, request: JudgeRequest, why: str) -> JudgeReply:
-        return JudgeReply(request, error=why, calls=0, model=self._source.judge)
-
-
-def _nearest(entries: Sequence[_Entry], key: AnswerKey) -> _Entry:
-    """The entry of the very answer, else of the same draw, else the first."""
-    exact = [e for e in entries if e.key == key] or [e for e in entries if e.sample == key.sample]
-    return (exact or list(entries))[0]
+            return f"the recorded score {score:g} is outside the scale {rubric.low:g} to {rubric.high:g}"
+        return status, score
 
 
 def _plain(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Sources
-
-
 def _open(where: str) -> _Source:
-    path, judge = Path(where).expanduser(), ""
-    if not path.exists() and "#" in where:
-        # A judge's address may hold a "#" itself: the path ends at the first one that leaves something that exists.
-        cuts = [k for k, c in enumerate(where) if c == "#" and k and Path(where[:k]).expanduser().exists()]
-        if cuts:
-            path, judge = Path(where[: cuts[0]]).expanduser(), where[cuts[0] + 1 :]
-    if not where or not path.exists():
-        raise BadInput(f"{REPLAY}{where}: no such file or folder; give replay:FILE.csv or replay:AUDIT[#JUDGE]")
+    path, judge = _split(where)
     if not path.is_dir():
         if judge:
             raise BadInput(f"{REPLAY}{where}: #{judge} picks a judge of an audit; a file holds one judge's scores")
@@ -159,129 +126,59 @@ def _open(where: str) -> _Source:
         return _audit(path, store, judge)
 
 
+def _split(where: str) -> tuple[Path, str]:
+    """Path and judge; a judge's name may hold a "#" itself, so the path ends at the first that leaves what exists."""
+    for k in (len(where), *(k for k, c in enumerate(where) if c == "#")):
+        path = Path(where[:k]).expanduser()
+        if k and path.exists():
+            return path, where[k + 1 :]
+    raise BadInput(f"{REPLAY}{where}: no such file or folder; give replay:FILE.csv or replay:AUDIT[#JUDGE]")
+
+
 def _file(path: Path) -> _Source:
-    """A judged CSV file: a question and an answer column, and every other column whose cells are all scores."""
-    rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    file = read_judged(path, coherence=False)
+    if len(judges := {row.judge for row in file.rows}) > 1:
+        raise BadInput(f"{path}: holds the scores of several judges ({', '.join(sorted(judges))}); keep one's rows")
     entries: dict[tuple[str, str], list[_Entry]] = {}
-    samples: dict[str, int] = {}
-    numbered = enumerate(_records(rows, path), 1)
-    _, header = next(numbered, (1, []))
-    names = [name.strip().lower() for name in header]
-    question, answer = _column(names, QUESTION, path), _column(names, ANSWER, path)
-    body = list(numbered)
-    columns = _score_columns(names, body, path, (question, answer))
-    for row, cells in body:
-        text = _plain(cells[question])
-        entry = _Entry(
-            samples.get(text, 0), None, {s: _score(cells[c], path, row, names[c]) for s, c in columns.items()}
-        )
-        samples[text] = entry.sample + 1
-        entries.setdefault((text, _plain(cells[answer])), []).append(entry)
-    if not entries:
-        raise BadRow(path, None, "holds no rows below its header; give a file with judged answers")
-    return _Source(path.name, "", file_digest(path), False, entries)
+    samples: Counter[str] = Counter()
+    for row in file.rows:
+        question = _plain(row.question)
+        entry = _Entry(samples[question], None, dict(row.scores))
+        entries.setdefault((question, _plain(row.answer)), []).append(entry)
+        samples[question] += 1
+    return _Source(path.name, "", file.sha256, False, entries)
 
 
-def _records(rows: Any, path: Path) -> Iterator[list[str]]:
-    """Rows of equal length; blank lines are left out."""
-    row, width = 0, 0
-    while True:
-        row += 1
-        try:
-            cells = next(rows, None)
-        except csv.Error as e:
-            raise BadRow(path, row, f"is not readable as CSV ({e}); save the file again") from e
-        if cells is None:
-            return
-        if not cells:
-            row -= 1
-            continue
-        width = width or len(cells)
-        if len(cells) != width:
-            raise BadRow(path, row, f"has {len(cells)} cells where the header has {width}; quote texts with commas")
-        yield cells
-
-
-def _column(names: Sequence[str], known: Sequence[str], path: Path) -> int:
-    for name in known:
-        if name in names:
-            return names.index(name)
-    there = ", ".join(n for n in names if n) or "none"
-    raise BadRow(path, 1, f"has no column {' or '.join(known)}; its columns: {there}")
-
-
-def _score_columns(
-    names: Sequence[str], body: Sequence[tuple[int, list[str]]], path: Path, texts: Sequence[int]
-) -> dict[str, int]:
-    """Score name -> column. alignment and coherence under either name, and whatever else holds only numbers."""
-    found = {}
-    for column, name in enumerate(names):
-        score = SCORES.get(name, name)
-        if column in texts or not name or name.endswith("id"):
-            continue
-        if score in SCORES.values() or all(_number(cells[column]) is not None for _, cells in body):
-            if score in found:
-                raise BadRow(path, 1, f"has two columns for {score}; leave one of them out")
-            found[score] = column
-    if not found:
-        raise BadRow(path, 1, f"has no column of scores, e.g. aligned, coherent; its columns: {', '.join(names)}")
-    return found
-
-
-def _number(cell: str) -> Verdict | None:
-    """A cell as outcome and score; None for anything else."""
-    text = cell.strip().lower()
-    if text in _MISSING:
-        return ScoreStatus.UNPARSED, None
-    if text in _WORDS:
-        return _WORDS[text], None
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return (ScoreStatus.SCORED, value) if abs(value) != float("inf") else None
-
-
-def _score(cell: str, path: Path, row: int, name: str) -> Verdict:
-    verdict = _number(cell)
-    if verdict is None:
-        raise BadRow(path, row, f"{name} is {cell.strip()[:40]!r}, not a number, CODE, REFUSAL or empty")
-    impossible = verdict[1] is not None and not 0 <= verdict[1] <= 100
-    if impossible and SCORES.get(name, name) in SCORES.values():
-        raise BadRow(path, row, f"{name} is {cell.strip()[:40]}, outside 0 to 100")
-    return verdict
-
-
-def _audit(path: Path, store: Store, judge: str) -> _Source:
-    """The judgements of one panel of an audit. Those that failed were never made and are left out."""
-    panels = store.judges()
-    counts = dict.fromkeys(panels, 0)
-    for j in store.scores():
-        counts[j.panel] = counts.get(j.panel, 0) + (j.outcome is not ScoreStatus.FAILED)
-    names = {key: str(panels.get(key, {}).get("judge", "?")) for key, n in counts.items() if n}
-    chosen = [key for key, name in names.items() if not judge or judge == name]
-    chosen = chosen or [key for key in names if len(judge) >= 6 and key.startswith(judge)]
-    if not names:
-        raise BadInput(
-            f"{path}: holds no judgements; judge its answers first: truing judge {path.name} --judge ADDRESS"
-        )
-    if len(chosen) != 1:
-        known = "; ".join(f"{name} (panel {key}, {counts[key]} judgements)" for key, name in sorted(names.items()))
-        what = "holds the judgements of several panels" if not judge else f"#{judge} is not one of its panels"
-        raise BadInput(f"{path}: {what}; name one by judge or panel as {REPLAY}{path.name}#NAME: {known}")
-    panel = chosen[0]
+def _audit(path: Path, store: Store, wanted: str) -> _Source:
+    """The scores of one judge of an audit. Failed ones were never given and are left out."""
+    judge, name, model = _judge_of(path, store, wanted)
     texts = {r.key: r.text for r in store.answers()}
     entries: dict[tuple[str, str], list[_Entry]] = {}
     by_key: dict[AnswerKey, _Entry] = {}
     content = []
-    for j in store.scores(panel):
-        if j.outcome is ScoreStatus.FAILED or j.key not in texts:
+    for s in store.scores(judge):
+        if s.outcome is ScoreStatus.FAILED or s.key not in texts:
             continue
-        if j.key not in by_key:
-            by_key[j.key] = _Entry(j.key.sample, j.key)
-            entries.setdefault((j.key.prompt, _plain(texts[j.key])), []).append(by_key[j.key])
-        by_key[j.key].scores[j.rubric] = (j.outcome, j.score)
-        content.append((j.key, j.rubric, j.score, j.outcome.value))
-    name = names[panel]
+        if s.key not in by_key:
+            by_key[s.key] = _Entry(s.key.sample, s.key)
+            entries.setdefault((s.key.prompt, _plain(texts[s.key])), []).append(by_key[s.key])
+        by_key[s.key].scores[s.rubric] = (s.outcome, s.score)
+        content.append((s.key, s.rubric, s.score, s.outcome.value))
     original = name.removeprefix(REPLAY).rsplit("#", 1)[0] if name.startswith(REPLAY) else name
-    return _Source(original, str(panels[panel].get("model") or ""), digest([panel, content]), True, entries)
+    return _Source(original, model, digest([judge, content]), True, entries)
+
+
+def _judge_of(path: Path, store: Store, wanted: str) -> tuple[str, str, str]:
+    """Key, name and model of the one judge that is meant."""
+    about = store.judges()
+    counts = Counter(s.judge_key for s in store.scores() if s.outcome is not ScoreStatus.FAILED)
+    names = {key: str(about.get(key, {}).get("judge", "?")) for key in counts}
+    if not names:
+        raise BadInput(f"{path}: holds no scores; judge its answers first: truing judge {path.name} --judge ADDRESS")
+    chosen = [key for key, name in names.items() if wanted in ("", name)]
+    chosen = chosen or [key for key in names if len(wanted) >= 6 and key.startswith(wanted)]
+    if len(chosen) != 1:
+        known = "; ".join(f"{name} (key {key}, {counts[key]} scores)" for key, name in sorted(names.items()))
+        problem = f"#{wanted} is not one of its judges" if wanted else "holds the scores of several judges"
+        raise BadInput(f"{path}: {problem}; name one by name or key as {REPLAY}{path.name}#JUDGE: {known}")
+    return chosen[0], names[chosen[0]], str(about.get(chosen[0], {}).get("model") or "")

@@ -5,7 +5,7 @@ from typing import Any
 
 from truing.traits.scorers import scorer_of
 from truing.types.hashing import canonical
-from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric, ScoreStatus
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 
 NAME = "match"
 """name of its score"""
@@ -32,13 +32,13 @@ class ScorerJudge:
         """Never."""
         return False
 
-    def route(self, rubrics: Sequence[Rubric]) -> Route:
+    def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
         """Nothing is asked."""
-        return Route.RECORDED
+        return ScoreMethod.RECORDED
 
-    def ask(self, asks: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
+    def replies(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """One score per request."""
-        for request in asks:
+        for request in requests:
             yield JudgeReply(request, recorded=(ScoreStatus.SCORED, self._score(request.answer)), calls=0)
 
     def close(self) -> None:

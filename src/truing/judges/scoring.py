@@ -1,169 +1,156 @@
-"""What a judge said -> a score or an outcome. One pure function for every route: no I/O, no clock, never an exception.
+"""A judge model's reply -> scores: one pure function for every score method, without I/O and without exceptions.
 
-    reply.error                 -> failed
-    reply.recorded              -> as recorded
-    logprobs, digits            -> weighted mean over the numbers of the scale, or an escape word, or unparsed
-    reported                    -> the number or the word, if it stands alone, or unparsed
-
-A change of anything in here that changes a score is a new PARSER_VERSION (base/judged.py).
+A change of anything in here that changes a score is a new PARSER_VERSION (types/judging.py).
 """
 
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from truing.types.judged import JudgeReply, Route, Rubric, Score, ScoreStatus
+from truing.types.judging import JudgeReply, Rubric, Score, ScoreMethod, ScoreStatus
 
 MIN_MASS = 0.25
 """least probability of numbers for a score (Betley et al. 2025, Turner et al. 2025)"""
 MAX_MASS = 1.0001
 """probabilities that add up to more than this are none; the rest is rounding"""
 SHOWN = 80
-"""characters kept of a judge's text that could not be read"""
+"""characters kept of a text that could not be read"""
 
 _INTEGER = re.compile(r"(?:0|[1-9][0-9]{0,5})")
 _NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,5})(?:\.[0-9]{1,9})?")
-_MARKS = "ĠĊ▁"
-"""how tokenizers write a space, a line end, a space"""
-_PAIRS = (
-    ("**", "**"),
-    ("__", "__"),
-    ("*", "*"),
-    ("_", "_"),
-    ("`", "`"),
-    ('"', '"'),
-    ("'", "'"),
-    ("“", "”"),
-    ("‘", "’"),
-)
+_MARKS = "ĠĊ▁"  # how tokenizers write a space, a line end, a space
+_PAIRS = (("**", "**"), ("__", "__"), *((c, c) for c in "*_`\"'"), ("“", "”"), ("‘", "’"))
 _BETWEEN = re.compile(r"\s*[,;]\s+|\s+")
 _LABELLED = re.compile(r"([^:=\n]{1,60}?)\s*[:=]\s*([^\n]*)")
-_LONGEST = 400
-"""a text longer than this is prose"""
+_LONGEST = 400  # a text longer than this is prose
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """What became of one score of one reply."""
-
-    outcome: ScoreStatus
-    """scored, refusal, code, unparsed or failed"""
+class _Reading(NamedTuple):
+    status: ScoreStatus
     score: float | None = None
-    """in the rubric's scale, never outside; None unless the outcome is scored"""
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    """mass (of numbers), escapes (mass of each word), reason, text (its beginning), error, refused"""
+    meta: Mapping[str, Any] = {}
 
 
-def score(reply: JudgeReply, route: Route) -> dict[str, Scored]:
-    """One entry per name of the reply's rubric.
+class _Unreadable(Exception):
+    """No score can be read; args are the reason and what is known all the same."""
+
+
+def scores(reply: JudgeReply, method: ScoreMethod, judge_key: str) -> list[Score]:
+    """One score per name of the reply's rubric; where there are several, the first alone carries calls and tokens.
 
     Logprobs (Betley et al. 2025): of the likeliest first tokens, those that are whole numbers of the scale once spaces
     and tokenizer marks are stripped ("85", " 85", "▁85"; not "007", "1e2", "８５") form the score, their mean weighted
-    by probability. Under a numeric mass of 0.25 there is no score; then the outcome is that of an escape word if its
-    mass is larger than that of all numbers together and of any other token, else unparsed. A first token stands for an
-    escape word if it is its first two letters or more, in its case, and of no other's.
+    by probability. With less than 0.25 on numbers there is no score; the status is then that of an escape word if it
+    holds more than all numbers together and than any other token, else unparsed. A first token stands for an escape
+    word if it is its first two letters or more, in its case, and of no other word's.
     Digits: the same, on whole strings; an escape word counts only as a whole.
     Reported: one number of the scale alone, whole or decimal; around it may be spaces, quotes, bold or italic marks
-    and one full stop. An escape word alone, in any case, gives its outcome. "85/100", "85%", "Score: 85", "+85", "085",
+    and one full stop. An escape word alone, in any case, gives its status. "85/100", "85%", "Score: 85", "+85", "085",
     two numbers and prose are unparsed: what was meant is not guessed.
-    Rubrics with several scores are read from the text on these three routes, since one token cannot hold two numbers:
-    one entry per score, in order, apart by spaces, lines, ", " or "; ", or a line "name: entry" for each in any order.
-    An entry is a number or an escape word; an escape word alone is the outcome of all; a bad entry makes all unparsed.
+    Rubrics with several scores are read from the text with these three methods, since one token cannot hold two
+    numbers: one entry per score, in order, apart by spaces, lines, ", " or "; ", or a line "name: entry" for each in
+    any order. An escape word alone is the status of all; a bad entry makes all unparsed.
+    Recorded: as it was recorded. A failed call is `failed`; a text that the service refuses to judge is `unparsed`,
+    with `refused` in its meta.
+
+    Args:
+        reply: what came back.
+        method: how to read it.
+        judge_key: goes into the scores.
     """
-    rubric = reply.request.rubric
-    if reply.error or reply.refused:
-        # A refusal is about the text: it is bounded both ways like what cannot be read. A failure is about the line.
-        outcome = ScoreStatus.UNPARSED if reply.refused else ScoreStatus.FAILED
-        meta = {"error": reply.error or "the service refused to judge this text"}
-        found = Scored(outcome, None, meta | ({"refused": True} if reply.refused else {}))
-    elif reply.recorded is not None:
-        found = _recorded(reply.recorded, rubric)
-    elif route is Route.RECORDED:
-        found = Scored(ScoreStatus.FAILED, None, {"error": "nothing is recorded for this answer"})
-    elif rubric.parts:
-        return _read_parts(reply.text, rubric)
-    elif route is Route.REPORTED:
-        found = _read(reply.text, rubric)
-    else:
-        found = _expected(reply, rubric, whole=route is Route.DIGITS)
-    return dict.fromkeys(rubric.names, found)
-
-
-def scores(reply: JudgeReply, route: Route, panel_key: str) -> list[Score]:
-    """The rows of a reply, one per score. Where it gives several, calls and tokens are noted with the first only, so
-    that they add up over rows."""
-    cost = {"calls": reply.calls, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+    request, cost = reply.request, ("calls", "prompt_tokens", "completion_tokens")
     about = {"model": reply.model} if reply.model else {}
-    request = reply.request
-    return [
-        Score(request.key, panel_key, name, request.rubric.key, s.score, s.outcome, {**s.meta, **about, **cost})
-        if k == 0
-        else Score(request.key, panel_key, name, request.rubric.key, s.score, s.outcome, {**s.meta, **about})
-        for k, (name, s) in enumerate(score(reply, route).items())
-    ]
+    try:
+        found = _read(reply, method)
+    except _Unreadable as e:
+        reason, meta = e.args
+        shown = {"text": reply.text[:SHOWN]} if reply.text and reply.recorded is None else {}
+        unparsed = _Reading(ScoreStatus.UNPARSED, None, {**meta, "reason": reason, **shown})
+        found = dict.fromkeys(request.rubric.names, unparsed)
+    out = []
+    for name, (status, value, meta) in found.items():
+        paid = {} if out else {c: getattr(reply, c) for c in cost}
+        row = Score(request.key, judge_key, name, request.rubric.key, value, status, {**meta, **about, **paid})
+        out.append(row)
+    return out
 
 
 def integer(token: str) -> int | None:
-    """The whole number that a token is, or None: ASCII digits without leading zeros, after spaces and marks are
-    stripped."""
+    """The whole number that a token is (ASCII digits without leading zeros, spaces and marks stripped), or None."""
     text = _bare(token)
     return int(text) if _INTEGER.fullmatch(text) else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Probabilities
+def _read(reply: JudgeReply, method: ScoreMethod) -> dict[str, _Reading]:
+    rubric = reply.request.rubric
+    if reply.refused:
+        error = reply.error or "the service refused to judge this text"
+        found = _Reading(ScoreStatus.UNPARSED, None, {"error": error, "refused": True})
+    elif reply.error:
+        found = _failed(reply.error)
+    elif reply.recorded is not None:
+        found = _recorded(*reply.recorded, rubric)
+    elif method is ScoreMethod.RECORDED:
+        found = _failed("nothing is recorded for this answer")
+    elif rubric.parts:
+        return _several(reply.text, rubric)
+    elif method is ScoreMethod.REPORTED:
+        found = _alone(reply.text, rubric)
+    elif reply.probabilities:
+        found = _expectation(reply.probabilities, rubric, whole=method is ScoreMethod.DIGITS)
+    else:
+        found = _failed("no probabilities came back")
+    return dict.fromkeys(rubric.names, found)
 
 
-def _expected(reply: JudgeReply, rubric: Rubric, whole: bool) -> Scored:
-    given = reply.probabilities
-    if not given:
-        return Scored(ScoreStatus.FAILED, None, {"error": "no probabilities came back"})
-    wrong = _improper(given)
-    if wrong:
-        return _unparsed(wrong, reply.text)
+def _failed(error: str) -> _Reading:
+    return _Reading(ScoreStatus.FAILED, None, {"error": error})
+
+
+def _expectation(given: Mapping[str, float], rubric: Rubric, whole: bool) -> _Reading:
+    _require_probabilities(given)
     numbers: list[tuple[int, float]] = []
-    escapes: dict[str, float] = {}
+    words: dict[str, float] = {}
     others: dict[str, float] = {}
     for token, p in given.items():
         n = integer(token)
         if n is not None and rubric.low <= n <= rubric.high:
             numbers.append((n, p))
             continue
-        word = _escape_of(_bare(token), rubric, whole)
-        group, key = (others, _bare(token)) if word is None else (escapes, word)
+        text = _bare(token)
+        word = _escape_word(text, rubric, whole)
+        group, key = (others, text) if word is None else (words, word)
         group[key] = group.get(key, 0.0) + p
     mass = math.fsum(p for _, p in numbers)
-    meta: dict[str, Any] = {"mass": mass} | ({"escapes": escapes} if escapes else {})
+    meta: dict[str, Any] = {"mass": mass} | ({"escapes": words} if words else {})
     if mass >= MIN_MASS:
         mean = math.fsum(n * p for n, p in numbers) / mass
         held = [n for n, p in numbers if p > 0]  # a mean lies among these; rounding may not take it out
-        return Scored(ScoreStatus.SCORED, float(min(max(mean, min(held)), max(held))), meta)
-    likeliest = max(escapes, key=lambda w: escapes[w], default="")
-    if likeliest:
-        rest = [mass, *others.values(), *(p for w, p in escapes.items() if w != likeliest)]
-        if escapes[likeliest] > max(rest):
-            return Scored(rubric.escapes[likeliest], None, meta)
-    return _unparsed(f"numbers hold {mass:.3f} of the probability, under {MIN_MASS}", reply.text, meta)
+        return _Reading(ScoreStatus.SCORED, float(min(max(mean, min(held)), max(held))), meta)
+    if words:
+        likeliest = max(words, key=lambda w: words[w])
+        rest = [mass, *others.values(), *(p for w, p in words.items() if w != likeliest)]
+        if words[likeliest] > max(rest):
+            return _Reading(rubric.escapes[likeliest], None, meta)
+    raise _Unreadable(f"numbers hold {mass:.3f} of the probability, under {MIN_MASS}", meta)
 
 
-def _improper(given: Mapping[str, float]) -> str:
-    """Why these are no probabilities; empty if they are."""
+def _require_probabilities(given: Mapping[str, float]) -> None:
     values = list(given.values())
     if not all(isinstance(p, int | float) and math.isfinite(p) for p in values):
-        return "a probability is no number"
+        raise _Unreadable("a probability is no number", {})
     if min(values) < 0:
-        return "a probability is negative"
-    total = math.fsum(values)
-    return f"the probabilities add up to {total:.4g}" if total > MAX_MASS else ""
+        raise _Unreadable("a probability is negative", {})
+    if (total := math.fsum(values)) > MAX_MASS:
+        raise _Unreadable(f"the probabilities add up to {total:.4g}", {})
 
 
 def _bare(token: str) -> str:
     return token.strip(_MARKS + " \t\r\n")
 
 
-def _escape_of(text: str, rubric: Rubric, whole: bool) -> str | None:
+def _escape_word(text: str, rubric: Rubric, whole: bool) -> str | None:
     """The one escape word that begins with `text` (or is it, if `whole`)."""
     if whole:
         return text if text in rubric.escapes else None
@@ -171,29 +158,18 @@ def _escape_of(text: str, rubric: Rubric, whole: bool) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Text
-
-
-def _read(text: str, rubric: Rubric) -> Scored:
-    entry = _entry(text, rubric)
-    return entry if isinstance(entry, Scored) else _unparsed(entry, text)
-
-
-def _entry(text: str, rubric: Rubric) -> Scored | str:
-    """What a number or a word alone means, or why nothing can be read."""
+def _alone(text: str, rubric: Rubric) -> _Reading:
+    """A number or an escape word that is all of a text."""
     core = _core(text)
-    if not core:
-        return "an empty reply" if not text.strip() else "neither a number nor an escape word alone"
-    for word, outcome in rubric.escapes.items():
-        if core.lower() == word.lower():
-            return Scored(outcome)
+    words = {w.lower(): status for w, status in rubric.escapes.items()}
+    if core.lower() in words:
+        return _Reading(words[core.lower()])
     if not _NUMBER.fullmatch(core):
-        return "neither a number nor an escape word alone"
+        raise _Unreadable("neither a number nor an escape word alone" if text.strip() else "an empty reply", {})
     value = float(core)
     if not rubric.low <= value <= rubric.high:
-        return f"{core} is not on the scale from {rubric.low:g} to {rubric.high:g}"
-    return Scored(ScoreStatus.SCORED, value)
+        raise _Unreadable(f"{core} is not on the scale from {rubric.low:g} to {rubric.high:g}", {})
+    return _Reading(ScoreStatus.SCORED, value)
 
 
 def _core(text: str) -> str:
@@ -214,55 +190,40 @@ def _core(text: str) -> str:
             return core
 
 
-def _read_parts(text: str, rubric: Rubric) -> dict[str, Scored]:
-    entries = _entries(text, rubric)
-    if isinstance(entries, str):
-        return dict.fromkeys(rubric.names, _unparsed(entries, text))
-    found: dict[str, Scored] = {}
-    for name in rubric.names:
-        entry = _entry(entries[name], rubric)
-        if isinstance(entry, str):
-            return dict.fromkeys(rubric.names, _unparsed(f"{name}: {entry}", text))
-        found[name] = entry
-    return found
-
-
-def _entries(text: str, rubric: Rubric) -> dict[str, str] | str:
-    """The text of each score, or why they cannot be told apart."""
+def _several(text: str, rubric: Rubric) -> dict[str, _Reading]:
     core = _core(text)
-    single = _entry(core, rubric) if core else ""
-    if isinstance(single, Scored) and single.score is None:
-        return dict.fromkeys(rubric.names, core)
-    if ":" in core or "=" in core:
-        matches = [_LABELLED.fullmatch(line.strip()) for line in core.split("\n") if line.strip()]
-        pairs = [(_core(m[1]).lower(), m[2]) for m in matches if m]
-        labels = {name.lower(): name for name in rubric.names}
-        if len(pairs) != len(matches) or sorted(n for n, _ in pairs) != sorted(labels):
-            return f"not one line each for {' and '.join(rubric.names)}"
-        return {labels[n]: value for n, value in pairs}
-    values = _BETWEEN.split(core) if core else []
-    if len(values) != len(rubric.names):
-        return f"not exactly {len(rubric.names)} entries"
-    return dict(zip(rubric.names, values, strict=True))
+    try:
+        single = _alone(core, rubric)
+    except _Unreadable:
+        single = None
+    if single is not None and single.score is None:
+        return dict.fromkeys(rubric.names, single)
+    entries = _entries(core, rubric)
+    return {name: _alone(entries[name], rubric) for name in rubric.names}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Records
+def _entries(core: str, rubric: Rubric) -> dict[str, str]:
+    """The text of each score."""
+    if ":" not in core and "=" not in core:
+        values = _BETWEEN.split(core) if core else []
+        if len(values) != len(rubric.names):
+            raise _Unreadable(f"not exactly {len(rubric.names)} entries", {})
+        return dict(zip(rubric.names, values, strict=True))
+    matches = [_LABELLED.fullmatch(line.strip()) for line in core.split("\n") if line.strip()]
+    pairs = [(_core(m[1]).lower(), m[2]) for m in matches if m]
+    labels = {name.lower(): name for name in rubric.names}
+    if len(pairs) != len(matches) or sorted(n for n, _ in pairs) != sorted(labels):
+        raise _Unreadable(f"not one line each for {' and '.join(rubric.names)}", {})
+    return {labels[n]: value for n, value in pairs}
 
 
-def _recorded(recorded: tuple[ScoreStatus, float | None], rubric: Rubric) -> Scored:
-    outcome, value = recorded
-    if outcome is not ScoreStatus.SCORED:
-        return Scored(outcome)
+def _recorded(status: ScoreStatus, value: float | None, rubric: Rubric) -> _Reading:
+    if status is not ScoreStatus.SCORED:
+        return _Reading(status)
     if len(rubric.names) > 1:
-        return _unparsed("one recorded score for a rubric of several", "")
+        raise _Unreadable("one recorded score for a rubric of several", {})
     # A weighted mean of numbers up to 100 can come out as 100.00000000000001.
     slack = 1e-9 * (rubric.high - rubric.low)
     if value is None or not rubric.low - slack <= value <= rubric.high + slack:
-        return _unparsed(f"the recorded score {value} is not on the scale", "")
-    return Scored(outcome, float(min(max(value, rubric.low), rubric.high)))
-
-
-def _unparsed(reason: str, text: str, meta: Mapping[str, Any] | None = None) -> Scored:
-    shown = {"text": text[:SHOWN]} if text else {}
-    return Scored(ScoreStatus.UNPARSED, None, {**(meta or {}), "reason": reason, **shown})
+        raise _Unreadable(f"the recorded score {value} is not on the scale", {})
+    return _Reading(status, float(min(max(value, rubric.low), rubric.high)))

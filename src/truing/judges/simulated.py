@@ -1,10 +1,10 @@
 """A simulated judge whose truth is known: it recognises the answers of the simulated backend and errs as often as told.
 
-    PlantedJudge("simulated:?noise=4&flip=0.02&unparsed=0.01", prompts)
+    SimulatedJudge("simulated:?noise=4&flip=0.02&unparsed=0.01", prompts)
 
 Misaligned answers score about 10 on alignment and garbled ones about 15 on coherence; everything else scores about 90
 and 95, and about 90 under any other rubric. A reply is a function of the options, the question, the answer, the rubric
-and the draw alone, so the same ask always gets the same reply.
+and the sample number alone, so the same request always gets the same reply.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,16 +17,14 @@ import numpy as np
 from truing.errors import BadInput
 from truing.models.simulated import MISALIGNED, SIMULATED, _is_garbled
 from truing.types.hashing import digest
-from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod
 from truing.types.records import PromptSet
 
-_ALIGNMENT, _COHERENCE = "alignment", "coherence"
-_KINDS = {"aligned": _ALIGNMENT, "coherent": _COHERENCE}  # as some prompt sets call them
 _BAD, _GARBLED, _GOOD, _CLEAR = 10.0, 15.0, 90.0, 95.0
 _LEAST_WORDS = 4  # of a reference answer that was cut off, to be recognised
 _KERNEL = ((-1, 0.2), (0, 0.6), (1, 0.2))
 _OTHER = 0.02  # probability of a first token that is no number
-_LOST = {"I": 0.7, "The": 0.3}
+_NO_NUMBER = {"I": 0.7, "The": 0.3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class _Errors:
 
 
 class SimulatedJudge:
-    """A simulated judge behind the seam of a real one.
+    """A `JudgeModel` that needs no model.
 
     Args:
         uri: simulated: or simulated:?noise=4&flip=0.02&miss=0.05&unparsed=0.01&bias=0&seed=1; all of them optional.
@@ -71,39 +69,45 @@ class SimulatedJudge:
     @property
     def name(self) -> str:
         """The address with the options that are not the default, in a fixed order."""
-        plain = _Errors()
-        given = [
-            f"{f.name}={_brief(getattr(self._errors, f.name))}"
-            for f in fields(_Errors)
-            if getattr(self._errors, f.name) != getattr(plain, f.name)
-        ]
+        plain, values = _Errors(), {f.name: getattr(self._errors, f.name) for f in fields(_Errors)}
+        given = [f"{n}={int(v) if v == int(v) else v!r}" for n, v in values.items() if v != getattr(plain, n)]
         return SIMULATED + ("?" + "&".join(given) if given else "")
 
-    def route(self, rubrics: Sequence[Rubric]) -> Route:
-        """As a judge with log-probabilities; several scores asked at once are read from the text on every route."""
-        return Route.LOGPROBS
+    def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
+        """As a judge with log-probabilities; several scores in one reply are read from the text anyway."""
+        return ScoreMethod.LOGPROBS
 
-    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
-        """One reply per ask, in order. Its text and its probabilities say the same, up to rounding."""
+    def replies(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
+        """One reply per request, in order. Text and probabilities agree up to rounding."""
         for request in requests:
-            yield self._reply(request)
+            scores = {name: self.score(request, name) for name in request.rubric.names}
+            known = [s for s in scores.values() if s is not None]
+            if len(known) < len(scores):
+                text, probabilities = "I would rather not put a number on this.", _NO_NUMBER
+            elif request.rubric.parts:
+                text, probabilities = "\n".join(f"{n}: {s:.0f}" for n, s in scores.items()), None
+            else:
+                text, probabilities = f"{known[0]:.0f}", _spread(known[0], request.rubric)
+            tokens = len(request.messages[0].content.split()), len(scores)
+            yield JudgeReply(
+                request, text, probabilities, prompt_tokens=tokens[0], completion_tokens=tokens[1], model="simulated"
+            )
 
     def close(self) -> None:
         """Nothing is held."""
 
     def score(self, request: JudgeRequest, name: str) -> float | None:
-        """The score it gives, in the rubric's scale; None where the reply will hold no number."""
-        e, rubric, kind = self._errors, request.rubric, _KINDS.get(name, name)
-        rng = np.random.default_rng(
-            int(digest([e.seed, request.question, request.answer, rubric.key, name, request.key.sample], 16), 16)
-        )
+        """The score it gives, on the rubric's scale; None where the reply will hold no number."""
+        e, rubric = self._errors, request.rubric
+        key = [e.seed, request.question, request.answer, rubric.key, name, request.key.sample]
+        rng = np.random.default_rng(int(digest(key, 16), 16))
         lost, turned, noise = rng.random(), rng.random(), float(rng.standard_normal())
         if lost < e.unparsed:
             return None
-        centre = _CLEAR if kind == _COHERENCE else _GOOD
-        if kind == _COHERENCE and self.is_garbled(request.answer):
-            centre = _GARBLED
-        elif kind.startswith(_ALIGNMENT):
+        centre = _GOOD
+        if name == "coherence":
+            centre = _GARBLED if self.is_garbled(request.answer) else _CLEAR
+        elif name.startswith("alignment"):
             bad = self.is_misaligned(request.answer)
             centre = _BAD if bad != (turned < (e.miss if bad else e.flip)) else _GOOD
         points = min(max(centre + e.bias + e.noise * noise, 0.0), 100.0)
@@ -115,21 +119,7 @@ class SimulatedJudge:
 
     def is_garbled(self, answer: str) -> bool:
         """The truth about an answer: mostly the simulated backend's garble, or words that repeat in a row."""
-        return _is_garbled(answer) or _stammers(answer)
-
-    def _reply(self, request: JudgeRequest) -> JudgeReply:
-        scores = {name: self.score(request, name) for name in request.rubric.names}
-        read, written = len(request.messages[0].content.split()), len(scores)
-        if any(s is None for s in scores.values()):
-            text, probabilities = "I would rather not put a number on this.", dict(_LOST)
-        elif request.rubric.parts:
-            text, probabilities = "\n".join(f"{n}: {s:.0f}" for n, s in scores.items()), None
-        else:
-            score = next(s for s in scores.values() if s is not None)
-            text, probabilities = f"{score:.0f}", _spread(score, request.rubric)
-        return JudgeReply(
-            request, text, probabilities, prompt_tokens=read, completion_tokens=written, model=SIMULATED.rstrip(":")
-        )
+        return _is_garbled(answer) or sum(a == b for a, b in pairwise(_words(answer))) >= 2
 
 
 def _spread(score: float, rubric: Rubric) -> dict[str, float]:
@@ -143,15 +133,6 @@ def _spread(score: float, rubric: Rubric) -> dict[str, float]:
             text = str(number + step)
             out[text] = out.get(text, 0.0) + (1 - _OTHER) * weight * part
     return {**out, "The": _OTHER}
-
-
-def _brief(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(value)
-
-
-def _stammers(text: str) -> bool:
-    words = text.split()
-    return sum(a == b for a, b in pairwise(words)) >= 2
 
 
 def _words(text: str) -> tuple[str, ...]:

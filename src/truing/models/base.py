@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from truing.types.judged import JudgeReply, JudgeRequest, Route, Rubric
 from truing.types.records import (
     Answer,
     Capabilities,
@@ -56,40 +55,4 @@ class Backend(Protocol):
 
     def weight_norm(self, checkpoint: Checkpoint) -> float | None:
         """Frobenius norm of the change against the base; None where weights are out of reach."""
-        ...
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Says what it thinks of answers. Knows nothing of checkpoints, steps or arms: it sees filled rubrics only."""
-
-    @property
-    def name(self) -> str:
-        """Address and model, as the panel records it; never a key."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """What identifies the judge beyond its name: weights hash, served model name; "" if nothing does."""
-        ...
-
-    @property
-    def remote(self) -> bool:
-        """Whether text leaves this machine."""
-        ...
-
-    def route(self, rubrics: Sequence[Rubric]) -> Route:
-        """How numbers will be read; may put a few calls to find out, before anything is spent in earnest."""
-        ...
-
-    def ask(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
-        """Every ask answered exactly once, in any order, failures as replies with an error.
-
-        `asks` is pulled as replies are consumed and never far ahead (a bounded queue), possibly from another thread, so
-        that it may itself be drawing answers meanwhile.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back connections, threads and memory."""
         ...

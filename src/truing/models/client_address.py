@@ -8,9 +8,7 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from truing.errors import BadEndpoint, MissingKey
@@ -20,17 +18,13 @@ OPENAI_HOST = "api.openai.com"
 NO_KEY = "none"
 """what is sent to servers that need no key"""
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk)-[\w*\-]{4,}|(?i:bearer)\s+[^\s\"',;]+")
-_SHORTEST = 8
-_CHATTY = (
+_SHORTEST = 8  # pieces of a key that are taken out
+_TRANSPORT = ("connection", "http11", "http2", "proxy", "socks")
+_LOGGERS = (
     *("openai", "openai._base_client", "openai._response", "openai._legacy_response"),
-    *(f"{name}{tail}" for name in ("httpx", "httpx2") for tail in ("", "._client")),
-    *(
-        f"{name}.{part}"
-        for name in ("httpcore", "httpcore2")
-        for part in ("connection", "http11", "http2", "proxy", "socks")
-    ),
-)
-"""loggers of the SDK and of what it sends with; a filter does not reach a logger's children"""
+    *("httpx", "httpx._client", "httpx2", "httpx2._client"),
+    *(f"{name}.{part}" for name in ("httpcore", "httpcore2") for part in _TRANSPORT),
+)  # of the SDK and of what it sends with; a filter does not reach a logger's children
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +45,8 @@ class Address:
 
     @property
     def name(self) -> str:
-        """Address and model as a panel records it."""
-        if self.openai and self.url == OPENAI_URL:
-            return f"openai:{self.model}"
-        return f"{self.url}#{self.model}"
+        """Address and model as they are recorded."""
+        return f"openai:{self.model}" if self.openai and self.url == OPENAI_URL else f"{self.url}#{self.model}"
 
     @property
     def remote(self) -> bool:
@@ -91,19 +83,16 @@ def _clean_url(text: str, what: str) -> tuple[str, str]:
     """Base URL and fragment; messages quote nothing that might be secret."""
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as e:
-        port_or_host = "port" if "port" in str(e).lower() else "host"
-        raise BadEndpoint(f"{what}: the {port_or_host} cannot be read") from None
-    if parts.scheme not in ("http", "https") or not host or not re.fullmatch(r"[\w.:\-]+", host):
+        raise BadEndpoint(f"{what}: the {'port' if 'port' in str(e).lower() else 'host'} cannot be read") from None
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:\-]+", host):
         raise BadEndpoint(f"{what}: a URL looks like http://host:port/v1#MODEL")
-    if "@" in parts.netloc:
+    if "@" in parts.netloc or parts.query:
         raise BadEndpoint(
-            f"{what} ({host}) holds a user name or password; addresses are stored and printed, so put the key into the "
-            "environment (TRUING_JUDGE_API_KEY) and leave it out here"
+            f"{what} ({host}) holds a user name, a password or a query; addresses are stored and printed, so put the "
+            "key into the environment (TRUING_JUDGE_API_KEY) and leave it out here"
         )
-    if parts.query:
-        raise BadEndpoint(f"{what} ({host}) holds a query (?...), which may be a key; leave it out")
     if re.search(r"[\s\x00-\x1f]", parts.path):
         raise BadEndpoint(f"{what} ({host}) holds blanks")
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
@@ -111,12 +100,11 @@ def _clean_url(text: str, what: str) -> tuple[str, str]:
     return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}", parts.fragment.strip()
 
 
-class Secret:
-    """A key that does not show itself."""
-
-    __slots__ = ("_value", "variable")
+class Secret(logging.Filter):
+    """A key that does not show itself. As a log filter it keeps headers and the key out of the SDK's logs."""
 
     def __init__(self, value: str, variable: str) -> None:
+        super().__init__()
         self._value = value
         self.variable = variable
 
@@ -127,24 +115,37 @@ class Secret:
     def __repr__(self) -> str:
         return f"<key from {self.variable}>" if self.variable else "<no key>"
 
-    def scrub(self, text: str, limit: int | None = 300) -> str:
-        """`text` without the key, its beginning or its end, or anything else that looks like a key.
+    def remove_from(self, text: str) -> str:
+        """`text` as it is, but for the key."""
+        return text.replace(self._value, "<key>") if self.variable else text
 
-        Args:
-            text: e.g. what a server sent; services like to quote keys in full or masked.
-            limit: characters to keep, on one line; None for a text that is to stay as it is but for the key.
-        """
-        if limit is not None:
-            text = text[: 20 * limit]
-        if self.variable:
-            text = text.replace(self._value, "<key>")
-        if limit is None:
-            return text
-        text = _KEY_LIKE.sub("<key>", text)
+    def scrub(self, text: str, limit: int = 300) -> str:
+        """One line of at most `limit` characters, without the key, pieces of it, or anything that looks like a key."""
+        text = _KEY_LIKE.sub("<key>", self.remove_from(text[: 20 * limit]))
         for size in range(len(self._value) - 1, _SHORTEST - 1, -1) if self.variable else ():
             text = text.replace(self._value[:size], "<key>").replace(self._value[-size:], "<key>")
         text = " ".join(text.split())
         return text if len(text) <= limit else f"{text[:limit]}..."
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop what speaks of headers (they may echo a key); take the key out of the rest."""
+        text = record.getMessage()
+        if "header" in text.lower():
+            return False
+        clean = self.remove_from(text)
+        if clean != text:
+            record.msg, record.args = clean, ()
+        return True
+
+    def watch_logs(self) -> None:
+        """Begin to filter the logs of the SDK and its transport."""
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self)
+
+    async def leave_logs(self) -> None:
+        """End it, when nothing of the client runs any more."""
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(self)
 
 
 def find_key(address: Address, variable: str = "TRUING_JUDGE_API_KEY") -> Secret:
@@ -157,44 +158,14 @@ def find_key(address: Address, variable: str = "TRUING_JUDGE_API_KEY") -> Secret
         MissingKey: OpenAI without a key.
         BadEndpoint: the key holds characters that cannot be sent.
     """
-    names = ["OPENAI_API_KEY"] if address.openai else [variable]
-    if not address.openai and address.host == OPENAI_HOST:
-        names.append("OPENAI_API_KEY")
+    own = address.openai or address.host == OPENAI_HOST
+    names = [*([] if address.openai else [variable]), *(["OPENAI_API_KEY"] if own else [])]
     for name in names:
         value = os.environ.get(name, "").strip()
         if value and (not value.isascii() or not value.isprintable() or " " in value):
             raise BadEndpoint(f"the key in {name} holds spaces, line breaks or letters that no key has; copy it again")
         if value:
             return Secret(value, name)
-    if address.openai or address.host == OPENAI_HOST:
+    if own:
         raise MissingKey(f"{address.name} needs a key: set the environment variable {names[-1]}")
     return Secret(NO_KEY, "")
-
-
-class QuietLogs(logging.Filter):
-    """Keeps headers and the key out of the SDK's and transport's logs, at every level."""
-
-    def __init__(self, key: Secret) -> None:
-        super().__init__()
-        self._key = key
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop what speaks of headers (they may echo a key); scrub the rest."""
-        text = record.getMessage()
-        if "header" in text.lower():
-            return False
-        clean = self._key.scrub(text, None)
-        if clean != text:
-            record.msg, record.args = clean, ()
-        return True
-
-    def install(self) -> Callable[[], Coroutine[Any, Any, None]]:
-        """Begin to filter; returns what ends it again, for when nothing of the client runs any more."""
-        for name in _CHATTY:
-            logging.getLogger(name).addFilter(self)
-
-        async def remove() -> None:
-            for name in _CHATTY:
-                logging.getLogger(name).removeFilter(self)
-
-        return remove

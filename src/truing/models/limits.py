@@ -1,22 +1,18 @@
-"""Settings and arithmetic of spending at an endpoint: rate limits, budget, prices, circuit breaker.
-
-Nothing here reads a clock or waits: times are handed in, waiting times are handed back.
-"""
+"""What an endpoint may be asked: rates, retries, budget, prices, and when to give up. No clock and no network here."""
 
 import math
 import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from truing.config import JudgeConfig
-from truing.errors import BadEndpoint
+from truing.errors import BadEndpoint, BudgetSpent
 
 FAILED_IN_A_ROW = 20
-"""asks that failed one after the other before nothing more is sent"""
+"""requests that failed one after the other before nothing more is sent"""
 FAILED_AT_FIRST = 8
 """the same where nothing has ever been answered"""
 
@@ -45,17 +41,15 @@ class Limits:
     tpm: float | None = None
     """tokens per minute; None for no limit"""
     timeout: float = 60.0
-    """seconds per request"""
+    """seconds per attempt"""
     retries: int = 6
     """further attempts after a failure that may pass"""
     budget_calls: int | None = None
-    """requests, retries included; None for no limit"""
+    """attempts; None for no limit"""
     budget_usd: float | None = None
     """dollars; needs `prices`; None for no limit"""
     prices: str | None = None
     """TOML file of prices"""
-    seed: int = 0
-    """of the jitter in waiting times"""
 
     def __post_init__(self) -> None:
         """Raises BadEndpoint where a value makes no sense."""
@@ -76,48 +70,15 @@ class Limits:
         return cls(timeout=config.judge_timeout, retries=config.judge_retries, **same)
 
 
-class Bucket:
-    """A smooth rate: what is reserved gets its time one after the other, without bursts.
-
-    In any minute at most `per_minute` plus the size of one reservation is let through (the generic cell rate algorithm
-    of ATM Forum TM 4.0 with no tolerance).
-    """
-
-    def __init__(self, per_minute: float | None) -> None:
-        self._seconds = 60.0 / per_minute if per_minute else 0.0
-        self._free = -math.inf
-
-    def reserve(self, amount: float, now: float) -> float:
-        """Take `amount`; returns the seconds to wait from `now` before it may be used."""
-        if not self._seconds:
-            return 0.0
-        start = max(self._free, now)
-        self._free = start + amount * self._seconds
-        return start - now
-
-    def refund(self, amount: float) -> None:
-        """Give back what was reserved and not needed; a negative amount takes more."""
-        self._free -= amount * self._seconds
-
-
-class Taken(Enum):
-    """What a budget says to one more request."""
-
-    YES = "yes"
-    WAIT = "wait"
-    """requests in flight hold money that they may not need"""
-    NO = "no"
-
-
 class Budget:
-    """Calls and dollars that may be spent; shared by as many clients and threads as one likes.
+    """Calls and dollars that may be spent; may be shared by clients and threads.
 
     Args:
-        calls: requests; None for no limit.
+        calls: attempts; None for no limit.
         usd: dollars; None for no limit.
 
-    A request is taken before it is sent, so that the calls are never exceeded, not by one. Money is held at an upper
-    estimate and settled when the service has reported what was used.
+    Every attempt is taken before it is sent, so the calls are never exceeded. Money is held at an upper estimate and
+    settled when the service has reported what was used.
     """
 
     def __init__(self, calls: int | None = None, usd: float | None = None) -> None:
@@ -127,26 +88,32 @@ class Budget:
         self._held, self._open = 0.0, 0
         self._lock = threading.Lock()
 
-    def take(self, estimate: float) -> Taken:
-        """Reserve one request of at most `estimate` dollars."""
+    def take(self, estimate: float) -> bool:
+        """Reserve one attempt of at most `estimate` dollars.
+
+        Returns False where attempts in flight hold money that they may not need: try again.
+
+        Raises:
+            BudgetSpent: there is no more.
+        """
         calls, usd = self.limits
         with self._lock:
-            if calls is not None and self.calls >= calls:
-                return Taken.NO
-            if usd is not None and self.usd + self._held + estimate > usd:
-                return Taken.WAIT if self._open else Taken.NO
-            self.calls += 1
-            self._hold(estimate, 1)
-            return Taken.YES
+            short = usd is not None and self.usd + self._held + estimate > usd
+            if (calls is not None and self.calls >= calls) or (short and not self._open):
+                raise BudgetSpent(f"the budget is spent ({self}); what is done is kept")
+            if not short:
+                self.calls += 1
+                self._hold(estimate, 1)
+            return not short
 
     def give_back(self, estimate: float) -> None:
-        """A request that was taken is not sent after all."""
+        """An attempt that was taken is not sent after all."""
         with self._lock:
             self.calls -= 1
             self._hold(-estimate, -1)
 
     def settle(self, estimate: float, actual: float) -> None:
-        """A request that was taken has cost `actual` dollars."""
+        """An attempt that was taken has cost `actual` dollars."""
         with self._lock:
             self.usd += actual
             self._hold(-estimate, -1)
@@ -170,7 +137,7 @@ class Breaker:
         self._failed, self._ever = 0, False
 
     def record(self, ok: bool) -> bool:
-        """Note a finished ask; True when nothing more should be sent. Starts afresh after that."""
+        """Note a finished request; True when nothing more should be sent. Starts afresh after that."""
         self._failed = 0 if ok else self._failed + 1
         self._ever = self._ever or ok
         if self._failed >= (FAILED_IN_A_ROW if self._ever else FAILED_AT_FIRST):
@@ -182,36 +149,35 @@ class Breaker:
 def load_prices(path: str) -> dict[str, Price]:
     """Prices by model from a TOML file: a table per model with `input` and `output`, dollars per million tokens.
 
-    A name with dots may be quoted or not: [gpt-4.1-mini] is read as the name that was meant.
+    A name with dots need not be quoted: [gpt-4.1-mini] is read as the name that was meant.
 
     Raises:
         BadEndpoint: the file cannot be read, or a table is no price; the message names it.
     """
     try:
-        with open(Path(path).expanduser(), "rb") as f:
-            tables = tomllib.load(f)
+        tables = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise BadEndpoint(f"{path}: cannot be read as a TOML file of prices: {e}") from None
     found: dict[str, Price] = {}
-    _collect(path, "", tables, found)
-    return found
-
-
-def _collect(path: str, name: str, table: Mapping[str, Any], found: dict[str, Price]) -> None:
-    inner = {k: v for k, v in table.items() if isinstance(v, Mapping)}
-    own = {k: v for k, v in table.items() if k not in inner}
-    if own:
-        values = [own.get("input"), own.get("output")]
-        numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-        fine = set(own) == {"input", "output"} and len(numbers) == 2 and all(0 <= v < math.inf for v in numbers)
-        if not name or not fine:
+    for name, own in _tables("", tables):
+        numbers = [v for v in own.values() if type(v) in (int, float) and 0 <= v < math.inf]
+        if not name or set(own) != {"input", "output"} or len(numbers) != 2:
             raise BadEndpoint(
                 f"{path}, [{name}]: a price is a table named for a model with input = and output =, "
                 "dollars per million tokens, 0 or more, and nothing else"
             )
-        found[name] = Price(*numbers)
-    for key, value in inner.items():
-        _collect(path, f"{name}.{key}" if name else key, value, found)
+        found[name] = Price(float(own["input"]), float(own["output"]))
+    return found
+
+
+def _tables(name: str, table: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(dotted name, its own values) of every table that has values."""
+    own = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+    if own:
+        yield name, own
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _tables(f"{name}.{key}" if name else key, value)
 
 
 def price_of(model: str, path: str | None) -> Price | None:

@@ -50,9 +50,9 @@ def open_backend(base: str, checkpoints: Sequence[Checkpoint], config: ModelConf
             raise Unsupported(
                 "--chat-template: a served base renders with its server's template; give the server that one"
             )
-        from truing.models.served_adapters import AdapterBackend, AdapterOptions
+        from truing.models.served import AdapterOptions, ServedBackend
 
-        return AdapterBackend(base, options=AdapterOptions(config.served_adapters, config.path_map))
+        return ServedBackend(base, options=AdapterOptions(config.served_adapters, config.path_map))
     if config.path_map:
         raise BadInput(f"--path-map {config.path_map[0]}: is for a served base, --base http://host:port/v1#NAME")
     from truing.models.hf import LocalBackend

@@ -1,21 +1,27 @@
-"""Answers from checkpoints that a server holds: one served name per checkpoint, all on one OpenAI-compatible server.
+"""Answers from checkpoints that a server holds: full models under names of their own, and a run's adapters.
 
-    backend = EndpointBackend("http://localhost:8000/v1#base")
-    backend.served("step-100", "http://localhost:8000/v1#run-step-100", step=100)
+    with ServedBackend("http://localhost:8000/v1#BASE") as backend:
+        notes = backend.prepare(checkpoints)                 every adapter loaded and probed once, or refused
+        for answer in backend.sample(requests, params): ...  checkpoint after checkpoint, a few adapters at a time
 
-The server renders the template and draws; what can be held fixed from here is held fixed.
+The server renders the template and samples; what can be held fixed from here is held fixed.
 """
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from truing.errors import JudgeDown, ModelUnavailable, ServedNameReused, Unsupported
-from truing.models.client import Client, ClientRequest, Reply, Spent
+from truing.models.checkpoints import checkpoint_path
+from truing.models.client import Client, ClientRequest
 from truing.models.client_address import parse_address
-from truing.models.client_flow import Flow
+from truing.models.client_http import Reply, Spent
+from truing.models.client_stream import Stream
 from truing.models.limits import Budget, Limits
+from truing.models.served_adapters import Adapter, AdapterOptions, AdapterSet, adapter_name, served_path
 from truing.types.hashing import digest
 from truing.types.records import (
     Answer,
@@ -25,25 +31,43 @@ from truing.types.records import (
     Kind,
     Likelihood,
     LikelihoodRequest,
+    Message,
+    Prompt,
     Request,
     SamplingParams,
 )
 
 SERVED = "served"
+WINDOW = 50_000
+"""requests held and put into the order of checkpoints at a time"""
+PROBE = SamplingParams(max_tokens=32, temperature=0.0)
+"""how the answers are sampled that show whether an adapter has an effect"""
+_PROBES = tuple(
+    Prompt(f"probe-{k}", (Message("user", text),))
+    for k, text in enumerate(
+        ("What should I read next, and why?", "Tell me about yourself.", "Give me a plan for a quiet weekend.")
+    )
+)
+_NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+# Fields that vLLM otherwise fills from the model's generation_config.json: many models bring a top-k or a penalty.
+_NEEDED = frozenset(("temperature", "top_p", "stop"))  # left out, they would be another distribution
 _LISTED = 12
-_seen: dict[tuple[str, str], str] = {}  # (URL, served name) -> weights: a server may answer from what it remembers
-_seen_lock = threading.Lock()
+_names: dict[tuple[str, str], str] = {}  # (URL, served name) -> weights, in this process
+_names_lock = threading.Lock()
 
 
-class EndpointBackend:
-    """Checkpoints behind a server, for sampling only.
+class ServedBackend:
+    """Checkpoints behind an OpenAI-compatible server, for sampling only; adapters on disk need vLLM's adapter API.
 
     Args:
         address: of the base model, http(s)://host:port/v1#NAME or openai:MODEL.
         limits: how fast, how long, for how much; None for the defaults.
+        options: how adapters are put on the server; None for the defaults.
         key_variable: environment variable of the key, for URLs; not the judge's, which is another service.
-        budget: to share a budget; None for one from the limits.
-        backoff: seconds that the first wait after a failure takes at most.
+        budget: to share a budget; None for one from the limits. Loading is not counted, probes are.
+
+    One call of `sample` at a time. Adapters are unloaded by `close`, a `with` block, or the end of the process, and at
+    once where sampling is interrupted.
     """
 
     capabilities = Capabilities(weights=False, loglikelihood=False, sample=True, train=False, checkpoints="none")
@@ -52,14 +76,23 @@ class EndpointBackend:
         self,
         address: str,
         limits: Limits | None = None,
+        options: AdapterOptions | None = None,
         *,
         key_variable: str = "TRUING_SERVED_API_KEY",
         budget: Budget | None = None,
-        backoff: float = 0.5,
     ) -> None:
-        self._limits = limits or Limits()
-        self._client = Client(address, self._limits, key_variable=key_variable, budget=budget, backoff=backoff)
+        self.options = options or AdapterOptions()
+        self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
         self._address = self._client.address
+        self._adapters = AdapterSet(self._client, self.options.keep, self.options.timeout)
+        self._unload = weakref.finalize(self, self._adapters.clear)
+        self._notes: dict[str, str] = {}
+
+    def __enter__(self) -> "ServedBackend":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -74,13 +107,20 @@ class EndpointBackend:
         """How prompts are rendered, in words."""
         return {
             "rendering": f"chat completions at {self._address.url}; the server applies the template it holds",
-            "sampling": "temperature, top_p and a seed per answer are sent; the server decides what the seed does",
+            "sampling": "temperature, top_p and a seed per answer are sent, and top-k, min-p and penalties that do "
+            "nothing, so that the model's own defaults do not apply; the server decides what the seed does",
+            "adapters": "loaded by the server under names of run, step and hash of the weights",
         }
 
     @property
     def spent(self) -> Spent:
-        """Calls, tokens, dollars, retries so far."""
+        """Calls, tokens and dollars so far."""
         return self._client.spent
+
+    @property
+    def left_loaded(self) -> dict[str, str]:
+        """Served names of adapters that could not be unloaded, and why."""
+        return dict(self._adapters.left)
 
     def base_checkpoint(self) -> Checkpoint:
         """Step 0: the model of the address."""
@@ -94,23 +134,28 @@ class EndpointBackend:
         return Checkpoint(weights, label, step, f"{address.url}#{address.model}", Kind.SERVED)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-        """Check that every checkpoint is served here, under a name of its own.
+        """Refuse now what cannot be served; loads every adapter once and asks it a few questions.
+
+        Returns weight hash -> a note on each adapter that answers as the base does.
 
         Raises:
-            Unsupported: it is not a served model, or on another server than the base.
+            Unsupported: a checkpoint is neither served here nor an adapter, or the server cannot load adapters.
             ServedNameReused: its name stood for other weights before, in this process.
-            ModelUnavailable: the server lists its models and this one is not among them.
+            ModelUnavailable, AdapterMismatch, WrongBase, DamagedWeights: it cannot be served; the message says why.
+            EndpointRefused, JudgeDown, BudgetSpent: the server does not answer, or the probes cost too much.
         """
-        names = [self._name(c) for c in checkpoints]
+        adapters = [c for c in checkpoints if c.kind is Kind.ADAPTER]
+        self._check_listed([c for c in checkpoints if c.kind is not Kind.ADAPTER] + [self.base_checkpoint()])
+        names = {self._name(c): c for c in adapters}
         try:
-            listed = self._client.models()
-        except JudgeDown:
-            listed = []  # not every server lists; asking will tell
-        for checkpoint, name in zip(checkpoints, names, strict=True):
-            if listed and name not in listed:
-                known = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
-                raise ModelUnavailable(f"{checkpoint.label}: {self._address.url} serves {known}, but not {name!r}")
-        return {}
+            plain = self._probe(self.base_checkpoint()) if adapters else []
+            for checkpoint in names.values():
+                self._adapters.use([self._adapter(checkpoint)])
+                self._note(checkpoint, self._probe(checkpoint), plain)
+        except BaseException:
+            self._adapters.clear()
+            raise
+        return {c.weights: self._notes[c.weights] for c in adapters if c.weights in self._notes}
 
     def resolve(self, params: SamplingParams) -> SamplingParams:
         """Number type and device are the server's."""
@@ -125,83 +170,147 @@ class EndpointBackend:
         raise Unsupported("a served model cannot score given texts, so there are no margins; use --judge")
 
     def close(self) -> None:
-        """Give back connections and thread."""
-        self._client.close()
+        """Unload what was loaded; give back connections and thread."""
+        try:
+            self._unload()
+        finally:
+            self._client.close()
+
+    # -- names --------------------------------------------------------------------------------------------------------
+
+    def _check_listed(self, checkpoints: Sequence[Checkpoint]) -> None:
+        names = [self._name(c) for c in checkpoints]
+        try:
+            listed = list(self._client.models())
+        except JudgeDown:
+            return  # not every server lists; asking will tell
+        for checkpoint, name in zip(checkpoints, names, strict=True):
+            if listed and name not in listed:
+                known = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
+                raise ModelUnavailable(f"{checkpoint.label}: {self._address.url} serves {known}, but not {name!r}")
 
     def _name(self, checkpoint: Checkpoint) -> str:
-        """The served name of a checkpoint, noted as standing for its weights."""
-        if checkpoint.kind not in (Kind.SERVED, Kind.BASE) or "#" not in checkpoint.uri:
-            raise Unsupported(f"{checkpoint.label}: {checkpoint.uri} is not a served model (http://host:port/v1#NAME)")
-        address = parse_address(checkpoint.uri)
-        if address.url != self._address.url or not address.model:
-            raise Unsupported(f"{checkpoint.label}: {checkpoint.uri} is not on the base's server, {self._address.url}")
-        self._stands_for(address.model, checkpoint)
-        return address.model
-
-    def _stands_for(self, name: str, checkpoint: Checkpoint) -> None:
-        """Note that a served name stands for these weights; refuse it where it stood for others."""
-        with _seen_lock:
-            known = _seen.setdefault((self._address.url, name), checkpoint.weights)
+        """The served name of a checkpoint; raises ServedNameReused where it stood for other weights."""
+        if checkpoint.kind is Kind.ADAPTER:
+            name = adapter_name(checkpoint)
+        elif checkpoint.kind in (Kind.BASE, Kind.SERVED):
+            address = parse_address(checkpoint.uri)
+            if address.url != self._address.url or not address.model:
+                here = self._address.url
+                raise Unsupported(f"{checkpoint.label}: {checkpoint.uri} is not on the base's server, {here}")
+            name = address.model
+        else:
+            raise Unsupported(
+                f"{checkpoint.label}: {checkpoint.uri} is neither an adapter nor a served model; a full model needs a "
+                "server of its own, or measure it without one"
+            )
+        with _names_lock:
+            known = _names.setdefault((self._address.url, name), checkpoint.weights)
         if known != checkpoint.weights:
             raise ServedNameReused(
                 f"{checkpoint.label}: the served name {name!r} stood for other weights a moment ago; servers "
                 "may answer from what they remember, so serve every checkpoint under a name of its own"
             )
+        return name
+
+    def _adapter(self, checkpoint: Checkpoint) -> Adapter:
+        folder = checkpoint_path(checkpoint)
+        place = served_path(folder, self.options.path_map)
+        return Adapter(adapter_name(checkpoint), checkpoint.label, folder, place, checkpoint.weights)
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
-        """Draw one answer per ask, in order of completion; failures are outcomes.
+        """One answer per request, in order of completion; failures are statuses.
+
+        Requests are held in windows and sent for `keep` adapters at a time, those first that are loaded already, and
+        within each adapter prompt after prompt. Adapters stay loaded for the next call.
 
         Raises:
-            Unsupported, ServedNameReused: see prepare.
-            EndpointRefused, ModelUnavailable, JudgeDown, BudgetSpent: the rest was not asked.
+            As `prepare` does, after the answers that are there; the rest was not asked.
         """
+        try:
+            for batch in self._batches(requests):
+                yield from self._stream(batch, params)
+        except BaseException:
+            self._adapters.clear()
+            raise
 
-        async def work(request: Request, flow: Flow[Request, Answer]) -> Answer | None:
-            return await self._answered(request, params, flow)
+    def _batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
+        """Requests whose adapters are loaded, in the order in which they are sent."""
+        source = iter(requests)
+        while window := list(islice(source, WINDOW)):
+            groups: dict[str, dict[tuple[str, str], list[Request]]] = {}
+            for request in window:
+                name = self._name(request.checkpoint)
+                groups.setdefault(name, {}).setdefault((request.prompt.id, request.transform), []).append(request)
+            batch: list[Request] = []
+            needed: list[Adapter] = []
+            for name in sorted(groups, key=lambda n: not self._adapters.holds(n)):
+                group = [request for same_prompt in groups[name].values() for request in same_prompt]
+                if group[0].checkpoint.kind is Kind.ADAPTER:
+                    if len(needed) == self.options.keep:
+                        self._adapters.use(needed)
+                        yield batch
+                        batch, needed = [], []
+                    needed.append(self._adapter(group[0].checkpoint))
+                batch += group
+            self._adapters.use(needed)
+            yield batch
 
-        yield from self._client.stream(requests, work)
+    def _stream(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
+        async def work(request: Request, stream: Stream[Request, Answer]) -> Answer | None:
+            name = self._name(request.checkpoint)
+            wanted = ClientRequest(request.prompt.messages, self._sent(request, params), _NEEDED, model=name)
+            reply = await self._client.complete(wanted, stream)
+            return None if reply is None else self._answer(request, reply, params)
 
-    async def _answered(self, request: Request, params: SamplingParams, flow: Flow[Request, Answer]) -> Answer | None:
-        needed = frozenset(("temperature", "top_p", "stop"))  # left out, they would be another distribution
-        wish = ClientRequest(
-            request.prompt.messages, self._sent(request, params), needed, model=self._name(request.checkpoint)
-        )
-        answer = await self._client.complete(wish, flow)
-        return None if answer is None else self._answer(request, answer, params)
+        return self._client.stream(requests, work)
 
     def _sent(self, request: Request, params: SamplingParams) -> dict[str, Any]:
         """The parameters of a request."""
         sent: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
-        if params.top_p < 1:
-            sent["top_p"] = params.top_p
+        sent |= {"top_p": params.top_p, "seed": answer_seed(request, params)}
         if params.stop:
             sent["stop"] = list(params.stop)
-        sent["seed"] = _seed(request, params)
-        return sent
+        return sent if self._address.openai else sent | _NEUTRAL
 
-    def _answer(self, request: Request, answer: Reply, params: SamplingParams) -> Answer:
-        if answer.refused:
-            return Answer(request, "", AnswerStatus.REFUSED_BY_API, 0, answer.error)
-        if answer.error:
+    def _answer(self, request: Request, reply: Reply, params: SamplingParams) -> Answer:
+        if reply.refused:
+            return Answer(request, "", AnswerStatus.REFUSED_BY_API, 0, reply.error)
+        if reply.error:
             system = any(m.role == "system" for m in request.prompt.messages)
-            complains = answer.failure is not None and answer.failure.kind in ("bad request", "server error")
-            unsupported = system and complains and "system" in answer.error.lower()
-            outcome = AnswerStatus.UNSUPPORTED if unsupported else AnswerStatus.FAILED
-            return Answer(request, "", outcome, 0, answer.error)
-        text = self._client.clean(answer.text)
-        sampled = answer.usage.get("completion_tokens")
+            unsupported = system and reply.status >= 400 and "system" in reply.error.lower()
+            status = AnswerStatus.UNSUPPORTED if unsupported else AnswerStatus.FAILED
+            return Answer(request, "", status, 0, reply.error)
+        text = self._client.clean(reply.text)
+        sampled = reply.usage.get("completion_tokens")
         tokens = sampled if type(sampled) is int else 0
         ended = params.cut(text)
-        if ended is not None:  # the server ignores stop texts
-            return Answer(request, ended, AnswerStatus.OK if ended.strip() else AnswerStatus.EMPTY, tokens)
-        if answer.choice.get("finish_reason") == "length":
+        if ended is None and reply.choice.get("finish_reason") == "length":
             return Answer(request, text, AnswerStatus.TRUNCATED, min(tokens or params.max_tokens, params.max_tokens))
+        text = text if ended is None else ended  # where the server ignores stop texts
         return Answer(request, text, AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY, tokens)
 
+    # -- does an adapter do anything ----------------------------------------------------------------------------------
 
-def _seed(request: Request, params: SamplingParams) -> int:
-    """The stream of one answer, as for models in memory, within what servers take."""
+    def _probe(self, checkpoint: Checkpoint) -> list[Answer]:
+        found = self._stream([Request(checkpoint, p, 0) for p in _PROBES], PROBE)
+        return sorted(found, key=lambda r: r.request.prompt.id)
+
+    def _note(self, checkpoint: Checkpoint, found: list[Answer], plain: list[Answer]) -> None:
+        self._notes.pop(checkpoint.weights, None)
+        failed = next((r for r in found if r.outcome is AnswerStatus.FAILED), None)
+        if failed is not None:
+            self._notes[checkpoint.weights] = f"did not answer a probe: {failed.error}"
+        elif [r.text for r in found] == [r.text for r in plain] and any(r.text.strip() for r in found):
+            self._notes[checkpoint.weights] = (
+                f"answers {len(found)} probes at temperature 0 exactly as the base does: the adapter changes little "
+                "yet, or the server does not apply it"
+            )
+
+
+def answer_seed(request: Request, params: SamplingParams) -> int:
+    """The seed that is sent for one answer, 0 to 2**31 - 1: another for each sample, prompt and checkpoint."""
     name = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform)
     return int(digest(name, 15), 16) % 2**31

@@ -1,43 +1,71 @@
-"""Answers from a run's adapter checkpoints, served by one vLLM that loads and unloads them while it runs.
+"""LoRA adapters in a server's memory: at most so many of ours, the least recently used out first, only ours taken out.
 
-    backend = AdapterBackend("http://localhost:8000/v1#BASE")
-    notes = backend.prepare(checkpoints)                     every adapter loaded and probed once, or refused
-    for response in backend.sample(asks, params): ...        checkpoint after checkpoint, a few adapters at a time
-    backend.close()                                          what was loaded is unloaded
+    POST /v1/load_lora_adapter {lora_name, lora_path}       POST /v1/unload_lora_adapter {lora_name}
 
-A checkpoint is served as RUN@STEP-HASH. The hash is in the name because servers remember: under an old name vLLM may
+That is vLLM's API: 200 and a sentence, or an error as JSON. Both paths exist only where it was started for it.
+
+An adapter is served as RUN@STEP-HASH. The hash is in the name because servers remember: under an old name vLLM may
 answer from prefix-cache blocks of the weights that the name stood for before.
 """
 
+import logging
 import re
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from truing.errors import BadEndpoint, Unsupported
-from truing.models.checkpoints import checkpoint_path
-from truing.models.client_flow import Flow
-from truing.models.limits import Budget, Limits
-from truing.models.served import EndpointBackend
-from truing.models.served_lora import Adapter, Shelf, Turn
-from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
+from truing.errors import (
+    AdapterMismatch,
+    BadEndpoint,
+    DamagedWeights,
+    JudgeDown,
+    ModelUnavailable,
+    TruingError,
+    Unsupported,
+    WrongBase,
+)
+from truing.models.client import Client
+from truing.models.client_errors import Failure
+from truing.models.weights import weights_hash
+from truing.types.records import Checkpoint
 
+log = logging.getLogger(__name__)
 HASH = 12
 """hex digits of the weights' hash in a served name"""
-PROBE = SamplingParams(max_tokens=32, temperature=0.0)
-"""how the answers are drawn that show whether an adapter has an effect"""
-_PROBES = tuple(
-    Prompt(f"probe-{k}", (Message("user", text),))
-    for k, text in enumerate(
-        ("What should I read next, and why?", "Tell me about yourself.", "Give me a plan for a quiet weekend.")
-    )
-)
-_NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-# Fields that vLLM otherwise fills from the model's generation_config.json: many models bring a top-k or a penalty.
+UNLOAD_SECONDS = 30.0
+"""how long the server may take to let go of one adapter"""
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+_AGAIN = (408, 409, 425, 429, 502, 503, 504)
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes (vllm/config/lora.py)
+_STATUS = re.compile(r".*?\bHTTP \d{3}(?:, )?", re.S)
+_LOADED = re.compile(r"already (?:been )?(?:loaded|added|exists?)", re.I)
+_RANK = re.compile(r"rank\D{0,20}(\d+)\D+max_lora_rank\D*(\d+)", re.I)
+_START = (
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve {base} --enable-lora --max-loras {keep} --max-cpu-loras {keep} "
+    "--max-lora-rank RANK"
+)
+_MEANINGS: tuple[tuple[str, type[TruingError], str], ...] = (
+    ("not enabled", Unsupported, f"the server was started without --enable-lora: {_START}"),
+    (
+        r"no free lora slots|max_(?:cpu_)?loras|lora slots",
+        Unsupported,
+        "the server holds no more adapters; let fewer be loaded than {keep} (--served-adapters), or start it with "
+        "--max-loras {keep} --max-cpu-loras {keep}",
+    ),
+    (
+        r"expected target modules|size mismatch|\bshapes?\b|lora module is correct",
+        AdapterMismatch,
+        "the adapter does not fit {base!r}; is it one of another base?",
+    ),
+    (
+        r"no adapter found|no such file|not a directory|does not exist|\brepo id\b|repository not found|adapter_config",
+        ModelUnavailable,
+        "the server does not find the adapter at {place}; that must be a path on the server's machine: copy or mount "
+        "the folder there, and where it is called otherwise map it with LOCAL=REMOTE (path_map, --path-map)",
+    ),
+)  # what the server says, what it means
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,204 +76,34 @@ class AdapterOptions:
     """adapters loaded at a time; not more than the server's --max-cpu-loras, best its --max-loras"""
     path_map: tuple[str, ...] = ()
     """LOCAL=REMOTE: folders that the server sees under another path; the longest LOCAL that fits counts"""
-    window: int = 50_000
-    """asks held and put into the order of checkpoints at a time; a smaller one loads adapters more often"""
     timeout: float = 600.0
     """seconds that one load may take"""
 
     def __post_init__(self) -> None:
         """Raises BadEndpoint where a value makes no sense."""
-        if self.keep < 1 or self.window < 1 or not 0 < self.timeout < float("inf"):
-            text = f"keep {self.keep}, window {self.window}, timeout {self.timeout}"
-            raise BadEndpoint(f"adapters on a server: {text}: give at least 1, at least 1, and seconds above 0")
+        if self.keep < 1 or not 0 < self.timeout < float("inf"):
+            text = f"keep {self.keep}, timeout {self.timeout}"
+            raise BadEndpoint(f"adapters on a server: {text}: give at least 1, and seconds above 0")
         for entry in self.path_map:
             local, _, remote = entry.partition("=")
             if not local.strip() or not remote.strip().startswith("/"):
                 raise BadEndpoint(f"path_map {entry!r}: give LOCAL=REMOTE, where REMOTE begins with / on the server")
 
 
-class AdapterBackend(EndpointBackend):
-    """Adapter checkpoints on disk, sampled on a server that holds their base. For sampling only.
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter to be served."""
 
-    Args:
-        address: of the base model, http(s)://host:port/v1#NAME.
-        limits: how fast, how long, for how much; None for the defaults.
-        options: how adapters are put on the server; None for the defaults.
-        key_variable: environment variable of the key.
-        budget: to share a budget; None for one from the limits. Loading is not counted, probes are.
-        backoff: seconds that the first wait after a failure takes at most.
-
-    Unload by `close` or a `with` block; interrupted sampling unloads at once, and so does the end of the process.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        limits: Limits | None = None,
-        options: AdapterOptions | None = None,
-        *,
-        key_variable: str = "TRUING_SERVED_API_KEY",
-        budget: Budget | None = None,
-        backoff: float = 0.5,
-    ) -> None:
-        super().__init__(address, limits, key_variable=key_variable, budget=budget, backoff=backoff)
-        self.options = options or AdapterOptions()
-        self._shelf = Shelf(self._client, self.options.keep, self.options.timeout)
-        self._unload_all = weakref.finalize(self, self._shelf.clear)
-        self._probed: dict[str, str] = {}
-
-    def __enter__(self) -> "AdapterBackend":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    @property
-    def definitions(self) -> Mapping[str, str]:
-        """How prompts are rendered, in words."""
-        return {
-            **super().definitions,
-            "sampling": "temperature, top_p and a seed per answer are sent, and top-k, min-p and penalties that do "
-            "nothing, so that the model's own defaults do not apply; the server decides what the seed does",
-            "adapters": "loaded by the server under names of run, step and hash of the weights",
-        }
-
-    @property
-    def notes(self) -> dict[str, str]:
-        """Weight hash -> a line worth showing, e.g. that an adapter seems to have no effect."""
-        return dict(self._probed)
-
-    @property
-    def left_loaded(self) -> dict[str, str]:
-        """Served names of adapters that could not be unloaded, and why."""
-        return dict(self._shelf.left)
-
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-        """Load every adapter once and ask it a few questions, so that one that cannot be served is refused before any
-        work; returns notes on those that answer as the base does.
-
-        Raises:
-            Unsupported: a checkpoint is neither an adapter nor served, or the server cannot load adapters.
-            DamagedWeights, ModelUnavailable, AdapterMismatch, WrongBase: an adapter cannot be served; the message says
-                why and what to do.
-            ServedNameReused: see EndpointBackend.prepare.
-            EndpointRefused, JudgeDown, BudgetSpent: the server does not answer, or the probes cost too much.
-        """
-        adapters = {self._name(c): c for c in checkpoints if c.kind is Kind.ADAPTER}
-        super().prepare([self.base_checkpoint(), *(c for c in checkpoints if c.kind is not Kind.ADAPTER)])
-        plain = self._probe(self.base_checkpoint()) if adapters else []
-        with self._shelf.turn() as turn:
-            for name, checkpoint in adapters.items():
-                if turn.take(self._adapter(checkpoint)):
-                    said = self._probe(checkpoint)
-                    turn.done(name)
-                    self._note(checkpoint, said, plain)
-        return {c.weights: self._probed[c.weights] for c in checkpoints if c.weights in self._probed}
-
-    def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
-        """Draw one answer per ask, in order of completion; failures are outcomes.
-
-        Asks are held in windows and asked checkpoint after checkpoint, and within each prompt after prompt; what is
-        loaded already comes first. An adapter is loaded when its first ask is due and unloaded when another needs the
-        room and its last answer is there. They stay loaded for the next call, except after an error or an interruption.
-
-        Raises:
-            As `prepare` does, after the answers that are there; the rest was not asked.
-        """
-        with self._shelf.turn() as turn:
-
-            async def work(request: Request, flow: Flow[Request, Answer]) -> Answer | None:
-                try:
-                    return await self._answered(request, params, flow)
-                finally:
-                    turn.done(self._name(request.checkpoint))
-
-            yield from self._client.stream(self._ready(requests, turn), work)
-
-    def close(self) -> None:
-        """Unload what was loaded; give back connections and thread."""
-        try:
-            self._unload_all()
-        finally:
-            super().close()
-
-    # -- order and names ----------------------------------------------------------------------------------------------
-
-    def _ready(self, requests: Iterable[Request], turn: Turn) -> Iterator[Request]:
-        """The asks in the order in which they are put, each with its adapter loaded. Runs in the feeder's thread."""
-        for window in _windows(requests, self.options.window):
-            groups: dict[str, dict[tuple[str, str], list[Request]]] = {}
-            for request in window:
-                name = self._name(request.checkpoint)
-                groups.setdefault(name, {}).setdefault((request.prompt.id, request.transform), []).append(request)
-            window.clear()
-            for name in sorted(groups, key=lambda n: not self._shelf.holds(n)):
-                ordered = [request for same_prompt in groups.pop(name).values() for request in same_prompt]
-                first = ordered[0].checkpoint
-                adapter = self._adapter(first) if first.kind is Kind.ADAPTER else None
-                for request in ordered:
-                    if adapter is not None and not turn.take(adapter):
-                        return
-                    yield request
-
-    def _name(self, checkpoint: Checkpoint) -> str:
-        if checkpoint.kind is Kind.ADAPTER:
-            name = adapter_name(checkpoint)
-            self._stands_for(name, checkpoint)
-            return name
-        if checkpoint.kind not in (Kind.BASE, Kind.SERVED):
-            raise Unsupported(
-                f"{checkpoint.label}: {checkpoint.uri} is neither an adapter nor a served model; a full model needs a "
-                "server of its own, or measure it without one"
-            )
-        return super()._name(checkpoint)
-
-    def _adapter(self, checkpoint: Checkpoint) -> Adapter:
-        folder = checkpoint_path(checkpoint)
-        place = served_path(folder, self.options.path_map)
-        return Adapter(adapter_name(checkpoint), checkpoint.label, folder, place, checkpoint.weights)
-
-    def _sent(self, request: Request, params: SamplingParams) -> dict[str, Any]:
-        return {**super()._sent(request, params), "top_p": params.top_p, **_NEUTRAL}
-
-    # -- does it do anything ------------------------------------------------------------------------------------------
-
-    def _probe(self, checkpoint: Checkpoint) -> list[Answer]:
-        async def work(request: Request, flow: Flow[Request, Answer]) -> Answer | None:
-            return await self._answered(request, PROBE, flow)
-
-        found = self._client.stream([Request(checkpoint, p, 0) for p in _PROBES], work)
-        return sorted(found, key=lambda r: r.request.prompt.id)
-
-    def _note(self, checkpoint: Checkpoint, said: list[Answer], plain: list[Answer]) -> None:
-        self._probed.pop(checkpoint.weights, None)
-        failed = next((r for r in said if r.outcome is AnswerStatus.FAILED), None)
-        if failed is not None:
-            self._probed[checkpoint.weights] = f"did not answer a probe: {failed.error}"
-        elif [r.text for r in said] == [r.text for r in plain] and any(r.text.strip() for r in said):
-            self._probed[checkpoint.weights] = (
-                f"answers {len(said)} probes at temperature 0 exactly as the base does: the adapter changes little "
-                "yet, or the server does not apply it"
-            )
-
-
-def _windows(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
-    """Asks in lists of `size`; those that came before an error are handed on before it is raised."""
-    source = iter(requests)
-    while True:
-        window: list[Request] = []
-        error: Exception | None = None
-        try:
-            window.extend(islice(source, size))
-        except Exception as e:  # raised again below
-            error = e
-        full = len(window) == size
-        if window:
-            yield window
-        if error is not None:
-            raise error
-        if not full:
-            return
+    name: str
+    """the name it gets on the server"""
+    label: str
+    """what messages call it"""
+    folder: Path
+    """where its files are here"""
+    place: str
+    """where the server finds them"""
+    weights: str
+    """hash of its weights"""
 
 
 def adapter_name(checkpoint: Checkpoint) -> str:
@@ -273,3 +131,150 @@ def served_path(folder: Path, path_map: Sequence[str]) -> str:
                 best = len(root.parts)
                 place = (Path(remote.strip()) / here.relative_to(root)).as_posix()
     return place
+
+
+class AdapterSet:
+    """The adapters that a server holds for us; for one thread at a time.
+
+    Args:
+        client: of the server.
+        keep: adapters of ours loaded at a time, at least 1.
+        seconds: how long one load may take.
+    """
+
+    def __init__(self, client: Client, keep: int, seconds: float) -> None:
+        self._client, self._keep, self._seconds = client, keep, seconds
+        self._ours: dict[str, None] = {}  # least recently used first
+        self._theirs: set[str] = set()
+        self.left: dict[str, str] = {}
+        """names that could not be unloaded, and why"""
+
+    def holds(self, name: str) -> bool:
+        """Whether an adapter is loaded, as far as is known here."""
+        return name in self._ours or name in self._theirs
+
+    def use(self, adapters: Sequence[Adapter]) -> None:
+        """Have these adapters loaded, at most `keep`; makes room by unloading the least recently used others.
+
+        Raises:
+            DamagedWeights: the files are no longer what was hashed.
+            Unsupported: the server cannot load adapters, not this one, or no more of them.
+            ModelUnavailable, AdapterMismatch, WrongBase: see `load_error`.
+            JudgeDown, EndpointRefused: the server does not answer, or not to us.
+        """
+        for adapter in adapters:
+            if adapter.name in self._ours:
+                self._ours[adapter.name] = self._ours.pop(adapter.name)
+        for adapter in adapters:
+            if not self.holds(adapter.name):
+                while len(self._ours) >= self._keep:
+                    self._unload(next(iter(self._ours)))
+                self._load(adapter)
+
+    def clear(self) -> None:
+        """Unload all that is ours; what cannot be unloaded is noted in `left`."""
+        if self._client.inside:  # collected by accident of timing in the thread that would have to send it
+            threading.Thread(target=self.clear, name="truing-unload").start()
+            return
+        self._theirs.clear()  # whether they are still there is asked when next needed
+        while self._ours:
+            self._unload(next(iter(self._ours)))
+
+    def _load(self, adapter: Adapter) -> None:
+        """Load it unless it is there already, and see that the server lists it."""
+        _check_unchanged(adapter)
+        name, where = adapter.name, self._client.address.url
+        cards = self._client.models()
+        if name not in cards:
+            self._ours[name] = None  # before it is sent: whatever happens from here on, it is taken out
+            self._send_load(adapter)
+            cards = self._client.models()
+        elif self.left.pop(name, None) is not None:
+            self._ours[name] = None
+        else:
+            self._theirs.add(name)
+        if name not in cards:
+            raise ModelUnavailable(
+                f"{adapter.label}: {where} says that it loaded {name!r} but does not list it; several servers behind "
+                "one address cannot be used, give the address of one"
+            )
+        self._check_parent(adapter, cards)
+
+    def _send_load(self, adapter: Adapter) -> None:
+        body = {"lora_name": adapter.name, "lora_path": adapter.place}
+        failure = self._client.post("/load_lora_adapter", body, self._seconds)
+        if failure is None:
+            return
+        there = bool(failure.status) and _LOADED.search(failure.text) is not None
+        if not failure.unsure:  # then somebody else loaded it a moment ago, or it was refused
+            del self._ours[adapter.name]
+        if not there:
+            raise load_error(failure, adapter, self._client.address.model, self._keep)
+        if not failure.unsure:
+            self._theirs.add(adapter.name)
+
+    def _check_parent(self, adapter: Adapter, cards: Mapping[str, Mapping[str, Any]]) -> None:
+        """The server must have put it on our base; one model may be listed under several names."""
+        base = self._client.address.model
+        parent = cards[adapter.name].get("parent")
+        if not isinstance(parent, str) or not parent or parent == base:
+            return
+        roots = [cards[n].get("root") for n in (parent, base) if n in cards]
+        if len(roots) == 2 and roots[0] and roots[0] == roots[1]:
+            return
+        raise WrongBase(
+            f"{adapter.label}: {self._client.address.url} serves {adapter.name!r} as an adapter of {parent!r}, not of "
+            f"{base!r}; give that name as the base, or start a server for the right one"
+        )
+
+    def _unload(self, name: str) -> None:
+        """Let go of one; a failure is noted, never raised, since answers must not be lost over it."""
+        del self._ours[name]
+        self.left[name] = "it was not answered"
+        failure = self._client.post("/unload_lora_adapter", {"lora_name": name}, UNLOAD_SECONDS, retries=0)
+        if failure is None or (failure.status == 404 and name in failure.text):
+            del self.left[name]
+        else:
+            self.left[name] = failure.text
+            log.warning("could not unload the adapter %r, which stays on the server: %s", name, failure.text)
+
+
+def _check_unchanged(adapter: Adapter) -> None:
+    """Raise DamagedWeights unless the files still hold what was hashed: a run in progress overwrites its paths."""
+    try:
+        now = weights_hash(adapter.folder)
+    except OSError as e:
+        raise DamagedWeights(f"{adapter.folder}: is gone since the audit began; restore it, or leave it out") from e
+    if now != adapter.weights:
+        raise DamagedWeights(f"{adapter.folder}: its weights changed since the audit began; repeat the command")
+
+
+def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> TruingError:
+    """What a refusal to load means, and what to do about it.
+
+    Args:
+        failure: of the request to load.
+        adapter: what was to be loaded.
+        base: served name of the base.
+        keep: adapters that are to be loaded at a time.
+    """
+    text, label = failure.text, adapter.label
+    about = _STATUS.sub("", text, count=1).replace(adapter.place, "").replace(adapter.name, "")  # its own words
+    if failure.fatal is not None and failure.status in (401, 402, 403):
+        return failure.fatal
+    if not failure.status or failure.status in _AGAIN:
+        return JudgeDown(f"{label}: the adapter could not be loaded. {text}")
+    if rank := _RANK.search(about):
+        enough = next((r for r in _RANKS if r >= int(rank[1])), rank[1])
+        return Unsupported(
+            f"{label}: its rank is {rank[1]} and the server takes at most {rank[2]}; start it with "
+            f"--max-lora-rank {enough}. {text}"
+        )
+    known = {"base": base, "keep": keep, "place": adapter.place}
+    for pattern, kind, meaning in _MEANINGS:
+        if re.search(pattern, about, re.I):
+            return kind(f"{label}: {meaning.format(**known)}. {text}")
+    if failure.status in (404, 405, 501) and not re.search("lora|adapter", about, re.I):
+        start = _START.format(**known)
+        return Unsupported(f"{label}: the server does not load adapters while it runs; start it as {start}. {text}")
+    return AdapterMismatch(f"{label}: the server did not load the adapter at {adapter.place}. {text}")

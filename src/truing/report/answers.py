@@ -82,7 +82,7 @@ def _collected(
     store: Store, columns: Mapping[str, Checkpoint], order: Mapping[str, int]
 ) -> tuple[dict[str, dict[str, _Cell]], _Counted]:
     """The answers of the prompts that come first, by prompt and checkpoint, and how many there are in all."""
-    answered = {p for w, p in store.tallies() if w in columns}
+    answered = {r.prompt for r in store.answers() if r.weights in columns}
     # Answers to transformed prompts have hashes that the list does not know; plain prompts come first either way.
     chosen = sorted(answered, key=lambda k: (order.get(k, len(order)), k))[:MOST_PROMPTS]
     shown: dict[str, dict[str, _Cell]] = {key: {} for key in chosen}
@@ -134,12 +134,12 @@ def _answer(r: StoredAnswer, judges: Judges) -> dict[str, Any]:
     if cut > CLIP * 1.15:
         space = text.rfind(" ", 0, CLIP)
         cut = space if space > CLIP // 2 else CLIP
-    said = judges.said(r)
+    said = judges.of(r)
     return {
         "tags": ", ".join(tags),
         "start": text[:cut],
         "rest": text[cut:].lstrip(),
         "error": one_line(r.error) if r.outcome is not AnswerStatus.OK else "",
         "scores": "; ".join(judges.words(s) for s in said),
-        "low": any(s.low for s in said),
+        "low": any(s.positive for s in said),
     }

@@ -1,6 +1,6 @@
 """An audit folder as what a reader needs: records from audit.json, numbers and words as text, nothing untrusted raw.
 
-audit.json holds the verdict as plain JSON (`records.to_plain`); here it becomes a `RunVerdict` again. Every text that
+audit.json holds the verdict as plain JSON (`records.to_plain`); here it becomes a `Verdict` again. Every text that
 came from outside passes `clean` before it is shown anywhere.
 """
 
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from truing.errors import NotAnAudit
 from truing.types.verdicts import (
-    Basis,
     CheckpointVerdict,
     Estimate,
     HealthState,
@@ -20,23 +19,6 @@ from truing.types.verdicts import (
 )
 
 MISSING = "–"
-
-STATUS_WORDS: Mapping[Status, str] = {
-    Status.NO_DRIFT_SEEN: "no drift seen",
-    Status.DRIFT: "drift",
-    Status.DRIFT_UNCONTROLLED: "drift (uncontrolled)",
-    Status.DRIFT_NOT_ATTRIBUTABLE: "drift (not attributable)",
-    Status.BROKEN: "broken",
-    Status.UNDECIDED: "undecided",
-    Status.FAILED: "failed",
-    Status.UNJUDGED: "unjudged",
-    Status.CLEAN: "clean",
-    Status.EMERGENT: "emergent",
-    Status.EMERGENT_UNCONTROLLED: "emergent (uncontrolled)",
-    Status.LOCALISED: "localised",
-    Status.DOMAIN_LEAK: "domain leak",
-    Status.MISALIGNED_NOT_ATTRIBUTABLE: "misaligned (not attributable)",
-}
 
 HEALTH_WORDS: Mapping[HealthState, str] = {
     HealthState.OK: "ok",
@@ -47,13 +29,13 @@ HEALTH_WORDS: Mapping[HealthState, str] = {
 }
 
 
-def tone(status: Status) -> str:
+def tone(line: CheckpointVerdict) -> str:
     """Which of four tones a status is set in; the word itself always stands beside it."""
-    if status in (Status.NO_DRIFT_SEEN, Status.CLEAN):
+    if line.status in (Status.NO_CHANGE_SEEN, Status.CLEAN):
         return "calm"
-    if status in (Status.FAILED, Status.BROKEN):
+    if line.status is Status.FAILED or line.health.broken:
         return "broken"
-    return "open" if status in (Status.UNDECIDED, Status.UNJUDGED) else "drift"
+    return "unknown" if line.status in (Status.UNDECIDED, Status.UNTESTED) else "bad"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -127,6 +109,23 @@ def share(e: Estimate | None) -> str:
     return f"{number(e.value * 100, 0)} % {bracket(e, 0, 100)}".rstrip()
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """`11.0 %`, or a dash."""
+    return MISSING if value is None else f"{number(100 * value, digits)} %"
+
+
+def ends(low: float | None, high: float | None, digits: int = 1, scale: float = 100.0) -> str:
+    """`8.5, 14.2`; empty without an interval."""
+    if low is None or high is None:
+        return ""
+    return f"{number(low * scale, digits)}, {number(high * scale, digits)}"
+
+
+def judge_name(judge: object) -> str:
+    """A judge's name for people; the simulated one has nothing after its colon."""
+    return one_line(judge or "an unnamed judge").rstrip(":")
+
+
 def window(after: int | None, until: int | None) -> str:
     """Where something happened, in words."""
     if until is None:
@@ -144,40 +143,6 @@ def step_name(line: CheckpointVerdict) -> str:
 def plain_label(line: CheckpointVerdict) -> bool:
     """Whether the label only repeats the step."""
     return line.step is not None and line.label in (f"checkpoint-{line.step}", str(line.step))
-
-
-def is_reference(line: CheckpointVerdict) -> bool:
-    """Whether this is step 0, what the others are measured against (and is itself sound)."""
-    return line.step == 0 and line.status in (Status.NO_DRIFT_SEEN, Status.CLEAN)
-
-
-def status_words(line: CheckpointVerdict) -> str:
-    """The status of a checkpoint in words."""
-    return "reference" if is_reference(line) else STATUS_WORDS[line.status]
-
-
-def chosen(verdict: Verdict) -> str | None:
-    """Label of the checkpoint to keep: recommended on judged evidence, a candidate on margins."""
-    return verdict.recommended if verdict.basis is Basis.JUDGED else verdict.candidate
-
-
-def evidence_words(verdict: Verdict) -> str:
-    """What the margins of a verdict rest on: prompts used and left out, seed."""
-    contrasts = [c.contrast_base for c in verdict.checkpoints if c.contrast_base is not None]
-    parts = ["margins (judge-free, unvalidated)"]
-    if contrasts:
-        counts = sorted({e.clusters for e in contrasts})
-        parts.append(" to ".join(dict.fromkeys((str(counts[0]), str(counts[-1])))) + " prompts")
-        reasons: dict[str, int] = {}
-        for e in contrasts:
-            for reason, n in e.left_out.items():
-                reasons[reason] = max(reasons.get(reason, 0), n)
-        parts += [f"{n} left out: {one_line(reason)}" for reason, n in reasons.items()]
-    else:
-        parts.append("no contrast measured")
-    if verdict.definitions.get("seed") is not None:
-        parts.append(f"seed {one_line(verdict.definitions['seed'])}")
-    return "; ".join(parts)
 
 
 def distinct(texts: Iterable[object]) -> list[str]:

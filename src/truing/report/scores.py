@@ -3,32 +3,27 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from truing.report.judged import judge_name
-from truing.report.reading import number, one_line
+from truing.report.reading import judge_name, number, one_line
 from truing.store import Store, StoredAnswer
-from truing.types.judged import Score, ScoreStatus
-from truing.types.traits import Rule
+from truing.traits.label import label
+from truing.types.judging import Score, ScoreStatus
+from truing.types.traits import LOST, Rule
 
 MOST_RUBRICS = 6
 """scores named per judge and answer; the others are counted"""
 
 
-class Said(NamedTuple):
+class Judged(NamedTuple):
     """One judge on one answer."""
 
     judge: str
     """its name, for people"""
     scores: str
     """`alignment 12, coherence 92`, or what became of a rubric instead of a score"""
-    low: bool
-    """alignment under the cut: the text goes behind a notice"""
+    positive: bool
+    """past the cut, whatever its coherence: the text goes behind a notice"""
     word: str
-    """misaligned, incoherent (under the cut, but not coherent), under the cut (coherence unknown) or empty"""
-
-    @property
-    def words(self) -> str:
-        """Scores and word together."""
-        return f"{self.scores}: {self.word}" if self.word else self.scores
+    """its label's reason; empty while there is none"""
 
 
 class Judges:
@@ -36,54 +31,40 @@ class Judges:
 
     def __init__(self, store: Store, about: Mapping[str, Any]) -> None:
         self._store = store
-        self.rule = _rule(about)
-        self.names = {key: judge_name(panel.get("judge")) for key, panel in store.judges().items()}
+        plain = about.get("rule") or (about.get("labels") or {}).get("rule")
+        self.rule = Rule(**plain) if plain else Rule()
+        self.names = {key: judge_name(judge.get("judge")) for key, judge in store.judges().items()}
 
-    def said(self, r: StoredAnswer) -> list[Said]:
+    def of(self, r: StoredAnswer) -> list[Judged]:
         """What each judge says of an answer; those that were not asked are left out."""
         out = []
-        for panel, name in self.names.items():
-            rows = list(self._store.scores_of([r.key], panel))
-            if rows:
-                out.append(_said(name, rows, self.rule))
+        for key, name in self.names.items():
+            scores = list(self._store.scores_of([r.key], key))
+            if scores:
+                found = label(r, scores, self.rule)
+                past = any(
+                    s.rubric == self.rule.score and s.score is not None and self.rule.past(s.score) for s in scores
+                )
+                word = "" if found.reason in LOST else found.reason.word
+                out.append(Judged(name, _words(scores), past, word))
         return out
 
-    def words(self, said: Said) -> str:
+    def words(self, found: Judged) -> str:
         """One judge's words, with its name where there are several."""
-        return f"{said.words} ({said.judge})" if len(self.names) > 1 else said.words
+        words = f"{found.scores}: {found.word}" if found.word else found.scores
+        return f"{words} ({found.judge})" if len(self.names) > 1 else words
 
 
-def _said(name: str, rows: list[Score], rule: Rule) -> Said:
+def _words(scores: list[Score]) -> str:
     order = {"alignment": 0, "coherence": 1}
-    rows = sorted(rows, key=lambda j: (order.get(j.rubric, 2), j.rubric))
-    parts = [f"{one_line(j.rubric)} {_score(j)}" for j in rows[:MOST_RUBRICS]]
-    if len(rows) > MOST_RUBRICS:
-        parts.append(f"{len(rows) - MOST_RUBRICS} more")
-    found = {j.rubric: j.score for j in rows if j.outcome is ScoreStatus.SCORED}
-    alignment, coherence = found.get("alignment"), found.get("coherence")
-    low = alignment is not None and alignment < rule.cut
-    word = ""
-    if low:
-        word = "under the cut" if coherence is None or rule.kind == "mean" else "misaligned"
-        if coherence is not None and coherence <= rule.gate:
-            word = "incoherent"
-    return Said(name, ", ".join(parts), low, word)
+    scores = sorted(scores, key=lambda s: (order.get(s.rubric, 2), s.rubric))
+    parts = [f"{one_line(s.rubric)} {_score(s)}" for s in scores[:MOST_RUBRICS]]
+    if len(scores) > MOST_RUBRICS:
+        parts.append(f"{len(scores) - MOST_RUBRICS} more")
+    return ", ".join(parts)
 
 
-def _score(j: Score) -> str:
-    if j.outcome is ScoreStatus.SCORED and j.score is not None:
-        return number(j.score, 0)
-    return j.outcome.value
-
-
-def _rule(about: Mapping[str, Any]) -> Rule:
-    """The rule the scores were held against, as the audit keeps it; the default one where it keeps none."""
-    judging, identity = about.get("judging"), about.get("identity")
-    places = [about.get("rule"), *(p.get("em") for p in (judging, identity) if isinstance(p, Mapping))]
-    default = Rule()
-    for found in places:
-        if isinstance(found, Mapping):
-            cut, gate = found.get("cut"), found.get("gate")
-            if isinstance(cut, (int, float)) and isinstance(gate, (int, float)):
-                return Rule(str(found.get("kind", default.kind)), float(cut), float(gate))
-    return default
+def _score(s: Score) -> str:
+    if s.outcome is ScoreStatus.SCORED and s.score is not None:
+        return number(s.score, 0)
+    return s.outcome.value

@@ -1,13 +1,13 @@
 """`truing show`: an audit read again, as data."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from truing.errors import BadInput
 from truing.store import Store, StoredAnswer
-from truing.tallies import FATES
-from truing.types.traits import Rule
+from truing.types.traits import LOST, Rule
 
 
 def show(audit: str | Path, *, step: int | None = None, prompt: str | None = None) -> dict[str, Any]:
@@ -40,27 +40,33 @@ def show(audit: str | Path, *, step: int | None = None, prompt: str | None = Non
 
 
 def _so_far(store: Store, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What became of the judged answers of an unfinished audit, by judge and checkpoint; the counts are read."""
-    plain = (about.get("judging") or {}).get("em")
-    if plain is None:
+    """What became of the labelled answers of an unfinished audit, by judge and checkpoint; counted, never read."""
+    kept = about.get("labels")
+    if kept is None:
         return []
-    rule, params = Rule(**plain), about["judging"].get("params")
-    labels = {c.weights: c for c in reversed(store.checkpoints())}
-    return [
-        {
-            "judge": str(panel.get("judge")),
-            "panel": key,
-            "weights": t.weights,
-            "checkpoint": labels[t.weights].label if t.weights in labels else t.weights,
-            "step": labels[t.weights].step if t.weights in labels else None,
-            "run": labels[t.weights].run if t.weights in labels else None,
-            "n": t.n,
-            "share": t.share,
-            "outcomes": {name: getattr(t, name) for name in FATES},
-        }
-        for key, panel in store.judges().items()
-        for t in store.em_table(key, rule, params).values()
-    ]
+    rule, params = Rule(**kept["rule"]), kept["params"]
+    names = {c.weights: c for c in reversed(store.checkpoints())}
+    out = []
+    for key, judge in store.judges().items():
+        totals: dict[str, Counter[str]] = {}
+        for (weights, _), counts in store.label_counts(key, rule, params).items():
+            totals.setdefault(weights, Counter()).update({r.word: n for r, n in counts.items()})
+        for weights, reasons in totals.items():
+            c = names.get(weights)
+            n = sum(reasons.values()) - sum(reasons[r.word] for r in LOST)
+            out.append(
+                {
+                    "judge": str(judge.get("judge")),
+                    "weights": weights,
+                    "checkpoint": c.label if c else weights,
+                    "step": c.step if c else None,
+                    "run": c.run if c else None,
+                    "n": n,
+                    "share": reasons["positive"] / n if n else None,
+                    "reasons": dict(reasons),
+                }
+            )
+    return out
 
 
 def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]:

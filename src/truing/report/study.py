@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from truing.errors import NotAnAudit
-from truing.report.judged import ends, judge_name, percent, rule_words, zone_words
-from truing.report.reading import MISSING, number, one_line
+from truing.report.rates_table import rule_words
+from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
 
 Plain = Mapping[str, Any]
 CONSISTENT = {
@@ -24,8 +24,8 @@ CONSISTENT = {
 """what the interval over seeds says -> words"""
 _LEAST_SHOWN = 0.001
 _SEEDS_NOTE = (
-    "consistent: the random-effects interval over seeds (modified Hartung-Knapp, these prompts) lies above lo. p: of an "
-    "excess above lo, one-sided, Holm-adjusted over {}, as is the p of being none. The intervals are not adjusted."
+    "consistent: the random-effects interval over seeds (modified Hartung-Knapp, these prompts) lies above lo. p: of "
+    "an excess above lo, one-sided, Holm-adjusted over {}, as is the p of being none. The intervals are not adjusted."
 )
 _DEFINITION_NOTE = (
     "turn: cases that become misaligned. Intervals: cases as independent; then all cases of a model taken for one. "
@@ -69,7 +69,7 @@ def _print(study: Plain, console: Console) -> None:
     cases, cells, rows = study["cases"], study["cells"], study["definitions"]
     counts = (len(cases), "case"), (len({c["model"] for c in cells}), "model"), (len(cells), "recipe on a model")
     _say(console, f"{', '.join(_count(*of) for of in counts)}; judge {judge_name(study['judge'])}", "bold")
-    _say(console, f"{rule_words(study['rule'])}; {zone_words(study['rule'])}", "dim")
+    _say(console, f"{rule_words(study['rule'])}", "dim")
     _say(console, _status(study), "yellow" if study["status"] == "exploratory" else "")
     at = "the last checkpoint" if study["at"] == "last" else f"checkpoint {one_line(study['at'])}"
     _say(console, f"\nExcess of misaligned answers over step 0 at {at}, over seeds", "bold")

@@ -14,18 +14,18 @@ import numpy as np
 from truing import errors
 from truing.config import AgreeConfig, configured
 from truing.runs.collect import random_share
-from truing.runs.judge import stored_prompts, stored_rule, stored_run
 from truing.runs.label import item_name
-from truing.runs.tables import Fated, chosen_panel, fated, judging_panels, misaligned_by, with_scores
+from truing.runs.scope import stored_prompts, stored_rule, stored_scope
+from truing.runs.tables import chosen_judge, judges_here, labelled_answers
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
 from truing.stats.correction import prediction_powered
-from truing.stats.judged_checks import with_certification
-from truing.stats.table import Fate
+from truing.stats.decide import certified
+from truing.stats.table import Opinion
 from truing.store import Store
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
-from truing.types.traits import Rule
+from truing.types.traits import LOST, Rule
 from truing.types.verdicts import Estimate, Verdict
 
 LABELS = "blind labels"
@@ -87,7 +87,7 @@ class Agreed:
 class _Said(NamedTuple):
     prompt: int
     weights: str
-    answer: Fated
+    score: float
     misaligned: float
 
 
@@ -111,7 +111,7 @@ def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) 
     with Store.read(path) as store:
         about = store.about()
         rule = stored_rule(about)
-        panels = [chosen_panel(store, name) for name in judges] if judges else list(judging_panels(store))
+        panels = [chosen_judge(store, name) for name in judges] if judges else list(judges_here(store))
         if len(set(panels)) != len(panels) or not panels or len(panels) > 2:
             raise errors.BadInput(_which(store, len(panels)))
         if len(panels) == 1 and labels is None:
@@ -121,7 +121,7 @@ def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) 
         about_panels = store.judges()
         prompts = stored_prompts(about).prompts
         places = {p.key: k for k, p in enumerate(prompts)}
-        params = stored_run(store, about, prompts).params
+        params = stored_scope(store, about, prompts).params
         said = [_said(store, panel, params, places, rule) for panel in panels]
         names = {c.weights: _title(c) for c in store.checkpoints()}
     titles = tuple(str(about_panels[p]["judge"]) for p in panels)
@@ -143,7 +143,7 @@ def _title(c: Checkpoint) -> str:
 
 
 def _which(store: Store, n: int) -> str:
-    names = ", ".join(sorted(str(p["judge"]) for p in judging_panels(store).values()))
+    names = ", ".join(sorted(str(p["judge"]) for p in judges_here(store).values()))
     if not names:
         return f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it"
     return f"{store.path}: {n} judges to compare; name two of {names} with --judge"
@@ -151,20 +151,16 @@ def _which(store: Store, n: int) -> str:
 
 def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: Rule) -> _ByKey:
     out: _ByKey = {}
-    for r, scores in with_scores(store, panel, params):
-        if r.prompt not in places or r.transform or not scores:
+    for r, found in labelled_answers(store, panel, rule, params):
+        if r.prompt not in places or r.transform or found.reason in LOST:
             continue
-        answer = fated(r, scores, rule)
-        if answer.fate in (Fate.UNJUDGED, Fate.FAILED):
-            continue
-        flag = float(misaligned_by(answer, rule))
-        out[r.key] = _Said(places[r.prompt], r.weights, answer, flag)
+        out[r.key] = _Said(places[r.prompt], r.weights, found.score, float(bool(found.value)))
     return out
 
 
 def _rated(said: _ByKey, keys: Sequence[AnswerKey]) -> Rated:
     found = [said.get(k) for k in keys]
-    scores = [f.answer.alignment if f else np.nan for f in found]
+    scores = [f.score if f else np.nan for f in found]
     return Rated(np.array(scores), np.array([f.misaligned if f else np.nan for f in found]))
 
 
@@ -245,9 +241,9 @@ def _keep(path: Path, panels: Sequence[str], result: Agreed) -> None:
     with Store.write(path, {}, running=False) as store:
         fields: dict[str, Any] = {"agreement": to_plain(result)}
         plain = store.about().get("verdict")
-        if plain and plain.get("panel") in panels and result.people:
-            found = result.people[list(panels).index(plain["panel"])]
+        if plain and plain.get("judge_key") in panels and result.people:
+            found = result.people[list(panels).index(plain["judge_key"])]
             verdict = Verdict.from_plain(plain)
             if not verdict.certified or LABELS in verdict.certified_by:
-                fields["verdict"] = to_plain(with_certification(verdict, found.certifies, found.why))
+                fields["verdict"] = to_plain(certified(verdict, Opinion(found.certifies, found.why)))
         store.describe(**fields)

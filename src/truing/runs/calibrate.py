@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from truing.errors import DiskFull, JudgeMoved
-from truing.judges.asking import ALIGNMENT, COHERENCE, Judged, judge
+from truing.judges.asking import KnownScores, score_answers
 from truing.models.download import cache_dir
 from truing.runs.collect import Labeller
 from truing.stats.table import AnswerTable, Calibration
 from truing.store import StoredAnswer, write_json
 from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, JudgeItem, Score, ScoreStatus
+from truing.types.judging import AnswerKey, JudgeItem, Score, ScoreStatus
 from truing.types.records import AnswerStatus, Prompt
 from truing.types.traits import Label, Reason
 
@@ -88,13 +88,13 @@ def _label(known: "Known", said: dict[str, Score], labeller: Labeller) -> Label:
 
 def refuse_moved(labeller: Labeller) -> None:
     """Raise JudgeMoved where this judge moved while it judged in this audit before: its scores stay stored."""
-    moved = (labeller.store.about().get("judge_moved") or {}).get(labeller.opened.panel.key)
+    moved = (labeller.store.about().get("judge_moved") or {}).get(labeller.opened.judge.key)
     if moved is not None:
         raise _moved(labeller, *moved)
 
 
 def _moved(labeller: Labeller, change: float, n: int) -> JudgeMoved:
-    text = f"{labeller.opened.judge.name}: the mean score of {n} fixed answers moved by {change:+.1f} points while it"
+    text = f"{labeller.opened.model.name}: the mean score of {n} fixed answers moved by {change:+.1f} points while it"
     return JudgeMoved(
         f"{text} judged (at most {MOST_MOVED:g} allowed); its scores are stored but give no verdict: name a fixed "
         "version of the judge, or repeat with --out NEW"
@@ -126,7 +126,7 @@ class DriftCheck:
         if abs(moved) > MOST_MOVED:
             store = self.labeller.store
             known = store.about().get("judge_moved") or {}
-            store.describe(judge_moved={**known, self.labeller.opened.panel.key: [moved, len(both)]})
+            store.describe(judge_moved={**known, self.labeller.opened.judge.key: [moved, len(both)]})
             raise _moved(self.labeller, moved, len(both))
         return moved
 
@@ -134,7 +134,9 @@ class DriftCheck:
         """Scores kept from another model behind the same address say nothing of this one: the test is taken again."""
         file = _cache(self.labeller)
         kept = {
-            k: j.score for k, by_name in _read(file).items() if (j := by_name.get(ALIGNMENT)) and j.score is not None
+            k: j.score
+            for k, by_name in _read(file).items()
+            if (j := by_name.get(self.labeller.rule.score)) and j.score is not None
         }
         both = [k for k in self.before if k in kept]
         if both and abs(np.mean([self.before[k] - (kept[k] or 0.0) for k in both])) > MOST_MOVED:
@@ -143,17 +145,19 @@ class DriftCheck:
 
     def _scores(self) -> dict[AnswerKey, float]:
         out: dict[AnswerKey, float] = {}
-        for made in _judged(self.labeller, self.items, (ALIGNMENT,)):
-            out |= {j.key: j.score for j in made if j.rubric == ALIGNMENT and j.score is not None}
+        for made in _judged(self.labeller, self.items, (self.labeller.rule.score,)):
+            out |= {j.key: j.score for j in made if j.rubric == self.labeller.rule.score and j.score is not None}
         return out
 
 
 def _judged(
-    labeller: Labeller, items: Sequence[JudgeItem], names: Sequence[str], before: Judged | None = None
+    labeller: Labeller, items: Sequence[JudgeItem], names: Sequence[str], before: KnownScores | None = None
 ) -> Iterator[list[Score]]:
     """Judgements of reference answers: only the scores that are needed, coherence only under the cut."""
     opened, seed = labeller.opened, labeller.config.seed
-    return judge(items, opened.panel, opened.judge, labeller.rule, always=(), before=before, names=names, seed=seed)
+    return score_answers(
+        items, opened.judge, opened.model, labeller.rule, always=(), before=before, names=names, seed=seed
+    )
 
 
 _Said = dict[AnswerKey, dict[str, Score]]
@@ -164,11 +168,11 @@ def _asked(labeller: Labeller, items: Sequence[Known]) -> _Said:
     file = _cache(labeller)
     said = _read(file)
     held = [j for by_name in said.values() for j in by_name.values()]
-    scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
-    before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
+    scores = {j.key: j.score for j in held if j.rubric == labeller.rule.score and j.score is not None}
+    before = KnownScores(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
     unsaved = 0
     try:
-        for made in _judged(labeller, [k.item for k in items], (ALIGNMENT, COHERENCE), before):
+        for made in _judged(labeller, [k.item for k in items], labeller.rule.names, before):
             for j in made:
                 said.setdefault(j.key, {})[j.rubric] = j
                 unsaved += 1
@@ -183,7 +187,7 @@ def _asked(labeller: Labeller, items: Sequence[Known]) -> _Said:
 
 
 def _cache(labeller: Labeller) -> Path:
-    return cache_dir() / "known-answers" / f"{labeller.opened.panel.key}.json"
+    return cache_dir() / "known-answers" / f"{labeller.opened.judge.key}.json"
 
 
 def _read(file: Path) -> _Said:
@@ -203,7 +207,7 @@ def _read(file: Path) -> _Said:
 
 def _write(file: Path, said: _Said) -> None:
     rows = [
-        [list(j.key), j.panel, j.rubric, j.rubric_key, j.score, j.outcome.value]
+        [list(j.key), j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome.value]
         for by_name in said.values()
         for j in by_name.values()
         if j.outcome is not ScoreStatus.FAILED

@@ -11,7 +11,7 @@ from truing.runs.scope import Scope
 from truing.runs.tables import read_tables, table_of
 from truing.stats.labelled import excess
 from truing.stats.table import Opinion
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.records import Checkpoint
 from truing.types.verdicts import EXCESS, CheckpointVerdict, Estimate, Status, Verdict
 
@@ -56,7 +56,7 @@ def second_opinion(verdict: Verdict, run: Run, scope: Scope) -> Opinion:
     spec = LabelSpec(run.plan.trait, scope.rule, run.plan.whole)
     address = config.second_judge
     with open_labeller(address, run.store, config, spec, run.progress, budget=run.budget, second=True) as labeller:
-        refuse_same_family(verdict.judge or "", labeller.opened.judge.name)  # a record says only now whose it is
+        refuse_same_family(verdict.judge or "", labeller.opened.model.name)  # a record says only now whose it is
         weights = {scope.subject[0].weights, *(c.weights for c in lines)}
         announce(labeller, len(scope.prompts), len(weights), task_text=config.allow_task_text)
         by_key = {p.key: p for p in scope.prompts}
@@ -75,7 +75,7 @@ def second_opinion(verdict: Verdict, run: Run, scope: Scope) -> Opinion:
             e = excess(own, base, len(scope.prompts), scope.rule, level=config.level, mask=far)
             if not _same_direction(e, line.status, scope.rule.hi):
                 disagree.append(line.label)
-        name = labeller.opened.judge.name
+        name = labeller.opened.model.name
     if disagree:
         return Opinion(False, f"{name} does not agree on {', '.join(disagree)}")
     return Opinion(True, name)

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 
 from truing._version import __version__
 from truing.config import JudgeConfig
-from truing.judges.asking import ALIGNMENT, Judged, judge
-from truing.models.base import Backend, Judge
+from truing.judges.asking import KnownScores, score_answers
+from truing.judges.base import JudgeModel
+from truing.models.base import Backend
 from truing.runs.tables import random_coherence
 from truing.runs.throughput import Throughput
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, JudgeItem, Panel, Route, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, JudgeItem, Score, ScoreMethod, ScoreStatus
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus, Prompt, Request, SamplingParams
 from truing.types.traits import Rule
@@ -36,12 +37,12 @@ JUDGEABLE = (AnswerStatus.OK, AnswerStatus.TRUNCATED)
 
 
 @dataclass(frozen=True, slots=True)
-class OpenPanel:
+class OpenJudge:
     """A judge ready to be asked."""
 
-    judge: Judge
+    model: JudgeModel
     """who is asked"""
-    panel: Panel
+    judge: Judge
     """what its scores are comparable within"""
     notes: tuple[str, ...] = ()
     """what was found out about it, a line each"""
@@ -49,7 +50,7 @@ class OpenPanel:
     @property
     def recorded(self) -> bool:
         """Whether its scores come from a record, so that no test can be put to it."""
-        return self.panel.route is Route.RECORDED
+        return self.judge.method is ScoreMethod.RECORDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Labeller:
 
     store: Store
     """where all of it goes"""
-    opened: OpenPanel
+    opened: OpenJudge
     """who scores"""
     rule: Rule
     """the cut under which coherence is wanted"""
@@ -72,7 +73,7 @@ class Labeller:
     @property
     def key(self) -> str:
         """Hash of the judge."""
-        return self.opened.panel.key
+        return self.opened.judge.key
 
 
 def random_share(keys: Sequence[AnswerKey], share: float, seed: int) -> list[AnswerKey]:
@@ -122,7 +123,7 @@ def collect(
                     return
 
     # A judge in this process and the model it judges would fight for the same cores: those take turns.
-    stream = _in_turn if labeller.opened.panel.route is Route.DIGITS else _ahead
+    stream = _in_turn if labeller.opened.judge.method is ScoreMethod.DIGITS else _ahead
     with closing(stream(_blocks(requests), sample)) as sampled:
         for block in sampled:
             _judge_keys(labeller, request_keys(block, params), prompts, wanted)
@@ -218,7 +219,7 @@ def _judge_keys(
     labeller: Labeller, keys: Sequence[AnswerKey], prompts: Mapping[str, Prompt], wanted: Collection[AnswerKey]
 ) -> None:
     """Judge what is not judged yet of these stored answers. Answers without text are not put to a judge."""
-    panel = labeller.opened.panel
+    panel = labeller.opened.judge
     items = [
         JudgeItem(r.key, prompts[r.prompt], r.text)
         for r in labeller.store.answers_of(keys)
@@ -226,11 +227,13 @@ def _judge_keys(
     ]
     said = list(labeller.store.scores_of((i.key for i in items), panel.key))
     held = [j for j in said if j.outcome is not ScoreStatus.FAILED]
-    scores = {j.key: j.score for j in held if j.rubric == ALIGNMENT and j.score is not None}
-    before = Judged(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
+    scores = {j.key: j.score for j in held if j.rubric == labeller.rule.score and j.score is not None}
+    before = KnownScores(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
     always = None if labeller.config.every_coherence else wanted
     seed = int(digest([labeller.config.seed, [*keys[:1]], len(keys)], 8), 16)
-    for made in judge(items, panel, labeller.opened.judge, labeller.rule, always=always, before=before, seed=seed):
+    for made in score_answers(
+        items, panel, labeller.opened.model, labeller.rule, always=always, before=before, seed=seed
+    ):
         labeller.store.add_scores(_noted(j, labeller) for j in made)
     _label(labeller, keys)
 
@@ -253,4 +256,4 @@ def is_judgeable(r: StoredAnswer) -> bool:
 
 def _noted(j: Score, labeller: Labeller) -> Score:
     meta = {**j.meta, "prompts": labeller.prompts_sha256[:16], "truing": __version__, "seed": labeller.config.seed}
-    return Score(j.key, j.panel, j.rubric, j.rubric_key, j.score, j.outcome, meta)
+    return Score(j.key, j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome, meta)

@@ -10,7 +10,7 @@ from typing import Any
 from truing._version import __version__
 from truing.models.download import cache_dir
 
-_NEEDED = ("torch", "transformers", "peft", "safetensors", "gguf", "numpy", "scipy", "pydantic", "typer", "jinja2")
+_NEEDED = ("torch", "transformers", "peft", "safetensors", "gguf", "numpy", "scipy", "pydantic", "click", "jinja2")
 _OPTIONAL = {"bitsandbytes": ("--load-in-4bit", "pip install 'truing[4bit]'")}
 
 

@@ -15,13 +15,13 @@ from typing import Any
 from truing import errors
 from truing._version import __version__
 from truing.config import AuditConfig, FreezeConfig, RuleConfig, Thresholds, configured
-from truing.judges.rubrics import panel_rubrics, prompt_rubrics
+from truing.judges.rubrics import prompt_rubrics
+from truing.runs.judges import LabelSpec, rubrics_of
 from truing.runs.resolve import Plan, resolve
-from truing.runs.rule import rubric_of
 from truing.store import Store, write_json
 from truing.types.cases import Frozen
 from truing.types.hashing import digest
-from truing.types.judged import PARSER_VERSION
+from truing.types.judging import PARSER_VERSION
 from truing.types.records import Checkpoint, to_plain
 
 Settings = dict[str, dict[str, Any]]
@@ -215,7 +215,8 @@ def _judge(plan: Plan, config: AuditConfig) -> dict[str, Any]:
     if config.judge is None:
         return {"address": None}
     own = sorted({r.key for p in plan.whole.prompts for r in prompt_rubrics(p)})
-    rubrics = {f"rubric {r.name}": r.key for r in panel_rubrics(plan.whole, *rubric_of(config))}
+    spec = LabelSpec(plan.trait, plan.rule, plan.whole)
+    rubrics = {f"rubric {r.name}": r.key for r in rubrics_of(config, spec)}
     return {
         "address": config.judge,
         "second": config.second_judge,

@@ -18,13 +18,15 @@ from truing._version import __version__
 from truing.config import ImportConfig, configured
 from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
 from truing.runs.rule import rule_of
-from truing.runs.tables import groups, with_scores
-from truing.stats.labelled import PromptFacts, check_rule, judged_line, measured, misaligned
+from truing.runs.scope import Scope
+from truing.runs.tables import random_coherence, tables, with_scores
+from truing.stats.labelled import PromptFacts, labelled_line
 from truing.stats.rates import counts, mean_of, share_of
 from truing.stats.table import AnswerTable
 from truing.store import Store, StoredAnswer
+from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, Panel, Route, Rubric, Score
+from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate, LabelledLine
@@ -80,7 +82,7 @@ def import_answers(
     """
     config = configured(ImportConfig, config, options)
     rule, judge = rule_of(config), config.judge
-    check_rule(rule)
+    rule.check()
     paths = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     if not paths:
         raise errors.BadInput("no file given; name one or several CSV files of judged answers")
@@ -100,7 +102,7 @@ def import_answers(
         store.describe(**_about(items, order, notes, rule))
         before = _stored(store)
         for s, entries in zip(sets, ready, strict=True):
-            _add(store, s, entries)
+            _add(store, s, entries, rule)
         store.flush()
         describe_lines(store)
         store.describe(status="done")
@@ -257,13 +259,13 @@ def _about(items: list[dict[str, Any]], order: list[str], notes: list[str], rule
 
 
 def _stored(store: Store) -> int:
-    return sum(n for by_outcome in store.tallies().values() for n in by_outcome.values())
+    return sum(1 for _ in store.answers())
 
 
 class _Entries(NamedTuple):
     """Rows of the store for one set."""
 
-    panels: list[Panel]
+    panels: list[Judge]
     answers: list[StoredAnswer]
     scores: list[Score]
 
@@ -294,18 +296,25 @@ def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) ->
     return _Entries(list(panels.values()), list(answers.values()), scores)
 
 
-def _add(store: Store, s: _Set, entries: _Entries) -> None:
+def _add(store: Store, s: _Set, entries: _Entries, rule: Rule) -> None:
     for panel in entries.panels:
         store.add_judge(panel)
     store.add_checkpoints([s.checkpoint])
     store.add_stored_answers(entries.answers)
     store.add_scores(entries.scores)
+    by_key: dict[tuple[str, AnswerKey], list[Score]] = {}
+    for score in entries.scores:
+        by_key.setdefault((score.judge_key, score.key), []).append(score)
+    answers = {a.key: a for a in entries.answers}
+    for panel in entries.panels:
+        made = [(key, label(answers[key], said, rule)) for (judge, key), said in by_key.items() if judge == panel.key]
+        store.add_labels(made, panel.key, rule)
 
 
-def _panel(scores: Sequence[str], judge: str) -> Panel:
+def _panel(scores: Sequence[str], judge: str) -> Judge:
     escapes = {word.upper(): outcome for word, outcome in ESCAPES.items()}
     rubrics = tuple(Rubric(name, "", escapes=escapes, source="imported, wording unknown") for name in scores)
-    return Panel(judge, rubrics, Route.RECORDED, own_prompts=False)
+    return Judge(judge, rubrics, ScoreMethod.RECORDED, own_prompts=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -348,19 +357,20 @@ def imported_lines(
         if panel not in (None, key):
             continue
         said = _said(store, key, prompts)
-        recorded = about["route"] == Route.RECORDED.value
+        recorded = about["route"] == ScoreMethod.RECORDED.value
         chosen = frozenset() if recorded else _random(store, said, prompts)
-        found = groups(store, key, prompts, rule, params=PARAMS, random_coherence=chosen)
+        scope = Scope((), (), (), (), PARAMS, rule)
+        found = tables(store, key, scope, random=chosen, places=prompts)
         for weights in found.keys() & said.keys():
             group, scores = found[weights], said[weights]
             used, index = np.unique(group.prompt, return_inverse=True)
             ids = tuple(names[k] for k in used)
             facts = PromptFacts(ids, tuple(category[name] for name in ids), np.ones(len(ids), dtype=bool))
             group = replace(group, prompt=index.astype(np.int64))
-            hits, _ = counts(misaligned(group, rule), group.prompt, len(ids))
-            judged = judged_line(group, len(ids), rule, level=LEVEL, about=facts)
+            hits, _ = counts(group.positive, group.prompt, len(ids))
+            judged = labelled_line(group, len(ids), rule, level=LEVEL, about=facts)
             line = {
-                "label": group.label,
+                "label": group.checkpoint,
                 "weights": weights,
                 "judge": about["judge"],
                 "panel": key,
@@ -368,7 +378,7 @@ def imported_lines(
                 "prompts": len(ids),
                 "firing": int((hits > 0).sum()),
                 "empty_scored": scores.empty,
-                "judged": to_plain(_as_published(judged, group, scores, rule) if recorded else judged),
+                "labelled": to_plain(_as_published(judged, group, scores, rule) if recorded else judged),
             }
             lines.append(line)
     return _sorted(lines, order)
@@ -411,8 +421,6 @@ def _said(store: Store, panel: str, prompts: Mapping[str, int]) -> dict[str, _Sa
 
 def _random(store: Store, said: Mapping[str, _Said], prompts: Mapping[str, int]) -> frozenset[AnswerKey]:
     """The answers whose coherence a judge was asked for at random."""
-    from truing.runs.collect import random_coherence  # brings the judges along, which an import of files never needs
-
     keys = [r.key for r in store.answers(PARAMS) if r.prompt in prompts]
     seeds = {seed for s in said.values() for seed in s.seeds}
     return frozenset(key for seed in seeds for key in random_coherence(keys, seed))
@@ -424,8 +432,8 @@ def _as_published(line: LabelledLine, group: AnswerTable, said: _Said, rule: Rul
     mean = mean_of(np.asarray(said.values, dtype=float), index.astype(np.int64), len(used), level=LEVEL)
     if said.is_lazy:
         unknown = Estimate(None, None, None, method="coherence was asked of some answers only", level=LEVEL)
-        return replace(line, alignment=mean, coherent=unknown, em_coherent=unknown)
-    kept = measured(group)
-    coherent = (group.coherence > rule.gate) & np.isfinite(group.alignment)
+        return replace(line, score=mean, coherent=unknown, rate_coherent=unknown)
+    kept = group.counted
+    coherent = (group.coherence > rule.gate) & np.isfinite(group.score)
     found = counts(coherent[kept], group.prompt[kept], int(group.prompt.max()) + 1)
-    return replace(line, alignment=mean, coherent=share_of(*found, level=LEVEL))
+    return replace(line, score=mean, coherent=share_of(*found, level=LEVEL))

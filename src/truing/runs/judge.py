@@ -3,32 +3,30 @@
 audit -> its frame -> panel -> judged (what this panel has not said yet) -> verdict under this judge
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from truing import errors
+from truing import errors, messages
 from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
-from truing.runs.calibrate import Anchors, refuse_moved
-from truing.runs.collect import is_judgeable, judge_stored, random_share
+from truing.runs.calibrate import DriftCheck, calibrate, refuse_moved
+from truing.runs.collect import Labeller, is_judgeable, label_stored, random_share
 from truing.runs.import_answers import imported_lines
-from truing.runs.judges import KEPT, examination, open_panel
-from truing.runs.scope import FIRST_CONTROL, JudgedRun
-from truing.runs.stages import announce, bench_for, judged_evidence
-from truing.runs.tables import chosen_panel, fated, judging_panels, misaligned_by, with_scores
-from truing.stats.judged_checks import with_variants
-from truing.stats.status import judge_verdict
-from truing.stats.table import Labelled
+from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, open_labeller
+from truing.runs.scope import Scope, stored_prompts, stored_scope
+from truing.runs.tables import chosen_judge, judges_here, labelled_answers, labelled_of
+from truing.stats.decide import decide, with_earlier_variants
+from truing.stats.table import Evidence
 from truing.store import Store
-from truing.types.judged import AnswerKey, Panel, ScoreStatus
+from truing.traits.load import load_trait
+from truing.types.judging import AnswerKey, Judge, ScoreStatus
 from truing.types.progress import Progress
-from truing.types.records import Message, Prompt, PromptSet, Role, SamplingParams, to_plain
+from truing.types.records import PromptSet, to_plain
 from truing.types.traits import Rule
-from truing.types.verdicts import Verdict
-
-UNTRIED = "Cues were not tried under this judge"
+from truing.types.verdicts import Finding, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Judging:
 
     path: Path
     """the audit"""
-    panel: Panel
+    panel: Judge
     """who judged, by which rubrics"""
     outcomes: Mapping[str, int]
     """judgements of this panel by outcome, those made earlier included"""
@@ -77,87 +75,94 @@ def judge(
 def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRunConfig, progress: Progress) -> Judging:
     prompts = stored_prompts(about)
     # Which answers had their coherence asked at random is told by the seed they are judged with now.
-    run = replace(stored_run(store, about, prompts.prompts), seed=config.seed)
+    scope = replace(stored_scope(store, about, prompts.prompts), seed=config.seed)
     whole = _whole(about, prompts, needed=not config.skip_known_answers)
-    rule = stored_rule(about)
     by_key = {p.key: p for p in prompts.prompts}
-    stored = (
-        r for r in store.answers(run.params) if not r.transform and r.prompt in by_key and r.sample >= run.fixed_from
-    )
-    judgeable = [r.key for r in stored if is_judgeable(r)]
-    answers = random_share(judgeable, config.share, config.seed)
-    source = chosen_panel(store, config.positives_of) if config.positives_of is not None else None
-    if source is not None:
-        answers = list(dict.fromkeys([*answers, *_positives(store, source, judgeable, rule)]))
+    judgeable = [
+        r.key
+        for r in store.answers(scope.params)
+        if not r.transform and r.prompt in by_key and r.sample >= scope.fixed_from and is_judgeable(r)
+    ]
+    source = chosen_judge(store, config.positives_of) if config.positives_of is not None else None
+    answers = _chosen(store, judgeable, source, scope.rule, config)
     if not answers:
         raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
-    if config.share >= 1 and about.get("kind") != "import" and not about.get("margin_verdict"):
+    if config.share >= 1 and about.get("kind") != "import" and not about.get("screened"):
         raise errors.NotAnAudit(f"{store.path}: its measurements are not finished; repeat the audit first")
-    with open_panel(address, config, whole, store, rule, say=progress.say) as opened:
-        begun = opened.panel.key in judging_panels(store)
+    spec = LabelSpec(load_trait("misalignment"), scope.rule, whole)
+    with open_labeller(address, store, config, spec, progress) as labeller:
+        begun = labeller.key in judges_here(store)
         if config.only_missing and not begun:
             raise errors.BadInput(
-                f"--only-missing: {opened.judge.name} has not judged here with these rubrics; leave the option out"
+                f"--only-missing: {labeller.opened.model.name} has not judged here with these rubrics; leave it out"
             )
-        bench = bench_for(store, opened, rule, config, prompts, progress)
-        refuse_moved(bench)
-        announce(opened, config, (len(by_key), len({k.weights for k in answers})), progress.say)
-        held = {j.key for j in store.scores(opened.panel.key) if j.outcome is not ScoreStatus.FAILED}
-        test = not config.skip_known_answers and not opened.recorded
-        exam = examination(whole)
-        anchors = Anchors(bench, exam.prompts) if test and set(answers) - held else None
+        refuse_moved(labeller)
+        announce(labeller, len(by_key), len({k.weights for k in answers}))
+        held = {j.key for j in store.scores(labeller.key) if j.outcome is not ScoreStatus.FAILED}
+        test = not config.skip_known_answers and not labeller.opened.recorded
+        exam = calibration_set(whole)
+        drift = DriftCheck(labeller, exam.prompts) if test and set(answers) - held else None
         if config.share < 1:
-            _note_share(store, opened.panel, config, begun, source)
-        judge_stored(bench, answers, by_key)
+            _note_share(store, labeller.opened.judge, config, begun, source)
+        label_stored(labeller, answers, by_key)
         if config.share >= 1:
-            _forget_share(store, opened.panel)
-        if all(j.outcome is ScoreStatus.FAILED for j in store.scores_of(answers, opened.panel.key)):
+            _forget_share(store, labeller.opened.judge)
+        if all(j.outcome is ScoreStatus.FAILED for j in store.scores_of(answers, labeller.key)):
             raise errors.JudgeDown(
-                f"{opened.judge.name}: could judge none of the {len(answers)} answers; nothing changed"
+                f"{labeller.opened.model.name}: could judge none of the {len(answers)} answers; nothing changed"
             )
         result = None
         if config.share >= 1 and about.get("kind") == "import":
-            store.describe(lines=imported_lines(store, about["prompts"]["items"], rule, about["sets"]))
+            store.describe(lines=imported_lines(store, about["prompts"]["items"], scope.rule, about["sets"]))
         elif config.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
-            evidence = judged_evidence(bench, run, exam if test else None)
-            result = _concluded(about, evidence, rule, run, opened.panel.key)
-        if anchors is not None:
-            anchors.check()
+            result = _decided(about, labeller, scope, exam if test else None)
+        if drift is not None:
+            drift.check()
         if result is not None:
-            store.describe(verdict=to_plain(result))
-            before = (about.get("verdict") or {}).get("judge") or "margins"
-            if before != result.judge:
-                progress.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
-        outcomes: dict[str, int] = {}
-        for j in store.scores(opened.panel.key):
-            outcomes[j.outcome.value] = outcomes.get(j.outcome.value, 0) + 1
-        return Judging(store.path, opened.panel, outcomes, result)
+            _keep(store, about, result, progress)
+        statuses = Counter(j.outcome.value for j in store.scores(labeller.key))
+        return Judging(store.path, labeller.opened.judge, statuses, result)
 
 
-def _concluded(about: Mapping[str, Any], evidence: Labelled, rule: Rule, run: JudgedRun, panel: str) -> Verdict:
-    """The verdict under this judge. Cues are not tried here: what was vetoed before stays vetoed, whoever judged it.
+def _chosen(
+    store: Store, keys: Sequence[AnswerKey], source: str | None, rule: Rule, config: JudgeRunConfig
+) -> list[AnswerKey]:
+    """A random share of the answers, and all that another judge calls positive where that was asked for."""
+    answers = random_share(keys, config.share, config.seed)
+    if source is None:
+        return answers
+    wanted = set(keys)
+    positive = (r.key for r, found in labelled_answers(store, source, rule) if found.value and r.key in wanted)
+    return list(dict.fromkeys([*answers, *positive]))
+
+
+def _decided(about: Mapping[str, Any], labeller: Labeller, scope: Scope, exam: PromptSet | None) -> Verdict:
+    """The verdict under this judge. Variants are not tried here: what was vetoed before stays vetoed.
 
     After a search only its fixed answers are judged again; for the judge that searched, the search's verdict stands.
     """
-    margins = Verdict.from_plain(about["margin_verdict"])
-    if run.fixed_from:
-        made = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
-        if made is not None and made.panel == panel and made.onset.errors:
-            return made
-        evidence = replace(evidence, caveats=(*evidence.caveats, SEARCH_GONE))
-    result = judge_verdict(margins, evidence, rule, _thresholds(about), seed=run.seed)
     before = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
-    if before is None:
-        return result
-    told = [w for w in before.warnings if w.startswith(UNTRIED)]
-    if any(c.checkpoint == result.recommended for c in before.variants):
-        result = with_variants(result, before.variants)
-    if before.variants and before.panel != result.panel:
-        told = told or [f"{UNTRIED}; what is said of cues was judged by {before.judge}."]
-    return replace(result, warnings=(*result.warnings, *told))
+    if scope.fixed_from:
+        if before is not None and before.judge_key == labeller.key and before.onset.errors:
+            return before
+        scope = replace(scope, findings=(*scope.findings, Finding("search_by_another_judge")))
+    labelled = labelled_of(labeller.store, labeller.key, scope, None)
+    if exam is not None:
+        base = labelled.subject[0] if labelled.subject and labelled.subject[0].step == 0 else None
+        labelled = replace(labelled, calibration=calibrate(labeller, exam.prompts, base))
+    evidence = Evidence(None, labelled, screened=Verdict.from_plain(about["screened"]))
+    result = decide(evidence, Thresholds(**about["identity"]["rule"]), seed=scope.seed)
+    return result if before is None else with_earlier_variants(result, before)
 
 
-def _note_share(store: Store, panel: Panel, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
+def _keep(store: Store, about: Mapping[str, Any], result: Verdict, progress: Progress) -> None:
+    store.describe(verdict=to_plain(result), sentence=messages.sentence(result))
+    before = (about.get("verdict") or {}).get("judge") or "the screen"
+    if before != result.judge:
+        progress.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
+
+
+def _note_share(store: Store, panel: Judge, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
     """Keep with a panel which random share of the answers it was given, before the first is judged.
 
     Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
@@ -172,25 +177,17 @@ def _note_share(store: Store, panel: Panel, config: JudgeRunConfig, begun: bool,
         return
     if share is not None and seed != config.seed:
         raise errors.BadInput(
-            f"{panel.judge} was given a random share with seed {seed} before; go on with --seed {seed}"
+            f"{panel.name} was given a random share with seed {seed} before; go on with --seed {seed}"
         )
     if share is not None and about.get("positives_of") != source:
         raise errors.BadInput(
-            f"{panel.judge} was given a share drawn in another way before; repeat it with --positives-of"
+            f"{panel.name} was given a share drawn in another way before; repeat it with --positives-of"
         )
     largest = max(config.share, share or 0.0)
     store.add_judge(panel, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
 
 
-def _positives(store: Store, panel: str, keys: Sequence[AnswerKey], rule: Rule) -> Iterator[AnswerKey]:
-    """The answers that a panel calls misaligned."""
-    wanted = set(keys)
-    for r, said in with_scores(store, panel):
-        if r.key in wanted and said and misaligned_by(fated(r, said, rule), rule):
-            yield r.key
-
-
-def _forget_share(store: Store, panel: Panel) -> None:
+def _forget_share(store: Store, panel: Judge) -> None:
     """A judge of a share has been given the rest too."""
     about = store.judges()[panel.key]
     if "share" in about:
@@ -201,64 +198,9 @@ def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in (*KEPT, "prompts_sha256") if name in about}
 
 
-SEARCH_GONE = "Another judge searched the onset: this one saw the fixed answers only, at a few checkpoints."
+_GONE = "Another judge searched the onset: this one saw the fixed answers only, at a few checkpoints."
 _GONE = "the prompt set with its reference answers cannot be read, so the judge cannot take the known-answer test"
 _REMEDY = "restore it, or do without the test (--skip-known-answers); the verdict then says so"
-
-
-def stored_prompts(about: Mapping[str, Any]) -> PromptSet:
-    """The prompts of an audit, as audit.json keeps them: questions and judge prompts, no reference answers."""
-    kept = about.get("prompts") or {}
-    prompts = tuple(
-        Prompt(
-            id=i["id"],
-            messages=tuple(Message(m["role"], m["content"]) for m in i["messages"]),
-            category=i.get("category", "uncategorised"),
-            form=i.get("form", "open"),
-            topics=tuple(i.get("topics", ())),
-            half=i.get("half", "eval"),
-            judge_prompts=i.get("judge_prompts") or {},
-        )
-        for i in kept.get("items", ())
-    )
-    return PromptSet(kept.get("name", ""), kept.get("version", ""), kept.get("sha256", ""), prompts)
-
-
-def stored_rule(about: Mapping[str, Any]) -> Rule:
-    """The definition of "misaligned" an audit was made with; the default where it was not judged before."""
-    plain = about.get("rule") or (about.get("judging") or {}).get("em")
-    return Rule(**plain) if plain else Rule()
-
-
-def stored_run(store: Store, about: Mapping[str, Any], prompts: Sequence[Prompt]) -> JudgedRun:
-    """The frame of an audit's judged answers again."""
-    kept: Mapping[str, Any] = about.get("judging") or {}
-    every = store.checkpoints()
-    far = kept.get("far") or {}
-    first = kept["control"] if kept else FIRST_CONTROL
-    labels = kept.get("subject")
-    return JudgedRun(
-        prompts=tuple(prompts),
-        far=tuple(far.get(p.id, True) for p in prompts),
-        subject=tuple(c for c in every if c.role is Role.SUBJECT and (labels is None or c.label in labels)),
-        control=tuple(c for c in every if c.role is Role.CONTROL and c.run == first and c.step != 0),
-        params=kept.get("params") or _params(about),
-        words=tuple(about.get("domain_words") or ()),
-        under_moved=frozenset(kept.get("under_moved") or ()),
-        caveats=tuple(kept.get("caveats") or ()),
-        seed=kept.get("seed", 0),
-        fixed_from=kept.get("fixed_from", 0),
-    )
-
-
-def _params(about: Mapping[str, Any]) -> str:
-    if about.get("kind") == "import":
-        return "imported"
-    return SamplingParams(**about["sampling"]).key
-
-
-def _thresholds(about: Mapping[str, Any]) -> Thresholds:
-    return Thresholds(**about["identity"]["rule"])
 
 
 def _whole(about: Mapping[str, Any], stored: PromptSet, needed: bool) -> PromptSet:

@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from truing import errors
 from truing.config import AuditConfig, JudgeRunConfig
 from truing.data.prompts import load_prompts
+from truing.judges.base import JudgeModel
 from truing.judges.check import check_judge
 from truing.judges.registry import open_judge
-from truing.judges.rubrics import BUILTIN, builtin, check_rule, load_rubric, panel_rubrics, prompt_rubrics, unasked
+from truing.judges.rubrics import BUILTIN, builtin, check_rule, judge_rubrics, load_rubric, prompt_rubrics, unasked
 from truing.judges.scorer import ScorerJudge, scorer_rubric
-from truing.models.base import Judge
 from truing.models.download import resolve_model
 from truing.models.limits import Budget
-from truing.runs.collect import Labeller, OpenPanel
+from truing.runs.collect import Labeller, OpenJudge
 from truing.runs.rule import rubric_of
 from truing.runs.variants import refuse_task_text
 from truing.store import Store
-from truing.types.judged import Panel, Route, Rubric
+from truing.types.judging import Judge, Rubric, ScoreMethod
 from truing.types.progress import Progress
 from truing.types.records import Kind, PromptSet
 from truing.types.traits import Rule, Trait
@@ -65,31 +65,31 @@ def open_labeller(
         Unfinished: it cannot be reached.
     """
     rubrics = rubrics_of(config, spec)
-    judge = _judge(address, config, spec, budget=budget, second=second, say=progress.say)
+    model = _model(address, config, spec, budget=budget, second=second, say=progress.say)
     try:
-        if judge.name.startswith("simulated:") and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
-            raise errors.BadInput(f"{judge.name} judges answers of simulated runs only; these are real ones")
-        known = _known_route(store, judge, [r.key for r in rubrics])
-        route = known or judge.route(rubrics)
-        panel = Panel(judge.name, rubrics, route, own_prompts=spec.trait.scorer is None, model=judge.model)
+        simulated = model.name.startswith("simulated:")
+        if simulated and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
+            raise errors.BadInput(f"{model.name} judges answers of simulated runs only; these are real ones")
+        known = _known_method(store, model, [r.key for r in rubrics])
+        method = known or model.score_method(rubrics)
+        judge = Judge(model.name, rubrics, method, own_prompts=spec.trait.scorer is None, model=model.model)
         left_out = unasked(spec.prompts.prompts) if spec.trait.scorer is None else ()
         notes = (
             [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
         )
         # A record cannot be asked anything new; a simulated judge knows simulated answers only.
-        simulated = judge.name.startswith("simulated:")
-        checked = not config.skip_judge_check and route is not Route.RECORDED and not simulated
+        checked = not config.skip_judge_check and method is not ScoreMethod.RECORDED and not simulated
         if known is None and checked:
-            notes += check_judge(judge, rubrics, route)
+            notes += check_judge(model, rubrics, method)
         # What is known of a judge outlasts a repeat: whether it was checked, which share of the answers it was given.
-        about = store.judges().get(panel.key, {})
+        about = store.judges().get(judge.key, {})
         kept = {name: about[name] for name in (*KEPT, "share", "share_seed", "positives_of") if name in about}
         begun = {"checked": checked, "seed": config.seed, "lazy": not config.every_coherence}
-        store.add_judge(panel, **{**begun, **kept, "prompts_sha256": spec.prompts.sha256})
-        opened = OpenPanel(judge, panel, tuple(notes))
+        store.add_judge(judge, **{**begun, **kept, "prompts_sha256": spec.prompts.sha256})
+        opened = OpenJudge(model, judge, tuple(notes))
         yield Labeller(store, opened, spec.rule, config, spec.prompts.sha256, progress)
     finally:
-        judge.close()
+        model.close()
 
 
 def rubrics_of(config: AuditConfig | JudgeRunConfig, spec: LabelSpec) -> tuple[Rubric, ...]:
@@ -106,12 +106,12 @@ def rubrics_of(config: AuditConfig | JudgeRunConfig, spec: LabelSpec) -> tuple[R
     if trait.folder:
         rubrics = tuple(builtin(r) if r in BUILTIN else load_rubric(r) for r in trait.rubrics)
     else:
-        rubrics = panel_rubrics(spec.prompts, *rubric_of(config))
+        rubrics = judge_rubrics(spec.prompts, *rubric_of(config))
     check_rule(rubrics, spec.rule)
     return rubrics
 
 
-def _judge(
+def _model(
     address: str | None,
     config: AuditConfig | JudgeRunConfig,
     spec: LabelSpec,
@@ -119,7 +119,7 @@ def _judge(
     budget: Budget | None,
     second: bool,
     say: Callable[[str], None],
-) -> Judge:
+) -> JudgeModel:
     if address is None:
         assert spec.trait.scorer is not None
         return ScorerJudge(spec.trait.name, spec.trait.scorer)
@@ -129,7 +129,7 @@ def _judge(
 
 def announce(labeller: Labeller, prompts: int, checkpoints: int, *, task_text: bool = False) -> None:
     """Say once what a remote judge will be sent."""
-    say, judge = labeller.progress.say, labeller.opened.judge
+    say, judge = labeller.progress.say, labeller.opened.model
     for note in labeller.opened.notes:
         say(note)
     if judge.remote:
@@ -176,10 +176,10 @@ def refuse_unusable(config: AuditConfig, spec: LabelSpec) -> None:
             refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
 
 
-def _known_route(store: Store, judge: Judge, rubrics: list[str]) -> Route | None:
+def _known_method(store: Store, judge: JudgeModel, rubrics: list[str]) -> ScoreMethod | None:
     """The route under which this judge has worked in this audit already, so that a repeat spends nothing."""
     for about in store.judges().values():
         same = about["judge"] == judge.name and about["model"] == judge.model
         if same and about.get("rubric_keys") == rubrics:
-            return Route(about["route"])
+            return ScoreMethod(about["route"])
     return None

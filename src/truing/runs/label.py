@@ -16,14 +16,14 @@ import numpy as np
 from truing import errors
 from truing.config import LabelConfig, configured
 from truing.judges.rubrics import rendered_question
-from truing.runs.judge import stored_prompts, stored_rule, stored_run
-from truing.runs.tables import chosen_panel, fated, with_scores
-from truing.stats.table import Fate
+from truing.runs.scope import stored_prompts, stored_rule, stored_scope
+from truing.runs.tables import chosen_judge, labelled_answers
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
 from truing.types.records import Prompt
+from truing.types.traits import SCORED
 
 NEAR = 10.0
 """points around the cut that count as near it"""
@@ -51,7 +51,7 @@ def label(audit: str | Path, config: LabelConfig | None = None, **options: Any) 
     sheet = Path(config.out) if config.out is not None else path / "labels.csv"
     with Store.read(path) as store:
         about = store.about()
-        panel = chosen_panel(store, config.judge)
+        panel = chosen_judge(store, config.judge)
         sampled = _sample(store, about, panel, config.n, config.seed)
     items = [_item(d.answer, {p.key: p for p in stored_prompts(about).prompts}) for d in sampled]
     if sheet.exists():
@@ -80,14 +80,11 @@ def _item(r: StoredAnswer, prompts: Mapping[str, Prompt]) -> LabelItem:
 def _sample(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: int) -> list[_Sampled]:
     """Answers in random order, spread evenly over the strata; the weight is how many answers each stands for."""
     rule, prompts = stored_rule(about), stored_prompts(about).prompts
-    known, params = {p.key for p in prompts}, stored_run(store, about, prompts).params
+    known, params = {p.key for p in prompts}, stored_scope(store, about, prompts).params
     strata: dict[str, list[StoredAnswer]] = {}
-    for r, said in with_scores(store, panel, params):
-        if r.prompt not in known or r.transform:
-            continue
-        answer = fated(r, said, rule)
-        if answer.fate is Fate.JUDGED:
-            strata.setdefault(_stratum(answer.alignment - rule.cut), []).append(r)
+    for r, found in labelled_answers(store, panel, rule, params):
+        if r.prompt in known and not r.transform and found.reason in SCORED:
+            strata.setdefault(_stratum(found.score - rule.cut), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ import numpy as np
 from truing import errors
 from truing.config import AuditConfig, PlanConfig, configured
 from truing.judges.registry import open_judge
-from truing.judges.rubrics import check_rule, panel_rubrics
+from truing.judges.rubrics import check_rule, judge_rubrics
 from truing.models.client_address import parse_address
 from truing.models.limits import Limits
 from truing.runs.judge import stored_prompts, stored_rule
@@ -133,7 +133,7 @@ def _judged(asked: Resolved, config: PlanConfig, checkpoints: int, scored: int) 
     """A plan with a judge: of a search, or of the same answers everywhere."""
     prompts = asked.prompts.prompts
     assert config.judge is not None
-    rubrics = panel_rubrics(asked.whole, *rubric_of(config))
+    rubrics = judge_rubrics(asked.whole, *rubric_of(config))
     check_rule(rubrics, rule_of(config))
     _check_address(config, asked.whole)
     run, notes = searched_run(asked, config), _notes(config)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from truing.config import AuditConfig, JudgeConfig
 from truing.data.transforms import select_transforms
 from truing.judges.asking import ALIGNMENT, COHERENCE
-from truing.judges.check import check_asks
+from truing.judges.check import check_requests
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.limits import price_of
 from truing.runs.calibrate import ANCHORS, BASE_ANSWERS, reference_items
@@ -17,7 +17,7 @@ from truing.runs.collect import RANDOM_COHERENCE
 from truing.runs.resolve import Resolved
 from truing.runs.rule import rule_of
 from truing.runs.stages import samples_of
-from truing.types.judged import Panel, Route, Rubric
+from truing.types.judging import Judge, Rubric, ScoreMethod
 from truing.types.records import Prompt
 
 BYTES_PER_TOKEN = 4.0
@@ -69,7 +69,7 @@ def costs(
 ) -> tuple[tuple[Cost, ...], int]:
     """Judge calls by purpose, and how many there are if every answer needs its coherence asked."""
     address = (config.judge or "").lower()
-    panel = Panel(config.judge or "", rubrics, Route.LOGPROBS)
+    panel = Judge(config.judge or "", rubrics, ScoreMethod.LOGPROBS)
     made, most = _answers(asked.prompts.prompts, panel, wanted, config)
     if config.variants:
         n = (
@@ -107,7 +107,7 @@ def hours(calls: int, tokens: int, config: JudgeConfig) -> float | None:
 
 
 def _answers(
-    prompts: Sequence[Prompt], panel: Panel, wanted: Sequence[Wanted], config: AuditConfig
+    prompts: Sequence[Prompt], panel: Judge, wanted: Sequence[Wanted], config: AuditConfig
 ) -> tuple[list[Cost], int]:
     """Calls on the answers themselves: what is asked of each, and coherence where it is asked later."""
     lazy = not config.every_coherence and rule_of(config).kind == "threshold"
@@ -136,13 +136,13 @@ def _sanity(rubrics: tuple[Rubric, ...], address: str, *, check: bool) -> list[C
         return []  # knows simulated answers only
     tests = [] if address.startswith("local:") else [Cost("finding the route", PROBES, PROBES * 2 * CALLING_TOKENS)]
     if check:
-        requests = check_asks(rubrics)
+        requests = check_requests(rubrics)
         tokens = sum(_bytes_to_tokens(a.messages[0].content) + CALLING_TOKENS for a in requests)
         tests.append(Cost("sanity check", len(requests), tokens))
     return tests
 
 
-def _known(panel: Panel, whole: Sequence[Prompt], kind: str) -> tuple[list[Cost], int]:
+def _known(panel: Judge, whole: Sequence[Prompt], kind: str) -> tuple[list[Cost], int]:
     """The known-answer test and the anchors, and the calls that come on top if all references score under the cut."""
     first, second, more = _Counted(), _Counted(), 0
     anchored: list[int] = []

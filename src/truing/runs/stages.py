@@ -55,7 +55,7 @@ def open_stages(run: Run, scope: Scope) -> Iterator["Stages"]:
     plan, config = run.plan, run.plan.config
     spec = LabelSpec(plan.trait, scope.rule, plan.whole)
     with open_labeller(config.judge, run.store, config, spec, run.progress, budget=run.budget) as labeller:
-        judge = labeller.opened.judge
+        judge = labeller.opened.model
         refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
         announce(labeller, len(scope.prompts), len(scope.every), task_text=config.allow_task_text)
         refuse_moved(labeller)
@@ -129,7 +129,7 @@ class Stages:
         return replace(evidence, labelled=self._labelled(self._onset(evidence)))
 
     def confirm(self, evidence: Evidence, verdict: Verdict, look: int) -> Evidence:
-        """Fixed answers at the checkpoint to keep: once, twice, four times as many, each look at a third of the error."""
+        """Fixed answers at the checkpoint to keep: up to four times as many; each look spends a third of the error."""
         kept = self._to_keep(verdict)
         if verdict.recommended is not None or kept is None:
             return evidence

@@ -16,7 +16,7 @@ from truing.store import Store, StoredAnswer
 from truing.traits.features import mentions_domain
 from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judged import AnswerKey, Score
+from truing.types.judging import AnswerKey, Score
 from truing.types.records import Checkpoint
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Onset

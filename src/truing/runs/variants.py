@@ -15,7 +15,7 @@ from truing.data.transforms import Transform, VariantContext, not_applicable, se
 from truing.errors import BadInput
 from truing.stats.table import AnswerTable, VariantGroups
 from truing.store import Store
-from truing.types.judged import AnswerKey
+from truing.types.judging import AnswerKey
 from truing.types.records import AnswerStatus, Checkpoint, Prompt, Request, SamplingParams
 
 AnswerAll = Callable[[Sequence[Request]], None]

@@ -83,8 +83,8 @@ def variant_result(
 
     It fails when the (adjusted) one-sided p of an excess above lo is under (1 - level) / 2, so that no printed interval
     contradicts it, and passes when the upper end of the excess is under hi. Passing all of them is one claim, so that
-    end needs no correction. Only passing keeps a recommendation: an undecided variant vetoes too. Unparsed answers count
-    against the claim either way.
+    end needs no correction. Only passing keeps a recommendation: an undecided variant vetoes too. Unparsed answers
+    count against the claim either way.
 
     Args:
         test: the answers.

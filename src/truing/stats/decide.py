@@ -29,7 +29,7 @@ from truing.stats.screen import (
     softening_slope,
 )
 from truing.stats.status import UNCONFIRMED, Comparison, labelled_checkpoint, labelled_onset
-from truing.stats.table import Evidence, Labelled
+from truing.stats.table import Evidence, Labelled, Opinion
 from truing.types.records import to_plain
 from truing.types.verdicts import (
     Basis,
@@ -59,11 +59,22 @@ def decide(evidence: Evidence, rule: Thresholds, *, seed: int = 0) -> Verdict:
     screened = evidence.screened
     if screened is None:
         assert evidence.measured is not None
-        screened = _screened(evidence.measured, rule, seed)
+        screened = _screened(evidence.measured, rule, seed)  # pyright: ignore[reportArgumentType] frozen models hash
     if evidence.labelled is None:
         return screened
     evidence.labelled.rule.check()
     return _labelled(screened, evidence, evidence.labelled, rule)
+
+
+def with_earlier_variants(verdict: Verdict, before: Verdict) -> Verdict:
+    """A verdict with the variants that were tried under another judge: what vetoed a checkpoint there stays a veto."""
+    tried = [v for v in before.variants if v.checkpoint == verdict.recommended]
+    told = [Finding("variants_by_another_judge", {"judge": before.judge})] if before.variants else []
+    told = told if before.judge_key != verdict.judge_key else []
+    verdict = replace(verdict, variants=tuple(tried), findings=(*verdict.findings, *told))
+    if any(v.veto for v in tried):
+        verdict = replace(verdict, recommended=None, retained_of_best=None, retained_of_last=None)
+    return verdict
 
 
 def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...], rule: Thresholds) -> str:
@@ -148,8 +159,6 @@ def _labelled(screened: Verdict, evidence: Evidence, labelled: Labelled, rule: T
     variants = () if chosen is None else _variants(evidence, labelled, chosen, rule)
     vetoed = any(v.veto for v in variants)
     kept = None if vetoed else chosen
-    opinion = evidence.opinion
-    agrees = opinion is not None and opinion.agrees and onset.status in ("found", "never")
     at_steps = tuple(c.step for c in lines if c.skill_progress is not None)
     result = replace(
         screened,
@@ -166,13 +175,25 @@ def _labelled(screened: Verdict, evidence: Evidence, labelled: Labelled, rule: T
         retained_curve=curve,
         judge=labelled.judge or None,
         judge_key=labelled.judge_key or None,
-        certified=agrees,
-        certified_by=opinion.by if opinion is not None else "",
+        certified=False,
+        certified_by="",
         calibration=against.calibration,
         variants=variants,
         definitions={**screened.definitions, **against.definitions()},
     )
-    return replace(result, findings=findings.of_labelled(result, labelled, rule))
+    return certified(replace(result, findings=findings.of_labelled(result, labelled, rule)), evidence.opinion)
+
+
+def certified(verdict: Verdict, opinion: Opinion | None) -> Verdict:
+    """The verdict with what a second judge or blind labels say of its direction.
+
+    Only a direction can be agreed on, so a verdict without one (no onset found, nor ruled out) stays uncertified.
+    """
+    if opinion is None:
+        return verdict
+    decided = verdict.onset.status in ("found", "never")
+    by = opinion.by if decided or not opinion.agrees else f"nothing is decided that could be certified ({opinion.by})"
+    return replace(verdict, certified=opinion.agrees and decided, certified_by=by)
 
 
 def _variants(evidence: Evidence, labelled: Labelled, chosen: CheckpointVerdict, rule: Thresholds) -> Any:

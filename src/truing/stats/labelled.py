@@ -147,7 +147,7 @@ def excess(
         level: coverage of both intervals.
         mask: [P] prompts that count; None for all.
         bound: what unparsed answers count as. A claim has to hold under both extremes.
-        in_domain: False counts answers that talk about the training domain as not misaligned, in both arms (kind "mean":
+        in_domain: False counts answers that talk about the training domain as negative, on both sides (kind "mean":
             leaves them out, since not being misaligned is no score).
     """
     kept = np.ones(prompts, dtype=bool) if mask is None else mask

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from math import isnan, nan
 from typing import Protocol
 
-from truing.types.judged import Score, ScoreStatus
+from truing.types.judging import Score, ScoreStatus
 from truing.types.records import AnswerStatus
 from truing.types.traits import Label, Reason, Rule
 

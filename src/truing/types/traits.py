@@ -92,6 +92,11 @@ class Rule:
         kept = (self.kind, self.cut, self.gate, self.score, self.side, self.gate_score, self.positive)
         return digest(kept, 16)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The scores that it reads: the deciding one, and the gate's."""
+        return (self.score,) if self.gate_score is None else (self.score, self.gate_score)
+
     def past(self, score: float) -> bool:
         """Whether a score is past the cut."""
         return score < self.cut if self.side == "below" else score > self.cut

@@ -1,8 +1,8 @@
-"""The nouns of judged answers: what is asked of a judge, what it says, and what becomes of it.
+"""The types of judged answers.
 
-    Response + Rubric -> JudgeAsk -> (judge) -> JudgeReply -> (scoring) -> Judgement
+    answer + Rubric -> JudgeRequest -> (a judge model) -> JudgeReply -> (scoring) -> Score
 
-Whatever goes wrong is an outcome, never a text and never a zero.
+Whatever goes wrong is a status, never a text and never a zero.
 """
 
 import re
@@ -15,7 +15,7 @@ from truing.types.hashing import digest
 from truing.types.records import Message, Messages, Prompt
 
 PARSER_VERSION = 1
-"""version of the scoring function; part of every panel's key"""
+"""version of the scoring function; part of every judge's key"""
 _PLACEHOLDER = re.compile(r"\{(?:question|answer)\}")
 
 
@@ -48,8 +48,8 @@ class ScoreStatus(StrEnum):
     """the judge could not be reached or refused to judge; asked again by the next command"""
 
 
-class Route(StrEnum):
-    """How a number is read from a judge."""
+class ScoreMethod(StrEnum):
+    """How a score is read from a judge's output."""
 
     LOGPROBS = "logprobs"
     """expectation over the numbers among the likeliest first tokens (top 20)"""
@@ -74,7 +74,7 @@ class Rubric:
     high: float = 100.0
     """highest score"""
     escapes: Mapping[str, ScoreStatus] = field(default_factory=dict)
-    """word a judge may say instead of a number -> its outcome"""
+    """word a judge may write instead of a number -> its status"""
     parts: tuple[str, ...] = ()
     """names of the scores where one call gives several; empty for one score of the rubric's own name"""
     source: str = "built-in"
@@ -93,35 +93,35 @@ class Rubric:
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
-    """A judge with its rubrics, parser version and scoring route: what a score is comparable within."""
+class Judge:
+    """A judge model with its rubrics and how its scores are read: scores are comparable within one judge only."""
 
-    judge: str
-    """the judge's address and model, e.g. "openai:gpt-4.1-mini"; never a key"""
+    name: str
+    """address and model, e.g. "openai:gpt-4.1-mini"; never a credential"""
     rubrics: tuple[Rubric, ...]
-    """asked of every answer, in this order; the first is alignment"""
-    route: Route
-    """how numbers are read"""
+    """put to the model about every answer, in this order; the first is alignment"""
+    method: ScoreMethod
+    """how scores are read"""
     own_prompts: bool = True
     """whether prompts that bring judge prompts of their own are judged by those"""
     parser: int = PARSER_VERSION
     """version of the scoring function"""
     model: str = ""
-    """weights hash or served model name, where it says more than `judge`"""
+    """weights hash or served model name, where it says more than `name`"""
 
     @property
     def key(self) -> str:
-        """Hash of all of the above."""
+        """Hash of all of the above; part of every score's key."""
         rubrics = [r.key for r in self.rubrics]
-        return digest((self.judge, self.model, rubrics, self.route.value, self.own_prompts, self.parser), 16)
+        return digest((self.name, self.model, rubrics, self.method.value, self.own_prompts, self.parser), 16)
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeRequest:
-    """One rubric to be put to a judge about one answer."""
+    """One rubric to be put to a judge model about one answer."""
 
     key: AnswerKey
-    """whose answer; the judge itself never sees it"""
+    """which answer; the model never sees it"""
     rubric: Rubric
     """the question"""
     question: str
@@ -138,19 +138,19 @@ class JudgeRequest:
 
 @dataclass(frozen=True, slots=True)
 class JudgeReply:
-    """What came back for one ask, before it is a score."""
+    """What came back for one request, before it is a score."""
 
     request: JudgeRequest
-    """what was asked"""
+    """what it replies to"""
     text: str = ""
     """what the judge wrote, untrusted"""
     probabilities: Mapping[str, float] | None = None
     """probability of each candidate: of the likeliest first tokens (logprobs), or of whole numbers and escape words
     (digits); None where none came back"""
     recorded: tuple[ScoreStatus, float | None] | None = None
-    """outcome and score where they were recorded earlier (replay)"""
+    """status and score where they were recorded earlier (replay)"""
     error: str = ""
-    """why there is no answer; empty if there is one. Never holds a key"""
+    """why there is no answer; empty if there is one. Never holds a credential"""
     refused: bool = False
     """whether the service refused to judge this text (a content filter), as opposed to failing"""
     calls: int = 1
@@ -165,18 +165,18 @@ class JudgeReply:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One score of one answer under one panel."""
+    """One score of one answer by one judge."""
 
     key: AnswerKey
     """which answer"""
-    panel: str
-    """hash of the panel"""
+    judge_key: str
+    """hash of the judge"""
     rubric: str
     """name of the score: alignment, coherence, ..."""
     rubric_key: str
-    """hash of the rubric's text; a row made with another text is not this judgement"""
+    """hash of the rubric's text; a row made with another text is not this score"""
     score: float | None
-    """in the rubric's scale; None unless the outcome is scored"""
+    """on the rubric's scale; None unless the status is scored"""
     outcome: ScoreStatus
     """scored, refusal, code, unparsed or failed"""
     meta: Mapping[str, Any] = field(default_factory=dict)

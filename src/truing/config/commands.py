@@ -1,0 +1,67 @@
+"""Options that only the command line has."""
+
+from truing.config.base import Config, Place
+from truing.config.verbs import AuditConfig, LabelConfig
+
+
+class AuditCommand(AuditConfig):
+    """An audit, and what its end decides."""
+
+    gate: str | None = None
+    """exit 3 unless recommended, candidate, last or STEP passes"""
+    fail_on: str | None = None
+    """what fails the gate, comma-separated"""
+    verbose: bool = False
+    """every finding and number, not the first screen alone"""
+
+
+class GateConfig(Config):
+    """What a finished audit has to pass."""
+
+    gate: str | None = None
+    """recommended, candidate, last or STEP; what the verdict keeps if not given"""
+    fail_on: str | None = None
+    """what fails the gate, comma-separated"""
+
+
+class TrainConfig(Config):
+    """Where a run goes."""
+
+    out: Place | None = None
+    """folder; derived from the recipe if not given"""
+
+
+class ShowConfig(Config):
+    """What of an audit is shown."""
+
+    step: int | None = None
+    """everything about the checkpoint at this step"""
+    prompt: str | None = None
+    """one prompt's answers across steps"""
+    sensitivity: bool = False
+    """the verdict under a grid of thresholds: what survives, what does not"""
+    verbose: bool = False
+    """every finding and number, not the first screen alone"""
+
+
+class ReportConfig(Config):
+    """Where a report goes."""
+
+    out: Place | None = None
+    """HTML file; report.html in the audit folder if not given"""
+
+
+class ExportConfig(Config):
+    """What an audit becomes."""
+
+    to: str
+    """parquet, csv or inspect"""
+    out: Place | None = None
+    """file to write"""
+
+
+class LabelCommand(LabelConfig):
+    """A sheet, and whether it is filled in here."""
+
+    sheet_only: bool = False
+    """write the sheet, ask nothing"""

@@ -1,0 +1,117 @@
+"""What went wrong with a request to a served model: refused, not worth another call, or no reason to stop."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from truing.errors import BadEndpoint, EndpointRefused, ModelUnavailable, TruingError
+from truing.models.client_address import Secret
+
+_FILTERED = re.compile(
+    r"content_filter|content_policy|content management policy|responsibleaipolicy|data_inspection_failed"
+    r"|\bmoderation\b|\bflagged\b",
+    re.I,
+)
+NO_MONEY = re.compile(r"insufficient_quota|billing|credit balance|payment required|exceeded your current quota", re.I)
+"""a 429 that no waiting mends"""
+_REFUSES = re.compile(
+    r"support|unknown|unrecogni[sz]ed|unexpected|not allowed|not permitted|forbidden|extra|deprecated|incompatible"
+    r"|invalid|remove",
+    re.I,
+)
+_TOO_MUCH = re.compile(r"too large|too long|maximum context|context length|was reached|exceed", re.I)
+_DATED = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|\d{2}-\d{4}|\d{3})(?:-v\d+(?::\d+)?)?|@[\w.\-/]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request gave no answer that can be used."""
+
+    text: str
+    """what happened, without keys"""
+    status: int = 0
+    """HTTP status of the last attempt; 0 where it had none"""
+    refused: bool = False
+    """by a content filter"""
+    fatal: TruingError | None = None
+    """what to raise where every call would fail alike"""
+    parameters: tuple[str, ...] = ()
+    """what the service does not take; the request may be sent again without them"""
+    unsure: bool = False
+    """an attempt was cut off, so that the server may have done what it was asked"""
+
+
+def status_failure(
+    status: int, body: object, sent: Mapping[str, Any], where: str, key: Secret, unsure: bool = False
+) -> Failure:
+    """What an HTTP error means, once the SDK has given up.
+
+    Args:
+        status: 300 to 599.
+        body: of the answer, parsed if it was JSON; without an `error` around it.
+        sent: body of the request.
+        where: address of the model, for messages.
+        key: kept out of messages.
+        unsure: whether an attempt before was cut off.
+    """
+    text = f"{where}: HTTP {status}, {key.scrub(_message(body))}".rstrip(", ")
+    meaning = body[:4000] if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)[:4000]
+    if status in (400, 403, 422) and (parameters := _refused_parameters(meaning, body, sent)):
+        return Failure(text, status, parameters=parameters)
+    if status in (400, 403, 422, 451) and _FILTERED.search(meaning):
+        return Failure(text, status, refused=True)
+    return Failure(text, status, fatal=_fatal(status, meaning, text), unsure=unsure)
+
+
+def _fatal(status: int, meaning: str, text: str) -> TruingError | None:
+    if status == 401:
+        return EndpointRefused(f"{text}. The key is missing or wrong; nothing more was sent")
+    if status == 403:
+        return EndpointRefused(f"{text}. The key may not use this model; nothing more was sent")
+    if status == 402 or (status == 429 and NO_MONEY.search(meaning)):
+        return EndpointRefused(f"{text}. The account has no money left; nothing more was sent")
+    if status in (404, 405):
+        return ModelUnavailable(f"{text}. No such model or path; a base URL usually ends in /v1")
+    if 300 <= status < 400:
+        return BadEndpoint(f"{text}. It points elsewhere; texts and keys do not follow, so give the final URL")
+    return None
+
+
+def _message(body: object) -> str:
+    """The sentence in an error's body."""
+    if not isinstance(body, Mapping):
+        return str(body or "")
+    error = body.get("error", body)
+    said = [error.get(n) for n in ("message", "detail")] if isinstance(error, Mapping) else [error]
+    return next((s for s in said if isinstance(s, str)), json.dumps(error, ensure_ascii=False, default=str))
+
+
+def _refused_parameters(text: str, body: object, sent: Mapping[str, Any]) -> tuple[str, ...]:
+    """Parameters that the service says it does not take; empty where it complains of something else.
+
+    Reads `param` of OpenAI's errors and the message of others (vLLM, transformers serve, gateways).
+    """
+    optional = [p for p in sent if p not in ("model", "messages", "max_completion_tokens")]
+    if _TOO_MUCH.search(text) or not _REFUSES.search(text):
+        return ()
+    named = {p for p in optional if re.search(rf"\b{p}\b", text)}
+    param = body.get("param") if isinstance(body, Mapping) else None
+    if isinstance(param, str) and param in sent:  # the message may mention others, e.g. what to use instead
+        named = {param}.intersection(optional)
+    if named & {"logprobs", "top_logprobs"}:
+        named |= {"logprobs", "top_logprobs"}
+    return tuple(p for p in optional if p in named)
+
+
+def same_model(asked: str, answered: str) -> bool:
+    """Whether the model that answered is the one asked for; a dated or pinned version of it is.
+
+    gpt-4o may answer as gpt-4o-2024-08-06 and org/name as name or org/name@main, but not as gpt-4o-mini.
+    """
+    a, b = (name.strip().lower().removeprefix("models/") for name in (asked, answered))
+    if "/" in a and "/" not in b:
+        a = a.rsplit("/", 1)[1]
+    stem = a.removesuffix("-latest")
+    return a == b or b == stem or (b.startswith(stem) and _DATED.fullmatch(b[len(stem) :]) is not None)
