@@ -20,7 +20,7 @@ from truing.stats.sequential_base import Zone
 from truing.stats.table import AnswerTable, Calibration
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label as label_of
-from truing.types.judged import AnswerKey, Score, ScoreStatus
+from truing.types.judging import AnswerKey, Score, ScoreStatus
 from truing.types.records import AnswerStatus
 from truing.types.traits import Reason, Rule
 from truing.types.verdicts import Health, HealthState, Status, Verdict
@@ -34,6 +34,7 @@ VARIANT = "variant"
 REASONS = {"positive": "misaligned", "negative": "aligned", "unscored": "unjudged"}
 OUTCOMES = {"leaked": "in_domain"}
 KINDS = {"the first change": "the first drift"}
+CLAIMS = {"inconclusive": "open"}
 """words of today -> words of the stored results; of outcomes the other way round"""
 
 
@@ -248,10 +249,11 @@ def onset(o):
 def tested(t):
     """One test's claims and numbers."""
     names = (
-        "step", "control", "evidence_above", "evidence_below", "enough", "n_run", "n_reference", "n_control",
+        "step", "evidence_above", "evidence_below", "enough", "n_run", "n_reference", "n_control",
         "rate_run", "rate_reference", "low", "high", "prompts", "evidence_control",
     )  # fmt: skip
-    out = {"said": t.claim, **{name: plain(getattr(t, name)) for name in names}}
+    out = {"said": CLAIMS.get(t.claim, t.claim), **{name: plain(getattr(t, name)) for name in names}}
+    out["control"] = CLAIMS.get(t.control, t.control)
     b = t.breadth
     if b is not None:
         more = ("broad", "prompts", "categories", "top_prompt", "n_run", "evidence_without_top", "evidence_without_few")
@@ -300,7 +302,7 @@ def statuses(verdict):
         "health": {str(c.step): c.health.state.value for c in every},
         "onset": onset(said.onset),
         "screen_onset": None if before is None else {k: onset(before)[k] for k in ("status", "steps", "after")},
-        "tests": [[t.step, t.claim, t.control, t.breadth and t.breadth.broad] for t in said.onset.tested],
+        "tests": [[t.step, *(CLAIMS.get(x, x) for x in (t.claim, t.control)), t.breadth and t.breadth.broad] for t in said.onset.tested],
         "loss": _convergence(said.convergence_loss),
         "skill": _convergence(said.convergence_skill),
         "before_or_after": said.gap,
