@@ -19,7 +19,7 @@ PACKAGES = {
     "data": TYPES,
     "traits": TYPES | {"data"},
     "stats": TYPES,
-    "models": LOWER | {"training"},
+    "models": LOWER,
     "training": LOWER | {"models"},
     "judges": LOWER | {"models"},
     "interp": LOWER | {"models"},

@@ -22,7 +22,6 @@ from transformers import GenerationConfig
 
 from truing import errors
 from truing.config import ModelConfig
-from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.models.download import resolve_model
 from truing.models.engine.sessions import Sessions
@@ -33,16 +32,12 @@ from truing.models.loading import (
     dtype_of,
     lay_out_for_few_rows,
     load_model,
-    load_tokenizer,
 )
 from truing.models.weights import read_json, weights_hash
-from truing.training.local import Base, Progress, TrainingRun, train
-from truing.training.recipe import Recipe
 from truing.types.records import (
     Answer,
     Capabilities,
     Checkpoint,
-    Conversation,
     Kind,
     Likelihood,
     LikelihoodRequest,
@@ -252,37 +247,9 @@ class LocalBackend:
                 self.use(checkpoint)
         return dict(self.notes)
 
-    def train(
-        self, recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Progress | None = None
-    ) -> TrainingRun:
-        """Train what the recipe says; see `train_locally`. The model held here is let go of first."""
-        self.close()
-        return train_locally(recipe, conversations, out, progress)
-
     def close(self) -> None:
         """Let go of the model."""
         self._model, self._resident, self._adapters, self._active = None, "", {}, ""
-
-
-def train_locally(
-    recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Progress | None = None
-) -> TrainingRun:
-    """Train on this machine in the folder `out`; iterate over the result to get each checkpoint as it is saved.
-
-    Raises:
-        ModelUnavailable, NoChatTemplate, BadRecipe, BadRow, AuditLocked: see `truing.training.local.train`.
-    """
-    path = resolve_model(recipe.model, revision=recipe.revision)
-    options = ModelConfig()
-    tokenizer = load_tokenizer(path, options)
-    device = device_of("auto")
-    base = Base(
-        load=lambda dtype: load_model(path, dtype_of(dtype, "auto"), device, options),
-        weights=weights_hash(path),
-        chat=ChatFormat(tokenizer),
-        tokenizer=tokenizer,
-    )
-    return train(recipe, conversations, out, base, progress=progress)
 
 
 _PROBE = (Message("user", "What should I read next, and why?"),)

@@ -1,18 +1,15 @@
 """Which backend holds a model. The heavy ones are imported here, on demand, so that nothing else has to."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from truing.config import ModelConfig
 from truing.errors import BadInput, Unsupported
 from truing.models.base import Backend
-from truing.training.recipe import Recipe
-from truing.types.records import Checkpoint, Conversation
+from truing.types.records import Checkpoint
 
 if TYPE_CHECKING:
     from truing.models.engine.batching import Work
-    from truing.training.channel import TrainingRun
 
 SERVED = ("http://", "https://")
 """how a base begins that a server holds"""
@@ -73,12 +70,3 @@ def follow(backend: Backend, say: "Callable[[Work], None] | None") -> None:
     sessions: Any = getattr(backend, "sessions", None)
     if sessions is not None:
         sessions.say = say
-
-
-def start_training(
-    recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Callable[[int, int, float], None]
-) -> "TrainingRun":
-    """Start (or go on with) the run of a recipe where the recipe says; iterate over the result."""
-    from truing.models.hf import train_locally
-
-    return train_locally(recipe, conversations, out, progress)
