@@ -238,7 +238,7 @@ def onset(o):
         "earliest": o.earliest,
         "latest": o.latest,
         "after": o.after,
-        "clear_until": o.clear_until,
+        "clear_until": o.clear_until if o.errors else None,  # of fixed answers it was not told before
         "sustained": o.sustained,
         "spots": {str(s): n for s, n in o.spots.items()},
         "answers_used": o.answers_used,
@@ -302,7 +302,10 @@ def statuses(verdict):
         "health": {str(c.step): c.health.state.value for c in every},
         "onset": onset(said.onset),
         "screen_onset": None if before is None else {k: onset(before)[k] for k in ("status", "steps", "after")},
-        "tests": [[t.step, *(CLAIMS.get(x, x) for x in (t.claim, t.control)), t.breadth and t.breadth.broad] for t in said.onset.tested],
+        "tests": [
+            [t.step, *(CLAIMS.get(x, x) for x in (t.claim, t.control)), t.breadth and t.breadth.broad]
+            for t in said.onset.tested
+        ],
         "loss": _convergence(said.convergence_loss),
         "skill": _convergence(said.convergence_skill),
         "before_or_after": said.gap,
