@@ -125,6 +125,7 @@ class SimulatedBackend:
     """
 
     capabilities = Capabilities(weights=False, loglikelihood=True, sample=True, train=False, checkpoints="any")
+    preferred_batch = 24
 
     def __init__(
         self,
