@@ -16,7 +16,7 @@ from truing.types.records import (
 
 @runtime_checkable
 class Backend(Protocol):
-    """Samples and scores. Answers may come in any order; every request is answered exactly once; failures are statuses."""
+    """Samples and scores. Every request is answered exactly once, in any order; failures are statuses."""
 
     @property
     def capabilities(self) -> Capabilities:
