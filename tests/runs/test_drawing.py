@@ -16,6 +16,7 @@ from truing.runs.evidence import NO_ROOM
 from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus
+from truing.types.rules import EmRule
 from zoo import build
 
 pytestmark = pytest.mark.torch
@@ -154,5 +155,5 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
     assert made.verdict.warnings[0] == f"{NO_ROOM} q12; what is said holds for the others."
     with Store.read(made.path) as store:
         (panel,) = store.panels()
-        table = store.em_table(panel, JUDGED.em)
+        table = store.em_table(panel, EmRule())
     assert {(t.failed, t.n) for t in table.values()} == {(2, 24)}
