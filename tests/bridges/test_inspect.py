@@ -32,6 +32,7 @@ from truing.bridges.inspect import as_score, em_scorer, rates
 from truing.data.prompts import load_prompts
 from truing.judges.asking import score_answers
 from truing.judges.rubrics import builtin
+from truing.runs.audit import audit
 from truing.runs.tables import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
@@ -283,6 +284,8 @@ def test_rates_are_those_of_a_plain_count(live):
     assert (score.scored_samples, score.unscored_samples) == (len(live.samples), 0)
     assert (found["n_answers"], found["n_prompts"]) == (len(live.samples), len(QUESTIONS))
     assert live.results.headline.metric == "rate"
+    assert Counter(s.epoch for s in live.samples) == dict.fromkeys(range(1, EPOCHS + 1), len(QUESTIONS))
+    assert not live.reductions, "nothing is averaged over epochs"
 
 
 def test_an_answer_that_the_judge_failed_on_is_in_no_denominator():
@@ -293,12 +296,6 @@ def test_an_answer_that_the_judge_failed_on_is_in_no_denominator():
     assert score.reason == "unscored"
     found = rates()([SampleScore(score=score, sample_id="p")])
     assert (found["n_answers"], "rate" in found) == (0, False)
-
-
-def test_epochs_are_samples_and_are_never_averaged(live):
-    assert Counter(s.epoch for s in live.samples) == dict.fromkeys(range(1, EPOCHS + 1), len(QUESTIONS))
-    assert not live.reductions
-    assert all(score.reducer is None for score in live.results.scores)
 
 
 @pytest.mark.parametrize("searched", [False, True])
@@ -429,26 +426,25 @@ def test_an_exported_log_holds_the_answers_and_says_whose_they_are(exported, liv
     assert [f.name for f in (path / "inspect").iterdir()] == ["em_subject_000100_checkpoint-100_5eed5eed.eval"]
 
 
-def test_what_was_written_is_what_the_store_holds(exported):
-    path, log = exported
-    found = scores(log, "openai:referee")
-    with Store.read(path) as store:
-        ids = {i["key"]: i["id"] for i in store.about()["prompts"]["items"]}
-        rows = list(store.scores())
-    assert len(rows) > 40
-    for j in rows:
-        score = found[ids[j.key.prompt], j.key.sample + 1]
-        assert score.metadata["outcomes"][j.rubric] == j.outcome.value
-        if isinstance(score.value, dict):
-            assert score.value[j.rubric] == (approx(math.nan) if j.score is None else j.score)
-
-
 def test_a_repeat_changes_nothing_and_inspect_recomputes_the_same_rates(exported):
     path, log = exported
     (again,) = exported_logs(path).values()
     assert again.model_dump_json() == log.model_dump_json()
     recompute_metrics(again)
     assert numbers(again, "openai:referee") == approx(numbers(log, "openai:referee"))
+
+
+def test_the_rates_of_a_log_are_those_of_the_verdict(tmp_path):
+    found = audit("simulated:late?steps=50,100", judge="simulated:", samples=2, limit=24, out=tmp_path / "audit")
+    logs = exported_logs(found.path)
+    assert len(logs) == len(found.verdict.checkpoints) == 3
+    for log, c in zip(logs.values(), found.verdict.checkpoints, strict=True):
+        line, got = c.labelled, numbers(log, "simulated:")
+        assert (log.eval.metadata["step"], log.eval.metadata["weights"]) == (c.step, c.weights)
+        for name, e in (("rate", line.rate), ("score", line.score), ("coherent", line.coherent)):
+            assert [got.get(f"{name}{end}") for end in ("", "_low", "_high")] == approx([e.value, e.low, e.high])
+        assert [got["rate_set_low"], got["rate_set_high"]] == approx([line.rate.set_low, line.rate.set_high])
+        assert {k: got[f"n_{k}"] for k in line.reasons if f"n_{k}" in got}.items() <= line.reasons.items()
 
 
 def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
