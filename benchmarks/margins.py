@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from truing.config import ModelConfig
 from truing.data.prompts import load_prompts
 from truing.interp.likelihoods import margin_requests
 from truing.models.download import get_model
