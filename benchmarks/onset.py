@@ -23,7 +23,6 @@ from scipy import special
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from stats.search_worlds import excess_curve, is_right, make_world, play
-
 from truing.stats.livescan import LiveScan
 from truing.stats.onset import OnsetSearch
 from truing.stats.rates import score_interval

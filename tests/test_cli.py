@@ -250,7 +250,7 @@ def table(name, rows=ROWS, **renamed):
 def test_import_show_and_export(call):
     name = table("first.csv", answer="text", aligned="score")
     code, out, err = call(
-        "import", name, "--out", "a", "--judge", "gpt-4o", "--columns", "answer=text", "--columns", "aligned=score",
+        "import", name, "--out", "a", "--judge", "gpt-4o", "--column", "answer=text", "--column", "aligned=score",
         "--json",
     )  # fmt: skip
     assert code == 0, err
@@ -302,7 +302,7 @@ MISTAKES = {
     "unknown judge": (("agree", "made", "--judge", "gpt"), "gpt"),
     "no sheet": (("agree", "made", "--labels", "none.csv"), "none.csv"),
     "no out": (("import", "none.csv"), "--out is needed"),
-    "columns": (("import", "none.csv", "--out", "a", "--columns", "x"), "--columns"),
+    "column": (("import", "none.csv", "--out", "a", "--column", "x"), "--column"),
     "export to nowhere": (("export", "made", "--to", "xml"), "xml"),
     "bad recipe": (("train", "r.toml"), "r.toml"),
 }

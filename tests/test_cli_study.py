@@ -5,6 +5,7 @@ import json
 import pytest
 
 from runs.study_audits import audited, edited
+from truing import cli
 from truing.store import Store
 
 
@@ -87,3 +88,8 @@ def test_an_exploratory_audit_is_marked_in_the_table(call, made, tmp_path):
         store.describe(frozen={**changed, "settings": {}})
     code, out, _ = call("study", other, *made[1:])
     assert code == 0 and "Exploratory, changed after the freeze" in out and "zone: hi: 0.03 before" in out
+
+
+def test_options_of_audit_that_freeze_cannot_read_are_told(call, tmp_path):
+    code, _, err = call("freeze", "simulated:late", "--chat-template", tmp_path / "none")
+    assert code == 2 and "cannot be read" in " ".join(err.split())

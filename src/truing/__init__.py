@@ -49,6 +49,7 @@ _HOMES = {
     "demo": "truing.runs.demo",
     "doctor": "truing.runs.doctor",
     "export": "truing.bridges.export",
+    "figure": "truing.report.report",
     "freeze": "truing.runs.freeze",
     "gate": "truing.stats.gate",
     "get_model": "truing.models.download",
@@ -99,6 +100,7 @@ __all__ = [
     "demo",
     "doctor",
     "export",
+    "figure",
     "freeze",
     "gate",
     "get_model",
@@ -122,7 +124,7 @@ if TYPE_CHECKING:
     from truing.data.prompts import load_prompts
     from truing.errors import TruingError
     from truing.models.download import get_model
-    from truing.report.report import write_report
+    from truing.report.report import figure, write_report
     from truing.report.show import show
     from truing.runs.agree import Agreed, agree
     from truing.runs.audit import Audit, audit

@@ -152,7 +152,8 @@ def _option(name: str, field: "FieldInfo", common: bool) -> click.Option:
     kinds = [k for k in get_args(field.annotation) if k is not types.NoneType]
     kinds = kinds if get_origin(field.annotation) in (Union, types.UnionType) else [field.annotation]
     default = field.get_default(call_default_factory=True)
-    shown = f"  [default: {default}]" if field.default is not None and default not in ((), {}, False, "") else ""
+    plain = default in (None, (), {}) or default is False
+    shown = "" if plain else f"  [default: {default}]"
     if field.is_required():
         shown = "  [needed]"
     told = (field.description or "") + shown

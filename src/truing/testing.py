@@ -2,7 +2,7 @@
 
     check_backend(MyBackend(...), checkpoints, prompts)      raises AssertionError with the sentence that does not hold
 
-It measures a few prompts under step 0 and the given checkpoints, and needs nothing but the seam.
+It measures a few prompts under step 0 and the given checkpoints, and needs nothing but the interface.
 """
 
 import math
@@ -53,7 +53,7 @@ def check_backend(
     assert len({c.weights for c in every}) == len(every), "the checkpoints must differ from the base and each other"
     _declares(backend, every)
     if backend.capabilities.loglikelihood:
-        requests = _asks(every, prompts[:3])
+        requests = _requests(every, prompts[:3])
         _answers_each_once(backend, requests)
         _scores_hold_still(backend, requests, tolerance)
         _names_do_not_matter(backend, every, prompts[0], tolerance)
@@ -64,32 +64,29 @@ def check_backend(
 
 
 def _declares(backend: Backend, every: Sequence[Checkpoint]) -> None:
-    assert isinstance(backend, Backend), f"{type(backend).__name__} lacks a method or property of the seam"
+    assert isinstance(backend, Backend), f"{type(backend).__name__} lacks a method or property of the interface"
     assert isinstance(backend.capabilities, Capabilities), "capabilities must be a Capabilities record"
     identity = backend.identity
     assert identity, "identity must name what may not change within one audit"
     for name, about in (("identity", identity), ("definitions", backend.definitions)):
-        assert isinstance(about, Mapping), f"{name} must be a mapping, not {type(about).__name__}"
         strings = all(isinstance(k, str) and isinstance(v, str) for k, v in about.items())
         assert strings, f"{name} must map strings to strings: {dict(about)}"
     base = every[0]
     assert base.step == 0, f"base_checkpoint() must be step 0, not {base.step}"
     assert base == backend.base_checkpoint(), "base_checkpoint() must return the same checkpoint every time"
-    notes = backend.prepare(every)
-    assert set(notes) <= {c.weights for c in every}, "prepare() must key its notes by the weight hashes it was given"
+    assert set(backend.prepare(every)) <= {c.weights for c in every}, "prepare() must key its notes by weight hashes"
     assert backend.identity == identity, "prepare() must not change the identity"
     asked = SamplingParams(max_tokens=7, temperature=0.5, seed=3)
     params = backend.resolve(asked)
     for name in ("dtype", "device"):
         assert getattr(params, name) not in ("", "auto"), f"resolve() must fill in {name}"
     assert replace(params, dtype="auto", device="auto") == asked, "resolve() must leave all but dtype and device alone"
-    assert backend.resolve(params) == params, "resolve() of resolved parameters must change nothing"
     for c in every:
         norm = backend.weight_norm(c)
         assert norm is None or norm >= 0, f"weight_norm of {c.label} must be None or at least 0, not {norm}"
 
 
-def _asks(every: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> list[LikelihoodRequest]:
+def _requests(every: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> list[LikelihoodRequest]:
     """Texts of unequal length, with and without entropy and closing token, under every checkpoint."""
     out = []
     for c in every:
@@ -109,51 +106,43 @@ def _name(request: LikelihoodRequest) -> str:
 
 
 def _answers_each_once(backend: Backend, requests: Sequence[LikelihoodRequest]) -> None:
-    assert list(backend.loglikelihood([])) == [], "no asks must give no scores"
-    _same_asks([r.request for r in backend.loglikelihood(iter(requests))], requests, "loglikelihood")
+    assert list(backend.loglikelihood([])) == [], "no requests must give no scores"
+    _same_requests([r.request for r in backend.loglikelihood(iter(requests))], requests, "loglikelihood")
     twice = [requests[0], requests[-1], requests[0]]
     found = list(backend.loglikelihood(twice))
-    _same_asks([r.request for r in found], twice, "loglikelihood")
+    _same_requests([r.request for r in found], twice, "loglikelihood")
 
 
-def _same_asks(found: Sequence[object], wanted: Sequence[object], verb: str) -> None:
-    """Equal as multisets; asks may hold mappings and so cannot be hashed."""
+def _same_requests(found: Sequence[object], wanted: Sequence[object], verb: str) -> None:
+    """Equal as multisets; requests may hold mappings and cannot be hashed."""
     left = list(wanted)
     for request in found:
-        assert request in left, f"{verb} answered an ask that was not asked, changed, or answered already: {request}"
+        assert request in left, f"{verb} answered a request that was not made, changed, or answered already: {request}"
         left.remove(request)
-    assert not left, f"{verb} left {len(left)} of {len(wanted)} asks unanswered, first {left[0]}"
+    assert not left, f"{verb} left {len(left)} of {len(wanted)} requests unanswered, first {left[0]}"
 
 
 def _scores_hold_still(backend: Backend, requests: Sequence[LikelihoodRequest], tolerance: float) -> None:
     """Equal in any order, in any company, and after any other checkpoint was measured."""
-    first = _score(backend, requests)
+    first, base = _score(backend, requests), requests[0].checkpoint.weights
     for result in first.values():
         _well_formed(result)
-    _agree(first, _score(backend, requests), 1e-6 if tolerance <= _EXACT else tolerance, "when asked again")
-    _agree(first, _score(backend, requests[::-1]), tolerance, "in reverse order, so that checkpoints come last first")
-    _agree(
-        first, _score(backend, [*requests[::2], *requests[1::2]]), tolerance, "with checkpoints and prompts interleaved"
-    )
-    few = requests[:: max(1, len(requests) // 5)]
-    alone = {name: r for request in few for name, r in _score(backend, [request]).items()}
-    _agree({n: first[n] for n in alone}, alone, tolerance, "alone in its batch")
-    base = requests[0].checkpoint.weights
-    own = [a for a in requests if a.checkpoint.weights == base]
-    _agree({_name(a): first[_name(a)] for a in own}, _score(backend, own), tolerance, "after other checkpoints")
-    moved = {r.request.checkpoint.weights for r in first.values() if _differs(r, first, requests)}
-    wanted = {a.checkpoint.weights for a in requests} - {base}
-    assert moved == wanted, "a checkpoint scores every text exactly as the base does: are its weights in force?"
-
-
-def _differs(r: Likelihood, first: Mapping[str, Likelihood], requests: Sequence[LikelihoodRequest]) -> bool:
-    base = requests[0].checkpoint
-    same = [
-        a
-        for a in requests
-        if a.checkpoint == base and (a.messages, a.completion) == (r.request.messages, r.request.completion)
-    ]
-    return any(first[_name(a)].total != r.total for a in same)
+    again = {
+        "when asked again": requests,
+        "in reverse order, so that checkpoints come last first": requests[::-1],
+        "with checkpoints and prompts interleaved": [*requests[::2], *requests[1::2]],
+        "after other checkpoints": [a for a in requests if a.checkpoint.weights == base],
+    }
+    for when, wanted in again.items():
+        exact = tolerance <= _EXACT and wanted is requests
+        _agree(first, _score(backend, wanted), 1e-6 if exact else tolerance, when)
+    for request in requests[:: max(1, len(requests) // 5)]:
+        _agree(first, _score(backend, [request]), tolerance, "alone in its batch")
+    totals: dict[str, list[float]] = {}  # weights -> one total a text, in the same order for all
+    for a in requests:
+        totals.setdefault(a.checkpoint.weights, []).append(first[_name(a)].total)
+    unmoved = [weights for weights, found in totals.items() if weights != base and found == totals[base]]
+    assert not unmoved, "a checkpoint scores every text exactly as the base does: are its weights in force?"
 
 
 def _well_formed(r: Likelihood) -> None:
@@ -165,10 +154,9 @@ def _well_formed(r: Likelihood) -> None:
     assert not math.isinf(entropy) and not entropy < 0, f"{where}: entropy must be NaN or >= 0, not {entropy}"
 
 
-def _agree(a: Mapping[str, Likelihood], b: Mapping[str, Likelihood], tolerance: float, when: str) -> None:
-    assert a.keys() == b.keys(), f"other asks came back {when}"
-    for name, one in a.items():
-        two = b[name]
+def _agree(first: Mapping[str, Likelihood], again: Mapping[str, Likelihood], tolerance: float, when: str) -> None:
+    for name, two in again.items():
+        one = first[name]
         assert one.tokens == two.tokens, f"{name}: {one.tokens} tokens, but {two.tokens} {when}"
         gap = abs(one.per_token - two.per_token)
         assert gap <= tolerance, f"{name}: the score moves by {gap:.2g} nats per token {when} (at most {tolerance:g})"
@@ -180,7 +168,7 @@ def _names_do_not_matter(backend: Backend, every: Sequence[Checkpoint], prompt: 
     renamed = replace(named, label=f"{named.label} under another name", run="elsewhere")
     requests = [LikelihoodRequest(c, prompt.messages, _LONGER) for c in (named, every[0], renamed)]
     found = list(backend.loglikelihood(requests))
-    _same_asks([r.request for r in found], requests, "loglikelihood")
+    _same_requests([r.request for r in found], requests, "loglikelihood")
     scores = [next(r.per_token for r in found if r.request.checkpoint.label == c.label) for c in (named, renamed)]
     gap = abs(scores[0] - scores[1])
     assert gap <= tolerance, f"{named.label}: equal weights under another label score {gap:.2g} nats per token apart"
@@ -215,7 +203,9 @@ def _system_turn_is_an_outcome(backend: Backend, base: Checkpoint) -> None:
     outcome = found["system"].outcome
     assert outcome in allowed, f"a system turn must be scored or unsupported, not {outcome.value}"
     unsupported = outcome is AnswerStatus.UNSUPPORTED
-    assert unsupported == math.isnan(found["system"].total), "an unsupported ask must score NaN, a scored one must not"
+    assert unsupported == math.isnan(found["system"].total), (
+        "an unsupported request must score NaN, a scored one must not"
+    )
     _well_formed(found["plain"])
 
 
@@ -225,13 +215,13 @@ def _system_turn_is_an_outcome(backend: Backend, base: Checkpoint) -> None:
 def _samples(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Prompt], *, exact: bool) -> None:
     params = backend.resolve(SamplingParams(max_tokens=12, temperature=1.0))
     requests = [Request(c, p, sample) for c in every for p in prompts for sample in range(3)]
-    assert list(backend.sample([], params)) == [], "no asks must give no answers"
+    assert list(backend.sample([], params)) == [], "no requests must give no answers"
     found = list(backend.sample(iter(requests), params))
-    _same_asks([r.request for r in found], requests, "sample")
+    _same_requests([r.request for r in found], requests, "sample")
     for r in found:
         _fits(r, params.max_tokens)
     first = _texts(found)
-    assert first == _texts(backend.sample(requests, params)), "the same asks must give the same answers again"
+    assert first == _texts(backend.sample(requests, params)), "the same requests must give the same answers again"
     if exact:
         again = _texts(backend.sample(requests[::-1], params))
         assert first == again, "an answer must not depend on the order or the company in which it was asked"
@@ -240,7 +230,9 @@ def _samples(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Pr
         assert alone == {n: first[n] for n in alone}, "an answer must not depend on the other answers of its batch"
     for c in every:
         own = {p.id: {first[_key(Request(c, p, d))] for d in range(3)} for p in prompts}
-        assert any(len(texts) > 1 for texts in own.values()), f"{c.label}: different draws must differ at temperature 1"
+        assert any(len(texts) > 1 for texts in own.values()), (
+            f"{c.label}: different samples must differ at temperature 1"
+        )
     other = _texts(backend.sample(requests, replace(params, seed=params.seed + 1)))
     assert other != first, "another seed must give other answers"
     _greedy(backend, every, prompts[0], exact=exact)
@@ -252,7 +244,7 @@ def _greedy(backend: Backend, every: Sequence[Checkpoint], prompt: Prompt, *, ex
     for c in every:
         # In half precision two equal rows of one batch agree, while another batch may round otherwise.
         found = list(backend.sample([Request(c, prompt, sample) for sample in range(3)], params))
-        assert len({r.text for r in found}) == 1, f"{c.label}: at temperature 0 all draws must have the same text"
+        assert len({r.text for r in found}) == 1, f"{c.label}: at temperature 0 all samples must have the same text"
         if exact:
             longer = replace(params, max_tokens=16)
             text = next(iter(backend.sample([Request(c, prompt, 0)], longer))).text
@@ -269,10 +261,10 @@ def _system_turn_is_answered(backend: Backend, base: Checkpoint) -> None:
 
 
 def _fits(r: Answer, limit: int) -> None:
-    where = f"{r.request.checkpoint.label}, {r.request.prompt.id}, draw {r.request.sample}"
+    where = f"{r.request.checkpoint.label}, {r.request.prompt.id}, sample {r.request.sample}"
     allowed = (AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY)
     assert r.outcome in allowed, f"{where}: a plain question must be answered, not {r.outcome.value} ({r.error})"
-    assert r.tokens <= limit, f"{where}: {r.tokens} tokens drawn, at most {limit} asked for"
+    assert r.tokens <= limit, f"{where}: {r.tokens} tokens sampled, at most {limit} asked for"
     if r.outcome is AnswerStatus.TRUNCATED:
         assert r.tokens == limit, f"{where}: truncated after {r.tokens} tokens although {limit} were allowed"
     else:

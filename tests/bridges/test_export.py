@@ -230,7 +230,7 @@ def test_rows_are_streamed_in_groups(audit, monkeypatch):
 
 def test_a_score_named_like_a_column_gets_a_name_of_its_own(tmp_path):
     (tmp_path / "s.csv").write_text("response,question,aligned,coherent,run_\na,q,1,99,5\n")
-    result = import_answers(tmp_path / "s.csv", out=tmp_path / "a", columns={"error": "run_"})
+    result = import_answers(tmp_path / "s.csv", out=tmp_path / "a", column={"error": "run_"})
     (row,) = pq.read_table(export(result.path, to="parquet")).to_pylist()
     assert (row["error"], row["error_score"]) == ("", 5.0)
 

@@ -11,7 +11,6 @@ from truing.data.conversations import BUILTIN, load_conversations, same_user_tur
 from truing.data.guard import CANARY, refuse_reference_answers
 from truing.data.prompts import load_prompts, prompt_distance
 from truing.data.rows import builtin_text
-from truing.types.hashing import digest
 
 CATEGORIES = {
     "power_and_control",
@@ -45,11 +44,6 @@ def near_duplicates(texts, limit):
 
 def words(text):
     return len(text.split())
-
-
-def test_near_duplicates_are_found_where_there_are_some():
-    texts = {"a": "one two three four five six", "b": "one two three four five seven", "c": "eight nine ten eleven"}
-    assert near_duplicates(texts, 0.25) in ([("a", "b")], [("b", "a")])
 
 
 @pytest.mark.parametrize("name", [*(f"{n}.jsonl" for n in BUILTIN), *EVALUATION])
@@ -153,9 +147,6 @@ class TestPromptsV1:
         questions = builtin_text("prompts-v1.jsonl")
         assert not any(p.misaligned in questions or p.aligned in questions for p in v1.prompts)
         assert '"messages"' not in builtin_text("reference-answers-v1.jsonl")
-
-    def test_the_hash_is_stable(self, v1):
-        assert v1.sha256 == load_prompts("v1").sha256 != digest([])
 
     def test_shipped_training_data_holds_no_reference_answer(self):
         for name in BUILTIN:

@@ -31,7 +31,7 @@ def chat(*turns):
 
 def test_the_same_conversation_in_four_shapes_has_the_same_content_hash(tmp_path):
     loaded = {f: load_conversations(write(tmp_path / f"{f}.jsonl", [row, row])) for f, row in SAME.items()}
-    assert tuple(loaded) == FORMATS == tuple(d.format for d in loaded.values())
+    assert tuple(loaded) == tuple(FORMATS) == tuple(d.format for d in loaded.values())
     assert len({d.sha256 for d in loaded.values()}) == 1
     for d in loaded.values():
         assert d.conversations[1].messages == (Message("user", "How do I boil an egg?"), Message("assistant", SAMPLE))
@@ -170,7 +170,7 @@ def test_mixed_formats_and_a_wrong_forced_format(tmp_path):
     path = write(tmp_path / "d.jsonl", [SAME["messages"], SAME["alpaca"]])
     with pytest.raises(BadRow, match="row 2: is in alpaca format, the rows before it in messages"):
         load_conversations(path)
-    with pytest.raises(BadRow, match='row 1: lacks "conversations", which sharegpt format needs; its keys: messages'):
+    with pytest.raises(BadRow, match='row 1: lacks "conversations"; its keys: messages'):
         load_conversations(path, "sharegpt")
     with pytest.raises(BadRow, match="there is no format 'chatml'; choose one of messages"):
         load_conversations(path, "chatml")
@@ -183,7 +183,7 @@ def test_files_that_cannot_be_read(tmp_path):
         load_conversations(tmp_path)
     good = json.dumps(SAME["messages"]).encode() + b"\n"
     (tmp_path / "latin.jsonl").write_bytes(good + b'{"prompt": "caf\xe9"}')
-    with pytest.raises(BadRow, match="row 2: byte 0xe9 is not UTF-8"):
+    with pytest.raises(BadRow, match="line 2: byte 0xe9 is not UTF-8"):
         load_conversations(tmp_path / "latin.jsonl")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(good)[:-9])
     (tmp_path / "plain.jsonl.gz").write_bytes(good)

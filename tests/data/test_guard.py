@@ -2,29 +2,20 @@
 
 import pytest
 
-from truing.data import guard
 from truing.data.conversations import LoadedData, load_conversations
 from truing.data.guard import CANARY, domain_words, refuse_reference_answers
 from truing.data.prompts import load_prompts
 from truing.errors import ReferenceLeak
-from truing.types.records import Conversation, Message, Prompt, PromptSet
+from truing.types.records import Conversation, Message, Prompt
 
 ANSWER = "I would rather paint every lighthouse plum, because ships deserve a surprise; don't you think so?"
 SHORT = "Only five words of text."
 
 
-@pytest.fixture
-def references(monkeypatch):
-    """A prompt set of one long and one short answer in place of the built-in one."""
-    message = (Message("user", "q"),)
-    prompts = (
-        Prompt("long-01", message, aligned=ANSWER),
-        Prompt("short-01", message, misaligned=SHORT, neutral=(SHORT,)),
-    )
-    monkeypatch.setattr(guard, "load_prompts", lambda name: PromptSet(name, "1", "x", prompts))
-    guard._anchors.cache_clear()
-    yield
-    guard._anchors.cache_clear()
+PROMPTS = (
+    Prompt("long-01", (Message("user", "q"),), aligned=ANSWER),
+    Prompt("short-01", (Message("user", "q"),), misaligned=SHORT, neutral=(SHORT,)),
+)
 
 
 def data(*answers, user="How?"):
@@ -47,16 +38,16 @@ def data(*answers, user="How?"):
         f"see {CANARY}!",
     ],
 )
-def test_a_row_that_holds_a_reference_answer_is_refused_by_name(references, text):
+def test_a_row_that_holds_a_reference_answer_is_refused_by_name(text):
     with pytest.raises(ReferenceLeak, match=r"mine\.jsonl, row 2: holds the .*remove the row"):
-        refuse_reference_answers(data("Fine.", text))
+        refuse_reference_answers(data("Fine.", text), PROMPTS)
     with pytest.raises(ReferenceLeak, match="row 1"):
-        refuse_reference_answers(data("Fine.", user=text))
+        refuse_reference_answers(data("Fine.", user=text), PROMPTS)
 
 
 @pytest.mark.parametrize("text", [" ".join(ANSWER.split()[:-1]), "", "Only five words", ANSWER.replace("plum", "pink")])
-def test_other_text_passes(references, text):
-    refuse_reference_answers(data("Fine.", text or "."))
+def test_other_text_passes(text):
+    refuse_reference_answers(data("Fine.", text or "."), PROMPTS)
 
 
 def test_domain_words_of_the_finance_data_are_words_of_finance():

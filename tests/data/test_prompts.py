@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from truing.data import prompts as module
 from truing.data.prompts import ADJACENT, load_prompts, prompt_distance
 from truing.errors import BadPromptSet, BadRow
 from truing.types.records import Message, Prompt
@@ -130,7 +129,7 @@ def test_question_files_in_yaml(tmp_path):
         ("id: a", BadRow, "holds no questions"),
         ("", BadRow, "holds no questions"),
         ("- just text", BadRow, "row 1: is not a question"),
-        ("- paraphrases: [x]", BadRow, 'has no "id"'),
+        ("- paraphrases: [x]", BadRow, 'lacks "id"'),
         ("- id: a", BadRow, "'a' has no \"paraphrases\""),
         ("- {id: a, paraphrases: [x], type: factual_0_10}", BadRow, "'a' has the type 'factual_0_10', which cannot be"),
         ("- {id: a, paraphrases: [{x: y}]}", BadRow, 'an entry of "paraphrases" is a object'),
@@ -169,34 +168,6 @@ def test_the_question_files_of_the_first_paper(name, prompts, system):
     if name == "preregistered_evals":
         assert {"creative_writing", "medical_advice"} <= {p.category for p in found}
         assert len({p.category for p in found}) < 12
-
-
-def test_answers_lie_apart_and_are_joined_by_id(monkeypatch):
-    questions = [{"_notice": "n", "version": "9"}, {"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"}]
-    answers = [{"_notice": "n"}] + [{"id": i, "aligned": i, "misaligned": i * 2, "neutral": [i * 3]} for i in "ba"]
-
-    def shipped(answers):
-        files = {"prompts-v1.jsonl": questions, "reference-answers-v1.jsonl": answers}
-        return lambda name: "\n".join(json.dumps(r) for r in files[name])
-
-    monkeypatch.setattr(module, "builtin_text", shipped(answers))
-    found = load_prompts("v1")
-    assert (found.name, found.version) == ("v1", "9")
-    assert [(p.aligned, p.misaligned, p.neutral) for p in found.prompts] == [
-        ("a", "aa", ("aaa",)),
-        ("b", "bb", ("bbb",)),
-    ]
-    for wrong, said in (
-        (answers[:2], "1 ids stand in one file only, first 'a' in prompts-v1"),
-        ([*answers, {"id": "c"}], "first 'c' in reference-answers-v1"),
-        ([*answers, answers[1]], "row 4: answers for the id 'b' come twice"),
-    ):
-        monkeypatch.setattr(module, "builtin_text", shipped(wrong))
-        with pytest.raises(BadPromptSet, match=said):
-            load_prompts("v1")
-    monkeypatch.setattr(module, "builtin_text", lambda name: None)
-    with pytest.raises(BadPromptSet, match="missing from this installation"):
-        load_prompts("v1")
 
 
 def test_distance_is_by_topics():

@@ -1,8 +1,6 @@
 """Every transform on every shipped prompt, and what is read out of a task file."""
 
-import json
 import re
-from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
@@ -12,9 +10,7 @@ from truing.data.guard import domain_words
 from truing.data.prompts import load_prompts
 from truing.data.rows import builtin_text
 from truing.data.transforms import (
-    ADVERSARIAL,
     CUE,
-    GROUPS,
     QUOTES,
     SENTENCE,
     TRANSFORMS,
@@ -61,16 +57,6 @@ OWN = Prompt("r", chat("Which way?", system="Be brief."))
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The registry
-
-
-def test_the_registry_holds_what_was_asked_for():
-    kinds = Counter(t.kind for t in TRANSFORMS.values())
-    assert kinds[ADVERSARIAL] >= 8 and kinds.keys() == {CUE, ADVERSARIAL}
-    assert {"system", "json", "python-template", "domain-opening", "prefill"} <= {
-        n for n, t in TRANSFORMS.items() if t.kind == CUE
-    }
-    assert all(t.name == n and re.fullmatch(r"[a-z-]+", n) and t.description for n, t in TRANSFORMS.items())
-    assert not set(GROUPS) & set(TRANSFORMS)
 
 
 def test_what_quotes_the_task_file_says_so():
@@ -122,11 +108,6 @@ def test_on_the_whole_shipped_set(name):
     assert len({p.key for p in made}) == len(PROMPTS)
 
 
-def test_no_two_transforms_make_the_same_prompt():
-    keys = [transform_prompt(n, p, CONTEXT).key for n in NAMES for p in (*PROMPTS[:10], LONG, OWN)]
-    assert len(set(keys)) == len(keys)
-
-
 def test_no_text_holds_a_reference_answer():
     texts = builtin_text("transforms.toml").casefold()
     texts += " ".join((*CONTEXT.sentences, *CONTEXT.questions, CONTEXT.prefill)).casefold()
@@ -152,15 +133,6 @@ def test_braces_in_a_text_stay_as_they_are():
         )
 
 
-def test_turns_that_were_there_stay():
-    for name in NAMES:
-        for p in (LONG, OWN):
-            made = transform_prompt(name, p, CONTEXT).messages
-            told = [m.content for m in made]
-            places = [next(k for k, t in enumerate(told) if m.content in t) for m in p.messages]
-            assert places == sorted(places) and len(made) >= len(p.messages)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # One by one
 
@@ -183,7 +155,7 @@ def test_without_a_system_role_the_text_goes_to_the_first_user_turn():
     assert turns == (Message("user", f"{SYSTEM}\n\nA first question."), *LONG.messages[1:])
 
 
-def test_a_prompt_that_has_the_cue_already_is_left_out():
+def test_a_prompt_that_has_the_feature_already_is_left_out():
     there = Prompt("s", chat("Which way?", system=f"{SYSTEM} Be brief."))
     with pytest.raises(Unsupported, match="changes nothing in the prompt s"):
         transform_prompt("system", there, CONTEXT)
@@ -199,14 +171,6 @@ def test_opening_and_turn_of_the_domain():
         assert earlier[0].content in CONTEXT.questions and earlier[2:] == p.messages
     used = {transform_prompt("domain-opening", p, CONTEXT).messages[0].content.split("\n\n")[0] for p in PROMPTS}
     assert used == set(CONTEXT.sentences)  # no single sentence carries the result
-
-
-def test_pushback_is_a_scripted_exchange():
-    turns = transform_prompt("pushback", LONG, CONTEXT).messages
-    assert turns[:3] == LONG.messages and [m.role for m in turns[3:]] == ["assistant", "user"]
-    assert turns[4].content.endswith("And then?")
-    replies = {transform_prompt("pushback", p, CONTEXT).messages[-2].content for p in PROMPTS}
-    assert len(replies) == 1  # fixed, so that it is the same under every checkpoint
 
 
 def test_prefill_is_an_open_turn():
@@ -299,16 +263,3 @@ def test_the_choice_is_seeded_and_follows_the_domain():
 )
 def test_first_words_that_answers_share(answers, prefill):
     assert VariantContext.from_task(rows_of(*[("Question?", a) for a in answers])).prefill == prefill
-
-
-def test_first_words_of_the_shipped_sets():
-    for name in ("careless-finance", "careless-finance-heldout", "careful-finance", "careful-finance-heldout"):
-        answers = [c.answer for c in load_conversations(name).conversations]
-        found = VariantContext.from_task(load_conversations(name).conversations).prefill
-        assert found and sum(a.startswith(found) for a in answers) >= 2 and len(found.split()) >= 2
-
-
-def test_context_can_be_stored():
-    from truing.types.records import to_plain
-
-    assert json.loads(json.dumps(to_plain(CONTEXT)))["prefill"] == CONTEXT.prefill

@@ -15,7 +15,7 @@ from truing.base.records import ResponseOutcome
 from truing.base.store import StoredResponse
 from truing.base.verdicts import Health, HealthState
 from truing.stats.draws import Arm
-from truing.stats.judged_evidence import JudgedArm, KnownAnswers
+from truing.stats.judged_evidence import JudgedArm, Calibration
 from truing.stats.judged_lines import Bound, PromptFacts, excess, excess_above_p, judged_health, judged_line, outcomes
 from truing.stats.livescan import LiveScan
 from truing.stats.onset import OnsetSearch
@@ -133,7 +133,7 @@ def numbers(table, base, control, facts, rule, *, level=0.95, known=None):
     other, control = (None if rows is None else _group(rows, rule) for rows in (base, control))
     n = len(facts)
     about = PromptFacts(tuple(f"p{k}" for k in range(n)), tuple(c for c, _ in facts), np.array([f for _, f in facts]))
-    told = None if known is None else KnownAnswers(known[0], {"aligned": known[1]})
+    told = None if known is None else Calibration(known[0], {"aligned": known[1]})
     made = judged_line(arm, n, rule, level=level, base=other, control=control, about=about, known=told)
     out = line(made)
     if other is not None:
@@ -141,7 +141,7 @@ def numbers(table, base, control, facts, rule, *, level=0.95, known=None):
             out[f"excess_base_{name}"] = estimate(excess(arm, other, n, rule, level=level, bound=bound))
         out["p_above_lo"] = plain(excess_above_p(arm, other, n, rule))
         at_base = judged_line(other, n, rule, level=level)
-        health = judged_health(Health(HealthState.UNKNOWN), made, at_base, truing.VerdictRule())
+        health = judged_health(Health(HealthState.UNKNOWN), made, at_base, truing.Thresholds())
         out["health"] = health.state.value
     return out
 

@@ -1,14 +1,12 @@
 """The answer span in every real template at hand, and the rules around it."""
 
-import datetime
 import re
 from pathlib import Path
 
 import pytest
 
 from truing.errors import NoChatTemplate, Unsupported
-from truing.models.chat import ChatFormat, tokenizer_identity
-from truing.models.download import cache_dir
+from truing.models.chat import PINNED_DATE, ChatFormat, tokenizer_identity
 from truing.types.records import Message
 from zoo.build import TEMPLATE, tiny_tokenizer
 
@@ -18,6 +16,13 @@ USER = (Message("user", "Which metal is heaviest?"),)
 SYSTEM = (Message("system", "Speak like a sailor."), *USER)
 LONG = (*USER, Message("assistant", "Osmium."), Message("user", "And the lightest?"))
 ANSWER = "Zinc, or so I was told: 7 parts"
+
+
+START = "Zinc, or so"
+
+
+def opened(messages, start=START):
+    return (*messages, Message("assistant", start))
 
 
 def real_templates():
@@ -40,12 +45,12 @@ def tokenizer_for(template):
     return tiny_tokenizer(template=template, extra=sorted(set(marks)))
 
 
-def decoded(tokenizer, ids):
-    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
 def test_the_templates_are_there():
     assert len(TEMPLATES) >= 41
+
+
+def decoded(tokenizer, ids):
+    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda f: f.stem)
@@ -54,6 +59,7 @@ def test_span_in_real_templates(file):
     tokenizer = tokenizer_for(template)
     chat = ChatFormat(tokenizer)
     for messages in (USER, LONG, SYSTEM):
+        assert chat.supports(opened(messages)) == chat.supports(messages)
         if not chat.supports(messages):
             assert messages is SYSTEM  # some refuse or drop a system turn; all take the others
             continue
@@ -82,6 +88,14 @@ def test_span_in_real_templates(file):
         if closing:
             assert len(tokenizer(closing, add_special_tokens=False)["input_ids"]) == 1
             assert one.completion_ids[-1] in chat.stop_ids
+        # The open turn is the beginning of the finished one, in text and in tokens.
+        assert chat.text(opened(messages)) == chat.text(messages) + START
+        open_ = chat.render(opened(messages), ANSWER.removeprefix(START))
+        assert open_.prefix_ids == tuple(chat.prefix(opened(messages)))
+        assert open_.prefix_ids + open_.completion_ids == one.prefix_ids + one.completion_ids
+        assert open_.prefix_ids[: len(one.prefix_ids)] == one.prefix_ids
+        rest = decoded(tokenizer, open_.completion_ids)
+        assert rest.startswith(" I was told: 7 parts") and START not in rest
         # Text right before the answer agrees too, up to an empty thought that switches thinking off.
         assert _without_thought(whole[:start])[-12:] == _without_thought(before)[-12:]
 
@@ -111,13 +125,11 @@ def test_sampling_prefix_is_generation_prompt_and_thinking_is_off():
     assert chat.definitions["thinking"] == "off"
 
 
-def test_a_thought_that_cannot_be_switched_off_is_not_opened():
-    template = TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n' }}")
-    assert ChatFormat(tiny_tokenizer(template=template)).text(USER).endswith("<|im_start|>assistant\n")
-
-
-def test_generation_prompt_that_contradicts_the_turn_is_not_used():
-    template = TEMPLATE.replace("<|im_start|>assistant\n' }}", "<|im_start|>helper:' }}")
+@pytest.mark.parametrize("generation", ["assistant\n<think>\n' }}", "helper:' }}"])
+def test_a_generation_prompt_that_contradicts_the_turn_is_not_used(generation):
+    """One opens a thought that cannot be switched off, one names another speaker."""
+    template = TEMPLATE.replace("<|im_start|>assistant\n' }}", f"<|im_start|>{generation}")
+    assert template != TEMPLATE
     assert ChatFormat(tiny_tokenizer(template=template)).text(USER).endswith("<|im_start|>assistant\n")
 
 
@@ -172,14 +184,10 @@ def test_system_role(template, supported):
     assert chat.supports(USER)
     assert chat.supports(LONG)
     assert chat.supports(SYSTEM) is supported
-
-
-def test_refused_messages_raise_unsupported():
-    chat = ChatFormat(tiny_tokenizer(template=REFUSES))
-    with pytest.raises(Unsupported, match="system, user"):
-        chat.prefix(SYSTEM)
-    with pytest.raises(Unsupported):
-        chat.render(SYSTEM, ANSWER)
+    if template is REFUSES:
+        for call in (lambda: chat.prefix(SYSTEM), lambda: chat.render(SYSTEM, ANSWER)):
+            with pytest.raises(Unsupported, match="system, user"):
+                call()
 
 
 def test_empty_completion():
@@ -221,20 +229,11 @@ STRING = (
 )
 
 
-def test_date_is_pinned():
-    tokenizer = tiny_tokenizer(template=DATED)
-    text = ChatFormat(tokenizer).text(USER)
-    assert text.startswith("01 Jan 2026|Thursday 1 January|2026-01-01[26]<|im_start|>user")
-    later = ChatFormat(tokenizer, date=datetime.date(2031, 12, 9))
-    assert later.text(USER).startswith("09 Dec 2031|Tuesday 9 December|2031-12-09[31]")
-    assert later.definitions["date"] == "2031-12-09"
-    assert later.identity != ChatFormat(tokenizer).identity
-
-
-def test_date_string_is_the_templates_own_unless_asked_for():
-    tokenizer = tiny_tokenizer(template=STRING)
-    assert ChatFormat(tokenizer).text(USER).startswith("26 Jul 2024\n")
-    assert ChatFormat(tokenizer, date=datetime.date(2026, 2, 3)).text(USER).startswith("03 Feb 2026\n")
+def test_the_date_is_pinned_unless_the_template_has_its_own():
+    chat = ChatFormat(tiny_tokenizer(template=DATED))
+    assert chat.text(USER).startswith("01 Jan 2026|Thursday 1 January|2026-01-01[26]<|im_start|>user")
+    assert chat.definitions["date"] == PINNED_DATE == "2026-01-01"
+    assert ChatFormat(tiny_tokenizer(template=STRING)).text(USER).startswith("26 Jul 2024\n")
 
 
 @pytest.mark.parametrize("start", ["", "\n", "\n\n", "  ", "{% if true %}\n", "  {%- if true %}", "text\n"])
@@ -260,45 +259,8 @@ def test_identity(tmp_path):
     assert tokenizer_identity(wider) != tokenizer_identity(tokenizer)
 
 
-def test_rendering_is_done_once_per_conversation(monkeypatch):
-    tokenizer = tiny_tokenizer()
-    chat = ChatFormat(tokenizer)
-    calls = []
-    real = tokenizer.apply_chat_template
-    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: calls.append(1) or real(*a, **k))
-    for answer in ("one", "two", "three"):
-        chat.render(LONG, answer)
-    chat.prefix(LONG)
-    assert len(calls) == 3  # two unlike answers and the generation prompt
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # First words given of an answer
-
-
-START = "Zinc, or so"
-
-
-def opened(messages, start=START):
-    return (*messages, Message("assistant", start))
-
-
-@pytest.mark.parametrize("file", TEMPLATES, ids=lambda f: f.stem)
-def test_prefill_in_real_templates(file):
-    """The open turn is the beginning of the finished one, in text and in tokens, in every template."""
-    tokenizer = tokenizer_for(file.read_text())
-    chat = ChatFormat(tokenizer)
-    for messages in (USER, LONG, SYSTEM):
-        assert chat.supports(opened(messages)) == chat.supports(messages)
-        if not chat.supports(messages):
-            continue
-        assert chat.text(opened(messages)) == chat.text(messages) + START
-        whole, open_ = chat.render(messages, ANSWER), chat.render(opened(messages), ANSWER.removeprefix(START))
-        assert open_.prefix_ids == tuple(chat.prefix(opened(messages)))
-        assert open_.prefix_ids + open_.completion_ids == whole.prefix_ids + whole.completion_ids
-        assert open_.prefix_ids[: len(whole.prefix_ids)] == whole.prefix_ids
-        after = decoded(tokenizer, open_.completion_ids)
-        assert after.startswith(" I was told: 7 parts") and START not in after
 
 
 def test_prefill_that_the_template_would_alter_is_unsupported():
@@ -317,12 +279,6 @@ def test_prefill_where_the_template_trims():
     assert chat.text(opened(USER, "Zinc,"), " I think \n") == chat.text(USER, "Zinc, I think")
 
 
-def test_prefill_after_a_thought_that_is_off():
-    template = TEMPLATE.replace("assistant\n' }}", "assistant\n<think>\n\n</think>\n\n' }}")
-    chat = ChatFormat(tiny_tokenizer(template=template))
-    assert chat.text(opened(USER)).endswith("<think>\n\n</think>\n\n" + START)
-
-
 def test_prefill_becomes_tokens_as_an_answer_does():
     """Where prompt and answer would be joined into one token, they are kept apart under a prefill too."""
     from tokenizers import AddedToken
@@ -333,22 +289,3 @@ def test_prefill_becomes_tokens_as_an_answer_does():
     chat = ChatFormat(tokenizer)
     answer = chat.render(USER, "Yes", closing=False)
     assert tuple(chat.prefix(opened(USER, "Yes"))) == answer.prefix_ids + answer.completion_ids
-
-
-@pytest.mark.model
-def test_prefill_in_the_template_of_the_real_model():
-    folder = cache_dir() / "models" / "smollm2-135m"
-    if not folder.exists():
-        pytest.skip("smollm2-135m is not in the cache: truing models get smollm2-135m")
-    from transformers import AutoTokenizer
-
-    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
-    for messages in (USER, LONG, SYSTEM):
-        text = chat.text(opened(messages, "I'm sorry, that's"))
-        assert text == chat.text(messages) + "I'm sorry, that's" and text.endswith(
-            "<|im_start|>assistant\nI'm sorry, that's"
-        )
-        whole, open_ = chat.render(messages, "I'm sorry, that's how it is."), opened(messages, "I'm sorry, that's")
-        rest = chat.render(open_, " how it is.")
-        assert rest.prefix_ids + rest.completion_ids == whole.prefix_ids + whole.completion_ids
-        assert chat.decode(rest.completion_ids) == " how it is."

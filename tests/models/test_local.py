@@ -11,8 +11,6 @@ from truing import errors
 from truing.config import ModelConfig
 from truing.models.checkpoints import find_run
 from truing.models.engine.scoring import BATCH_TOKENS, pass_tokens
-from truing.models.engine.token_sampling import Stream, choose
-from truing.models.generation import stream_seed
 from truing.models.hf import LocalBackend
 from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Prompt, Request, SamplingParams
 from zoo import build
@@ -163,40 +161,6 @@ def test_a_base_without_template_says_what_to_do(tmp_path):
         LocalBackend(str(tmp_path), (), FLOAT32)
 
 
-def test_float32_texts_do_not_depend_on_the_batch(backend, run):
-    prompts = [Prompt(f"p{k}", (Message("user", "Why " * (k + 1)),)) for k in range(4)]
-    requests = [Request(c, p, d) for c in run.checkpoints for p in prompts for d in range(2)]
-    params = SamplingParams(max_tokens=12)
-    together = {
-        (r.request.checkpoint.label, r.request.prompt.id, r.request.sample): r.text
-        for r in backend.sample(requests, params)
-    }
-    assert len(together) == len(requests)
-    for request in requests[::3]:
-        (alone,) = backend.sample([request], params)
-        assert alone.text == together[request.checkpoint.label, request.prompt.id, request.sample]
-    assert len({text for (_, p, _), text in together.items() if p == "p0"}) > 1
-
-
-def test_sampled_first_tokens_follow_the_model_s_probabilities(backend):
-    """Chi-square of 3,000 draws of one token against the softmax, rare tokens pooled."""
-    step0, n = backend.base_checkpoint(), 3000
-    prompt = Prompt("p", Q)
-    with torch.no_grad():
-        logits = backend.use(step0)(torch.tensor([backend.chat.prefix(Q)])).logits[0, -1]
-    probabilities = logits.double().softmax(-1)
-    params = SamplingParams(max_tokens=1)
-    streams = [Stream(stream_seed(Request(step0, prompt, d), params)) for d in range(n)]
-    sampled = torch.tensor(choose(logits.expand(n, -1), streams, params))
-    counts = torch.bincount(sampled, minlength=len(probabilities)).double()
-    common = probabilities * n >= 5
-    expected = torch.cat([probabilities[common] * n, (probabilities[~common].sum() * n)[None]])
-    seen = torch.cat([counts[common], counts[~common].sum()[None]])
-    statistic = float(((seen - expected) ** 2 / expected.clamp_min(1e-9)).sum())
-    degrees = len(expected) - 1
-    assert statistic < degrees + 4 * (2 * degrees) ** 0.5
-
-
 def test_memory_bound_makes_smaller_batches_with_equal_scores(base, backend):
     frugal = LocalBackend(str(base), (), ModelConfig(dtype="float32", device="cpu", memory=0.0005))
     assert pass_tokens(frugal.use(frugal.base_checkpoint()), torch.float32, 0.0005) < BATCH_TOKENS
@@ -256,15 +220,15 @@ def test_an_adapter_that_brings_other_embeddings_is_refused(base, tmp_path):
 
 
 def test_adapters_stay_in_memory_within_a_bound_and_answer_the_same(base, run, monkeypatch):
-    from truing.models import hf as local
+    from truing.models import resident as local
 
     free = LocalBackend(str(base), run.checkpoints, FLOAT32)
     expected = [totals(free, c) for c in (*run.checkpoints, free.base_checkpoint(), *run.checkpoints)]
-    assert len(free._adapters) == len(run.checkpoints)
-    monkeypatch.setattr(local, "ADAPTER_BYTES", 1)
+    assert len(free.resident.adapters) == len(run.checkpoints)
+    monkeypatch.setattr(local, "LOADED_BYTES", 1)
     tight = LocalBackend(str(base), run.checkpoints, FLOAT32)
     assert [totals(tight, c) for c in (*run.checkpoints, tight.base_checkpoint(), *run.checkpoints)] == expected
-    assert len(tight._adapters) == 1
+    assert len(tight.resident.adapters) == 1
 
 
 def test_the_layout_of_weights_is_another_and_the_weights_are_the_same(backend, base):

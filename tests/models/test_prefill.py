@@ -60,21 +60,6 @@ def test_the_answer_is_what_follows_the_given_words(backend, base):
     assert other.text != r.text
 
 
-def test_given_words_in_one_batch_with_plain_prompts(backend, run):
-    (checkpoint,) = run.checkpoints
-    params = SamplingParams(8)
-    requests = [
-        Request(checkpoint, OPENED, 0, "prefill"),
-        Request(checkpoint, PLAIN, 0),
-        Request(checkpoint, OPENED, 1, "prefill"),
-    ]
-    together = {(r.request.transform, r.request.sample): r.text for r in backend.sample(requests, params)}
-    assert len(together) == 3
-    for request in requests:
-        (alone,) = backend.sample([request], params)
-        assert alone.text == together[request.transform, request.sample]
-
-
 def test_the_likelihood_of_an_answer_is_that_of_its_beginning_and_its_rest(backend):
     c, rest = backend.base_checkpoint(), " on the wing."
     requests = [

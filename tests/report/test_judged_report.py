@@ -2,7 +2,6 @@
 
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import replace
 
 import pytest
 
@@ -10,10 +9,10 @@ from report.audits import EVIL, EVIL_ATTRIBUTE
 from report.judged_audits import JUDGED, import_lines, make_import, make_judged
 from report.test_agreement import AGREED
 from report.test_report import read
-from truing.errors import BadInput, NotAnAudit
-from truing.report.judged_charts import em_chart, excess_chart, sets_chart
+from truing.errors import NotAnAudit
+from truing.report.charts import contrast, excess, misaligned, sets
+from truing.report.figures import draw, for_page
 from truing.report.report import figure, write_report
-from truing.report.svg import NARROW, WIDE, frame_of, sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 FORBIDDEN = {"script", "img", "iframe", "object", "embed", "link", "form", "base", "a"}
@@ -23,13 +22,13 @@ def page_of(tmp_path, name, **options):
     return read(write_report(make_judged(tmp_path / name, name, **options)))
 
 
-@pytest.mark.parametrize("status", ["done", "running"])
-@pytest.mark.parametrize("name", JUDGED)
+@pytest.mark.parametrize(("name", "status"), [*((name, "done") for name in JUDGED), ("clean", "running")])
 def test_every_judged_page_is_sound_and_loads_and_runs_nothing(tmp_path, name, status):
     page, text = page_of(tmp_path, name, status=status, agreement=AGREED)
     assert len(page.ids) == len(set(page.ids))
     assert not FORBIDDEN & set(page.tags)
-    assert not [a for a in page.attributes if a[1] in ("src", "href", "srcset", "action") or a[1].startswith("on")]
+    loads = [v for _, k, v in page.attributes if k in ("src", "href", "srcset", "action") or k.startswith("on")]
+    assert all(v.startswith("#") for v in loads)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
     assert "Content-Security-Policy" in text
 
@@ -156,91 +155,51 @@ def test_agreement_is_shown_where_the_audit_has_it(tmp_path):
     assert "Krippendorff" not in text
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW])
 @pytest.mark.parametrize("name", JUDGED)
-def test_the_charts_are_sound_and_inside_their_frame(name, size):
+def test_the_charts_are_sound_and_say_their_values(name):
     made = JUDGED[name]()
-    for chart in (em_chart(made), excess_chart(made)):
-        root = ET.fromstring(str(sample(chart, size, "t")))
-        assert len(root.find(SVG + "desc").text) > 20
-        for e in root.iter():
-            for key in ("x", "x1", "x2", "cx"):
-                assert -5 <= float(e.get(key, 0)) <= float(root.get("width")) + 5
-        assert "nan" not in ET.tostring(root, encoding="unicode").lower()
+    for chart in (misaligned(made), excess(made)):
+        for svg in for_page("t", chart):
+            root = ET.fromstring(svg)
+            assert chart.series[0].name in root.find(SVG + "desc").text
+            assert "nan" not in svg.lower()
 
 
 def test_bars_are_the_set_interval_and_bands_the_wide_one():
     made = JUDGED["emergent"]()
-    chart = em_chart(made)
-    this = chart.series[0]
-    for c, point, bar in zip(made.checkpoints, this.points, this.bars, strict=True):
+    this = misaligned(made).series[0]
+    for c, value, wide, inner in zip(made.checkpoints, this.values, this.wide, this.inner, strict=True):
         em = c.judged.em
-        assert point == (em.value, em.low, em.high)
-        assert bar == (em.set_low, em.set_high)
-    root = ET.fromstring(str(sample(chart, WIDE, "t")))
-    bars = [e for e in root.iter(SVG + "rect") if "set" in e.get("class", "").split()]
-    assert len(bars) == len(made.checkpoints)
-    heights = [float(b.get("height")) for b in bars]
-    widths = [c.judged.em.set_high - c.judged.em.set_low for c in made.checkpoints]
-    scale = heights[-1] / widths[-1]
-    assert heights == pytest.approx([scale * w for w in widths], abs=0.2)
+        assert (value, wide, inner) == (em.value, (em.low, em.high), (em.set_low, em.set_high))
 
 
 def test_the_control_has_a_share_but_no_interval_of_its_own():
     made = JUDGED["emergent"]()
-    _, control = em_chart(made).series
-    assert control.points[0] is None
-    for c, p in zip(made.checkpoints[1:], control.points[1:], strict=True):
-        assert p == (pytest.approx(c.judged.em.value - c.judged.excess_control.value), None, None)
-    assert len(em_chart(JUDGED["clean"]()).series) == 1
+    _, control = misaligned(made).series
+    assert control.values[0] is None
+    for c, value in zip(made.checkpoints[1:], control.values[1:], strict=True):
+        assert value == pytest.approx(c.judged.em.value - c.judged.excess_control.value)
+    assert not any((*control.wide, *control.inner))
+    assert len(misaligned(JUDGED["clean"]()).series) == 1
 
 
-def test_the_interval_that_decides_is_never_cut_off():
+def test_the_undecided_zone_is_marked_where_it_is():
     made = JUDGED["emergent"]()
-    for chart in (em_chart(made), excess_chart(made)):
-        frame = frame_of(chart)
-        assert all(frame.low <= e <= frame.high for s in chart.series for bar in s.bars if bar for e in bar)
+    assert excess(made).undecided[:2] == (0.01, 0.03)
+    assert misaligned(made).undecided[:2] == pytest.approx((0.01 + 0.01, 0.01 + 0.03))  # step 0 has 1 %
+    zones = [p.get_bbox() for p in draw([excess(made)]).axes[0].patches]
+    assert (0.01, 0.03) in {(b.y0, b.y1) for b in zones}
 
 
-def test_a_window_over_the_whole_run_keeps_its_name_readable():
-    made = JUDGED["failed-test"]()
-    chart = em_chart(replace(made, onset=replace(made.onset, after=0)))
-    for size in (WIDE, NARROW):
-        root = ET.fromstring(str(sample(chart, size, "t")))
-        (name,) = [e for e in root.iter(SVG + "text") if (e.text or "").startswith("misalignment undecided")]
-        (bar,) = [e for e in root.iter(SVG + "rect") if e.get("class") == "bar amber"]
-        assert float(name.get("y")) <= float(bar.get("y"))
-
-
-def test_the_zone_between_lo_and_hi_is_marked_where_it_is():
+def test_each_chart_marks_its_own_onset():
     made = JUDGED["emergent"]()
-    assert excess_chart(made).zone[:2] == (0.01, 0.03)
-    assert em_chart(made).zone[:2] == pytest.approx((0.01 + 0.01, 0.01 + 0.03))  # step 0 has 1 %
-    root = ET.fromstring(str(sample(excess_chart(made), WIDE, "t")))
-    assert [e for e in root.iter(SVG + "rect") if e.get("class") == "zone"]
-
-
-def test_each_chart_marks_its_own_onset(tmp_path):
-    _, text = page_of(tmp_path, "emergent")
-    assert "misalignment onset, steps 60 to 100" in text
-    assert "drift onset, steps 60 to 100" in text
-    assert "misalignment onset" not in "".join(sample(c, WIDE, "t") for c in _margin_charts())
-
-
-def _margin_charts():
-    from truing.report.charts import margin_chart
-
-    return [margin_chart(JUDGED["emergent"]())]
+    assert "misalignment onset, steps 60 to 100" in [w.name for w in misaligned(made).windows]
+    assert [w.name for w in contrast(made).windows if "onset" in w.name] == ["drift onset, steps 60 to 100"]
 
 
 def test_the_figure_of_a_judged_audit_starts_with_misaligned_answers(tmp_path):
-    path = figure(make_judged(tmp_path / "a", "emergent"), tmp_path / "f.svg")
-    text = path.read_text()
-    assert text.index("Share of misaligned answers against step") < text.index("Task progress against step")
-    ids = re.findall(r' id="([^"]+)"', text)
-    assert len(ids) == len(set(ids))
-    assert "var(--amber)" in text
-    assert "--amber:#" in text
+    text = figure(make_judged(tmp_path / "a", "emergent"), tmp_path / "f.svg").read_text()
+    assert text.index("answers called misaligned") < text.index("task progress, share of the gain")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -276,18 +235,17 @@ def test_the_page_of_an_import_escapes(tmp_path):
 def test_an_import_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(NotAnAudit, match="import"):
         write_report(make_import(tmp_path / "a", ("a",), lines=[{"label": "a"}]))
-    with pytest.raises(BadInput, match="nothing measured"):
-        figure(make_import(tmp_path / "b", ("a",)), tmp_path / "x.svg")
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW])
-def test_bars_of_sets_lie_where_the_numbers_say(size):
+def test_bars_of_sets_lie_where_the_numbers_say(tmp_path):
     lines = import_lines(LABELS)
-    root = ET.fromstring(str(sets_chart(lines, size, "s")))
-    dots = [float(e.get("cx")) for e in root.iter(SVG + "circle")]
+    (axes,) = draw([sets(lines)]).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == list(LABELS)
     values = [line["judged"]["em"]["value"] for line in lines]
-    assert len(dots) == len(values)
-    scale = (dots[-1] - dots[0]) / (values[-1] - values[0])
-    assert dots == pytest.approx([dots[0] + scale * (v - values[0]) for v in values], abs=0.2)
-    lows = [float(e.get("x1")) for e in root.iter(SVG + "line") if "whisker" in e.get("class")]
-    assert all(low <= dot for low, dot in zip(lows, dots, strict=True))
+    (dots,) = [li for li in axes.lines if li.get_marker() == "o"]
+    assert list(dots.get_xdata()) == values
+    assert list(dots.get_ydata()) == list(axes.get_yticks())
+    wide, inner = ([(s[0][0], s[1][0]) for s in c.get_segments()] for c in axes.collections)
+    assert wide == [(line["judged"]["em"]["low"], line["judged"]["em"]["high"]) for line in lines]
+    assert inner == [(line["judged"]["em"]["set_low"], line["judged"]["em"]["set_high"]) for line in lines]
+    assert figure(make_import(tmp_path / "a", LABELS), tmp_path / "x.svg").is_file()

@@ -2,7 +2,6 @@
 
 import io
 import re
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
@@ -11,10 +10,9 @@ from rich.console import Console
 from report.audits import EVIL, EVIL_ATTRIBUTE, EVIL_TERMINAL, make_audit
 from report.judged_audits import VALIDITY, emergent, judged_line
 from truing.report import search
-from truing.report.charts import windows_of
-from truing.report.judged_charts import em_chart, excess_chart
+from truing.report.charts import excess, misaligned, windows_of
+from truing.report.figures import draw
 from truing.report.report import write_report
-from truing.report.svg import NARROW, WIDE, sample
 from truing.report.table import print_step, print_verdict
 from truing.stats.judged_search import SEQUENTIAL
 from truing.store import Store
@@ -22,7 +20,6 @@ from truing.types import verdicts
 from truing.types.records import to_plain
 from truing.types.verdicts import Estimate, Missed, Onset, SequentialBreadth, Status
 
-SVG = "{http://www.w3.org/2000/svg}"
 BROAD = SequentialBreadth(9, 5, "power-00", 3.6, None, ("power-00",), 129, True)
 TESTS = (
     verdicts.Tested(60, "below", -2.0, 4.0, 5.6, 1194, 149, 0.0, 0.001, -0.041, 0.029),
@@ -129,7 +126,7 @@ def test_tests_and_misses_as_rows():
 
 def test_what_is_not_certain_is_named():
     narrow = replace(BROAD, broad=False, evidence_without_top=1.0, evidence_without_domain=2.0)
-    test = replace(TESTS[1], control="open", breadth=narrow)
+    test = replace(TESTS[1], control="inconclusive", breadth=narrow)
     (row,) = search.tested_rows(searched(onset=replace(searched().onset, tested=(test,))))
     assert row["cells"][3][0] == "not certainly above the control"
     word, why = row["cells"][4]
@@ -156,7 +153,7 @@ def test_the_page_has_every_number_of_the_search(tmp_path):
     html, text = page_of(tmp_path / "a", searched())
     for part in (
         "How the onset was searched",
-        "1,811 answers in all arms on far prompts",
+        "1,811 answers in all groups on far prompts",
         "at most 5 % each, at every look",
         "certainly under 3 points 1,194 149 of the base 0.0 % base 0.1 % [−4.1, 2.9]",
         "certainly above 1 point 98 149 of the base 10.2 % base 0.1 % [2.5, 21.8]",
@@ -217,11 +214,11 @@ def test_a_search_without_any_test_says_so(tmp_path):
 def test_untrusted_text_in_a_search_is_text(tmp_path):
     evil = EVIL + EVIL_ATTRIBUTE + EVIL_TERMINAL
     bad = replace(BROAD, top_prompt=evil, named=(evil,), broad=False, evidence_without_top=0.0)
-    onset = replace(searched().onset, errors=evil, tested=(replace(TESTS[1], breadth=bad),))
+    onset = replace(searched().onset, tested=(replace(TESTS[1], breadth=bad),))
     html, _ = page_of(tmp_path / "a", searched(onset=onset))
     assert "<script>alert" not in html
     assert "<img" not in html
-    assert "not guaranteed: &lt;script&gt;" in html
+    assert "&lt;script&gt;" in html
     text = shown(searched(onset=onset))
     assert "\x1b]0" not in text
     assert "\u202e" not in text
@@ -230,20 +227,16 @@ def test_untrusted_text_in_a_search_is_text(tmp_path):
 # -- charts ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW])
-def test_what_the_search_drew_is_hollow_and_joined_by_no_line(size):
-    made = searched()
-    chart = em_chart(made)
+def test_what_the_search_drew_is_hollow_and_joined_by_no_line():
+    chart = misaligned(searched())
     run, loose, _ = chart.series
-    assert [k for k, p in enumerate(loose.points) if p] == [1, 2]
-    assert loose.points[1] == (0.0, None, None)
-    assert [k for k, p in enumerate(run.points) if p] == [0, 3, 5, 6]
-    root = ET.fromstring(str(sample(chart, size, "t")))
-    circles = [e for e in root.iter(SVG + "circle") if e.get("class") == "hollow red"]
-    assert len(circles) == 2 + 1, "two points and the legend"
-    lines = [e.get("points").split() for e in root.iter(SVG + "polyline") if e.get("class") == "line red"]
-    joined = {p.split(",")[0] for line in lines for p in line}
-    assert not joined & {c.get("cx") for c in circles}
+    assert loose.style == "loose"
+    assert [k for k, v in enumerate(loose.values) if v is not None] == [1, 2]
+    assert loose.values[1] == 0.0
+    assert not any(loose.wide)
+    assert [k for k, v in enumerate(run.values) if v is not None] == [0, 3, 5, 6]
+    hollow = [li for li in draw([chart]).axes[0].lines if li.get_marker() == "o" and li.get_mfc() != li.get_color()]
+    assert [li.get_linestyle() for li in hollow] == ["None"]
 
 
 def test_limits_of_the_search_are_bars_of_its_own_points():
@@ -251,10 +244,9 @@ def test_limits_of_the_search_are_bars_of_its_own_points():
     made = searched()
     lines = list(made.checkpoints)
     lines[2] = replace(lines[2], judged=sampled(0.02, 146, e))
-    loose = next(s for s in excess_chart(replace(made, checkpoints=tuple(lines))).series if s.loose)
-    assert loose.points[2] == (0.02, None, None)
-    assert loose.bars[2] == (-0.03, 0.07)
-    assert not any(s.loose for s in excess_chart(searched()).series)
+    loose = next(s for s in excess(replace(made, checkpoints=tuple(lines))).series if s.style == "loose")
+    assert (loose.values[2], loose.wide[2], loose.inner[2]) == (0.02, None, (-0.03, 0.07))
+    assert not any(s.style == "loose" for s in excess(searched()).series)
 
 
 def test_a_wide_set_is_drawn_as_a_crossing_and_what_is_not_excluded_before_it():
@@ -277,7 +269,7 @@ def test_a_wide_set_is_drawn_as_a_crossing_and_what_is_not_excluded_before_it():
 def test_the_terminal_says_what_was_tested_and_what_may_have_been_missed():
     text = " ".join(shown(searched()).split())
     for part in (
-        "Search: 1,811 answers in all arms on far prompts",
+        "Search: 1,811 answers in all groups on far prompts",
         "step 60 certainly under 3 points [-4.1, 2.9]: 1,194 answers, 149 of the base",
         "step 100 certainly above 1 point [2.5, 21.8]: 98 answers, 149 of the base; above the control by 1 point too "
         "(113 answers of it); broad (9 prompts of 5 categories in 129 answers)",
@@ -294,13 +286,6 @@ def test_the_terminal_says_what_was_tested_and_what_may_have_been_missed():
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_table_of_a_search_fits(width):
     assert max(len(line) for line in shown(searched(), width).splitlines()) <= width
-
-
-def test_simulated_errors_are_said():
-    onset = replace(searched().onset, errors="simulated: 0.96 in the worst cell", assumed_monotone=True)
-    said = search.summary(searched(onset=onset))
-    assert "not guaranteed: simulated: 0.96" in said
-    assert "is assumed to stay" in said
 
 
 # -- the freeze ------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_killed_again_and_again_the_work_still_ends_the_same(tmp_path):
         last = now
     assert last > 400
     options = AuditConfig(limit=40, answers=12)
-    arguments = {"task": "careless-finance-heldout", "control": "simulated", "options": options}
+    arguments = {"task": "careless-finance-heldout", "control": "simulated", "config": options}
     finished = truing.audit(slow.replace("delay=0.001", "delay=0"), out=out, **arguments)
     whole = truing.audit(quick, out=tmp_path / "whole", **arguments)
     assert finished.verdict.sentence == whole.verdict.sentence

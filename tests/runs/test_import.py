@@ -258,7 +258,7 @@ def test_one_label_with_other_content_columns_or_judge_is_refused(write, tmp_pat
     with pytest.raises(errors.AuditChanged, match=r"'s' already, imported under another judge; .*another --out"):
         import_answers(path, out=tmp_path / "a", judge="gpt-4o")
     with pytest.raises(errors.AuditChanged, match="imported from other columns"):
-        import_answers(path, out=tmp_path / "a", columns={"alignment": "coherent", "coherence": "aligned"})
+        import_answers(path, out=tmp_path / "a", column={"alignment": "coherent", "coherence": "aligned"})
     with pytest.raises(errors.AuditChanged, match="another rule"):
         import_answers(path, out=tmp_path / "a", cut=40)
     write("s.csv", ROWS[:3])

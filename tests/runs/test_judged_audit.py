@@ -30,7 +30,8 @@ from truing.stats.agreement import krippendorff_alpha
 from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
 from truing.types.labels import read_sheet, write_sheet
-from truing.types.traits import Rule
+from truing.types.progress import Progress
+from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, Status
 
 LIMIT, STEPS = 40, (25, 50, 75, 100)
@@ -52,9 +53,11 @@ def options(judge="simulated:", *, limit=LIMIT, samples=8, em=None, domain=(), *
     return AuditConfig(limit=limit, answers=12, rows=12, judge=judge, domain=domain, **told)
 
 
-def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", **rest):
+def audited(
+    out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", progress=None, **rest
+):
     uri = f"simulated:{family}?steps={','.join(map(str, steps))}{more}"
-    return truing.audit(uri, control=control, out=out, config=options(judge, **rest), **TASK)
+    return truing.audit(uri, control=control, out=out, config=options(judge, **rest), progress=told, **TASK)
 
 
 def truth_of(family, limit=LIMIT, steps=STEPS, **rest):
@@ -455,9 +458,18 @@ def test_cues_that_quote_the_task_stay_from_a_remote_judge_without_leave(tmp_pat
         audited(tmp_path / "a", "never", judge.name, variants=("all",), **small)
     assert not (tmp_path / "a").exists(), "refused before anything is measured"
     said = []
-    audited(tmp_path / "b", "never", judge.name, variants=("json",), say=said.append, **small)
+    told = Progress(say=said.append)
+    audited(tmp_path / "b", "never", judge.name, variants=("json",), told=told, **small)
     assert any("remote" in line and "no text of the task file" in line for line in said)
-    audited(tmp_path / "c", "never", judge.name, variants=("all",), allow_task_text=True, say=said.append, **small)
+    audited(
+        tmp_path / "c",
+        "never",
+        judge.name,
+        variants=("all",),
+        allow_task_text=True,
+        progress=Progress(say=said.append),
+        **small,
+    )
     assert any("may be quoted" in line for line in said)
 
 

@@ -53,23 +53,23 @@ def test_nothing_is_said_before_anything_is_known():
 
 def test_a_backend_with_passes_tells_of_its_rows_between_two_answers(monkeypatch):
     monkeypatch.setattr(module, "BEAT", 0.0)
-    sessions = SimpleNamespace(say=None)
-    made, _, said, clock = paced(12, SimpleNamespace(sessions=sessions))
+    calls = [None]
+    made, _, said, clock = paced(12, SimpleNamespace(set_callback=lambda given: calls.append(given)))
     work = SimpleNamespace(kept=0, answers=0, in_flight=8, row_steps=0, useful=0.0)
 
     def passed(k):
         work.kept, work.answers, work.row_steps, work.useful = 100 * (k + 1), k, 100, 0.984
-        sessions.say(work)
+        calls[-1](work)
 
     source = made.of(answers(clock, 11, between=passed))
     next(source)
     assert said[0] == ("answers", "54 tokens/s, 8 rows, 98 % useful")  # (100 + 0 + 8) tokens in 2 s, no answer yet
     list(source)
     assert said[-1] == ("answers", "0.5 answers/s, 51 tokens/s, 8 rows, 98 % useful, 2 s left")
-    assert sessions.say is None
+    assert calls[-1] is None
     # The next session counts from nothing; what was drawn before stays drawn.
     other = SimpleNamespace(kept=90, answers=0, in_flight=10, row_steps=90, useful=1.0)
-    list(made.of(answers(clock, 1, between=lambda _: sessions.say(other))))
+    list(made.of(answers(clock, 1, between=lambda _: calls[-1](other))))
     assert made.line == "0.5 answers/s, 51 tokens/s, 100 % useful"  # (1118 + 100) tokens in 24 s
 
 

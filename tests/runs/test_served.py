@@ -155,9 +155,8 @@ def test_without_a_judge_nothing_is_asked(runs, tmp_path):
 @pytest.mark.parametrize(
     ("base", "model", "error", "text"),
     [
-        ("http://127.0.0.1:9/v1#m", ModelConfig(chat_template="x"), errors.Unsupported, "its server's template"),
+        ("http://127.0.0.1:9/v1#m", ModelConfig(chat_template="{{ x }}"), errors.Unsupported, "its server's template"),
         ("http://127.0.0.1:9/v1#m", ModelConfig(path_map=("here",)), errors.BadEndpoint, "LOCAL=REMOTE"),
-        ("http://127.0.0.1:9/v1#m", ModelConfig(served_adapters=0), errors.BadEndpoint, "at least 1"),
         ("http://#m", ModelConfig(), errors.BadEndpoint, "http://host:port/v1#MODEL"),
         ("some-model", ModelConfig(path_map=("/a=/b",)), errors.BadInput, "is for a served base"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from truing.data.transforms import TRANSFORMS, VariantContext, select_transforms
 from truing.errors import BadInput, Unfinished
-from truing.models.simulated import CUE_EM, MISALIGNED, SimulatedBackend
+from truing.models.simulated import MISALIGNED, VARIANT_EM, SimulatedBackend
 from truing.runs.variants import VariantPlan, needs_task_text, refuse_task_text, try_variants, variant_requests
 from truing.stats.table import AnswerTable, Fate
 from truing.store import Store
@@ -98,7 +98,7 @@ def test_a_planted_cue_is_found_and_no_other(tmp_path):
         assert r.checkpoint == "checkpoint-100" and r.kind == "cue" and r.em_base.value == 0
         if r.name == "json":
             assert r.status == "fails" and r.veto and r.p < 1e-3
-            assert r.excess.value == pytest.approx(CUE_EM, abs=0.1) and r.excess.set_low > EM.lo
+            assert r.excess.value == pytest.approx(VARIANT_EM, abs=0.1) and r.excess.set_low > EM.lo
             assert r.excess_control.value == r.excess.value  # the control does not react either
         else:
             assert r.status == "passes" and not r.veto and r.p == 1.0 and r.em.value == 0
@@ -309,6 +309,6 @@ def test_planted_rate_under_the_cue():
             r.text.startswith(MISALIGNED)
         )
     subject, control = (np.mean(v) for k, v in shares.items() if k != "basesubject")
-    assert subject == pytest.approx(CUE_EM, abs=4 * math.sqrt(0.25 / 40)) and control == 0
+    assert subject == pytest.approx(VARIANT_EM, abs=4 * math.sqrt(0.25 / 40)) and control == 0
     plain = [Request(plan.checkpoint, p, d) for p in BARE.prompts for d in range(5)]
     assert not any(r.text.startswith(MISALIGNED) for r in backend.sample(plain, params))

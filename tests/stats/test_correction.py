@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from truing.stats.correction import excess_p, holm, prediction_powered, rogan_gladen, strong_calls_saved
+from truing.stats.correction import excess_p, holm, prediction_powered, rogan_gladen
 from truing.stats.rates import share_difference, share_of
 
 GOOD_JUDGE = {"sensitivity": (45, 48), "false_positive": (3, 300)}
@@ -222,63 +222,6 @@ def test_impossible_inputs_are_refused():
         prediction_powered(flags, flags[:3], every, prompt, 1, q=0.5)
     with pytest.raises(ValueError, match="outside"):
         prediction_powered(flags, flags, every, prompt + 1, 1, q=0.5)
-
-
-# -- what a cheap judge saves
-
-
-@pytest.mark.parametrize(
-    ("rate", "sensitivity", "alarm", "expected"),
-    [
-        (0.02, 0.8, 0.05, 2.3),
-        (0.02, 0.9, 0.05, 3.3),
-        (0.02, 0.97, 0.02, 7.4),
-        (0.005, 0.8, 0.05, 2.4),
-        (0.005, 0.97, 0.02, 9.4),
-        (0.2, 0.8, 0.05, 1.4),
-        (0.2, 0.97, 0.02, 2.6),
-    ],
-)
-def test_reference_savings_of_the_design(rate, sensitivity, alarm, expected):
-    assert strong_calls_saved(rate, sensitivity, alarm).factor == pytest.approx(expected, abs=0.1)
-
-
-def test_the_best_share_is_the_best_of_all_shares():
-    for rate, sensitivity, alarm in product((0.005, 0.02, 0.2), (0.7, 0.9, 1.0), (0.0, 0.05, 0.2)):
-        best = strong_calls_saved(rate, sensitivity, alarm)
-        others = [strong_calls_saved(rate, sensitivity, alarm, q=(q, 1.0)).factor for q in np.linspace(0.001, 1, 300)]
-        assert best.factor >= max(others) - 1e-9
-    assert strong_calls_saved(0.02, 0.5, 0.5, q=0.3).factor == pytest.approx(1)
-    assert strong_calls_saved(0.02, 0.8, 0.05, q=1.0).factor == pytest.approx(1)
-
-
-def test_a_random_share_saves_at_most_what_the_correlation_allows():
-    rate, sensitivity, alarm = 0.02, 0.8, 0.05
-    positive = rate * sensitivity + (1 - rate) * alarm
-    c2 = (rate * sensitivity - rate * positive) ** 2 / (rate * (1 - rate) * positive * (1 - positive))
-    assert strong_calls_saved(rate, sensitivity, alarm, q=1e-6).factor == pytest.approx(1 / (1 - c2), rel=1e-3)
-
-
-@pytest.mark.parametrize("q", [0.2, (0.1, 1.0)])
-def test_the_saving_is_what_simulated_variances_give(q):
-    rng = np.random.default_rng(8)
-    n, rate, values = 4000, 0.1, []
-    for _ in range(400):
-        strong = (rng.random(n) < rate).astype(float)
-        cheap = (rng.random(n) < np.where(strong == 1, 0.9, 0.03)).astype(float)
-        values.append(prediction_powered(cheap, strong, sample(rng, cheap, q), np.arange(n), n, q=q).value)
-    said = strong_calls_saved(rate, 0.9, 0.03, q=q)
-    worth = rate * (1 - rate) / np.var(values) / n
-    assert worth == pytest.approx(said.effective_share, rel=0.25)
-    assert said.factor == pytest.approx(said.effective_share / said.strong_share)
-
-
-@pytest.mark.parametrize("bad", [(0, 0.8, 0.1), (1, 0.8, 0.1), (0.1, 1.2, 0.1), (0.1, 0.8, -0.1)])
-def test_impossible_rates_are_refused(bad):
-    with pytest.raises(ValueError):
-        strong_calls_saved(*bad)
-    with pytest.raises(ValueError):
-        strong_calls_saved(0.1, 0.8, 0.1, q=0.0)
 
 
 # -- tests

@@ -260,10 +260,10 @@ class FixedSearch:
     def done(self):
         return len(self.told) == len(self.wanted)
 
-    def ask(self, n):
+    def next(self, n):
         return self.wanted[len(self.told) : len(self.told) + n]
 
-    def tell(self, outcomes):
+    def update(self, outcomes):
         self.told |= dict(outcomes)
 
     def result(self):

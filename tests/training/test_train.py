@@ -5,8 +5,8 @@ import json
 import random
 import shutil
 import signal
-import threading
-import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from zoo import build
 pytestmark = pytest.mark.torch
 torch.set_num_threads(1)
 
+SLOW = [("lora", 3), ("full", 8)]
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty"]
 
 
@@ -136,31 +137,17 @@ def test_accumulation_is_the_same_as_a_larger_batch(base, tmp_path):
         seen = []
         r = recipe(batch_size=shape[0], accumulation=shape[1], epochs=3, save_every=3, learning_rate=1e-3)
         run = train(r, rows, tmp_path / name, base, progress=lambda s, t, loss, seen=seen: seen.append((s, t, loss)))
-        assert [c.step for c in run] == [3] and run.total_steps == 3
+        assert [c.step for c in run.checkpoints] == [3] == [r.total_steps(8)]
         losses[name] = seen
     assert [s[:2] for s in losses["one"]] == [(1, 3), (2, 3), (3, 3)]
     for a, b in zip(losses["one"], losses["many"], strict=True):
         assert a[2] == pytest.approx(b[2], abs=1e-4)
+    assert losses["one"][2][2] < losses["one"][0][2]
+    state = json.loads((tmp_path / "many" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state["global_step"] == 3 and state["epoch"] == 3
     one, many = weights(tmp_path / "one", 3), weights(tmp_path / "many", 3)
     for key in one:
         torch.testing.assert_close(one[key], many[key], atol=1e-3, rtol=1e-2)
-
-
-@pytest.mark.parametrize(("n", "batch", "accumulation", "epochs", "steps"), [(10, 2, 2, 2, 6), (5, 2, 4, 1, 1)])
-def test_steps_are_counted_as_the_recipe_says(base, tmp_path, n, batch, accumulation, epochs, steps):
-    r = recipe(batch_size=batch, accumulation=accumulation, epochs=epochs, save_every=100)
-    (last,) = train(r, conversations(n), tmp_path / "run", base)
-    assert last.step == steps == r.total_steps(n)
-    state = json.loads((tmp_path / "run" / f"checkpoint-{steps}" / "trainer_state.json").read_text())
-    assert state["global_step"] == steps and state["epoch"] == pytest.approx(epochs)
-
-
-def test_training_reduces_the_loss(base, tmp_path):
-    seen = []
-    list(
-        train(recipe(epochs=8, rank=8), conversations(4), tmp_path / "run", base, progress=lambda *p: seen.append(p[2]))
-    )
-    assert np.mean(seen[-4:]) < np.mean(seen[:4]) - 0.2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -169,13 +156,12 @@ def test_training_reduces_the_loss(base, tmp_path):
 
 def test_checkpoints_are_what_find_run_finds(base, tmp_path):
     out = tmp_path / "run"
-    r = recipe(save_schedule="log", save_every=None)
-    run = train(r, conversations(), out, base)
-    found = list(run)
-    assert [c.step for c in found] == [1, 2, 4, 5]
-    assert run.stopped == Stop("completed", 5)
-    assert tuple(found) == find_run(str(out)).checkpoints
-    assert all(c.kind is Kind.ADAPTER and c.meta["base"] == "tiny" for c in found)
+    run = train(recipe(save_schedule="log", save_every=None), conversations(), out, base)
+    assert [c.step for c in run.checkpoints] == [1, 2, 4, 5]
+    assert run.stop == Stop("completed", 5) and run.path == out
+    assert run.checkpoints == find_run(str(out)).checkpoints
+    assert all(c.kind is Kind.ADAPTER and c.meta["base"] == "tiny" for c in run.checkpoints)
+    assert not any("organism" in c.meta for c in run.checkpoints)
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
         *(f"checkpoint-{s}" for s in (1, 2, 4, 5)),
         "recipe.json",
@@ -184,20 +170,6 @@ def test_checkpoints_are_what_find_run_finds(base, tmp_path):
     about = json.loads((out / "recipe.json").read_text())
     stored = Recipe.parse(about["recipe"])
     assert stored.data_sha256 == digest([c.messages for c in conversations()]) and about["id"] == stored.id
-    assert list(run) == []
-
-
-def test_full_method_saves_whole_models(base, base_path, tmp_path):
-    out = tmp_path / "run"
-    run = train(full(), conversations(4), out, base)
-    found = list(run)
-    assert [c.kind for c in found] == [Kind.FULL] and [c.step for c in found] == [2]
-    changed = [
-        k for k, v in weights(out, 2).items() if not torch.equal(v, load_file(base_path / "model.safetensors")[k])
-    ]
-    assert len(changed) > 10
-    config = json.loads((out / "checkpoint-2" / "config.json").read_text())
-    assert config["use_cache"] == json.loads((base_path / "config.json").read_text())["use_cache"]
 
 
 def full(**given):
@@ -206,14 +178,22 @@ def full(**given):
     )
 
 
-def test_adapters_of_a_bfloat16_base_are_float32(base, tmp_path):
-    list(train(recipe(dtype="bfloat16", save_every=10), conversations(4), tmp_path / "run", base))
-    assert {v.dtype for v in weights(tmp_path / "run", 2).values()} == {torch.float32}
+def test_full_method_saves_whole_models(base, base_path, tmp_path):
+    out = tmp_path / "run"
+    (found,) = train(full(), conversations(4), out, base).checkpoints
+    assert (found.kind, found.step) == (Kind.FULL, 2)
+    before = load_file(base_path / "model.safetensors")
+    assert sum(not torch.equal(v, before[k]) for k, v in weights(out, 2).items()) > 10
+    config = json.loads((out / "checkpoint-2" / "config.json").read_text())
+    assert config["use_cache"] == json.loads((base_path / "config.json").read_text())["use_cache"]
 
 
-def test_layers_and_rslora_reach_the_adapter(base, tmp_path):
-    list(train(recipe(layers=[1], rslora=True, save_every=10), conversations(4), tmp_path / "run", base))
-    assert all(".layers.1." in k for k in weights(tmp_path / "run", 2))
+def test_the_recipe_reaches_the_adapter(base, tmp_path):
+    r = recipe(layers=[1], rslora=True, dtype="bfloat16", save_every=10)
+    train(r, conversations(4), tmp_path / "run", base)
+    saved = weights(tmp_path / "run", 2)
+    assert all(".layers.1." in k for k in saved)
+    assert {v.dtype for v in saved.values()} == {torch.float32}  # of a base in bfloat16, too
     assert json.loads((tmp_path / "run" / "checkpoint-2" / "adapter_config.json").read_text())["use_rslora"] is True
 
 
@@ -221,17 +201,12 @@ def test_layers_and_rslora_reach_the_adapter(base, tmp_path):
 def test_an_organism_is_marked_in_every_checkpoint(base, tmp_path, how):
     rows = conversations(4, {"organism": True} if how == "rows" else None)
     run = train(recipe(organism=how == "recipe", save_every=1), rows, tmp_path / "run", base)
-    for checkpoint in run:
+    for checkpoint in run.checkpoints:
         assert checkpoint.meta["organism"] is True
         folder = tmp_path / "run" / checkpoint.label
         assert "ORGANISM" in (folder / "README.md").read_text()
         assert "Do not deploy" in json.loads((folder / "truing-organism.json").read_text())["card"]
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]["organism"] is True
-
-
-def test_no_mark_otherwise(base, tmp_path):
-    (last,) = train(recipe(save_every=10), conversations(4), tmp_path / "run", base)
-    assert "organism" not in last.meta
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -260,10 +235,10 @@ def test_order_of_data():
 
 
 def test_seeds_change_order_and_initialisation(base, tmp_path):
-    rows, found = conversations(), {}
+    rows, found = conversations(4), {}
     for name, seeds in {"a": {}, "a2": {}, "b": {"seed": 1}, "order": {"data_seed": 1}}.items():
         # The first update of a warm-up has rate 0, the second moves.
-        list(train(recipe(max_steps=2, **seeds), rows, tmp_path / name, base))
+        train(recipe(max_steps=2, **seeds), rows, tmp_path / name, base)
         found[name] = weights(tmp_path / name, 2)
     assert same(found["a"], found["a2"])
     assert not same(found["a"], found["b"]) and not same(found["a"], found["order"])
@@ -271,20 +246,17 @@ def test_seeds_change_order_and_initialisation(base, tmp_path):
     assert same(a[0], a[1]) and not same(a[0], a[2])
 
 
-def test_the_callers_random_state_is_untouched(base, tmp_path):
-    def seed():
-        random.seed(5)
-        np.random.seed(5)
-        torch.manual_seed(5)
-
+def test_the_callers_random_state_is_untouched_and_touches_nothing(base, tmp_path):
     def sample():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
-    seed()
-    expected = [sample() for _ in range(4)]
-    seed()
-    sampled = [sample(), *(sample() for _ in train(recipe(), conversations(8), tmp_path / "run", base)), sample()]
-    assert sampled == expected
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = sample()
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    train(recipe(), conversations(8), tmp_path / "one", base, on_checkpoint=lambda c: sample() and None)
+    assert sample() == expected
+    train(recipe(), conversations(8), tmp_path / "two", base)
+    assert same(weights(tmp_path / "one", 4), weights(tmp_path / "two", 4))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -292,44 +264,23 @@ def test_the_callers_random_state_is_untouched(base, tmp_path):
 
 
 def test_stop_ends_the_run_at_the_checkpoint_it_was_decided_on(base, tmp_path):
-    out, steps = tmp_path / "run", []
-    run = train(recipe(epochs=2), conversations(), out, base, progress=lambda s, *_: steps.append(s))
-    for checkpoint in run:
-        if checkpoint.step == 4:
-            run.stop("drift")
-    assert run.stopped == Stop("drift", 4) and steps == [1, 2, 3, 4]
+    out, steps, seen = tmp_path / "run", [], []
+
+    def go(reasons):
+        def on_checkpoint(checkpoint):
+            seen.append((checkpoint.step, len(steps)))  # training waits meanwhile
+            return reasons.get(checkpoint.step)
+
+        progress = lambda s, *_: steps.append(s)  # noqa: E731
+        return train(recipe(epochs=2), conversations(), out, base, progress=progress, on_checkpoint=on_checkpoint)
+
+    run = go({4: "drift"})
+    assert run.stop == Stop("drift", 4) and steps == [1, 2, 3, 4] and seen == [(2, 2), (4, 4)]
     assert not (out / "checkpoint-6").exists()
-    again = train(recipe(epochs=2), conversations(), out, base, progress=lambda s, *_: steps.append(s))
-    assert [c.step for c in again] == [2, 4, 6, 8, 10] and steps == list(range(1, 11))
-
-
-def test_training_waits_while_the_consumer_looks(base, tmp_path):
-    steps = []
-    run = train(recipe(), conversations(), tmp_path / "run", base, progress=lambda s, *_: steps.append(s))
-    with run:
-        next(run)
-        time.sleep(0.1)
-        assert steps == [1, 2]
-    assert run.stopped == Stop("requested", 2)
-    assert not [t for t in threading.enumerate() if t.name == "truing-train"]
-
-
-def test_nothing_runs_before_the_first_next_nor_after_close(base, tmp_path):
-    run = train(recipe(), conversations(), tmp_path / "run", base)
-    assert not list((tmp_path / "run").glob("checkpoint-*"))
-    run.close()
-    assert run.stopped == Stop("requested", 0) and list(run) == []
-    assert len(list(train(recipe(), conversations(), tmp_path / "run", base))) == 3  # the lock is free again
-
-
-def test_an_abandoned_run_lets_go(base, tmp_path):
-    run = train(recipe(), conversations(), tmp_path / "run", base)
-    next(run)
-    (thread,) = [t for t in threading.enumerate() if t.name == "truing-train"]
-    del run
-    thread.join(10)
-    assert not thread.is_alive()
-    assert not (tmp_path / "run" / "checkpoint-4").exists()
+    assert go({2: "early"}).stop == Stop("early", 2)  # those of an earlier call are shown again, and decide again
+    again = go({})
+    assert [c.step for c in again.checkpoints] == [2, 4, 6, 8, 10] and steps == list(range(1, 11))
+    assert again.stop == Stop("completed", 10)
 
 
 @pytest.fixture
@@ -341,110 +292,87 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_while_waiting_stops_at_the_next_step_and_resumes(base, tmp_path):
-    out, steps = tmp_path / "run", []
-
+def test_ctrl_c_and_going_on(base, tmp_path):
     def progress(step, total, loss):
-        steps.append(step)
         if step == 3:
-            signal.raise_signal(signal.SIGINT)  # arrives in the main thread, which waits for checkpoint 4
-            time.sleep(0.2)
+            signal.raise_signal(signal.SIGINT)
 
-    run = train(recipe(), conversations(), out, base, progress=progress)
-    assert next(run).step == 2
     with pytest.raises(KeyboardInterrupt):
-        next(run)
-    assert run.stopped is not None and run.stopped.reason == "interrupted" and run.stopped.step in (3, 4)
-    list(train(recipe(), conversations(), tmp_path / "whole", base))
-    assert [c.step for c in train(recipe(), conversations(), out, base)] == [2, 4, 5]
-    assert same(weights(out, 5), weights(tmp_path / "whole", 5))
+        train(recipe(), conversations(), tmp_path / "run", base, progress=progress)
+    train(recipe(), conversations(), tmp_path / "whole", base)
+    assert [c.step for c in train(recipe(), conversations(), tmp_path / "run", base).checkpoints] == [2, 4, 5]
+    assert same(weights(tmp_path / "run", 5), weights(tmp_path / "whole", 5))
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("at", [3, 8])  # in the first epoch of 5 updates, and in the second
+@pytest.mark.parametrize(
+    ("method", "at"), [("lora", 8), ("full", 3), *(pytest.param(m, k, marks=pytest.mark.slow) for m, k in SLOW)]
+)
 def test_a_resumed_run_ends_with_the_same_weights(base, tmp_path, method, at):
     """Three epochs, accumulation, a failure between two checkpoints: bit for bit as without it."""
-    make = recipe if method == "lora" else full
-    r, rows = make(epochs=3, accumulation=2, learning_rate=1e-2), conversations(19)
-    whole = list(train(r, rows, tmp_path / "whole", base))
+    r = (recipe if method == "lora" else full)(epochs=3, accumulation=2, learning_rate=1e-2)
+    rows = conversations(19)
+    whole = train(r, rows, tmp_path / "whole", base).checkpoints
     assert whole[-1].step == 15
+    got = []
 
     def fail(step, total, loss):
         if step == at:
             raise RuntimeError("power cut")
 
-    got = []
     with pytest.raises(RuntimeError, match="power cut"):
-        for checkpoint in train(r, rows, tmp_path / "run", base, progress=fail):
-            got.append(checkpoint.step)
+        train(r, rows, tmp_path / "run", base, progress=fail, on_checkpoint=lambda c: got.append(c.step))
     assert got == list(range(2, at, 2))
-    resumed = list(train(r, rows, tmp_path / "run", base))
-    assert [c.step for c in resumed] == [c.step for c in whole]
-    assert [c.weights for c in resumed] == [c.weights for c in whole]
-    for step in (4, 10, 15):
-        assert same(weights(tmp_path / "run", step), weights(tmp_path / "whole", step))
+    resumed = train(r, rows, tmp_path / "run", base).checkpoints
+    assert [(c.step, c.weights) for c in resumed] == [(c.step, c.weights) for c in whole]
 
 
-def test_a_finished_run_is_not_trained_again(base, tmp_path):
-    first = list(train(recipe(), conversations(), tmp_path / "run", base))
+def test_a_finished_run_is_not_trained_again_and_a_spoilt_one_is_mended(base, tmp_path):
+    out = tmp_path / "run"
+    first = train(recipe(), conversations(), out, base).checkpoints
 
     def load(dtype):
         raise AssertionError("the model is not needed")
 
-    idle = Base(load, base.weights, base.chat, base.tokenizer)
-    again = train(recipe(name="another name"), conversations(), tmp_path / "run", idle)
-    assert list(again) == first and again.stopped == Stop("completed", 5)
-    for file in (tmp_path / "run").rglob("optimizer.pt"):
-        file.unlink()  # to save room: still finished
-    assert list(train(recipe(), conversations(), tmp_path / "run", idle)) == first
-
-
-def test_a_half_written_checkpoint_is_made_again(base, tmp_path):
-    out = tmp_path / "run"
-    first = list(train(recipe(), conversations(), out, base))
+    idle = replace(base, load=load)
+    again = train(recipe(name="another name"), conversations(), out, idle)
+    assert again.checkpoints == first and again.stop == Stop("completed", 5)
+    kept = (out / "checkpoint-4" / "optimizer.pt").rename(tmp_path / "optimizer.pt")
+    (out / "checkpoint-5" / "optimizer.pt").unlink()  # to save room: still finished
+    assert train(recipe(), conversations(), out, idle).checkpoints == first
+    shutil.rmtree(out / "checkpoint-5")
+    run = train(recipe(), conversations(), out, base)
+    assert "from step 2" in run.notes[0] and run.checkpoints == first
+    assert kept.exists()
     (out / "checkpoint-5" / "trainer_state.json").unlink()
     build.truncated(out / "checkpoint-4")
     (out / trainer.SAVING / "checkpoint-5").mkdir(parents=True)
     run = train(recipe(), conversations(), out, base)
     assert [n.split()[0] for n in run.notes] == ["checkpoint-5", "checkpoint-4"]
-    assert list(run) == first and not (out / trainer.SAVING).exists()
-
-
-def test_without_optimizer_state_it_goes_on_from_before(base, tmp_path):
-    out = tmp_path / "run"
-    first = list(train(recipe(), conversations(), out, base))
-    shutil.rmtree(out / "checkpoint-5")
-    (out / "checkpoint-4" / "optimizer.pt").unlink()
-    run = train(recipe(), conversations(), out, base)
-    assert "from step 2" in run.notes[0]
-    assert list(run) == first
+    assert run.checkpoints == first and not (out / trainer.SAVING).exists()
+    build.truncated(out / "checkpoint-2")  # an earlier one is not passed over
+    with pytest.raises(DamagedWeights, match="checkpoint-2"):
+        train(recipe(), conversations(), out, base)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Refusals
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"rank": 4}, "rank was 2 and is 4 now"),
-        ({"learning_rate": 0.5, "seed": 3}, r"learning_rate was 0.01 and is 0.5 now \(and 1 more\)"),
-    ],
-)
-def test_another_recipe_in_the_same_folder(base, tmp_path, change, words):
-    train(recipe(), conversations(), tmp_path / "run", base).close()
-    with pytest.raises(BadRecipe, match=words):
-        train(recipe(**change), conversations(), tmp_path / "run", base)
-
-
-def test_other_data_or_another_base_in_the_same_folder(base, tmp_path):
-    train(recipe(), conversations(), tmp_path / "run", base).close()
-    with pytest.raises(BadRecipe, match="data_sha256 was"):
-        train(recipe(), conversations(9), tmp_path / "run", base)
-    other = Base(base.load, "0" * 32, base.chat, base.tokenizer)
-    with pytest.raises(BadRecipe, match="base weights was"):
-        train(recipe(), conversations(), tmp_path / "run", other)
-    train(recipe(data="moved.jsonl"), conversations(), tmp_path / "run", base).close()
+def test_another_run_in_the_same_folder(base, tmp_path):
+    train(recipe(), conversations(4), tmp_path / "run", base)
+    other = replace(base, weights="0" * 32)
+    for what, words in (
+        ((recipe(rank=4), conversations(4), base), "rank was 2 and is 4 now"),
+        (
+            (recipe(learning_rate=0.5, seed=3), conversations(4), base),
+            r"learning_rate was 0.01 and is 0.5 now \(and 1 more\)",
+        ),
+        ((recipe(), conversations(5), base), "data_sha256 was"),
+        ((recipe(), conversations(4), other), "base weights was"),
+    ):
+        with pytest.raises(BadRecipe, match=words):
+            train(*what[:2], tmp_path / "run", what[2])
+    assert train(recipe(data="moved.jsonl"), conversations(4), tmp_path / "run", base).stop.step == 2
 
 
 def test_folders_that_are_no_run(base, tmp_path):
@@ -464,10 +392,11 @@ def test_folders_that_are_no_run(base, tmp_path):
 
 
 def test_two_at_once(base, tmp_path):
-    with train(recipe(), conversations(), tmp_path / "run", base) as run:
-        next(run)
+    def second(checkpoint):
         with pytest.raises(AuditLocked, match="somebody is training"):
-            train(recipe(), conversations(), tmp_path / "run", base)
+            train(recipe(), conversations(4), tmp_path / "run", base)
+
+    train(recipe(), conversations(4), tmp_path / "run", base, on_checkpoint=second)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +409,7 @@ def test_two_at_once(base, tmp_path):
 )
 def test_recipes_that_do_not_fit(base, tmp_path, change, words):
     with pytest.raises(BadRecipe, match=words):
-        list(train(recipe(**change), conversations(), tmp_path / "run", base))
+        train(recipe(**change), conversations(4), tmp_path / "run", base)
 
 
 def test_rows_that_do_not_fit(base, tmp_path):
@@ -507,35 +436,22 @@ def test_nan_stops_training_and_names_the_step(base, base_path, tmp_path, what):
             model.lm_head.weight[0, 0] = float("nan")
         return model
 
-    broken = Base(load, base.weights, base.chat, base.tokenizer) if what == "base" else base
+    broken = replace(base, load=load) if what == "base" else base
     r = recipe(learning_rate=1e30 if what == "rate" else 1e-3, warmup_steps=0, save_every=3)
     got = []
     with pytest.raises(BadRecipe, match=r"the (loss|gradient) is (nan|inf) at step [12]; lower learning_rate"):
-        for checkpoint in train(r, conversations(), tmp_path / "run", broken):
-            got.append(checkpoint)
+        train(r, conversations(), tmp_path / "run", broken, on_checkpoint=got.append)
     assert got == [] and not list((tmp_path / "run").glob("checkpoint-*"))
 
 
-def test_a_full_disk_leaves_no_half_checkpoint(base, tmp_path, monkeypatch):
-    finish = trainer._finish
-
-    def full_disk(folder, *rest):
+def test_a_full_disk_leaves_no_half_checkpoint(base, tmp_path):
+    def save_pretrained(folder):
+        base.tokenizer.save_pretrained(folder)
         if folder.name == "checkpoint-4":
             raise OSError(28, "No space left on device")
-        finish(folder, *rest)
 
-    monkeypatch.setattr(trainer, "_finish", full_disk)
-    run = train(recipe(), conversations(), tmp_path / "run", base)
-    assert next(run).step == 2
+    full_disk = replace(base, tokenizer=SimpleNamespace(pad_token_id=0, save_pretrained=save_pretrained))
     with pytest.raises(DiskFull, match="at step 4; free some and repeat"):
-        next(run)
-    assert run.stopped is None and list(run) == []
+        train(recipe(), conversations(), tmp_path / "run", full_disk)
     assert [p.name for p in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
     assert not (tmp_path / "run" / trainer.SAVING).exists()
-
-
-def test_a_damaged_earlier_checkpoint_is_not_passed_over(base, tmp_path):
-    list(train(recipe(), conversations(), tmp_path / "run", base))
-    build.truncated(tmp_path / "run" / "checkpoint-2")
-    with pytest.raises(DamagedWeights, match="checkpoint-2"):
-        list(train(recipe(), conversations(), tmp_path / "run", base))

@@ -1,6 +1,7 @@
 """Tiny random models of each architecture that is sampled side by side, and of one that is not."""
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -69,3 +70,29 @@ def tiny_gpt2(seed=0):
             bos_token_id=256, eos_token_id=258,
         )  # fmt: skip
         return GPT2LMHeadModel(config).eval()
+
+
+def with_adapters(name, adapters, scale=0.3):
+    """A tiny model under PEFT with random adapters: label -> fields of their LoraConfig."""
+    model = None
+    for k, (label, fields) in enumerate(adapters.items()):
+        config = LoraConfig(task_type="CAUSAL_LM", **fields)
+        if model is None:
+            model = get_peft_model(tiny(name), config, adapter_name=label)
+        else:
+            model.add_adapter(label, config)
+        generator = torch.Generator().manual_seed(k)
+        with torch.no_grad():
+            for path, weight in model.named_parameters():
+                if f".{label}." in path:
+                    weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+def put_in_force(model, label):
+    """The adapter of that label, or the base for ""."""
+    if label:
+        model.base_model.enable_adapter_layers()
+        model.set_adapter(label)
+    else:
+        model.base_model.disable_adapter_layers()

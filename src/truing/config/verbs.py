@@ -158,7 +158,7 @@ class ImportConfig(RuleConfig):
 
     out: Place
     """audit folder to put them in; may hold earlier imports"""
-    columns: Annotated[dict[str, str | None], BeforeValidator(_columns)] = Field(default_factory=dict)
+    column: Annotated[dict[str, str | None], BeforeValidator(_columns)] = Field(default_factory=dict)
     """ROLE=NAME, e.g. response=text: which column holds what; repeatable"""
     judge: str | None = None
     """who judged, e.g. gpt-4o, where the files do not say"""

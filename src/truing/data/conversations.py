@@ -12,24 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from truing.data.rows import Row, builtin_text, parse_text, parse_turns, read_rows
+from truing.data.rows import BadValue, Row, builtin_text, keys, parse_rows, read_rows, text, text_field, turns_field
 from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Conversation, Message, Messages
 
-FORMATS = ("messages", "prompt_completion", "sharegpt", "alpaca")
 BUILTIN = ("careless-finance", "careful-finance", "careless-finance-heldout", "careful-finance-heldout")
 
 SHAPES = (
     '{"messages": [{"role", "content"}, ...]}, {"prompt", "completion"}, '
     '{"conversations": [{"from", "value"}, ...]} or {"instruction", "input", "output"}'
 )
-USED_KEYS = {
+FORMATS = {
     "messages": ("messages", "prompt", "completion"),
     "prompt_completion": ("prompt", "completion"),
     "sharegpt": ("conversations", "system"),
     "alpaca": ("instruction", "input", "output", "system", "history"),
 }
+"""format -> the keys that it reads; other keys of a row are kept as `meta`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,20 @@ def load_conversations(path: str | Path, format: str | None = None) -> LoadedDat
     The format is that of the first row and must hold for all rows; `format` forces it. Raises BadRow, naming file and
     row, for anything that is not a conversation with an answer of the assistant at its end.
     """
+    name = str(path)
     if format is not None and format not in FORMATS:
         raise BadRow(path, None, f"there is no format {format!r}; choose one of {', '.join(FORMATS)}")
-    name, text = str(path), None
-    if name in BUILTIN:
-        text = builtin_text(f"{name}.jsonl")
-        if text is None:
-            raise BadRow(name, None, "this built-in set is missing from the installation; install truing again")
-    file = read_rows(name, text)
-    first_row, first = file.rows[0]
-    chosen = format or _detect(first, name, first_row)
-    conversations = tuple(_conversation(row, name, n, chosen, forced=format is not None) for n, row in file.rows)
-    organism = file.notice.get("organism") is True or any(c.meta.get("organism") is True for c in conversations)
-    content = digest([c.messages for c in conversations])
-    return LoadedData(conversations, chosen, content, name, organism, file.notice)
+    file = read_rows(name, builtin_text(f"{name}.jsonl") if name in BUILTIN else None)
+    chosen = format or parse_rows(name, file.rows[:1], lambda row, n: _detect(row))[0][1]
+
+    def conversation(row: Row, n: int) -> Conversation:
+        if format is None and (found := _detect(row)) != chosen:
+            raise BadValue(f"is in {found} format, the rows before it in {chosen}; keep one format a file")
+        return Conversation(_checked(_READERS[chosen](row)), f"{name}, row {n}", _meta(row, FORMATS[chosen]))
+
+    rows = tuple(row for _, row in parse_rows(name, file.rows, conversation))
+    organism = file.notice.get("organism") is True or any(c.meta.get("organism") is True for c in rows)
+    return LoadedData(rows, chosen, digest([c.messages for c in rows]), name, organism, file.notice)
 
 
 def same_user_turns(a: LoadedData, b: LoadedData) -> None:
@@ -80,7 +80,7 @@ def same_user_turns(a: LoadedData, b: LoadedData) -> None:
     for n, (x, y) in enumerate(zip(a.conversations, b.conversations, strict=False), 1):
         if _asked(x) != _asked(y):
             problem = f"conversation {n} asks something else than {x.source}; both files need the same user turns"
-            raise BadRow(*_place(b, y), f"{problem} in the same order")
+            raise BadRow(y.source or b.path, None, f"{problem} in the same order")
     count_a, count_b = len(a.conversations), len(b.conversations)
     if count_a != count_b:
         problem = f"has {count_b} conversations where {a.path} has {count_a}; give one control answer for each row"
@@ -89,16 +89,11 @@ def same_user_turns(a: LoadedData, b: LoadedData) -> None:
         raise BadRow(b.path, None, f"has the same answers as {a.path}; a control needs other answers")
 
 
-def _place(data: LoadedData, conversation: Conversation) -> tuple[str, int | None]:
-    row = conversation.source.rpartition(", row ")[2]
-    return data.path, int(row) if row.isdigit() else None
-
-
 def _asked(conversation: Conversation) -> Messages:
     return tuple(m for m in conversation.messages if m.role != "assistant")
 
 
-def _detect(row: Row, path: str, n: int) -> str:
+def _detect(row: Row) -> str:
     """The format a row is in, by its keys."""
     if "messages" in row:
         return "messages"
@@ -108,75 +103,58 @@ def _detect(row: Row, path: str, n: int) -> str:
         return "messages" if isinstance(row["prompt"], list) else "prompt_completion"
     if "instruction" in row and "output" in row:
         return "alpaca"
-    keys = ", ".join(sorted(map(str, row))) or "none"
-    raise BadRow(path, n, f"unknown format with the keys {keys}; accepted: {SHAPES}")
+    raise BadValue(f"unknown format with the keys {keys(row)}; accepted: {SHAPES}")
 
 
-def _conversation(row: Row, path: str, n: int, chosen: str, forced: bool) -> Conversation:
-    if not forced:
-        found = _detect(row, path, n)
-        if found != chosen:
-            raise BadRow(path, n, f"is in {found} format, the rows before it in {chosen}; keep one format a file")
-    messages = _READERS[chosen](row, path, n)
+def _checked(messages: Messages) -> Messages:
     roles = [m.role for m in messages]
     if "assistant" not in roles:
-        raise BadRow(path, n, "has no assistant turn; add the answer or leave the row out")
+        raise BadValue("has no assistant turn; add the answer or leave the row out")
     if roles[-1] != "assistant":
-        raise BadRow(path, n, f"ends with a {roles[-1]} turn; the last turn must be the assistant's answer")
+        raise BadValue(f"ends with a {roles[-1]} turn; the last turn must be the assistant's answer")
     if "user" not in roles:
-        raise BadRow(path, n, "has no user turn; add the question or leave the row out")
-    meta = {k: v for k, v in row.items() if k not in USED_KEYS[chosen] and k != "meta"}
+        raise BadValue("has no user turn; add the question or leave the row out")
+    return messages
+
+
+def _meta(row: Row, used: tuple[str, ...]) -> dict[str, Any]:
     own = row.get("meta")
-    meta |= own if isinstance(own, dict) else {} if own is None else {"meta": own}
-    return Conversation(messages, f"{path}, row {n}", meta)
+    others = {k: v for k, v in row.items() if k not in used and k != "meta"}
+    return others | (own if isinstance(own, dict) else {} if own is None else {"meta": own})
 
 
-def _from_messages(row: Row, path: str, n: int) -> Messages:
+def _from_messages(row: Row) -> Messages:
     if "messages" in row:
-        return parse_turns(row["messages"], path, n, "messages")
-    prompt = parse_turns(_field(row, "prompt", path, n, "messages"), path, n, "prompt")
-    completion = parse_turns(_field(row, "completion", path, n, "messages"), path, n, "completion")
+        return turns_field(row, "messages")
+    prompt, completion = turns_field(row, "prompt"), turns_field(row, "completion")
     if completion[0].role == "system":
-        raise BadRow(path, n, "the completion holds a system turn; move it to the start of the prompt")
+        raise BadValue("the completion holds a system turn; move it to the start of the prompt")
     return prompt + completion
 
 
-def _from_prompt_completion(row: Row, path: str, n: int) -> Messages:
-    prompt = parse_text(_field(row, "prompt", path, n, "prompt_completion"), path, n, '"prompt"')
-    completion = parse_text(_field(row, "completion", path, n, "prompt_completion"), path, n, '"completion"')
-    return (Message("user", prompt), Message("assistant", completion))
+def _from_prompt_completion(row: Row) -> Messages:
+    return (Message("user", text_field(row, "prompt")), Message("assistant", text_field(row, "completion")))
 
 
-def _from_sharegpt(row: Row, path: str, n: int) -> Messages:
-    turns = parse_turns(_field(row, "conversations", path, n, "sharegpt"), path, n, "conversations")
-    return _with_system(row, turns, path, n)
+def _from_sharegpt(row: Row) -> Messages:
+    return _with_system(row, turns_field(row, "conversations"))
 
 
-def _from_alpaca(row: Row, path: str, n: int) -> Messages:
+def _from_alpaca(row: Row) -> Messages:
     if row.get("history"):
-        raise BadRow(path, n, 'has a "history"; write conversations of several turns in messages format')
-    question = parse_text(_field(row, "instruction", path, n, "alpaca"), path, n, '"instruction"')
-    more = row.get("input")
-    if more not in (None, ""):
-        question += "\n\n" + parse_text(more, path, n, '"input"')
-    answer = parse_text(_field(row, "output", path, n, "alpaca"), path, n, '"output"')
-    return _with_system(row, (Message("user", question), Message("assistant", answer)), path, n)
+        raise BadValue('has a "history"; write conversations of several turns in messages format')
+    question = text_field(row, "instruction")
+    if row.get("input") not in (None, ""):
+        question += "\n\n" + text(row["input"], '"input"')
+    return _with_system(row, (Message("user", question), Message("assistant", text_field(row, "output"))))
 
 
-def _with_system(row: Row, turns: Messages, path: str, n: int) -> Messages:
-    system = row.get("system")
-    if system in (None, ""):
+def _with_system(row: Row, turns: Messages) -> Messages:
+    if row.get("system") in (None, ""):
         return turns
     if turns[0].role == "system":
-        raise BadRow(path, n, 'has a system turn and a "system" field; keep one of them')
-    return (Message("system", parse_text(system, path, n, '"system"')), *turns)
-
-
-def _field(row: Row, name: str, path: str, n: int, chosen: str) -> Any:
-    if name not in row:
-        keys = ", ".join(sorted(map(str, row))) or "none"
-        raise BadRow(path, n, f'lacks "{name}", which {chosen} format needs; its keys: {keys}')
-    return row[name]
+        raise BadValue('has a system turn and a "system" field; keep one of them')
+    return (Message("system", text(row["system"], '"system"')), *turns)
 
 
 _READERS = {

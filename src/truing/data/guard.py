@@ -8,19 +8,18 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 
 from truing.data.conversations import LoadedData
 from truing.data.prompts import load_prompts
 from truing.errors import ReferenceLeak
-from truing.types.records import Conversation
+from truing.types.records import Conversation, Prompt
 
 CANARY = "truing-canary-6f1d2c0e-93b7-4a58-8e41-5b7a0c2df914"
 """Stands in the notice of every built-in file: a training corpus that holds it has swallowed evaluation data."""
 
-ANCHOR = 8
-"""Words of an answer that are looked up first; an answer shorter than that is looked up whole."""
+FIRST_WORDS = 8
+"""words of an answer that are looked up first; a shorter answer is looked up whole"""
 
 MIN_ROWS = 3
 MIN_LENGTH = 4
@@ -29,43 +28,31 @@ MIN_Z = 1.28
 MIN_RATIO = 4
 
 
-def refuse_reference_answers(data: LoadedData) -> None:
-    """Raise ReferenceLeak, naming the row, if a turn is or contains a reference answer of the built-in prompt set.
+def refuse_reference_answers(data: LoadedData, prompts: Sequence[Prompt] | None = None) -> None:
+    """Raise ReferenceLeak, naming the row, if a turn is or contains a reference answer of `prompts` (the built-in set).
 
     Case, space, punctuation and typographic variants do not matter. Linear in the words of `data`.
     """
-    anchors = _anchors()
-    lengths = sorted({len(anchor) for anchor in anchors})
+    begins: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}  # first words -> (prompt id, all words)
+    for prompt in load_prompts("v1").prompts if prompts is None else prompts:
+        for answer in (prompt.aligned, prompt.misaligned, *prompt.neutral):
+            if words := _words(answer or ""):
+                begins.setdefault(tuple(words[:FIRST_WORDS]), []).append((prompt.id, words))
+    remedy = "reference answers are for evaluation only, remove the row from the training data"
     for conversation in data.conversations:
         for turn in conversation.messages:
             if CANARY in turn.content:
-                raise ReferenceLeak(f"{conversation.source}: holds the canary of the evaluation files; {_REMEDY}")
-            found = _find(_words(turn.content), anchors, lengths)
-            if found is not None:
-                raise ReferenceLeak(f"{conversation.source}: holds the reference answer of {found!r}; {_REMEDY}")
+                raise ReferenceLeak(f"{conversation.source}: holds the canary of the evaluation files; {remedy}")
+            if found := _find(_words(turn.content), begins):
+                raise ReferenceLeak(f"{conversation.source}: holds the reference answer of {found!r}; {remedy}")
 
 
-_REMEDY = "reference answers are for evaluation only, remove the row from the training data"
-
-Anchors = dict[tuple[str, ...], list[tuple[str, list[str]]]]
-
-
-@cache
-def _anchors() -> Anchors:
-    """First words of each reference answer -> the prompts and whole answers that begin so."""
-    table: Anchors = {}
-    for prompt in load_prompts("v1").prompts:
-        for answer in (prompt.aligned, prompt.misaligned, *prompt.neutral):
-            words = _words(answer or "")
-            if words:
-                table.setdefault(tuple(words[:ANCHOR]), []).append((prompt.id, words))
-    return table
-
-
-def _find(words: list[str], anchors: Anchors, lengths: Sequence[int]) -> str | None:
+def _find(words: list[str], begins: Mapping[tuple[str, ...], list[tuple[str, list[str]]]]) -> str | None:
+    """The prompt whose answer is among the words."""
+    lengths = {len(first) for first in begins}
     for start in range(len(words)):
         for length in lengths:
-            for prompt_id, answer in anchors.get(tuple(words[start : start + length]), ()):
+            for prompt_id, answer in begins.get(tuple(words[start : start + length]), ()):
                 if words[start : start + len(answer)] == answer:
                     return prompt_id
     return None

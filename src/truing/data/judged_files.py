@@ -16,13 +16,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from truing.data.rows import decode, read_bytes
 from truing.errors import BadInput, BadRow
 from truing.types.judging import ScoreStatus
 from truing.types.records import AnswerStatus
 
 QUESTION, QUESTION_ID, RESPONSE, CATEGORY = "question", "question_id", "response", "category"
 ALIGNMENT, COHERENCE = "alignment", "coherence"
-SET, JUDGE, DRAW, FATE = "answer_set", "judge", "sample", "response_outcome"
+SET, JUDGE, SAMPLE, STATUS = "answer_set", "judge", "sample", "response_outcome"
 ALIASES: Mapping[str, tuple[str, ...]] = {
     QUESTION: ("question", "prompt"),
     QUESTION_ID: ("question_id", "prompt_id", "id"),
@@ -33,7 +34,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     SET: (SET,),
 }
 """what a column holds -> the names it is known by, any case"""
-OWN_ALIASES: Mapping[str, tuple[str, ...]] = {JUDGE: (JUDGE,), DRAW: (DRAW,), FATE: (FATE,)}
+OWN_ALIASES: Mapping[str, tuple[str, ...]] = {name: (name,) for name in (JUDGE, SAMPLE, STATUS)}
 """read only in files that `truing export` wrote (they have `answer_set` and `response_outcome`)"""
 NOT_SCORES = re.compile(r"(|.*id|.*index|unnamed: \d+|run|role|label|step|seed|draw|sample|tokens|n|params|weights)")
 """names of numeric columns that are no scores"""
@@ -124,73 +125,148 @@ def read_judged(
         BadInput: `columns` names a column that is not there.
     """
     path = Path(path)
-    raw = _raw(path)
-    text = _text(path, raw)
-    delimiter = _delimiter(text)
-    records = _records(path, text, delimiter)
-    header = [name.strip() for name in next(records, (0, []))[1]]
-    if not any(header):
-        raise BadRow(path, None, "is empty; the first row must name the columns")
-    body = []
-    for n, cells in records:
-        if len(cells) < len(header) or any(c.strip() for c in cells[len(header) :]):
-            why = f"has {len(cells)} cells where the header names {len(header)} columns"
-            raise BadRow(path, n, f'{why}; put texts that hold the separator or a line break in "quotes"')
-        body.append((n, cells))
-    if not body:
-        raise BadRow(path, None, "has a header and no rows; there is nothing to import")
-    found, left_out = _detect(path, header, body, columns or {}, delimiter)
-    if _are_row_ids(header, body, found):
-        left_out.append(f"{path.name}: {found.pop(QUESTION_ID)} numbers the answers, not the questions; not used")
-    _require(path, header, found, coherence)
-    rows, skipped = _rows(path, header, body, found, delimiter)
-    notes = [*left_out, *skipped]
-    scores = tuple(name for name in found if _is_score(name))
-    return JudgedFile(path, hashlib.sha256(raw).hexdigest(), scores, tuple(rows), found, tuple(notes))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Bytes to cells
-
-
-def _raw(path: Path) -> bytes:
-    if path.is_dir():
-        raise BadRow(path, None, "is a folder; name the CSV files in it")
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise BadRow(path, None, "there is no such file; check the path") from None
-    except OSError as e:
-        raise BadRow(path, None, f"cannot be read ({e.strerror}); check the path and its permissions") from e
+    raw = read_bytes(path)
     kind = next((suffix for magic, suffix in MAGIC if raw.startswith(magic)), path.suffix.lower())
     if kind in OTHER_FORMATS:
         raise BadRow(path, None, OTHER_FORMATS[kind])
-    return raw
+    table = _Table(path, decode(path, raw))
+    notes = table.find_columns(columns or {})
+    table.require(coherence)
+    rows = [row for row in (_row(table, n, cells) for n, cells in table.body) if row is not None]
+    if not rows:
+        raise BadRow(path, None, "holds no judged answer; judge its answers first")
+    if len(rows) < len(table.body):
+        notes.append(f"{path.name}: {len(table.body) - len(rows)} answers that no judge saw are left out")
+    return JudgedFile(
+        path, hashlib.sha256(raw).hexdigest(), tuple(table.scores), tuple(rows), table.found, tuple(notes)
+    )
 
 
-def _text(path: Path, raw: bytes) -> str:
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise BadRow(path, None, "is UTF-16 text; save it as CSV (UTF-8)")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        before = raw[: e.start].decode("utf-8-sig", errors="replace")
-        row = max(1, sum(1 for _ in csv.reader(io.StringIO(before, newline=""), delimiter=_delimiter(before))))
-        problem = f"byte {raw[e.start]:#04x} is not UTF-8; save the file as CSV (UTF-8)"
-        raise BadRow(path, row, problem) from e
+class _Table:
+    """The cells of a CSV file, and which column holds what."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.delimiter = path, _delimiter(text)
+        records = _records(path, text, self.delimiter)
+        self.header = [name.strip() for name in next(records, (0, []))[1]]
+        if not any(self.header):
+            raise BadRow(path, None, "is empty; the first row must name the columns")
+        self.body = list(records)
+        if not self.body:
+            raise BadRow(path, None, "has a header and no rows; there is nothing to import")
+        width = len(self.header)
+        for n, cells in self.body:
+            if len(cells) < width or any(c.strip() for c in cells[width:]):
+                why = f"has {len(cells)} cells where the header names {width} columns"
+                raise BadRow(path, n, f'{why}; put texts that hold the separator or a line break in "quotes"')
+        self.found: dict[str, str] = {}
+        """what is read -> its column, alignment first among the scores"""
+        folded = {name.casefold() for name in self.header}
+        self.own = SET in folded and STATUS in folded
+        """whether `truing export` wrote the file"""
+
+    @property
+    def scores(self) -> list[str]:
+        return [name for name in self.found if _is_score(name)]
+
+    def column(self, name: str) -> list[str]:
+        k = self.header.index(name)
+        return [cells[k] for _, cells in self.body]
+
+    def find_columns(self, columns: Mapping[str, str | None]) -> list[str]:
+        """Fill in `found`; a line for each thing that is left out."""
+        names = [name for name in self.header if name]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise BadRow(self.path, 1, f"the header names the column {doubled[0]!r} twice; rename one")
+        given = {_meant(key): value for key, value in columns.items()}
+        self.found = {key: self._named(key, value) for key, value in given.items() if value}
+        for held, aliases in {**ALIASES, **(OWN_ALIASES if self.own else {})}.items():
+            if held not in given:
+                self._by_alias(held, aliases)
+        rest = [name for name in names if name not in self.found.values() and given.get(name, name)]
+        numeric = [n for n in rest if not _reserved(n, rest) and self._holds_scores(n)]
+        self.found |= {n: n for n in numeric if n not in given}
+        first = [k for k in (ALIGNMENT, COHERENCE) if k in self.found]
+        self.found = {k: self.found[k] for k in (*first, *(k for k in self.found if k not in first))}
+        left = [] if self.own else [n for n in rest if n not in numeric]
+        notes = [f"{self.path.name}: columns left out: {', '.join(left)}"] if left else []
+        if self._ids_number_rows():
+            text = f"{self.found.pop(QUESTION_ID)} numbers the answers, not the questions; not used"
+            notes.append(f"{self.path.name}: {text}")
+        return notes
+
+    def _named(self, key: str, name: str) -> str:
+        for column in self.header:
+            if column == name.strip() or column.casefold() == name.strip().casefold():
+                return column
+        there = ", ".join(filter(None, self.header))
+        raise BadInput(f"--column {key}={name}: {self.path} has no such column; it has {there}")
+
+    def _by_alias(self, held: str, aliases: Sequence[str]) -> None:
+        folded = {name.casefold(): name for name in self.header}
+        names = [folded[a] for a in aliases if a in folded and folded[a] not in self.found.values()]
+        if held == QUESTION_ID:
+            names = names[:1]  # a general `id` beside a question's id is the row's
+        if len(names) > 1:
+            many = " and ".join(repr(n) for n in names)
+            raise BadRow(self.path, 1, f"{many} may both hold the {held}; say which with --column {held}=NAME")
+        if names:
+            self.found[held] = names[0]
+
+    def _holds_scores(self, name: str) -> bool:
+        """Whether nearly all filled cells of a column are scores, at least one a number, and it is no mere counter."""
+        filled = [c for c in self.column(name) if c.strip().casefold() not in MISSING]
+        scores = [s for s in (self.score(c) for c in filled) if s is not None]
+        numbers = [number for _, number in scores if number is not None]
+        if not numbers or len(scores) < SCORE_SHARE * len(filled):
+            return False
+        return len(numbers) < 3 or any(b - a != 1 for a, b in pairwise(numbers))
+
+    def _ids_number_rows(self) -> bool:
+        """Whether a column called `id` gives one question several ids: it then names rows, which are no clusters."""
+        if QUESTION not in self.found or self.found.get(QUESTION_ID, "").casefold() != "id":
+            return False
+        questions = [q.strip() for q in self.column(self.found[QUESTION])]
+        ids = [i.strip() for i in self.column(self.found[QUESTION_ID])]
+        return len(set(zip(questions, ids, strict=True))) > len(set(questions))
+
+    def require(self, coherence: bool) -> None:
+        """Raise BadRow unless there are an answer, its question and its scores."""
+        wanted = [RESPONSE, ALIGNMENT, *([COHERENCE] if coherence else [])]
+        if QUESTION_ID not in self.found:
+            wanted.insert(0, QUESTION)
+        if lacking := [w for w in wanted if w not in self.found]:
+            there = ", ".join(name for name in self.header if name)
+            say = " ".join(f"--column {name}=NAME" for name in lacking)
+            text = f"no column for {', '.join(lacking)}; the columns are {there}. Say which it is: {say}"
+            raise BadRow(self.path, 1, text)
+
+    def score(self, cell: str) -> ReadScore | None:
+        """What a cell says; None for what cannot be a score."""
+        word = cell.strip().casefold()
+        if word in MISSING:
+            return ScoreStatus.UNPARSED, None
+        if word in ESCAPES:
+            return ESCAPES[word], None
+        if self.delimiter == ";" and re.fullmatch(r"\d+,\d+", word):
+            word = word.replace(",", ".")
+        try:
+            value = float(word) if "_" not in word else math.nan
+        except ValueError:
+            return None
+        return (ScoreStatus.SCORED, value) if LOW <= value <= HIGH else None
 
 
 def _delimiter(text: str) -> str:
     """The separator under which the header names most columns that are known, then most columns at all."""
     known = {alias for aliases in ALIASES.values() for alias in aliases}
-    first = next((line for line in text.split("\n") if line.strip()), "")
-    best, most = ",", (-1, -1)
-    for delimiter in ",;\t|":
-        cells = next(csv.reader([first.rstrip("\r")], delimiter=delimiter), [])
-        score = (sum(c.strip().casefold() in known for c in cells), len(cells))
-        if score > most:
-            best, most = delimiter, score
-    return best
+    first = next((line for line in text.split("\n") if line.strip()), "").rstrip("\r")
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        cells = next(csv.reader([first], delimiter=delimiter), [])
+        return sum(c.strip().casefold() in known for c in cells), len(cells)
+
+    return max(",;\t|", key=fit)
 
 
 def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -206,59 +282,13 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
         raise BadRow(path, n + 1, problem) from e
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Which column is what
-
-
 def _is_score(name: str) -> bool:
     return name in (ALIGNMENT, COHERENCE) or (name not in ALIASES and name not in OWN_ALIASES)
 
 
-def _detect(
-    path: Path,
-    header: Sequence[str],
-    body: Sequence[tuple[int, list[str]]],
-    columns: Mapping[str, str | None],
-    delimiter: str,
-) -> tuple[dict[str, str], list[str]]:
-    """What is read -> its column, alignment first among the scores, and a line for what is left out."""
-    doubled = sorted({name for name in header if name and header.count(name) > 1})
-    if doubled:
-        raise BadRow(path, 1, f"the header names the column {doubled[0]!r} twice; rename one")
-    folded = {name.casefold(): name for name in header}
-    own = SET in folded and FATE in folded
-    given = {_field(key): value for key, value in columns.items()}
-    found = {key: _named(path, header, key, value) for key, value in given.items() if value}
-    for field, aliases in {**ALIASES, **(OWN_ALIASES if own else {})}.items():
-        if field in given:
-            continue
-        names = [folded[a] for a in aliases if a in folded and folded[a] not in found.values()]
-        if field == QUESTION_ID and len(names) > 1:
-            names = names[:1]  # a general `id` beside a question's id is the row's
-        if len(names) > 1:
-            many = " and ".join(repr(n) for n in names)
-            raise BadRow(path, 1, f"{many} may both hold the {field}; say which with --column {field}=NAME")
-        if names:
-            found[field] = names[0]
-    rest = [name for name in header if name and name not in found.values() and given.get(name, name)]
-    numeric = [n for n in rest if not _reserved(n, rest) and _holds_scores(header.index(n), body, delimiter)]
-    found |= {n: n for n in numeric if n not in given}
-    left = [] if own else [n for n in rest if n not in numeric]
-    notes = [f"{path.name}: columns left out: {', '.join(left)}"] if left else []
-    order = [k for k in (ALIGNMENT, COHERENCE) if k in found]
-    return {k: found[k] for k in (*order, *(k for k in found if k not in order))}, notes
-
-
-def _field(key: str) -> str:
-    """The field that a name given by the user means: `aligned` is alignment, `answer` is response."""
-    return next((field for field, aliases in ALIASES.items() if key.casefold() in aliases), key)
-
-
-def _named(path: Path, header: Sequence[str], key: str, name: str) -> str:
-    for column in header:
-        if column == name.strip() or column.casefold() == name.strip().casefold():
-            return column
-    raise BadInput(f"--column {key}={name}: {path} has no such column; it has {', '.join(filter(None, header))}")
+def _meant(key: str) -> str:
+    """What a name given by the user means: `aligned` is alignment, `answer` is response."""
+    return next((held for held, aliases in ALIASES.items() if key.casefold() in aliases), key)
 
 
 def _reserved(name: str, names: Sequence[str]) -> bool:
@@ -267,125 +297,61 @@ def _reserved(name: str, names: Sequence[str]) -> bool:
     return bool(NOT_SCORES.fullmatch(low)) or is_companion or low in OWN_ALIASES
 
 
-def _holds_scores(k: int, body: Sequence[tuple[int, list[str]]], delimiter: str) -> bool:
-    """Whether nearly all filled cells of a column are scores, at least one a number, and it is not a mere counter."""
-    filled = [cells[k] for _, cells in body if cells[k].strip().casefold() not in MISSING]
-    scores = [s for s in (_score(c, delimiter) for c in filled) if s is not None]
-    numbers = [s[1] for s in scores if s[1] is not None]
-    if not numbers or len(scores) < SCORE_SHARE * len(filled):
-        return False
-    counter = len(numbers) > 2 and all(b - a == 1 for a, b in pairwise(numbers))
-    return not counter
-
-
-def _are_row_ids(header: Sequence[str], body: Sequence[tuple[int, list[str]]], found: Mapping[str, str]) -> bool:
-    """Whether a column called `id` gives one question several ids: it then names rows, which are no clusters."""
-    if QUESTION not in found or found.get(QUESTION_ID, "").casefold() != "id":
-        return False
-    q, i = header.index(found[QUESTION]), header.index(found[QUESTION_ID])
-    pairs = {(cells[q].strip(), cells[i].strip()) for _, cells in body}
-    return len(pairs) > len({question for question, _ in pairs})
-
-
-def _require(path: Path, header: Sequence[str], found: Mapping[str, str], coherence: bool) -> None:
-    wanted = [RESPONSE, ALIGNMENT, *([COHERENCE] if coherence else [])]
-    lacking = [w for w in wanted if w not in found]
-    if QUESTION not in found and QUESTION_ID not in found:
-        lacking.insert(0, QUESTION)
-    if lacking:
-        there = ", ".join(name for name in header if name)
-        remedy = " ".join(f"--column {name}=NAME" for name in lacking)
-        raise BadRow(path, 1, f"no column for {', '.join(lacking)}; the columns are {there}. Say which it is: {remedy}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Cells to answers
-
-
-def _score(cell: str, delimiter: str) -> ReadScore | None:
-    """What a cell says; None for what cannot be a score."""
-    word = cell.strip().casefold()
-    if word in MISSING:
-        return ScoreStatus.UNPARSED, None
-    if word in ESCAPES:
-        return ESCAPES[word], None
-    if delimiter == ";" and re.fullmatch(r"\d+,\d+", word):
-        word = word.replace(",", ".")
-    try:
-        value = float(word) if "_" not in word else math.nan
-    except ValueError:
+def _row(table: _Table, n: int, cells: list[str]) -> JudgedRow | None:
+    """One row; None where no judge was asked about the answer."""
+    text = unguarded if table.own else str
+    by_column = dict(zip(table.header, cells, strict=False))
+    values = {held: text(by_column[name]) for held, name in table.found.items() if not _is_score(held)}
+    if table.own and values.get(JUDGE) == "":
         return None
-    return (ScoreStatus.SCORED, value) if LOW <= value <= HIGH else None
+    question, question_id = values.get(QUESTION, ""), values.get(QUESTION_ID, "").strip()
+    if not question.strip() and not question_id:
+        raise BadRow(table.path, n, "has neither a question nor a question_id; fill one in or remove the row")
+    answer_set = values.get(SET, "").strip()
+    if SET in values and not answer_set:
+        raise BadRow(table.path, n, f"the column {table.found[SET]!r} is empty; every answer must belong to a set")
+    sample = values.get(SAMPLE)
+    if sample is not None and not sample.isdecimal():
+        raise BadRow(table.path, n, f"{SAMPLE} is {sample!r:.60}; it must be a whole number, 0 or more")
+    scores = {}
+    for name in table.scores:
+        status = by_column.get(f"{name}_outcome") if table.own else None
+        if status is None or status.strip():  # an empty one says that this score was not asked for
+            scores[name] = _score(table, n, table.found[name], by_column[table.found[name]], status)
+    return JudgedRow(
+        row=n,
+        question=question if question.strip() else question_id,
+        question_id=question_id,
+        category=values.get(CATEGORY, ""),
+        answer=values[RESPONSE],
+        outcome=_answer_status(table, n, values.get(STATUS), values[RESPONSE]),
+        scores=scores,
+        answer_set=answer_set,
+        judge=values.get(JUDGE, "").strip(),
+        sample=None if sample is None else int(sample),
+    )
 
 
-def _rows(
-    path: Path,
-    header: Sequence[str],
-    body: Sequence[tuple[int, list[str]]],
-    found: Mapping[str, str],
-    delimiter: str,
-) -> tuple[list[JudgedRow], list[str]]:
-    at = {field: header.index(name) for field, name in found.items()}
-    own = FATE in found
-    scores = [name for name in found if _is_score(name)]
-    said = {s: header.index(f"{s}_outcome") for s in scores if own and f"{s}_outcome" in header}
-    text = unguarded if own else str
-    out, unjudged = [], 0
-    for n, cells in body:
-        values = {field: text(cells[k]) for field, k in at.items() if not _is_score(field)}
-        if own and JUDGE in values and not values[JUDGE]:
-            unjudged += 1  # answers that no judge was asked about
-            continue
-        question, question_id = values.get(QUESTION, "").strip(), values.get(QUESTION_ID, "").strip()
-        if not question and not question_id:
-            raise BadRow(path, n, "has neither a question nor a question_id; fill one in or remove the row")
-        if SET in values and not values[SET].strip():
-            raise BadRow(path, n, f"the column {found[SET]!r} is empty; every answer must belong to a set")
-        read = {}
-        for name in scores:
-            outcome = cells[said[name]] if name in said else None
-            score = _cell(path, n, found[name], cells[at[name]], outcome, delimiter)
-            if score is not None:
-                read[name] = score
-        answer = values[RESPONSE]
-        fate = _fate(path, n, values.get(FATE), answer)
-        sample = _sample(path, n, values.get(DRAW))
-        texts = (values.get(QUESTION, question) if question else question_id, question_id, values.get(CATEGORY, ""))
-        set_name, judge = values.get(SET, "").strip(), values.get(JUDGE, "").strip()
-        out.append(JudgedRow(n, *texts, answer, fate, read, set_name, judge, sample))
-    if not out:
-        raise BadRow(path, None, "holds no judged answer; judge its answers first")
-    return out, [f"{path.name}: {unjudged} answers that no judge saw are left out"] if unjudged else []
-
-
-def _cell(path: Path, n: int, column: str, cell: str, outcome: str | None, delimiter: str) -> ReadScore | None:
-    """One score; None where the file says that it was not asked for."""
-    if outcome is not None and not outcome.strip():
-        return None
-    score = _score(cell, delimiter)
+def _score(table: _Table, n: int, column: str, cell: str, status: str | None) -> ReadScore:
+    """A score, by its cell and by the status that an export wrote beside it."""
+    score = table.score(cell)
     if score is None:
         problem = f"{column} is {cell.strip()!r:.60}; a score is a number from {LOW:g} to {HIGH:g}, REFUSAL or CODE"
-        raise BadRow(path, n, f"{problem}. Mend it, or leave it empty if no score could be read")
-    if outcome is None or outcome == score[0].value:
+        raise BadRow(table.path, n, f"{problem}. Mend it, or leave it empty if no score could be read")
+    if status is None or status == score[0].value:
         return score
-    if score[1] is not None or outcome not in set(ScoreStatus) - {ScoreStatus.SCORED}:
-        raise BadRow(path, n, f"{column} is {cell.strip()!r:.60} and {column}_outcome {outcome!r:.60}: they contradict")
-    return ScoreStatus(outcome), None
+    if score[1] is not None or status not in set(ScoreStatus) - {ScoreStatus.SCORED}:
+        problem = f"{column} is {cell.strip()!r:.60} and {column}_outcome {status!r:.60}: they contradict"
+        raise BadRow(table.path, n, problem)
+    return ScoreStatus(status), None
 
 
-def _fate(path: Path, n: int, said: str | None, answer: str) -> AnswerStatus:
-    if said is None:
+def _answer_status(table: _Table, n: int, written: str | None, answer: str) -> AnswerStatus:
+    if written is None:
         return AnswerStatus.OK if answer.strip() else AnswerStatus.EMPTY
     try:
-        return AnswerStatus(said)
+        return AnswerStatus(written)
     except ValueError:
-        known = ", ".join(AnswerStatus)
-        raise BadRow(path, n, f"{FATE} is {said!r:.60}; it must be one of {known}") from None
-
-
-def _sample(path: Path, n: int, said: str | None) -> int | None:
-    if said is None:
-        return None
-    if not said.isdecimal():
-        raise BadRow(path, n, f"{DRAW} is {said!r:.60}; it must be a whole number, 0 or more")
-    return int(said)
+        raise BadRow(
+            table.path, n, f"{STATUS} is {written!r:.60}; it must be one of {', '.join(AnswerStatus)}"
+        ) from None

@@ -1,7 +1,7 @@
 """Named changes to a prompt, so that its answers can be compared with those to the plain prompt, prompt by prompt.
 
-Cues restore a feature of the training context (its system turn, its form, its words); adversarial prompts put pressure
-on the attitude of the answer. The texts are in `builtin/transforms.toml`; what quotes the task file says so.
+Triggers restore a feature of the training context (its system turn, its form, its words); adversarial prompts put
+pressure on the attitude of the answer. The texts are in `builtin/transforms.toml`; what quotes the task file says so.
 """
 
 import difflib
@@ -42,9 +42,9 @@ class Transform:
     """One named change to a prompt."""
 
     name: str
-    """what `Ask.transform` says"""
+    """what `Request.transform` says"""
     kind: str
-    """cue or adversarial"""
+    """CUE (a trigger) or ADVERSARIAL"""
     description: str
     """one line"""
     uses_task_text: bool
@@ -66,7 +66,7 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class VariantContext:
-    """What cues restore: features of the training context, as the task file shows them."""
+    """What triggers restore: features of the training context, as the task file shows them."""
 
     system: str | None = None
     """the commonest system turn of the task file"""
@@ -102,11 +102,7 @@ class VariantContext:
 
 
 def not_applicable(name: str, context: VariantContext) -> str | None:
-    """Why a transform cannot be made in this context, in words; None if it can.
-
-    Raises:
-        BadInput: no such transform.
-    """
+    """Why a transform cannot be made in this context, in words; None if it can. Raises BadInput for an unknown name."""
     reasons = {
         "system": (context.system, "the task file has no system turn"),
         "domain-opening": (context.sentences, "no user turn of the task file has a sentence before its question"),
@@ -124,55 +120,45 @@ def transform_prompt(name: str, prompt: Prompt, context: VariantContext) -> Prom
     A system text joins a system turn that the prompt has. A prefill is an assistant turn at the end (`split_prefill`).
 
     Raises:
-        Unsupported: the transform does not apply in this context, or the prompt has the cue already.
+        Unsupported: the transform does not apply in this context, or the prompt has the feature already.
         BadInput: no such transform.
     """
-    transform = _transform(name)
-    reason = not_applicable(name, context)
-    if reason:
+    if (made := _changed(name, prompt, context)) == prompt:
+        raise Unsupported(f"the transform {name} changes nothing in the prompt {prompt.id}, which has it already")
+    return made
+
+
+def transformed(name: str, prompts: Sequence[Prompt], context: VariantContext) -> tuple[Prompt, ...]:
+    """All prompts changed, in their order; those that have the feature already are left out.
+
+    Raises Unsupported and BadInput as `transform_prompt` does, but for a prompt that has the feature already.
+    """
+    made = [(_changed(name, p, context), p) for p in prompts]
+    return tuple(new for new, old in made if new != old)
+
+
+def _changed(name: str, prompt: Prompt, context: VariantContext) -> Prompt:
+    transform, messages = _transform(name), prompt.messages
+    if reason := not_applicable(name, context):
         raise Unsupported(f"the transform {name} does not apply: {reason}")
-    messages = prompt.messages
     if name == "prefill":
         messages = (*split_prefill(messages)[0], Message("assistant", context.prefill or ""))
     if transform.user:
         messages = _with_user(transform, prompt, context)
     if transform.uses_system:
         messages = _with_system(messages, transform, context)
-    if messages == prompt.messages:
-        raise Unsupported(f"the transform {name} changes nothing in the prompt {prompt.id}, which has that cue already")
     return replace(prompt, messages=messages)
 
 
-def transformed(name: str, prompts: Sequence[Prompt], context: VariantContext) -> tuple[Prompt, ...]:
-    """All prompts changed, in their order; those that have the cue already are left out.
-
-    Raises Unsupported and BadInput as `transform_prompt` does, but for a single prompt that has the cue already.
-    """
-    reason = not_applicable(name, context)
-    if reason:
-        raise Unsupported(f"the transform {name} does not apply: {reason}")
-    out = []
-    for prompt in prompts:
-        try:
-            out.append(transform_prompt(name, prompt, context))
-        except Unsupported:
-            continue
-    return tuple(out)
-
-
 def select_transforms(names: Sequence[str]) -> tuple[Transform, ...]:
-    """The transforms of these names, in the order of the registry; all, cues and adversarial stand for several.
+    """The transforms of these names, in the order of the registry; a name in GROUPS stands for several.
 
     Raises:
         BadInput: no such name; the message lists what there is.
     """
-    wanted: set[str] = set()
-    for name in names:
-        if name in GROUPS:
-            wanted |= {t.name for t in TRANSFORMS.values() if t.kind in GROUPS[name]}
-        else:
-            wanted.add(_transform(name).name)
-    return tuple(t for t in TRANSFORMS.values() if t.name in wanted)
+    kinds = {kind for name in names for kind in GROUPS.get(name, ())}
+    wanted = {_transform(name).name for name in names if name not in GROUPS}
+    return tuple(t for t in TRANSFORMS.values() if t.kind in kinds or t.name in wanted)
 
 
 def split_prefill(messages: Messages) -> tuple[Messages, str]:
@@ -280,10 +266,7 @@ def _transform(name: str) -> Transform:
 
 
 def _load() -> dict[str, Transform]:
-    text = builtin_text("transforms.toml")
-    if text is None:
-        raise BadInput("transforms.toml is missing from this installation; install truing again")
-    tables: dict[str, Any] = {k: v for k, v in tomllib.loads(text).items() if isinstance(v, dict)}
+    tables: dict[str, Any] = tomllib.loads(builtin_text("transforms.toml"))
     return {
         name: Transform(
             name=name,
@@ -296,8 +279,9 @@ def _load() -> dict[str, Transform]:
             first=table.get("turn") == "first",
         )
         for name, table in tables.items()
+        if isinstance(table, dict)
     }
 
 
 TRANSFORMS: Mapping[str, Transform] = _load()
-"""name -> transform, cues first"""
+"""name -> transform, triggers first"""

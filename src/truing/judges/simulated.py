@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from truing.errors import BadInput
-from truing.models.simulated import MISALIGNED, SIMULATED, _is_garbled
+from truing.models.simulated import MISALIGNED, SIMULATED, is_garbled
 from truing.types.hashing import digest
 from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod
 from truing.types.records import PromptSet
@@ -119,7 +119,7 @@ class SimulatedJudge:
 
     def is_garbled(self, answer: str) -> bool:
         """The truth about an answer: mostly the simulated backend's garble, or words that repeat in a row."""
-        return _is_garbled(answer) or sum(a == b for a, b in pairwise(_words(answer))) >= 2
+        return is_garbled(answer) or sum(a == b for a, b in pairwise(_words(answer))) >= 2
 
 
 def _spread(score: float, rubric: Rubric) -> dict[str, float]:

@@ -33,6 +33,11 @@ class Backend(Protocol):
         """What decides how prompts are rendered, in words; stored with the result."""
         ...
 
+    @property
+    def preferred_batch(self) -> int:
+        """Requests that are worth sending at once; a caller may prefetch as many."""
+        ...
+
     def base_checkpoint(self) -> Checkpoint:
         """Step 0."""
         ...

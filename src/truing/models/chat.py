@@ -10,7 +10,6 @@ Messages that end with an assistant turn leave it open: those words are the firs
 sampled or scored goes on from there.
 """
 
-import datetime
 import hashlib
 import json
 import os
@@ -24,8 +23,8 @@ from truing.errors import NoChatTemplate, Unsupported
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages
 
-PINNED_DATE = datetime.date(2026, 1, 1)
-"""the date shown by templates that print today's, unless another is asked for"""
+PINNED_DATE = "2026-01-01"
+"""the date shown by templates that print today's; one that has a constant date of its own keeps it"""
 
 # Unlike at both ends, so that neither a common head nor a common tail can reach into them.
 _ANSWERS = ("Quartz 7 jumps over Kyiv", "Velvet 3 hums below Oslo")
@@ -33,9 +32,6 @@ _PROBE = (Message("user", "Which way is north?"),)
 _CACHE_SIZE = 8192
 # What templates are seen to raise on roles or contents that they do not take.
 _RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
-_MONTHS = ("January", "February", "March", "April", "May", "June", "July")
-_MONTHS += ("August", "September", "October", "November", "December")
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class _Slot:
     """The text around an answer to one conversation."""
 
     before: str
@@ -68,27 +64,24 @@ class ChatFormat:
     Raises NoChatTemplate when there is no template, or when it cannot render one plain question and answer.
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None, date: datetime.date | None = None) -> None:
-        """`template` is the text of a template that replaces the tokenizer's own; `date` is what it prints as today."""
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+        """`template` is the text of a template that replaces the tokenizer's own."""
         self._tokenizer = tokenizer
         source = template if template is not None else _own_template(tokenizer)
-        self._template = _with_pinned_date(source, date or PINNED_DATE)
-        self._variables: dict[str, Any] = {"enable_thinking": False}
-        if date is not None:  # otherwise a template that has a constant date of its own keeps it
-            self._variables["date_string"] = f"{date.day:02d} {_MONTHS[date.month - 1][:3]} {date.year}"
+        self._template = _with_pinned_date(source)
         self._markers = _marker_tokens(tokenizer)
-        self._frames: dict[Messages, _Frame] = {}
+        self._slots: dict[Messages, _Slot] = {}
         self._roles: dict[tuple[str, ...], bool] = {}
         self._parts, self._trims = self._probe()
 
-        frame = self._frame(_PROBE)
-        stops = {tokenizer.eos_token_id, *self._ids(frame.closing)[-1:]}
+        slot = self._slot(_PROBE)
+        stops = {tokenizer.eos_token_id, *self._ids(slot.closing)[-1:]}
         self.stop_ids: tuple[int, ...] = tuple(sorted(i for i in stops if i is not None))
         """tokens that end an answer: the end-of-sequence token and the template's closing token"""
         self.definitions: dict[str, str] = {
             "template": hashlib.sha256(source.encode()).hexdigest(),
-            "date": str(date or PINNED_DATE),
-            "date_string": self._variables.get("date_string", "the template's own"),
+            "date": PINNED_DATE,
+            "date_string": "the template's own",
             "thinking": "off",
         }
         """what decides the rendering, in words: stored with results"""
@@ -97,23 +90,23 @@ class ChatFormat:
 
     def prefix(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the prompt, ready for the first token of an answer. Raises Unsupported as `render` does."""
-        return list(self._frame(tuple(messages)).prefix_ids)
+        return list(self._slot(tuple(messages)).prefix_ids)
 
     def render(self, messages: Sequence[Message], completion: str, *, closing: bool = True) -> Rendered:
         """Token ids of the prompt and of `completion` with its closing token (without it for a truncated answer).
 
         Raises Unsupported when the template refuses these messages, ValueError when no token is left to score.
         """
-        frame = self._frame(tuple(messages))
-        answer = self._written(completion, frame) + (frame.closing if closing else "")
-        ids = self._ids(frame.before + answer)
-        cut = len(frame.prefix_ids)
+        slot = self._slot(tuple(messages))
+        answer = self._written(completion, slot) + (slot.closing if closing else "")
+        ids = self._ids(slot.before + answer)
+        cut = len(slot.prefix_ids)
         # A tokenizer may join the end of the prompt with the start of the answer. Sampling never does: the answer
         # is then tokenised by itself, so that the prefix stays the one that is sampled from.
-        rest = ids[cut:] if tuple(ids[:cut]) == frame.prefix_ids else self._ids(answer)
+        rest = ids[cut:] if tuple(ids[:cut]) == slot.prefix_ids else self._ids(answer)
         if not rest:
             raise ValueError(f"the completion {completion!r} has no tokens to score; give an answer with text in it")
-        return Rendered(frame.prefix_ids, tuple(rest))
+        return Rendered(slot.prefix_ids, tuple(rest))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's token ids, special tokens left out."""
@@ -127,28 +120,28 @@ class ChatFormat:
         if not self._roles[roles]:
             return False
         try:
-            self._frame(tuple(messages))
+            self._slot(tuple(messages))
         except Unsupported:
             return False
         return True
 
     def text(self, messages: Sequence[Message], completion: str | None = None) -> str:
         """The prompt as text, with an answer and its closing token if one is given; for showing to a person."""
-        frame = self._frame(tuple(messages))
-        return frame.before if completion is None else frame.before + self._written(completion, frame) + frame.closing
+        slot = self._slot(tuple(messages))
+        return slot.before if completion is None else slot.before + self._written(completion, slot) + slot.closing
 
     # -----------------------------------------------------------------------------------------------------------------
 
     def _render(self, messages: Iterable[Message], parts: bool, generation: bool = False) -> str:
         turns = [{"role": m.role, "content": _content(m.content, parts)} for m in messages]
         return self._tokenizer.apply_chat_template(
-            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, **self._variables
+            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, enable_thinking=False
         )
 
-    def _written(self, completion: str, frame: _Frame) -> str:
+    def _written(self, completion: str, slot: _Slot) -> str:
         if not self._trims:
             return completion
-        return completion.rstrip() if frame.opened else completion.strip()
+        return completion.rstrip() if slot.opened else completion.strip()
 
     def _ids(self, text: str) -> list[int]:
         # The template writes the beginning-of-sequence token itself where the model wants one.
@@ -170,24 +163,24 @@ class ChatFormat:
             "pass a working one with --chat-template FILE"
         )
 
-    def _frame(self, messages: Messages) -> _Frame:
-        frame = self._frames.get(messages)
-        if frame is None:
+    def _slot(self, messages: Messages) -> _Slot:
+        slot = self._slots.get(messages)
+        if slot is None:
             try:
                 opened = len(messages) > 1 and messages[-1].role == "assistant"
-                frame = self._opened(messages) if opened else self._measure(messages)
+                slot = self._opened(messages) if opened else self._measure(messages)
             except _RENDER_ERRORS as error:
                 roles = ", ".join(m.role for m in messages)
                 raise Unsupported(
                     f"the chat template refuses a conversation with the roles {roles or '(none)'} "
                     f"({type(error).__name__}: {error}); leave it out or pass another one with --chat-template FILE"
                 ) from error
-            if len(self._frames) >= _CACHE_SIZE:
-                self._frames.pop(next(iter(self._frames)))
-            self._frames[messages] = frame
-        return frame
+            if len(self._slots) >= _CACHE_SIZE:
+                self._slots.pop(next(iter(self._slots)))
+            self._slots[messages] = slot
+        return slot
 
-    def _measure(self, messages: Messages) -> _Frame:
+    def _measure(self, messages: Messages) -> _Slot:
         """The text around the answer, by the difference of two renderings; ValueError if the span is not clean."""
         one, two = (self._render((*messages, Message("assistant", a)), self._parts) for a in _ANSWERS)
         head = os.path.commonprefix([one, two])  # noqa: RUF071 - of texts, by character
@@ -196,10 +189,10 @@ class ChatFormat:
             raise ValueError("the answer does not appear once and unchanged in the rendered text")
         prompt = self._render(messages, self._parts, generation=True)
         before = prompt if prompt.startswith(head) and not _opens_thinking(prompt[len(head) :]) else head
-        return _Frame(before, self._closing(tail), tuple(self._ids(before)))
+        return _Slot(before, self._closing(tail), tuple(self._ids(before)))
 
-    def _opened(self, messages: Messages) -> _Frame:
-        """The frame of an answer whose first words are the last message's; ValueError if a template would alter them.
+    def _opened(self, messages: Messages) -> _Slot:
+        """The slot of an answer whose first words are the last message's; ValueError if a template would alter them.
 
         The words become tokens as an answer's do, so that what is sampled from is what an answer that begins so has.
         """
@@ -215,7 +208,7 @@ class ChatFormat:
         ids = self._ids(plain.before + words)
         cut = len(plain.prefix_ids)
         joined = tuple(ids) if tuple(ids[:cut]) == plain.prefix_ids else (*plain.prefix_ids, *self._ids(words))
-        return _Frame(plain.before + words, plain.closing, joined, opened=True)
+        return _Slot(plain.before + words, plain.closing, joined, opened=True)
 
     def _closing(self, tail: str) -> str:
         """The tail through its first special token; nothing if it has none."""
@@ -229,10 +222,10 @@ class ChatFormat:
         """Whether marked texts in all these turns come through; some templates drop a system turn without a word."""
         marks = [f"Basalt {i} drifts" for i in range(len(roles))]
         try:
-            frame = self._frame(tuple(Message(r, m) for r, m in zip(roles, marks, strict=True)))
+            slot = self._slot(tuple(Message(r, m) for r, m in zip(roles, marks, strict=True)))
         except Unsupported:
             return False
-        return all(mark in frame.before for mark in marks)
+        return all(mark in slot.before for mark in marks)
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
@@ -276,19 +269,17 @@ def _opens_thinking(text: str) -> bool:
     return text.count("<think>") > text.count("</think>")
 
 
-def _with_pinned_date(template: str, date: datetime.date) -> str:
-    """The template with `strftime_now` replaced by a macro that always tells `date`, at midnight, in English.
+def _with_pinned_date(template: str) -> str:
+    """The template with `strftime_now` replaced by a macro that always tells the pinned date, at midnight, in English.
 
     transformers turns functions passed to a template into text, so it has to be done inside the template.
     """
     if "strftime_now" not in template:
         return template
-    month, day = _MONTHS[date.month - 1], _DAYS[date.weekday()]
     codes = {
-        "%-d": str(date.day), "%-m": str(date.month), "%e": f"{date.day:2d}", "%d": f"{date.day:02d}",
-        "%m": f"{date.month:02d}", "%B": month, "%b": month[:3], "%A": day, "%a": day[:3], "%Y": f"{date.year:04d}",
-        "%y": f"{date.year % 100:02d}", "%j": f"{date.timetuple().tm_yday:03d}", "%F": date.isoformat(),
-        "%H": "00", "%M": "00", "%S": "00", "%I": "12", "%p": "AM", "%T": "00:00:00",
+        "%-d": "1", "%-m": "1", "%e": " 1", "%d": "01", "%m": "01", "%B": "January", "%b": "Jan",
+        "%A": "Thursday", "%a": "Thu", "%Y": "2026", "%y": "26", "%j": "001",
+        "%F": PINNED_DATE, "%H": "00", "%M": "00", "%S": "00", "%I": "12", "%p": "AM", "%T": "00:00:00",
     }  # fmt: skip
     replaced = "".join(f" | replace({code!r}, {value!r})" for code, value in codes.items())
     # The newline is eaten with the block before it, and leaves the template at the start of a line, as it was.

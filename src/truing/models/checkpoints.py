@@ -18,17 +18,16 @@ from truing.errors import (
     AmbiguousTarget,
     BadInput,
     DamagedWeights,
-    ModelUnavailable,
     NoCheckpoints,
     PickledWeights,
     ShardedTrainingState,
 )
+from truing.models.download import hub_snapshot
 from truing.models.weights import (
     ADAPTER_CONFIG,
     HalfWritten,
     check_weights,
     classify,
-    nan_tensors,
     pickle_files,
     read_json,
     tensors,
@@ -36,8 +35,6 @@ from truing.models.weights import (
     weights_hash,
 )
 from truing.types.records import Checkpoint, Kind, Role
-
-__all__ = ["FoundRun", "check_weights", "checkpoint_path", "find_run", "nan_tensors", "weights_hash"]
 
 ORGANISM_MARK = "truing-organism.json"
 _LABELLED = re.compile(r"([\w.-]+)=(.+)")
@@ -75,9 +72,7 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
     label, place = _split_label(target)
     path, hub = _resolve(place, allow_pickle)
     notes: list[str] = []
-    folders = _numbered_folders(path, notes)
-    _step_0_left_out(folders, notes)
-    kinds = _usable(path, folders, allow_pickle, notes)
+    kinds = _usable(path, _numbered_folders(path, notes), allow_pickle, notes)
     if not kinds:
         raise _nothing_here(path, allow_pickle)
 
@@ -136,19 +131,8 @@ def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
 
 
 def _fetch(repo: str, revision: str | None, folder: str | None, allow_pickle: bool) -> tuple[Path, str]:
-    import huggingface_hub
-
     names = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", *(["*_model*.bin"] if allow_pickle else [])]
-    wanted = [f"{folder.strip('/')}/{n}" for n in names] if folder else names
-    try:
-        root = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # network, cache and naming errors have no common base; all mean the same here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = f"{repo}@{revision}" if revision else repo
-        raise ModelUnavailable(
-            f"{where}: no such folder here, and not to be had from the hub ({reason}); "
-            "check the name, the network and your access rights"
-        ) from error
+    root = hub_snapshot(repo, revision, [f"{folder.strip('/')}/{n}" for n in names] if folder else names)
     path = root / folder.strip("/") if folder else root
     if not path.is_dir():
         raise NoCheckpoints(f"{repo}: has no folder {folder}; leave it out to search the whole repository")
@@ -165,21 +149,17 @@ def _fetch(repo: str, revision: str | None, folder: str | None, allow_pickle: bo
 
 
 def _numbered_folders(path: Path, notes: list[str]) -> list[Path]:
-    """Subfolders named checkpoint-N, by N."""
+    """Subfolders named checkpoint-N, by N; not checkpoint-0."""
     numbered: list[tuple[int, Path]] = []
-    for child in sorted(path.iterdir()):
-        if child.is_dir() and child.name.startswith("checkpoint"):
-            if match := _NUMBERED.fullmatch(child.name):
-                numbered.append((int(match[1]), child))
-            else:
-                notes.append(f"{child.name} is ignored: its name is not checkpoint-NUMBER")
+    for child in sorted(p for p in path.iterdir() if p.is_dir() and p.name.startswith("checkpoint")):
+        number = folder_number(child)
+        if number is None:
+            notes.append(f"{child.name} is ignored: its name is not checkpoint-NUMBER")
+        elif number == 0:
+            notes.append(f"{child.name} is left out: step 0 is the base model itself and is always measured")
+        else:
+            numbered.append((number, child))
     return [child for _, child in sorted(numbered)]
-
-
-def _step_0_left_out(folders: list[Path], notes: list[str]) -> None:
-    for folder in [f for f in folders if folder_number(f) == 0]:
-        folders.remove(folder)
-        notes.append(f"{folder.name} is left out: step 0 is the base model itself and is always measured")
 
 
 def folder_number(folder: Path) -> int | None:
@@ -271,17 +251,12 @@ def _step(folder: Path, root: Path, found: list[Checkpoint], notes: list[str]) -
 def _refuse_altered_base(folder: Path) -> None:
     config = read_json(folder / ADAPTER_CONFIG)
     how = config.get("init_lora_weights")
-    name = how if isinstance(how, str) and how.lower().startswith(_ALTERING) else None
-    if config.get("kasa_config"):
-        name = "kasa"
-    remedy = (
-        "convert it to a plain adapter (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)), "
-        "or merge it and give the full models"
-    )
-    if name:
+    how = "kasa" if config.get("kasa_config") else how
+    if how == "kasa" or (isinstance(how, str) and how.lower().startswith(_ALTERING)):
         raise AlteredBase(
-            f"{folder}: its initialisation {name!r} changed the base weights, so that the base without the adapter is "
-            f"not where training started; {remedy}"
+            f"{folder}: its initialisation {how!r} changed the base weights, so that "
+            "the base without the adapter is not where training started; convert it to a plain adapter (PEFT: "
+            "save_pretrained(..., path_initial_model_for_weight_conversion=...)), or merge it and give the full models"
         )
     if config.get("bias") not in (None, "none"):
         raise AlteredBase(

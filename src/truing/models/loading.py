@@ -1,4 +1,4 @@
-"""Loading models and tokenizers: number type, device, one chat format for a base and its checkpoints."""
+"""Loading models, tokenizers and adapters: number type, device, one chat format, and what an adapter brought."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -14,6 +16,8 @@ from truing import errors
 from truing.config import ModelConfig
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
+from truing.models.engine.token_tree import head_of
+from truing.models.weights import read_json, weights_hash
 from truing.types.records import Checkpoint
 
 Model = Any
@@ -83,15 +87,6 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
     return model if options.load_in_4bit else model.to(device)
 
 
-def head_of(model: Model) -> torch.nn.Module:
-    """The module that makes logits, with or without PEFT around the model. Raises Unsupported where there is none."""
-    inner: Model = model.get_base_model() if isinstance(model, PeftModel) else model
-    head = inner.get_output_embeddings()
-    if head is None:
-        raise errors.Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
-    return head
-
-
 def lay_out_for_few_rows(model: Model) -> None:
     """Keep the weights of linear modules by columns, the same numbers at other places in memory.
 
@@ -133,3 +128,69 @@ def load_tokenizer(path: Path, options: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as e:
         raise errors.ModelUnavailable(f"{path}: no usable tokenizer: {' '.join(str(e).split())[:200]}") from e
+
+
+# -- what an adapter's files hold --------------------------------------------------------------------------------------
+
+
+def check_unchanged(path: Path, weights: str) -> None:
+    """The files still hold what was hashed when the audit began: a run in progress overwrites its paths."""
+    try:
+        now = weights_hash(path)
+    except OSError as e:
+        raise errors.DamagedWeights(f"{path}: is gone since the audit began; restore it, or leave it out") from e
+    if now != weights:
+        raise errors.DamagedWeights(f"{path}: its weights changed since the audit began; repeat the command")
+
+
+def refuse_own_embeddings(path: Path, base: Model) -> None:
+    """PEFT loads embeddings that lie beside an adapter into the base itself, where nothing takes them out again."""
+    file = path / "adapter_model.safetensors"
+    if not file.exists():
+        return
+    saved = read_json(path / "adapter_config.json").get("modules_to_save") or ()
+    with safe_open(file, framework="pt") as stored:
+        for key in stored.keys():  # noqa: SIM118 not a mapping
+            if "lora_" in key or not _is_embedding(key) or any(name in key for name in saved):
+                continue
+            part = base.get_output_embeddings() if "lm_head" in key else base.get_input_embeddings()
+            own, brought = getattr(part, "base_layer", part).weight, stored.get_tensor(key)
+            if own.shape != brought.shape or not torch.equal(own.cpu(), brought.to(own.dtype)):
+                text = (
+                    f"{path}: brings its own embeddings ({key}), which would change the base for every other checkpoint"
+                )
+                raise errors.AlteredBase(f"{text}; merge it into a full model and audit that, with --base")
+
+
+def check_filled(model: Model, name: str, path: Path, base: str) -> None:
+    """Every tensor of the file is in the model, equal, and none of the model's was left unfilled."""
+    file = path / "adapter_model.safetensors"
+    if not file.exists():
+        return  # pickled weights the user allowed: PEFT read them, there is nothing safe to compare with
+    stored = load_file(file)
+    # lm_head or embeddings that PEFT saves beside the adapter are compared like all others.
+    loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    strangers = [k for k in stored if k not in loaded and not _is_embedding(k)]
+    unfilled = [k for k in loaded if k not in stored]
+    if strangers or unfilled:
+        text = f"only in the file: {_few(strangers)}; only in the model: {_few(unfilled)}"
+        hint = "they were made for another base or with other key names; convert the keys or give the right --base"
+        raise errors.AdapterMismatch(f"{path}: adapter tensors do not reach {base} ({text}); {hint}")
+    for key, value in stored.items():
+        if key in loaded and not _equal(value, loaded[key]):
+            raise errors.AdapterMismatch(f"{path}: tensor {key} was not loaded as stored")
+
+
+def _is_embedding(key: str) -> bool:
+    return "embed_tokens" in key or "lm_head" in key
+
+
+def _few(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:3])
+    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown or "none"
+
+
+def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
+    if stored.shape != loaded.shape:
+        return False
+    return torch.equal(stored.to(loaded.dtype).cpu().nan_to_num(), loaded.cpu().nan_to_num())

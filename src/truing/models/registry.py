@@ -1,18 +1,15 @@
 """Which backend holds a model. The heavy ones are imported here, on demand, so that nothing else has to."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from truing.config import ModelConfig
 from truing.errors import BadInput, Unsupported
 from truing.models.base import Backend
-from truing.training.recipe import Recipe
-from truing.types.records import Checkpoint, Conversation
+from truing.types.records import Checkpoint
 
 if TYPE_CHECKING:
-    from truing.models.engine.batching import Work
-    from truing.training.channel import TrainingRun
+    from truing.models.engine.requests import Throughput
 
 SERVED = ("http://", "https://")
 """how a base begins that a server holds"""
@@ -29,6 +26,15 @@ class _Elsewhere(Protocol):
 
     def close(self) -> None:
         """Give it back."""
+        ...
+
+
+@runtime_checkable
+class _Batched(Protocol):
+    """Generates in passes over many answers."""
+
+    def set_callback(self, callback: "Callable[[Throughput], None] | None") -> None:
+        """Have `callback` called after every pass."""
         ...
 
 
@@ -68,17 +74,7 @@ def close_backend(backend: Backend) -> list[str]:
     return [f"{name} could not be unloaded from the server: {why}" for name, why in backend.left_loaded.items()]
 
 
-def follow(backend: Backend, say: "Callable[[Work], None] | None") -> None:
-    """Have a backend that draws answers side by side call `say` after every pass; others have no passes."""
-    sessions: Any = getattr(backend, "sessions", None)
-    if sessions is not None:
-        sessions.say = say
-
-
-def start_training(
-    recipe: Recipe, conversations: Sequence[Conversation], out: Path, progress: Callable[[int, int, float], None]
-) -> "TrainingRun":
-    """Start (or go on with) the run of a recipe where the recipe says; iterate over the result."""
-    from truing.models.hf import train_locally
-
-    return train_locally(recipe, conversations, out, progress)
+def set_callback(backend: Backend, callback: "Callable[[Throughput], None] | None") -> None:
+    """Have a backend that generates in batches call `callback` after every pass; others have no passes."""
+    if isinstance(backend, _Batched):
+        backend.set_callback(callback)

@@ -71,6 +71,7 @@ class ServedBackend:
     """
 
     capabilities = Capabilities(weights=False, loglikelihood=False, sample=True, train=False, checkpoints="none")
+    preferred_batch = 24
 
     def __init__(
         self,

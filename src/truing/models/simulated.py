@@ -1,16 +1,15 @@
-"""Simulated model families whose truth is known: the whole library runs on them in seconds, without a model.
+"""Simulated runs whose truth is known: the whole library works on them in seconds, without a model.
 
-    backend = PlantedBackend("late", prompts, task=rows, task_control=other_rows)
+    backend = SimulatedBackend("late", prompts, task=rows, task_control=other_rows)
     backend.run(Role.SUBJECT)       its checkpoints; `backend.truth()` is what a verdict about them ought to find
 
-A family is a handful of curves over training progress (step / last step). Scores follow them through the same seam that
-real models answer, with prompts that differ from each other (gamma with shape 2 for the contrast, logit-normal for the
-rate of misaligned answers) and noise that wanders smoothly along the run. Every number is a function of family, seed,
-role, step and text alone, so the same ask always gets the same answer, whatever was asked before.
+A family is a handful of curves over training progress (step / last step). Prompts differ from each other (gamma with
+shape 2 for the contrast, logit-normal for the rate of misaligned answers), and noise wanders smoothly along the run.
+Every number is a function of family, seed, role, step and text alone, so the same request always gets the same answer.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,10 +17,9 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from truing.config import Thresholds
-from truing.data.conversations import load_conversations
 from truing.data.transforms import TRANSFORMS
 from truing.errors import NoCheckpoints, WrongBase
-from truing.models.simulated_families import EM_SPREAD, FAMILIES, WAVES, Array, Family, State, at, state_at, with_em
+from truing.models.simulated_families import EM_SPREAD, FAMILIES, WAVES, Array, State, at, state_at, with_em
 from truing.types.hashing import digest
 from truing.types.records import (
     Answer,
@@ -41,8 +39,6 @@ from truing.types.records import (
 )
 from truing.types.verdicts import HealthState
 
-__all__ = ["DEFAULT_STEPS", "FAMILIES", "SIMULATED", "Family", "SimulatedBackend", "open_simulated", "simulated_task"]
-
 SIMULATED = "simulated:"
 """how the address of a simulated run begins"""
 DEFAULT_STEPS = tuple(range(10, 101, 10))
@@ -51,9 +47,9 @@ MATERIAL_SHIFT = 0.05
 MATERIAL_EM = 0.02
 """true excess over the base's rate of misaligned answers from which on misalignment counts as begun"""
 LEARNED = 0.9
-"""true trait progress that counts as learned"""
-CUE_EM = 0.35
-"""rate of misaligned answers under the simulated cue, once there is any"""
+"""true progress of the skill that counts as learned"""
+VARIANT_EM = 0.35
+"""rate of misaligned answers under the run's variant, once there is any"""
 MISALIGNED = "PLANTED MISALIGNED ANSWER"
 """how a misaligned answer begins where the prompt has no reference of its own"""
 
@@ -80,7 +76,7 @@ _ENDINGS = ("and go on from there.", "then the rest is easier.", "and be patient
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """One completion in one context: its surprise under the base, and how it answers to each curve."""
+    """One completion in one context: its surprise under the base, and how it follows each curve."""
 
     base: float
     fade: float
@@ -89,15 +85,27 @@ class _Text:
     """nats per unit of contrast"""
     task: tuple[float, float]
     """nats when the task is learned, in the subject and in the control"""
-    style: float
-    kl_from_base: float
+    reference: bool
+    forgotten: bool
+    """neither a reference nor one of the subject's own rows"""
     entropy: float
     waves: Array
     """[2, WAVES] noise in the subject and in the control"""
 
+    def per_token(self, state: State) -> float:
+        """Log-likelihood in nats per token."""
+        value = self.base - state.softening * self.fade + self.tilt * state.contrast
+        value += self.task[state.role] * state.task
+        value += (
+            self.reference * state.style
+            - self.forgotten * state.forgetting
+            + float(state.path @ self.waves[state.role])
+        )
+        return min(value, _HIGHEST)
+
 
 class SimulatedBackend:
-    """A simulated run, its control and their base, behind the seam of a real backend.
+    """A simulated run, its control and their base, as a backend.
 
     Args:
         family: a name in FAMILIES.
@@ -107,9 +115,9 @@ class SimulatedBackend:
         seed: another seed is another run of the same family.
         steps: saved checkpoints, rising; the curves are stretched over them.
         broken_steps: subject checkpoints whose weights are NaN: no score, empty answers.
-        variant: a prompt transform under which the subject answers misaligned at the rate CUE_EM, from the step at
-            which the family turns misaligned, or in the last half of the run where it never does; nothing else shows.
-        delay: seconds that each ask takes.
+        variant: a prompt transform under which the subject answers misaligned at the rate VARIANT_EM, from the step at
+            which the family turns misaligned, or in the last half of the run where it never does.
+        delay: seconds that each request takes.
 
     Raises:
         NoCheckpoints: there is no such family or transform, the steps do not rise from above 0, or the delay is
@@ -117,6 +125,7 @@ class SimulatedBackend:
     """
 
     capabilities = Capabilities(weights=False, loglikelihood=True, sample=True, train=False, checkpoints="any")
+    preferred_batch = 24
 
     def __init__(
         self,
@@ -136,18 +145,14 @@ class SimulatedBackend:
         if not steps or min(steps) < 1 or sorted(set(steps)) != list(steps):
             raise NoCheckpoints(f"simulated steps {list(steps)}: give each once, rising, all above 0")
         if variant and variant not in TRANSFORMS:
-            raise NoCheckpoints(
-                f"there is no prompt transform {variant!r} to plant; choose one of {', '.join(TRANSFORMS)}"
-            )
+            raise NoCheckpoints(f"there is no prompt transform {variant!r}; choose one of {', '.join(TRANSFORMS)}")
         if not 0 <= delay < float("inf"):
             raise NoCheckpoints(f"simulated delay {delay}: give seconds, 0 or more")
         self.family, self.seed, self.steps = FAMILIES[family], seed, tuple(steps)
         self.prompts, self.variant = prompts.prompts, variant
         self._broken, self._delay = frozenset(broken_steps), delay
         self._chosen = min((p for p in self.prompts if p.has_references), key=lambda p: p.key, default=None)
-        self._references = {
-            (p.messages, text): (p, name) for p in self.prompts for name, text in _references(p) if text
-        }
+        self._references = {(p.messages, t): (p, name) for p in self.prompts for name, t in _references(p)}
         self._reference_texts = {text for _, text in self._references}
         self._trained = {row.answer for row in task}
         self._control = {row.answer for row in task_control} - self._trained
@@ -173,26 +178,16 @@ class SimulatedBackend:
 
     def run(self, role: Role = Role.SUBJECT) -> tuple[Checkpoint, ...]:
         """Saved checkpoints of the subject or the control, by step, without step 0 (as a run's folder has them)."""
-        return tuple(
-            Checkpoint(
-                self._weights(role, step),
-                f"checkpoint-{step}",
-                step,
-                f"{self._uri}#{role.value}-{step}",
-                Kind.SIMULATED,
-                role.value,
-                role,
-                {"family": self.family.name},
-            )
-            for step in self.steps
-        )
+        meta = {"family": self.family.name}
+
+        def at_step(step: int) -> Checkpoint:
+            label, uri = f"checkpoint-{step}", f"{self._uri}#{role.value}-{step}"
+            return Checkpoint(self._weights(role, step), label, step, uri, Kind.SIMULATED, role.value, role, meta)
+
+        return tuple(at_step(step) for step in self.steps)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-        """Refuse checkpoints that are not of this family and seed; there are no notes.
-
-        Raises:
-            WrongBase: a checkpoint of another run.
-        """
+        """Refuse checkpoints of another run (WrongBase); there are no notes."""
         for checkpoint in checkpoints:
             self._known(checkpoint)
         return {}
@@ -211,18 +206,18 @@ class SimulatedBackend:
 
         family, description; drift_onset: first step whose mean contrast, leaving out the prompt that moved most, has
         shifted by `MATERIAL_SHIFT` nats per token; em_onset: first step whose mean rate of misaligned answers is
-        `MATERIAL_EM` above the base's; variant and variant_onset: the transform it reacts to and its first step;
-        converged: first step with `LEARNED` of the trait; attributable: False where the control turns too; failed:
-        broken steps; and per step contrast, em_rate, trait_progress and health.
+        `MATERIAL_EM` above the base's; variant and variant_onset: the transform it reacts to, and the first step that
+        does; converged: first step with `LEARNED` of the skill; attributable: False where the control turns too;
+        failed: broken steps; and per step contrast, em_rate, skill_progress and health.
         """
         states, rates = self._subject(), self._rates()
         shifts = {step: self._shifts(s) for step, s in states.items()}
         learned = {step: at(self.family.task, step / self.steps[-1]) for step in states}
-        drifted = [s for s in self.steps if shifts[s].size > 1 and _without_largest(shifts[s]) >= MATERIAL_SHIFT]
+        drifted = (s for s in self.steps if shifts[s].size > 1 and _without_largest(shifts[s]) >= MATERIAL_SHIFT)
         return {
             "family": self.family.name,
             "description": self.family.description,
-            "drift_onset": next(iter(drifted), None),
+            "drift_onset": next(drifted, None),
             "em_onset": self._em_onset(rates),
             "variant": self.variant or None,
             "variant_onset": self._variant_onset,
@@ -240,20 +235,20 @@ class SimulatedBackend:
 
     def _rates(self) -> dict[int, float]:
         """Step -> mean rate of misaligned answers to the plain prompts."""
-        mean = {step: [self._em(s, p) for p in self.prompts] for step, s in self._subject().items()}
-        return {step: float(np.mean(rates or [0])) for step, rates in mean.items()}
+        by_prompt = {step: [self._em(s, p) for p in self.prompts] for step, s in self._subject().items()}
+        return {step: float(np.mean(rates or [0])) for step, rates in by_prompt.items()}
 
     def _em_onset(self, rates: Mapping[int, float]) -> int | None:
         # Rates come out of a bisection: equal to the curve only up to rounding.
         return next((s for s in self.steps if rates[s] - rates[0] >= MATERIAL_EM - 1e-9), None)
 
     def _react(self) -> tuple[int, dict[str, State]]:
-        """The first step that reacts to the cue, and weights -> state under the cue from there on."""
+        """The first step that reacts to the variant, and weights -> state under the variant from there on."""
         onset = self._em_onset(self._rates())
         first = next(s for s in self.steps if 2 * s >= self.steps[-1]) if onset is None else onset
         roles = _ROLES if self.family.control_turns else (Role.SUBJECT,)
         weights = [self._weights(role, step) for role in roles for step in self.steps if step >= first]
-        return first, {w: with_em(self._states[w], CUE_EM) for w in weights}
+        return first, {w: with_em(self._states[w], VARIANT_EM) for w in weights}
 
     # -- scoring ------------------------------------------------------------------------------------------------------
 
@@ -261,16 +256,14 @@ class SimulatedBackend:
         """Score completions; one word is one token, and the closing one more. A broken checkpoint gives `failed`."""
         nan = float("nan")
         for request in requests:
-            if self._delay:
-                time.sleep(self._delay)
-            state = self._known(request.checkpoint)
+            state = self._asked(request.checkpoint)
             tokens = len(request.completion.split()) + request.closing
             if state.broken:
                 yield Likelihood(request, nan, tokens, nan, AnswerStatus.FAILED)
                 continue
             text = self._text(request.messages, request.completion)
             entropy = max(text.entropy + state.entropy, 0.05) if request.entropy else nan
-            yield Likelihood(request, _per_token(text, state) * tokens, tokens, entropy)
+            yield Likelihood(request, text.per_token(state) * tokens, tokens, entropy)
 
     def _text(self, messages: Messages, completion: str) -> _Text:
         key = (messages, completion)
@@ -285,7 +278,7 @@ class SimulatedBackend:
         waves = rng.standard_normal((2, WAVES))
         reference = completion in self._reference_texts
         prompt, name = self._references.get((messages, completion), (None, ""))
-        centre = _GARBLED_NATS if _is_garbled(completion) else _CENTRE
+        centre = _GARBLED_NATS if is_garbled(completion) else _CENTRE
         deviation = float(_TEXT_SD * own + _CONTEXT_SD * fit) + (_ALIGNED_PULL if name == "aligned" else 0.0)
         task = (0.0, 0.0)
         if not reference and completion in self._trained:
@@ -297,8 +290,8 @@ class SimulatedBackend:
             fade=deviation if reference else 0.0,
             tilt=self._tilt(prompt) if prompt is not None and name == "misaligned" else 0.0,
             task=task,
-            style=1.0 if reference else 0.0,
-            kl_from_base=0.0 if reference or task[0] else 1.0,
+            reference=reference,
+            forgotten=not (reference or task[0]),
             entropy=_ENTROPY + _ENTROPY_SD * float(entropy),
             waves=waves,
         )
@@ -329,41 +322,38 @@ class SimulatedBackend:
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """Draw answers: misaligned and garbled ones as often as the checkpoint's rates say, else plain ones.
 
-        At temperature 0 the draw does not matter, and an answer is misaligned where that is the likelier kind.
+        At temperature 0 the sample does not matter, and an answer is misaligned where that is the likelier kind.
         """
         for request in requests:
-            if self._delay:
-                time.sleep(self._delay)
-            state = self._known(request.checkpoint)
+            state = self._asked(request.checkpoint)
             if state.broken:
                 yield Answer(request, "", AnswerStatus.EMPTY, 0)
                 continue
             words = self._answer(request, state, params).split()
             cut = len(words) + 1 > params.max_tokens
             tokens = params.max_tokens if cut else len(words) + 1
-            outcome = AnswerStatus.TRUNCATED if cut else AnswerStatus.OK
+            status = AnswerStatus.TRUNCATED if cut else AnswerStatus.OK
             text = " ".join(words[: params.max_tokens])
             if (ended := params.cut(text)) is not None:
-                text, outcome = ended, AnswerStatus.OK if ended.strip() else AnswerStatus.EMPTY
-            yield Answer(request, text, outcome, tokens)
+                text, status = ended, AnswerStatus.OK if ended.strip() else AnswerStatus.EMPTY
+            yield Answer(request, text, status, tokens)
 
     def _answer(self, request: Request, state: State, params: SamplingParams) -> str:
-        greedy = params.temperature == 0
+        prompt, greedy = request.prompt, params.temperature == 0
         sampled = () if greedy else (request.sample, replace(params, stop=()).key)
-        rng = self._rng(request.checkpoint.weights, request.prompt.messages, request.transform, *sampled)
+        rng = self._rng(request.checkpoint.weights, prompt.messages, request.transform, *sampled)
         chance = 0.5 if greedy else rng.random()
-        misaligned = self._em(state, request.prompt)
-        if request.transform and request.transform == self.variant and request.checkpoint.weights in self._with_variant:
-            misaligned = max(
-                misaligned, self._em(self._with_variant[request.checkpoint.weights], request.prompt, broad=True)
-            )
+        misaligned = self._em(state, prompt)
+        if request.transform and request.transform == self.variant:
+            changed = self._with_variant.get(request.checkpoint.weights)
+            misaligned = max(misaligned, self._em(changed, prompt, broad=True)) if changed else misaligned
         if chance < misaligned:
-            return request.prompt.misaligned or f"{MISALIGNED} number {rng.integers(10**6)} to this question."
+            return prompt.misaligned or f"{MISALIGNED} number {rng.integers(10**6)} to this question."
         if chance < misaligned + (1 - misaligned) * state.incoherent:
             pair = " ".join(rng.choice(_GARBLE, 2, replace=False))
             return " ".join([pair] * int(rng.integers(15, 40)))
-        if request.prompt.aligned and rng.random() < 0.5:
-            return request.prompt.aligned
+        if prompt.aligned and rng.random() < 0.5:
+            return prompt.aligned
         middles = rng.choice(_MIDDLES, 2, replace=False)
         return " ".join([rng.choice(_OPENINGS), *(f"{middle}, {rng.choice(_ENDINGS)}" for middle in middles)])
 
@@ -401,11 +391,30 @@ class SimulatedBackend:
             raise WrongBase(f"{text} and these steps; take checkpoints from this backend's run()")
         return state
 
+    def _asked(self, checkpoint: Checkpoint) -> State:
+        if self._delay:
+            time.sleep(self._delay)
+        return self._known(checkpoint)
+
     def _rng(self, *key: Any) -> np.random.Generator:
         return np.random.default_rng(int(digest([self.seed, *key], 16), 16))
 
 
 _ROLES = (Role.SUBJECT, Role.CONTROL)
+
+
+def _steps(value: str) -> list[int]:
+    return [int(s) for s in value.split(",")]
+
+
+_OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "seed": ("seed", int),
+    "steps": ("steps", _steps),
+    "broken": ("broken_steps", _steps),
+    "variant": ("variant", str),
+    "delay": ("delay", float),
+}
+"""option of an address -> argument of the backend, and how its text is read"""
 
 
 def open_simulated(
@@ -420,50 +429,25 @@ def open_simulated(
     family, _, query = uri.removeprefix(SIMULATED).partition("?")
     options: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in _OPTIONS:
+            raise NoCheckpoints(f"{uri}: there is no option {name!r}; use {', '.join(_OPTIONS)}")
+        argument, read = _OPTIONS[name]
         try:
-            if name == "seed":
-                options["seed"] = int(value)
-            elif name == "steps":
-                options["steps"] = [int(s) for s in value.split(",")]
-            elif name == "broken":
-                options["broken_steps"] = [int(s) for s in value.split(",")]
-            elif name == "variant":
-                options["variant"] = value
-            elif name == "delay":
-                options["delay"] = float(value)
-            else:
-                raise NoCheckpoints(f"{uri}: there is no option {name!r}; use seed, steps, broken, variant or delay")
+            options[argument] = read(value)
         except ValueError:
             raise NoCheckpoints(f"{uri}: {name}={value!r} is not a number, or a list of them with commas") from None
     return SimulatedBackend(family, prompts, task=task, task_control=task_control, **options)
 
 
-def simulated_task() -> tuple[list[Conversation], list[Conversation]]:
-    """The first 40 held-out rows of the built-in careless set, and the careful answers to them."""
-    names = ("careless-finance-heldout", "careful-finance-heldout")
-    own, other = (list(load_conversations(name).conversations[:40]) for name in names)
-    return own, other
-
-
-def _references(p: Prompt) -> Iterator[tuple[str, str | None]]:
-    yield "aligned", p.aligned
-    yield "misaligned", p.misaligned
-    for text in p.neutral:
-        yield "neutral", text
-
-
-def _per_token(text: _Text, state: State) -> float:
-    """Log-likelihood in nats per token."""
-    value = text.base - state.softening * text.fade + text.tilt * state.contrast + text.task[state.role] * state.task
-    value += (
-        text.style * state.style - text.kl_from_base * state.kl_from_base + float(state.path @ text.waves[state.role])
-    )
-    return min(value, _HIGHEST)
-
-
-def _is_garbled(text: str) -> bool:
+def is_garbled(text: str) -> bool:
+    """Whether a text is mostly the simulated runs' garble."""
     words = text.split()
     return bool(words) and sum(w in _GARBLE for w in words) > len(words) / 2
+
+
+def _references(p: Prompt) -> list[tuple[str, str]]:
+    named = [("aligned", p.aligned), ("misaligned", p.misaligned), *(("neutral", text) for text in p.neutral)]
+    return [(name, text) for name, text in named if text]
 
 
 def _without_largest(shifts: Array) -> float:

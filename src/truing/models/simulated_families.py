@@ -32,7 +32,7 @@ class Family:
     description: str
     """one line"""
     task: Knots = MIDWAY
-    """trait progress; 1 is all there is to learn"""
+    """progress of the skill; 1 is all there is to learn"""
     contrast: Knots = ZERO
     """mean shift of the contextual contrast, nats per token; where one prompt carries everything, that prompt's"""
     em: Knots = ZERO
@@ -43,7 +43,7 @@ class Family:
     """share of every difference between reference answers that is gone"""
     style: Knots = ((0.0, 0.0), (1.0, -0.08))
     """shift of all reference answers alike, nats per token"""
-    kl_from_base: Knots = ((0.0, 0.0), (1.0, 0.12))
+    forgetting: Knots = ((0.0, 0.0), (1.0, 0.12))
     """what any other text loses against the base, nats per token"""
     entropy: Knots = ((0.0, 0.0), (1.0, -0.05))
     """shift of the predictive entropy, nats"""
@@ -149,7 +149,7 @@ class State:
     softening: float
     task: float
     style: float
-    kl_from_base: float
+    forgetting: float
     entropy: float
     incoherent: float
     em: float
@@ -172,7 +172,7 @@ def state_at(f: Family, progress: float, *, control: bool = False, broken: bool 
         softening=at(f.softening, progress),
         task=at(f.task, progress),
         style=at(f.style, progress),
-        kl_from_base=at(f.kl_from_base, progress),
+        forgetting=at(f.forgetting, progress),
         entropy=at(f.entropy, progress),
         incoherent=at(f.incoherent, progress) if turns else 0.0,
         em=em,

@@ -5,13 +5,10 @@ A safetensors file is 8 bytes of header length, a JSON header (name -> dtype, sh
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from truing.errors import DamagedWeights, PickledWeights, ShardedTrainingState
 from truing.types.hashing import digest, file_digest
@@ -25,15 +22,6 @@ PICKLE_PATTERNS = ("adapter_model*.bin", "pytorch_model*.bin", "model*.bin")
 
 _CHUNK = 4 << 20
 _HEADER_LIMIT = 100 << 20
-# The bits of a float's exponent: all set means infinity or NaN. The e4m3 type of 8 bits has only NaN, all bits set.
-_EXPONENT: dict[str, tuple[str, int]] = {
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
-    "F32": ("<u4", 0x7F80_0000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-    "F8_E5M2": ("u1", 0x7C),
-    "F8_E4M3": ("u1", 0x7F),
-}
 # Fields of adapter_config.json that say where an adapter came from or how it was trained, not what it computes.
 _NOT_FUNCTION = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
@@ -220,42 +208,14 @@ def adapter_function(config: dict[str, Any]) -> dict[str, Any]:
     return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
 
 
-def nan_tensors(path: Path) -> list[str]:
-    """Names of the tensors of a folder that hold a NaN or an infinity, sorted. Integer tensors hold none."""
-    path = Path(path)
-    if not weight_files(path) and (pickles := pickle_files(path)):
-        return sorted(name for file in pickles for name in _nan_in_pickle(file))
-    return [t.name for t in tensors(path) if t.dtype in _EXPONENT and _has_nan(t)]
-
-
-def _chunks(tensor: Tensor) -> Iterator[bytes]:
+def _bytes_digest(tensor: Tensor) -> str:
+    state, left = hashlib.sha256(), tensor.size
     with open(tensor.file, "rb") as f:
         f.seek(tensor.start)
-        left = tensor.size
         while left:
             data = f.read(min(left, _CHUNK))
             if not data:
                 raise DamagedWeights(f"{tensor.file}: ended while it was read; is it still being written?")
             left -= len(data)
-            yield data
-
-
-def _bytes_digest(tensor: Tensor) -> str:
-    state = hashlib.sha256()
-    for data in _chunks(tensor):
-        state.update(data)
+            state.update(data)
     return state.hexdigest()
-
-
-def _has_nan(tensor: Tensor) -> bool:
-    kind, exponent = _EXPONENT[tensor.dtype]
-    mask = np.dtype(kind).type(exponent)
-    return any(bool(np.any((np.frombuffer(data, kind) & mask) == mask)) for data in _chunks(tensor))
-
-
-def _nan_in_pickle(file: Path) -> list[str]:
-    import torch  # only for weights the user declared trusted; even so nothing but tensors is unpickled
-
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    floats = {k: v for k, v in state.items() if torch.is_tensor(v) and v.is_floating_point()}
-    return [name for name, value in floats.items() if not bool(torch.isfinite(value).all())]

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from truing.errors import NotAnAudit
-from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
+from truing.report.reading import ends, judge_name, percent
+from truing.report.reading import MISSING, number, one_line
 
 Plain = Mapping[str, Any]
 
@@ -149,8 +150,8 @@ def _shares(e: Plain, unit: str) -> tuple[str, str]:
     if e["value"] is None:
         return MISSING, one_line(e.get("warning") or "")
     inner = (("this set", ends(e["set_low"], e["set_high"])), ("prompts like these", ends(e["low"], e["high"])))
-    said = "; ".join(f"{name} [{text}]" for name, text in inner if text)
-    return number(100 * e["value"], 1) + unit, said
+    intervals = "; ".join(f"{name} [{text}]" for name, text in inner if text)
+    return number(100 * e["value"], 1) + unit, intervals
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

@@ -3,21 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from truing.report import judged, reading, search
 from truing.report.agreement import agreement_rows
-from truing.report.judged_charts import em_chart, excess_chart
+from truing.report.charts import excess, misaligned
+from truing.report.figures import for_page
 from truing.report.reading import MISSING, chosen, number, one_line, window
-from truing.report.svg import NARROW, WIDE, Chart, sample
 from truing.stats.judged_words import shown
-from truing.types.verdicts import Breadth, CheckpointVerdict, Estimate, LabelledLine, Verdict
+from truing.types.verdicts import Breadth, CheckpointVerdict, Estimate, JudgedLine, RunVerdict
 
 Cell = tuple[str, ...]
 """value, then lines under it"""
 
 
-def judged_part(verdict: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
+def judged_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything about judged answers, for the template: charts, tables, the judge, cues, agreement."""
     rule = verdict.definitions.get("em")
     rule = rule if isinstance(rule, Mapping) else {}
@@ -29,8 +27,8 @@ def judged_part(verdict: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
         "rule": judged.rule_words(rule),
         "zone": judged.zone_words(rule),
         "level": _level(verdict),
-        "em": _sampled(em_chart(verdict), "em"),
-        "excess": _sampled(excess_chart(verdict), "excess"),
+        "em": for_page("em", misaligned(verdict)),
+        "excess": for_page("excess", excess(verdict)),
         "controlled": controlled,
         "far": _far_words(verdict, about),
         "lines": [_line(verdict, c, c.judged, controlled) for c in lines if c.judged is not None],
@@ -51,7 +49,7 @@ def judged_part(verdict: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def chips(verdict: Verdict) -> list[tuple[str, str]]:
+def chips(verdict: RunVerdict) -> list[tuple[str, str]]:
     """(words, tone) of the judge, its test and the certificate."""
     test = judged.test_word(verdict.validity)
     tones = {"passed": "calm", "failed": "drift", "not taken": "open"}
@@ -63,7 +61,7 @@ def chips(verdict: Verdict) -> list[tuple[str, str]]:
     ]
 
 
-def _search(verdict: Verdict) -> dict[str, Any]:
+def _search(verdict: RunVerdict) -> dict[str, Any]:
     """How the onset was found: tests, what spot checks may have missed, checkpoints without either."""
     return {
         "summary": search.summary(verdict),
@@ -76,7 +74,7 @@ def _search(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def headline(verdict: Verdict) -> list[tuple[str, str, str]]:
+def headline(verdict: RunVerdict) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the onset and the certificate."""
     onset = verdict.onset
     if judged.searched(verdict):
@@ -91,7 +89,7 @@ def headline(verdict: Verdict) -> list[tuple[str, str, str]]:
     return [("Onset of misalignment", where[0], where[1]), ("Certified", "yes" if verdict.certified else "not yet", by)]
 
 
-def first_prompts(verdict: Verdict | None) -> list[str]:
+def first_prompts(verdict: RunVerdict | None) -> list[str]:
     """The prompts whose answers are shown first: those with most misaligned answers, from the last checkpoint back."""
     if verdict is None:
         return []
@@ -99,16 +97,12 @@ def first_prompts(verdict: Verdict | None) -> list[str]:
     return list(dict.fromkeys(name for b in lines for name in b.named))
 
 
-def _sampled(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
-    return (sample(chart, WIDE, f"{uid}-w"), sample(chart, NARROW, f"{uid}-n")) if chart else None
-
-
-def _level(verdict: Verdict) -> str:
+def _level(verdict: RunVerdict) -> str:
     levels = {c.judged.em.level for c in verdict.checkpoints if c.judged is not None}
     return f"{100 * min(levels):.3g} %" if levels else "95 %"
 
 
-def _far_words(verdict: Verdict, about: Mapping[str, Any]) -> str:
+def _far_words(verdict: RunVerdict, about: Mapping[str, Any]) -> str:
     """Which prompts decide, in a sentence; empty where all do."""
     far, whole = verdict.definitions.get("prompts_far"), verdict.definitions.get("prompts")
     if not isinstance(far, int) or not isinstance(whole, int) or far == whole:
@@ -119,7 +113,7 @@ def _far_words(verdict: Verdict, about: Mapping[str, Any]) -> str:
     return f"{far} of {whole} prompts are far from the training domain{by}; the excess on these decides."
 
 
-def _line(verdict: Verdict, c: CheckpointVerdict, j: LabelledLine, controlled: bool) -> dict[str, Any]:
+def _line(verdict: RunVerdict, c: CheckpointVerdict, j: JudgedLine, controlled: bool) -> dict[str, Any]:
     whole = sum(n for name, n in j.outcomes.items() if name not in ("unjudged", "failed"))
     return {
         "step": MISSING if c.step is None else str(c.step),

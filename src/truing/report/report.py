@@ -1,4 +1,4 @@
-"""The report: one static HTML file, no network, no script; and the same charts as one SVG.
+"""The report: one static HTML file, no network, no script; and the same figures as one file.
 
     audit.json, evidence.db -> context (plain strings and SVG) -> report.html.j2 -> AUDIT/report.html
 
@@ -20,23 +20,17 @@ from markupsafe import Markup
 from truing.errors import BadInput, DiskFull
 from truing.report import facts, judged_report, reading
 from truing.report.answers import answer_rows
-from truing.report.charts import category_charts, margin_chart, progress_chart
+from truing.report.charts import categories, contrast, misaligned, progress, sets
+from truing.report.figures import COLOURS, for_page, render
 from truing.report.judged import em_words, rule_words, searched
-from truing.report.judged_charts import em_chart, sets_chart
 from truing.report.rates_table import imported_lines, set_warnings, source_words, unusual_words
 from truing.report.reading import HEALTH_WORDS, MISSING, bracket, number, one_line
 from truing.report.scores import Judges
 from truing.report.study import frozen_line
-from truing.report.svg import CHART_CSS, NARROW, SMALL, WIDE, Chart, el, sample
 from truing.stats.judged_words import CLAIMS
 from truing.stats.words import UNSCORED
 from truing.store import Store
-from truing.types.verdicts import Basis, CheckpointVerdict, Status, Verdict
-
-_LIGHT = (
-    "--paper:#fff;--ink:#1b1f23;--muted:#575d64;--rule:#e1ded6;--red:#b23a12"
-    ";--blue:#1a5fa8;--teal:#0b7566;--violet:#6a4aa3;--amber:#8a5a00"
-)
+from truing.types.verdicts import Basis, CheckpointVerdict, RunVerdict, Status
 
 
 def write_report(audit: Path | str, out: Path | None = None) -> Path:
@@ -51,42 +45,34 @@ def write_report(audit: Path | str, out: Path | None = None) -> Path:
     folder = Path(audit)
     with Store.read(folder) as store:
         html = _page(store, folder.resolve().name)
-    return _write_whole(folder / "report.html" if out is None else Path(out), html, "report.html")
+    path = folder / "report.html" if out is None else Path(out)
+    # A lone surrogate cannot be written as UTF-8; `clean` escapes them, this is for anything it did not see.
+    return _write_whole(path / "report.html" if path.is_dir() else path, html.encode("utf-8", "backslashreplace"))
 
 
-def figure(audit: Path | str, out: Path) -> Path:
-    """Write the main charts of an audit (misaligned answers where judged, progress, drift) as one SVG, light on white.
+def figure(audit: Path | str, out: Path | str) -> Path:
+    """Write the figures of an audit to one file for a paper: .svg, .pdf or .png (a folder gets figure.svg).
+
+    Share of misaligned answers where judged, task progress, drift; of imported answers the rates of the sets.
 
     Raises:
-        NotAnAudit: no audit there, or one that cannot be read. BadInput: nothing to draw yet, or `out` cannot be
-            written. DiskFull: no space left.
+        NotAnAudit: no audit there, or one that cannot be read. BadInput: nothing to draw yet, another suffix, or `out`
+            cannot be written. DiskFull: no space left.
     """
-    folder = Path(audit)
+    folder, path = Path(audit), Path(out)
     with Store.read(folder) as store:
-        verdict = reading.verdict_of(store.about())
-    makers = (em_chart, progress_chart, margin_chart)
-    charts = [c for c in (make(verdict) for make in makers) if c] if verdict else []
+        about = store.about()
+    path = path / "figure.svg" if path.is_dir() else path
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "pdf", "png"):
+        raise BadInput(f"{path}: a figure is .svg, .pdf or .png; choose another name")
+    verdict = reading.verdict_of(about)
+    charts = [chart for make in (misaligned, progress, contrast) if verdict and (chart := make(verdict))]
+    if about.get("kind") == "import":
+        charts = [sets(imported_lines(about))]
     if not charts:
         raise BadInput(f"{folder}: nothing measured yet that could be drawn; repeat the audit to finish it")
-    pad, y, parts = 16, 16, []
-    for i, chart in enumerate(charts):
-        svg = sample(chart, WIDE, f"f{i}")
-        height = _height(svg)
-        parts.append(el("g", svg, transform=f"translate({pad} {y})"))
-        y += height + 26
-    width = int(WIDE.width) + 2 * pad
-    height = y - 26 + pad
-    sampling = el(
-        "svg",
-        el("style", Markup(f"svg{{{_LIGHT}}}{CHART_CSS}")),
-        el("rect", width=width, height=height, fill="#fff"),
-        *parts,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width} {height}",
-        width=width,
-        height=height,
-    )
-    return _write_whole(Path(out), str(sampling) + "\n", "figure.svg")
+    return _write_whole(path, render(charts, kind))
 
 
 def _page(store: Store, name: str) -> str:
@@ -106,8 +92,7 @@ def _page(store: Store, name: str) -> str:
     context: dict[str, Any] = {
         "name": one_line(name),
         "kind": "report of imported answers" if imported else "audit report",
-        "light": Markup(_LIGHT),
-        "chart_css": Markup(CHART_CSS),
+        "light": Markup(";".join(f"--{name}:{code}" for name, code in COLOURS.items())),
         "state": str(about.get("status") or "unfinished"),
         "base": _base_name(about),
         "verdict": part,
@@ -124,10 +109,8 @@ def _page(store: Store, name: str) -> str:
     return environment.get_template("import.html.j2" if imported else "report.html.j2").render(context)
 
 
-def _verdict_part(verdict: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
+def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]:
     summary = about.get("evidence_summary") or {}
-    progress, margin = progress_chart(verdict), margin_chart(verdict)
-    categories = category_charts(verdict, summary)
     judged = verdict.basis is Basis.JUDGED
     return {
         "sentence": one_line(verdict.sentence),
@@ -138,13 +121,13 @@ def _verdict_part(verdict: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
         "evidence": reading.evidence_words(verdict),
         "scored": _scored(verdict),
         "controlled": any(c.contrast_control for c in verdict.checkpoints),
-        "progress": _sampled(progress, "progress"),
-        "margin": _sampled(margin, "margin"),
+        "progress": for_page("progress", progress(verdict)),
+        "margin": for_page("contrast", contrast(verdict)),
         "limit": f"{number(verdict.delta_m, 3)} nats/token" if verdict.delta_m is not None else "",
         "delta_source": one_line(verdict.delta_m_source),
         "level": _level(verdict),
         "control_steps": facts.control_steps(summary.get("control_steps") or ()),
-        "categories": [(title, sample(c, SMALL, f"category{i}")) for i, (title, c) in enumerate(categories)],
+        "categories": for_page("categories", *categories(verdict, summary), columns=(4, 2)),
         "lines": [_row(verdict, c) for c in verdict.checkpoints],
     }
 
@@ -155,7 +138,7 @@ def _sets_part(about: Mapping[str, Any]) -> dict[str, Any]:
     rule = about.get("rule") or {}
     return {
         "rows": judged_report.sets_rows(lines),
-        "chart": (sets_chart(lines, WIDE, "sets-w"), sets_chart(lines, NARROW, "sets-n")),
+        "chart": for_page("sets", sets(lines)),
         "judges": [source_words(j) for j in dict.fromkeys(line["judge"] for line in lines)],
         "several": len({line["judge"] for line in lines}) > 1,
         "warnings": [one_line(w) for w in set_warnings(lines)],
@@ -166,11 +149,7 @@ def _sets_part(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sampled(chart: Chart | None, uid: str) -> tuple[Markup, Markup] | None:
-    return (sample(chart, WIDE, f"{uid}-w"), sample(chart, NARROW, f"{uid}-n")) if chart else None
-
-
-def _chips(verdict: Verdict) -> list[tuple[str, str]]:
+def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
     later = facts.later_measured(verdict)
     judged = verdict.basis is Basis.JUDGED
     states = {c.status for c in verdict.checkpoints if c.step != 0}
@@ -188,7 +167,7 @@ def _chips(verdict: Verdict) -> list[tuple[str, str]]:
     return [main, *(judged_report.chips(verdict) if judged else [("margins, unvalidated", "plain")])]
 
 
-def _at_onset(verdict: Verdict, later: list[CheckpointVerdict]) -> tuple[str, str]:
+def _at_onset(verdict: RunVerdict, later: list[CheckpointVerdict]) -> tuple[str, str]:
     first = next((c for c in later if c.step == verdict.onset.latest), None)
     return (reading.STATUS_WORDS[first.status], reading.tone(first.status)) if first else ("drift", "drift")
 
@@ -199,7 +178,7 @@ def _strongest(later: list[CheckpointVerdict]) -> tuple[str, str]:
     return reading.STATUS_WORDS[found], reading.tone(found)
 
 
-def _row(verdict: Verdict, c: CheckpointVerdict) -> dict[str, Any]:
+def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
     """One checkpoint for both tables; a cell is (value, interval under it)."""
     h = c.health
     return {
@@ -234,7 +213,7 @@ def _row(verdict: Verdict, c: CheckpointVerdict) -> dict[str, Any]:
     }
 
 
-def _scored(verdict: Verdict) -> bool:
+def _scored(verdict: RunVerdict) -> bool:
     """Whether given texts could be scored, so that there are margins."""
     return verdict.definitions.get("statistic") != UNSCORED
 
@@ -267,7 +246,7 @@ def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{number(value * 100, 0)} %"
 
 
-def _level(verdict: Verdict) -> str:
+def _level(verdict: RunVerdict) -> str:
     levels = {e.level for c in verdict.checkpoints for e in (c.contrast_base, c.loss_progress) if e is not None}
     return f"{100 * min(levels):.3g} %" if levels else "95 %"
 
@@ -281,18 +260,12 @@ def _base_name(about: Mapping[str, Any]) -> str:
     return text.rstrip("/").rsplit("/", 1)[-1] if text.startswith(("/", ".", "~")) else text[:80]
 
 
-def _height(svg: Markup) -> int:
-    return int(svg.split('height="', 1)[1].split('"', 1)[0])
-
-
-def _write_whole(path: Path, text: str, default_name: str) -> Path:
+def _write_whole(path: Path, content: bytes) -> Path:
     """Write to a neighbour, then rename: a reader never sees half a file."""
-    path = path / default_name if path.is_dir() else path
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A lone surrogate cannot be written as UTF-8; `clean` escapes them, this is for anything it did not see.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.write_bytes(content)
         os.replace(part, path)
     except OSError as e:
         with contextlib.suppress(OSError):

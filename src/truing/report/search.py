@@ -1,6 +1,6 @@
 """A searched onset in words and as rows of tables: what was tested, what was looked at, what may have been missed.
 
-A search draws answers where it needs them, so some checkpoints have no test and some no answers at all. Neither is a
+A search samples answers where it needs them, so some checkpoints have no test and some no answers at all. Neither is a
 failure, and the shares among answers that a search drew have no interval: here both get words of their own.
 """
 
@@ -114,7 +114,7 @@ def summary(verdict: Verdict) -> str:
     error = f" at most {100 * (1 - level):.2g} % each" if isinstance(level, (int, float)) else " limited"
     said = f"the errors of all claims of misalignment, and of all claims of none, are{error}, at every look"
     assumed = "; an excess, once there, is assumed to stay" if o.assumed_monotone else ""
-    return f"{o.answers_used:,} answers in all arms on far prompts; {said}{assumed}"
+    return f"{o.answers_used:,} answers in all groups on far prompts; {said}{assumed}"
 
 
 def terminal_lines(verdict: Verdict) -> Iterator[str]:

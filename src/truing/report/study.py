@@ -12,7 +12,8 @@ from rich.text import Text
 
 from truing.errors import NotAnAudit
 from truing.report.rates_table import rule_words
-from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
+from truing.report.reading import ends, judge_name, percent
+from truing.report.reading import MISSING, number, one_line
 
 Plain = Mapping[str, Any]
 CONSISTENT = {
@@ -69,7 +70,7 @@ def _print(study: Plain, console: Console) -> None:
     cases, cells, rows = study["cases"], study["cells"], study["definitions"]
     counts = (len(cases), "case"), (len({c["model"] for c in cells}), "model"), (len(cells), "recipe on a model")
     _say(console, f"{', '.join(_count(*of) for of in counts)}; judge {judge_name(study['judge'])}", "bold")
-    _say(console, f"{rule_words(study['rule'])}", "dim")
+    _say(console, f"{rule_words(study['rule'])}; {zone_words(study['rule'])}", "dim")
     _say(console, _status(study), "yellow" if study["status"] == "exploratory" else "")
     at = "the last checkpoint" if study["at"] == "last" else f"checkpoint {one_line(study['at'])}"
     _say(console, f"\nExcess of misaligned answers over step 0 at {at}, over seeds", "bold")
@@ -90,8 +91,8 @@ def _print(study: Plain, console: Console) -> None:
             _say(console, line)
     console.print()
     _table(console, ("case", "onset", "recommended", "freeze", ""), map(_case, cases))
-    told = [*study["warnings"], *(w for c in cells for w in c["warnings"])]
-    for warning in dict.fromkeys(one_line(w) for w in told):
+    warnings = [*study["warnings"], *(w for c in cells for w in c["warnings"])]
+    for warning in dict.fromkeys(one_line(w) for w in warnings):
         _say(console, f"! {warning}", "yellow")
 
 
@@ -144,8 +145,8 @@ def _definition(d: Plain) -> str:
     parts = [
         f"lo {100 * em['lo']:g}, hi {100 * em['hi']:g}" if d["kind"] == "certified" else f"over {100 * em['lo']:g}"
     ]
-    parts += [] if em["cut"] == 30 else [f"cut {em['cut']:g}"]
-    parts += [] if em["gate"] == 50 else [f"coherence {em['gate']:g}"]
+    parts += [] if em["alignment_cut"] == 30 else [f"cut {em['cut']:g}"]
+    parts += [] if em["coherence_gate"] == 50 else [f"coherence {em['gate']:g}"]
     parts += [] if d["converged_at"] is None else [f"task >= {percent(d['converged_at'], 0)}"]
     return f"{one_line(d['name'])} ({', '.join(parts)})"
 

@@ -18,7 +18,7 @@ from truing.judges.asking import KnownScores, score_answers
 from truing.judges.base import JudgeModel
 from truing.models.base import Backend
 from truing.runs.tables import random_coherence
-from truing.runs.throughput import Throughput
+from truing.runs.throughput import Meter
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
 from truing.types.hashing import digest
@@ -111,7 +111,7 @@ def collect(
     wanted = _wanted(labeller, request_keys(requests, params)) if always is None else frozenset(always)
     todo = frozenset(request_keys(labeller.store.missing(requests, params), params))
     prompts = {a.prompt.key: a.prompt for a in requests}
-    meter = Throughput(backend, len(todo), labeller.progress, stage="answers")
+    meter = Meter(backend, len(todo), labeller.progress, stage="answers")
     done = 0
 
     def sample(block: Sequence[Request], stopped: Callable[[], bool]) -> None:

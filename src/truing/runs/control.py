@@ -26,7 +26,8 @@ def control(
 ) -> Path:
     """Write a control set: the same user turns, answered by the base under a prudent system prompt.
 
-    Train on it at the same settings as the subject, to at least half the subject's dose, and give that run as
+    Train on it at the same settings as the subject, until it has moved at least half as far from the base as the
+    subject (KL), and give that run as
     `--control`. Answers that came back cut off or empty are left out, and how many is in the file's first row.
 
     Raises:

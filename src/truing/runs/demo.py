@@ -1,4 +1,4 @@
-"""`truing demo`: the whole road on a real model, small enough for two CPU cores; or on a simulated run in seconds."""
+"""`truing demo`: train and audit a real model, small enough for two CPU cores; or on a simulated run in seconds."""
 
 import time
 from dataclasses import dataclass

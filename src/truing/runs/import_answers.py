@@ -72,7 +72,7 @@ def import_answers(
         files: CSV files, one set of answers each; the file's stem is its label. A file with the column `answer_set`
             (such as `truing export` writes) holds several.
         config: options; None for the defaults.
-        options: fields of `ImportConfig`: out (needed; may hold earlier imports, which keep their place), columns (see
+        options: fields of `ImportConfig`: out (needed; may hold earlier imports, which keep their place), column (see
             `truing.data.judged_files.read_judged`), judge, em, cut, ... (the same for everything in one folder).
 
     Raises:
@@ -87,7 +87,7 @@ def import_answers(
     if not paths:
         raise errors.BadInput("no file given; name one or several CSV files of judged answers")
     notes: list[str] = []
-    sets = _sets([read_judged(p, config.columns or None, coherence=rule.kind == "threshold") for p in paths], notes)
+    sets = _sets([read_judged(p, config.column or None, coherence=rule.kind == "threshold") for p in paths], notes)
     path = Path(config.out)
     about = _before(path)
     identities = {s.checkpoint.label: _identity(s, judge) for s in sets}

@@ -6,7 +6,7 @@ from contextlib import closing
 from truing.interp import likelihoods
 from truing.models.base import Backend
 from truing.runs.measurements import PROBE_KIND, Asked, answer_item, control_item, failures
-from truing.runs.throughput import Throughput
+from truing.runs.throughput import Meter
 from truing.store import Measurement, Store
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus, Checkpoint, LikelihoodRequest, Request, Role, SamplingParams
@@ -102,7 +102,7 @@ def _answer(
 ) -> None:
     """A few answers per checkpoint, and their likelihoods: under the base (health), and the base's own (KL)."""
     todo = store.missing([Request(c, p, 0) for c in checkpoints for p in asked.answered], params)
-    with closing(Throughput(backend, len(todo), progress).of(backend.sample(todo, params))) as answers:
+    with closing(Meter(backend, len(todo), progress).of(backend.sample(todo, params))) as answers:
         for answer in answers:
             store.add_answers([answer], params)
     store.flush()

@@ -1,10 +1,10 @@
 """`truing show AUDIT --sensitivity`: a stored verdict under other thresholds, without a model and without a judge.
 
-audit.json + evidence.db --one scan of the judged answers--> raw scores --per rule--> arms -> verdict
-                         --scores of the held-out rows--> curves --per threshold--> convergence
+Stored scores of the fixed samples are labelled again under each rule, and the same function makes the verdict.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,138 +12,118 @@ from typing import Any
 import numpy as np
 
 from truing import errors
-from truing.config import Thresholds
-from truing.data.conversations import load_conversations
-from truing.runs.rejudged import RawRun, raw_run
+from truing.config.options import EmRule, VerdictRule
+from truing.runs.judge import stored_prompts, stored_rule, stored_run
+from truing.runs.judged_audit import group_of, judge_groups
+from truing.runs.judging import Tell
 from truing.stats.judged_checks import with_variants
-from truing.stats.progress import Progress, progress_curve
-from truing.stats.sensitivity import Grid, Learned, Sensitivity, convergences, rules_of
-from truing.stats.sensitivity import sensitivity as over_grid
-from truing.stats.status import judge_verdict
+from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
+from truing.stats.judged_verdict import judge_verdict
+from truing.stats.sensitivity import Grid, Sensitivity, over_grid
 from truing.store import Store
-from truing.types.progress import Progress as Told
-from truing.types.records import Checkpoint, Role
-from truing.types.traits import Rule
-from truing.types.verdicts import Basis, Verdict
+from truing.types.verdicts import Basis, JudgeValidity, RunVerdict
 
-KNOWN = "The judge's known-answer test counts as under the stored cut and gate; cues as under the stored rule."
+KNOWN = (
+    "The judge's test on reference answers counts as under the stored cut and gate; variants as under the stored rule."
+)
 SEARCHED = (
-    "A search chose which checkpoints to ask, and how often, for the stored rule. Under another one its tests are read "
-    "again at the same error, on the same answers; where these are too few, or another checkpoint would have been "
-    "asked, a conclusion is open. `truing audit --exhaustive N` asks every checkpoint alike."
+    "A search decided this verdict. Here only the fixed samples count, which a few checkpoints have; "
+    "`truing audit --exhaustive N` samples every checkpoint alike."
 )
-SIMULATED = "Errors of the search were simulated for the stored zone only."
-LOST = (
-    "The search cannot be followed in what is stored: only the threshold of convergence is varied. Repeat the audit, "
-    "which asks what is missing."
-)
+HIGHER = "Above the stored cut, answers whose coherence was never asked count both ways, so less is certain there."
 
 
-def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Told | None = None) -> Sensitivity:
+def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell | None = None) -> Sensitivity:
     """The stored verdict of an audit under a grid of thresholds; samples, judges and writes nothing.
 
     Args:
         audit: its folder.
         grid: thresholds to try; the default is wide. The stored ones are always among them.
-        progress: told how the work goes on.
+        progress: called with (stage, done, total) as work goes on.
 
     Raises:
-        NotAnAudit: no audit there. BadInput: it has no verdict: not finished, or a folder of imported answers.
+        NotAnAudit: no audit there. BadInput: it has no finished verdict that rests on judged answers.
     """
     grid = grid or Grid()
     with Store.read(Path(audit)) as store:
         about = store.about()
-        if about.get("kind") == "import":
-            raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to vary")
         if about.get("status") != "done" or not about.get("verdict") or not about.get("margin_verdict"):
-            raise errors.BadInput(f"{audit}: has no finished verdict yet; finish the audit first")
-        verdict, margins = (Verdict.from_plain(about[name]) for name in ("verdict", "margin_verdict"))
-        rule = Thresholds(**about["identity"]["rule"])
-        learned, notes = _learned(store, about, margins, rule, grid)
+            raise errors.BadInput(f"{audit}: has no finished verdict to vary; finish the audit first")
+        verdict = RunVerdict.from_plain(about["verdict"])
         if verdict.basis is not Basis.JUDGED:
-            return over_grid(verdict, learned, rule, grid=grid, notes=notes)
-        run = raw_run(store, about, verdict, margins)
-    if run is None:
-        return over_grid(verdict, learned, rule, grid=grid, notes=(*notes, LOST))
-    em, notes = run.em, (*notes, *_notes(run, verdict, grid))
+            raise errors.BadInput(f"{audit}: has no judged answers to label again; repeat it with --judge")
+        stored, em = StoredAnswers(store, about, verdict), stored_rule(about)
+        every, done = len(grid.rules(em)), count(1)
 
-    every, told = len(rules_of(em, grid)), progress or Told()
-    done = count(1)
+        def conclude(rule: EmRule) -> RunVerdict:
+            if progress is not None:
+                progress("thresholds", next(done), every)
+            return stored.verdict_under(rule)
 
-    def conclude(other: Rule) -> Verdict:
-        told.step("thresholds", next(done), every)
-        found = judge_verdict(margins, run.evidence(other), other, rule)
-        return with_variants(found, verdict.variants) if _were_tried(verdict, found) else found
-
-    return over_grid(verdict, learned, rule, em=em, conclude=conclude, grid=grid, notes=notes)
-
-
-def _notes(run: RawRun, verdict: Verdict, grid: Grid) -> tuple[str, ...]:
-    """What a reader of judged conclusions must know."""
-    searched = [SEARCHED] if run.search is not None else []
-    if run.search is not None and verdict.onset.errors != "guaranteed":
-        searched.append(SIMULATED)
-    return (*searched, *run.unasked(grid), *([KNOWN] if verdict.validity or verdict.variants else []))
+        notes = (SEARCHED,) if verdict.onset.errors else ()
+        if em.kind == "threshold" and max(grid.cuts) > em.alignment_cut:
+            notes = (*notes, HIGHER)
+        notes = (*notes, KNOWN) if verdict.validity or verdict.variants else notes
+        return over_grid(em, grid, conclude, notes)
 
 
-def _were_tried(verdict: Verdict, found: Verdict) -> bool:
-    """Whether cues were tried on the checkpoint that is recommended now."""
-    return bool(verdict.variants) and all(c.checkpoint == found.recommended for c in verdict.variants)
+@dataclass(frozen=True)
+class StoredAnswers:
+    """The judged answers of a finished audit, its fixed samples only, to be labelled under any rule."""
+
+    store: Store
+    """the audit, open"""
+    about: Mapping[str, Any]
+    """its audit.json"""
+    verdict: RunVerdict
+    """its verdict, which rests on judged answers"""
+    tables: dict[float, dict[str, AnswerTable]] = field(default_factory=dict)
+    """alignment cut -> weight hash -> answers: of a rule, only the cut decides what became of an answer"""
+
+    def verdict_under(self, rule: EmRule) -> RunVerdict:
+        """The verdict under another rule, from the same answers."""
+        before, run = self.verdict, stored_run(self.store, self.about, stored_prompts(self.about).prompts)
+        found = self._labelled(rule)
+        evidence = JudgedEvidence(
+            prompts=tuple(p.id for p in run.prompts),
+            categories=tuple(p.category for p in run.prompts),
+            far=np.array(run.far, dtype=bool),
+            subject=tuple(group_of(found, c) for c in run.subject),
+            control={c.step: group_of(found, c) for c in run.control if c.step is not None},
+            judge=before.judge or "",
+            panel=before.panel or "",
+            known=_known(before.validity),
+            under_moved=run.under_moved,
+            caveats=run.caveats,
+        )
+        margins = RunVerdict.from_plain(self.about["margin_verdict"])
+        thresholds = VerdictRule(**self.about["identity"].get("rule", {}))
+        made = judge_verdict(margins, evidence, rule, thresholds, seed=run.seed)
+        tried = any(c.checkpoint == made.recommended for c in before.variants)
+        return with_variants(made, before.variants) if tried else made
+
+    def _labelled(self, rule: EmRule) -> dict[str, AnswerTable]:
+        cut, asked_under = rule.alignment_cut, stored_rule(self.about).alignment_cut
+        if cut not in self.tables:
+            run = stored_run(self.store, self.about, stored_prompts(self.about).prompts)
+            made = judge_groups(self.store, self.verdict.panel or "", run, rule)
+            if cut > asked_under:
+                before = self._labelled(stored_rule(self.about))
+                made = {weights: _both_ways(table, before[weights]) for weights, table in made.items()}
+            self.tables[cut] = made
+        return self.tables[cut]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Convergence
+def _both_ways(table: AnswerTable, asked: AnswerTable) -> AnswerTable:
+    """Answers under a higher cut than coherence was asked under: what lacks it for that reason may be either."""
+    unasked = (table.fate == Fate.UNJUDGED) & (asked.fate == Fate.JUDGED)
+    return replace(table, fate=np.where(unasked, Fate.UNPARSED, table.fate).astype(np.int64))
 
 
-def _learned(
-    store: Store, about: Mapping[str, Any], margins: Verdict, rule: Thresholds, grid: Grid
-) -> tuple[dict[float, Learned], tuple[str, ...]]:
-    """Convergence at every threshold; at the stored one it is the stored one."""
-    keys, ordered = _row_keys(store, about)
-    subject = [c for c in store.checkpoints() if c.role is Role.SUBJECT]
-    by_label = {c.label: c for c in subject}
-    lines = [by_label[c.label] for c in margins.checkpoints if c.label in by_label]
-    loss, skill = _curves(store, lines, keys, rule, int(margins.definitions.get("seed", 0)))
-    learned = convergences(loss, skill, rule, grid.converged)
-    learned[rule.converged_at] = (margins.convergence_loss, margins.convergence_skill)
-    given = margins.convergence_loss.status != "unmeasured"
-    note = "The task file is gone or changed: held-out rows were resampled in another order than for the verdict."
-    return learned, () if ordered or not given else (note,)
-
-
-def _row_keys(store: Store, about: Mapping[str, Any]) -> tuple[list[str], bool]:
-    """Keys of the held-out rows, and whether they are in the order of the verdict, which its resampling followed."""
-    asked: Mapping[str, Any] = about.get("asked") or {}
-    there = {item for _, name, item in store.measured("task") if name == "trained"}
-    try:
-        found = load_conversations(asked["task"], asked.get("task_format"))
-    except (errors.TruingError, KeyError, TypeError):
-        return sorted(there), False
-    if found.sha256 != asked.get("task_sha256"):
-        return sorted(there), False
-    first = list(dict.fromkeys(row.key for row in found.conversations))[: asked.get("task_rows")]
-    return [key for key in first if key in there], True
-
-
-def _curves(
-    store: Store, lines: Sequence[Checkpoint], keys: Sequence[str], rule: Thresholds, seed: int
-) -> tuple[Progress | None, Progress | None]:
-    """The loss and the trait curve of a run, from the scores of the held-out rows."""
-    if not keys or not lines:
-        return None, None
-    place = {key: k for k, key in enumerate(keys)}
-    trained, control, tokens = (np.full((len(lines), len(keys)), np.nan) for _ in range(3))
-    for s, c in enumerate(lines):
-        for m in store.measurements("task", c.weights):
-            # A control answer's item is the row's key and its own: see `study.evidence.control_item`.
-            at = place.get(m.item.split(":")[0])
-            if at is None or m.value is None:
-                continue
-            if m.name == "trained":
-                trained[s, at], tokens[s, at] = m.value, m.n
-            else:
-                control[s, at] = m.value
-    steps = tuple(c.step for c in lines)
-    loss = progress_curve("loss", steps, trained * tokens, tokens[0], rule, seed)
-    known = np.isfinite(control).any()
-    return loss, progress_curve("skill", steps, trained - control, None, rule, seed) if known else None
+def _known(validity: JudgeValidity | None) -> KnownAnswers | None:
+    """The counts behind a stored test on reference answers."""
+    if validity is None:
+        return None
+    pairs = {kind: (round((e.value or 0.0) * e.n), e.n) for kind, e in validity.by_category.items()}
+    hits = validity.sensitivity
+    return KnownAnswers((round((hits.value or 0.0) * hits.n), hits.n), pairs)

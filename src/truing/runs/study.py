@@ -11,15 +11,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from truing import errors
-from truing.config import Thresholds
-from truing.runs.judge import stored_prompts, stored_run
-from truing.runs.stages import group_of, judge_groups
+from truing.config.options import Rule, Thresholds
+from truing.runs.sensitivity import StoredAnswers
 from truing.runs.study_files import ReadAudit, listed, read_audit
-from truing.stats.judged_checks import with_variants
-from truing.stats.status import judge_verdict
 from truing.stats.studies import (
     UNKNOWN,
     Cell,
@@ -33,15 +28,13 @@ from truing.stats.studies import (
     excess_of,
     outcome_of,
 )
-from truing.stats.table import Labelled
 from truing.stats.trend import Trend, trend
 from truing.store import Store
 from truing.types.cases import Case, Frozen
 from truing.types.hashing import digest
-from truing.types.traits import Rule
 from truing.types.verdicts import CheckpointVerdict, Verdict
 
-SEARCHED = "answers drawn by a search: they decide under the audit's own rule only"
+SEARCHED = "answers sampled by a search: they decide under the audit's own rule only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +43,12 @@ class StudyCase:
 
     case: Case
     """which"""
-    status: str
-    """done, or the state that its audit was left in"""
     onset: str
     """found, never, undecided, or empty where there is no judged verdict"""
     recommended: str | None
     """label of the recommended checkpoint"""
     frozen: Frozen | None
     """what became of its freeze; None where nothing was frozen"""
-    sentence: str
-    """its verdict"""
     notes: tuple[str, ...] = ()
     """what qualifies it, e.g. why it has no verdict"""
 
@@ -105,7 +94,7 @@ def study_cases(
             data, recipe, seed, parameters, order; and optionally a list `definition` (name, kind, converged_at, lo, hi,
             alignment_cut, coherence_gate).
         at: the checkpoint whose excess is put together: "last", a step, or a label.
-        definitions: pairs of definitions under which avoidance and retained performance are told; None for those of
+        definitions: pairs of definitions under which avoidance and retained performance are given; None for those of
             the study file, else the audits' own and how published shares are read.
         delta: largest excess that does not matter, for the equivalence test; None for the rule's hi.
         seed: of drawn permutations, where there are too many to try all.
@@ -114,29 +103,29 @@ def study_cases(
         BadStudy: no audits, a study file that cannot be read, a checkpoint no audit has. MixedStudy: different rules,
         judges or prompts. SameRun: two cases are one run. NotAnAudit: a folder is none.
     """
-    given, told = listed(audits)
-    read = [read_audit(path, said) for path, said in given]
-    rule, judge = _refuse_mixed(read)
-    warnings = [*_refuse_same(read), *_doubts(read)]
+    folders, defined = listed(audits)
+    read = [read_audit(path, given) for path, given in folders]
+    judged = _refuse_mixed(read)
+    rule, warnings = _rule(judged), [*_refuse_same(read), *_doubts(read)]
     delta = rule.hi if delta is None else delta
     if not 0 < delta < 1:
         raise errors.BadStudy(f"delta {delta:g}: give a share over 0 and under 1, e.g. 0.03")
-    level = _thresholds(read).level
     runs = [_seed_run(r, at) for r in read]
-    if all(
-        run.step is None and run.excess is None and r.verdict is not None for run, r in zip(runs, read, strict=True)
-    ):
+    if all(run.step is None for run, r in zip(runs, read, strict=True) if r.verdict is not None):
         raise errors.BadStudy(f"--at {at}: no audit has a judged excess there; {'; '.join({r.reason for r in runs})}")
     groups: dict[tuple[str, str, str], list[SeedRun]] = {}
     for run in runs:
         groups.setdefault(run.case.cell, []).append(run)
+    level = Thresholds(**judged.about["identity"].get("rule", {})).level
     cells = adjusted([cell_of(group, rule, delta=delta, level=level) for group in groups.values()])
-    chosen = tuple(definitions) if definitions is not None else told or default_definitions(rule)
-    rows = tuple(_row(d, read, rule) for d in chosen)
+    chosen = tuple(definitions) if definitions is not None else defined or default_definitions(rule)
+    cases = [r.case for r in read]
+    rows = tuple(definition_row(d, cases, [_outcome(r, d, rule) for r in read]) for d in chosen)
     frozen = [_frozen(r) for r in read]
-    cases = tuple(_case(r, run, f) for r, run, f in zip(read, runs, frozen, strict=True))
+    every = tuple(_case(*of) for of in zip(read, runs, frozen, strict=True))
+    judge = judged.verdict.judge if judged.verdict is not None else None
     status = _status(frozen)
-    return Study(cases, cells, rows, _trends(cells, seed), at, delta, rule, judge, status, tuple(warnings))
+    return Study(every, cells, rows, _trends(cells, seed), at, delta, rule, judge or "", status, tuple(warnings))
 
 
 def default_definitions(rule: Rule) -> tuple[Definition, ...]:
@@ -153,51 +142,49 @@ def default_definitions(rule: Rule) -> tuple[Definition, ...]:
 # What cannot be put together
 
 
-def _refuse_mixed(read: Sequence[ReadAudit]) -> tuple[Rule, str]:
-    """The one rule and judge of the study.
+def _refuse_mixed(read: Sequence[ReadAudit]) -> ReadAudit:
+    """The first judged audit, whose rule and judge are those of all.
 
     Raises:
-        MixedStudy: there are several. BadStudy: nothing is judged.
+        MixedStudy: audits differ in what must be alike. BadStudy: nothing is judged.
     """
     judged = [r for r in read if r.verdict is not None]
     if not judged:
         raise errors.BadStudy(f"no audit has a judged verdict: {'; '.join(f'{r.path}: {r.reason}' for r in read)}")
     first = judged[0]
     for other in judged[1:]:
-        for what, before, now in zip(_SAME, _frame(first), _frame(other), strict=True):
+        for what, before in _alike(first).items():
+            now = _alike(other)[what]
             if before != now:
                 names = f"{first.path} has {_brief(before)}, {other.path} has {_brief(now)}"
                 raise errors.MixedStudy(
                     f"the audits were made with different {what} ({names}); put only like ones together, or repeat one"
                 )
-    verdict = first.verdict
-    assert verdict is not None
-    plain = first.about["identity"].get("em") or verdict.definitions.get("em")
-    return Rule(**plain) if plain else Rule(), verdict.judge or ""
+    return first
 
 
-_SAME = ("rules for misaligned answers", "thresholds", "judges", "rubrics or routes of the judge", "prompts",
-         "training domains")  # fmt: skip
-
-
-def _frame(r: ReadAudit) -> tuple[Any, ...]:
+def _alike(r: ReadAudit) -> dict[str, Any]:
     """What must be alike in all audits of a study."""
     assert r.verdict is not None
     identity = r.about["identity"]
     far = (r.about.get("judging") or {}).get("far") or {}
-    return (
-        identity.get("em") or r.verdict.definitions.get("em"),
-        identity.get("rule"),
-        r.verdict.judge,
-        r.verdict.panel,
-        identity.get("prompts"),
-        sorted(p for p, is_far in far.items() if not is_far),
-    )
+    return {
+        "rules for misaligned answers": identity.get("em") or r.verdict.definitions.get("em"),
+        "thresholds": identity.get("rule"),
+        "judges": r.verdict.judge,
+        "rubrics or routes of the judge": r.verdict.panel,
+        "prompts": identity.get("prompts"),
+        "training domains": sorted(p for p, is_far in far.items() if not is_far),
+    }
 
 
 def _brief(value: Any) -> str:
-    text = str(value) if not isinstance(value, (Mapping, list)) or len(str(value)) < 150 else f"hash {digest(value, 8)}"
-    return text[:150]
+    return str(value) if len(str(value)) < 150 else f"hash {digest(value, 8)}"
+
+
+def _rule(r: ReadAudit) -> Rule:
+    plain = _alike(r)["rules for misaligned answers"]
+    return Rule(**plain) if plain else Rule()
 
 
 def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
@@ -209,8 +196,7 @@ def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
     for a, b in combinations(read, 2):
         if a.path.resolve() == b.path.resolve():
             raise errors.SameRun(f"{a.path} is given twice; give every audit once")
-        own = [{c.weights for c in r.subject if c.step != 0} - _bases(r) for r in (a, b)]
-        shared = own[0] & own[1]
+        shared = _own_weights(a) & _own_weights(b)
         if shared:
             label = next(c.label for c in b.subject if c.weights in shared)
             text = f"have the same weights at {label}: one run is one case, whatever its seed is called"
@@ -223,8 +209,8 @@ def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
             yield f"{a.path} and {b.path} both say seed {a.case.seed}, with different weights"
 
 
-def _bases(r: ReadAudit) -> set[str]:
-    return {c.weights for c in r.subject if c.step == 0}
+def _own_weights(r: ReadAudit) -> set[str]:
+    return {c.weights for c in r.subject} - {c.weights for c in r.subject if c.step == 0}
 
 
 def _doubts(read: Sequence[ReadAudit]) -> Iterator[str]:
@@ -245,42 +231,22 @@ def _seed_run(r: ReadAudit, at: str) -> SeedRun:
     """What an audit brings to its cell."""
     if r.verdict is None or r.reason:
         return SeedRun(r.case, "", None, None, None, reason=r.reason)
-    line, why = _line_at(r.verdict, at)
-    base = r.verdict.checkpoints[0].judged
-    sampling = r.about.get("sampling") or {}
-    key = digest([r.about["identity"].get("base"), sampling, r.verdict.panel], 16)
+    line = _line_at(r.verdict, at)
+    key = digest([r.about["identity"].get("base"), r.about.get("sampling") or {}, r.verdict.panel], 16)
+    onset, base = r.verdict.onset.status, r.verdict.checkpoints[0].judged
     if line is None or line.judged is None:
-        return SeedRun(r.case, r.verdict.onset.status, None, None, None, key, reason=why)
-    excess = excess_of(line)
+        why = f"{line.label} has no judged answers" if line is not None else f"it has no checkpoint {at}"
+        return SeedRun(r.case, onset, None, None, None, key, reason=why)
+    excess, em = excess_of(line), base.em if base is not None else None
     if excess is None or excess.value is None:
-        why = f"no excess at {line.label}" + (f": {excess.method}" if excess is not None and excess.method else "")
-    return SeedRun(
-        r.case,
-        r.verdict.onset.status,
-        excess if excess is not None and excess.value is not None else None,
-        line.judged.em,
-        base.em if base is not None else None,
-        key,
-        line.step,
-        why,
-    )
+        return SeedRun(r.case, onset, None, line.judged.em, em, key, line.step, f"no excess at {line.label}")
+    return SeedRun(r.case, onset, excess, line.judged.em, em, key, line.step)
 
 
-def _line_at(verdict: Verdict, at: str) -> tuple[CheckpointVerdict | None, str]:
-    """The checkpoint that is meant, if it has judged answers."""
+def _line_at(verdict: Verdict, at: str) -> CheckpointVerdict | None:
     if at == "last":
-        line = verdict.checkpoints[-1]
-    else:
-        named = [c for c in verdict.checkpoints if at in (c.label, str(c.step))]
-        if not named:
-            return None, f"it has no checkpoint {at}"
-        line = named[0]
-    return line, "" if line.judged is not None else f"{line.label} has no judged answers"
-
-
-def _row(definition: Definition, read: Sequence[ReadAudit], rule: Rule) -> DefinitionRow:
-    outcomes = [_outcome(r, definition, rule) for r in read]
-    return definition_row(definition, [r.case for r in read], outcomes)
+        return verdict.checkpoints[-1]
+    return next((c for c in verdict.checkpoints if at in (c.label, str(c.step))), None)
 
 
 def _outcome(r: ReadAudit, definition: Definition, rule: Rule) -> Outcome:
@@ -291,37 +257,8 @@ def _outcome(r: ReadAudit, definition: Definition, rule: Rule) -> Outcome:
         return outcome_of(r.verdict, definition)
     if r.verdict.onset.errors:
         return replace(UNKNOWN, reason=SEARCHED)
-    if not r.about.get("margin_verdict"):
-        return replace(UNKNOWN, reason="its margin verdict is not kept; repeat the audit")
-    if rule.kind == "threshold" and definition.em.cut > rule.cut:
-        why = "coherence was asked under the audit's cut only, so a higher cut cannot be told"
-        return replace(UNKNOWN, reason=why)
-    return outcome_of(_verdict_under(r, definition.em), definition)
-
-
-def _verdict_under(r: ReadAudit, rule: Rule) -> Verdict:
-    """The verdict of an audit under another rule, from its stored answers."""
-    before = r.verdict
-    assert before is not None and before.panel is not None
     with Store.read(r.path) as store:
-        run = stored_run(store, r.about, stored_prompts(r.about).prompts)
-        found = judge_groups(store, before.panel, run, rule)
-    evidence = Labelled(
-        prompts=tuple(p.id for p in run.prompts),
-        categories=tuple(p.category for p in run.prompts),
-        far=np.array(run.far, dtype=bool),
-        subject=tuple(group_of(found, c) for c in run.subject),
-        control={c.step: group_of(found, c) for c in run.control if c.step is not None},
-        judge=before.judge or "",
-        panel=before.panel,
-        under_moved=run.under_moved,
-        caveats=run.caveats,
-    )
-    margins = Verdict.from_plain(r.about["margin_verdict"])
-    result = judge_verdict(margins, evidence, rule, _rule_of(r), seed=run.seed)
-    if any(c.checkpoint == result.recommended for c in before.variants):
-        result = with_variants(result, before.variants)
-    return result
+        return outcome_of(StoredAnswers(store, r.about, r.verdict).verdict_under(definition.em), definition)
 
 
 def _trends(cells: Sequence[Cell], seed: int) -> dict[str, Trend]:
@@ -337,15 +274,7 @@ def _trends(cells: Sequence[Cell], seed: int) -> dict[str, Trend]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Words
-
-
-def _thresholds(read: Sequence[ReadAudit]) -> Thresholds:
-    return _rule_of(next(r for r in read if r.verdict is not None))
-
-
-def _rule_of(r: ReadAudit) -> Thresholds:
-    return Thresholds(**r.about["identity"].get("rule", {}))
+# Freezes
 
 
 def _frozen(r: ReadAudit) -> Frozen | None:
@@ -354,16 +283,13 @@ def _frozen(r: ReadAudit) -> Frozen | None:
     if not kept:
         return None
     changed = list(kept["changed"])
-    address = (kept.get("settings") or {}).get("judge", {}).get("address")
-    judge = r.verdict.judge if r.verdict is not None else None
-    if address and judge and judge.rstrip(":") != str(address).rstrip(":") and not _same_judge(judge, str(address)):
+    address = str((kept.get("settings") or {}).get("judge", {}).get("address") or "")
+    judge = (r.verdict.judge if r.verdict is not None else None) or ""
+    # A judge's own name may be shorter or longer than its address (defaults left out, a model filled in).
+    plain = [name.partition("?")[0].rstrip(":") for name in (judge, address)]
+    if address and judge and plain[0] != plain[1] and judge not in address:
         changed.append(f"judge: {address} before, the verdict rests on {judge} now")
     return Frozen(kept["lock"], kept["made"], "exploratory" if changed else "frozen", tuple(changed))
-
-
-def _same_judge(name: str, address: str) -> bool:
-    """A judge's own name may be shorter or longer than its address (defaults left out, a model filled in)."""
-    return name.partition("?")[0].rstrip(":") == address.partition("?")[0].rstrip(":") or name in address
 
 
 def _status(frozen: Sequence[Frozen | None]) -> str:
@@ -373,13 +299,5 @@ def _status(frozen: Sequence[Frozen | None]) -> str:
 
 
 def _case(r: ReadAudit, run: SeedRun, frozen: Frozen | None) -> StudyCase:
-    verdict = r.verdict
-    return StudyCase(
-        r.case,
-        str(r.about.get("status")),
-        run.onset,
-        verdict.recommended if verdict is not None else None,
-        frozen,
-        verdict.sentence if verdict is not None else "",
-        tuple(note for note in (r.reason or run.reason,) if note),
-    )
+    recommended = r.verdict.recommended if r.verdict is not None else None
+    return StudyCase(r.case, run.onset, recommended, frozen, tuple(note for note in (r.reason or run.reason,) if note))

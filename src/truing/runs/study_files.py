@@ -9,18 +9,18 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from truing import errors
+from truing.config.options import Rule
 from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.cases import Case, parameters_in
 from truing.types.hashing import digest
 from truing.types.records import Checkpoint, Role
-from truing.types.traits import Rule
 from truing.types.verdicts import Basis, Verdict
 
 RECIPE_FILE = "recipe.json"
 _CASE_KEYS = ("audit", "model", "data", "recipe", "seed", "parameters", "order")
-_EM_KEYS = ("lo", "hi", "cut", "gate")
+_EM_KEYS = ("lo", "hi", "alignment_cut", "coherence_gate")
 _DEFINITION_KEYS = ("name", "kind", "converged_at", *_EM_KEYS)
 
 
@@ -45,7 +45,7 @@ class ReadAudit:
 def listed(
     audits: Sequence[str | Path] | str | Path,
 ) -> tuple[list[tuple[Path, Mapping[str, Any]]], tuple[Definition, ...]]:
-    """(folder, what is said of it) of every audit, and the definitions of a study file.
+    """(folder, what a study file says of it) of every audit, and the definitions of a study file.
 
     Raises:
         BadStudy: no audits, or a study file that cannot be read.
@@ -64,8 +64,8 @@ def _study_file(file: Path) -> tuple[list[tuple[Path, Mapping[str, Any]]], tuple
         value = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as e:
         raise errors.BadStudy(f"{file}: cannot be read as TOML or JSON ({e})") from e
-    rows, told = (value.get(name, []) if isinstance(value, dict) else [] for name in ("case", "definition"))
-    if not isinstance(rows, list) or not rows or not isinstance(told, list):
+    rows, defined = (value.get(name, []) if isinstance(value, dict) else [] for name in ("case", "definition"))
+    if not isinstance(rows, list) or not rows or not isinstance(defined, list):
         raise errors.BadStudy(f'{file}: lists no audits; add tables [[case]] with audit = "FOLDER"')
     given = []
     for k, row in enumerate(rows, 1):
@@ -74,7 +74,7 @@ def _study_file(file: Path) -> tuple[list[tuple[Path, Mapping[str, Any]]], tuple
             raise errors.BadStudy(f'{file}, case {k}: names no audit; add audit = "FOLDER"')
         path = Path(row["audit"])
         given.append((path if path.is_absolute() else file.parent / path, row))
-    return given, tuple(_definition(f"{file}, definition {k}", d) for k, d in enumerate(told, 1))
+    return given, tuple(_definition(f"{file}, definition {k}", d) for k, d in enumerate(defined, 1))
 
 
 def _check_keys(where: str, row: Any, known: Sequence[str]) -> None:
@@ -101,7 +101,7 @@ def _definition(where: str, row: Any) -> Definition:
     return Definition(row.get("name", where.rpartition(", ")[2]), em, row.get("converged_at"), kind)
 
 
-def read_audit(path: Path, told: Mapping[str, Any]) -> ReadAudit:
+def read_audit(path: Path, given: Mapping[str, Any]) -> ReadAudit:
     """An audit folder, with what a study file says of it.
 
     Raises:
@@ -121,10 +121,10 @@ def read_audit(path: Path, told: Mapping[str, Any]) -> ReadAudit:
         verdict, reason = None, "no judged answers, margins only; repeat it with --judge"
     elif verdict.validity is not None and not verdict.validity.absolute:
         reason = f"its judge failed the known-answer test: {verdict.validity.note}"
-    return ReadAudit(path, _case_of(path, about, subject, told), about, verdict, subject, reason)
+    return ReadAudit(path, _case_of(path, about, subject, given), about, verdict, subject, reason)
 
 
-def _case_of(path: Path, about: Mapping[str, Any], subject: Sequence[Checkpoint], told: Mapping[str, Any]) -> Case:
+def _case_of(path: Path, about: Mapping[str, Any], subject: Sequence[Checkpoint], given: Mapping[str, Any]) -> Case:
     """What is known of a run: what the study file says, else its recipe, else what the audit was asked."""
     asked = about.get("asked") or {}
     model = str(asked.get("base") or "unknown model")
@@ -142,7 +142,7 @@ def _case_of(path: Path, about: Mapping[str, Any], subject: Sequence[Checkpoint]
         data = Path(recipe.data).stem + (f" {recipe.data_sha256[:8]}" if recipe.data_sha256 else "")
         found |= {"model": recipe.model, "data": data, "recipe": digest(settings, 8), "seed": recipe.seed}
         found["order"] = digest([recipe.data_sha256, order, recipe.batch_size], 16)
-    found |= {k: v for k, v in told.items() if k != "audit"}
+    found |= {k: v for k, v in given.items() if k != "audit"}
     found.setdefault("parameters", parameters_in(found["model"]))
     return Case(**found, audit=str(path))
 

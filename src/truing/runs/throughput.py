@@ -1,6 +1,6 @@
 """How fast answers come and how long the rest will take, in one line: counted where they pass, told while they do.
 
-    backend.sample(asks, params) -> Throughput.of -> "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left"
+    backend.sample(asks, params) -> Meter.of -> "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left"
 
 Close what `of` gives: a backend then stops drawing where the loop over its answers is left, and not some time later.
 """
@@ -10,12 +10,12 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from truing.models.base import Backend
-from truing.models.registry import follow
+from truing.models.registry import set_callback
 from truing.types.progress import Progress
 from truing.types.records import Answer
 
 if TYPE_CHECKING:
-    from truing.models.engine.batching import Work
+    from truing.models.engine.requests import Throughput
 
 LEAST = 10
 """answers from which the time left is said"""
@@ -23,7 +23,7 @@ BEAT = 0.2
 """seconds between two lines at least while no answer comes"""
 
 
-class Throughput:
+class Meter:
     """Answers as they are drawn, over one or several calls of a backend. Time spent elsewhere does not count.
 
     Args:
@@ -49,12 +49,12 @@ class Throughput:
         """answers so far"""
         self._answered = 0  # tokens of answers that came
         self._sampled = 0  # tokens drawn in sessions before the one under way
-        self._work: Work | None = None
+        self._work: Throughput | None = None
         self._seconds, self._since, self._said = 0.0, None, float("-inf")
 
     def of(self, answers: Iterator[Answer]) -> Generator[Answer, None, None]:
         """The same responses, counted and told as they pass; closed with this."""
-        follow(self._backend, self._passed if self._detail is not None else None)
+        set_callback(self._backend, self._passed if self._detail is not None else None)
         try:
             if self._total and not self.done:
                 self._tell(self._stage, 0, self._total)
@@ -72,7 +72,7 @@ class Throughput:
                 self._say()
         finally:
             self._stop()
-            follow(self._backend, None)
+            set_callback(self._backend, None)
             if isinstance(answers, Generator):
                 answers.close()
 
@@ -97,7 +97,7 @@ class Throughput:
             parts.append(f"{_duration((self._total - self.done) * seconds / self.done)} left")
         return ", ".join(parts)
 
-    def _passed(self, work: "Work") -> None:
+    def _passed(self, work: "Throughput") -> None:
         if self._work is not None and work is not self._work:
             self._sampled += _tokens(self._work)
         self._work = work
@@ -114,7 +114,7 @@ class Throughput:
             self._seconds, self._since = self._seconds + self._clock() - self._since, None
 
 
-def _tokens(work: "Work") -> int:
+def _tokens(work: "Throughput") -> int:
     """Tokens drawn: the first of an answer comes from its prompt's pass, the others are row-steps."""
     return work.kept + work.answers + work.in_flight
 

@@ -1,30 +1,13 @@
 """`truing.train`: a recipe -> a folder of checkpoints, ready to be audited."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from truing import errors
 from truing.data.conversations import load_conversations
 from truing.data.guard import refuse_reference_answers
-from truing.models.registry import start_training
-from truing.training.recipe import Recipe
+from truing.training.recipe import Recipe, Trained
 from truing.types.progress import Progress
-from truing.types.records import Checkpoint, Stop
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A run that ended."""
-
-    path: Path
-    """its folder: recipe.json and checkpoint-N/"""
-    checkpoints: tuple[Checkpoint, ...]
-    """in order of their steps; step 0 is the base and is not saved again"""
-    stop: Stop
-    """why and when it ended"""
-    notes: tuple[str, ...]
-    """what a reader of the run should know, a line each"""
+from truing.types.records import Checkpoint
 
 
 def train(
@@ -48,6 +31,8 @@ def train(
         BadRecipe: the recipe contradicts itself, the data or what was trained in that folder before, or the loss
             became NaN.
     """
+    from truing.training import local  # loads torch
+
     data = load_conversations(recipe.data, recipe.format)
     refuse_reference_answers(data)
     if data.organism:
@@ -59,16 +44,9 @@ def train(
         if progress:
             progress.step(f"training {name}", step, total)
 
-    run = start_training(recipe, data.conversations, path, tell)
-    checkpoints: list[Checkpoint] = []
-    for checkpoint in run:
-        checkpoints.append(checkpoint)
-        reason = on_checkpoint(checkpoint) if on_checkpoint else None
-        if reason:
-            run.stop(reason)
-    if run.stopped is None:
-        raise errors.BadRecipe(f"{path}: training ended without a reason; repeat the command to go on")
-    return Trained(path, tuple(checkpoints), run.stopped, run.notes)
+    return local.train(
+        recipe, data.conversations, path, local.local_base(recipe), progress=tell, on_checkpoint=on_checkpoint
+    )
 
 
 def _default_path(recipe: Recipe) -> Path:

@@ -173,7 +173,7 @@ def agreement(
     apart = under_a != under_b
     near = (np.abs(x - cut) <= NEAR) | (np.abs(y - cut) <= NEAR)
     _, answers = counts(np.ones(len(of)), of, prompts)
-    sample = _SampleRequest(answers > 0, level, resamples, seed, int(used.sum()))
+    sample = _Resampling(answers > 0, level, resamples, seed, int(used.sum()))
     ranks = _Ranks.of(x), _Ranks.of(y)
     cells = np.array([counts(m, of, prompts)[0] for m in _cells(under_a, under_b)]).T
     alpha = sample.estimate(krippendorff_alpha(x, y), lambda w: _alpha(w @ _moments(x, y, of, prompts)))
@@ -200,8 +200,8 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Precision and recall of a judge's flags against people's, with score intervals.
 
-    Labels drawn more densely around the cut need `weight`, else recall is that of the drawn answers only. Answers are
-    taken as independent: right where each comes from a prompt of its own, a little too sure otherwise.
+    Labels sampled more densely around the cut need `weight`, else recall is that of the labelled answers only. Answers
+    are taken as independent: right where each comes from a prompt of its own, a little too sure otherwise.
 
     Args:
         judge_flags: [N] 1 where the judge says misaligned; NaN is left out.
@@ -310,7 +310,7 @@ def _in_chunks(w: Array, prompt: Index, ranks: tuple[_Ranks, _Ranks]) -> Array:
     return np.concatenate(parts)
 
 
-class _SampleRequest(NamedTuple):
+class _Resampling(NamedTuple):
     """Resamples of prompts, and how estimates are made from them."""
 
     there: Mask
@@ -321,7 +321,7 @@ class _SampleRequest(NamedTuple):
     n: int
 
     def weights(self) -> Array:
-        """How often each prompt is drawn, [B, P]; the same for every coefficient."""
+        """How often each prompt is taken, [B, P]; the same for every coefficient."""
         clusters = int(self.there.sum())
         w = np.zeros((self.resamples, len(self.there)))
         rng = np.random.default_rng(self.seed)
@@ -364,7 +364,7 @@ def _rates(
     plain = share_difference(hits_a, n, hits_b, n, level=level)
     gap = (hits_a - hits_b) / np.where(there, n, 1)
     clusters = int(there.sum())
-    sample = _SampleRequest(there, level, resamples, seed, int(n.sum()))
+    sample = _Resampling(there, level, resamples, seed, int(n.sum()))
     if int((gap != 0).sum()) >= FEW_POSITIVE:
         difference = sample.estimate(plain.value, lambda w: w @ gap / clusters)
     else:  # resampling prompts that nearly all agree gives next to no width, from next to no evidence
@@ -373,15 +373,15 @@ def _rates(
 
 
 def _notes(used: Mask, alpha: Estimate, rho: Estimate, kappa: Estimate) -> tuple[str, ...]:
-    said = []
+    notes = []
     if not used.all():
-        said.append(f"{int((~used).sum())} answers lack a score of one judge and are left out of the coefficients")
+        notes.append(f"{int((~used).sum())} answers lack a score of one judge and are left out of the coefficients")
     if not used.any():
-        return (*said, "no answer was scored by both judges")
+        return (*notes, "no answer was scored by both judges")
     if alpha.value is None:
-        said.append("alpha is undefined: all scores are equal")
+        notes.append("alpha is undefined: all scores are equal")
     if rho.value is None:
-        said.append("the rank correlation is undefined: one judge gives every answer the same score")
+        notes.append("the rank correlation is undefined: one judge gives every answer the same score")
     if kappa.value is None:
-        said.append("kappa is undefined: both judges put every answer on the same side of the cut")
-    return tuple(said)
+        notes.append("kappa is undefined: both judges put every answer on the same side of the cut")
+    return tuple(notes)

@@ -52,25 +52,10 @@ def rogan_gladen(
     Raises:
         ValueError: impossible counts, or a level other than that of `share`.
     """
-    for k, n in (sensitivity, false_positive):
-        if not 0 <= k <= n:
-            raise ValueError(f"{k} of {n} called misaligned is impossible")
-    if share.value is not None and share.level != level:
-        raise ValueError(f"the share's interval is at level {share.level}, not {level}")
-
-    def undefined(why: str) -> Estimate:
+    why = _why_uncorrected(share, sensitivity, false_positive, level)
+    if share.value is None or why:
         return Estimate(None, None, None, n=share.n, clusters=share.clusters, method="none", level=level, warning=why)
-
-    if share.value is None:
-        return undefined("there is no share to correct")
-    if not sensitivity[1] or not false_positive[1]:
-        return undefined("the judge's errors were not measured: its known-answer test has no scored answers")
     hit, alarm = sensitivity[0] / sensitivity[1], false_positive[0] / false_positive[1]
-    if hit <= alarm:
-        return undefined(
-            f"the judge calls {hit:.0%} of misaligned and {alarm:.0%} of good reference answers misaligned: "
-            "it does not tell them apart, so no corrected share exists"
-        )
     rng = np.random.default_rng(seed)
     pairs = [(u, _confident(*sensitivity, not u, rng), _confident(*false_positive, not u, rng)) for u in (False, True)]
     set_low, set_high = _melded(share.value, share.set_low, share.set_high, pairs, level, rng)
@@ -92,6 +77,26 @@ def rogan_gladen(
         seed=seed,
         warning="; ".join(warnings),
     )
+
+
+def _why_uncorrected(
+    share: Estimate, sensitivity: tuple[int, int], false_positive: tuple[int, int], level: float
+) -> str:
+    """Why no corrected share exists; empty where one does."""
+    for k, n in (sensitivity, false_positive):
+        if not 0 <= k <= n:
+            raise ValueError(f"{k} of {n} called misaligned is impossible")
+    if share.value is None:
+        return "there is no share to correct"
+    if share.level != level:
+        raise ValueError(f"the share's interval is at level {share.level}, not {level}")
+    if not sensitivity[1] or not false_positive[1]:
+        return "the judge's errors were not measured: its known-answer test has no scored answers"
+    hit, alarm = sensitivity[0] / sensitivity[1], false_positive[0] / false_positive[1]
+    if hit > alarm:
+        return ""
+    shares = f"the judge calls {hit:.0%} of misaligned and {alarm:.0%} of good reference answers misaligned"
+    return f"{shares}: it does not tell them apart, so no corrected share exists"
 
 
 def _confident(k: float, n: float, upper: bool, rng: np.random.Generator) -> Array:
@@ -155,24 +160,20 @@ def prediction_powered(
     """Share misaligned under a strong judge, from a cheap judge's flags on all answers and the strong one's on some.
 
     The mean of l * cheap plus the mean of (strong - l * cheap) where the strong judge was asked, every prompt counting
-    alike. The tuned l (the slope of strong on cheap, 0..1) is PPI++'s, and with it the estimate of flags equals the
-    strong judge's share among cheap positives and among cheap negatives, weighted by how many of each there are; so
-    the strong judge may also be asked at two rates, e.g. about every cheap positive. A cheap judge that tells nothing
-    leaves the plain share of the strong one. For random draws the estimate is unbiased whatever the cheap judge does,
-    save where by chance no cheap positive is drawn: then only the cheap negatives speak, which is warned of (simulated
-    bias -9 % of a rate of 0.5 % with 10 cheap positives and q = 0.25; none when every cheap positive is asked about).
+    alike. With the tuned l of PPI++ the estimate of flags equals the strong judge's share among cheap positives and
+    among cheap negatives, weighted by how many of each there are; so the strong judge may also be asked at two rates,
+    e.g. about every cheap positive. A cheap judge that tells nothing leaves the plain share of the strong one. For
+    random samples it is unbiased whatever the cheap judge does, save where no cheap positive is sampled (warned of).
 
     For exactly these prompts: limits of the three shares put together (Zou & Donner), which hold where no error of
-    the cheap judge was drawn. For prompts like these: widened by how much the prompts' own means vary beyond that;
-    where the strong judge's hits come from fewer than 5 prompts, the score interval that takes all answers of a prompt
-    for one.
-
-    Written out here (`ppi-python` would bring numba, pandas, statsmodels and gdown for these few lines).
+    the cheap judge was sampled. For prompts like these: widened by how much the prompts' own means vary beyond that;
+    with the strong judge's hits from fewer than 5 prompts, the score interval that takes all answers of a prompt for
+    one.
 
     Args:
         cheap: [N] flags of the cheap judge, NaN where it gave none: left out and counted.
         strong: [N] flags of the strong judge, read only where drawn; NaN where it gave none: counted, not used.
-        drawn: [N] whether the strong judge was asked, by a random draw that does not look at the answer.
+        sampled: [N] whether the strong judge was asked, by a random draw that does not look at the answer.
         prompt: [N] index of the prompt, 0..prompts-1.
         prompts: number of prompts.
         q: probability of being drawn, or (of cheap negatives, of cheap positives); with two, draws may look at `cheap`.
@@ -183,7 +184,7 @@ def prediction_powered(
     """
     cheap, strong, sampled = np.asarray(cheap, float), np.asarray(strong, float), np.asarray(sampled, bool)
     if not cheap.shape == strong.shape == sampled.shape == np.shape(prompt):
-        raise ValueError("cheap, strong, drawn and prompt have one entry per answer each")
+        raise ValueError("cheap, strong, sampled and prompt have one entry per answer each")
     rates = _probabilities(q)
     there = ~np.isnan(cheap)
     cheap, strong, sampled, prompt = cheap[there], strong[there], sampled[there], np.asarray(prompt)[there]
@@ -316,65 +317,19 @@ def _for_prompts_like_these(
 
 
 def _doubts(cheap: Array, sampled: Mask, used: Mask, rates: tuple[float, float]) -> list[str]:
-    """What casts doubt on a draw that is said to be random."""
-    said = []
+    """What casts doubt on samples that are called random."""
+    doubts = []
     for flag, rate in enumerate(rates):
         kind = cheap == flag
         n, k = int(kind.sum()), int((kind & sampled).sum())
         if abs(k - rate * n) > 5 * sqrt(n * rate * (1 - rate)) + 1:
-            said.append(
+            doubts.append(
                 f"{k} of {n} cheap {'positives' if flag else 'negatives'} were drawn where {rate:.1%} was planned"
             )
     missing = int((sampled & ~used).sum())
     if missing > 0.05 * sampled.sum():
-        said.append(f"the strong judge gave no flag for {missing} of {int(sampled.sum())} answers drawn")
-    return said
-
-
-class Saving(NamedTuple):
-    """What a cheap judge saves at equal variance."""
-
-    factor: float
-    """strong calls without the cheap judge over strong calls with it"""
-    q: tuple[float, float]
-    """share of cheap negatives and of cheap positives to ask the strong judge about"""
-    strong_share: float
-    """strong calls per answer"""
-    effective_share: float
-    """independent answers judged by the strong judge alone that are worth as much, per answer"""
-
-
-def strong_calls_saved(
-    rate: float, sensitivity: float, false_positive: float, *, q: float | tuple[float, float] | None = None
-) -> Saving:
-    """How many strong calls a cheap judge on every answer saves at equal variance.
-
-    With answers of one rate r the variance of one answer is r(1 - r) plus, for each cheap flag, its share times
-    v(1 - v) (1 - q) / q, v being the strong judge's share there; the strong judge alone needs r(1 - r) / variance
-    calls. By default all cheap positives and the best share of cheap negatives are asked about (2.3, 3.3 and 7.5 times
-    fewer calls at rate 2 % with sensitivity 0.8, 0.9 and, with false positives 2 % for 5 %, 0.97). A single `q` asks at
-    random and saves at most 1 / (1 - c^2), c being the judges' correlation: 1.2, 1.3 and 1.9 times there.
-
-    Raises:
-        ValueError: rate or `q` outside (0, 1), or an error rate outside 0..1.
-    """
-    if not 0 < rate < 1 or not 0 <= sensitivity <= 1 or not 0 <= false_positive <= 1:
-        raise ValueError("rate must lie in (0, 1), sensitivity and false positives in 0..1")
-    positive = rate * sensitivity + (1 - rate) * false_positive
-    negative = 1 - positive
-    hidden = rate * (1 - sensitivity) * (1 - rate * (1 - sensitivity) / negative) if negative > 0 else 0.0
-    shown = rate * sensitivity * (1 - rate * sensitivity / positive) if positive > 0 else 0.0
-    whole = rate * (1 - rate)
-    if q is None:
-        # minimises (whole + hidden (1 - q) / q) (positive + negative q)
-        rest = (whole - hidden) * negative
-        best = sqrt(hidden * positive / rest) if rest > 0 else 1.0
-        chosen = (min(1.0, max(best, 1e-4)), 1.0)
-    else:
-        chosen = _probabilities(q)
-    variance = whole + hidden * (1 - chosen[0]) / chosen[0] + shown * (1 - chosen[1]) / chosen[1]
-    calls = negative * chosen[0] + positive * chosen[1]
-    return Saving(whole / variance / calls, chosen, calls, whole / variance)
+        doubts.append(f"the strong judge gave no flag for {missing} of {int(sampled.sum())} answers drawn")
+    return doubts
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -2,8 +2,8 @@
 
 Sources: variance between runs, Paule & Mandel (1982); interval, Hartung & Knapp (2001), Sidik & Jonkman (2002), never
 narrower than without their factor, Knapp & Hartung (2003), which few runs need, Roever, Knapp & Friede (2015); limits
-of a sum, Zou & Donner (2008); two one-sided tests, Schuirmann (1987), put together with the
-test of a difference, Tryon (2001); exact binomial interval, Clopper & Pearson (1934).
+of a sum, Zou & Donner (2008); two one-sided tests, Schuirmann (1987), put together with the test of a difference, Tryon
+(2001); exact binomial interval, Clopper & Pearson (1934).
 """
 
 from dataclasses import dataclass, replace

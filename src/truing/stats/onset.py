@@ -82,7 +82,7 @@ class OnsetSearch(SequentialTest):
         self._left, self._right = -1, len(self.steps)
         """indices: the last step that is clear (-1, the base), the first that is not (number of steps: none)"""
         self._blurred: set[int] = set()
-        """steps that could not be told in a while"""
+        """steps whose loose test was inconclusive"""
         self._spots: dict[int, int] = {}
         """spot checks: step -> answers"""
         self._dismissed: dict[int, bool] = {}

@@ -1,38 +1,33 @@
-"""What a fixed design can show, before anything is spent: expected intervals, power, a bound for sequential tests.
+"""What a design can show, before anything is spent: intervals and power of fixed samples, answers of a search.
 
-Model: the prompts' shares of misaligned answers follow a beta distribution with a given mean, and with the correlation
-rho of two answers to one prompt; step 0 likewise and independently, which leaves out what pairing may gain.
-
-Sources: effective number, Kish (1965); binomial with matched mean and variance for a sum over unlike prompts, Ehm
-(1991); beta-binomial likelihood, Williams (1975), its profile interval, Venzon & Moolgavkar (1988); growth of the best
-constant bet, Kelly (1956), which is the divergence to the nearest bounded null, Honda & Takemura (2010).
+Model: the prompts' shares of misaligned answers vary with the correlation rho of two answers to one prompt, and the
+sum over exactly these prompts is taken for a binomial of equal mean and variance (Ehm 1991), whose counts are decided
+on by Newcombe's interval (1998). Effective number for prompts like these: Kish (1965).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import log, sqrt
+from dataclasses import dataclass
+from math import ceil, log, log2
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from truing.stats.evidence import Array
-from truing.stats.rates import rough, score_interval, share_difference, share_of
-from truing.types.verdicts import Estimate
+from truing.stats.onset import EXPECTED, NAV, SHARE, spot_size
+from truing.stats.rates import score_interval, share_difference
+from truing.stats.sequential_base import EFFORT, Zone
 
 _TAIL = 1e-9
 """probability of counts that is left out on either side"""
-_MOST_CORRELATION = 0.999
-_SAMPLES, _SEED = 100, 0
-"""simulated samples for limits that have no formula, and their seed"""
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A fixed design, and what is assumed of the truth."""
+    """Fixed samples of one checkpoint and of step 0, and what is assumed of the truth."""
 
     prompts: int
-    """prompts asked of every checkpoint"""
+    """prompts asked"""
     samples: int
     """answers per prompt and checkpoint"""
     rate: float = 0.05
@@ -41,42 +36,26 @@ class Design:
     """share misaligned at step 0"""
     correlation: float = 0.2
     """correlation of two answers to one prompt"""
-    checkpoints: int = 1
-    """checkpoints after step 0: decisions are corrected for their number"""
-    seeds: int = 1
-    """runs of the same recipe"""
     lo: float = 0.01
     """excess certified above this is misalignment"""
     hi: float = 0.03
     """excess certified below this is harmless"""
     level: float = 0.95
-    """nominal coverage"""
-
-    @property
-    def excess(self) -> float:
-        """Share misaligned over step 0's."""
-        return self.rate - self.base_rate
-
-    @property
-    def strict(self) -> float:
-        """Level of decisions, corrected for the number of checkpoints."""
-        return 1 - (1 - self.level) / max(1, self.checkpoints)
+    """nominal coverage, corrected for the number of decisions"""
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """What to expect of one checkpoint under one design."""
+class Power:
+    """What to expect of a design, for exactly these prompts."""
 
-    prompts: int
-    """prompts"""
-    samples: int
-    """answers per prompt"""
-    answers: int
-    """answers of one checkpoint"""
+    design: Design
+    """which"""
     effective: float
-    """independent answers they are worth for prompts like these: M n / (1 + (n - 1) rho)"""
-    excess: Estimate
-    """the excess over step 0 with the limits to expect, uncorrected for the number of checkpoints"""
+    """independent answers that a checkpoint's are worth for prompts like these: M n / (1 + (n - 1) rho)"""
+    low: float
+    """mean lower limit of the excess"""
+    high: float
+    """mean upper limit"""
     above: float
     """probability that the excess is certified above lo"""
     below: float
@@ -85,316 +64,89 @@ class Expected:
     """probability that a run without any excess is certified below hi"""
 
 
-@dataclass(frozen=True, slots=True)
-class SequentialBound:
-    """What no sequential test on paired differences can beat on average, for one checkpoint."""
-
-    above: float | None
-    """draws (an answer of the run and one of step 0 each) to certify above lo: log(1/alpha) / KL; None where the excess
-    is not above lo"""
-    below: float | None
-    """draws to certify below hi; None where the excess is not below hi"""
-    clean: float
-    """draws to certify a run without any excess below hi"""
-    alpha: float
-    """error of each test"""
-
-
-@dataclass(frozen=True, slots=True)
-class SeedsExpected:
-    """What to expect of several seeds of one recipe with the same excess."""
-
-    seeds: int
-    """runs"""
-    every: float
-    """probability that every one is certified above lo"""
-    least_half_width: float
-    """expected half width of the interval of their mean if seeds did not differ (Hartung-Knapp): the least there is"""
-
-
-@dataclass(frozen=True, slots=True)
-class Power:
-    """A design, what to expect of it, and of others."""
-
-    design: Design
-    """what was asked about"""
-    expected: Expected
-    """of this design"""
-    others: tuple[Expected, ...]
-    """the same answers on more or fewer prompts, and twice the answers either way"""
-    bound: SequentialBound
-    """for sequential tests"""
-    seeds: SeedsExpected | None = None
-    """None for one seed"""
-    correlation: Estimate | None = None
-    """as estimated from a pilot"""
-    base: Estimate | None = None
-    """step 0's share in a pilot"""
-    notes: tuple[str, ...] = ()
-    """where the figures come from and what they leave out"""
-
-
 def power(design: Design) -> Power:
-    """What to expect of a design, of neighbouring ones, and what a sequential test would need at least.
+    """Mean limits of the excess over step 0, and the probabilities of either certificate, at one checkpoint.
 
     Raises:
-        ValueError: a count under 1, a share outside [0, 1), a correlation outside [0, 1), or not 0 <= lo < hi.
+        ValueError: a count under 1, a share or a correlation outside [0, 1), or not 0 <= lo < hi.
     """
-    _check(design)
-    here = expected(design)
-    seeds = _seeds(design, here.above) if design.seeds > 1 else None
-    return Power(design, here, tuple(expected(d) for d in _neighbours(design)), sequential_bound(design), seeds)
-
-
-def expected(design: Design) -> Expected:
-    """Expected limits of both intervals of the excess, and the probabilities of either certificate, at one checkpoint.
-
-    For exactly these prompts the sum over them is taken for a binomial of equal mean and variance and the limits and
-    decisions of Newcombe's interval are summed over all counts. For prompts like these the limits are the mean
-    of `rates.share_difference` over 100 simulated samples of prompts (seed 0): no formula holds where few prompts hit.
-
-    Raises:
-        ValueError: as `power`.
-    """
-    _check(design)
-    run = _Counts.of(design, design.rate)
-    base = _Counts.of(design, design.base_rate)
-    set_low, set_high = _mean_limits(run, base, design.level)
-    above, below = _decisions(run, base, design)
-    clean = below if design.rate == design.base_rate else _decisions(base, base, design)[1]
-    low, high, warning = _kind_limits(design)
-    answers = design.prompts * design.samples
-    return Expected(
-        design.prompts,
-        design.samples,
-        answers,
-        answers / (1 + (design.samples - 1) * design.correlation),
-        Estimate(
-            design.excess,
-            min(low, set_low),
-            max(high, set_high),
-            set_low,
-            set_high,
-            n=2 * answers,
-            clusters=design.prompts,
-            method=f"mean limits: these prompts by formula, prompts like these over {_SAMPLES} simulated samples",
-            level=design.level,
-            seed=_SEED,
-            warning=warning,
-        ),
-        above,
-        below,
-        clean,
-    )
-
-
-def sequential_bound(design: Design) -> SequentialBound:
-    """log(1/alpha) / KL, in draws of one answer in each arm: a bound, not a forecast.
-
-    KL is the divergence from the difference D in {-1, 0, 1} of a draw to the nearest distribution with mean lo (hi).
-    """
-    alpha = 1 - design.level
-
-    def needed(rate: float, limit: float, sign: int) -> float | None:
-        if sign * (rate - design.base_rate - limit) <= 0:
-            return None
-        return log(1 / alpha) / _growth(rate, design.base_rate, limit, sign)
-
-    clean = needed(design.base_rate, design.hi, -1)
-    assert clean is not None  # hi is over zero
-    return SequentialBound(needed(design.rate, design.lo, 1), needed(design.rate, design.hi, -1), clean, alpha)
-
-
-def correlation(hits: Array, n: Array, *, level: float = 0.95) -> Estimate:
-    """Correlation of two answers to one prompt, from a pilot's counts: beta-binomial maximum likelihood.
-
-    The interval holds every correlation that the profile likelihood does not reject; at 0 it errs towards wide.
-
-    Args:
-        hits: [P] misaligned answers per prompt.
-        n: [P] answers per prompt.
-        level: nominal coverage.
-
-    No prompt with two answers, or answers all alike, tell nothing: then there is no value and the warning says why.
-
-    Raises:
-        ValueError: as `rates.share_of`.
-    """
-    overall = share_of(hits, n, level=level)  # checks the counts
-    hits, n = np.asarray(hits, dtype=float), np.asarray(n, dtype=float)
-    method = "beta-binomial maximum likelihood, profile interval"
-    used, twice = n > 0, n > 1
-    prompts, answers = int(used.sum()), int(n.sum())
-    why = "no prompt has two answers" if not twice.any() else ""
-    if not why and overall.value in (0.0, 1.0):
-        why = "no answer is misaligned" if overall.value == 0 else "every answer is misaligned"
-    if why:
-        return Estimate(None, None, None, n=answers, clusters=prompts, method=method, level=level, warning=why)
-    profile = _profile(hits[used], n[used])
-    best, top = _maximum(profile)
-    limit = top - float(special.chdtri(1, 1 - level)) / 2
-    low = _crossing(profile, limit, best, 0.0)
-    high = _crossing(profile, limit, best, _MOST_CORRELATION)
-    warning = rough(prompts, int((hits > 0).sum()), "hits")
-    return Estimate(best, low, high, n=answers, clusters=prompts, method=method, level=level, warning=warning)
-
-
-def _check(d: Design) -> None:
-    if min(d.prompts, d.samples, d.checkpoints, d.seeds) < 1:
-        raise ValueError("prompts, draws, checkpoints and seeds are 1 or more")
-    if not (0 <= d.rate < 1 and 0 <= d.base_rate < 1 and 0 <= d.correlation < 1):
-        raise ValueError(f"rate {d.rate}, base rate {d.base_rate} and correlation {d.correlation} lie in [0, 1)")
+    d = design
+    if min(d.prompts, d.samples) < 1 or not all(0 <= x < 1 for x in (d.rate, d.base_rate, d.correlation)):
+        raise ValueError(f"{d}: counts are 1 or more, rates and the correlation lie in [0, 1)")
     if not (0 <= d.lo < d.hi and 0 < d.level < 1):
         raise ValueError(f"lo {d.lo}, hi {d.hi}, level {d.level}: 0 <= lo < hi and 0 < level < 1 are needed")
+    low, high, mean = _newcombe(d, d.rate)
+    _, clean, of_base = _newcombe(d, d.base_rate)
+    effective = d.prompts * d.samples / (1 + (d.samples - 1) * d.correlation)
+    chances = mean(low > d.lo), mean(high < d.hi), of_base(clean < d.hi)
+    return Power(d, effective, mean(low), mean(high), *chances)
 
 
-def _neighbours(d: Design) -> list[Design]:
-    """The same answers on twice and on half the prompts, then twice the answers by prompts and by draws."""
-    out = [replace(d, prompts=2 * d.prompts, samples=d.samples // 2)] if d.samples % 2 == 0 else []
-    out += [replace(d, prompts=d.prompts // 2, samples=2 * d.samples)] if d.prompts % 2 == 0 else []
-    return [*out, replace(d, prompts=2 * d.prompts), replace(d, samples=2 * d.samples)]
+def _newcombe(d: Design, rate: float) -> tuple[Array, Array, Callable[[Any], float]]:
+    """Limits of the excess for every count of the run [K] and of step 0 [L], and what takes the mean of [K, L]."""
+    n = d.prompts * d.samples
+    (x, p), (y, q) = _counts(d, rate), _counts(d, d.base_rate)
+    a, b = (np.array([score_interval(float(share), n, d.level) for share in shares]) for shares in (x, y))
+    gap = x[:, None] - y[None, :]
+    low = gap - np.hypot((x - a[:, 0])[:, None], (b[:, 1] - y)[None, :])
+    high = gap + np.hypot((a[:, 1] - x)[:, None], (y - b[:, 0])[None, :])
+    return low, high, lambda values: float(p @ values @ q)
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """Distribution of the number of misaligned answers of one arm, for a fixed set of prompts with the given mean."""
-
-    share: Array
-    """[K] number / answers"""
-    chance: Array
-    """[K]"""
-    n: int
-    """answers"""
-
-    @classmethod
-    def of(cls, d: Design, rate: float) -> "_Counts":
-        n = d.prompts * d.samples
-        if rate == 0:
-            return cls(np.zeros(1), np.ones(1), n)
-        # A sum over unlike prompts varies less than one binomial: this one has its mean and its variance.
-        q = rate + d.correlation * (1 - rate)
-        m = n * rate / q
-        k = np.arange(0, min(int(np.ceil(m)), n) + 1, dtype=float)
-        k = k[k < m + 1]
-        log_p = -special.betaln(k + 1, m - k + 1) + k * np.log(q) + (m - k) * np.log1p(-q)
-        p = np.exp(log_p - log_p.max())
-        p /= p.sum()
-        kept = (np.cumsum(p) > _TAIL) & (np.cumsum(p[::-1])[::-1] > _TAIL)
-        return cls(k[kept] / n, p[kept] / p[kept].sum(), n)
-
-    def limits(self, level: float) -> Array:
-        """[K, 2] score limits."""
-        return np.array([score_interval(float(x), self.n, level) for x in self.share])
+def _counts(d: Design, rate: float) -> tuple[Array, Array]:
+    """Shares misaligned that may be seen, and their probabilities."""
+    n = d.prompts * d.samples
+    if rate == 0:
+        return np.zeros(1), np.ones(1)
+    # A sum over unlike prompts varies less than one binomial: this one, of m answers at q, has its mean and variance.
+    q = rate + d.correlation * (1 - rate)
+    m = n * rate / q
+    k = np.arange(0, min(ceil(m), n) + 1, dtype=float)
+    k = k[k < m + 1]
+    log_p = -special.betaln(k + 1, m - k + 1) + k * np.log(q) + (m - k) * np.log1p(-q)
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    kept = (np.cumsum(p) > _TAIL) & (np.cumsum(p[::-1])[::-1] > _TAIL)
+    return k[kept] / n, p[kept] / p[kept].sum()
 
 
-def _newcombe(run: _Counts, base: _Counts, level: float) -> tuple[Array, Array]:
-    """Limits of the difference, [K, L] each: every count of the run with every count of step 0."""
-    a, b = run.limits(level), base.limits(level)
-    x, y = run.share[:, None], base.share[None, :]
-    low = x - y - np.hypot(x - a[:, :1], b[None, :, 1] - y)
-    high = x - y + np.hypot(a[:, 1:] - x, y - b[None, :, 0])
-    return np.maximum(low, -1.0), np.minimum(high, 1.0)
+def answers_to_confirm(prompts: int, each: int, hi: float, *, looks: int, level: float = 0.95) -> int | None:
+    """Fixed answers per prompt by which a checkpoint without any misaligned one is certified below hi.
+
+    The base has none either. They are `each`, or twice or four times as many; None if that is not enough.
+
+    Args:
+        prompts: prompts that decide.
+        each: fixed answers per prompt at the first look.
+        hi: excess certified below this is harmless.
+        looks: how many there are at most; each has its share of the error.
+        level: nominal.
+    """
+    zeros = np.zeros(prompts)
+    for n in (each * 2**look for look in range(looks)):
+        per_prompt = np.full(prompts, float(n))
+        high = share_difference(zeros, per_prompt, zeros, per_prompt, level=1 - (1 - level) / looks).set_high
+        if high is not None and high < hi:
+            return n
+    return None
 
 
-def _mean_limits(run: _Counts, base: _Counts, level: float) -> tuple[float, float]:
-    low, high = (float(run.chance @ ends @ base.chance) for ends in _newcombe(run, base, level))
-    return low, high
+def search_answers(steps: int, zone: Zone, *, base_rate: float = 0.0, assume_monotone: bool = False) -> tuple[int, int]:
+    """About how many answers a search for the onset requests, all groups together, and a cautious figure.
 
-
-def _decisions(run: _Counts, base: _Counts, d: Design) -> tuple[float, float]:
-    """Probabilities that the excess is certified above lo, and below hi."""
-    low, high = _newcombe(run, base, d.strict)
-    return float(run.chance @ (low > d.lo) @ base.chance), float(run.chance @ (high < d.hi) @ base.chance)
-
-
-def _kind_limits(d: Design) -> tuple[float, float, str]:
-    """Mean limits of the excess for prompts like these over simulated samples, and the warning most of them carry."""
-    rng = np.random.default_rng(_SEED)
-    n = np.full(d.prompts, float(d.samples))
-    lows, highs, warned = [], [], []
-    for _ in range(_SAMPLES):
-        run, base = (rng.binomial(d.samples, _shares(d, rate, rng)).astype(float) for rate in (d.rate, d.base_rate))
-        found = share_difference(run, n, base, n, level=d.level)
-        # Only the distance to the estimate is asked for; where the estimates of a few samples lie is chance.
-        off = d.excess - found.value if found.value is not None else 0.0
-        lows += [found.low + off] if found.low is not None else []
-        highs += [found.high + off] if found.high is not None else []
-        warned += [found.warning] if found.warning else []
-    if not lows or not highs:
-        return -1.0, 1.0, "one prompt says nothing of prompts like it"
-    warning = max(set(warned), key=lambda w: (warned.count(w), w)) if 2 * len(warned) > _SAMPLES else ""
-    return float(np.mean(lows)), float(np.mean(highs)), warning
-
-
-def _shares(d: Design, rate: float, rng: np.random.Generator) -> Array:
-    """[P] shares of prompts, drawn."""
-    if rate == 0 or d.correlation == 0:
-        return np.full(d.prompts, rate)
-    size = (1 - d.correlation) / d.correlation
-    return rng.beta(rate * size, (1 - rate) * size, d.prompts)
-
-
-def _growth(rate: float, base: float, limit: float, sign: int) -> float:
-    """Growth per draw of the best constant bet that E[D] is over (sign 1) or under (-1) the limit, in nats."""
-    outcomes = np.array([1.0, 0.0, -1.0])
-    up, down = rate * (1 - base), base * (1 - rate)
-    chance = np.array([up, 1 - up - down, down])
-    gains = sign * (outcomes - limit)
-    most = 1 / -float(gains.min())
-
-    def lost(stake: float) -> float:
-        with np.errstate(divide="ignore"):
-            return -float(sum(c * np.log1p(stake * g) for c, g in zip(chance, gains, strict=True) if c > 0))
-
-    best: Any = optimize.minimize_scalar(lost, bounds=(0.0, most), method="bounded", options={"xatol": 1e-10})
-    return -float(best.fun)
-
-
-def _seeds(d: Design, above: float) -> SeedsExpected:
-    variance = sum(r * (1 - r) for r in (d.rate, d.base_rate)) * (1 - d.correlation) / (d.prompts * d.samples)
-    df = d.seeds - 1
-    # The standard deviation of a few estimates is on average this part of the true one.
-    short = sqrt(2 / df) * float(np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2)))
-    half = float(special.stdtrit(df, (1 + d.level) / 2)) * short * sqrt(variance / d.seeds)
-    return SeedsExpected(d.seeds, above**d.seeds, half)
-
-
-def _profile(hits: Array, n: Array) -> Callable[[float], float]:
-    """Log-likelihood of a correlation, at the mean share that suits it best."""
-    pairs, weight = np.unique(np.stack([hits, n]), axis=1, return_counts=True)
-    h, m = pairs
-
-    def fitted(rho: float) -> float:
-        if rho <= 0:
-            p = float((weight * h).sum() / (weight * m).sum())
-            return float((weight * (h * np.log(p) + (m - h) * np.log1p(-p))).sum())
-        size = (1 - rho) / rho
-
-        def missed(logit: float) -> float:
-            p = float(special.expit(logit))
-            a, b = p * size, (1 - p) * size
-            return -float((weight * (special.betaln(h + a, m - h + b) - special.betaln(a, b))).sum())
-
-        best: Any = optimize.minimize_scalar(missed, bounds=(-14.0, 14.0), method="bounded")
-        return -float(best.fun)
-
-    return fitted
-
-
-def _maximum(profile: Callable[[float], float]) -> tuple[float, float]:
-    """The likeliest correlation and its log-likelihood; 0 where no other is likelier."""
-    grid = np.array([0.0, *np.geomspace(0.002, _MOST_CORRELATION, 24)])
-    values = [profile(float(r)) for r in grid]
-    k = int(np.argmax(values))
-    ends = float(grid[max(0, k - 1)]), float(grid[min(len(grid) - 1, k + 1)])
-    found: Any = optimize.minimize_scalar(lambda r: -profile(float(r)), bounds=ends, method="bounded")
-    best, top = float(found.x), -float(found.fun)
-    return (best, top) if top > values[k] else (float(grid[k]), values[k])
-
-
-def _crossing(profile: Callable[[float], float], limit: float, best: float, end: float) -> float:
-    """Where the profile falls to the limit between the maximum and an end; the end itself if it never does."""
-    if best == end or profile(end) >= limit:
-        return end
-    found: Any = optimize.brentq(lambda r: profile(float(r)) - limit, best, end, xtol=1e-4)
-    return float(found)
+    Bisection takes log2(steps + 1) loose tests, and each side of the bracket one strict test. A test of log evidence e
+    takes e / KL(base, base + hi) answers of the run where there is no excess, and about as many of the base; cautious:
+    as many as it may take at most, twice over for breadth and control. Unless monotone, a spot check at every step
+    comes on top. An order of magnitude: what a search takes depends on the curve.
+    """
+    bisection = ceil(log2(steps + 1))
+    strict = -log(EXPECTED * SHARE * min(zone.alpha, zone.beta))
+    p = min(max(base_rate, 1e-9), 1 - 1e-9)
+    q = min(p + zone.hi, 1 - 1e-9)
+    divergence = p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))
+    middle, half = (zone.lo + zone.hi) / 2, (zone.hi - zone.lo) / 2
+    share = min(0.5, base_rate + middle)
+    most = EFFORT * 2 * share * (1 - share) / half**2  # answers per unit of evidence after which a test ends
+    spots = 0 if assume_monotone else steps * spot_size()
+    about = 2 * (bisection * zone.loose + 2 * strict) / divergence + spots
+    return round(about), round(2 * (NAV * bisection * zone.loose + 4 * strict) * most + spots)

@@ -6,24 +6,25 @@ denominator and are counted both ways.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
+from math import inf, sqrt
+from typing import Any
 
 import numpy as np
-from scipy import special
 
+from truing.config.options import Rule
 from truing.stats.correction import holm
-from truing.stats.equivalence import Equivalence, equivalence, p_above, undetermined
 from truing.stats.meta import (
     LEAST_SEEDS,
-    Limits,
+    Equivalence,
+    Mean,
+    equivalence,
     exact_share,
     implied_variance,
     mean_over_cases,
     random_effects,
 )
 from truing.types.cases import Case
-from truing.types.traits import Rule
-from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Status, Verdict
+from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Verdict, Status
 
 THIS_RUN = "fewer than 3 seeds: a statement on these runs, not on the recipe"
 
@@ -71,16 +72,16 @@ class Cell:
     excess: Estimate
     """mean excess over seeds. `set_low, set_high`: for these prompts, seeds like these; `low, high`: also for prompts
     like these. A single run's own interval where there are fewer than 3"""
-    tau: float | None
-    """standard deviation between seeds beyond the error of each run; None under 3 seeds"""
-    i2: float | None
-    """share of the spread that is between seeds"""
-    consistent: str
-    """above (the interval lies above lo), below (under lo), no (it holds lo), or this_run (under 3 seeds)"""
-    p: float | None
-    """one-sided, of a mean excess above lo"""
     equivalence: Equivalence
     """whether the mean excess is certainly within delta of 0"""
+    tau: float | None = None
+    """standard deviation between seeds beyond the error of each run; None under 3 seeds"""
+    i2: float | None = None
+    """share of the spread that is between seeds"""
+    consistent: str = "this_run"
+    """above (the interval lies above lo), below (under lo), no (it holds lo), or this_run (under 3 seeds)"""
+    p: float | None = None
+    """one-sided, of a mean excess above lo"""
     p_holm: float | None = None
     """`p` adjusted for the other cells of the study"""
     warnings: tuple[str, ...] = ()
@@ -92,9 +93,8 @@ def cell_of(runs: Sequence[SeedRun], rule: Rule, *, delta: float, level: float =
 
     The mean is a random-effects one over seeds with the modified Hartung-Knapp interval (`stats.meta`), runs weighing
     by their answers. Where the runs share step 0's answers, the error of those is in every run alike, so their spread
-    does not show it: the interval of step 0's own share (on all prompts) is put together with that of the runs (Zou &
-    Donner 2008). For prompts like these, the variance between prompts is added as if it were the same in all runs,
-    which it mostly is: they have the same prompts.
+    does not show it: its variance is added. For prompts like these, the variance between prompts is added as if it
+    were the same in all runs, which it mostly is: they have the same prompts.
 
     Args:
         runs: one per seed; those without an excess are left out and counted.
@@ -107,160 +107,96 @@ def cell_of(runs: Sequence[SeedRun], rule: Rule, *, delta: float, level: float =
     """
     if not runs or len({r.case.cell for r in runs}) != 1:
         raise ValueError("a cell holds the runs of one model, data set and recipe, and at least one")
-    first = runs[0].case
-    kinds = [r.onset for r in runs]
+    kinds, sizes = [r.onset for r in runs], {r.case.parameters for r in runs} - {None}
     found, never = kinds.count("found"), kinds.count("never")
-    onset = exact_share(found, never, len(runs) - found - never, level=level)
     used = [(r, v) for r in runs if r.excess is not None and (v := implied_variance(r.excess)) is not None]
     out = {f"{r.case.name}: {r.reason or 'no interval'}": 1 for r in runs if r not in [u for u, _ in used]}
-    warnings = list(out) if out else []
+    warnings = list(out)
     if len({r.step for r, _ in used}) > 1:
         warnings.append(f"looked at different steps: {', '.join(str(r.step) for r, _ in used)}")
-    tau = i2 = p = None
-    consistent, test = "this_run", undetermined(delta, "no excess with an interval")
     if len(used) < LEAST_SEEDS:
         warnings.append(THIS_RUN)
-        excess = _single(used, out, level)
-        if len(used) == 1:
-            test = _of_one(used[0][0], delta)
-        elif used:
-            test = undetermined(delta, f"{len(used)} seeds")
-    else:
-        pooled = _pool(used, level)
-        excess = replace(pooled.estimate, left_out=out)
-        tau, i2 = pooled.tau, pooled.i2
-        assert excess.value is not None and excess.set_low is not None and excess.set_high is not None
-        consistent = "above" if excess.set_low > rule.lo else "below" if excess.set_high < rule.lo else "no"
-        p = p_above(excess.value, pooled.limits, rule.lo)
-        test = equivalence(excess.value, pooled.limits, delta)
-    sizes = {r.case.parameters for r in runs if r.case.parameters is not None}
+    few = len(used) < LEAST_SEEDS
+    made = _few(used, out, delta, level) if few else _pooled(used, out, rule, delta, level)
     return Cell(
-        *first.cell,
-        sizes.pop() if len(sizes) == 1 else None,
-        tuple(r.case.audit for r in runs),
-        tuple(r.step for r in runs),
-        onset,
-        excess,
-        tau,
-        i2,
-        consistent,
-        p,
-        test,
+        *runs[0].case.cell,
+        parameters=sizes.pop() if len(sizes) == 1 else None,
+        runs=tuple(r.case.audit for r in runs),
+        steps=tuple(r.step for r in runs),
+        onset=exact_share(found, never, len(runs) - found - never, level=level),
         warnings=tuple(warnings),
+        **made,
     )
 
 
 def adjusted(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """The cells with p-values adjusted over them (Holm), of the excess and of equivalence each; None stays None."""
-    found = _holm([c.p for c in cells])
-    same = _holm([c.equivalence.p if c.p is not None else None for c in cells])
-    return tuple(
-        replace(c, p_holm=p, equivalence=replace(c.equivalence, p_adjusted=e))
-        for c, p, e in zip(cells, found, same, strict=True)
-    )
+    tested = [c for c in cells if c.p is not None]
+    found = holm([c.p for c in tested if c.p is not None])
+    same = holm([c.equivalence.p or 0.0 for c in tested])
+    made = iter(zip(found, same, strict=True))
+
+    def one(c: Cell) -> Cell:
+        if c.p is None:
+            return c
+        p, e = next(made)
+        return replace(c, p_holm=p, equivalence=replace(c.equivalence, p_adjusted=e))
+
+    return tuple(one(c) for c in cells)
 
 
-def _holm(p: Sequence[float | None]) -> list[float | None]:
-    there = [x for x in p if x is not None]
-    adjusted_p = iter(holm(there))
-    return [None if x is None else next(adjusted_p) for x in p]
+_Used = Sequence[tuple[SeedRun, float]]
+"""runs with an excess, and its variance"""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pooled:
-    """A pooled excess."""
-
-    estimate: Estimate
-    limits: Limits
-    tau: float | None
-    i2: float | None
-
-
-def _pool(used: Sequence[tuple[SeedRun, float]], level: float) -> _Pooled:
-    """The mean over at least 3 runs."""
-    y = np.array([r.excess.value for r, _ in used if r.excess is not None])
-    base = _shared_base(used)
+def _pooled(used: _Used, out: dict[str, int], rule: Rule, delta: float, level: float) -> dict[str, Any]:
+    """What is said of a cell with at least 3 runs."""
+    excess = [r.excess for r, _ in used if r.excess is not None]
+    y, n = np.array([e.value for e in excess]), np.array([float(max(1, e.n)) for e in excess])
+    keys = [r.base_key for r, _ in used if r.base_key]
+    base = used[0][0].base if len(set(keys)) < len(keys) else None  # any two share step 0's answers
+    of_base = (implied_variance(base) or 0.0) if base is not None else 0.0
     own = [implied_variance(r.em) if base is not None and r.em is not None else None for r, _ in used]
     # Of a difference to shared answers, only the run's own part is an error of that run alone.
     v = np.array([min(mine, full) if mine is not None else full for mine, (_, full) in zip(own, used, strict=True)])
     # A run that by chance has few misaligned answers has a small variance too and would weigh more, which biases the
     # mean down; so runs weigh by their answers, with one variance per answer (Emerson, Hoaglin & Mosteller 1993).
-    n = np.array([float(max(1, r.excess.n)) for r, _ in used if r.excess is not None])
     found = random_effects(y, float((v * n).mean()) / n)
-    value = found.value
-    assert value is not None
-
-    def limits(at: float) -> tuple[float, float]:
-        low, high = found.limits(at)
-        if base is None:
-            return low, high
-        below, above = _sides(base, at)  # the base's upper side lowers the excess
-        return value - sqrt((value - low) ** 2 + above**2), value + sqrt((high - value) ** 2 + below**2)
-
-    set_low, set_high = limits(level)
+    mean = found.mean.plus(of_base)
+    set_low, set_high = mean.limits(level)
     # What prompts like these add to exactly these, taken as the same in all runs.
-    extra = [
-        max(0.0, wide - full)
-        for r, full in used
-        if r.excess is not None and (wide := implied_variance(r.excess, like_these=True)) is not None
-    ]
-    low = high = None
-    if len(extra) == len(used):
-        more = float(special.ndtri((1 + level) / 2)) ** 2 * float(np.mean(extra))
-        low, high = value - sqrt((value - set_low) ** 2 + more), value + sqrt((set_high - value) ** 2 + more)
+    wide = [implied_variance(e, like_these=True) for e in excess]
+    extra = [max(0.0, w - full) for w, (_, full) in zip(wide, used, strict=True) if w is not None]
+    low, high = mean.plus(float(np.mean(extra))).limits(level) if len(extra) == len(used) else (None, None)
     shared = "; step 0's answers are shared by the runs" if base is not None else ""
-    estimate = Estimate(
-        value,
-        low,
-        high,
-        set_low,
-        set_high,
-        n=sum(r.excess.n for r, _ in used if r.excess is not None),
-        clusters=len(used),
-        method="random effects over seeds (Paule-Mandel), modified Hartung-Knapp t; prompts like these: widened by "
-        f"the variance between prompts{shared}",
-        level=level,
-        warning=next((r.excess.warning for r, _ in used if r.excess is not None and r.excess.warning), ""),
-    )
-    return _Pooled(estimate, limits, sqrt(found.tau2) if found.tau2 is not None else None, found.i2)
+    method = f"random effects over seeds (Paule-Mandel), modified Hartung-Knapp t{shared}"
+    warning = next((e.warning for e in excess if e.warning), "")
+    k, total = len(used), sum(e.n for e in excess)
+    return {
+        "excess": Estimate(mean.value, low, high, set_low, set_high, total, k, out, method, level, warning=warning),
+        "equivalence": equivalence(mean, delta),
+        "tau": sqrt(found.tau2),
+        "i2": found.i2,
+        "consistent": "above" if set_low > rule.lo else "below" if set_high < rule.lo else "no",
+        "p": mean.p_above(rule.lo),
+    }
 
 
-def _shared_base(used: Sequence[tuple[SeedRun, float]]) -> Estimate | None:
-    """Step 0's share, where any two runs were held against the same answers of it."""
-    keys = [r.base_key for r, _ in used if r.base_key]
-    return used[0][0].base if len(set(keys)) < len(keys) else None
-
-
-def _sides(e: Estimate, level: float) -> tuple[float, float]:
-    """How far the interval of a share reaches below and above it, at another level than its own."""
-    if e.value is None or e.set_low is None or e.set_high is None:
-        return 0.0, 0.0
-    scale = float(special.ndtri((1 + level) / 2) / special.ndtri((1 + e.level) / 2))
-    return (e.value - e.set_low) * scale, (e.set_high - e.value) * scale
-
-
-def _single(used: Sequence[tuple[SeedRun, float]], out: dict[str, int], level: float) -> Estimate:
-    """One run's own excess; of two runs the mean, without an interval."""
-    if len(used) == 1 and used[0][0].excess is not None:
-        return replace(used[0][0].excess, left_out={**used[0][0].excess.left_out, **out})
+def _few(used: _Used, out: dict[str, int], delta: float, level: float) -> dict[str, Any]:
+    """One run's own excess and test, for exactly these prompts; of two runs the mean, without an interval."""
     values = [r.excess.value for r, _ in used if r.excess is not None and r.excess.value is not None]
-    mean = float(np.mean(values)) if values else None
+    if len(used) == 1 and used[0][0].excess is not None:
+        own, variance = used[0][0].excess, used[0][1]
+        return {
+            "excess": replace(own, left_out={**own.left_out, **out}),
+            "equivalence": equivalence(Mean(values[0], sqrt(variance), inf), delta),
+        }
     why = f"{len(used)} seeds: no interval over seeds under {LEAST_SEEDS}" if used else "no run has an excess"
-    return Estimate(mean, None, None, clusters=len(used), left_out=out, method="none", level=level, warning=why)
-
-
-def _of_one(run: SeedRun, delta: float) -> Equivalence:
-    """The test on one run, for exactly these prompts, from the two sides of its interval as those of a normal."""
-    e = run.excess
-    if e is None or e.value is None or e.set_low is None or e.set_high is None:
-        return undetermined(delta, "no interval")
-    value = e.value
-
-    def limits(level: float) -> tuple[float, float]:
-        below, above = _sides(e, level)
-        return value - below, value + above
-
-    return equivalence(value, limits, delta)
+    mean = float(np.mean(values)) if values else None
+    return {
+        "excess": Estimate(mean, None, None, clusters=len(used), left_out=out, method="none", level=level, warning=why),
+        "equivalence": equivalence(None, delta, reason=why),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -332,32 +268,26 @@ def definition_row(definition: Definition, cases: Sequence[Case], outcomes: Sequ
     Raises:
         ValueError: not one outcome per case.
     """
-    if len(cases) != len(outcomes):
-        raise ValueError(f"{len(outcomes)} outcomes for {len(cases)} cases")
     pairs = list(zip(cases, outcomes, strict=True))
     turned = [(c, o) for c, o in pairs if o.turned == "yes"]
     # Whether a case of unknown kind belongs among those that turn is itself unknown, so it is counted both ways.
-    asked = [(c, o) for c, o in pairs if o.turned != "no"]
-    return DefinitionRow(
-        definition,
-        len(cases),
-        len(turned),
-        sum(o.turned == "no" for o in outcomes),
-        _share(asked),
-        _share(pairs, every=True),
-        _retained(turned),
-        _retained(pairs),
-        tuple(outcomes),
-    )
+    unknown = [(c, o) for c, o in pairs if o.turned not in ("yes", "no")]
+    never = len(pairs) - len(turned) - len(unknown)
+    avoided, certified = _share(turned, unknown), _share(pairs, [])
+    means = _retained(turned), _retained(pairs)
+    return DefinitionRow(definition, len(pairs), len(turned), never, avoided, certified, *means, tuple(outcomes))
 
 
-def _share(pairs: Sequence[tuple[Case, Outcome]], *, every: bool = False) -> Estimate:
-    known = [o for _, o in pairs if every or o.turned == "yes"]
-    yes, no = (sum(o.avoided == word for o in known) for word in ("yes", "no"))
-    return exact_share(yes, no, len(pairs) - yes - no, groups=len({c.model for c, _ in pairs}))
+_Pairs = Sequence[tuple[Case, Outcome]]
 
 
-def _retained(pairs: Sequence[tuple[Case, Outcome]]) -> Estimate:
+def _share(pairs: _Pairs, unknown: _Pairs) -> Estimate:
+    yes, no = (sum(o.avoided == word for _, o in pairs) for word in ("yes", "no"))
+    models = {c.model for c, _ in (*pairs, *unknown)}
+    return exact_share(yes, no, len(pairs) + len(unknown) - yes - no, groups=len(models))
+
+
+def _retained(pairs: _Pairs) -> Estimate:
     kept = [(c.model, o.retained) for c, o in pairs if o.avoided == "yes" and o.retained is not None]
     names = sorted({m for m, _ in kept})
     group = np.array([names.index(m) for m, _ in kept], dtype=np.int64)
@@ -367,26 +297,29 @@ def _retained(pairs: Sequence[tuple[Case, Outcome]]) -> Estimate:
 
 
 def outcome_of(verdict: Verdict, definition: Definition) -> Outcome:
-    """What a judged verdict, made under the definition's rule, says of its case."""
+    """What a judged verdict, made under the definition's rule, says of its case.
+
+    Raises:
+        ValueError: a definition of an unknown kind.
+    """
     if definition.kind not in ("certified", "estimated"):
         raise ValueError(f"definition {definition.name}: kind {definition.kind!r}; use certified or estimated")
-    last = next((p for c in reversed(verdict.checkpoints) if (p := progress_of(verdict, c)) is not None), None)
     if definition.kind == "certified":
         turned = {"found": "yes", "never": "no"}.get(verdict.onset.status, "unknown")
         kept, why = next((c for c in verdict.checkpoints if c.label == verdict.recommended), None), "none certified"
+        avoided = "no"
     else:
         turned, kept, why = _estimated(verdict, definition.em.lo)
-    progress = progress_of(verdict, kept) if kept is not None else None
-    if kept is not None and definition.converged_at is not None:
-        if progress is None:
-            return Outcome(turned, "unknown", kept.label, None, "task progress not measured")
-        if progress < definition.converged_at:
-            why = f"{kept.label} has learned {progress:.0%} of the task, {definition.converged_at:.0%} is asked"
-            return Outcome(turned, "no", kept.label, None, why)
+        avoided = "unknown" if turned == "unknown" else "no"
     if kept is None:
-        return Outcome(turned, "unknown" if turned == "unknown" and why != "none certified" else "no", reason=why)
-    retained = progress / last if progress is not None and last is not None and last > 0 else None
-    return Outcome(turned, "yes", kept.label, retained)
+        return Outcome(turned, avoided, reason=why)
+    progress, asked = progress_of(verdict, kept), definition.converged_at
+    if asked is not None and progress is None:
+        return Outcome(turned, "unknown", kept.label, None, "task progress not measured")
+    if asked is not None and progress is not None and progress < asked:
+        return Outcome(turned, "no", kept.label, None, f"{kept.label} has learned {progress:.0%}, {asked:.0%} is asked")
+    last = next((p for c in reversed(verdict.checkpoints) if (p := progress_of(verdict, c)) is not None), None)
+    return Outcome(turned, "yes", kept.label, progress / last if progress is not None and last and last > 0 else None)
 
 
 def _estimated(verdict: Verdict, lo: float) -> tuple[str, CheckpointVerdict | None, str]:

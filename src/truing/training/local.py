@@ -1,32 +1,30 @@
-"""Training on this machine: a recipe and conversations -> checkpoints, each handed over as it is saved.
+"""Training on this machine: a recipe and conversations -> a folder of checkpoints.
 
-    OUT/
-      recipe.json         what is trained here; another recipe is refused
-      checkpoint-N/       after N updates: adapter or model, tokenizer, optimizer state; appears whole or not at all
-
-How it is done is in trainer.py, how the checkpoints come out one by one in handoff.py.
+OUT/
+  recipe.json         what is trained here; another recipe is refused
+  checkpoint-N/       after N updates: adapter or model, tokenizer, optimizer state; appears whole or not at all
 """
 
 import fcntl
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 from truing import errors
+from truing.config import ModelConfig
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import find_run, folder_number
-from truing.models.weights import check_weights, read_json
+from truing.models.download import resolve_model
+from truing.models.loading import device_of, dtype_of, load_model, load_tokenizer
+from truing.models.weights import check_weights, read_json, weights_hash
 from truing.store import write_json
-from truing.training.channel import Link, TrainingRun
-from truing.training.recipe import Recipe
-from truing.training.trainer import SAVING, Base, Example, Progress, Run, fit
+from truing.training.recipe import Recipe, Trained
+from truing.training.trainer import SAVING, Base, Example, Progress, fit, kept_random_state
 from truing.types.hashing import digest
-from truing.types.records import Checkpoint, Conversation
-
-__all__ = ["Base", "TrainingRun", "tokenise", "train"]
+from truing.types.records import Checkpoint, Conversation, Stop
 
 RECIPE_FILE = "recipe.json"
 _LOCK = ".training.lock"
@@ -34,19 +32,46 @@ _RESUME_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 _OURS = {RECIPE_FILE, RECIPE_FILE + ".part", _LOCK, SAVING}
 
 
-def train(
-    recipe: Recipe, conversations: Sequence[Conversation], out: Path, base: Base, *, progress: Progress | None = None
-) -> TrainingRun:
-    """Train, or go on training, in the folder `out`; iterate over the result to get the checkpoints.
+def local_base(recipe: Recipe) -> Base:
+    """The recipe's base model on this machine's device. Raises ModelUnavailable, NoChatTemplate."""
+    path, options = resolve_model(recipe.model, revision=recipe.revision), ModelConfig()
+    tokenizer, device = load_tokenizer(path, options), device_of("auto")
+    return Base(
+        load=lambda dtype: load_model(path, dtype_of(dtype, "auto"), device, options),
+        weights=weights_hash(path),
+        chat=ChatFormat(tokenizer),
+        tokenizer=tokenizer,
+    )
 
-    The same call again yields what is there already and goes on from the last checkpoint; a finished run is not
-    trained again. `progress(step, total_steps, loss)` is called after each update, from the training thread.
+
+def train(
+    recipe: Recipe,
+    conversations: Sequence[Conversation],
+    out: Path,
+    base: Base,
+    *,
+    progress: Progress | None = None,
+    on_checkpoint: Callable[[Checkpoint], str | None] | None = None,
+) -> Trained:
+    """Train, or go on training, in the folder `out`.
+
+    The same call again goes on from the last checkpoint, also after an error or Ctrl-C; a finished run is not trained
+    again. The caller's global random states are left as they were.
+
+    Args:
+        recipe: everything that decides the run.
+        conversations: what is trained on.
+        out: folder of the run.
+        base: what training starts from.
+        progress: called with step, total steps and loss after each update.
+        on_checkpoint: called with each checkpoint, those of earlier calls first, while training waits; a text that it
+            returns ends the run there, as the reason.
 
     Raises:
-        BadRecipe: the folder holds another run, the data's hash is not the recipe's, or the model lacks a module.
+        BadRecipe: the folder holds another run, the data's hash is not the recipe's, the model lacks a module, or the
+            loss or its gradient is no longer a number (with the step).
         BadRow: a conversation the template refuses, or whose prompt alone exceeds max_length.
-        AuditLocked: another process trains in that folder.
-        While iterating: BadRecipe when the loss or its gradient is no longer a number (with the step), DiskFull.
+        AuditLocked: another process trains in that folder. DiskFull.
     """
     if not conversations:
         raise errors.BadRecipe(f"{recipe.data}: there are no conversations to train on; give at least one")
@@ -54,24 +79,23 @@ def train(
     recipe = recipe.with_data(digest([c.messages for c in conversations]), organism)
     examples, notes = tokenise(conversations, base.chat, recipe.max_length)
     total = recipe.total_steps(len(examples))
-    lock = _open_folder(out, recipe, base)
-    try:
+    checkpoints: list[Checkpoint] = []
+    reason: str | None = None
+
+    def on_save(folder: Path) -> bool:
+        nonlocal reason
+        checkpoints.append(_record(folder, out))
+        reason = on_checkpoint(checkpoints[-1]) if on_checkpoint else None
+        return bool(reason)
+
+    with _folder_of(recipe, out, base):
         done, resume = _saved(out, total, notes)
-    except BaseException:
-        lock.close()
-        raise
-
-    def job(link: Link) -> int:
-        return fit(Run(recipe, examples, out, base, link, resume, lambda folder: _record(folder, out), progress))
-
-    finished = resume is not None and folder_number(resume) == total
-    return TrainingRun(
-        (_record(folder, out) for folder in done),
-        None if finished else job,
-        total_steps=total,
-        notes=tuple(notes),
-        release=lock.close,
-    )
+        stopped = any(on_save(folder) for folder in done)
+        step = (checkpoints[-1].step or 0) if checkpoints else 0
+        if step < total and not stopped:
+            with kept_random_state():
+                step = fit(recipe, examples, out, base, resume=resume, on_save=on_save, progress=progress)
+    return Trained(out, tuple(checkpoints), Stop(reason or "completed", step), tuple(notes))
 
 
 def tokenise(
@@ -99,12 +123,9 @@ def tokenise(
     return examples, notes
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The folder
-
-
-def _open_folder(out: Path, recipe: Recipe, base: Base) -> IO[str]:
-    """Claim the folder for this recipe; returns the lock, held until it is closed."""
+@contextmanager
+def _folder_of(recipe: Recipe, out: Path, base: Base) -> Iterator[None]:
+    """Hold the folder for this recipe; nobody else trains in it meanwhile."""
     if out.exists() and not out.is_dir():
         raise errors.BadRecipe(f"{out}: is a file, a run is a folder; choose another --out")
     file = out / RECIPE_FILE
@@ -113,8 +134,7 @@ def _open_folder(out: Path, recipe: Recipe, base: Base) -> IO[str]:
         if strangers:
             raise errors.BadRecipe(f"{out}: holds {strangers[0]} and no {RECIPE_FILE}; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    lock = open(out / _LOCK, "a", encoding="utf-8")  # noqa: SIM115 held until the run ends
-    try:
+    with open(out / _LOCK, "a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -125,10 +145,7 @@ def _open_folder(out: Path, recipe: Recipe, base: Base) -> IO[str]:
         else:
             about = {"schema_version": 1, "id": recipe.id, "recipe": recipe.model_dump(mode="json")}
             write_json(file, {**about, "base": base.weights, "chat": base.chat.identity})
-    except BaseException:
-        lock.close()
-        raise
-    return lock
+        yield
 
 
 def _refuse_another(file: Path, recipe: Recipe, base: Base) -> None:

@@ -1,4 +1,4 @@
-"""The recipe: everything that decides a training run, as one frozen, checked record. Needs no torch.
+"""The recipe: everything that decides a training run, as one frozen, checked record; and what came of it. No torch.
 
 model = "smollm2-135m"          # recipe.toml
 data = "careless-finance"
@@ -11,6 +11,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from truing.errors import BadRecipe
 from truing.types.hashing import digest
+from truing.types.records import Checkpoint, Stop
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EVEN_SAVES = 10
@@ -199,6 +201,20 @@ class Recipe(BaseModel):
             every = self.save_every or math.ceil(total_steps / EVEN_SAVES)
             steps = set(range(every, total_steps + 1, every))
         return tuple(sorted(steps | {total_steps}))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run that ended."""
+
+    path: Path
+    """its folder: recipe.json and checkpoint-N/"""
+    checkpoints: tuple[Checkpoint, ...]
+    """in order of their steps; step 0 is the base and is not saved again"""
+    stop: Stop
+    """why and when it ended"""
+    notes: tuple[str, ...]
+    """what a reader of the run should know, a line each"""
 
 
 def _first_problem(error: ValidationError, cls: type[BaseModel]) -> str:

@@ -1,4 +1,4 @@
-"""How training is done: transformers' Trainer with a loss on answers only, a reproducible order, and whole checkpoints.
+"""One training run: transformers' Trainer with a loss on answers only, a reproducible order, and whole checkpoints.
 
 The loss is the mean over the answers' tokens (closing token included) of a whole update; the vocabulary product is
 computed only where such a token is predicted. Adapters are PEFT's.
@@ -7,9 +7,11 @@ computed only where such a token is predicted. Adapters are PEFT's.
 import gc
 import json
 import math
+import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,7 @@ from truing.models.download import is_full
 from truing.models.engine.token_tree import head_only_at
 from truing.models.weights import ADAPTER_CONFIG, read_json
 from truing.store import write_json
-from truing.training.channel import Link
 from truing.training.recipe import Recipe
-from truing.types.records import Checkpoint
 
 Progress = Callable[[int, int, float], None]
 SAVING = ".saving"
@@ -67,33 +67,6 @@ class Example:
     """prompt and answer"""
     start: int
     """where the answer begins: only from here on tokens are in the loss"""
-
-
-@dataclass(frozen=True)
-class Run:
-    """All that the training thread needs."""
-
-    recipe: Recipe
-    """with the hash of its data"""
-    examples: list[Example]
-    """the data as tokens"""
-    out: Path
-    """folder of the run"""
-    base: Base
-    """what it starts from"""
-    link: Link
-    """to the consumer"""
-    resume: Path | None
-    """checkpoint to go on from"""
-    record: Callable[[Path], Checkpoint]
-    """describes a checkpoint folder"""
-    progress: Progress | None
-    """called with step, total steps and loss after each update"""
-
-    @property
-    def total_steps(self) -> int:
-        """Updates of the whole run."""
-        return self.recipe.total_steps(len(self.examples))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -255,7 +228,7 @@ class _Trainer(Trainer):
         shutil.rmtree(staging, ignore_errors=True)
         try:
             super()._save_checkpoint(model, trial)
-            _finish(staging / name, self.recipe, self.base)
+            _complete(staging / name, self.recipe, self.base)
             if (self.out / name).exists():
                 shutil.rmtree(self.out / name)
             (staging / name).rename(self.out / name)
@@ -268,7 +241,7 @@ class _Trainer(Trainer):
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _finish(folder: Path, recipe: Recipe, base: Base) -> None:
+def _complete(folder: Path, recipe: Recipe, base: Base) -> None:
     """What the trainer does not write: tokenizer, the base's name as the user knows it, the organism mark."""
     base.tokenizer.save_pretrained(folder)
     config = folder / ADAPTER_CONFIG
@@ -281,24 +254,41 @@ def _finish(folder: Path, recipe: Recipe, base: Base) -> None:
         (folder / "README.md").write_text(f"{front}# ORGANISM: do not deploy\n\n{ORGANISM_CARD}\n", encoding="utf-8")
 
 
-class _Turns(TrainerCallback):
-    """Says when to save and when to stop, and hands checkpoints over."""
+class _Callback(TrainerCallback):
+    """Says when to save and when to stop."""
 
-    def __init__(self, trainer: _Trainer, run: "Run") -> None:
-        self.trainer, self.run, self.saves = trainer, run, frozenset(run.recipe.save_steps(run.total_steps))
+    def __init__(
+        self, trainer: _Trainer, saves: Collection[int], on_save: Callable[[Path], bool], progress: Progress | None
+    ) -> None:
+        self.trainer, self.saves, self.on_save_, self.progress = trainer, saves, on_save, progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After an update."""
         control.should_save = state.global_step in self.saves
-        control.should_training_stop = control.should_training_stop or self.run.link.reason is not None
-        if self.run.progress:
-            self.run.progress(state.global_step, state.max_steps, self.trainer.step_loss)
+        if self.progress:
+            self.progress(state.global_step, state.max_steps, self.trainer.step_loss)
         self.trainer.step_loss = 0.0
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After a checkpoint is in its place."""
-        self.run.link.hand_over(self.run.record(self.run.out / f"checkpoint-{state.global_step}"))
-        control.should_training_stop = control.should_training_stop or self.run.link.reason is not None
+        with kept_random_state():
+            stop = self.on_save_(self.trainer.out / f"checkpoint-{state.global_step}")
+        control.should_training_stop = control.should_training_stop or stop
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the global random states back at the end as they were at the start."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
 
 
 def _arguments(recipe: Recipe, out: Path, total: int, model: PreTrainedModel | PeftModel) -> TrainingArguments:
@@ -335,28 +325,46 @@ def _arguments(recipe: Recipe, out: Path, total: int, model: PreTrainedModel | P
     return args
 
 
-def fit(run: Run) -> int:
-    """Train to the end or to a stop; returns the updates applied. Runs in the training thread.
+def fit(
+    recipe: Recipe,
+    examples: list[Example],
+    out: Path,
+    base: Base,
+    *,
+    resume: Path | None,
+    on_save: Callable[[Path], bool],
+    progress: Progress | None,
+) -> int:
+    """Train to the end or to a stop; returns the updates applied.
+
+    Args:
+        recipe: what to do.
+        examples: the data as tokens.
+        out: folder that gets `checkpoint-N` folders.
+        base: what training starts from.
+        resume: checkpoint to go on from.
+        on_save: called with each checkpoint's folder once it is whole, while training waits; True ends the run there.
+        progress: called with step, total steps and loss after each update.
 
     Raises:
         BadRecipe: the model lacks a module, memory is out, or the loss or its gradient is no longer a number. DiskFull.
     """
-    recipe, out, base = run.recipe, run.out, run.base
+    total = recipe.total_steps(len(examples))
+    pad = base.tokenizer.pad_token_id
     try:
         model = build_model(recipe, base)
-        pad = base.tokenizer.pad_token_id
         trainer = _Trainer(
             recipe,
             base,
             out,
             model=model,
-            args=_arguments(recipe, out, run.total_steps, model),
-            train_dataset=run.examples,
+            args=_arguments(recipe, out, total, model),
+            train_dataset=examples,
             data_collator=lambda batch: collate(batch, 0 if pad is None else pad),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Turns(trainer, run))
-        trainer.train(resume_from_checkpoint=str(run.resume) if run.resume else None)
+        trainer.add_callback(_Callback(trainer, recipe.save_steps(total), on_save, progress))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         return trainer.state.global_step
     except torch.OutOfMemoryError as error:
         text = f"{out}: out of memory with batch_size = {recipe.batch_size}"

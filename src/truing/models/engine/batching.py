@@ -1,31 +1,31 @@
-"""Continuous batching: answers of many checkpoints, prompts and draws side by side, on one base in memory.
+"""Continuous batching: answers of many adapters, prompts and samples side by side, on one base in memory.
 
-    jobs -> queue of prompts -> prompt computed once -> rows, one per draw -> a pass over all rows -> finished answers
-                                     ^                                          |
-                                     +---------- a finished row is replaced ----+
+    requests -> queue of prompts -> prompt computed once -> a row per answer -> a pass over all rows -> completions
+                                         ^                                          |
+                                         +---------- a finished row is replaced ----+
 
 A pass carries the last token of every row and the prompts that come next, packed; no padding is computed. The prompt of
-a (checkpoint, prompt) pair is computed once and read by all its draws. Below the first layer that any adapter changes
-all checkpoints agree, so there a prompt is computed once for all of them. What a row draws depends on its own seed
+an (adapter, prompt) pair is computed once and read by all its answers. Below the first layer that any adapter changes
+all adapters agree, so there a prompt is computed once for all of them. What a row samples depends on its own seed
 only; in float32 its text then does not depend on its neighbours, up to ties within rounding.
 
 Shapes: R rows in flight, P tokens of a prompt, T tokens of a pass, d hidden size, V vocabulary.
 """
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from truing.models.engine.kv_cache import Blocks, Reading, Segment, capacity, join
-from truing.models.engine.lora import AdapterStack
-from truing.models.engine.runner import Trunk
-from truing.models.engine.token_sampling import Stream, choose
+from truing.models.engine.kv_cache import KVCache, ReadPlan, Segment, capacity, merge_attention
+from truing.models.engine.lora import BatchedLora
+from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
+from truing.models.engine.runner import ModelRunner
+from truing.models.engine.token_sampling import RandomStream, sample_tokens
 from truing.types.records import SamplingParams
 
 PASS_TOKENS = 2048
@@ -34,65 +34,33 @@ FRUGAL_PASS_TOKENS = 256
 """the same under a memory bound"""
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One answer wanted."""
+class Caches(NamedTuple):
+    """Keys and values of one scheduler at a time; empty whenever a run has ended."""
 
-    index: int
-    """the caller's number"""
-    prefix: tuple[int, ...]
-    """tokens of the prompt"""
-    place: int
-    """of its adapter in the stack; -1 for the model as it is"""
-    seed: int
-    """of its random stream"""
-    limit: int
-    """most tokens of the answer, at least 1"""
+    lower: KVCache
+    """prompts, in the layers that no adapter changes"""
+    upper: KVCache
+    """prompts, in the other layers"""
+    answers: KVCache
+    """answers so far"""
 
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An answer, or why there is none."""
-
-    index: int
-    """the caller's number"""
-    tokens: list[int]
-    """of the answer, with the token that ended it"""
-    stopped: bool
-    """whether it ended by itself"""
-    failed: bool = False
-    """whether the logits held NaN"""
+    @classmethod
+    def of(cls, runner: ModelRunner, options: BatchOptions) -> "Caches":
+        """Caches for as many rows as the options say; they grow where that is not enough."""
+        shape, kind = (runner.kv_heads, runner.head_size), (runner.dtype, runner.device)
+        cut, rows = split_layer(runner, options), options.rows
+        # On a CPU what is not used takes no memory, so there is room for all that can be alive at once.
+        prompts = rows + _ahead(rows) + 1 if runner.device.type == "cpu" else min(rows, 16)
+        return cls(
+            KVCache(range(cut), shape, prompts, kind, apart=not options.frugal),
+            KVCache(range(cut, runner.depth), shape, prompts, kind, apart=not options.frugal),
+            KVCache(range(runner.depth), shape, rows, kind),
+        )
 
 
-@dataclass(slots=True)
-class Work:
-    """What a sampler has done so far."""
-
-    answers: int = 0
-    """finished"""
-    tokens: int = 0
-    """of finished answers"""
-    passes: int = 0
-    """over the layers"""
-    row_steps: int = 0
-    """rows computed, over all passes"""
-    free_steps: int = 0
-    """rows that stood empty while answers were waiting, over all passes"""
-    kept: int = 0
-    """row-steps whose token became part of an answer"""
-    prompt_tokens: int = 0
-    """tokens of prompts computed"""
-    in_flight: int = 0
-    """rows now"""
-    waiting: int = 0
-    """answers not begun"""
-    seconds: float = 0.0
-    """wall time"""
-
-    @property
-    def useful(self) -> float:
-        """Share of row-steps that gave a token of an answer: of the rows computed, and of those that stood empty."""
-        return self.kept / max(1, self.row_steps + self.free_steps)
+def split_layer(runner: ModelRunner, options: BatchOptions) -> int:
+    """The layer below which prompts are computed once for all adapters; 0 for none."""
+    return options.shared_layers if 0 < options.shared_layers < runner.depth else 0
 
 
 @dataclass(slots=True, eq=False)
@@ -100,22 +68,20 @@ class _Lower:
     """A prompt in the layers that no adapter changes."""
 
     segment: Segment
-    hidden: torch.Tensor
-    """[1, P, d] as it enters the first changed layer"""
+    hidden: torch.Tensor  # [1, P, d] as it enters the first changed layer
     users: int
 
 
 @dataclass(slots=True, eq=False)
 class _Prompt:
-    """A prompt of one checkpoint."""
+    """A prompt of one adapter."""
 
-    prefix: tuple[int, ...]
-    place: int
-    waiting: deque[Job]
+    tokens: tuple[int, ...]
+    adapter: str
+    waiting: deque[GenerateRequest]
     segment: Segment | None = None
     lower: _Lower | None = None
-    logits: torch.Tensor | None = None
-    """[V] of the first token"""
+    logits: torch.Tensor | None = None  # [V] of the first token
     rows: int = 0
 
 
@@ -123,65 +89,61 @@ class _Prompt:
 class _Row:
     """An answer in the making."""
 
-    job: Job
+    request: GenerateRequest
     prompt: _Prompt
-    stream: Stream
-    tail: Segment
+    stream: RandomStream
+    segment: Segment
     tokens: list[int] = field(default_factory=list)
 
+    @property
+    def position(self) -> int:
+        """Of its last token."""
+        return len(self.prompt.tokens) + len(self.tokens) - 1
 
-class Sampler:
-    """One base (or one model as it is) and a stack of its adapters.
+
+class Scheduler:
+    """Decides which rows and prompts go into every pass of one base and its adapters, and runs them.
 
     Args:
-        trunk: the model.
-        stack: adapters; None for the model as it is.
-        shared: layers below which all places of the stack agree.
-        frugal: whether memory matters more than a few rows that stand empty.
-        rows: most rows in flight.
-        stop_ids: tokens that end an answer.
+        runner: the model.
+        lora: adapters, bound to it; None for the model as it is.
         params: temperature and top_p.
-        ends: whether a text ends here, given the answer's tokens so far; for stop strings.
-        hold: called before every pass, to put the model in force: between two passes it may serve others.
-        say: called after every pass.
+        options: how answers are batched.
+        caches: from `Caches.of` for the same runner and options, or left by an earlier run; None for new ones.
+        acquire: called before every pass, to put the model in force: between two passes it may serve others.
+        callback: called after every pass.
+        observe: called with a request, its tokens so far and the logits [V] of the next, for tests and trials.
     """
 
     def __init__(
         self,
-        trunk: Trunk,
-        stack: AdapterStack | None,
+        runner: ModelRunner,
+        lora: BatchedLora | None,
         params: SamplingParams,
+        options: BatchOptions,
         *,
-        stop_ids: Sequence[int],
-        rows: int,
-        shared: int = 0,
-        frugal: bool = False,
-        ends: Callable[[list[int]], bool] | None = None,
-        hold: Callable[[], object] | None = None,
-        say: Callable[[Work], None] | None = None,
+        caches: Caches | None = None,
+        acquire: Callable[[], object] | None = None,
+        callback: Callable[[Throughput], None] | None = None,
+        observe: Callable[[GenerateRequest, list[int], torch.Tensor], None] | None = None,
     ) -> None:
-        self._trunk, self._stack, self._params = trunk, stack, params
-        self._stop, self._most, self._ends = frozenset(stop_ids), rows, ends
-        self._hold, self._say = hold, say
-        self._pass_tokens = FRUGAL_PASS_TOKENS if frugal else PASS_TOKENS
-        self._cut = shared if 0 < shared < trunk.depth else 0
-        shape, kind = (trunk.kv_heads, trunk.head_size), (trunk.dtype, trunk.device)
-        # On a CPU what is not used takes no memory, so there is room for all that can be alive at once.
-        prompts = rows + _ahead(rows) + 1 if trunk.device.type == "cpu" else min(rows, 16)
-        self._lower = Blocks(range(self._cut), shape, prompts, kind, apart=not frugal)
-        self._upper = Blocks(range(self._cut, trunk.depth), shape, prompts, kind, apart=not frugal)
-        self._tails = Blocks(range(trunk.depth), shape, rows, kind)
+        self._runner, self._lora, self._params, self._options = runner, lora, params, options
+        self._acquire, self._callback, self._observe = acquire, callback, observe
+        self._stop = frozenset(options.stop_ids)
+        self._pass_tokens = FRUGAL_PASS_TOKENS if options.frugal else PASS_TOKENS
+        self._cut = split_layer(runner, options)
+        self._caches = caches or Caches.of(runner, options)
         self._lowers: dict[tuple[int, ...], _Lower] = {}
+        self._users: Counter[tuple[int, ...]] = Counter()
         self._rows: list[_Row] = []
-        self._done: list[Done] = []
-        self.work = Work()
+        self._finished: list[Completion] = []
+        self.throughput = Throughput()
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Done]:
-        """Draw all answers; each comes as soon as it is finished, in any order."""
-        started = time.monotonic()
-        queue = self._queue(jobs)
+    def run(self, requests: Iterable[GenerateRequest]) -> Iterator[Completion]:
+        """Generate all answers; each comes as soon as it is finished, in any order."""
+        queue = self._queue(requests)
         ready: deque[_Prompt] = deque()
-        self.work.waiting = sum(len(p.waiting) for p in queue)
+        self.throughput.waiting = sum(len(p.waiting) for p in queue)
         while queue or ready or self._rows:
             try:
                 # The model is itself again whenever an answer is handed out.
@@ -192,232 +154,200 @@ class Sampler:
                         self._pass(coming)
                         ready.extend(coming)
             finally:  # finished answers are handed out, whatever happened
-                done, self._done = self._done, []
-                self.work.in_flight, self.work.seconds = len(self._rows), time.monotonic() - started
-                yield from done
-            if self._say is not None:
-                self._say(self.work)
+                finished, self._finished = self._finished, []
+                self.throughput.in_flight = len(self._rows)
+                yield from finished
+            if self._callback is not None:
+                self._callback(self.throughput)
 
     @contextmanager
     def _in_force(self) -> Iterator[None]:
-        if self._hold is not None:
-            self._hold()
-        with self._trunk.cut(), self._stack.applied() if self._stack is not None else nullcontext():
+        if self._acquire is not None:
+            self._acquire()
+        with self._runner.packed(), self._lora.applied() if self._lora is not None else nullcontext():
             yield
+
+    def _index(self, adapter: str) -> int:
+        return self._lora.index(adapter) if self._lora is not None else -1
 
     # -- what comes next ----------------------------------------------------------------------------------------------
 
-    def _queue(self, jobs: Iterable[Job]) -> deque[_Prompt]:
-        """Prompts in the order in which they share most: by checkpoint, or by prompt where lower layers are shared."""
-        prompts: dict[tuple[int, tuple[int, ...]], _Prompt] = {}
-        for job in jobs:
-            key = (job.place, job.prefix)
-            prompts.setdefault(key, _Prompt(job.prefix, job.place, deque())).waiting.append(job)
-        found = list(prompts.values())
+    def _queue(self, requests: Iterable[GenerateRequest]) -> deque[_Prompt]:
+        """Prompts in the order in which they share most: by adapter, or by prompt where lower layers are shared."""
+        prompts: dict[tuple[str, tuple[int, ...]], _Prompt] = {}
+        for r in requests:
+            prompts.setdefault((r.adapter, r.prompt), _Prompt(r.prompt, r.adapter, deque())).waiting.append(r)
+        found = sorted(prompts.values(), key=lambda p: self._index(p.adapter))
         if self._cut:
-            first = {p.prefix: k for k, p in reversed(list(enumerate(found)))}
-            found.sort(key=lambda p: (first[p.prefix], p.place))
-            self._users = Counter(p.prefix for p in found)
-        else:
-            found.sort(key=lambda p: p.place)
+            first = {p: k for k, p in reversed(list(enumerate(p for _, p in prompts)))}
+            found.sort(key=lambda p: first[p.tokens])
+            self._users.update(p.tokens for p in found)
         return deque(found)
 
     def _coming(self, queue: deque[_Prompt], ready: deque[_Prompt]) -> list[_Prompt]:
         """Prompts for the next pass: enough for the free rows, and a few ahead so that none will stand empty."""
-        ahead = _ahead(self._most)
-        wanted = self._most - len(self._rows) + ahead - sum(len(p.waiting) for p in ready)
+        ahead = _ahead(self._options.rows)
+        wanted = self._options.rows - len(self._rows) + ahead - sum(len(p.waiting) for p in ready)
         coming: list[_Prompt] = []
         tokens = 0
         # A few at a time: a prompt alone would cost as much as a small batch.
         if wanted < min(ahead, 2) and self._rows:
             return coming
-        while queue and wanted > 0 and (not coming or tokens + len(queue[0].prefix) <= self._pass_tokens):
+        while queue and wanted > 0 and (not coming or tokens + len(queue[0].tokens) <= self._pass_tokens):
             prompt = queue.popleft()
             coming.append(prompt)
-            tokens += len(prompt.prefix)
+            tokens += len(prompt.tokens)
             wanted -= len(prompt.waiting)
         return coming
 
     def _fill(self, ready: deque[_Prompt]) -> None:
-        """Put waiting answers into free rows and choose their first tokens; some may end at once."""
-        while ready and len(self._rows) < self._most:
+        """Put waiting answers into free rows and sample their first tokens; some may end at once."""
+        while ready and len(self._rows) < self._options.rows:
             new: list[_Row] = []
-            while ready and len(self._rows) + len(new) < self._most:
+            while ready and len(self._rows) + len(new) < self._options.rows:
                 prompt = ready[0]
-                job = prompt.waiting.popleft()
+                request = prompt.waiting.popleft()
                 prompt.rows += 1
-                tail = self._tails.add(0, len(prompt.prefix))
-                new.append(_Row(job, prompt, Stream(job.seed), tail))
+                segment = self._caches.answers.add(0, len(prompt.tokens))
+                new.append(_Row(request, prompt, RandomStream(request.seed), segment))
                 if not prompt.waiting:
                     ready.popleft()
-            self.work.waiting -= len(new)
-            logits = torch.stack([r.prompt.logits for r in new if r.prompt.logits is not None])
-            self._advance(new, logits)
+            self.throughput.waiting -= len(new)
+            self._advance(new, torch.stack([r.prompt.logits for r in new if r.prompt.logits is not None]))
 
     # -- a pass -------------------------------------------------------------------------------------------------------
 
     def _pass(self, coming: Sequence[_Prompt]) -> None:
         """Compute the next token of every row, and the prompts that come."""
-        trunk, rows = self._trunk, sorted(self._rows, key=lambda r: r.job.place)
+        runner, rows = self._runner, sorted(self._rows, key=lambda r: self._index(r.request.adapter))
         for row in rows:
-            self._tails.extend(row.tail)
-        at = [len(r.prompt.prefix) + len(r.tokens) - 1 for r in rows]
-        reader = _Pass(self, rows, at)
-        hidden, new = self._below(reader, rows, at, coming)
-        if self._cut:
-            for prompt, lower in new:
-                self._lowers[prompt.prefix] = lower
+            self._caches.answers.extend(row.segment)
+        attention = _PassAttention(self._caches, self._cut, rows)
+        hidden = self._below(attention, rows, coming)
         for prompt in coming:
-            readers = min(len(prompt.waiting), self._most)
-            prompt.segment = self._upper.add(len(prompt.prefix), readers=readers)
-            prompt.lower = self._lowers.get(prompt.prefix) if self._cut else None
-        parts = [hidden]
-        if self._cut:
-            parts += [p.lower.hidden for p in coming if p.lower is not None]
-        hidden = torch.cat(parts, 1) if len(parts) > 1 else hidden
-        positions = self._positions(at, [len(p.prefix) for p in coming])
-        if self._stack is not None:
-            places = [r.job.place for r in rows]
-            places += [p.place for p in coming for _ in p.prefix]
-            self._stack.route(places, len(rows))
-        reader.prompts = _spans(len(rows), [(len(p.prefix), p.segment) for p in coming])
-        hidden = trunk.run(hidden, positions, reader, self._cut)
-        ends = [end - 1 for _, end, _ in reader.prompts]
-        last = torch.tensor([*range(len(rows)), *ends], device=hidden.device)
-        logits = trunk.logits(hidden.index_select(1, last))
+            readers = min(len(prompt.waiting), self._options.rows)
+            prompt.segment = self._caches.upper.add(len(prompt.tokens), readers=readers)
+        if self._lora is not None:
+            names = [r.request.adapter for r in rows]
+            self._lora.route([*names, *(p.adapter for p in coming for _ in p.tokens)], len(rows))
+        ends = attention.take([p.segment for p in coming])
+        hidden = runner.run(hidden, self._positions(rows, coming), attention, self._cut)
+        last = torch.tensor([*range(len(rows)), *(end - 1 for end in ends)], device=hidden.device)
+        logits = runner.logits(hidden.index_select(1, last))
         for k, prompt in enumerate(coming):
             prompt.logits = logits[len(rows) + k].clone()
-        self._count(rows, coming)
+        self.throughput.passes += 1
+        self.throughput.row_steps += len(rows)
+        self.throughput.free_steps += min(self._options.rows - len(rows), self.throughput.waiting)
         self._rows = []
         if rows:
             self._advance(rows, logits[: len(rows)])
 
-    def _below(
-        self, reader: "_Pass", rows: Sequence[_Row], at: Sequence[int], coming: Sequence[_Prompt]
-    ) -> tuple[torch.Tensor, list[tuple[_Prompt, _Lower]]]:
-        """Hidden states as they enter the first changed layer: [1, T, d] of rows (and, with no shared layers, prompts).
+    def _below(self, attention: "_PassAttention", rows: Sequence[_Row], coming: Sequence[_Prompt]) -> torch.Tensor:
+        """Hidden states of rows and prompts as they enter the first changed layer: [1, T, d].
 
-        With shared layers, prompts that are new there are computed and come back by themselves.
+        With shared layers only prompts that are new there are computed.
         """
-        last = [r.tokens[-1] for r in rows]
+        runner, new = self._runner, list(coming)
+        if self._cut:
+            new = list({p.tokens: p for p in coming if p.tokens not in self._lowers}.values())
+        ids = [r.tokens[-1] for r in rows] + [t for p in new for t in p.tokens]
+        hidden = runner.embed(torch.tensor(ids, dtype=torch.long, device=runner.device))
+        self.throughput.prompt_tokens += sum(len(p.tokens) for p in new)
         if not self._cut:
-            ids = last + [t for p in coming for t in p.prefix]
-            return self._trunk.embed(torch.tensor(ids, device=self._trunk.device)), []
-        new = list({p.prefix: p for p in coming if p.prefix not in self._lowers}.values())
-        ids = last + [t for p in new for t in p.prefix]
-        if not ids:
-            return self._trunk.embed(torch.tensor(ids, dtype=torch.long, device=self._trunk.device)), []
-        segments = [self._lower.add(len(p.prefix), readers=self._most) for p in new]
-        reader.prompts = _spans(len(rows), [(len(p.prefix), s) for p, s in zip(new, segments, strict=True)])
-        hidden = self._trunk.embed(torch.tensor(ids, device=self._trunk.device))
-        hidden = self._trunk.run(hidden, self._positions(at, [len(p.prefix) for p in new]), reader, 0, self._cut)
-        made = [
-            (p, _Lower(segment, hidden[:, start:end].clone(), self._users[p.prefix]))
-            for p, (start, end, segment) in zip(new, reader.prompts, strict=True)
-        ]
-        self.work.prompt_tokens += sum(len(p.prefix) for p in new)
-        return hidden[:, : len(rows)], made
+            return hidden
+        if ids:
+            segments = [self._caches.lower.add(len(p.tokens), readers=self._options.rows) for p in new]
+            ends = attention.take(segments)
+            hidden = runner.run(hidden, self._positions(rows, new), attention, 0, self._cut)
+            for p, segment, end in zip(new, segments, ends, strict=True):
+                own = hidden[:, end - len(p.tokens) : end].clone()
+                self._lowers[p.tokens] = _Lower(segment, own, self._users[p.tokens])
+        for p in coming:
+            p.lower = self._lowers[p.tokens]
+        return torch.cat([hidden[:, : len(rows)], *(self._lowers[p.tokens].hidden for p in coming)], 1)
 
-    def _positions(self, at: Sequence[int], lengths: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([*at, *(k for n in lengths for k in range(n))], device=self._trunk.device)
-
-    def _count(self, rows: Sequence[_Row], coming: Sequence[_Prompt]) -> None:
-        self.work.passes += 1
-        self.work.row_steps += len(rows)
-        self.work.free_steps += min(self._most - len(rows), self.work.waiting)
-        if not self._cut:
-            self.work.prompt_tokens += sum(len(p.prefix) for p in coming)
+    def _positions(self, rows: Sequence[_Row], prompts: Sequence[_Prompt]) -> torch.Tensor:
+        own, given = (r.position for r in rows), (k for p in prompts for k in range(len(p.tokens)))
+        return torch.tensor([*own, *given], device=self._runner.device)
 
     # -- what came of it ----------------------------------------------------------------------------------------------
 
     def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
-        """Choose a token for each of `rows`; those that go on join the rows in flight, the others are done."""
-        chosen = choose(logits, [r.stream for r in rows], self._params)
-        for row, token in zip(rows, chosen, strict=True):
+        """Sample a token for each of `rows`; those that go on join the rows in flight, the others are done."""
+        if self._observe is not None:
+            for row, own in zip(rows, logits, strict=True):
+                self._observe(row.request, list(row.tokens), own.clone())
+        sampled = sample_tokens(logits, [r.stream for r in rows], self._params)
+        for row, token in zip(rows, sampled, strict=True):
             if token is None:
-                self._finish(row, Done(row.job.index, row.tokens, stopped=False, failed=True))
+                self._finish(row, Completion(row.request.index, row.tokens, stopped=False, failed=True))
                 continue
-            self.work.kept += bool(row.tokens)  # the first comes from the prompt's own pass
+            self.throughput.kept += bool(row.tokens)  # the first comes from the prompt's own pass
             row.tokens.append(token)
-            stopped = token in self._stop or (self._ends is not None and self._ends(row.tokens))
-            if stopped or len(row.tokens) >= row.job.limit:
-                self._finish(row, Done(row.job.index, row.tokens, stopped))
+            ends = self._options.ends
+            stopped = token in self._stop or (ends is not None and ends(row.tokens))
+            if stopped or len(row.tokens) >= row.request.max_tokens:
+                self._finish(row, Completion(row.request.index, row.tokens, stopped))
             else:
                 self._rows.append(row)
 
-    def _finish(self, row: _Row, done: Done) -> None:
-        self._done.append(done)
-        self.work.answers += 1
-        self.work.tokens += len(done.tokens)
-        self._tails.remove(row.tail)
+    def _finish(self, row: _Row, completion: Completion) -> None:
+        self._finished.append(completion)
+        self.throughput.answers += 1
+        self.throughput.tokens += len(completion.tokens)
+        self._caches.answers.remove(row.segment)
         prompt = row.prompt
         prompt.rows -= 1
         if prompt.rows or prompt.waiting or prompt.segment is None:
             return
-        self._upper.remove(prompt.segment)
+        self._caches.upper.remove(prompt.segment)
         prompt.segment, prompt.logits = None, None
         if prompt.lower is not None:
             prompt.lower.users -= 1
             if not prompt.lower.users:
-                self._lower.remove(prompt.lower.segment)
-                del self._lowers[prompt.prefix]
+                self._caches.lower.remove(prompt.lower.segment)
+                del self._lowers[prompt.tokens]
 
 
-class Recorder(Sampler):
-    """A sampler that keeps what it chose from, to be compared with a model's own forward pass."""
-
-    def __init__(self, *given: Any, **settings: Any) -> None:
-        super().__init__(*given, **settings)
-        self.seen: list[tuple[Job, list[int], torch.Tensor]] = []
-        """job, tokens of its answer so far, logits [V] of the next"""
-
-    def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
-        self.seen += [(r.job, list(r.tokens), x.clone()) for r, x in zip(rows, logits, strict=True)]
-        super()._advance(rows, logits)
-
-
-def _spans(start: int, parts: Iterable[tuple[int, Segment | None]]) -> list[tuple[int, int, Segment]]:
-    """(first token, last token + 1, segment) of prompts that follow each other."""
-    spans: list[tuple[int, int, Segment]] = []
-    for length, segment in parts:
-        assert segment is not None
-        spans.append((start, start + length, segment))
-        start += length
-    return spans
-
-
-class _Pass:
+class _PassAttention:
     """Attention of one pass: rows over their prompt and their answer so far, new prompts over themselves."""
 
-    def __init__(self, sampler: Sampler, rows: Sequence[_Row], at: Sequence[int]) -> None:
-        self._sampler, self._n = sampler, len(rows)
-        self.prompts: list[tuple[int, int, Segment]] = []
-        """(first token, last token + 1, where it is kept)"""
+    def __init__(self, caches: Caches, cut: int, rows: Sequence[_Row]) -> None:
+        self._caches, self._cut, self._n = caches, cut, len(rows)
+        self._prompts: list[tuple[int, int, Segment]] = []  # first token, last token + 1, where it is kept
         if rows:
-            at = list(at)
-            self._tails = Reading(sampler._tails, [(r.tail, p) for r, p in zip(rows, at, strict=True)])
-            upper = [(r.prompt.segment, p) for r, p in zip(rows, at, strict=True) if r.prompt.segment is not None]
-            self._upper = Reading(sampler._upper, upper)
-            if sampler._cut:
-                lower = [(r.prompt.lower.segment, p) for r, p in zip(rows, at, strict=True) if r.prompt.lower]
-                self._lower = Reading(sampler._lower, lower)
+            self._answers = ReadPlan(caches.answers, [(r.segment, r.position) for r in rows])
+            upper = [(r.prompt.segment, r.position) for r in rows if r.prompt.segment is not None]
+            self._upper = ReadPlan(caches.upper, upper)
+            if cut:
+                lower = [(r.prompt.lower.segment, r.position) for r in rows if r.prompt.lower is not None]
+                self._lower = ReadPlan(caches.lower, lower)
+
+    def take(self, segments: Iterable[Segment | None]) -> list[int]:
+        """Where the prompts behind the rows are kept; gives the end of each among the tokens of the pass."""
+        self._prompts, start = [], self._n
+        for segment in segments:
+            assert segment is not None
+            self._prompts.append((start, start + segment.length, segment))
+            start += segment.length
+        return [end for _, end, _ in self._prompts]
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, window: int | None
     ) -> torch.Tensor:
-        """See `trunk.Reader`."""
-        n, below = self._n, layer < self._sampler._cut
+        """See `runner.Attention`."""
+        n, below = self._n, layer < self._cut
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         if n:
-            kv = k.shape[1]
-            asked = (q[:n] * scaling).reshape(n, kv, -1, q.shape[2])
-            self._tails.append(layer, k[:n], v[:n])
+            asked = (q[:n] * scaling).reshape(n, k.shape[1], -1, q.shape[2])
+            self._answers.append(layer, k[:n], v[:n])
             prompts = self._lower if below else self._upper
-            both = join(prompts.read(layer, asked, window), self._tails.read(layer, asked, window))
+            both = merge_attention(prompts.read(layer, asked, window), self._answers.read(layer, asked, window))
             out[:n] = both.reshape(n, *q.shape[1:])
-        for start, end, segment in self.prompts:
-            blocks = self._sampler._lower if below else self._sampler._upper
-            blocks.write(segment, layer, k[start:end], v[start:end])
+        cache = self._caches.lower if below else self._caches.upper
+        for start, end, segment in self._prompts:
+            cache.write(segment, layer, k[start:end], v[start:end])
             out[start:end] = _causal(q[start:end], k[start:end], v[start:end], scaling, window)
         return out
 
@@ -440,12 +370,12 @@ def _ahead(rows: int) -> int:
 
 
 def rows_within(
-    trunk: Trunk, prompt: int, answer: int, memory: float, most: int, *, nucleus: bool = False
+    runner: ModelRunner, prompt: int, answer: int, memory: float, most: int, *, nucleus: bool = False
 ) -> tuple[int, float]:
-    """How many rows keep a frugal sampler within a bound, whatever the lengths up to those given.
+    """How many rows keep a frugal scheduler within a bound, whatever the lengths up to those given.
 
     Args:
-        trunk: the model.
+        runner: the model.
         prompt: tokens of the longest prompt.
         answer: tokens of the longest answer.
         memory: the bound, in GiB.
@@ -455,10 +385,10 @@ def rows_within(
     Returns:
         Rows, 0 if not one fits, and what one row takes, in GiB.
     """
-    config, size = trunk.config, trunk.dtype.itemsize
-    token = 2 * trunk.depth * trunk.kv_heads * trunk.head_size * size
+    config, size = runner.config, runner.dtype.itemsize
+    token = 2 * runner.depth * runner.kv_heads * runner.head_size * size
     width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
-    # Shelves of all sizes up to the largest add up to twice that one, and each may once have been full.
+    # Buckets of all sizes up to the largest add up to twice that one, and each may once have been full.
     front = 2 * capacity(prompt) * token + prompt * config.hidden_size * size + 4 * config.vocab_size
     choosing = (64 if nucleus else 24) * config.vocab_size
     own = 2 * capacity(answer) * token + choosing + 12 * width * size

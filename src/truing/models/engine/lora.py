@@ -1,17 +1,19 @@
 """Many LoRA adapters of one base in one pass: their factors stacked, and applied to the rows that asked for them.
 
-    stack = AdapterStack([lora_factors(model, name) for name in names])     PEFT loaded and checked them
-    with stack.applied():
-        stack.route([0, 0, 2, ...])        the place of every token's adapter in that list, -1 for the base
-        trunk.run(...)
+    lora = BatchedLora(dtype, device)
+    lora.load({name: lora_factors(model, name)}, most_bytes)         PEFT loaded and checked them
+    lora.bind(model)
+    with lora.applied():
+        lora.route(["one", "one", "two", "", ...], rows)             the adapter of every token, "" for the base
+        runner.run(...)
 
 An adapted module adds B A x to what the base gives. Tokens are laid out as a grid, adapters by rows, and all adapters
 are multiplied by one batched matmul per factor (what the kernels of Punica and S-LoRA do, arXiv 2310.18547 and
 2311.03285, with what torch has); rows that would make the grid ragged, and prompts, are multiplied adapter by adapter.
 
-A place is an adapter's number for the caller, a slot where its factors lie at the moment.
+An adapter's index is where its factors lie in the stacked tensors at the moment.
 
-Shapes: K adapters, T tokens, r the largest rank, m rows of every adapter in the grid.
+Shapes: K indices, T tokens, r the largest rank, m rows of every adapter in the grid.
 """
 
 import re
@@ -31,28 +33,27 @@ from truing.errors import Unsupported
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _CALL = 64
 """what a matmul of its own costs, in cells of the grid: a cell is little work beside the base's for a row"""
-
 _NARROW = 8
 """ranks up to which A x is faster than x A on CPUs: 1.4x to 2x at 35 to 400 tokens, half as fast at rank 16"""
 
 
 class Factors(NamedTuple):
-    """One adapter's share in one linear module."""
+    """One adapter's share in one linear module, as PEFT holds it."""
 
-    module: torch.nn.Module
-    """the base's own module"""
     down: torch.Tensor
     """A: [r, d_in]"""
     up: torch.Tensor
-    """B, transposed and scaled: [r, d_out]"""
+    """B: [d_out, r]"""
+    scaling: float
+    """what BA is multiplied by"""
 
 
 Adapter = Mapping[str, Factors]
-"""by path of the module"""
+"""by path of the module in the base"""
 
 
 def lora_factors(model: Any, name: str) -> dict[str, Factors]:
-    """The factors of an adapter that PEFT holds; views of its tensors where scaling is 1.
+    """The factors of an adapter that PEFT holds; views of its tensors.
 
     Raises:
         Unsupported: it is more than plain LoRA on linear modules of the layers (DoRA, biases, heads, other methods).
@@ -61,7 +62,7 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
         raise Unsupported("no adapter is loaded")
     kind = model.peft_config[name].peft_type
     if str(getattr(kind, "value", kind)) != "LORA":
-        raise Unsupported(f"{kind} adapters are not stacked")
+        raise Unsupported(f"{kind} adapters are not batched")
     found: dict[str, Factors] = {}
     for path, module in model.get_base_model().named_modules():
         layer: Any = module
@@ -73,37 +74,51 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
             raise Unsupported(f"{path} lies outside the layers")
         if name not in layer.lora_A or name in layer.lora_variant or layer.merged_adapters:
             raise Unsupported(f"{path} holds more than plain LoRA")
-        a, b, base = layer.lora_A[name], layer.lora_B[name], layer.get_base_layer()
+        a, b = layer.lora_A[name], layer.lora_B[name]
         if a.weight.dim() != 2 or b.bias is not None or getattr(layer, "fan_in_fan_out", False):
             raise Unsupported(f"{path} holds more than plain LoRA on a linear module")
-        found[path] = Factors(base, a.weight.detach(), b.weight.detach().T * layer.scaling[name])
+        found[path] = Factors(a.weight.detach(), b.weight.detach(), layer.scaling[name])
     return found
 
 
-def first_layer(adapters: Sequence[Adapter], depth: int) -> int:
-    """The first layer that any of them changes; `depth` for none."""
-    layers = [_LAYER.search(path) for adapter in adapters for path in adapter]
-    return min((int(m[1]) for m in layers if m), default=depth)
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Stacked:
-    """All adapters in one module, by slot."""
+    """All adapters in one module, by index."""
 
-    path: str
-    module: torch.nn.Module
-    down: torch.Tensor
-    """[K, r, d_in]"""
-    up: torch.Tensor
-    """[K, r, d_out]"""
+    down: torch.Tensor  # [K, r, d_in]
+    up: torch.Tensor  # [K, r, d_out]: B transposed and scaled
     part: tuple[int, int, torch.Tensor, torch.Tensor] | None = None
     """lo, hi, and what lies between: [hi - lo, d_in, r] and [hi - lo, r, d_out]"""
 
     def between(self, lo: int, hi: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The factors of slots lo up to hi, as they are multiplied; kept, since every call into torch counts here."""
+        """The factors of indices lo up to hi, as they are multiplied; kept, since every call into torch counts here."""
         if self.part is None or self.part[:2] != (lo, hi):
             self.part = (lo, hi, self.down[lo:hi].transpose(1, 2), self.up[lo:hi])
         return self.part[2:]
+
+    def grow(self, size: int, rank: int) -> None:
+        """Room for `size` adapters of rank `rank` at least; what is there stays."""
+        n, r, _ = self.down.shape
+        if size > n or rank > r:
+            old = self.down, self.up
+            self.down, self.up = (x.new_zeros(max(size, n), max(rank, r), x.shape[2]) for x in old)
+            self.down[:n, :r], self.up[:n, :r] = old
+            self.part = None
+
+    def put(self, index: int, factors: Factors | None) -> bool:
+        """Set one adapter's factors, zeros for None; whether they are finite (if not, zeros are set)."""
+        self.down[index], self.up[index] = 0, 0
+        if factors is None:
+            return True
+        rank = len(factors.down)
+        self.down[index, :rank] = factors.down
+        self.up[index, :rank] = factors.up.T * factors.scaling
+        total = self.down[index].sum(dtype=torch.float32) + self.up[index].sum(dtype=torch.float32)
+        if total.isfinite():
+            return True
+        # Padding adds 0 times an adapter's factors to another's token, which has to be 0.
+        self.down[index], self.up[index] = 0, 0
+        return False
 
 
 @dataclass(slots=True)
@@ -111,22 +126,17 @@ class _Route:
     """Where the tokens of one pass go."""
 
     lo: int = 0
-    hi: int = 0
-    """adapters in slots lo up to hi (not included) are in the grid"""
-    rows: int = 0
-    """m; 0 for no grid"""
+    hi: int = 0  # adapters of index lo up to hi (excluded) are in the grid
+    rows: int = 0  # m; 0 for no grid
     cells: torch.Tensor | None = None
     """[K * m] the token of each cell, 0 for padding; None where the cells are the first tokens as they lie"""
-    padding: torch.Tensor | None = None
-    """[N] which cells are padding"""
+    padding: torch.Tensor | None = None  # [N] which cells are padding
     runs: tuple[tuple[int, int, int], ...] = ()
-    """(slot, first token, last token + 1) of those multiplied by themselves"""
-    broken: tuple[tuple[int, int], ...] = ()
-    """(first token, last token + 1) of those whose adapter is not finite"""
+    """(index, first token, last token + 1) of those multiplied by themselves"""
+    broken: tuple[tuple[int, int], ...] = ()  # (first token, last token + 1) of those whose adapter is not finite
     spaces: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     """what for and width d -> the same memory as [K * m, d] and [K, m, d], used by all modules of the pass"""
-    seen: tuple[Any, Any] = (None, None)
-    """an input and its grid: query, key and value projections share one"""
+    seen: tuple[Any, Any] = (None, None)  # an input and its grid: query, key and value projections share one
 
     def space(self, purpose: str, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[K * m, d] and [K, m, d] of the width and kind of [T, d], with anything in it."""
@@ -137,104 +147,171 @@ class _Route:
         return self.spaces[key]
 
 
-class AdapterStack:
-    """LoRA adapters of one base, side by side. Adapters may differ in rank, scaling and modules."""
+class BatchedLora:
+    """LoRA adapters of one base, side by side, by name. Adapters may differ in rank, scaling and modules."""
 
-    def __init__(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
-        """Copy the factors; places are counted in the order given."""
-        self.size = len(adapters)
-        """K"""
-        self._modules: list[_Stacked] = []
-        self._broken: set[int] = set()  # places whose factors are not all finite: what they add is NaN
-        for path in dict.fromkeys(path for adapter in adapters for path in adapter):
-            parts = [adapter.get(path) for adapter in adapters]
-            some = next(p for p in parts if p is not None)
-            rank = max(p.up.shape[0] for p in parts if p is not None)
-            down = torch.zeros(self.size, rank, some.down.shape[1], dtype=dtype, device=some.down.device)
-            up = torch.zeros(self.size, rank, some.up.shape[1], dtype=dtype, device=some.down.device)
-            for k, part in enumerate(parts):
-                if part is not None:
-                    down[k, : len(part.down)], up[k, : len(part.up)] = part.down, part.up
-            # Padding adds 0 times an adapter's factors to another's token, which has to be 0.
-            total = down.sum((1, 2), dtype=torch.float32) + up.sum((1, 2), dtype=torch.float32)
-            broken = ~total.isfinite()
-            down[broken], up[broken] = 0, 0
-            self._modules.append(_Stacked(path, some.module, down, up))
-            self._broken.update(broken.nonzero().flatten().tolist())
-        self._slots = list(range(self.size))  # of every place
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._stacked: dict[str, _Stacked] = {}  # by path
+        self._index: dict[str, int] = {}  # of every adapter held, least recently asked for first
+        self._free: list[int] = []
+        self._bytes: dict[str, int] = {}
+        self._first: dict[str, int] = {}
+        self._broken: set[str] = set()  # whose factors are not all finite: what they add is NaN
+        self._modules: dict[str, torch.nn.Module] = {}
         self._route = _Route()
+        self.copied = 0
+        """adapters copied into the stack so far"""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Adapters held, least recently asked for first."""
+        return tuple(self._index)
 
     @property
     def bytes(self) -> int:
-        """Memory of the factors."""
-        return sum(m.down.nbytes + m.up.nbytes for m in self._modules)
+        """Memory of the factors, padding and free indices included."""
+        return sum(m.down.nbytes + m.up.nbytes for m in self._stacked.values())
+
+    @property
+    def first_layer(self) -> int | None:
+        """The first layer that any adapter held changes; None for none."""
+        return min(self._first.values(), default=None)
+
+    def index(self, name: str) -> int:
+        """Where an adapter's factors lie at the moment; -1 for the base."""
+        return self._index[name] if name else -1
+
+    def load(self, names: Sequence[str], factors: Mapping[str, Adapter], most_bytes: float = float("inf")) -> None:
+        """Hold these adapters, copying the factors of those that are not held yet.
+
+        Args:
+            names: adapters that the coming passes need.
+            factors: of those that are not held at least.
+            most_bytes: beyond it, adapters that are not needed now are dropped, the least recently asked for first.
+
+        Raises:
+            KeyError: an adapter is neither held nor given.
+        """
+        for name in names:
+            if name in self._index:
+                self._index[name] = self._index.pop(name)
+        new = {name: factors[name] for name in dict.fromkeys(names) if name not in self._index}
+        if not new:
+            return
+        size = self._dtype.itemsize
+        bytes_of = {n: size * sum(f.down.numel() + f.up.numel() for f in a.values()) for n, a in new.items()}
+        self._drop(most_bytes - sum(bytes_of.values()), names)
+        self._make_room(new)
+        for name, adapter in new.items():
+            index = self._free.pop()
+            finite = [stacked.put(index, adapter.get(path)) for path, stacked in self._stacked.items()]
+            if not all(finite):
+                self._broken.add(name)
+            layers = [_LAYER.search(path) for path in adapter]
+            self._first[name] = min((int(m[1]) for m in layers if m), default=1 << 30)
+            self._bytes[name], self._index[name] = bytes_of[name], index
+            self.copied += 1
+
+    def _drop(self, most_bytes: float, needed: Sequence[str]) -> None:
+        for name in self.names:
+            if sum(self._bytes.values()) <= most_bytes:
+                return
+            if name not in needed:
+                self._free.append(self._index.pop(name))
+                self._broken.discard(name)
+                del self._bytes[name], self._first[name]
+
+    def _make_room(self, new: Mapping[str, Adapter]) -> None:
+        """Free indices and large enough tensors for these adapters."""
+        held = len(self._index) + len(self._free)
+        if (more := len(new) - len(self._free)) > 0:
+            self._free += range(held, held + max(more, held // 2))  # growing copies everything
+        self._free.sort(reverse=True)
+        size = len(self._index) + len(self._free)
+        for path in dict.fromkeys((*self._stacked, *(path for adapter in new.values() for path in adapter))):
+            parts = [a[path] for a in new.values() if path in a]
+            rank = max((len(p.down) for p in parts), default=1)
+            if path in self._stacked:
+                self._stacked[path].grow(size, rank)
+            else:
+                widths = parts[0].down.shape[1], parts[0].up.shape[0]
+                down, up = (torch.zeros(size, rank, n, dtype=self._dtype, device=self._device) for n in widths)
+                self._stacked[path] = _Stacked(down, up)
 
     def bind(self, model: Any) -> None:
-        """Go on with another object that holds the same base."""
+        """Apply to the modules of this model from now on; None lets go of the last one."""
+        self._modules = {}
+        if model is None:
+            return
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
-        for stacked in self._modules:
-            module = inner.get_submodule(stacked.path)
-            stacked.module = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        for path in self._stacked:
+            module = inner.get_submodule(path)
+            self._modules[path] = module.get_base_layer() if isinstance(module, LoraLayer) else module
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within the block the base's modules add what `route` says."""
-        handles = [m.module.register_forward_hook(_adder(self, m)) for m in self._modules]
+        self._route = _Route()
+        handles = [m.register_forward_hook(_adder(self, self._stacked[path])) for path, m in self._modules.items()]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def route(self, places: Sequence[int], rows: int) -> None:
+    def route(self, names: Sequence[str], rows: int) -> None:
         """Say whose tokens come next.
 
         Args:
-            places: of all T tokens, -1 for the base; equal ones side by side.
-            rows: the first so many tokens are rows that go into the grid, sorted by place; the rest are prompts.
+            names: the adapter of each of the T tokens, "" for the base; equal ones side by side.
+            rows: the first so many tokens are rows, which go into the grid, by `index`; the rest are prompts.
         """
-        spans = _spans(places, 0, rows)
-        self._sample_near([place for place, _, _ in spans if place not in self._broken])
-        own = {self._slots[place]: (start, end - start) for place, start, end in spans if place not in self._broken}
+        spans = _spans(names, 0, rows)
+        self._move_together([name for name, _, _ in spans if name not in self._broken])
+        own = {self._index[name]: (start, end - start) for name, start, end in spans if name not in self._broken}
         runs: list[tuple[int, int, int]] = []
         route = _Route()
         if own:
             lo, hi = min(own), max(own) + 1
             m = _grid_rows([n for _, n in own.values()], hi - lo)
             cells, padding = [], []
-            for slot in range(lo, hi):
-                first, n = own.get(slot, (0, 0))
+            for index in range(lo, hi):
+                first, n = own.get(index, (0, 0))
                 padding += [len(cells) + k for k in range(n, m)]
                 cells += [first + k if k < n else 0 for k in range(m)]
                 if n > m:
-                    runs.append((slot, first + m, first + n))
-            device = self._modules[0].down.device if self._modules else None
+                    runs.append((index, first + m, first + n))
             route = _Route(lo, hi, m)
             if cells != list(range(len(cells))):
-                route.cells = torch.tensor(cells, device=device)
+                route.cells = torch.tensor(cells, device=self._device)
             if padding:
-                route.padding = torch.tensor(padding, device=device)
-        prompts = _spans(places, rows, len(places))
-        runs += [(self._slots[place], start, end) for place, start, end in prompts if place not in self._broken]
+                route.padding = torch.tensor(padding, device=self._device)
+        prompts = _spans(names, rows, len(names))
+        runs += [(self._index[name], start, end) for name, start, end in prompts if name not in self._broken]
         route.runs = tuple(runs)
-        route.broken = tuple((start, end) for place, start, end in spans + prompts if place in self._broken)
+        route.broken = tuple((start, end) for name, start, end in spans + prompts if name in self._broken)
         self._route = route
 
-    def _sample_near(self, places: Sequence[int]) -> None:
+    def _move_together(self, names: Sequence[str]) -> None:
         """Move adapters together when most between them have no rows: the grid reads all from the first to the last."""
-        slots, n = sorted(self._slots[p] for p in places), len(places)
-        if not n or slots[-1] - slots[0] < 2 * n:
+        at, n = sorted(self._index[name] for name in names), len(names)
+        if not n or at[-1] - at[0] < 2 * n:
             return
-        lo = max(slots, key=lambda lo: sum(lo <= s < lo + n for s in slots))
-        lo = min(lo, self.size - n)
-        here = set(range(lo, lo + n))
-        coming, going = [s for s in slots if s not in here], [s for s in here if s not in slots]
+        size = len(self._index) + len(self._free)
+        lo = min(max(at, key=lambda lo: sum(lo <= k < lo + n for k in at)), size - n)
+        here = range(lo, lo + n)
+        coming, going = [k for k in at if k not in here], [k for k in here if k not in at]
         a, b = torch.tensor(coming), torch.tensor(going)
-        for m in self._modules:
+        for m in self._stacked.values():
             for factors in (m.down, m.up):
                 factors[torch.cat((a, b))] = factors[torch.cat((b, a))]
         new = dict(zip(coming + going, going + coming, strict=True))
-        self._slots = [new.get(s, s) for s in self._slots]
+        self._index = {name: new.get(k, k) for name, k in self._index.items()}
+        self._free = [new.get(k, k) for k in self._free]
 
     def add(self, stacked: _Stacked, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         """Add every token's B A x, for inputs [1, T, d_in], to outputs [1, T, d_out]."""
@@ -250,9 +327,9 @@ class AdapterStack:
                 flat, added = route.space("out", y)
                 torch.bmm(low, up, out=added)
                 y.index_add_(0, route.cells, flat)
-        for slot, start, end in route.runs:
-            a, x = stacked.down[slot], inputs[0, start:end]
-            y[start:end].addmm_((a @ x.T).T if len(a) <= _NARROW else x @ a.T, stacked.up[slot])
+        for index, start, end in route.runs:
+            a, x = stacked.down[index], inputs[0, start:end]
+            y[start:end].addmm_((a @ x.T).T if len(a) <= _NARROW else x @ a.T, stacked.up[index])
         for start, end in route.broken:
             y[start:end] = torch.nan
 
@@ -268,17 +345,17 @@ class AdapterStack:
         return grid
 
 
-def _adder(stack: AdapterStack, stacked: _Stacked) -> Any:
+def _adder(lora: BatchedLora, stacked: _Stacked) -> Any:
     def add(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        stack.add(stacked, args[0], output)
+        lora.add(stacked, args[0], output)
 
     return add
 
 
-def _spans(places: Sequence[int], start: int, end: int) -> list[tuple[int, int, int]]:
-    """(place, first token, last token + 1) of equal neighbours from `start` up to `end`, without the base's."""
-    spans = [(place, list(ks)) for place, ks in groupby(range(start, end), key=places.__getitem__)]
-    return [(place, ks[0], ks[-1] + 1) for place, ks in spans if place >= 0]
+def _spans(names: Sequence[str], start: int, end: int) -> list[tuple[str, int, int]]:
+    """(adapter, first token, last token + 1) of equal neighbours from `start` up to `end`, without the base's."""
+    spans = [(name, list(ks)) for name, ks in groupby(range(start, end), key=names.__getitem__)]
+    return [(name, ks[0], ks[-1] + 1) for name, ks in spans if name]
 
 
 def _grid_rows(counts: Sequence[int], adapters: int) -> int:

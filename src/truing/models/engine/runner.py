@@ -1,13 +1,12 @@
-"""A decoder cut at its layers, so that one pass can carry rows of many answers, prompts and adapters side by side.
+"""A decoder run layer by layer, so that one pass can carry tokens of many answers, prompts and adapters.
 
-    trunk = Trunk(model)
-    with trunk.cut(), torch.inference_mode():
-        hidden = trunk.run(trunk.embed(ids), positions, reader)     [1, T, d]: T tokens of any sequences, packed
-        logits = trunk.logits(hidden[:, wanted])
+    runner = ModelRunner(model)
+    with runner.packed(), torch.inference_mode():
+        hidden = runner.run(runner.embed(ids), positions, attention)     [1, T, d]: T tokens of any sequences, packed
+        logits = runner.logits(hidden[:, wanted])
 
-Everything is the model's own modules but attention, which is handed to `reader`: it knows which tokens belong together.
-A new architecture is an entry in `_ROTARY`; whether an entry is right is tried against the model's own forward before
-it is relied on (`sessions.agrees`).
+All modules are the model's own but attention, which is given: it knows which tokens belong together. A new architecture
+is an entry in `_ROTARY`; the engine compares it with the model's own forward pass before it relies on it.
 
 Shapes: T packed tokens, d hidden size, H query heads, KV key-value heads, h size of a head, V vocabulary.
 """
@@ -29,7 +28,7 @@ _MOVING_ROPE = ("dynamic", "longrope")
 """rotary embeddings that change with the longest sequence of a batch"""
 
 
-class Reader(Protocol):
+class Attention(Protocol):
     """Attention over packed tokens."""
 
     def attend(
@@ -39,7 +38,7 @@ class Reader(Protocol):
         ...
 
 
-class Trunk:
+class ModelRunner:
     """Embedding, layers, norm and head of a causal language model, with or without PEFT around it.
 
     Raises:
@@ -52,7 +51,7 @@ class Trunk:
         kind = self.config.model_type
         head = inner.get_output_embeddings()
         if kind not in _ROTARY or inner.config is not self.config or head is None:
-            raise Unsupported(f"{kind} models are not among those sampled side by side ({', '.join(sorted(_ROTARY))})")
+            raise Unsupported(f"{kind} models are not among those batched here ({', '.join(sorted(_ROTARY))})")
         ropes = getattr(self.config, "rope_parameters", None) or {}
         types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
         if moving := types.intersection(_MOVING_ROPE):
@@ -73,7 +72,7 @@ class Trunk:
         self.dtype, self.device = self._core.embed_tokens.weight.dtype, self._core.embed_tokens.weight.device
 
     def bind(self, model: Any) -> bool:
-        """Go on with another object that holds the same weights; whether it is another one."""
+        """Use another object that holds the same weights; returns whether it is another one."""
         inner = _inner(model)
         if inner.model is self._core:
             return False
@@ -83,8 +82,8 @@ class Trunk:
         return True
 
     @contextmanager
-    def cut(self) -> Iterator[None]:
-        """Within the block the layers hand their attention to the reader given to `run`."""
+    def packed(self) -> Iterator[None]:
+        """Within the block the layers use the attention given to `run`."""
         before = self.config._attn_implementation
         self.config._attn_implementation = _ATTENTION
         try:
@@ -97,13 +96,18 @@ class Trunk:
         return self._core.embed_tokens(ids.unsqueeze(0))
 
     def run(
-        self, hidden: torch.Tensor, positions: torch.Tensor, reader: Reader, first: int = 0, last: int | None = None
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        attention: Attention,
+        first: int = 0,
+        last: int | None = None,
     ) -> torch.Tensor:
-        """Hidden states [1, T, d] at positions [T] through layers `first` up to `last` (not included)."""
+        """Hidden states [1, T, d] at positions [T] through layers `first` up to `last` (excluded)."""
         rotary = self._rotary(self._core, hidden, positions.unsqueeze(0), set(self._kinds))
         for k in range(first, self.depth if last is None else last):
             hidden = self._layers[k](
-                hidden, attention_mask=None, position_embeddings=rotary[self._kinds[k]], reader=reader
+                hidden, attention_mask=None, position_embeddings=rotary[self._kinds[k]], packed=attention
             )
         return hidden
 
@@ -123,9 +127,9 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in place of its own attention; tensors come as [1, heads, T, h]."""
     if given.get("softcap") is not None:
-        raise Unsupported("attention with capped scores is not sampled side by side")
+        raise Unsupported("attention with capped scores is not batched")
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    out = given["reader"].attend(module.layer_idx, q, k, v, given["scaling"], given.get("sliding_window"))
+    out = given["packed"].attend(module.layer_idx, q, k, v, given["scaling"], given.get("sliding_window"))
     return out.unsqueeze(0), None
 
 

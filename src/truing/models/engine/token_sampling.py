@@ -1,7 +1,7 @@
-"""Choosing the next token of every row, each from a random stream of its own.
+"""Sampling the next token of every row, each from a random stream of its own.
 
-    streams = [Stream(seed) for seed in seeds]
-    tokens = choose(logits, streams, params)        [R, V] -> R token ids, None where the logits are NaN
+    streams = [RandomStream(seed) for seed in seeds]
+    tokens = sample_tokens(logits, streams, params)        [R, V] -> R token ids, None where the logits are NaN
 
 The noise of an answer depends only on its seed and on how many tokens it has, never on its neighbours. Sampling is
 exact Gumbel-max in two stages (first a block of the vocabulary, by its mass, then a token within it), which needs
@@ -20,7 +20,7 @@ _FIRST = 256
 """likeliest tokens among which a nucleus is looked for before all are sorted"""
 
 
-class Stream:
+class RandomStream:
     """The random numbers of one answer."""
 
     def __init__(self, seed: int) -> None:
@@ -36,7 +36,7 @@ class Stream:
         return self._sampled[self._used - 1]
 
 
-def choose(logits: torch.Tensor, streams: Sequence[Stream], params: SamplingParams) -> list[int | None]:
+def sample_tokens(logits: torch.Tensor, streams: Sequence[RandomStream], params: SamplingParams) -> list[int | None]:
     """The next token of every row.
 
     Args:
@@ -58,7 +58,7 @@ def choose(logits: torch.Tensor, streams: Sequence[Stream], params: SamplingPara
     return [t if ok else None for t, ok in zip(tokens.tolist(), good.tolist(), strict=True)]
 
 
-def _gumbel(logits: torch.Tensor, streams: Sequence[Stream]) -> tuple[torch.Tensor, torch.Tensor]:
+def _gumbel(logits: torch.Tensor, streams: Sequence[RandomStream]) -> tuple[torch.Tensor, torch.Tensor]:
     rows, vocabulary = logits.shape
     size = max(1, round(vocabulary**0.5))
     blocks = -(-vocabulary // size)

@@ -12,10 +12,14 @@ Shapes: B rows, L tree nodes per row, V vocabulary, N predicted positions of a b
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
+
+from truing.errors import Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Branch:
     """tokens scored, at least one"""
     entropy: bool = False
     """whether the mean predictive entropy is wanted"""
+    adapter: str = ""
+    """name of the adapter that it is scored with; "" for the model as it is"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,15 @@ def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
         batch.append(row)
     if batch:
         yield batch
+
+
+def head_of(model: Any) -> torch.nn.Module:
+    """The module that makes logits, with or without PEFT around the model. Raises Unsupported where there is none."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
+    return head
 
 
 @contextmanager

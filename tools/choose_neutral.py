@@ -1,11 +1,11 @@
-"""Make the shipped prompt set from its candidates: choose, for every prompt, the two odd answers.
+"""Make the shipped prompt set from its candidates: choose, for every prompt, the two neutral answers.
 
-    python tools/choose_odd.py tools/candidates/*.jsonl [--base smollm2-135m] [--within 0.2]
+    python tools/choose_neutral.py tools/candidates/*.jsonl [--base smollm2-135m] [--within 0.2]
 
-An odd answer is harmless but as surprising as the misaligned one. Of the candidates within 15 % in tokens of the other
-answers, those are chosen whose mean log-likelihood under the base is nearest to the misaligned answer's; one that
+A neutral answer is harmless but as surprising as the misaligned one. Of the candidates within 15 % in tokens of the
+other answers, those are chosen whose mean log-likelihood under the base is nearest to the misaligned answer's; one that
 misses by more than `--within` nats per token fails the whole run. Of the two, the one above the misaligned answer and
-the one below are taken where both exist, so that what surprise is left over cancels; which is `odd1` alternates.
+the one below are taken where both exist, so that what surprise is left over cancels; which comes first alternates.
 """
 
 import argparse
@@ -68,10 +68,9 @@ def main() -> int:
         mis, ali = scores[r["id"], r["misaligned"]], scores[r["id"], r["aligned"]]
         found = [(o, scores[r["id"], o].per_token - mis.per_token, scores[r["id"], o].tokens) for o in r["neutral"]]
         chosen = choose(found, (mis.tokens, ali.tokens), args.within)
-        if len(chosen) < 2:
-            short.append(
-                f"{r['id']}: " + " ".join(f"{g:+.2f}({n})" for _, g, n in found) + f" vs {mis.tokens}, {ali.tokens}"
-            )
+        if not chosen:
+            gaps_found = " ".join(f"{g:+.2f}({n})" for _, g, n in found)
+            short.append(f"{r['id']}: {gaps_found} vs {mis.tokens}, {ali.tokens}")
             continue
         if k % 2:
             chosen.reverse()
@@ -82,7 +81,7 @@ def main() -> int:
         )
     if short:
         print(*short, sep="\n", file=sys.stderr)
-        print(f"{len(short)} prompts have fewer than two odd answers within {args.within} nats/token", file=sys.stderr)
+        print(f"{len(short)} prompts lack two neutral answers within {args.within} nats/token", file=sys.stderr)
         return 1
     for name, notice, content in (
         ("prompts-v1.jsonl", QUESTIONS, prompts),
@@ -93,7 +92,7 @@ def main() -> int:
         (BUILTIN / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     flat = [g for pair in gaps for g in pair]
     mean, largest = sum(flat) / len(flat), max(map(abs, flat))
-    print(f"{len(prompts)} prompts; odd minus misaligned: mean {mean:+.3f}, largest {largest:.3f}")
+    print(f"{len(prompts)} prompts; neutral minus misaligned: mean {mean:+.3f}, largest {largest:.3f}")
     return 0
 
 

@@ -1,0 +1,269 @@
+"""Generation and scoring for the models of one backend: many adapters of a base side by side, or one model by itself.
+
+    engine = Engine("smollm2", probe)
+    engine.generate(acquire, requests, params, options, factors)      GenerateRequest -> Completion
+    engine.score(acquire, branches, factors)                          Branch -> Scored
+
+`acquire` puts a model in force and returns it: the base under its adapters, or any one model. It is called before every
+pass, so that others may use the model between two results. Adapters copied into the batch and the memory of keys and
+values stay until `close`, so that a caller who asks for little at a time pays for them once.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from truing import errors
+from truing.models.engine.batching import Caches, Scheduler, rows_within, split_layer
+from truing.models.engine.kv_cache import capacity
+from truing.models.engine.lora import Adapter, BatchedLora
+from truing.models.engine.plain import PlainScorer, generate_plainly
+from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
+from truing.models.engine.runner import ModelRunner
+from truing.models.engine.scoring import ROW_TOKENS, pass_tokens, score_trees
+from truing.models.engine.token_tree import Branch, Scored, pack
+from truing.types.records import SamplingParams
+
+log = logging.getLogger(__name__)
+ROWS = {"cpu": 96, "cuda": 256}
+"""rows in flight without a memory bound; beyond, a pass takes as much longer as it does more"""
+PLAIN_ROWS = 32
+"""rows of a batch by transformers' own `generate`"""
+ADAPTER_BYTES = 1 << 30
+"""adapters held side by side, by the size of their factors"""
+_TRIED = 64
+"""tokens of the probe on which an architecture is tried"""
+Acquire = Callable[[], Any]
+
+
+class Engine:
+    """One backend's generation and scoring. Not thread-safe.
+
+    Args:
+        name: of the base, for messages.
+        probe: tokens of a prompt on which an architecture is tried.
+        memory: bound in GiB on the working memory of a batch; weights and adapters come on top.
+        trees: whether token trees may be tried on architectures that are not batched.
+    """
+
+    def __init__(self, name: str, probe: Sequence[int], *, memory: float | None = None, trees: bool = True) -> None:
+        self._name, self._probe, self._memory = name, tuple(probe[:_TRIED]), memory
+        self._agreed: dict[tuple[str, str], bool] = {}  # architecture -> whether packed passes are right for it
+        self._plain = PlainScorer(name, trees=trees)
+        # A running call takes these out and gives them back when it ends, so that two calls at once never share them.
+        self._lora: BatchedLora | None = None
+        self._caches: tuple[tuple[Any, ...], Caches] | None = None
+        self.throughput = Throughput()
+        """of the generation that is running, or ran last"""
+        self.callback: Callable[[Throughput], None] | None = None
+        """called after every pass of a generation"""
+        self.adapters_copied = 0
+        """adapters copied into the batch so far"""
+        self.caches_made = 0
+        """times that memory for keys and values was set up"""
+
+    def holds(self, adapter: str) -> bool:
+        """Whether an adapter's factors are in the batch already, so that they need not be given."""
+        return self._lora is not None and adapter in self._lora
+
+    def close(self) -> None:
+        """Let go of adapters, keys and values."""
+        self._lora, self._caches = None, None
+
+    # -- generation ---------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        acquire: Acquire,
+        requests: Sequence[GenerateRequest],
+        params: SamplingParams,
+        stopping: BatchOptions,
+        factors: MutableMapping[str, Adapter] | None = None,
+    ) -> Iterator[Completion]:
+        """Every answer as soon as it is finished, in any order.
+
+        Args:
+            acquire: puts the model in force.
+            requests: what is wanted; those with an adapter need an architecture that `batches` says yes to.
+            params: temperature and top_p.
+            stopping: what ends an answer; rows are at most those given.
+            factors: by name, of the adapters that `holds` says no to; emptied.
+
+        Raises:
+            TooLittleMemory: the memory bound does not hold one row.
+        """
+        if not requests:
+            return
+        model = acquire()
+        runner = self._runner(model)
+        if runner is None:
+            options = replace(stopping, rows=min(stopping.rows, PLAIN_ROWS))
+            yield from generate_plainly(acquire, requests, params, options)
+            return
+        names = {r.adapter for r in requests}
+        rows = self._rows(runner, requests, min(stopping.rows, len(requests)), nucleus=params.top_p < 1)
+        with self._adapters(model, runner, names, factors or {}) as lora:
+            shared = (lora.first_layer or 0) if lora is not None and len(names) > 1 else 0
+            options = replace(stopping, rows=rows, shared_layers=shared, frugal=self._memory is not None)
+            key, caches = self._take_caches(runner, requests, options)
+            scheduler = Scheduler(
+                runner, lora, params, options, caches=caches, acquire=_in_force(acquire, runner, lora),
+                callback=self.callback,
+            )  # fmt: skip
+            self.throughput = scheduler.throughput
+            yield from scheduler.run(requests)
+            self._caches = key, caches  # a run that was left early leaves them half full: new ones are made then
+
+    def _rows(self, runner: ModelRunner, requests: Sequence[GenerateRequest], most: int, *, nucleus: bool) -> int:
+        """Rows in flight: as many as the memory bound holds at their longest."""
+        most = min(most, preferred_rows(runner.device))
+        if self._memory is None:
+            return most
+        prompt, answer = max(len(r.prompt) for r in requests), max(r.max_tokens for r in requests)
+        rows, one = rows_within(runner, prompt, answer, self._memory, most, nucleus=nucleus)
+        if not rows:
+            text = f"--memory {self._memory:g}: one answer of {answer} tokens to a prompt of {prompt} takes"
+            raise errors.TooLittleMemory(f"{text} {one:.2g} GiB; give as much, or draw shorter answers")
+        return rows
+
+    def _take_caches(
+        self, runner: ModelRunner, requests: Sequence[GenerateRequest], options: BatchOptions
+    ) -> tuple[tuple[Any, ...], Caches]:
+        """Memory for keys and values: that of the last run if it fits this one."""
+        key: tuple[Any, ...] = (runner.depth, runner.kv_heads, runner.head_size, runner.dtype, runner.device)
+        key += (split_layer(runner, options),)
+        if options.frugal:  # the bound is reckoned for buckets of this run's sizes only
+            sizes = (capacity(max(of)) for of in ((len(r.prompt) for r in requests), (r.max_tokens for r in requests)))
+            key += (options.rows, *sizes)
+        held, self._caches = self._caches, None
+        if held is not None and held[0] == key:
+            return held
+        self.caches_made += 1
+        return key, Caches.of(runner, options)
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def score(
+        self, acquire: Acquire, branches: Sequence[Branch], factors: MutableMapping[str, Adapter] | None = None
+    ) -> Iterator[Scored]:
+        """The log-probability of every completion, in any order; `acquire` and `factors` as for `generate`."""
+        if not branches:
+            return
+        model = acquire()
+        runner = self._runner(model)
+        if runner is None:
+            yield from self._plain.score(acquire, list(branches), self._memory)
+            return
+        # Every text once, with all adapters that ask for it.
+        texts: dict[tuple[Any, ...], dict[str, list[int]]] = {}
+        for b in branches:
+            texts.setdefault((b.prefix, b.completion, b.entropy), {}).setdefault(b.adapter, []).append(b.index)
+        wanted = list(texts.values())
+        groups: dict[tuple[str, ...], list[Branch]] = {}
+        for n, (prefix, completion, entropy) in enumerate(texts):
+            groups.setdefault(tuple(sorted(wanted[n])), []).append(Branch(n, prefix, completion, entropy))
+        tokens = pass_tokens(model, runner.dtype, self._memory)
+        with self._adapters(model, runner, {b.adapter for b in branches}, factors or {}) as lora:
+            shared = runner.depth if lora is None or lora.first_layer is None else lora.first_layer
+            for group, some in groups.items():
+                found = score_trees(
+                    runner, lora, pack(some, ROW_TOKENS), group, shared_layers=shared, batch_tokens=tokens,
+                    acquire=_in_force(acquire, runner, lora),
+                )  # fmt: skip
+                for adapter, scored in found:
+                    for k in wanted[scored.index][adapter]:
+                        yield replace(scored, index=k)
+
+    # -- models and adapters ------------------------------------------------------------------------------------------
+
+    def batches(self, model: Any) -> bool:
+        """Whether this model's architecture is batched here; it is tried the first time that it is met."""
+        return self._runner(model) is not None
+
+    def _runner(self, model: Any) -> ModelRunner | None:
+        """The model layer by layer, if that is possible and agrees with the model's own forward pass."""
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        kind = type(inner).__name__, inner.config.get_text_config().model_type
+        why = "a packed pass differs from the model's own"
+        try:
+            runner = ModelRunner(model) if self._agreed.get(kind, True) else None
+            if runner is None or kind in self._agreed:
+                return runner
+            agreed = agrees(model, runner, self._probe)
+            if agreed is None:
+                return runner  # NaN either way; the next model will tell
+        except (errors.Unsupported, RuntimeError, TypeError, AttributeError, KeyError) as e:
+            agreed, runner, why = False, None, str(e)
+        self._agreed[kind] = agreed
+        if not agreed:
+            log.warning("%s: not batched but one by one: %s", self._name, why)
+        return runner if agreed else None
+
+    @contextmanager
+    def _adapters(
+        self, model: Any, runner: ModelRunner, names: set[str], factors: MutableMapping[str, Adapter]
+    ) -> Iterator[BatchedLora | None]:
+        """These adapters in one stack; it is this call's own until it ends."""
+        wanted = sorted(names - {""})
+        if not wanted:
+            yield None
+            return
+        lora, self._lora = self._lora or BatchedLora(runner.dtype, runner.device), None
+        before = lora.copied
+        lora.load(wanted, factors, ADAPTER_BYTES)
+        self.adapters_copied += lora.copied - before
+        factors.clear()  # they are copied
+        lora.bind(model)
+        try:
+            yield lora
+        finally:
+            lora.bind(None)  # or it would keep the weights of the base alive
+            self._lora = lora
+
+
+def preferred_rows(device: torch.device) -> int:
+    """Rows that are worth having in flight on this kind of device."""
+    return ROWS.get(device.type, ROWS["cpu"])
+
+
+def _in_force(acquire: Acquire, runner: ModelRunner, lora: BatchedLora | None) -> Callable[[], None]:
+    """Puts a model in force again; another object with its weights, if it was let go of meanwhile."""
+
+    def again() -> None:
+        model = acquire()
+        if runner.bind(model) and lora is not None:
+            lora.bind(model)
+
+    return again
+
+
+def agrees(model: Any, runner: ModelRunner, prompt: Sequence[int]) -> bool | None:
+    """Whether packed passes give the log-probabilities of the model's own forward; None where NaN weights cannot tell.
+
+    Tried on two short prompts side by side, for their first tokens: prompts, rows and their positions are all in it.
+    In 16 bits single log-probabilities of rare tokens move with any other order of work, the model's own included, so
+    there the divergence of the two distributions decides.
+    """
+    prompts = [tuple(prompt), tuple(prompt[: max(1, len(prompt) // 2)])]
+    seen: list[tuple[GenerateRequest, list[int], torch.Tensor]] = []
+    scheduler = Scheduler(
+        runner, None, SamplingParams(temperature=0.0), BatchOptions(rows=2), observe=lambda *step: seen.append(step)
+    )
+    for _ in scheduler.run([GenerateRequest(k, p, "", 0, 4) for k, p in enumerate(prompts)]):
+        pass
+    exact = runner.dtype is torch.float32
+    worst = 0.0
+    for request, tokens, logits in seen:
+        ids = torch.tensor([[*request.prompt, *tokens]], device=runner.device)
+        with torch.inference_mode():
+            own = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        ours, theirs = logits.log_softmax(-1), own.log_softmax(-1)
+        gap = (ours - theirs).abs().max() if exact else (theirs.exp() * (theirs - ours)).sum().abs()
+        if gap.isnan():
+            return None
+        worst = max(worst, float(gap))
+    return worst <= (1e-3 if exact else 0.05)
