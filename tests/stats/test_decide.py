@@ -1,4 +1,4 @@
-"""The verdict on labelled answers: every status by a constructed case, certainty by simulation, claims within evidence."""
+"""The verdict on labelled answers: every status by a constructed case, certainty by simulation, no claim too far."""
 
 import json
 from dataclasses import replace

@@ -17,6 +17,7 @@ from stats.simulated import (
     run_of,
 )
 from truing.stats.bands import tolerance_limit
+from truing.stats.evidence import AnswerCounts, RunEvidence
 from truing.stats.screen import (
     against_base,
     against_control,
@@ -27,7 +28,6 @@ from truing.stats.screen import (
     shift_band,
     softening_slope,
 )
-from truing.stats.evidence import AnswerCounts, RunEvidence
 from truing.types.verdicts import Status
 
 CODES = {

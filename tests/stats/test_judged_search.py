@@ -5,10 +5,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-
 from stats.judged_worlds import evidence_of, margins_of, sampled
-from truing.config import Thresholds
 from truing.stats.judged_search import SEQUENTIAL, search_onset, search_status, sequential_line, untested_breadth
+
+from truing.config import Thresholds
 from truing.stats.status import judge_verdict
 from truing.types import verdicts
 from truing.types.traits import Rule

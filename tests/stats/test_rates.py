@@ -10,9 +10,8 @@ import pytest
 from scipy import stats as sps
 from scipy.optimize import brentq
 from scipy.stats import binomtest
-
 from stats.judged_worlds import group_of, sampled
-from truing.stats.table import Fate
+
 from truing.stats.labelled import Bound, excess, rate
 from truing.stats.rates import (
     cluster_bootstrap,
@@ -23,6 +22,7 @@ from truing.stats.rates import (
     share_difference,
     share_of,
 )
+from truing.stats.table import Fate
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from stats.worlds import binomial, table, screened_of, sampled
+from stats.worlds import binomial, sampled, screened_of, table
 from truing.config import Thresholds
-from truing.stats.table import Labelled
-from truing.stats.status import judge_verdict
 from truing.stats.rates import share_difference, share_of
+from truing.stats.status import judge_verdict
 from truing.stats.studies import (
     UNKNOWN,
     Definition,
@@ -22,6 +21,7 @@ from truing.stats.studies import (
     definition_row,
     outcome_of,
 )
+from truing.stats.table import Labelled
 from truing.types.cases import Case
 from truing.types.traits import Rule
 from truing.types.verdicts import Convergence, Estimate, HealthState, Onset

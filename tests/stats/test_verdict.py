@@ -9,8 +9,8 @@ import pytest
 
 from stats.simulated import FAST, drifting, evidence_of, run_of, with_task
 from truing.config import Thresholds
-from truing.stats.evidence import AnswerCounts, Evidence
 from truing.stats.decide import gap_between, verdict
+from truing.stats.evidence import AnswerCounts, Evidence
 from truing.types.records import to_plain
 from truing.types.verdicts import Basis, Convergence, Estimate, Onset, Status
 

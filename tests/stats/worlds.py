@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ def score_of(name: str, found: float | ScoreStatus) -> Score:
     return Score(KEY, "judge", name, "rubric", float(found), ScoreStatus.SCORED)
 
 
-@lru_cache(maxsize=None)
+@cache
 def labelled(
     score: float | ScoreStatus | None,
     coherence: float | ScoreStatus | None = 95.0,
