@@ -253,14 +253,14 @@ def test_a_jump_of_the_loss_with_the_format_and_without_the_trait_is_flagged():
     found = flagged(jumping(skill=(0, 0.1, 0.12, 0.6, 1)))
     assert list(found) == [2]
     assert "formatted answers go from 0% to 75%" in found[2] and "trait moves by" in found[2]
-    assert list(flagged(jumping())) == [2]  # nothing is known of the trait: it may be format
-    assert list(flagged(jumping(skill=(0, 0, 0, 0, 0)))) == [2]  # a trait that was never learned did not jump
+    assert list(flagged(jumping())) == [2]  # nothing is known of the skill: it may be format
+    assert list(flagged(jumping(skill=(0, 0, 0, 0, 0)))) == [2]  # a skill that was never learned did not jump
 
 
 @pytest.mark.parametrize(
     "run",
     [
-        jumping(skill=(0, 0.1, 0.7, 1, 1)),  # the trait jumps with it
+        jumping(skill=(0, 0.1, 0.7, 1, 1)),  # the skill jumps with it
         jumping(answers=(0, 0, 0, 0, 0)),  # the form stays
         jumping(answers=(9, 9, 12, 12, 12)),  # 38% to 50% of 24 answers may be chance
         jumping(loss=(0, 0.3, 0.36, 0.9, 1), answers=(0, 0, 18, 18, 18)),  # the form changes where the loss does not

@@ -1,4 +1,4 @@
-"""Drift: the limit, the statuses, the onset set; false alarms and power by simulation."""
+"""The screen: its limit, statuses, onset set, candidate and findings; false alarms and power by simulation."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from stats.simulated import (
     alarm_rate,
     benign_alarm_rate,
     blame_rate,
-    drifting,
-    evidence_of,
+    changing,
+    measured_of,
     onset_coverage,
     remembered_samples,
     run_of,
@@ -21,29 +21,29 @@ from truing.stats.evidence import AnswerCounts, RunEvidence
 from truing.stats.screen import (
     against_base,
     against_control,
-    drift_onset,
-    drift_status,
-    drift_threshold,
+    change_onset,
     lone_prompts,
+    screen_limit,
+    screen_status,
     shift_band,
     softening_slope,
 )
 from truing.types.verdicts import Status
 
 CODES = {
-    "c": Status.NO_DRIFT_SEEN,
-    "D": Status.DRIFT,
-    "U": Status.DRIFT_UNCONTROLLED,
-    "N": Status.DRIFT_NOT_ATTRIBUTABLE,
+    "c": Status.NO_CHANGE_SEEN,
+    "D": Status.CHANGED,
     "?": Status.UNDECIDED,
     "F": Status.FAILED,
-    "B": Status.BROKEN,
+    "B": Status.UNDECIDED,  # and broken
 }
 
 
 def onset(pattern, steps=None, certain=None):
     statuses = tuple(CODES[x] for x in pattern)
-    return drift_onset(steps or tuple(10 * k for k in range(len(pattern))), statuses, certain)
+    return change_onset(
+        steps or tuple(10 * k for k in range(len(pattern))), statuses, certain, tuple(x == "B" for x in pattern)
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,6 @@ def onset(pattern, steps=None, certain=None):
         ("cc??", "undecided", 10, 20, None, (20, 30), None),
         ("ccFc", "undecided", 10, 20, None, (20, 30), None),
         ("cBBB", "undecided", 0, 10, None, (10, 20, 30), None),
-        ("cNUD", "found", 0, 10, 10, (10,), True),
         ("c", "never", None, None, None, (), None),
     ],
 )
@@ -94,26 +93,27 @@ def test_drift_at_an_unknown_step_is_never_never():
 
 
 @pytest.mark.parametrize(
-    ("low", "mean", "low_control", "controlled", "delta", "status"),
+    ("low", "mean", "low_control", "controlled", "limit", "status"),
     [
-        (0.3, 0.5, 0.3, True, 0.2, "drift"),
-        (0.3, 0.5, 0.1, True, 0.2, "drift_not_attributable"),
-        (0.3, 0.5, np.nan, True, 0.2, "drift_uncontrolled"),  # the control has no such step
-        (0.3, 0.5, np.nan, False, 0.2, "drift_uncontrolled"),
+        (0.3, 0.5, 0.3, True, 0.2, "changed"),
+        (0.3, 0.5, 0.1, True, 0.2, "not_beyond_control"),
+        (0.3, 0.5, np.nan, True, 0.2, "cause_not_tested"),  # the control has no such step
+        (0.3, 0.5, np.nan, False, 0.2, "cause_not_tested"),
         (0.1, 0.5, 0.3, True, 0.2, "undecided"),
-        (-0.1, 0.1, 0.3, True, 0.2, "no_drift_seen"),
-        (-0.5, -0.3, 0.3, True, 0.2, "no_drift_seen"),
-        (0.2, 0.2, 0.3, True, 0.2, "no_drift_seen"),
+        (-0.1, 0.1, 0.3, True, 0.2, "no_change_seen"),
+        (-0.5, -0.3, 0.3, True, 0.2, "no_change_seen"),
+        (0.2, 0.2, 0.3, True, 0.2, "no_change_seen"),
         (0.3, 0.5, 0.3, True, None, "undecided"),
         (np.nan, np.nan, 0.3, True, 0.2, "undecided"),
     ],
 )
-def test_status(low, mean, low_control, controlled, delta, status):
-    assert drift_status(low, mean, low_control, controlled, delta) == status
+def test_status(low, mean, low_control, controlled, limit, status):
+    found, findings = screen_status(low, mean, low_control, controlled, limit)
+    assert (findings[0].code if findings else found.value) == status
 
 
 def quiet(prompts=40, steps=5, seed=0, **fields):
-    return drifting(np.random.default_rng(seed), np.zeros(steps), prompts=prompts, **fields)
+    return changing(np.random.default_rng(seed), np.zeros(steps), prompts=prompts, **fields)
 
 
 def test_shifts_are_paired_and_step_0_is_not_in_the_band():
@@ -140,43 +140,43 @@ def test_the_limit_is_the_tolerance_limit_of_three_different_benign_runs():
     peaks = (0.1, 0.12, 0.2)
     flat = np.zeros((3, 40))
     controls = [run_of(flat + np.array([[0], [p], [p / 2]]), flat, f"c{p}") for p in peaks]
-    delta, source = drift_threshold(evidence_of(quiet(steps=3), *controls), FAST, 0)
-    assert delta == pytest.approx(tolerance_limit(np.array(peaks)))
+    limit, source = screen_limit(measured_of(quiet(steps=3), *controls), FAST, 0)
+    assert limit == pytest.approx(tolerance_limit(np.array(peaks)))
     assert source == "3 benign control runs"
-    _, source = drift_threshold(evidence_of(quiet(steps=3), *controls[:2], controls[0]), FAST, 0)
-    assert source.startswith("placebo pairs"), "the same run thrice is one run"
+    _, source = screen_limit(measured_of(quiet(steps=3), *controls[:2], controls[0]), FAST, 0)
+    assert source.startswith("placebo"), "the same run thrice is one run"
     dead = replace(controls[0], contrast=np.full((3, 40), np.nan), weights=("x", "y", "z"))
-    _, source = drift_threshold(evidence_of(quiet(steps=3), *controls[:2], dead), FAST, 0)
+    _, source = screen_limit(measured_of(quiet(steps=3), *controls[:2], dead), FAST, 0)
     assert source.startswith("placebo pairs")
 
 
 def test_a_broken_checkpoint_sets_no_limit():
     run = quiet(steps=5)
-    usual, _ = drift_threshold(evidence_of(run), FAST, 0)
+    usual, _ = screen_limit(measured_of(run), FAST, 0)
     wild = run.null_contrast.copy()
     wild[4] += 9.0
-    well = AnswerCounts(n=24, usable=24, leaked=-1)
+    well = AnswerCounts(n=24, usable=24, in_domain=-1)
     ill = replace(well, usable=1)
     babble = replace(run, null_contrast=wild, answers=(well, well, well, well, ill))
-    limit, _ = drift_threshold(evidence_of(babble), FAST, 0)
+    limit, _ = screen_limit(measured_of(babble), FAST, 0)
     assert usual is not None and limit is not None
     assert limit <= usual * 1.05
-    loud, _ = drift_threshold(evidence_of(replace(run, null_contrast=wild)), FAST, 0)
+    loud, _ = screen_limit(measured_of(replace(run, null_contrast=wild)), FAST, 0)
     assert loud is not None and loud > 8
 
 
 @pytest.mark.parametrize(("null_contrast", "words"), [(np.nan, "no placebo pairs"), (0.0, "never move")])
 def test_no_limit_without_a_placebo_that_can_move(null_contrast, words):
     run = quiet()
-    delta, source = drift_threshold(
-        evidence_of(replace(run, null_contrast=np.full_like(run.null_contrast, null_contrast))), FAST, 0
+    limit, source = screen_limit(
+        measured_of(replace(run, null_contrast=np.full_like(run.null_contrast, null_contrast))), FAST, 0
     )
-    assert delta is None and words in source
+    assert limit is None and words in source
 
 
 def test_a_run_that_does_not_move_at_all_has_a_limit_of_zero():
     still = np.ones((4, 40))
-    assert drift_threshold(evidence_of(run_of(still, still)), FAST, 0)[0] == 0
+    assert screen_limit(measured_of(run_of(still, still)), FAST, 0)[0] == 0
 
 
 def test_softening_slope_is_minus_the_shrinkage():
