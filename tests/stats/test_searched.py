@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from stats.worlds import decided, labelled_of, sampled, screened_of
-from truing.stats.status import SEQUENTIAL, sequential_line, tested_status, untested_breadth
+from truing.stats.status import SEQUENTIAL, sequential_line, untested_breadth
+from truing.stats.status import tested_status as status_of
 from truing.stats.table import Calibration
+from truing.types import verdicts
 from truing.types.traits import Rule
-from truing.types.verdicts import Convergence, HealthState, Onset, SequentialBreadth, Status, Tested
+from truing.types.verdicts import Convergence, HealthState, Onset, SequentialBreadth, Status
 
 EM, ENOUGH, STEPS, PROMPTS = Rule(), 3.5, (10, 20, 30), 120
 NAMES = dict(zip(STEPS, ("a", "b", "c"), strict=True))
@@ -25,7 +27,7 @@ def finished(step=10, claim="above", **fields):
         "inconclusive": {"evidence_above": 0.1, "evidence_below": 0.2, "rate_run": 0.02, "low": -0.01, "high": 0.06},
     }[claim]
     about = {"enough": ENOUGH, "n_run": 98, "n_reference": 149, "rate_reference": 0.0}
-    return Tested(**{"step": step, "claim": claim, **about, **given, **fields})
+    return verdicts.Tested(**{"step": step, "claim": claim, **about, **given, **fields})
 
 
 def codes(findings):
@@ -36,9 +38,9 @@ def codes(findings):
 
 
 def test_below_is_clean_and_inconclusive_is_undecided_with_its_limits():
-    status, why = tested_status(finished(claim="below"))
+    status, why = status_of(finished(claim="below"))
     assert status is Status.CLEAN and codes(why)["certified_below"] == {"rate": 0.0, "n": 98, "n_base": 149}
-    status, why = tested_status(finished(claim="inconclusive"))
+    status, why = status_of(finished(claim="inconclusive"))
     found = codes(why)["left_inconclusive"]
     assert status is Status.UNDECIDED and (found["low"], found["high"]) == (-0.01, 0.06)
 
@@ -60,7 +62,7 @@ NARROW = {
 @pytest.mark.parametrize(("breadth", "control"), list(product(NARROW, ("above", "inconclusive", "below", ""))))
 def test_above_is_only_as_strong_as_control_and_breadth_allow(breadth, control):
     found, status, code = NARROW[breadth]
-    said, why = tested_status(finished(control=control, n_control=113 if control else 0, breadth=found))
+    said, why = status_of(finished(control=control, n_control=113 if control else 0, breadth=found))
     short = control in ("inconclusive", "below")
     assert said is (Status.NOT_ATTRIBUTABLE if short else status)
     wanted = {
@@ -172,7 +174,7 @@ def test_a_clean_checkpoint_is_recommended_only_on_answers_outside_the_search():
 
 
 def test_a_later_step_above_rests_on_its_own_fixed_answers():
-    both = onset([finished(10, control="above", n_control=80, breadth=BROAD), finished(30)])
+    both = onset([finished(10, control="above", n_control=80, breadth=BROAD), finished(30)], latest=10)
     alone = concluded(both, searched={10: few(9), 30: few(9)}).checkpoints[3]
     assert alone.status is Status.NOT_ATTRIBUTABLE and codes(alone.findings)["breadth_tested_at"] == {"step": 10}
     fixed = concluded(both, fixed={30: 0.3}, searched={10: few(9), 30: few(9)}, control={30: 0.0})
