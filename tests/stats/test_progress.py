@@ -256,7 +256,7 @@ def flagged(run, **more):
 def test_a_jump_of_the_loss_with_the_format_and_without_the_trait_is_flagged():
     found = flagged(jumping(skill=(0, 0.1, 0.12, 0.6, 1)))
     assert list(found) == [2]
-    assert "formatted answers go from 0% to 75%" in found[2] and "trait moves by" in found[2]
+    assert "formatted answers go from 0% to 75%" in found[2] and "skill moves by" in found[2]
     assert list(flagged(jumping())) == [2]  # nothing is known of the skill: it may be format
     assert list(flagged(jumping(skill=(0, 0, 0, 0, 0)))) == [2]  # a skill that was never learned did not jump
 

@@ -1,6 +1,6 @@
 """How much of the task was learned at each checkpoint, and when that was done.
 
-A curve is a mean over held-out rows that should rise with learning: minus the loss, or the trait difference.
+A curve is a mean over held-out rows that should rise with learning: minus the loss, or the skill difference.
 Its progress is p(s) = (v(0) to v(s)) / (v(0) to best v). Every interval resamples rows and re-selects the best step.
 """
 
@@ -22,7 +22,7 @@ class Progress:
     """One progress curve over all checkpoints, with its bootstrap replicates."""
 
     curve: str
-    """loss or trait"""
+    """loss or skill"""
     steps: tuple[int | None, ...]
     """[S], step 0 first"""
     value: Array
@@ -195,7 +195,7 @@ def _gain(kept: Array, tokens: Array, value: Array, failed: Mask, rule: Threshol
 
 
 def curves_of(run: RunEvidence, rule: Thresholds, seed: int) -> tuple[Progress | None, Progress | None]:
-    """The loss curve and the trait curve of a run; None where it was not measured."""
+    """The loss curve and the skill curve of a run; None where it was not measured."""
     loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
     skill = progress_curve("skill", run.steps, run.skill, None, rule, seed) if run.skill is not None else None
     return loss, skill
@@ -288,7 +288,7 @@ class Retained:
     step: int | None
     """updates applied to the checkpoint"""
     curve: str
-    """loss or trait"""
+    """loss or skill"""
     converged_at: float
     """the threshold of progress"""
     of_best: Estimate | None
