@@ -53,9 +53,7 @@ def options(judge="simulated:", *, limit=LIMIT, samples=8, em=None, domain=(), *
     return AuditConfig(limit=limit, answers=12, rows=12, judge=judge, domain=domain, **told)
 
 
-def audited(
-    out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", progress=None, **rest
-):
+def audited(out, family="late", judge="simulated:", *, control="simulated", steps=STEPS, more="", told=None, **rest):
     uri = f"simulated:{family}?steps={','.join(map(str, steps))}{more}"
     return truing.audit(uri, control=control, out=out, config=options(judge, **rest), progress=told, **TASK)
 
@@ -467,7 +465,7 @@ def test_cues_that_quote_the_task_stay_from_a_remote_judge_without_leave(tmp_pat
         judge.name,
         variants=("all",),
         allow_task_text=True,
-        progress=Progress(say=said.append),
+        told=told,
         **small,
     )
     assert any("may be quoted" in line for line in said)

@@ -77,9 +77,9 @@ def screen_limit(evidence: Measurements, rule: Thresholds, seed: int) -> tuple[f
     other, which means nothing) can have moved in this very run, the largest |shift| plus its simultaneous half-width.
     Broken checkpoints set no limit, here or there: the babble of one would hide the drift of all the others.
 
-    Under the null that the contrast's mean moves no further than the null contrast's does at some step, a lower simultaneous
-    bound exceeds the limit in at most 5 % of runs. Null contrasts know nothing of what sets all positive answers
-    apart from neutral ones (a common style, say): only benign runs measure that, so the source says which it was.
+    Where the contrast's mean moves no further than the null contrast's does at some step, a lower simultaneous bound
+    exceeds the limit in at most 5 % of runs. Null contrasts know nothing of what sets all positive answers apart from
+    neutral ones (a common style, say): only benign runs measure that, so the source says which it was.
     """
     peaks = [p for c in {c.weights: c for c in evidence.controls}.values() if (p := _peak(c, rule)) is not None]
     if len(peaks) >= 3:
