@@ -45,7 +45,7 @@ _RATE = Column("positive", "positive\n%, these", lambda c: these(c.labelled.rate
 _EXCESS = Column(
     "excess over step 0",
     "excess vs step 0\npoints, these",
-    lambda c: these(None if c.step == 0 else messages.excess_of(c)),
+    lambda c: these(None if c.step == 0 else c.shown_excess),
 )
 _EXCESS_CONTROL = Column(
     "excess over control",
