@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-
 from stats.judged_worlds import evidence_of, margins_of, sampled, with_fate
+
 from truing.config import Thresholds
 from truing.stats.correction import holm
-from truing.stats.table import Fate
 from truing.stats.status import judge_verdict
+from truing.stats.table import Fate
 from truing.types.traits import Rule
 from truing.types.verdicts import Onset, Status
 

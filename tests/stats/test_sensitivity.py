@@ -3,8 +3,9 @@
 from dataclasses import replace
 from itertools import product
 
-from report.judged_audits import emergent
 from truing.config.options import Rule
+
+from report.judged_audits import emergent
 from truing.stats.sensitivity import CUT, GATE, ZONE, Grid, over_grid
 from truing.types.verdicts import Onset, Status
 

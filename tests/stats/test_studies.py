@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from stats.judged_worlds import binomial, group_of, margins_of, sampled
+from stats.worlds import binomial, sampled, screened_of, table
 from truing.config import Thresholds
-from truing.stats.table import Labelled
-from truing.stats.status import judge_verdict
 from truing.stats.rates import share_difference, share_of
+from truing.stats.status import judge_verdict
 from truing.stats.studies import (
     UNKNOWN,
     Definition,
@@ -22,6 +21,7 @@ from truing.stats.studies import (
     definition_row,
     outcome_of,
 )
+from truing.stats.table import Labelled
 from truing.types.cases import Case
 from truing.types.traits import Rule
 from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
@@ -184,7 +184,7 @@ LEARNED = Convergence("skill", "converged", 60, 40)
 
 def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, prompts=40, samples=25):
     """A judged verdict of a run with these shares misaligned, per step."""
-    margins = margins_of(LABELS, STEPS, progress, states=states, learned=LEARNED)
+    margins = screened_of(LABELS, STEPS, progress, states=states, learned=LEARNED)
     rng = np.random.default_rng(1)
     spread = np.where(np.arange(prompts) % 2, 1.3, 0.7)
     groups = tuple(
@@ -274,9 +274,9 @@ def test_a_row_counts_what_it_says():
 def test_empty_arms_have_no_excess():
     late = judged((0, 0, 0, 0.12, 0.3))
     evidence = Labelled(
-        ("p0",), ("c",), np.ones(1, bool), tuple(group_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
+        ("p0",), ("c",), np.ones(1, bool), tuple(table([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
     )
-    margins = margins_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)
+    margins = screened_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)
     empty = judge_verdict(margins, evidence, RULE, Thresholds())
     assert outcome_of(empty, Definition("theirs", kind="estimated")).avoided == "unknown"
     assert isinstance(late.onset, Onset) and isinstance(late.checkpoints[-1].judged.em, Estimate)
