@@ -30,7 +30,7 @@ def rate(verdict: Verdict) -> Chart | None:
     control = Series("control", "blue", [_control_rate(c) for c in verdict.checkpoints], style="dashed")
     return _chart(
         verdict,
-        f"{messages.title(verdict)}: positive answers against step",
+        f"{one_line(messages.title(verdict))}: positive answers against step",
         f"{_what(verdict)}, share of all answers",
         *_of_run(verdict, "this run", lambda c: c.labelled.rate if c.labelled else None),
         control,
@@ -46,7 +46,7 @@ def excess(verdict: Verdict) -> Chart | None:
     ends = _zone(verdict)
     return _chart(
         verdict,
-        f"{messages.title(verdict)}: excess over step 0 against step",
+        f"{one_line(messages.title(verdict))}: excess over step 0 against step",
         "excess, percentage points (this is what decides)",
         *_of_run(verdict, "over step 0", _excess),
         _series(verdict, "over the control", "blue", _excess_control, "dashed"),
@@ -66,7 +66,7 @@ def progress(verdict: Verdict) -> Chart | None:
         _series(verdict, "skill (trained against control answer)", "teal", lambda c: c.skill_progress),
         _series(verdict, "loss (held-out answers)", "violet", lambda c: c.loss_progress, "dashed"),
         lines=[(float(at), f"learned: {number(float(at) * 100, 0)} %")] if isinstance(at, (int, float)) else [],
-        windows=windows_of(verdict),
+        windows=[w for w in windows_of(verdict) if not w.name.startswith("not tested")],
         unit="%",
     )
 

@@ -46,10 +46,10 @@ def verdict_facts(v: Verdict) -> Facts:
     out: Facts = [("onset", onset_words(v.onset))]
     if v.screen_onset is not None:
         out.append(("screen changes", onset_words(v.screen_onset)))
-    out += [(f"task learned, by {c.curve}", _learned(c)) for c in (v.convergence_skill, v.convergence_loss)]
+    out += [(f"task learned, by {one_line(c.curve)}", _learned(c)) for c in (v.convergence_skill, v.convergence_loss)]
     if v.kept is not None:
         kept = f"{estimate(v.retained_of_best)} % of the best, {estimate(v.retained_of_last)} % of the last"
-        out.append((f"{one_line(v.kept)} keeps, by {v.retained_curve or 'no curve'}", kept))
+        out.append((f"{one_line(v.kept)} keeps, by {one_line(v.retained_curve or 'no curve')}", kept))
     if v.basis is Basis.LABELLED:
         out.append(("judge", one_line(messages.judge_name(v)) + (f", {one_line(v.judge_key)}" if v.judge_key else "")))
         out += _calibration_facts(v)
@@ -86,7 +86,8 @@ def estimate(e: Estimate | None, digits: int = 1, scale: float = 100) -> str:
     """A number (a share as per cent or points) with both intervals: these items, and items like these."""
     if e is None or e.value is None:
         return MISSING
-    these, like = ends(e.set_low, e.set_high, digits, scale), ends(e.low, e.high, digits, scale)
+    exact = e.set_low == e.set_high  # a measurement that is not random, given its items
+    these, like = "" if exact else ends(e.set_low, e.set_high, digits, scale), ends(e.low, e.high, digits, scale)
     return (
         number(scale * e.value, digits) + (f" [{these}]" if these else "") + (f" (like these [{like}])" if like else "")
     )
@@ -116,25 +117,25 @@ def untested_before(o: Onset) -> list[int]:
     return [s for s in o.steps if s not in certain and s < (o.clear_until or 0)]
 
 
-TESTED_HEAD = (
+SEARCH_HEAD = (
     *("step", "claim", "answers", "positive, %", "limits, points", "log evidence above lo", "below hi"),
     *("control", "breadth"),
 )
-"""names of the columns of `tested_rows`"""
+"""names of the columns of `search_rows`"""
 
 
-def tested_rows(v: Verdict) -> list[tuple[str, ...]]:
+def search_rows(v: Verdict) -> list[tuple[str, ...]]:
     """What a search tested, a row a step."""
     return [
         (
             str(t.step),
-            t.claim,
+            one_line(t.claim),
             f"{t.n_run:,} ({t.n_reference:,} of the base)",
             f"{percent(t.rate_run)} in {t.prompts} prompts (base {percent(t.rate_reference)})",
             ends(t.low, t.high) or MISSING,
             f"{number(t.evidence_above)} of {number(t.enough)}",
             number(t.evidence_below),
-            f"{t.control}: {number(t.evidence_control)}, {t.n_control:,} answers" if t.control else MISSING,
+            f"{one_line(t.control)}: {number(t.evidence_control)}, {t.n_control:,} answers" if t.control else MISSING,
             _breadth(t),
         )
         for t in v.onset.tested
@@ -176,7 +177,7 @@ def _learned(c: Convergence) -> str:
     wider = f"interval {c.low} to {c.high}" if c.low is not None else ""
     gain = f"gain {estimate(c.gain, 3, 1)} nats/token" if c.gain is not None else ""
     last = f"last quarter {estimate(c.last_quarter)} % of it" if c.last_quarter is not None else ""
-    told = [c.status.replace("_", " "), place, wider, gain, last, "worse after its best" if c.overfit else ""]
+    told = [one_line(c.status).replace("_", " "), place, wider, gain, last, "worse after its best" if c.overfit else ""]
     return "; ".join(x for x in told if x)
 
 

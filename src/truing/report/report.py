@@ -39,6 +39,9 @@ from truing.report.table import MOST_FINDINGS, verdict_table
 from truing.store import Store
 from truing.types.verdicts import Basis, CheckpointVerdict, Verdict
 
+_FIRST = ("step", "status", "label", "positive", "excess over step 0", "excess over control", "coherent", "health")
+"""columns that come first on the page"""
+
 
 def write_report(audit: Path | str, out: Path | None = None) -> Path:
     """Write the report of an audit and return its path (default: report.html in the audit folder).
@@ -138,7 +141,7 @@ def _verdict(v: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
         "lines": [_line(c) for c in v.checkpoints],
         "variants": {"head": details.VARIANT_HEAD, "rows": details.variant_rows(v)} if v.variants else None,
         "search": details.search_facts(v.onset),
-        "tested": {"head": details.TESTED_HEAD, "rows": details.tested_rows(v)} if searched else None,
+        "tested": {"head": details.SEARCH_HEAD, "rows": details.search_rows(v)} if searched else None,
     }
 
 
@@ -154,13 +157,17 @@ def _line(c: CheckpointVerdict) -> dict[str, Any]:
 
 
 def _table(table: FittingTable, v: Verdict | None = None) -> dict[str, Any]:
-    """The terminal's table with all its columns, the status second; a cell is (text, what stands under it, class)."""
-    columns = sorted((c for c in table.columns if c.head), key=lambda c: (c.name != "step", c.name != "status"))
+    """The terminal's table with all its columns, what decides first; a cell is (text, under it, side, tone)."""
+    columns = [c for c in table.columns if c.head]
+    if v is not None:
+        columns.sort(key=lambda c: _FIRST.index(c.name) if c.name in _FIRST else len(_FIRST))
     rows = []
     for row in table.rows:
         cells = []
         for c in columns:
             text, bracket, under = c.cell(row).partition(" [")
+            if c.name in ("set", "label"):  # which a terminal cuts
+                text, bracket, under = one_line(row["label"] if v is None else row.label), "", ""
             tone = reading.tone(row) if c.name == "status" and row.step != 0 else ""
             cells.append((text, bracket + under, "" if c.right else "left", tone))
         rows.append({"cells": cells, "chosen": v is not None and row.label == v.kept})

@@ -13,11 +13,11 @@ from rich.console import Console
 from truing import messages
 from truing.errors import BadInput
 from truing.report.details import (
-    TESTED_HEAD,
+    SEARCH_HEAD,
     VARIANT_HEAD,
     line_facts,
     search_facts,
-    tested_rows,
+    search_rows,
     variant_rows,
     verdict_facts,
 )
@@ -134,7 +134,7 @@ def print_verdict(
 def _print_details(verdict: Verdict, console: Console) -> None:
     for line in messages.details(verdict):
         say(console, one_line(line))
-    for head, rows in ((VARIANT_HEAD, variant_rows(verdict)), (TESTED_HEAD, tested_rows(verdict))):
+    for head, rows in ((VARIANT_HEAD, variant_rows(verdict)), (SEARCH_HEAD, search_rows(verdict))):
         if rows:
             table = plain_table(header=True)
             for name in head:
