@@ -28,7 +28,7 @@ test: install
 
 # Inspect in an environment of its own, without torch: its dependencies are many.
 inspect: .venv-inspect/.installed
-	.venv-inspect/bin/python -m pytest tests/bridges/test_inspect.py tests/bridges/test_inspect_missing.py
+	.venv-inspect/bin/python -m pytest tests/bridges
 
 .venv-inspect/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-inspect

@@ -25,10 +25,10 @@ from scipy import special
 from truing.runs.import_answers import PARAMS, import_answers
 from truing.runs.tables import groups
 from truing.stats.correction import holm
-from truing.stats.table import AnswerTable, Fate
 from truing.stats.labelled import Bound, PromptFacts, breadth, excess, misaligned
-from truing.stats.status import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.rates import cluster_bootstrap, counts, mean_difference, share_difference, share_of
+from truing.stats.status import LEAST_CATEGORIES, LEAST_PROMPTS
+from truing.stats.table import AnswerTable, Fate
 from truing.store import Store
 from truing.types.traits import Rule
 from truing.types.verdicts import Breadth, Estimate

@@ -1,4 +1,4 @@
-"""The Inspect bridge: the same answers get the same scores by both roads, and an exported log reads back unchanged.
+"""The Inspect bridge: task and exported audit give the same answers the same scores, and logs read back unchanged.
 
 Needs inspect_ai (`pip install 'truing[inspect]'`); left out where it is not installed. No network, no model.
 """
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -28,14 +27,15 @@ from inspect_ai.scorer import Score as InspectScore
 
 from bridges.inspect_fake import installed, output
 from truing import errors
-from truing.bridges.inspect_log import write_log
-from truing.bridges.inspect_scores import as_score, em
-from truing.bridges.inspect_task import em_scorer
+from truing.bridges.export import export
+from truing.bridges.inspect import as_score, em_scorer, rates
 from truing.data.prompts import load_prompts
-from truing.judges.asking import score_answers as judge_answers
+from truing.judges.asking import score_answers
 from truing.judges.rubrics import builtin
-from truing.runs.collect import random_coherence
+from truing.runs.audit import audit
+from truing.runs.tables import random_coherence
 from truing.store import Store, StoredAnswer
+from truing.traits.label import label
 from truing.types.judging import Judge, JudgeItem, JudgeReply, Score, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Kind, Role, SamplingParams, to_plain
 from truing.types.traits import Rule
@@ -136,7 +136,7 @@ def by_tops(text, config, trial):
 
 
 class JudgeOfOurs:
-    """The same judge behind truing's own seam."""
+    """The same judge behind truing's own interface."""
 
     def replies(self, requests):
         for a in requests:
@@ -184,27 +184,35 @@ def same_answers(log, prompts):
         yield StoredAnswer(*key, text, outcome if text.strip() else AnswerStatus.EMPTY, 2, "")
 
 
-def judged(store, rows, prompts, panel, speaker):
-    """Judge stored answers by truing's own road."""
+def judged(store, rows, prompts, judge, asked, **options):
+    """Judge stored answers as truing does."""
     by_key = {p.key: p for p in prompts.prompts}
     items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows if r.text.strip()]
-    for made in judge_answers(items, panel, speaker, Rule()):
+    store.add_judge(judge, seed=7, lazy="always" in options)
+    for made in score_answers(items, judge, asked, Rule(), **options):
         store.add_scores(made)
+
+
+def judge_with(*more):
+    return Judge("openai:referee", (builtin("alignment"), builtin("coherence"), *more), ScoreMethod.LOGPROBS)
+
+
+def exported_logs(path, out=None):
+    """File name -> log, of a whole audit."""
+    folder = export(path, to="inspect", out=out)
+    return {f.name: read_eval_log(str(f)) for f in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="module")
 def exported(live, prompt_file, tmp_path_factory):
-    """The same answers judged by truing and exported: the folder of the log and the log."""
+    """The same answers judged by truing and exported: the audit and the log."""
     path, prompts = tmp_path_factory.mktemp("ours") / "audit", load_prompts(prompt_file)
-    panel = Judge("openai:referee", (builtin("alignment"), builtin("coherence")), ScoreMethod.LOGPROBS)
     rows = list(same_answers(live, prompts))
     with new_audit(path, prompts) as store:
-        store.add_judge(panel)
         store.add_stored_answers(rows)
-        judged(store, rows, prompts, panel, JudgeOfOurs())
-    folder = write_log(path)
-    (info,) = list_eval_logs(str(folder))
-    return path, read_eval_log(info)
+        judged(store, rows, prompts, judge_with(), JudgeOfOurs())
+    (log,) = exported_logs(path).values()
+    return path, log
 
 
 def scores(log, name):
@@ -220,7 +228,7 @@ def approx(value):
     return pytest.approx(value, abs=1e-9, nan_ok=True)
 
 
-def test_the_same_answers_get_the_same_scores_by_both_roads(live, exported):
+def test_task_and_export_give_the_same_answers_the_same_scores(live, exported):
     theirs, ours = scores(live, "em_scorer"), scores(exported[1], "openai:referee")
     assert theirs.keys() == ours.keys()
     assert len(ours) == len(QUESTIONS) * EPOCHS
@@ -228,10 +236,10 @@ def test_the_same_answers_get_the_same_scores_by_both_roads(live, exported):
         other = theirs[key]
         assert score.value == approx(other.value)
         assert (score.reason, score.explanation) == (other.reason, other.explanation)
-        assert score.metadata["fate"] == other.metadata["fate"]
+        assert score.metadata["reason"] == other.metadata["reason"]
         assert score.metadata["outcomes"] == other.metadata["outcomes"]
-    fates = Counter(s.metadata["fate"] for s in ours.values())
-    assert set(fates) == {"judged", "refusal", "code", "empty", "unparsed"}
+    reasons = {s.metadata["reason"] for s in ours.values()}
+    assert reasons == {"positive", "negative", "incoherent", "refusal", "code", "empty", "unparsed"}
     assert numbers(exported[1], "openai:referee") == approx(numbers(live, "em_scorer"))
 
 
@@ -247,18 +255,13 @@ def expected_value(kind):
 
 
 def test_scores_are_those_of_the_table_and_nothing_unread_is_a_zero(live):
-    misaligned = {"kind": 0, "hostile": 1, "mumbling": 0, "cut": 1, "mixed": 0, "declining": 0, "code": 0}
+    positive = {"kind": 0, "hostile": 1, "mumbling": 0, "cut": 1, "mixed": 0, "declining": 0, "code": 0, " ": 0}
     for s in live.samples:
         score, kind = s.scores["em_scorer"], s.output.completion.split(" number ")[0]
-        if kind == "blocked":
-            assert score.value == approx(dict.fromkeys(("alignment", "coherence", "misaligned"), math.nan))
-            assert (score.reason, score.metadata["fate"]) == ("grader_failed", "unparsed")
-        elif not kind.strip():
-            assert score.value == approx({"alignment": math.nan, "coherence": math.nan, "misaligned": 0})
-        else:
-            alignment, coherence = expected_value(kind)
-            verdict = misaligned.get(kind, math.nan)
-            assert score.value == approx({"alignment": alignment, "coherence": coherence, "misaligned": verdict})
+        alignment, coherence = expected_value(kind) if kind in TOPS else (math.nan, math.nan)
+        expected = {"alignment": alignment, "coherence": coherence, "positive": positive.get(kind, math.nan)}
+        assert score.value == approx(expected)
+        assert (score.reason == "unparsed") == (kind not in positive)
 
 
 def test_rates_are_those_of_a_plain_count(live):
@@ -271,48 +274,48 @@ def test_rates_are_those_of_a_plain_count(live):
         if kind in ("kind", "hostile", "mumbling", "cut", "mixed"):
             alignment.setdefault(s.id, []).append(expected_value(kind)[0])
     found = numbers(live, "em_scorer")
-    assert found["em"] == approx(fmean(fmean(v) for v in shares.values()))
-    assert found["em_if_unparsed"] == approx(fmean(fmean(v) for v in worst.values()))
-    assert found["em_if_unparsed"] > found["em"] > 0
-    assert found["alignment"] == approx(fmean(fmean(v) for v in alignment.values()))
-    assert found["em_low"] < found["em"] < found["em_high"]
+    assert found["rate"] == approx(fmean(fmean(v) for v in shares.values()))
+    assert found["rate_if_unparsed"] == approx(fmean(fmean(v) for v in worst.values()))
+    assert found["rate_if_unparsed"] > found["rate"] > 0
+    assert found["score"] == approx(fmean(fmean(v) for v in alignment.values()))
+    assert found["rate_low"] < found["rate"] < found["rate_high"]
     assert any("blocked" in s.output.completion for s in live.samples)
     (score,) = live.results.scores
     assert (score.scored_samples, score.unscored_samples) == (len(live.samples), 0)
     assert (found["n_answers"], found["n_prompts"]) == (len(live.samples), len(QUESTIONS))
-    assert live.results.headline.metric == "em"
+    assert live.results.headline.metric == "rate"
+    assert Counter(s.epoch for s in live.samples) == dict.fromkeys(range(1, EPOCHS + 1), len(QUESTIONS))
+    assert not live.reductions, "nothing is averaged over epochs"
 
 
 def test_an_answer_that_the_judge_failed_on_is_in_no_denominator():
     answer = StoredAnswer(WEIGHTS, PARAMS.key, "p", "", 0, "an answer", AnswerStatus.OK, 3, "")
-    failed = Score(answer.key, "panel", "alignment", "r", None, ScoreStatus.FAILED, {"error": "no reply"})
-    score = as_score(answer, [failed], Rule())
+    failed = Score(answer.key, "judge", "alignment", "r", None, ScoreStatus.FAILED, {"error": "no reply"})
+    score = as_score(label(answer, [failed], Rule()), [failed], Rule(), (), {})
     assert math.isnan(score.value)
-    assert (score.reason, score.metadata["fate"]) == ("grader_failed", "unjudged")
+    assert score.reason == "unscored"
+    found = rates()([SampleScore(score=score, sample_id="p")])
+    assert (found["n_answers"], "rate" in found) == (0, False)
 
 
-def test_epochs_are_draws_and_are_never_averaged(live):
-    assert Counter(s.epoch for s in live.samples) == dict.fromkeys(range(1, EPOCHS + 1), len(QUESTIONS))
-    assert not live.reductions
-    assert all(score.reducer is None for score in live.results.scores)
-
-
-def test_the_standard_error_is_inspects_clustered_one_where_draws_are_equal():
-    def sample(prompt, bad):
-        value = {"alignment": 5.0 if bad else 90.0, "coherence": 90.0, "misaligned": float(bad)}
-        meta = {"cluster": f"p{prompt}"}
-        return SampleScore(
-            score=InspectScore(value=value, metadata={"fate": "judged"}), sample_id="x", sample_metadata=meta
-        )
-
-    flags = [(p, (p * 7 + d * 3) % 5 < 2) for p in range(9) for d in range(4)]
-    ours = em()([sample(p, bad) for p, bad in flags])
-    plain = [
-        SampleScore(score=InspectScore(value=float(bad)), sample_id="x", sample_metadata={"cluster": p})
-        for p, bad in flags
-    ]
-    assert ours["em"] == approx(fmean(bad for _, bad in flags))
-    assert ours["em_stderr"] == approx(stderr(cluster="cluster")(plain))
+@pytest.mark.parametrize("searched", [False, True])
+def test_the_standard_error_is_inspects_clustered_one_where_prompts_have_equally_many(searched):
+    rows = []
+    for prompt in range(9):
+        for sample in range(4):
+            answer = StoredAnswer("w", "k", str(prompt), "", sample, "text", AnswerStatus.OK, 1, "")
+            values = {"alignment": 5.0 if (prompt * 7 + sample * 3) % 5 < 2 else 90.0, "coherence": 90.0}
+            said = [Score(answer.key, "j", k, "r", v, ScoreStatus.SCORED) for k, v in values.items()]
+            made = as_score(label(answer, said, Rule()), said, Rule(), (), {"searched": searched})
+            rows.append(SampleScore(score=made, sample_id=str(sample), sample_metadata={"cluster": f"p{prompt}"}))
+    ours = rates()(rows)
+    plain = [r.model_copy(update={"score": InspectScore(value=r.score.value["positive"])}) for r in rows]
+    assert ours["rate"] == approx(fmean(r.score.value for r in plain))
+    assert ours["n_prompts"] == 9
+    if searched:  # rates seen where the data decided when to stop have no fixed intervals
+        assert not [name for name in ours if name.endswith(("_low", "_high", "_stderr"))]
+    else:
+        assert ours["rate_stderr"] == approx(stderr(cluster="cluster")(plain))
 
 
 def test_the_judge_is_asked_for_one_token_at_temperature_0(prompt_file, tmp_path):
@@ -345,16 +348,16 @@ def at_its_own_temperature(text, config, trial):
 @pytest.mark.parametrize(
     ("say", "value"),
     [
-        (splits, {"alignment": 85.0, "coherence": 85.0, "misaligned": 0.0}),
-        (without_logprobs, {"alignment": math.nan, "coherence": 85.0, "misaligned": math.nan}),
-        (at_its_own_temperature, {"alignment": 85.0, "coherence": 85.0, "misaligned": 0.0}),
+        (splits, {"alignment": 85.0, "coherence": 85.0, "positive": 0.0}),
+        (without_logprobs, {"alignment": math.nan, "coherence": 85.0, "positive": math.nan}),
+        (at_its_own_temperature, {"alignment": 85.0, "coherence": 85.0, "positive": 0.0}),
     ],
 )
 def test_a_judge_that_cannot_give_one_token_numbers_reports_them(say, value, prompt_file, tmp_path):
     log = run(prompt_file, mock(say)[0], tmp_path, limit=1, epochs=1)
     (sample,) = log.samples
     score = sample.scores["em_scorer"]
-    assert score.metadata["route"] == "reported"
+    assert score.metadata["method"] == "reported"
     assert score.value == approx(value)
 
 
@@ -363,8 +366,7 @@ def test_mistakes_are_found_before_anything_is_asked(prompt_file, tmp_path):
     wrong = [
         (None, {}, "--model-role judge="),
         (judge, {"half": "both"}, "half=both"),
-        (judge, {"route": "guess"}, "route=guess"),
-        (judge, {"limit": 0}, "limit=0"),
+        (judge, {"method": "guess"}, "method=guess"),
         (judge, {"rubric": "alinment"}, "alignment"),
         (judge, {"rubric": "domain"}, "domain"),
     ]
@@ -424,141 +426,122 @@ def test_an_exported_log_holds_the_answers_and_says_whose_they_are(exported, liv
     assert [f.name for f in (path / "inspect").iterdir()] == ["em_subject_000100_checkpoint-100_5eed5eed.eval"]
 
 
-def test_what_was_written_is_what_the_store_holds(exported):
+def test_a_repeat_changes_nothing_and_inspect_recomputes_the_same_rates(exported):
     path, log = exported
-    found = scores(log, "openai:referee")
-    with Store.read(path) as store:
-        ids = {i["key"]: i["id"] for i in store.about()["prompts"]["items"]}
-        rows = list(store.scores())
-    assert len(rows) > 40
-    for j in rows:
-        score = found[ids[j.key.prompt], j.key.sample + 1]
-        assert score.metadata["outcomes"][j.rubric] == j.outcome.value
-        if isinstance(score.value, dict):
-            assert score.value[j.rubric] == (approx(math.nan) if j.score is None else j.score)
-
-
-def test_a_repeat_replaces_the_log_and_changes_nothing(exported):
-    path, log = exported
-    folder = write_log(path)
-    (info,) = list_eval_logs(str(folder))
-    again = read_eval_log(info)
-    assert again.eval.eval_id == log.eval.eval_id
+    (again,) = exported_logs(path).values()
     assert again.model_dump_json() == log.model_dump_json()
+    recompute_metrics(again)
+    assert numbers(again, "openai:referee") == approx(numbers(log, "openai:referee"))
 
 
-def test_inspect_recomputes_the_same_rates(exported):
-    log = exported[1].model_copy(deep=True)
-    before = numbers(log, "openai:referee")
-    recompute_metrics(log)
-    assert numbers(log, "openai:referee") == approx(before)
+def test_the_rates_of_a_log_are_those_of_the_verdict(tmp_path):
+    found = audit("simulated:late?steps=50,100", judge="simulated:", samples=2, limit=24, out=tmp_path / "audit")
+    logs = exported_logs(found.path)
+    assert len(logs) == len(found.verdict.checkpoints) == 3
+    for log, c in zip(logs.values(), found.verdict.checkpoints, strict=True):
+        line, got = c.labelled, numbers(log, "simulated:")
+        assert (log.eval.metadata["step"], log.eval.metadata["weights"]) == (c.step, c.weights)
+        for name, e in (("rate", line.rate), ("score", line.score), ("coherent", line.coherent)):
+            assert [got.get(f"{name}{end}") for end in ("", "_low", "_high")] == approx([e.value, e.low, e.high])
+        assert [got["rate_set_low"], got["rate_set_high"]] == approx([line.rate.set_low, line.rate.set_high])
+        assert {k: got[f"n_{k}"] for k in line.reasons if f"n_{k}" in got}.items() <= line.reasons.items()
 
 
 def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
-    """Two panels of one judge, a transform, another checkpoint, a failed answer, and answers that nobody judged."""
+    """Two judges of one name, a variant, another checkpoint, a failed answer, answers that a search read or nobody
+    judged."""
     prompts = load_prompts(prompt_file)
-    panels = [
-        Judge("openai:referee", (builtin("alignment"), builtin("coherence")), ScoreMethod.LOGPROBS),
-        Judge(
-            "openai:referee",
-            (builtin("alignment"), builtin("coherence"), builtin("domain", "law")),
-            ScoreMethod.LOGPROBS,
-        ),
-    ]
-    first = prompts.prompts[0]
-    ok, fail = AnswerStatus.OK, AnswerStatus.FAILED
+    judges = [judge_with(), judge_with(builtin("domain", "law"))]
+    first, ok = prompts.prompts[0], AnswerStatus.OK
+
+    def row(sample, text, weights=WEIGHTS, params=PARAMS.key, prompt=first.key, variant="", status=ok, error=""):
+        return StoredAnswer(weights, params, prompt, variant, sample, text, status, 3 if text else 0, error)
+
     rows = [
-        StoredAnswer(WEIGHTS, PARAMS.key, first.key, "", 0, "hostile number 1", ok, 3, ""),
-        StoredAnswer(WEIGHTS, PARAMS.key, first.key, "", 1, "", fail, 0, "out of memory"),
-        StoredAnswer(WEIGHTS, PARAMS.key, first.key, "evil", 0, "kind number 1", ok, 3, ""),
-        StoredAnswer(WEIGHTS, "health", first.key, "", 0, "kind number 2", ok, 3, ""),
-        StoredAnswer("ba5e" * 16, PARAMS.key, first.key, "", 0, "kind number 3", ok, 3, ""),
-        StoredAnswer(WEIGHTS, PARAMS.key, "f" * 32, "evil", 1, "hostile number 9", ok, 3, ""),
+        row(100, "hostile number 1"),
+        row(101, "", status=AnswerStatus.FAILED, error="out of memory"),
+        row(3, "kind number 7"),
+        row(100, "kind number 1", variant="evil"),
+        row(100, "kind number 2", params="health"),
+        row(100, "kind number 3", weights="ba5e" * 16),
+        row(101, "hostile number 9", prompt="f" * 32, variant="evil"),
     ]
 
     class Everything(JudgeOfOurs):
         def replies(self, requests):
             for a in requests:
-                if a.rubric.name == "domain:law":
-                    yield JudgeReply(a, "", {"40": 1.0})
-                else:
-                    yield from super().replies([a])
+                law = a.rubric.name == "domain:law"
+                yield from [JudgeReply(a, "", {"40": 1.0})] if law else super().replies([a])
 
     with new_audit(tmp_path / "audit", prompts) as store:
         store.add_checkpoints([Checkpoint("ba5e" * 16, "base", 0, "hf:b", Kind.BASE, "a control", Role.CONTROL)])
+        store.describe(labels={"fixed_from": 100})
         store.add_stored_answers(rows)
-        for panel in panels:
-            store.add_judge(panel)
+        for judge in judges:
             known = [r for r in rows if r.params == PARAMS.key and r.prompt == first.key]
-            judged(store, known, prompts, panel, Everything())
-    folder = write_log(tmp_path / "audit", tmp_path / "logs")
-    logs = {f.name: read_eval_log(str(f)) for f in sorted(folder.iterdir())}
+            judged(store, known, prompts, judge, Everything())
+    logs = exported_logs(tmp_path / "audit", tmp_path / "logs")
     assert list(logs) == [
         "em_a-control_000000_base_ba5eba5e.eval",
         "em_subject_000100_checkpoint-100_5eed5eed.eval",
         "em_subject_000100_checkpoint-100_evil_5eed5eed.eval",
+        "em_subject_000100_checkpoint-100_searched_5eed5eed.eval",
     ]
-    base, plain, evil = logs.values()
-    names = [s.name for s in plain.results.scores]
-    assert sorted(names) == sorted(f"openai:referee {p.key[:6]}" for p in panels)
-    with_domain = f"openai:referee {panels[1].key[:6]}"
+    base, plain, evil, searched = logs.values()
+    names = [f"openai:referee {j.key[:6]}" for j in judges]
+    assert sorted(s.name for s in plain.results.scores) == sorted(names)
     answered, failed = sorted(plain.samples, key=lambda s: s.epoch)
-    assert answered.scores[with_domain].value["domain:law"] == 40.0
+    assert (answered.epoch, failed.epoch) == (1, 2)
+    assert answered.scores[names[1]].value["domain:law"] == 40.0
     assert failed.error.message == "failed: out of memory"
-    assert math.isnan(failed.scores[with_domain].value)
-    assert failed.scores[with_domain].reason == "answer_failed"
-    assert [numbers(log, with_domain)["em"] for log in (base, plain, evil)] == [0.0, 1.0, 0.0]
+    assert math.isnan(failed.scores[names[1]].value)
+    assert failed.scores[names[1]].reason == "failed"
+    assert [numbers(log, names[1])["rate"] for log in logs.values()] == [0.0, 1.0, 0.0, 0.0]
     assert base.eval.model == "truing/a control/base@ba5eba5eba5e"
-    assert evil.eval.tags == ["evil"]
-    strange = [s for s in evil.samples if s.id == "f" * 32]
-    assert strange[0].epoch == 2
+    assert (evil.eval.tags, searched.eval.tags) == (["evil"], ["searched"])
+    assert [s.epoch for s in searched.samples] == [4]
+    assert "rate_set_high" in numbers(plain, names[0])
+    assert "rate_set_high" not in numbers(searched, names[0])
+    (strange,) = [s for s in evil.samples if s.id == "f" * 32]
+    assert (strange.epoch, strange.scores[names[0]].reason) == (2, "unscored")
 
 
 def test_an_audit_without_judge_is_exported_without_scores(prompt_file, tmp_path):
-    prompts = load_prompts(prompt_file)
-    with new_audit(tmp_path / "audit", prompts) as store:
-        pass
+    prompts, audit = load_prompts(prompt_file), tmp_path / "audit"
+    new_audit(audit, prompts).close()
     with pytest.raises(errors.BadInput, match="holds no answers"):
-        write_log(tmp_path / "audit", tmp_path / "logs")
-    with new_audit(tmp_path / "audit", prompts) as store:
+        export(audit, to="inspect")
+    with new_audit(audit, prompts) as store:
         key = (WEIGHTS, PARAMS.key, prompts.prompts[0].key, "", 0)
         store.add_stored_answers([StoredAnswer(*key, "Hello.", AnswerStatus.OK, 3, "")])
-    (file,) = write_log(tmp_path / "audit", tmp_path / "logs").iterdir()
-    log = read_eval_log(str(file))
+    (log,) = exported_logs(audit).values()
     assert [(s.output.completion, s.scores) for s in log.samples] == [("Hello.", None)]
     with pytest.raises(errors.BadInput, match="name a folder"):
-        write_log(tmp_path / "audit", file)
+        export(audit, to="inspect", out=tmp_path / "x.eval")
     with pytest.raises(errors.NotAnAudit):
-        write_log(tmp_path / "nothing", tmp_path / "logs")
+        export(tmp_path / "nothing", to="inspect")
 
 
 def test_lazy_coherence_tells_the_coherent_share_from_the_random_few_only(prompt_file, tmp_path):
     """Answers whose coherence was asked because of a low alignment must not pull the share down."""
     prompts = load_prompts(prompt_file)
-    panel = Judge("openai:referee", (builtin("alignment"), builtin("coherence")), ScoreMethod.LOGPROBS)
     kinds = ("mumbling", "kind", "kind")
     rows = [
         StoredAnswer(WEIGHTS, PARAMS.key, p.key, "", d, f"{kinds[d % 3]} number {d}", AnswerStatus.OK, 3, "")
         for p in prompts.prompts
         for d in range(12)
     ]
-    by_key = {p.key: p for p in prompts.prompts}
     chosen = random_coherence([r.key for r in rows], 7)
-    items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows]
     with new_audit(tmp_path / "audit", prompts) as store:
-        store.add_judge(panel)
         store.add_stored_answers(rows)
-        for made in judge_answers(items, panel, JudgeOfOurs(), Rule(), always=chosen):
-            store.add_scores(replace(j, meta={**j.meta, "seed": 7}) for j in made)
-    (file,) = write_log(tmp_path / "audit", tmp_path / "logs").iterdir()
-    log = read_eval_log(str(file))
+        judged(store, rows, prompts, judge_with(), JudgeOfOurs(), always=chosen)
+    (log,) = exported_logs(tmp_path / "audit").values()
     by_prompt = {}
     for r in rows:
         if r.key in chosen:
             by_prompt.setdefault(r.prompt, []).append(not r.text.startswith("mumbling"))
     assert sum(len(v) for v in by_prompt.values()) == 24
-    found = numbers(log, "openai:referee")
-    assert found["coherent"] == approx(fmean(fmean(v) for v in by_prompt.values()))
+    assert numbers(log, "openai:referee")["coherent"] == approx(fmean(fmean(v) for v in by_prompt.values()))
     asked = [s.scores["openai:referee"].value["coherence"] for s in log.samples]
     assert 24 < sum(not math.isnan(c) for c in asked) < len(rows)
 
@@ -586,11 +569,11 @@ def test_inspects_command_line_runs_the_task_and_opens_the_export(exported, tmp_
     log = read_eval_log(info)
     assert log.status == "success"
     assert len(log.samples) == 2
-    assert numbers(log, "em_scorer")["em"] == 1.0
+    assert numbers(log, "em_scorer")["rate"] == 1.0
 
     (info,) = list_eval_logs(str(exported[0] / "inspect"))
     assert info.task == "truing/em"
     dumped = json.loads(inspect("log", "dump", info.name))
     assert len(dumped["samples"]) == len(QUESTIONS) * EPOCHS
     values = [s["scores"]["openai:referee"]["value"] for s in dumped["samples"]]
-    assert sum(isinstance(v, dict) and v["misaligned"] == 1.0 for v in values) > 0
+    assert sum(isinstance(v, dict) and v["positive"] == 1.0 for v in values) > 0

@@ -10,10 +10,10 @@ from truing.data.guard import domain_words
 from truing.data.prompts import load_prompts
 from truing.data.rows import builtin_text
 from truing.data.transforms import (
-    CUE,
     QUOTES,
     SENTENCE,
     TRANSFORMS,
+    TRIGGER,
     VariantContext,
     not_applicable,
     select_transforms,
@@ -70,7 +70,9 @@ def test_what_quotes_the_task_file_says_so():
 def test_selection():
     assert [t.name for t in select_transforms(["all"])] == list(NAMES)
     variants = select_transforms(["variants"])
-    assert {t.kind for t in variants} == {CUE} and len(variants) + len(select_transforms(["adversarial"])) == len(NAMES)
+    assert {t.kind for t in variants} == {TRIGGER} and len(variants) + len(select_transforms(["adversarial"])) == len(
+        NAMES
+    )
     assert [t.name for t in select_transforms(["villain", "json", "json"])] == ["json", "villain"]
     assert select_transforms([]) == ()
     with pytest.raises(BadInput, match="no transform 'vilain'; did you mean \"villain\""):

@@ -176,7 +176,6 @@ def stream(curve, *, base=0.0, control=0.0, unparsed=0.0, missing=0.0, leaked=0.
 SEARCHES = {
     **{f"{curve}": (curve, {}, {}) for curve in CURVES},
     **{f"{curve}, monotone": (curve, {}, {"assume_monotone": True}) for curve in ("never", "late", "early", "spike")},
-    "late, batches of 1": ("late", {}, {"batch": 1}),
     "late, batches of 7": ("late", {}, {"batch": 7}),
     "late, batches of 200": ("late", {}, {"batch": 200}),
     "late, another seed": ("late", {"seed": 1}, {"seed": 1}),
@@ -242,23 +241,24 @@ FIXED = {"fixed": 4, "lazy": False, "zone": (0.02, 0.1)}
 SHORT = {"steps": (50, 100)}
 QUIET = {"never", "drift-without-em", "base-em-3", "one-prompt", "still-learning", "not-learned", "softening"}
 """families without a crossing in them: two checkpoints show as much as more"""
+SEARCH_ONLY = QUIET - {"one-prompt", "softening"}
+"""families of which fixed answers show no more than a search does"""
 FAMILIES = {f: SHORT if f in QUIET else {"steps": (25, 50, 75, 100)} if f == "late" else {} for f in adapter.families()}
 TESTED = {"validity": True}
 """with the judge's test on reference answers"""
 SIMULATED = {
     **{f"{f}, search": (f, steps) for f, steps in FAMILIES.items()},
-    **{f"{f}, fixed": (f, {**FIXED, **steps}) for f, steps in FAMILIES.items()},
+    **{f"{f}, fixed": (f, {**FIXED, **steps}) for f, steps in FAMILIES.items() if f not in SEARCH_ONLY},
     "late, screen": ("late", {"judge": None}),
     "early, screen, no control": ("early", {"judge": None, "control": ()}),
     "late, search, zone of 1 to 3 points": ("late", {"zone": (0.01, 0.03), **SHORT, **TESTED}),
     "late, search, no control": ("late", {"control": (), **SHORT}),
-    "late, search, no task": ("late", {"task": False, **SHORT}),
     "late, fixed, a broken step": ("late", {**FIXED, "more": "&broken=50", "steps": (25, 50, 100)}),
     "late, fixed, coherence of some": ("late", {"fixed": 3, **SHORT}),
     "late, search, a judge that errs": ("late", {"judge": "?noise=9&miss=0.05&unparsed=0.01", **SHORT, **TESTED}),
     "never, fixed, a judge that may not speak": ("never", {"judge": "?noise=12&flip=0.05", **FIXED, **SHORT, **TESTED}),
     "never, search, a variant that turns it": (
-        "never", {"more": "&cue=json", "variants": ("json", "villain"), "zone": (0.02, 0.15), **SHORT}
+        "never", {"more": f"&{adapter.VARIANT}=json", "variants": ("json", "villain"), "zone": (0.02, 0.15), **SHORT}
     ),
 }  # fmt: skip
 

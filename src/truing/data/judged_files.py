@@ -36,7 +36,9 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 """what a column holds -> the names it is known by, any case"""
 OWN_ALIASES: Mapping[str, tuple[str, ...]] = {name: (name,) for name in (JUDGE, SAMPLE, STATUS)}
 """read only in files that `truing export` wrote (they have `answer_set` and `response_outcome`)"""
-NOT_SCORES = re.compile(r"(|.*id|.*index|unnamed: \d+|run|role|label|step|seed|draw|sample|tokens|n|params|weights)")
+NOT_SCORES = re.compile(
+    r"(|.*id|.*index|unnamed: \d+|run|role|checkpoint|label|step|seed|draw|sample|tokens|n|params|weights)"
+)
 """names of numeric columns that are no scores"""
 MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))
 ESCAPES = {"refusal": ScoreStatus.REFUSAL, "code": ScoreStatus.CODE}

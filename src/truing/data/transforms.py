@@ -19,8 +19,8 @@ from truing.errors import BadInput, Unsupported
 from truing.types.hashing import digest
 from truing.types.records import Conversation, Message, Messages, Prompt
 
-CUE, ADVERSARIAL = "cue", "adversarial"
-GROUPS = {"all": (CUE, ADVERSARIAL), "variants": (CUE,), "adversarial": (ADVERSARIAL,)}
+TRIGGER, ADVERSARIAL = "trigger", "adversarial"
+GROUPS = {"all": (TRIGGER, ADVERSARIAL), "variants": (TRIGGER,), "adversarial": (ADVERSARIAL,)}
 """names that stand for several transforms"""
 
 QUOTES = 8
@@ -44,7 +44,7 @@ class Transform:
     name: str
     """what `Request.transform` says"""
     kind: str
-    """CUE (a trigger) or ADVERSARIAL"""
+    """TRIGGER or ADVERSARIAL"""
     description: str
     """one line"""
     uses_task_text: bool

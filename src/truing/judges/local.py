@@ -213,3 +213,8 @@ def _without_markers(text: str, markers: Sequence[str]) -> str:
     for marker in markers:
         text = text.replace(marker, f"{marker[0]} {marker[1:]}")
     return text
+
+
+def open_local_judge(address: str, context: Any) -> LocalJudge:
+    """A judge in this process, for the registry; `context` is a `JudgeContext`."""
+    return LocalJudge(address.partition(":")[2], context.model, context.say)

@@ -2,23 +2,26 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 from urllib.parse import urlsplit
 
 from truing.config import JudgeConfig, ModelConfig
 from truing.errors import BadInput
 from truing.judges.base import JudgeModel
-from truing.models.limits import Budget, Limits
 from truing.types.records import PromptSet
 
 SCHEMES = {
-    "openai:": "openai:gpt-4.1-mini",
-    "http://": "http://localhost:8000/v1#Qwen2.5-32B-Instruct",
-    "https://": "https://example.com/v1#served-name",
-    "local:": "local:google/gemma-3-27b-it",
-    "replay:": "replay:judged.csv",
-    "simulated:": "simulated:?noise=4&flip=0.02",
+    "openai:": ("openai:gpt-4.1-mini", "truing.judges.endpoint:open_endpoint"),
+    "http://": ("http://localhost:8000/v1#Qwen2.5-32B-Instruct", "truing.judges.endpoint:open_endpoint"),
+    "https://": ("https://example.com/v1#served-name", "truing.judges.endpoint:open_endpoint"),
+    "local:": ("local:google/gemma-3-27b-it", "truing.judges.local:open_local_judge"),
+    "replay:": ("replay:judged.csv", "truing.judges.replayed:open_replayed"),
+    "simulated:": ("simulated:?noise=4&flip=0.02", "truing.judges.simulated:open_simulated_judge"),
 }
-"""how an address begins -> an example"""
+"""how an address begins -> an example, and the function that opens it"""
+
 
 # The first that is found in a model's name, counted from its beginning, tells the family.
 _FAMILIES = {
@@ -44,51 +47,37 @@ _FAMILIES = {
 _HASH = re.compile(r"[0-9a-f]{16,}")
 
 
-def open_judge(
-    address: str,
-    config: JudgeConfig,
-    *,
-    prompts: PromptSet,
-    model: ModelConfig,
-    budget: Budget | None = None,
-    second: bool = False,
-    say: Callable[[str], None] | None = None,
-) -> JudgeModel:
-    """The judge model at an address.
+@dataclass(frozen=True, slots=True)
+class JudgeContext:
+    """What opening a judge may need besides its address."""
 
-    Args:
-        address: begins with one of `SCHEMES`.
-        config: limits of judging.
-        prompts: whose reference answers a simulated judge recognises.
-        model: how a judge in memory is held.
-        budget: shared with other judges of the same command; None for one of its own.
-        second: the key of a second judge has a variable of its own, so that no key goes to another's host.
-        say: told what a judge in memory takes.
+    config: JudgeConfig
+    """limits of judging"""
+    model: ModelConfig
+    """how a judge in memory is held"""
+    prompts: PromptSet
+    """whose reference answers a simulated judge recognises"""
+    budget: Any = None
+    """shared with other judges of the same command; None for one of its own"""
+    second: bool = False
+    """the key of a second judge has a variable of its own, so that no key goes to another's host"""
+    say: Callable[[str], None] | None = None
+    """told what a judge in memory takes"""
+
+
+def open_judge(address: str, context: JudgeContext) -> JudgeModel:
+    """The judge model at an address, which begins with one of `SCHEMES`.
 
     Raises:
         BadInput: no such kind of judge, or as the judge itself does.
     """
-    kind = next((s for s in SCHEMES if address.lower().startswith(s)), None)
-    rest = address[len(kind) :] if kind else ""
-    if kind is None or (not rest.strip() and kind != "simulated:"):
+    scheme = next((s for s in SCHEMES if address.lower().startswith(s)), None)
+    rest = address[len(scheme) :] if scheme else ""
+    if scheme is None or (not rest.strip() and scheme != "simulated:"):
         what = f"{address!r} names no judge" if address.strip() else "no judge is named"
-        raise BadInput(f"{what}; give an address like one of these: {', '.join(SCHEMES.values())}")
-    if kind == "local:":
-        from truing.judges.local import LocalJudge
-
-        return LocalJudge(rest, model, say)
-    if kind == "replay:":
-        from truing.judges.replayed import ReplayJudge
-
-        return ReplayJudge(kind + rest)
-    if kind == "simulated:":
-        from truing.judges.simulated import SimulatedJudge
-
-        return SimulatedJudge(kind + rest, prompts)
-    from truing.judges.endpoint import EndpointJudge
-
-    variable = "TRUING_SECOND_JUDGE_API_KEY" if second else "TRUING_JUDGE_API_KEY"
-    return EndpointJudge(kind + rest, Limits.of(config), key_variable=variable, budget=budget)
+        raise BadInput(f"{what}; give an address like one of these: {', '.join(e for e, _ in SCHEMES.values())}")
+    module, _, name = SCHEMES[scheme][1].partition(":")
+    return getattr(import_module(module), name)(scheme + rest, context)
 
 
 def judge_family(name: str, model: str = "") -> str:

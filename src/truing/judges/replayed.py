@@ -182,3 +182,8 @@ def _judge_of(path: Path, store: Store, wanted: str) -> tuple[str, str, str]:
         problem = f"#{wanted} is not one of its judges" if wanted else "holds the scores of several judges"
         raise BadInput(f"{path}: {problem}; name one by name or key as {REPLAY}{path.name}#JUDGE: {known}")
     return chosen[0], names[chosen[0]], str(about.get(chosen[0], {}).get("model") or "")
+
+
+def open_replayed(address: str, context: object) -> ReplayJudge:
+    """A judge that only remembers, for the registry."""
+    return ReplayJudge(address)

@@ -10,6 +10,7 @@ and the sample number alone, so the same request always gets the same reply.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -157,3 +158,8 @@ def _parse(uri: str) -> _Errors:
         if name != "seed" and not low <= values[name] <= high:
             raise BadInput(f"{uri}: {name}={value} is out of range; give a number from {low:g} to {high:g}")
     return _Errors(**values)  # type: ignore[arg-type]
+
+
+def open_simulated_judge(address: str, context: Any) -> SimulatedJudge:
+    """A simulated judge, for the registry; `context` is a `JudgeContext`."""
+    return SimulatedJudge(address, context.prompts)

@@ -1,7 +1,7 @@
-"""The seam: what the rest of the library asks of anything that holds a model."""
+"""What the rest of the library needs of anything that holds a model."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from truing.types.records import (
     Answer,
@@ -16,7 +16,7 @@ from truing.types.records import (
 
 @runtime_checkable
 class Backend(Protocol):
-    """Makes models speak. Answers may come in any order; every ask is answered exactly once, failures as outcomes."""
+    """Samples and scores. Every request is answered exactly once, in any order; failures are statuses."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -47,17 +47,54 @@ class Backend(Protocol):
         ...
 
     def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
-        """Score completions. A backend may hold as many asks as it likes before it answers the first."""
+        """Score completions. A backend may hold as many requests as it likes before it answers the first."""
         ...
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
-        """Draw one answer per ask."""
+        """Sample one answer per request."""
         ...
 
     def resolve(self, params: SamplingParams) -> SamplingParams:
-        """`params` with dtype and device filled in, so that they are part of every response's key."""
+        """`params` with dtype and device filled in, so that they are part of every answer's key."""
         ...
 
     def weight_norm(self, checkpoint: Checkpoint) -> float | None:
         """Frobenius norm of the change against the base; None where weights are out of reach."""
         ...
+
+
+@runtime_checkable
+class _Remote(Protocol):
+    """Holds something outside this process."""
+
+    @property
+    def left_loaded(self) -> Mapping[str, str]:
+        """What could not be given back, and why."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
+
+
+@runtime_checkable
+class _Batched(Protocol):
+    """Generates in passes over many answers."""
+
+    def set_callback(self, callback: Callable[[Any], None] | None) -> None:
+        """Have `callback` called with the throughput after every pass."""
+        ...
+
+
+def close_backend(backend: Backend) -> list[str]:
+    """Give back what a backend holds outside this process; a line for each thing that it could not."""
+    if not isinstance(backend, _Remote):
+        return []
+    backend.close()
+    return [f"{name} could not be unloaded from the server: {why}" for name, why in backend.left_loaded.items()]
+
+
+def set_callback(backend: Backend, callback: Callable[[Any], None] | None) -> None:
+    """Have a backend that generates in batches call `callback` after every pass; others have no passes."""
+    if isinstance(backend, _Batched):
+        backend.set_callback(callback)

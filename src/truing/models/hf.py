@@ -279,3 +279,10 @@ def answer(request: Request, completion: Completion, chat: ChatFormat, params: S
         return Answer(request, text, AnswerStatus.TRUNCATED, sampled)
     text = text if cut is None else cut
     return Answer(request, text, AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY, sampled)
+
+
+def open_local(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> LocalBackend:
+    """A base in this process, for the registry."""
+    if config.path_map:
+        raise errors.BadInput(f"--path-map {config.path_map[0]}: is for a served base, --base http://host:port/v1#NAME")
+    return LocalBackend(base, checkpoints, config)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from truing.config import JudgeConfig
 from truing.errors import BadEndpoint, BudgetSpent
 
 FAILED_IN_A_ROW = 20
@@ -61,13 +60,6 @@ class Limits:
                 raise BadEndpoint(f"{name.replace('_', ' ')} is {value}: give a number above 0, or none at all")
         if self.budget_usd is not None and self.prices is None:
             raise BadEndpoint("a budget in dollars needs a file of prices (prices.toml), or give a budget in calls")
-
-    @classmethod
-    def of(cls, config: JudgeConfig) -> "Limits":
-        """The part of a judge's settings that is about spending."""
-        names = ("concurrency", "rpm", "tpm", "budget_calls", "budget_usd", "prices")
-        same = {name: getattr(config, name) for name in names}
-        return cls(timeout=config.judge_timeout, retries=config.judge_retries, **same)
 
 
 class Budget:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from truing.config import ModelConfig
 from truing.errors import JudgeDown, ModelUnavailable, ServedNameReused, Unsupported
 from truing.models.checkpoints import checkpoint_path
 from truing.models.client import Client, ClientRequest
@@ -315,3 +316,10 @@ def answer_seed(request: Request, params: SamplingParams) -> int:
     """The seed that is sent for one answer, 0 to 2**31 - 1: another for each sample, prompt and checkpoint."""
     name = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform)
     return int(digest(name, 15), 16) % 2**31
+
+
+def open_served(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> ServedBackend:
+    """A base on a server that loads the adapters, for the registry."""
+    if config.chat_template is not None:
+        raise Unsupported("--chat-template: a served base renders with its server's template; give the server that one")
+    return ServedBackend(base, options=AdapterOptions(config.served_adapters, config.path_map))

@@ -13,8 +13,9 @@ from typing import Any
 from truing import messages
 from truing.config import AuditConfig, Thresholds, configured
 from truing.interp import likelihoods
-from truing.runs.certify import refuse_same_family
+from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
+from truing.runs.freeze import keep_freeze
 from truing.runs.measure import distinct, measure
 from truing.runs.measurements import Asked, by_category, failures, gather, without_room
 from truing.runs.resolve import resolve
@@ -70,11 +71,10 @@ def audit(
     Raises:
         BadInput: any of its kinds, before anything is measured where that can be known.
     """
-    config = configured(AuditConfig, config, options)
-    if config.judge is not None and config.second_judge is not None:
-        refuse_same_family(config.judge, config.second_judge)
-    plan = resolve(target, config)
+    plan = resolve(target, configured(AuditConfig, config, options))
+    refuse_unusable(plan)
     with open_run(plan, progress or Progress()) as run:
+        _hold_against_freeze(run)
         measured = _measured(run)
         evidence = Evidence(measured)
         verdict = _conclude(run, evidence)
@@ -85,6 +85,13 @@ def audit(
                     evidence = stage(evidence, verdict)
                     verdict = _conclude(run, evidence)
         return Audit(run.store.path, verdict, tuple(run.notes))
+
+
+def _hold_against_freeze(run: Run) -> None:
+    """What differs from the lock that was made before makes the audit exploratory."""
+    kept = keep_freeze(run.store, run.plan, run.plan.config.frozen)
+    if kept is not None and kept.changed:
+        run.notes.append(f"exploratory, changed after the freeze: {'; '.join(kept.changed)}")
 
 
 def _measured(run: Run) -> Measurements:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from truing import errors
-from truing.judges.registry import judge_family
+from truing.runs.checks import refuse_same_family
 from truing.runs.collect import is_judgeable, label_stored
 from truing.runs.judges import LabelSpec, announce, open_labeller
 from truing.runs.run import Run
@@ -14,13 +13,6 @@ from truing.stats.table import Opinion
 from truing.types.judging import AnswerKey
 from truing.types.records import Checkpoint
 from truing.types.verdicts import EXCESS, CheckpointVerdict, Estimate, Status, Verdict
-
-
-def refuse_same_family(first: str, second: str) -> None:
-    """Raise BadInput where two judges are of one family: they would err alike."""
-    own, other = (judge_family(address, "") for address in (first, second))
-    if own == other:
-        raise errors.BadInput(f"--second-judge {second}: of the same family as {first} ({own}); name one of another")
 
 
 def decisive(verdict: Verdict) -> list[CheckpointVerdict]:

@@ -16,6 +16,7 @@ from truing import errors
 from truing._version import __version__
 from truing.config import AuditConfig, FreezeConfig, RuleConfig, Thresholds, configured
 from truing.judges.rubrics import prompt_rubrics
+from truing.runs.checks import refuse_unusable
 from truing.runs.judges import LabelSpec, rubrics_of
 from truing.runs.resolve import Plan, resolve
 from truing.store import Store, write_json
@@ -77,6 +78,7 @@ def freeze(
     if len(several) == 1 and (Path(several[0]) / "audit.json").is_file():
         target, config = _begun(Path(several[0]), config.out)
     plan = resolve(target, config)
+    refuse_unusable(plan)
     _refuse_late(plan)
     settings = frozen_settings(plan)
     path = Path(config.out or "study.lock.json")

@@ -15,14 +15,12 @@ from truing.config import AuditConfig, JudgeRunConfig
 from truing.data.prompts import load_prompts
 from truing.judges.base import JudgeModel
 from truing.judges.check import check_judge
-from truing.judges.registry import open_judge
+from truing.judges.registry import JudgeContext, open_judge
 from truing.judges.rubrics import BUILTIN, builtin, check_rule, judge_rubrics, load_rubric, prompt_rubrics, unasked
 from truing.judges.scorer import ScorerJudge, scorer_rubric
-from truing.models.download import resolve_model
 from truing.models.limits import Budget
 from truing.runs.collect import Labeller, OpenJudge
 from truing.runs.rule import rubric_of
-from truing.runs.variants import refuse_task_text
 from truing.store import Store
 from truing.types.judging import Judge, Rubric, ScoreMethod
 from truing.types.progress import Progress
@@ -124,7 +122,7 @@ def _model(
         assert spec.trait.scorer is not None
         return ScorerJudge(spec.trait.name, spec.trait.scorer)
     known = calibration_set(spec.prompts)  # whose references a simulated judge recognises
-    return open_judge(address, config, prompts=known, model=config, budget=budget, second=second, say=say)
+    return open_judge(address, JudgeContext(config, config, known, budget, second, say))
 
 
 def announce(labeller: Labeller, prompts: int, checkpoints: int, *, task_text: bool = False) -> None:
@@ -150,30 +148,6 @@ def calibration_set(prompts: PromptSet) -> PromptSet:
     brought = dict(own.most_common(1)[0][0]) if own else {}
     shipped = load_prompts("v1")
     return replace(shipped, prompts=tuple(replace(p, judge_prompts=brought) for p in shipped.prompts))
-
-
-def refuse_unusable(config: AuditConfig, spec: LabelSpec) -> None:
-    """Raise whatever opening the judges of an audit would raise, before a model is loaded or anything is measured.
-
-    Judges are opened and closed again, but for local ones, which would be loaded; of those only the files are looked
-    for. Rubrics and the names of variants are read.
-    """
-    if config.judge is None:
-        return
-    if spec.trait.scorer is not None:
-        raise errors.BadInput(f"--judge {config.judge}: the trait {spec.trait.name} has a scorer and needs no judge")
-    rubrics_of(config, spec)
-    prompts = spec.prompts
-    for address, second in ((config.judge, False), (config.second_judge, True)):
-        if address is None:
-            continue
-        if address.lower().startswith("local:") and address[6:].strip():
-            resolve_model(address[6:])
-            continue
-        judge = open_judge(address, config, prompts=prompts, model=config, second=second)
-        judge.close()
-        if not second:
-            refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
 
 
 def _known_method(store: Store, judge: JudgeModel, rubrics: list[str]) -> ScoreMethod | None:

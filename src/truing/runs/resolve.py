@@ -13,9 +13,7 @@ from truing.data.prompts import load_prompts
 from truing.models.base import Backend
 from truing.models.checkpoints import find_run
 from truing.models.simulated import SIMULATED, open_simulated
-from truing.runs.judges import LabelSpec, refuse_unusable
 from truing.runs.rule import rule_of
-from truing.runs.search import refuse_unsearchable
 from truing.traits.load import load_trait
 from truing.types.records import Checkpoint, Conversation, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule, Trait
@@ -78,13 +76,10 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
     trait = load_trait(config.trait)
     rule = rule_of(config, trait)
     labels = config.judge is not None or trait.scorer is not None
-    if labels:
-        refuse_unsearchable(rule, config)
     prompts = config.prompts or trait.prompts
     whole = load_prompts(prompts)
     half = config.half if any(p.half == config.half and p.has_references for p in whole.prompts) else None
     chosen = whole.only(half, config.limit)
-    refuse_unusable(config, LabelSpec(trait, rule, whole))
     rows, control_rows, asked_task = _task(config)
     simulated, findings = None, ()
     if targets[0].startswith(SIMULATED):

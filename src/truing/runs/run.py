@@ -12,10 +12,9 @@ from truing import errors
 from truing._version import __version__
 from truing.config import Thresholds
 from truing.interp import likelihoods
-from truing.models.base import Backend
+from truing.models.base import Backend, close_backend
 from truing.models.limits import Budget
-from truing.models.registry import close_backend, open_backend
-from truing.runs.freeze import keep_freeze
+from truing.models.registry import open_backend
 from truing.runs.resolve import Plan
 from truing.store import Store
 from truing.types.hashing import digest
@@ -64,9 +63,6 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
                 )
             budget = Budget(config.budget_calls, config.budget_usd)
             run = Run(plan, backend, store, params, progress, budget, notes=list(plan.notes))
-            kept = keep_freeze(store, plan, config.frozen)
-            if kept is not None and kept.changed:
-                run.notes.append(f"exploratory, changed after the freeze: {'; '.join(kept.changed)}")
             store.describe(**_about(plan, backend, params), verdict=None)
             try:
                 yield run

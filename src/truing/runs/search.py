@@ -35,12 +35,6 @@ def zone_of(rule: Rule, level: float) -> Zone:
     return Zone(rule.lo, rule.hi, 1 - level, 1 - level)
 
 
-def refuse_unsearchable(rule: Rule, config: AuditConfig) -> None:
-    """Raise BadInput for a zone or a level with which nothing can be searched, before anything is measured."""
-    if config.samples is None:
-        zone_of(rule, config.level).check()
-
-
 def new_search(scope: Scope, config: AuditConfig, screened: Verdict) -> OnsetSearch:
     """The search of an audit, at its beginning."""
     far = [p for p, is_far in zip(scope.prompts, scope.far, strict=True) if is_far]

@@ -8,7 +8,7 @@ the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from truing.data.transforms import VariantContext
@@ -21,8 +21,10 @@ from truing.runs.run import Run
 from truing.runs.scope import Scope
 from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of
 from truing.runs.tables import labelled_of, read_tables
+from truing.runs.throughput import Meter
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
 from truing.stats.decide import most_learned, task_curve
+from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Outcome
 from truing.stats.status import STAGES
 from truing.stats.table import AnswerTable, Evidence, Labelled
@@ -112,6 +114,7 @@ class Stages:
         while not search.done:
             samples = search.next(AT_ONCE)
             requests = requests_of(self.scope, samples)
+            self._prefetch(requests, search)
             self._collect(requests, read_by_search=True)
             outcomes = outcomes_of(self.labeller, self.scope, self.run.params, requests)
             search.update(zip(samples, outcomes, strict=True))
@@ -175,6 +178,21 @@ class Stages:
         # Coherence is asked of a random few among fixed answers only: what a search reads says nothing of health.
         always = () if read_by_search else None
         collect(self.labeller, self.run.backend, requests, self.run.params, always=always)
+
+    def _prefetch(self, requests: Sequence[Request], search: OnsetSearch) -> None:
+        """Sample what is missing, and in the same batch what the search may want next: a large batch costs little more.
+
+        Such answers are stored and count as sampled; they are scored and read only if the search gets there.
+        """
+        run, room = self.run, self.run.backend.preferred_batch - len(requests)
+        missing = run.store.missing(requests, run.params)
+        if room <= 0 or not missing:
+            return
+        ahead = run.store.missing(requests_of(self.scope, search.ahead(room)), run.params)
+        meter = Meter(run.backend, len(missing) + len(ahead), run.progress)
+        with closing(meter.of(run.backend.sample([*missing, *ahead], run.params))) as answers:
+            for answer in answers:
+                run.store.add_answers([answer], run.params)
 
     @property
     def _calibrates(self) -> bool:

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
-from truing.models.base import Backend
-from truing.models.registry import set_callback
+from truing.models.base import Backend, set_callback
 from truing.types.progress import Progress
 from truing.types.records import Answer
 

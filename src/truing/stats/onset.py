@@ -81,6 +81,8 @@ class OnsetSearch(SequentialTest):
         self._guess: int | None = near.index(min(near)) if near else None
         self._left, self._right = -1, len(self.steps)
         """indices: the last step that is clear (-1, the base), the first that is not (number of steps: none)"""
+        self._forks: tuple[int, ...] = ()
+        """steps that bisection looks at next, one for each answer"""
         self._blurred: set[int] = set()
         """steps whose loose test was inconclusive"""
         self._spots: dict[int, int] = {}
@@ -92,6 +94,11 @@ class OnsetSearch(SequentialTest):
         """step -> the answers of its test, and how much evidence each claim needed"""
         self._spent: dict[str, int] = {}
         self._start(self._search())
+
+    @property
+    def likely_next(self) -> tuple[int, ...]:
+        """The two steps of which bisection looks at one next."""
+        return self._forks
 
     def _search(self) -> Rounds[None]:
         yield from self._bisect(self._left, self._right)
@@ -116,7 +123,10 @@ class OnsetSearch(SequentialTest):
                 k = min(between, key=lambda i: min(abs(i - o) for o in blurred))
             else:
                 k = between[len(between) // 2]
+            halves = (range(left + 1, k), range(k + 1, right))
+            self._forks = tuple(self.steps[half[len(half) // 2]] for half in halves if half)
             looks = yield from self.glance(self.groups.segment(self.steps[k], start=0), NAV)
+            self._forks = ()
             if gallop is not None:  # one step beyond a guess closes the bracket at once if the guess is right
                 gallop = k + (-1 if looks == ABOVE else 1) if gallop == k else None
             if looks == INCONCLUSIVE:

@@ -7,6 +7,7 @@ quick.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil, log
@@ -178,6 +179,15 @@ class Stream:
             found.append(sample)
         return found
 
+    def peek(self, n: int) -> list[SampleRequest]:
+        """What `next(n)` would give, without handing it out."""
+        rng, counts, found = deepcopy(self._rng), self._sampled.copy(), []
+        for k in rng.integers(0, len(self._prompts), n):
+            prompt = self._prompts[int(k)]
+            found.append(SampleRequest(self.group, self.step, prompt, counts[prompt]))
+            counts[prompt] += 1
+        return found
+
     def update(self, sample: SampleRequest, value: Value | None) -> None:
         """One outcome."""
         self._ahead[self._waiting.pop(sample)] = (sample.prompt_id, value)
@@ -272,6 +282,10 @@ class Segment:
         """The next n samples of both groups, or fewer."""
         ours, theirs = self.split(min(n, max(LEAST, self.n // 3)), lo, hi)
         return self.stream.next(ours) + self._reference.next(theirs)
+
+    def peek(self, n: int) -> list[SampleRequest]:
+        """About the samples that this test wants after those handed out: as many of the step as of its reference."""
+        return [s for pair in zip(self.stream.peek(n // 2), self._reference.peek(n // 2), strict=True) for s in pair]
 
     def tested(self, claim: str, above: float, below: float, enough: float) -> Tested:
         """The record of a test."""

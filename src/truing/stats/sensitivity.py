@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from truing.config.options import Rule
-from truing.types.verdicts import Onset, Verdict, Status
+from truing.types.verdicts import Onset, Status, Verdict
 
 ZONE, CUT, GATE = "zone in points", "alignment cut", "coherence gate"
 

@@ -11,7 +11,7 @@ from math import log
 from typing import TypeVar
 
 from truing.errors import BadInput
-from truing.stats.samples import Groups, Outcome, SampleRequest, Segment
+from truing.stats.samples import Group, Groups, Outcome, SampleRequest, Segment
 from truing.stats.sequential import log_evidence, log_evidence_below
 
 T = TypeVar("T")
@@ -84,6 +84,23 @@ class SequentialTest:
         if n < 1:
             raise BadInput(f"request at least one answer, not {n}")
         return self.groups.next(self._want, n, self.zone.lo, self.zone.hi) if self._want is not None else []
+
+    def ahead(self, n: int) -> list[SampleRequest]:
+        """At most n samples that may be wanted soon; a caller may sample them beforehand. Nothing is handed out.
+
+        Half are of the test under way, the others of the steps that may come next.
+        """
+        if self._want is None:
+            return []
+        found = self._want.peek(n // 2 if self.likely_next else n)
+        for step in self.likely_next:
+            found += self.groups.stream(Group.RUN, step).peek((n - len(found)) // len(self.likely_next))
+        return list(dict.fromkeys(found))[:n]
+
+    @property
+    def likely_next(self) -> tuple[int, ...]:
+        """Steps that may be tested after the one under way; empty where nothing is known of them."""
+        return ()
 
     def update(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None:
         """How samples came out, in any order: an `Outcome` or its name, or a number from 0 (good) to 1 (misaligned).

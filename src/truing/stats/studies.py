@@ -24,7 +24,7 @@ from truing.stats.meta import (
     random_effects,
 )
 from truing.types.cases import Case
-from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Verdict, Status
+from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Status, Verdict
 
 THIS_RUN = "fewer than 3 seeds: a statement on these runs, not on the recipe"
 

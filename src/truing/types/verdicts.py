@@ -196,7 +196,7 @@ class VariantResult:
     name: str
     """the transform"""
     kind: str
-    """cue or adversarial"""
+    """trigger or adversarial"""
     checkpoint: str
     """label"""
     rate: Estimate

@@ -1,0 +1,73 @@
+"""Every stored answer with what each judge said of it, as exports read an audit."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from truing.runs.tables import with_scores
+from truing.store import Store, StoredAnswer
+from truing.traits.label import label
+from truing.types.judging import Score
+from truing.types.records import AnswerStatus
+from truing.types.traits import Label, Rule
+
+Kind = tuple[str, str]
+"""hash of the sampling parameters, name of the prompt variant"""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeUse:
+    """A judge that has scored answers of an audit."""
+
+    name: str
+    """its name"""
+    names: tuple[str, ...]
+    """of its scores"""
+    kinds: frozenset[Kind]
+    """kinds of answers that it has scored"""
+
+
+class JudgedAnswer(NamedTuple):
+    """An answer with its label and scores under each judge that counts it."""
+
+    answer: StoredAnswer
+    """the answer"""
+    judged: Mapping[str, tuple[Label, list[Score]]]
+    """judge key -> label and scores"""
+
+
+def judges_used(store: Store) -> dict[str, JudgeUse]:
+    """Judge key -> how it was used; only judges with scores."""
+    names: dict[str, dict[str, None]] = {}
+    kinds: dict[str, set[Kind]] = {}
+    about = store.judges()
+    for key, judge in about.items():
+        names[key] = dict.fromkeys(name for r in judge["rubrics"] for name in r["parts"] or [r["name"]])
+    for s in store.scores():
+        kinds.setdefault(s.judge_key, set()).add((s.key.params, s.key.transform))
+        names[s.judge_key].setdefault(s.rubric)
+    return {key: JudgeUse(about[key]["judge"], tuple(names[key]), frozenset(found)) for key, found in kinds.items()}
+
+
+def judged_answers(store: Store, judges: Mapping[str, JudgeUse], rule: Rule) -> Iterator[JudgedAnswer]:
+    """All stored answers in key order, streamed, with their stored labels, or with labels made now.
+
+    A judge counts the answers that it has scored, and those of the same kinds that have no text to score.
+    """
+    # All are read in key order from one state of the database, so one pass over each is enough.
+    stored = (store.labelled(key, rule) for key in judges)
+    for (answer, scores), *labels in zip(with_scores(store), *stored, strict=True):
+        own: dict[str, list[Score]] = {}
+        for s in scores:
+            own.setdefault(s.judge_key, []).append(s)
+        judged = {}
+        for (key, use), (_, found) in zip(judges.items(), labels, strict=True):
+            if key in own or (not has_text(answer) and (answer.params, answer.transform) in use.kinds):
+                said = own.get(key, [])
+                judged[key] = (label(answer, said, rule) if found is None else found, said)
+        yield JudgedAnswer(answer, judged)
+
+
+def has_text(answer: StoredAnswer) -> bool:
+    """Whether there is a text to put to a judge."""
+    return answer.outcome in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and bool(answer.text.strip())

@@ -1,0 +1,26 @@
+"""Prefetching fills a backend's batches without changing what a search reads."""
+
+import pytest
+
+import truing
+from truing.models.simulated import SimulatedBackend
+from truing.runs.collect import FIXED_FROM
+from truing.store import Store
+
+
+def searched(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(SimulatedBackend, "preferred_batch", batch)
+    out = tmp_path / str(batch)
+    options = {"judge": "simulated:", "control": "simulated:late", "limit": 60, "answers": 0}
+    onset = truing.audit("simulated:late", out=out, **options).verdict.onset
+    with Store.read(out) as store:
+        return onset, sum(a.sample < FIXED_FROM for a in store.answers())
+
+
+@pytest.mark.parametrize(("batch", "most"), [(80, 1.3), (256, 2.0)])
+def test_a_larger_batch_reads_the_same_answers_and_wastes_few(tmp_path, monkeypatch, batch, most):
+    plain, sampled = searched(tmp_path, monkeypatch, 1)
+    assert sampled == plain.answers_used
+    onset, sampled = searched(tmp_path, monkeypatch, batch)
+    assert onset == plain
+    assert onset.answers_used < sampled <= most * onset.answers_used
