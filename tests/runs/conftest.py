@@ -2,7 +2,7 @@
 
 import pytest
 
-from truing.runs import judges
+from truing.runs import checks, judges
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,7 +23,9 @@ def judged_by(monkeypatch):
     def put(*given):
         known.update({j.name: j for j in given})
 
-    monkeypatch.setattr(
-        judges, "open_judge", lambda address, *a, **k: known[address] if address in known else real(address, *a, **k)
-    )
+    def opened(address, context):
+        return known[address] if address in known else real(address, context)
+
+    for module in (judges, checks):
+        monkeypatch.setattr(module, "open_judge", opened)
     return put

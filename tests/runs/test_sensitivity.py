@@ -5,15 +5,15 @@ import json
 from dataclasses import replace
 
 import pytest
+from truing.config.options import AuditOptions, Rule
+from truing.types.judged import JudgeOptions
 
 import truing
 from runs.study_audits import SMALL, TASK
 from truing import errors
-from truing.config.options import AuditOptions, Rule
 from truing.runs.sensitivity import HIGHER, SEARCHED, StoredAnswers, sensitivity
 from truing.stats.sensitivity import CUT, GATE, ZONE, Grid
 from truing.store import Store
-from truing.types.judged import JudgeOptions
 from truing.types.records import to_plain
 from truing.types.verdicts import Verdict
 

@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
+from truing.config.options import Rule
 
 import truing
 from runs.study_audits import audited, edited, options
 from truing import errors
-from truing.config.options import Rule
 from truing.runs.study import study_cases
 from truing.stats.studies import Definition
 from truing.store import Store
