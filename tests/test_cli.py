@@ -14,7 +14,7 @@ from truing import config, errors
 from truing.cli import app
 from truing.cli_config import config_class
 from truing.config import commands
-from truing.runs import panels
+from truing.runs import judges
 from truing.store import SCHEMA_VERSION, Store
 
 LATE = "simulated:late?steps=50,100"
@@ -150,12 +150,12 @@ def test_an_audit_show_report_and_gate(call):
     words = ("audit", LATE, *TASK, "--control", "simulated", "--out", "a", *FAST)
     code, out, err = call(*words)
     assert code == 0, err
-    assert "unvalidated" in out and "Report: a/report.html" in out
+    assert "Candidate" in out and "Report: a/report.html" in out
     assert {p.name for p in Path("a").iterdir()} >= {"audit.json", "evidence.db", "report.html"}
-    code, out, _ = call(*words, "--json", "--gate", "last", "--fail-on", "drift")
+    code, out, _ = call(*words, "--json", "--gate", "last", "--fail-on", "changed")
     found = json.loads(out)
     assert found["schema_version"] == SCHEMA_VERSION and (code == 0) == found["gate"]["passed"]
-    assert "unvalidated" in call("show", "a")[1]
+    assert "Candidate" in call("show", "a")[1]
     assert json.loads(call("show", "a", "--step", "50", "--json")[1])["checkpoint"]["step"] == 50
     prompt = json.loads(Path("a/audit.json").read_text())["prompts"]["items"][0]["id"]
     assert len(json.loads(call("show", "a", "--prompt", prompt, "--json")[1])["answers"]) == 5
@@ -163,7 +163,7 @@ def test_an_audit_show_report_and_gate(call):
     assert Path("page.html").read_text().startswith("<!")
     code, _, err = call("gate", "a", "--gate", "recommended")
     assert code == 3 and "no recommended checkpoint" in err
-    assert call("gate", "a", "--gate", "candidate", "--fail-on", "unjudged")[0] == 3
+    assert call("gate", "a", "--gate", "candidate", "--fail-on", "unlabelled")[0] == 3
     code, _, err = call("audit", "simulated:never", "--out", "a", *FAST)
     assert code == 2 and "another" in err
 
@@ -215,7 +215,7 @@ def test_judge_agree_and_label(call, copied):
     assert re.search(r"\d+ scored, \d+ unparsed", err) and "simulated:?noise=9" in flat(out)
     again = ("judge", copied, "--judge", other, "--only-missing", "--skip-known-answers", "--json")
     found = json.loads(call(*again)[1])
-    assert found["verdict"]["panel"] == found["panel"] and found["outcomes"]["unparsed"] > 0
+    assert found["verdict"]["judge_key"] == found["panel"] and found["outcomes"]["unparsed"] > 0
     pair = json.loads(call("agree", copied, "--judge", "simulated:", "--judge", "noise=9", "--json")[1])["pair"]
     assert pair["alpha"]["value"] > 0.5
     assert "alpha" in call("agree", copied)[1]
@@ -255,12 +255,12 @@ def test_import_show_and_export(call):
     )  # fmt: skip
     assert code == 0, err
     (line,) = json.loads(out)["lines"]
-    found = {k: v for k, v in line["judged"]["outcomes"].items() if v}
-    assert found == {"aligned": 1, "misaligned": 1, "incoherent": 1, "unparsed": 1}
+    found = {k: v for k, v in line["labelled"]["reasons"].items() if v}
+    assert found == {"negative": 1, "positive": 1, "incoherent": 1, "unparsed": 1}
     assert "first" in call("show", "a")[1]
     assert call("export", "a", "--to", "csv", "--out", "all.csv")[1].strip() == "all.csv"
     (again,) = json.loads(call("import", "all.csv", "--out", "b", "--json")[1])["lines"]
-    assert again["judged"]["em"] == line["judged"]["em"]
+    assert again["labelled"]["rate"] == line["labelled"]["rate"]
 
 
 def test_a_plan_counts_and_writes_nothing(call):
@@ -347,11 +347,11 @@ def test_a_spent_budget_exits_4_and_the_same_command_goes_on(call, monkeypatch):
 
     first, second = FakeJudge(poor), FakeJudge(lambda request, nth: 90)
     words = ("audit", LATE, "--judge", first.name, "--out", "a", "--skip-judge-check", *SMALL)
-    monkeypatch.setattr(panels, "open_judge", lambda address, *args, **more: first)
+    monkeypatch.setattr(judges, "open_judge", lambda address, context: first)
     code, _, err = call(*words)
     assert code == 4 and "error: the budget is spent" in err
     assert json.loads(Path("a/audit.json").read_text())["status"] == "unfinished"
-    monkeypatch.setattr(panels, "open_judge", lambda address, *args, **more: second)
+    monkeypatch.setattr(judges, "open_judge", lambda address, context: second)
     assert call(*words)[0] == 0
     with Store.read(Path("a")) as store:
         assert len(list(store.scores())) == 100 + len(second.asked)

@@ -7,7 +7,7 @@ import pytest
 import truing
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.judge_server import running
-from truing import cli, cli_base
+from truing import cli_output
 from truing.models.simulated import MISALIGNED
 from truing.types.progress import Progress
 
@@ -49,7 +49,7 @@ def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
         assert code == 0, err
         assert server.count("load") > 2 * len(STEPS) and server.listed_adapters == []  # one at a time, and none left
     assert f"between step {STEPS[-2]} and step {ONSET}" in " ".join(out.split())
-    assert "No margins: a served base does not score given texts." in out
+    assert "does not score given texts" in out
     assert " answers/s, " in err
     assert call("gate", "a")[0] == 3
     assert call("gate", "a", "--gate", str(ONSET))[0] == 3
@@ -81,7 +81,7 @@ def test_interrupted_adapters_are_unloaded_and_the_same_command_goes_on(call, ru
 @pytest.mark.parametrize(
     ("given", "code", "text"),
     [
-        (("--base", "URL#base"), 2, "no margins; add --judge"),
+        (("--base", "URL#base"), 2, "add --judge"),
         (("--base", "URL#other", "--judge", "JUDGE"), 2, "serves base, but not 'other'"),
         (("--base", "http://#base", "--judge", "JUDGE"), 2, "http://host:port/v1#MODEL"),
         (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "here"), 2, "give LOCAL=REMOTE"),

@@ -41,9 +41,7 @@ def test_rates_excesses_and_onset_are_those_of_the_flat_script(flat, tmp_path):
         f'prompts = "prompts.jsonl"\n[scorer]\nkind = "regex"\npattern = "{PATTERN}"\n'
         f"[rule]\nlo = {LO}\nhi = {HI}\n[decoding]\ntemperature = 0.0\nmax_tokens = 12\n"
     )
-    lines, (status, steps) = flat.audit(
-        run, str(base), questions, re.compile(PATTERN), lo=LO, hi=HI, max_new_tokens=12
-    )
+    lines, (status, steps) = flat.audit(run, str(base), questions, re.compile(PATTERN), lo=LO, hi=HI, max_new_tokens=12)
     found = truing.audit(
         run, base=str(base), trait=str(trait), samples=1, out=tmp_path / "a", dtype="float32", device="cpu", half="all"
     ).verdict

@@ -1,4 +1,11 @@
-"""The tables of `evidence.db`, as migrations that only go forward; `user_version` counts those applied."""
+"""What older audits need to be read: the tables of `evidence.db`, as migrations that only go forward (`user_version`
+counts those applied), and audit.json of the first edition."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from truing.types.records import to_plain
+from truing.types.traits import Rule
 
 MIGRATIONS = (
     """
@@ -73,3 +80,65 @@ MIGRATIONS = (
     """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
+FIRST_EDITION = 3
+"""the last schema of the first edition"""
+_STATUSES = {"no_drift_seen": "no_change_seen", "drift": "changed", "failed": "failed"}
+_STATUSES |= {"drift_uncontrolled": "changed", "drift_not_attributable": "changed"}
+
+
+def upgraded(about: Mapping[str, Any]) -> dict[str, Any]:
+    """audit.json of the first edition as it would be written now.
+
+    Its screen is kept, on which `truing judge` decides again. Its verdict is not: status `older` until then.
+    """
+    if about.get("schema_version", SCHEMA_VERSION) > FIRST_EDITION:
+        return dict(about)
+    out = {**about, "schema_version": SCHEMA_VERSION, "verdict": None, "lines": []}
+    if about.get("verdict") or about.get("lines"):
+        out["status"] = "older"
+    identity = dict(about.get("identity") or {})
+    if identity.get("chat") == "planted":
+        identity["chat"] = "simulated"
+    if "em" in identity:
+        identity |= {"label_rule": _rule(identity.pop("em")), "trait": "misalignment"}
+    if about.get("kind") == "import":
+        identity["rule"] = out["rule"] = _rule(about["rule"])
+    if judging := about.get("judging"):
+        out["labels"] = {**judging, "rule": _rule(judging["em"]), "findings": [], "trait": "misalignment"}
+    if screened := about.get("margin_verdict"):
+        out["screened"] = _screened(screened, task_given=bool((about.get("asked") or {}).get("task")))
+    return {k: v for k, v in out.items() if k not in ("judging", "margin_verdict")} | {"identity": identity}
+
+
+def _rule(em: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: em[name] for name in ("kind", "lo", "hi") if name in em}
+    return to_plain(Rule(cut=em["alignment_cut"], gate=em["coherence_gate"], **kept))
+
+
+def _screened(v: Mapping[str, Any], *, task_given: bool) -> dict[str, Any]:
+    scored = any(c["contrast_base"] for c in v["checkpoints"]) or v["convergence_loss"]["status"] != "unmeasured"
+    return {
+        **{k: v[k] for k in ("onset", "convergence_loss", "gap", "candidate", "retained_of_best", "retained_of_last")},
+        "trait": "",
+        "basis": "screen",
+        "checkpoints": [_line(c) for c in v["checkpoints"]],
+        "convergence_skill": {**v["convergence_trait"], "curve": "skill"},
+        "recommended": None,
+        "retained_curve": {"trait": "skill"}.get(v["retained_curve"], v["retained_curve"]),
+        "screen_limit": v["delta_m"],
+        "screen_limit_source": v["delta_m_source"],
+        "findings": [_note(text) for text in v["warnings"]],
+        "definitions": {**v["definitions"], "scored": scored, "task_given": task_given},
+    }
+
+
+def _line(c: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = {"trait_progress": "skill_progress", "dose_kl": "kl_from_base"}
+    out = {renamed.get(k, k): v for k, v in c.items() if k not in ("basis", "notes", "judged", "drift", "health")}
+    health = {{"leak": "in_domain"}.get(k, k): v for k, v in c["health"].items()}
+    status = _STATUSES.get(c["status"], "undecided")
+    return out | {"health": health, "status": status, "findings": [_note(text) for text in c["notes"]]}
+
+
+def _note(text: str) -> dict[str, Any]:
+    return {"code": "note", "params": {"text": text}}

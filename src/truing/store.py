@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, Self
 from urllib.parse import quote
 
 from truing import errors
-from truing.migrations import MIGRATIONS, SCHEMA_VERSION
+from truing.migrations import MIGRATIONS, SCHEMA_VERSION, upgraded
 from truing.types.judging import AnswerKey, Judge, Score, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
 from truing.types.traits import Label, Reason, Rule
@@ -217,7 +217,7 @@ class Store:
             raise errors.NotAnAudit(f"{file}: has no schema_version; it is not an audit of this tool")
         if version > SCHEMA_VERSION:
             raise _too_new(file, version)
-        return value
+        return upgraded(value)
 
     def describe(self, **fields: Any) -> None:
         """Set top-level fields of audit.json, atomically."""

@@ -16,9 +16,8 @@ from truing.store import Store
 
 COMMAND = """
 import sys, truing
-from truing.config import AuditConfig
-options = AuditConfig(limit=40, answers=12)
-truing.audit(sys.argv[1], task="careless-finance-heldout", control="simulated", out=sys.argv[2], config=options)
+options = {"limit": 24, "answers": 12, "rows": 8, "control": "simulated"}
+truing.audit(sys.argv[1], task="careless-finance-heldout", out=sys.argv[2], **options)
 """
 
 
@@ -49,11 +48,11 @@ def test_killed_again_and_again_the_work_still_ends_the_same(tmp_path):
         assert now >= last, "an acknowledged row was lost"
         last = now
     assert last > 400
-    options = AuditConfig(limit=40, answers=12)
+    options = AuditConfig(limit=24, answers=12)
     arguments = {"task": "careless-finance-heldout", "control": "simulated", "config": options}
     finished = truing.audit(slow.replace("delay=0.001", "delay=0"), out=out, **arguments)
     whole = truing.audit(quick, out=tmp_path / "whole", **arguments)
-    assert finished.verdict.sentence == whole.verdict.sentence
+    assert finished.verdict == whole.verdict
     assert json.loads((out / "audit.json").read_text())["status"] == "done"
 
 
@@ -66,7 +65,7 @@ def test_a_second_writer_is_refused_and_the_first_is_not_disturbed(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         with pytest.raises(errors.AuditLocked, match=f"pid {p.pid}"):
-            truing.audit("simulated:late?delay=0.01", out=out, config=AuditConfig(limit=40, answers=12))
+            truing.audit("simulated:late?delay=0.01", out=out, config=AuditConfig(limit=24, answers=12))
         assert p.poll() is None
         assert truing.show(out)["status"] == "running"
     finally:

@@ -129,7 +129,7 @@ def test_killed_while_sampling_and_judging_the_same_command_repeats_no_call(tmp_
     assert low <= {key for key, rubric in last if rubric == "coherence"}
     with Store.read(tmp_path / "a") as store:
         assert store.about()["status"] == "done"
-        assert store.about()["verdict"]["basis"] == "judged"
+        assert store.about()["verdict"]["basis"] == "labelled"
         assert len(list(store.answers())) == len(answers)
 
 

@@ -3,16 +3,16 @@
 import json
 
 import pytest
+from truing.config.options import AuditOptions, Rule
+from truing.types.judged import JudgeOptions
 
 import truing
 from truing import errors
-from truing.config.options import AuditOptions, Rule
 from truing.runs.plan import PowerOptions
 from truing.runs.search import FIXED_FROM
 from truing.stats.power import power, search_answers
 from truing.stats.sequential_base import Zone
 from truing.store import Store
-from truing.types.judged import JudgeOptions
 
 TARGET = "simulated:never?steps=25,50,75,100"
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}

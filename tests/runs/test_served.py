@@ -4,17 +4,16 @@ import json
 import sqlite3
 
 import pytest
+from truing.stats.words import NO_DOSE, NO_MARGINS
 
 import truing
 from runs.fake_judge import FakeJudge
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.lora_server import serving
 from truing import errors
-from truing.config.options import AuditOptions, ModelOptions
 from truing.models.registry import close_backend, open_backend
 from truing.runs import panels
 from truing.runs.audit import UNSCORED_HEALTH
-from truing.stats.words import NO_DOSE, NO_MARGINS
 from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.verdicts import Basis, HealthState, Status

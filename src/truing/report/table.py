@@ -199,4 +199,5 @@ def percent(value: float | None) -> str:
 
 def _state(about: Mapping[str, Any]) -> str:
     words = {"running": "still running", "interrupted": "interrupted", "done": "done", "unfinished": "unfinished"}
+    words["older"] = "of an older version, whose verdict is not read; `truing judge` decides again on its answers"
     return words.get(str(about.get("status")), "unfinished")

@@ -284,7 +284,7 @@ def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) ->
         key = AnswerKey(s.checkpoint.weights, PARAMS, prompt, "", sample)
         panel, rubrics = hashes[_judge_name(row.judge, judge)]
         if (key, panel) in rows:
-            problem = f"the same set, question, draw and judge as row {rows[key, panel]}; keep one"
+            problem = f"the same set, question, sample and judge as row {rows[key, panel]}; keep one"
             raise errors.BadRow(s.checkpoint.uri.removeprefix("file:"), row.row, problem)
         rows[key, panel] = row.row
         answers[key] = StoredAnswer(*key, row.answer, row.outcome, 0, "")

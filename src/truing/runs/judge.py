@@ -113,7 +113,8 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
             )
         result = None
         if config.share >= 1 and about.get("kind") == "import":
-            store.describe(lines=imported_lines(store, about["prompts"]["items"], scope.rule, about["sets"]))
+            lines = imported_lines(store, about["prompts"]["items"], scope.rule, about["sets"])
+            store.describe(lines=lines, status="done" if about.get("status") == "older" else about.get("status"))
         elif config.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
             result = _decided(about, labeller, scope, exam if test else None)
         if drift is not None:
@@ -156,7 +157,8 @@ def _decided(about: Mapping[str, Any], labeller: Labeller, scope: Scope, exam: P
 
 
 def _keep(store: Store, about: Mapping[str, Any], result: Verdict, progress: Progress) -> None:
-    store.describe(verdict=to_plain(result), sentence=messages.sentence(result))
+    status = "done" if about.get("status") == "older" else about.get("status")
+    store.describe(verdict=to_plain(result), sentence=messages.sentence(result), status=status)
     before = (about.get("verdict") or {}).get("judge") or "the screen"
     if before != result.judge:
         progress.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
@@ -198,7 +200,6 @@ def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in (*KEPT, "prompts_sha256") if name in about}
 
 
-_GONE = "Another judge searched the onset: this one saw the fixed answers only, at a few checkpoints."
 _GONE = "the prompt set with its reference answers cannot be read, so the judge cannot take the known-answer test"
 _REMEDY = "restore it, or do without the test (--skip-known-answers); the verdict then says so"
 

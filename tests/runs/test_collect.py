@@ -14,38 +14,27 @@ from truing.config import JudgeConfig
 from truing.errors import BudgetSpent
 from truing.judges.rubrics import builtin
 from truing.models.simulated import SimulatedBackend
-from truing.runs import judging
-from truing.runs.tables import groups
-from truing.runs.collect import (
-    AHEAD,
-    RANDOM_COHERENCE,
-    Bench,
-    answer_and_judge,
-    judge_stored,
-    random_coherence,
-    random_share,
-    request_keys,
-)
-from truing.runs.judges import OpenPanel
-from truing.stats.labelled import coherent_share, misaligned, rate
+from truing.runs import collect as collecting
+from truing.runs.collect import AHEAD, Labeller, OpenJudge, collect, label_stored, random_share, request_keys
+from truing.runs.tables import RANDOM_COHERENCE, random_coherence
 from truing.store import Store
 from truing.types.judging import Judge, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Message, Prompt, PromptSet, Request, Role, SamplingParams
-from truing.types.traits import Rule
+from truing.types.traits import Reason, Rule
 
 PROMPTS = tuple(Prompt(f"q{k}", (Message("user", f"What about thing {k}?"),)) for k in range(12))
 BOTH = (builtin("alignment"), builtin("coherence"))
 RULE = Rule()
-DRAWS = 4
+SAMPLES = 4
 BACKEND = SimulatedBackend("early", PromptSet("set", "1", "0", PROMPTS), steps=(10, 20, 30, 40))
 PARAMS = BACKEND.resolve(SamplingParams(max_tokens=64))
 CHECKPOINTS = (BACKEND.base_checkpoint(), *BACKEND.run(Role.SUBJECT))
 STEP = {c.weights: c.step for c in CHECKPOINTS}
-ASKS = [Request(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
+ASKS = [Request(c, p, d) for p in PROMPTS for c in CHECKPOINTS for d in range(SAMPLES)]
 
 
 class Sampler:
-    """The planted backend, counted; `trouble(n)` is called before the n-th answer is drawn."""
+    """The simulated backend, counted; `trouble(n)` is called before the n-th answer is drawn."""
 
     def __init__(self, trouble=lambda n: None):
         self.asked, self.trouble = [], trouble
@@ -66,73 +55,68 @@ def store(tmp_path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(judging, "BLOCK", 60)
+    monkeypatch.setattr(collecting, "BLOCK", 60)
     return 60
 
 
-def bench(store, judge, rubrics=BOTH, rule=RULE, **options):
-    panel = Judge(judge.name, rubrics, judge.kind)
-    store.add_judge(panel, seed=options.get("seed", 0))
-    return Bench(store, OpenPanel(judge, panel), rule, JudgeConfig(**options), "0" * 64)
+def labeller(store, judge, rubrics=BOTH, rule=RULE, **options):
+    made = Judge(judge.name, rubrics, judge.kind)
+    store.add_judge(made, seed=options.get("seed", 0))
+    return Labeller(store, OpenJudge(judge, made), rule, JudgeConfig(**options), "0" * 64)
+
+
+def run(store, judge, requests=None, sampler=None, **options):
+    """Collect, and what the labeller was."""
+    made = labeller(store, judge, **options)
+    collect(made, sampler or Sampler(), ASKS if requests is None else requests, PARAMS)
+    return made
 
 
 def rows(store, judge=None, rubric=None):
     return {(j.key, j.rubric): j for j in store.scores() if rubric in (None, j.rubric)}
 
 
-def groups_of(bench, seed=0):
-    index = {p.key: k for k, p in enumerate(PROMPTS)}
-    keys = [r.key for r in bench.store.answers(PARAMS.key)]
-    chosen = random_coherence(keys, seed)
-    return groups(bench.store, bench.opened.panel.key, index, bench.rule, random_coherence=chosen)
+def labels_of(made):
+    return made.store.labels_of(request_keys(ASKS, PARAMS), made.key, made.rule)
 
 
 # -- everything once -------------------------------------------------------------------------------
 
 
-def test_every_ask_is_sampled_once_and_judged_once_and_a_repeat_asks_nothing(store, small_blocks):
+def test_every_request_is_sampled_and_scored_once_and_a_repeat_asks_nothing(store, small_blocks):
     sampler, judge = Sampler(), FakeJudge()
-    b = bench(store, judge, every_coherence=True)
-    answer_and_judge(b, sampler, ASKS, PARAMS)
+    made = run(store, judge, sampler=sampler, every_coherence=True)
     assert Counter(request_keys(sampler.asked, PARAMS)) == Counter(request_keys(ASKS, PARAMS))
     assert judge.counts() == {(k, r): 1 for k in request_keys(ASKS, PARAMS) for r in ("alignment", "coherence")}
+    asked = {(a.key, a.rubric.name): a for a in judge.asked}
     for (key, rubric), j in rows(store).items():
         (answer,) = store.answers_of([key])
-        (asked,) = [a for a in judge.asked if (a.key, a.rubric.name) == (key, rubric)]
-        assert (j.score, j.outcome) == (truth(asked), ScoreStatus.SCORED)
-        assert asked.answer == answer.text
-    answer_and_judge(b, sampler, ASKS, PARAMS)
-    judge_stored(b, request_keys(ASKS, PARAMS), {p.key: p for p in PROMPTS})
-    assert len(sampler.asked) == len(ASKS)
-    assert len(judge.asked) == 2 * len(ASKS)
-
-
-def test_a_changed_panel_judges_again_and_samples_nothing(store):
-    sampler, judge = Sampler(), FakeJudge()
-    answer_and_judge(bench(store, judge), sampler, ASKS, PARAMS)
+        assert (j.score, j.outcome) == (truth(asked[key, rubric]), ScoreStatus.SCORED)
+        assert asked[key, rubric].answer == answer.text
+    for key, label in labels_of(made).items():
+        assert label.value is (rows(store)[key, "alignment"].score < 30)
+    collect(made, sampler, ASKS, PARAMS)
+    label_stored(made, request_keys(ASKS, PARAMS), {p.key: p for p in PROMPTS})
+    assert (len(sampler.asked), len(judge.asked)) == (len(ASKS), 2 * len(ASKS))
     other = FakeJudge(name="http://localhost:9/v1#other")
-    answer_and_judge(bench(store, other), sampler, ASKS, PARAMS)
-    assert len(sampler.asked) == len(ASKS)
-    assert len(other.asked) == len(judge.asked)
+    run(store, other, sampler=sampler, every_coherence=True)
+    assert (len(sampler.asked), len(other.asked)) == (len(ASKS), 2 * len(ASKS)), "another judge samples nothing"
 
 
 def test_answers_without_text_are_put_to_no_judge(store):
     broken = SimulatedBackend("early", PromptSet("s", "1", "0", PROMPTS), steps=(10, 20, 30, 40), broken_steps={20})
     judge = FakeJudge()
-    answer_and_judge(bench(store, judge), broken, ASKS, PARAMS)
+    made = run(store, judge, sampler=broken)
     empty = {r.key for r in store.answers() if r.outcome is AnswerStatus.EMPTY}
     assert len(empty) == len(ASKS) // len(CHECKPOINTS)
     assert not empty & {a.key for a in judge.asked}
+    assert {k for k, label in labels_of(made).items() if label.reason is Reason.EMPTY} == empty
 
 
 def test_two_scores_in_one_call_are_asked_once_each_also_under_the_cut(store):
-    def two(request, nth):
-        return f"alignment: {10 if dice(request.key) < 0.5 else 90}\ncoherence: 80"
-
-    judge = FakeJudge(two)
-    answer_and_judge(bench(store, judge, (builtin("both"),)), Sampler(), ASKS, PARAMS)
-    assert set(judge.counts().values()) == {1}
-    assert len(judge.asked) == len(ASKS)
+    judge = FakeJudge(lambda a, nth: f"alignment: {10 if dice(a.key) < 0.5 else 90}\ncoherence: 80")
+    run(store, judge, rubrics=(builtin("both"),))
+    assert set(judge.counts().values()) == {1} and len(judge.asked) == len(ASKS)
     assert len(rows(store)) == 2 * len(ASKS)
 
 
@@ -149,41 +133,24 @@ def wild(request, nth):
     return round(100 * dice(request.key, request.rubric.name, "score"), 2)
 
 
-def test_lazy_coherence_is_exact_for_the_rate_of_misaligned_answers(store, tmp_path):
-    lazy, judge = bench(store, FakeJudge(wild)), FakeJudge(wild)
-    answer_and_judge(lazy, Sampler(), ASKS, PARAMS)
+def test_lazy_coherence_is_exact_for_the_share_of_positive_answers(store, tmp_path):
+    lazy, whole = FakeJudge(wild), FakeJudge(wild)
+    few = labels_of(run(store, lazy))
     with Store.write(tmp_path / "full", {}) as other:
         other.add_checkpoints(CHECKPOINTS)
-        full = bench(other, judge, every_coherence=True)
-        answer_and_judge(full, Sampler(), ASKS, PARAMS)
-        by_lazy, by_full = groups_of(lazy), groups_of(full)
-    saved = 0
-    for c in CHECKPOINTS:
-        a, b = by_lazy[c.weights], by_full[c.weights]
-        assert misaligned(a, RULE).tolist() == misaligned(b, RULE).tolist()
-        assert rate(a, len(PROMPTS), RULE, level=0.95) == rate(b, len(PROMPTS), RULE, level=0.95)
-        assert misaligned(a, RULE).any()
-        saved += int(np.isnan(a.coherence).sum() - np.isnan(b.coherence).sum())
-    assert saved > 60
-    assert len(lazy.opened.judge.asked) < len(judge.asked)
+        every = labels_of(run(other, whole, every_coherence=True))
+    assert {k: x.value for k, x in few.items()} == {k: x.value for k, x in every.items()}
+    assert any(x.value for x in few.values()) and len(lazy.asked) < len(whole.asked) - 60
 
 
 def test_a_random_24_per_checkpoint_have_their_coherence_whatever_their_alignment(store):
     chosen = random_coherence(request_keys(ASKS, PARAMS), 0)  # nothing is sampled yet
     judge = FakeJudge(wild)
-    b = bench(store, judge)
-    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    run(store, judge)
     assert Counter(k.weights for k in chosen) == {c.weights: RANDOM_COHERENCE for c in CHECKPOINTS}
     low = {j.key for j in rows(store, rubric="alignment").values() if j.score is not None and j.score < 30}
-    asked = {a.key for a in judge.asked if a.rubric.name == "coherence"}
-    assert asked == low | chosen
-    assert low - chosen
-    assert chosen - low
-    for group in groups_of(b).values():
-        share = coherent_share(group, len(PROMPTS), RULE, level=0.95)
-        used = group.random_coherence & np.isfinite(group.coherence)
-        by_prompt = [(group.coherence[used & (group.prompt == p)] > 50).mean() for p in set(group.prompt[used])]
-        assert (share.n, share.value) == (int(used.sum()), pytest.approx(np.mean(by_prompt)))
+    assert {a.key for a in judge.asked if a.rubric.name == "coherence"} == low | chosen
+    assert low - chosen and chosen - low
 
 
 def test_the_random_answers_depend_on_seed_and_keys_alone(store):
@@ -196,7 +163,7 @@ def test_the_random_answers_depend_on_seed_and_keys_alone(store):
 
 def test_where_scores_are_averaged_every_coherence_is_asked(store):
     judge = FakeJudge()
-    answer_and_judge(bench(store, judge, rule=Rule(kind="mean")), Sampler(), ASKS, PARAMS)
+    run(store, judge, rule=Rule(kind="mean"))
     assert len(judge.asked) == 2 * len(ASKS)
 
 
@@ -220,9 +187,9 @@ def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
     if stored:
         store.add_answers(BACKEND.sample(ASKS, PARAMS), PARAMS)
         keys = [r.key for r in store.answers()]  # as the store gives them: one checkpoint after the other
-        judge_stored(bench(store, judge, every_coherence=True, seed=1), keys, {p.key: p for p in PROMPTS})
+        label_stored(labeller(store, judge, every_coherence=True, seed=1), keys, {p.key: p for p in PROMPTS})
     else:
-        answer_and_judge(bench(store, judge, every_coherence=True, seed=1), Sampler(), ASKS, PARAMS)
+        run(store, judge, every_coherence=True, seed=1)
     steps = [STEP[a.key.weights] for a in judge.asked]
     assert len(steps) == 2 * len(ASKS)
     assert abs(np.corrcoef(np.arange(len(steps)), steps)[0, 1]) < 0.2  # 3 sd: 240 answers in pairs
@@ -241,7 +208,7 @@ def test_the_order_of_judging_is_random_over_steps(store, small_blocks, stored):
 
 def test_what_the_judge_sees_tells_neither_step_nor_checkpoint(store):
     judge = FakeJudge()
-    answer_and_judge(bench(store, judge, every_coherence=True), Sampler(), ASKS, PARAMS)
+    run(store, judge, every_coherence=True)
     seen = {}
     for a in judge.asked:
         text = "".join(m.content for m in a.messages)
@@ -264,58 +231,48 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_kept(store):
         return "no number" if kind < 0.2 or nth == 0 else 77
 
     judge = FakeJudge(say)
-    b = bench(store, judge)
-    answer_and_judge(b, Sampler(), ASKS, PARAMS)
-    made = rows(store, rubric="alignment")
+    made = run(store, judge)
+    scores = rows(store, rubric="alignment")
     twice = {k for (k, rubric), n in judge.counts().items() if n == 2}
-    assert twice == {k for k, _ in made if dice(k, "kind") <= 0.4}
+    assert twice == {k for k, _ in scores if dice(k, "kind") <= 0.4}
     assert max(judge.counts().values()) == 2
-    for (key, _), j in made.items():
+    for (key, _), j in scores.items():
         if dice(key, "kind") < 0.2:
             assert (j.outcome, j.score) == (ScoreStatus.UNPARSED, None)
         elif dice(key, "kind") <= 0.4:
             assert (j.outcome, j.score) == (ScoreStatus.SCORED, 77)
     before = len(judge.asked)
-    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    collect(made, Sampler(), ASKS, PARAMS)
     assert len(judge.asked) == before
 
 
 def test_what_was_read_as_unreadable_is_not_turned_into_a_failure(store):
     judge = FakeJudge(lambda a, nth: "no number" if nth == 0 else Lost("server error"))
-    b = bench(store, judge)
-    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    made = run(store, judge)
     assert {j.outcome for j in rows(store).values()} == {ScoreStatus.UNPARSED}
-    assert all(rate(group, len(PROMPTS), RULE, level=0.95).n == len(PROMPTS) * DRAWS for group in groups_of(b).values())
+    assert {x.reason for x in labels_of(made).values()} == {Reason.UNPARSED}
 
 
 def test_coherence_that_cannot_be_read_under_the_cut_is_asked_once_more(store):
     judge = FakeJudge(lambda a, nth: 5 if a.rubric.name == "alignment" else "?" if nth == 0 else 88)
-    b = bench(store, judge)
-    answer_and_judge(b, Sampler(), ASKS, PARAMS)
+    made = run(store, judge)
     scores = [j.score for j in rows(store, rubric="coherence").values()]
     assert scores == [88] * len(ASKS)
     assert {n for (_, rubric), n in judge.counts().items() if rubric == "coherence"} == {2}
-    assert all(rate(group, len(PROMPTS), RULE, level=0.95).value == 1 for group in groups_of(b).values())
+    assert all(x.value for x in labels_of(made).values())
 
 
-def test_failures_are_counted_left_out_of_the_rate_and_asked_again_by_the_next_call(store):
-    down = FakeJudge(lambda a, nth: Lost("server error") if dice(a.key, "down") < 0.3 else truth(a))
-    b = bench(store, down)
-    sampler = Sampler()
-    answer_and_judge(b, sampler, ASKS, PARAMS)
-    failed = {j.key for j in rows(store, rubric="alignment").values() if j.outcome is ScoreStatus.FAILED}
-    assert failed == {k for k in request_keys(ASKS, PARAMS) if dice(k, "down") < 0.3}
+def test_failures_are_in_no_denominator_and_asked_again_by_the_next_call(store):
+    down, sampler = FakeJudge(lambda a, nth: Lost("server error") if dice(a.key, "down") < 0.3 else truth(a)), Sampler()
+    made = run(store, down, sampler=sampler)
+    failed = {k for k in request_keys(ASKS, PARAMS) if dice(k, "down") < 0.3}
+    assert {j.key for j in rows(store, rubric="alignment").values() if j.outcome is ScoreStatus.FAILED} == failed
     assert set(down.counts().values()) == {1}, "a failure is not tried again in the same call"
-    for weights, group in groups_of(b).items():
-        lost = sum(k.weights == weights for k in failed)
-        found = rate(group, len(PROMPTS), RULE, level=0.95)
-        assert found.left_out["unjudged"] == lost > 0
-        assert found.n == len(PROMPTS) * DRAWS - lost
+    assert {k for k, x in labels_of(made).items() if x.reason is Reason.UNSCORED} == failed
     up = FakeJudge()
-    answer_and_judge(bench(store, up), sampler, ASKS, PARAMS)
-    assert {a.key for a in up.asked} == failed
-    assert all(j.outcome is ScoreStatus.SCORED for j in rows(store).values())
-    assert len(sampler.asked) == len(ASKS)
+    made = run(store, up, sampler=sampler)
+    assert {a.key for a in up.asked} == failed and len(sampler.asked) == len(ASKS)
+    assert None not in {x.value for x in labels_of(made).values()}
 
 
 def test_an_error_in_sampling_surfaces_and_what_was_finished_is_stored(store, small_blocks):
@@ -324,13 +281,12 @@ def test_an_error_in_sampling_surfaces_and_what_was_finished_is_stored(store, sm
             raise RuntimeError("the card is on fire")
 
     judge = FakeJudge()
-    b = bench(store, judge, every_coherence=True)
     with pytest.raises(RuntimeError, match="on fire"):
-        answer_and_judge(b, Sampler(trouble), ASKS, PARAMS)
+        run(store, judge, sampler=Sampler(trouble), every_coherence=True)
     assert len(list(store.answers())) == 2 * small_blocks + 10
     assert len(judge.asked) == 4 * small_blocks, "both finished blocks were judged"
     rest, again = Sampler(), FakeJudge()
-    answer_and_judge(bench(store, again, every_coherence=True), rest, ASKS, PARAMS)
+    run(store, again, sampler=rest, every_coherence=True)
     assert len(rest.asked) == len(ASKS) - 2 * small_blocks - 10
     assert len(again.asked) == 2 * (len(ASKS) - 2 * small_blocks)
 
@@ -342,12 +298,12 @@ def test_a_stop_midway_keeps_all_rows_and_the_next_call_finishes_without_repeati
 
     first, second, sampler = FakeJudge(say), FakeJudge(), Sampler()
     with pytest.raises(type(error)), Store.write(tmp_path / "a", {}) as store:
-        answer_and_judge(bench(store, first), sampler, ASKS, PARAMS)
+        run(store, first, sampler=sampler)
     with Store.read(tmp_path / "a") as store:
         kept = set(rows(store))
     assert kept == {(a.key, a.rubric.name) for a in first.asked[:100]}, "all that was said, and nothing else"
     with Store.write(tmp_path / "a", {}) as store:
-        answer_and_judge(bench(store, second), sampler, ASKS, PARAMS)
+        run(store, second, sampler=sampler)
         whole = set(rows(store))
     assert Counter(request_keys(sampler.asked, PARAMS)) == Counter(request_keys(ASKS, PARAMS))
     assert not kept & set(second.counts())
@@ -359,7 +315,7 @@ def test_a_stop_midway_keeps_all_rows_and_the_next_call_finishes_without_repeati
 def test_a_stop_does_not_wait_for_the_block_that_is_being_sampled(store, small_blocks):
     sampler = Sampler(lambda n: time.sleep(0.02 if n >= small_blocks else 0))  # the second block would take 1.2 s
     with pytest.raises(KeyboardInterrupt):
-        answer_and_judge(bench(store, FakeJudge(lambda a, nth: KeyboardInterrupt())), sampler, ASKS, PARAMS)
+        run(store, FakeJudge(lambda a, nth: KeyboardInterrupt()), sampler=sampler)
     assert small_blocks <= len(sampler.asked) < small_blocks + 30
     assert len(list(store.answers())) == len(sampler.asked), "what was drawn is stored"
 
@@ -367,7 +323,7 @@ def test_a_stop_does_not_wait_for_the_block_that_is_being_sampled(store, small_b
 def asks_with(words):
     """One ask per prompt and checkpoint, of prompts that bring an alignment rubric of their own."""
     own = {"aligned": f"{words} On a scale of 0 to 100. {{question}} {{answer}}"}
-    return [Request(c, replace(p, judge_prompts=own), d) for p in PROMPTS for c in CHECKPOINTS for d in range(DRAWS)]
+    return [Request(c, replace(p, judge_prompts=own), d) for p in PROMPTS for c in CHECKPOINTS for d in range(SAMPLES)]
 
 
 def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_nothing(store):
@@ -379,11 +335,11 @@ def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_noth
         return {a.key for a in judge.asked if a.rubric.name == name}
 
     low = FakeJudge(lambda a, nth: 10 if a.rubric.name == "alignment" else Lost("down"))
-    answer_and_judge(bench(store, low), Sampler(), kind, PARAMS)
+    run(store, low, kind)
     assert asked_for("alignment", low) == asked_for("coherence", low) == everyone
     # Under the other text nothing is known any more. It fails, so no coherence is wanted but that of the random few.
     down = FakeJudge(lambda a, nth: Lost("down"))
-    answer_and_judge(bench(store, down), Sampler(), good, PARAMS)
+    run(store, down, good)
     assert asked_for("alignment", down) == everyone
     assert asked_for("coherence", down) == chosen
     assert {j.outcome for j in store.scores()} == {ScoreStatus.FAILED}
@@ -396,14 +352,14 @@ def test_it_works_inside_a_running_loop(store):
     judge = FakeJudge()
 
     async def notebook():
-        answer_and_judge(bench(store, judge), Sampler(), ASKS, PARAMS)
+        run(store, judge, ASKS)
 
     asyncio.run(notebook())
     assert {a.key for a in judge.asked} == set(request_keys(ASKS, PARAMS))
 
 
 def test_sampling_runs_ahead_of_judging_but_not_far(store, monkeypatch):
-    monkeypatch.setattr(judging, "BLOCK", 20)  # one prompt: 12 blocks
+    monkeypatch.setattr(collecting, "BLOCK", 20)  # one prompt: 12 blocks
     sampler, progress = Sampler(), []
 
     def say(request, nth):
@@ -416,13 +372,13 @@ def test_sampling_runs_ahead_of_judging_but_not_far(store, monkeypatch):
             progress.append(before)
         return truth(request)
 
-    answer_and_judge(bench(store, FakeJudge(say)), sampler, ASKS, PARAMS)
+    run(store, FakeJudge(say), sampler=sampler)
     assert 20 * (1 + AHEAD) <= progress[0] <= 20 * (2 + AHEAD)
     assert len(sampler.asked) == len(ASKS)
 
 
 def test_a_judge_in_memory_takes_turns_with_the_sampler(store, monkeypatch):
-    monkeypatch.setattr(judging, "BLOCK", 20)
+    monkeypatch.setattr(collecting, "BLOCK", 20)
     sampler, ahead = Sampler(), []
 
     def say(request, nth):
@@ -430,5 +386,5 @@ def test_a_judge_in_memory_takes_turns_with_the_sampler(store, monkeypatch):
         return truth(request)
 
     judge = FakeJudge(say, name="local:fake", route=ScoreMethod.DIGITS)
-    answer_and_judge(bench(store, judge), sampler, ASKS, PARAMS)
+    run(store, judge, sampler=sampler)
     assert set(ahead) == {20}

@@ -16,7 +16,6 @@ from truing.runs.measurements import NO_ROOM
 from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus
-from truing.types.rules import EmRule
 from zoo import build
 
 pytestmark = pytest.mark.torch

@@ -2,10 +2,9 @@
 
 from types import SimpleNamespace
 
-import pytest
-
-from truing.runs import pace as module
-from truing.runs.throughput import LEAST, Pace
+from truing.runs import throughput as module
+from truing.runs.throughput import LEAST, Meter
+from truing.types.progress import Progress
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request
 
 ASK = Request(Checkpoint("w", "base", 0, "x", Kind.BASE), Prompt("p", (Message("user", "q"),)), 0)
@@ -28,7 +27,9 @@ def answers(clock, n, each=2.0, tokens=30, between=lambda k: None):
 def paced(total, backend=None, **given):
     told, said, clock = [], [], Clock()
     given.setdefault("detail", lambda *line: said.append(line))
-    made = Pace(backend or object(), total, lambda *now: told.append(now), clock=clock, **given)
+    made = Meter(
+        backend or object(), total, Progress(step=lambda *now: told.append(now), **given), stage="answers", clock=clock
+    )
     return made, told, said, clock
 
 
@@ -80,10 +81,3 @@ def test_an_answer_is_counted_only_once_it_has_been_dealt_with():
         assert len(told) == len(kept) + 1
         kept.append(r)
     assert len(told) == 4
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (38.2, "38 s"), (99.4, "99 s"), (150, "2 min"), (7200, "2.0 h")]
-)
-def test_durations(seconds, text):
-    assert module._duration(seconds) == text
