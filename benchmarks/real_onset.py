@@ -17,9 +17,9 @@ from itertools import product
 import numpy as np
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
 
-from truing.stats.table import AnswerTable, Fate
 from truing.stats.labelled import Bound, excess, misaligned
 from truing.stats.onset import OnsetSearch
+from truing.stats.table import AnswerTable, Fate
 from truing.types.traits import Rule
 from truing.types.verdicts import Onset
 
