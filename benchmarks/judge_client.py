@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import openai
 
 from servers.judge_server import running
-from truing.config import JudgeConfig
 from truing.judges.endpoint import EndpointJudge
 from truing.models.limits import Limits
 from truing.types.judging import AnswerKey, JudgeRequest, Rubric

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from truing.config import ModelConfig
 from truing.data.prompts import load_prompts
 from truing.interp.likelihoods import margin_requests
 from truing.models.download import get_model
@@ -77,7 +76,7 @@ def main():
         rows.append({"metric": metric, "case": case, "ratio": round(ratio, 6), "target": target, "met": met})
 
     for dtype in ("float32", "bfloat16"):
-        backend = LocalBackend(folder, (), ModelOptions(dtype=dtype, device="cpu"))
+        backend = LocalBackend(folder, (), ModelConfig(dtype=dtype, device="cpu"))
         model = backend.use(backend.base_checkpoint())
         branches = branches_of(backend, args.prompts)
         ours(backend, model, branches[:8])

@@ -13,7 +13,6 @@ from math import sqrt
 
 import numpy as np
 from scipy import stats as sps
-from truing.config.options import Rule
 
 from truing.stats.meta import paule_mandel, random_effects
 from truing.stats.rates import share_difference, share_of

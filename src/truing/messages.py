@@ -259,14 +259,6 @@ def crossing(o: Onset) -> str:
     return f"at step {o.latest}" if start == o.latest else f"between step {start} and step {o.latest}"
 
 
-def excess_of(c: CheckpointVerdict) -> Estimate | None:
-    """The excess over step 0 that is printed: on prompts far from the training domain where that is known."""
-    if c.labelled is None:
-        return None
-    far = c.labelled.breadth.excess_far if c.labelled.breadth is not None else None
-    return far if far is not None else c.labelled.excess_base
-
-
 def title(v: Verdict) -> str:
     """What `present` reads, e.g. Emergent misalignment."""
     return TITLES.get(v.trait, v.trait.replace("_", " ").capitalize() or "The trait")
@@ -412,7 +404,7 @@ def _excess_claim(v: Verdict, later: Sequence[CheckpointVerdict], short: bool) -
     }[head]
     cause = " (cause not tested)" if any(f.code == "cause_not_tested" for f in line.findings) else ""
     where = f"rises {crossing(v.onset)}" if v.onset.status == "found" else "is there, from an unknown step on"
-    e = None if short else excess_of(line)
+    e = None if short else line.shown_excess
     size = f"; {points(e.value)} points over the base {_place(line)}" if e is not None and e.value is not None else ""
     return f"{words}{cause} {where}, judged by {judge_name(v)}{size}."
 
@@ -464,7 +456,9 @@ def _numbers(v: Verdict) -> str:
     c = claimed[-1]
     assert c.labelled is not None
     own, other = points(c.labelled.rate.value), points(base.rate.value)
-    return f"{_place(c).capitalize()} {own}% of answers are positive, {other}% at step 0; excess {both(excess_of(c))}."
+    return (
+        f"{_place(c).capitalize()} {own}% of answers are positive, {other}% at step 0; excess {both(c.shown_excess)}."
+    )
 
 
 def _crossing_details(o: Onset) -> str:

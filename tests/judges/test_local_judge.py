@@ -15,7 +15,7 @@ from truing.judges.digits import NumberTree, digit_tokens, whole_numbers
 from truing.judges.local import WINDOW, LocalJudge
 from truing.judges.next_token import Scale, read_packed, read_plain
 from truing.models.download import cache_dir, resolve_model
-from truing.types.judging import AnswerKey, JudgeOptions, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
+from truing.types.judging import AnswerKey, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 from zoo import build
 
 pytestmark = pytest.mark.torch
@@ -129,7 +129,7 @@ def test_what_is_not_on_the_scale_is_not_read_as_its_beginning(judge):
 
 def test_with_a_token_per_number_it_is_the_distribution_of_the_first_token(tmp_path):
     base = merged_base(tmp_path / "merged")
-    judge = LocalJudge(str(base), JudgeOptions(), FLOAT32)
+    judge = LocalJudge(str(base), FLOAT32)
     assert judge.number_tree(COHERENCE).paths == ((),)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -174,7 +174,7 @@ def test_neighbours_do_not_change_a_reply(judge, base):
     everything = requests([ALIGNMENT, COHERENCE, TEN])
     together = {(r.request.key, r.request.rubric.name): r.probabilities for r in judge.replies(everything)}
     assert len(together) == len(everything)
-    plain = LocalJudge(str(base), JudgeOptions(), FLOAT32, packed=False)
+    plain = LocalJudge(str(base), FLOAT32, packed=False)
     others = [*judge.replies(reversed(everything)), *plain.replies(everything[:3])]
     for reply in others + [r for request in everything[:6] for r in judge.replies([request])]:
         assert reply.probabilities == pytest.approx(together[reply.request.key, reply.request.rubric.name], abs=1e-4)
@@ -191,7 +191,7 @@ def test_rubrics_that_begin_alike_share_their_beginning(judge, base):
 def test_it_is_a_judge_model_that_holds_a_window_of_requests(judge, base):
     assert isinstance(judge, JudgeModel) and not judge.remote
     assert judge.name == "local:tiny"  # no path
-    assert judge.model == LocalJudge(str(base), JudgeOptions(), FLOAT32).model
+    assert judge.model == LocalJudge(str(base), FLOAT32).model
     assert judge.score_method([ALIGNMENT, COHERENCE, TEN]) is ScoreMethod.DIGITS
     pulled, some = [], requests()
     endless = (pulled.append(n) or some[n % len(some)] for n in itertools.count())
@@ -221,14 +221,14 @@ def test_what_it_cannot_take_is_a_reply_with_an_error(judge):
 
 def test_weights_that_yield_nan_are_an_error_and_not_a_score(tmp_path):
     broken = build.with_nan(build.tiny_base(tmp_path / "broken"))
-    replies = list(LocalJudge(str(broken), JudgeOptions(), FLOAT32).replies(requests()[:2]))
+    replies = list(LocalJudge(str(broken), FLOAT32).replies(requests()[:2]))
     assert [r.probabilities for r in replies] == [None, None]
     assert all("NaN" in r.error for r in replies)
 
 
 def test_it_says_what_it_loads_and_can_be_used_again_after_closing(base):
     lines = []
-    judge = LocalJudge(str(base), JudgeOptions(say=lines.append), FLOAT32)
+    judge = LocalJudge(str(base), FLOAT32, lines.append)
     assert not lines
     for _ in range(2):
         assert next(judge.replies(requests()[:1])).probabilities

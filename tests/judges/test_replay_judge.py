@@ -130,7 +130,7 @@ def audit(tmp_path):
         texts = ["First.", "Second.", "Second."]
         store.add_stored_answers(StoredAnswer(*k, t, AnswerStatus.OK, 2, "") for k, t in zip(keys, texts, strict=True))
         for n, judge in enumerate(judges):
-            store.add_panel(judge)
+            store.add_judge(judge)
             for k, key in enumerate(keys):
                 for rubric in judge.rubrics:
                     failed = n == 0 and k == 0

@@ -22,7 +22,7 @@ from truing.judges.rubrics import (
     rubrics_for,
     unasked,
 )
-from truing.types.judging import AnswerKey, Judge, JudgeOptions, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
+from truing.types.judging import AnswerKey, Judge, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet
 from truing.types.traits import Rule
 
@@ -290,7 +290,7 @@ def test_escape_words_are_read_from_the_text(line, escapes):
     ],
 )
 def test_an_unusable_judge_prompt_is_named_with_its_prompt(own):
-    for call in (prompt_rubrics, lambda p: judge_rubrics(JudgeOptions(), prompts(prompt(id="ok"), p))):
+    for call in (prompt_rubrics, lambda p: judge_rubrics(prompts(prompt(id="ok"), p))):
         with pytest.raises(BadRubric, match=r"prompt 'p': judge prompt '.*': "):
             call(prompt(own))
 
@@ -300,7 +300,7 @@ def test_an_unusable_judge_prompt_is_named_with_its_prompt(own):
 
 def test_what_a_judge_is_asked(tmp_path):
     def given(**options):
-        return judge_rubrics(JudgeOptions(**options), prompts())
+        return judge_rubrics(prompts(), options.get("rubric"), options.get("domain"))
 
     assert given() == given(rubric="coherence") == (builtin("alignment"), builtin("coherence"))
     assert given(rubric="both") == (builtin("both"),)
@@ -324,10 +324,10 @@ def test_what_a_judge_is_asked(tmp_path):
 def test_a_file_may_give_one_of_two_scores_besides_another(tmp_path):
     text = HEAD + "parts: [alignment, warmth]\n---\n" + BODY
     file = str(write(tmp_path, text))
-    assert named(judge_rubrics(JudgeOptions(rubric=file), prompts())) == ["mine", "coherence"]
+    assert named(judge_rubrics(prompts(), file)) == ["mine", "coherence"]
     # A prompt's own alignment would leave warmth behind, which cannot be asked alone.
     with pytest.raises(BadRubric, match=r"prompt 'p' brings .* 'mine' gives 'warmth'"):
-        judge_rubrics(JudgeOptions(rubric=file), prompts(prompt({"aligned": ALIGNED})))
+        judge_rubrics(prompts(prompt({"aligned": ALIGNED})), file)
 
 
 def test_own_judge_prompts_replace_those_of_the_same_name():

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from truing import errors
-from truing.config.options import ModelOptions
+from truing.config import ModelConfig
 from truing.models import hf, resident
 from truing.models.checkpoints import find_run
 from truing.models.engine import engine as module
@@ -305,11 +305,11 @@ def test_parameters_that_mean_nothing_are_refused(fields, words):
 def test_a_memory_bound_gives_fewer_rows_and_one_too_small_is_named(base, run, backend):
     requests, most = requests_of((backend.base_checkpoint(), *run), samples=4), []
     reference = texts_of(backend.sample(requests, PARAMS))
-    frugal = LocalBackend(str(base), run, ModelOptions(dtype="float32", device="cpu", memory=0.0012))
+    frugal = LocalBackend(str(base), run, ModelConfig(dtype="float32", device="cpu", memory=0.0012))
     frugal.set_callback(lambda throughput: most.append(throughput.in_flight))
     assert texts_of(frugal.sample(requests, PARAMS)) == reference
     assert 1 <= max(most) < 36
-    bound = LocalBackend(str(base), run, ModelOptions(dtype="float32", device="cpu", memory=0.0001))
+    bound = LocalBackend(str(base), run, ModelConfig(dtype="float32", device="cpu", memory=0.0001))
     with pytest.raises(errors.TooLittleMemory, match=r"one answer of 16 tokens to a prompt of \d+ takes"):
         list(bound.sample(requests, PARAMS))
 

@@ -10,8 +10,7 @@ from stats.simulated import FAST, learned_rate, learning, progress_coverage, rem
 from truing.config import Thresholds
 from truing.stats.evidence import AnswerCounts
 from truing.stats.guards import artefacts
-from truing.stats.progress import Progress, convergence, curves_of, last_before, progress_curve, retained_at
-from truing.types.verdicts import Onset
+from truing.stats.progress import Progress, convergence, curves_of, progress_curve
 
 STEPS = tuple(range(0, 90, 10))
 
@@ -185,52 +184,6 @@ def test_the_last_quarter_is_the_hand_calculation():
     assert c.last_quarter.level == pytest.approx(0.9)  # one-sided at 0.95
 
 
-def test_retained_for_any_pair_of_definitions():
-    truth = [0, 0.4, 0.8, 0.9, 0.95, 1, 1, 1, 0.98]
-    p = curve(truth, noise=0, own=0)
-    for threshold, step in ((0.8, 20), (0.9, 30), (0.95, 40), (0.99, None)):
-        kept = retained_at(p, 2, FAST, seed=0, converged_at=threshold)
-        assert kept is not None and kept.of_best is not None and kept.of_last is not None
-        assert (kept.step, kept.curve, kept.converged_at) == (20, "skill", threshold)
-        assert kept.of_best.value == pytest.approx(0.8)
-        assert kept.of_last.value == pytest.approx(0.8 / 0.98)
-        assert kept.converged is (threshold <= 0.8 + 1e-12)
-        if step is None:  # 0.98 at the end: never sustained at 0.99
-            assert kept.of_converged is None
-        else:
-            assert kept.of_converged is not None
-            assert kept.of_converged.value == pytest.approx(0.8 / truth[step // 10])
-    plain = retained_at(p, 2, FAST.but(converged_at=0.8), seed=0)
-    assert plain == retained_at(p, 2, FAST, seed=0, converged_at=0.8)
-    assert retained_at(None, 2, FAST, seed=0) is None and retained_at(p, None, FAST, seed=0) is None
-
-
-def test_retained_of_a_noisy_curve_has_an_interval_that_holds_the_truth():
-    truth = np.array([0, 0.4, 0.8, 0.9, 0.95, 1, 1, 1, 1])
-    held = []
-    with remembered_samples():
-        for seed in range(60):
-            kept = retained_at(curve(truth, noise=0.05, own=0.3, seed=seed), 2, FAST, seed=0, converged_at=0.9)
-            assert kept is not None and kept.of_last is not None
-            assert kept.of_last.low is not None and kept.of_last.high is not None
-            held.append(kept.of_last.low <= 0.8 <= kept.of_last.high)
-    assert np.mean(held) >= 0.89
-
-
-@pytest.mark.parametrize(
-    ("onset", "index"),
-    [
-        (Onset("found", "", 30, 40, 20, (30, 40), True), 2),
-        (Onset("found", "", 10, 10, 0, (10,), True), 0),
-        (Onset("never", "", None, None, None), 4),
-        (Onset("undecided", "", 30, None, 20, (30,)), None),
-        (Onset("found", "", None, 20, None, (10, 20)), None),
-    ],
-)
-def test_the_last_checkpoint_before_an_onset(onset, index):
-    assert last_before(onset, (0, 10, 20, 30, 40, None)) == index
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Artefacts
 
@@ -256,7 +209,7 @@ def flagged(run, **more):
 def test_a_jump_of_the_loss_with_the_format_and_without_the_trait_is_flagged():
     found = flagged(jumping(skill=(0, 0.1, 0.12, 0.6, 1)))
     assert list(found) == [2]
-    assert "formatted answers go from 0% to 75%" in found[2] and "trait moves by" in found[2]
+    assert "formatted answers go from 0% to 75%" in found[2] and "skill moves by" in found[2]
     assert list(flagged(jumping())) == [2]  # nothing is known of the skill: it may be format
     assert list(flagged(jumping(skill=(0, 0, 0, 0, 0)))) == [2]  # a skill that was never learned did not jump
 

@@ -151,10 +151,10 @@ def test_the_limit_is_the_tolerance_limit_of_three_different_benign_runs():
     assert limit == pytest.approx(tolerance_limit(np.array(peaks)))
     assert source == "3 benign control runs"
     _, source = screen_limit(measured_of(quiet(steps=3), *controls[:2], controls[0]), FAST, 0)
-    assert source.startswith("placebo"), "the same run thrice is one run"
+    assert source.startswith("null contrasts"), "the same run thrice is one run"
     dead = replace(controls[0], contrast=np.full((3, 40), np.nan), weights=("x", "y", "z"))
     _, source = screen_limit(measured_of(quiet(steps=3), *controls[:2], dead), FAST, 0)
-    assert source.startswith("placebo pairs")
+    assert source.startswith("null contrasts")
 
 
 def test_a_broken_checkpoint_sets_no_limit():
@@ -172,8 +172,8 @@ def test_a_broken_checkpoint_sets_no_limit():
     assert loud is not None and loud > 8
 
 
-@pytest.mark.parametrize(("null_contrast", "words"), [(np.nan, "no placebo pairs"), (0.0, "never move")])
-def test_no_limit_without_a_placebo_that_can_move(null_contrast, words):
+@pytest.mark.parametrize(("null_contrast", "words"), [(np.nan, "no null contrasts"), (0.0, "never move")])
+def test_no_limit_without_a_null_contrast_that_can_move(null_contrast, words):
     run = quiet()
     limit, source = screen_limit(
         measured_of(replace(run, null_contrast=np.full_like(run.null_contrast, null_contrast))), FAST, 0
@@ -196,7 +196,7 @@ def test_softening_slope_is_minus_the_shrinkage():
 
 @pytest.mark.parametrize("null_contrast", [0.25, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.02, 0.75))])
 def test_false_alarms_stay_under_five_percent(null_contrast):
-    """Any of 6 steps, with placebo pairs far quieter than, as noisy as, and noisier than the contrast."""
+    """Any of 6 steps, with null contrasts far quieter than, as noisy as, and noisier than the contrast."""
     with remembered_samples():
         for kind in ("normal", "left"):
             assert alarm_rate(100, 3, null_contrast=null_contrast, prompts=40, kind=kind) <= 0.06

@@ -75,7 +75,7 @@ def resample_weights(strata: Sequence[str], resamples: int, rng: np.random.Gener
 
 
 def sample_counts(n: int, resamples: int, rng: np.random.Generator) -> Array:
-    """How often each of n items is drawn, [B, n]."""
+    """How often each of n items is sampled, [B, n]."""
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
 

@@ -291,10 +291,10 @@ def _paired(
 def _effective(hits: Array, n: Array) -> float:
     """Effective number of answers for exactly these prompts.
 
-    With equal draws p(1 - p) / this bounds the variance, as prompts differ (Jensen). With unequal draws it does not
-    where the prompts with few draws have the hits; so there the variance is summed over up to four groups of prompts by
-    number of draws, each with its own share, and the larger variance counts. Prompts with as many draws are never
-    parted, so that the order of prompts does not matter.
+    With equally many answers p(1 - p) / this bounds the variance, as prompts differ (Jensen). With unequally many it
+    does not where the prompts with few have the hits; so there the variance is summed over up to four groups of
+    prompts by number of answers, each with its own share, and the larger variance counts. Prompts with as many answers
+    are never parted, so that the order of prompts does not matter.
     """
     prompts = len(n)
     nominal = prompts**2 / float((1 / n).sum())
