@@ -5,7 +5,6 @@ import json
 import pytest
 
 from runs.study_audits import audited, edited
-from truing import cli
 from truing.store import Store
 
 

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from truing.config.options import Rule
 
 import truing
 from runs.study_audits import audited, edited, options

@@ -257,5 +257,5 @@ def test_a_row_counts_what_it_says():
     x = np.array([0.9, 0.95, 0.91, 0.94, 0.95])
     assert (row.retained.low, row.retained.high) == pytest.approx(sps.t.interval(0.95, 4, x.mean(), sps.sem(x)))
     assert row.retained_all.n == 7
-    with pytest.raises(ValueError, match="outcomes"):
+    with pytest.raises(ValueError):
         definition_row(Definition("x"), cases, made[:3])

@@ -57,8 +57,6 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     """no search for the onset: this many answers per prompt at every checkpoint"""
     estimate: Annotated[int, Field(ge=1)] = 1
     """after a search, answers per prompt at the checkpoints it rests on; up to four times as many where undecided"""
-    mode: Literal["guaranteed", "simulated"] = "guaranteed"
-    """errors of a search: guaranteed, or simulated (fewer answers, checked on a declared family; passes no gate)"""
     assume_monotone: bool = False
     """misalignment, once there, stays: steps before a clear one need no test"""
     variants: Names = ()
@@ -79,20 +77,14 @@ class PlanConfig(AuditConfig):
     """An audit to be planned, and what is assumed of the truth."""
 
     common = ("base", "task", "task_control", "control", "prompts", "limit", "judge", "prices", "estimate", "samples",
-              "rate", "base_rate", "correlation", "pilot", "seeds")  # fmt: skip
+              "rate", "base_rate", "correlation")  # fmt: skip
 
-    share: Share = 1.0
-    """say what a strong judge on this share of the answers would save"""
-    rate: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """share misaligned to be seen; 0.05 if not given"""
-    base_rate: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """share misaligned at step 0; if not given the pilot's, else 0"""
-    correlation: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """correlation of two answers to one prompt; if not given the pilot's, else 0.2"""
-    pilot: Place | None = None
-    """audit folder with judged answers, from which base rate and correlation are estimated"""
-    seeds: Annotated[int | None, Field(ge=1)] = None
-    """runs of the same recipe; 1 if not given"""
+    rate: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """share positive that the run would have"""
+    base_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share positive at step 0"""
+    correlation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """correlation of two answers to one prompt; published sets lie around 0.1 to 0.3"""
 
 
 class FreezeConfig(AuditConfig):

@@ -216,7 +216,7 @@ def _of_run(verdict: Verdict, name: str, pick: Pick) -> list[Series]:
 def _excess(c: CheckpointVerdict) -> Estimate | None:
     # Step 0 differs from itself by nothing: that point is no measurement, so it has no interval either.
     start = c.step == 0 and c.labelled is not None and c.status is not Status.FAILED
-    return Estimate(0.0, None, None) if start else messages.excess_of(c)
+    return Estimate(0.0, None, None) if start else c.shown_excess
 
 
 def _excess_control(c: CheckpointVerdict) -> Estimate | None:
