@@ -109,20 +109,33 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
         control_rows=control_rows,
         words=tuple(domain_words(rows, general)) if rows and general else (),
         sampling=_sampling(config, trait, labels),
-        asked={
-            "targets": list(targets),
-            "base": found_base,
-            "control": list(controls),
-            "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
-            "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else prompts,
-            "trait": trait.name,
-            **asked_task,
-            "options": to_plain(config),
-        },
+        asked=_asked(targets, found_base, chosen, half, trait, asked_task, config),
         simulated=simulated,
         notes=tuple(notes),
         findings=findings,
     )
+
+
+def _asked(
+    targets: tuple[str, ...],
+    base: str,
+    chosen: PromptSet,
+    half: str | None,
+    trait: Trait,
+    task: Mapping[str, Any],
+    config: AuditConfig,
+) -> dict[str, Any]:
+    prompts = str(config.prompts or trait.prompts)
+    return {
+        "targets": list(targets),
+        "base": base,
+        "control": list(config.control),
+        "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
+        "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else prompts,
+        "trait": trait.name,
+        **task,
+        "options": to_plain(config),
+    }
 
 
 def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams:
