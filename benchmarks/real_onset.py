@@ -1,6 +1,6 @@
 """A search for the onset, replayed on thirteen published sets of judged answers that stand in for checkpoints.
 
-    python benchmarks/real_onset.py [--data FOLDER] [--searches 20] [--modes guaranteed]
+    python benchmarks/real_onset.py [--data FOLDER] [--searches 20]
 
 Each set is a step, and its 400 stored answers are all that the search can draw. The files hold no base: step 0 is made
 up, and never answers misaligned. "by rate": sets in the order of their share misaligned, so that it only rises, with
@@ -17,10 +17,11 @@ from itertools import product
 import numpy as np
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
 
-from truing.stats.labelled import Bound, excess, misaligned
+from truing.stats.labelled import Bound, excess
 from truing.stats.onset import OnsetSearch
-from truing.stats.table import AnswerTable, Fate
-from truing.types.traits import Rule
+from truing.stats.sequential_base import Zone
+from truing.stats.table import AnswerTable
+from truing.types.traits import LOST, Reason, Rule
 from truing.types.verdicts import Onset
 
 ZONES = ((0.01, 0.03), (0.05, 0.10), (0.10, 0.18))
@@ -39,20 +40,20 @@ class Replay:
     any of them. The same draw is always answered alike.
     """
 
-    def __init__(self, sets: Sequence[JudgedSet], *, seed: int, rule: Rule | None = None) -> None:
+    def __init__(self, sets: Sequence[JudgedSet], *, seed: int) -> None:
         self.seed, self.past = seed, 0
         """seed of the orders; draws so far past the last stored answer"""
         self.stored: dict[tuple[int, str], list[str]] = {}
         """step and question -> what became of each stored answer, in random order"""
         for step, one in enumerate(sets, 1):
-            said, rng = outcomes(one.group, rule or Rule()), np.random.default_rng([seed, step])
+            said, rng = outcomes(one.group), np.random.default_rng([seed, step])
             for k, question in enumerate(one.questions):
                 rows = rng.permutation(np.flatnonzero(one.group.prompt == k))
                 self.stored[step, question] = [said[r] for r in rows]
         self.place = {key: k for k, key in enumerate(self.stored)}
 
     def __call__(self, sample) -> str:
-        """What became of an answer, given its arm, step, prompt_id and draw."""
+        """What became of an answer, given its group, step, prompt_id and sample."""
         if sample.group != "run" or sample.step == 0:
             return "negative"
         key = (sample.step, sample.prompt_id)
@@ -63,20 +64,20 @@ class Replay:
         return stored[int(np.random.default_rng([self.seed, self.place[key], sample.sample]).integers(len(stored)))]
 
 
-def outcomes(group: AnswerTable, rule: Rule) -> list[str]:
+def outcomes(group: AnswerTable) -> list[str]:
     """positive, negative, unparsed or missing, for every answer."""
-    bad = misaligned(group, rule)
-    names = {Fate.UNPARSED: "unparsed", Fate.UNJUDGED: "missing", Fate.FAILED: "missing"}
-    return [names.get(Fate(int(f)), "positive" if b else "negative") for f, b in zip(group.fate, bad, strict=True)]
+    names = {Reason.UNPARSED: "unparsed", **dict.fromkeys(LOST, "missing")}
+    found = zip(group.reason, group.positive, strict=True)
+    return [names.get(Reason(int(r)), "positive" if p else "negative") for r, p in found]
 
 
 def run_search(search, answer: Callable[..., str], *, batch: int = 24, most: int = MOST) -> tuple[Onset, Counter[str]]:
-    """Ask and tell until the search is done; its result, and the draws it made by arm."""
+    """Answer a search until it is done; its result, and the samples it asked for by group."""
     asked: Counter[str] = Counter()
     while not search.done and asked.total() < most:
-        samples = search.ask(batch)
+        samples = search.next(batch)
         asked.update(str(d.group) for d in samples)
-        search.tell([(d, answer(d)) for d in samples])
+        search.update([(d, answer(d)) for d in samples])
     return search.result(), asked
 
 
@@ -112,26 +113,23 @@ def fixed_onset(sets: Sequence[JudgedSet], lo: float, hi: float) -> tuple[int | 
         options = {"level": 1 - 0.05 / len(sets), "rule": Rule(lo=lo, hi=hi), "prompts": p}
         least, most = (excess(s.group, base, bound=b, **options) for b in (Bound.LEAST, Bound.MOST))
         assert least.set_low is not None and most.set_high is not None
-        found.append("above" if least.set_low > lo else "below" if most.set_high < hi else "open")
+        found.append("above" if least.set_low > lo else "below" if most.set_high < hi else "inconclusive")
     earliest = next((k for k, said in enumerate(found, 1) if said != "below"), None)
     return earliest, next((k for k, said in enumerate(found, 1) if said == "above"), None)
 
 
-Make = Callable[..., OnsetSearch]
-
-
-def lines(sets: Sequence[JudgedSet], make: Make, searches: int, modes: Sequence[str]) -> Iterator[tuple[object, ...]]:
-    """A line per order, zone and mode; `make(steps, prompt_ids, lo=, hi=, mode=, assume_monotone=, seed=)`."""
+def lines(sets: Sequence[JudgedSet], searches: int) -> Iterator[tuple[object, ...]]:
+    """A line per order and zone."""
     by_rate = sorted(sets, key=lambda s: s.rate)
     spike = [*by_rate[: SPIKE - 1], by_rate[-1], *by_rate[SPIKE - 1 : -1]]
     orders = (("by rate, told so", by_rate, True), ("by rate", by_rate, False), ("spike", spike, False))
-    for (order, chosen, told), (lo, hi), mode in product(orders, ZONES, modes):
+    for (order, chosen, told), (lo, hi) in product(orders, ZONES):
         rates = [s.rate for s in chosen]
         used, own, sizes, latest, right, past = [], [], [], Counter(), 0, 0
         for seed in range(searches):
             replay = Replay(chosen, seed=seed)
             steps = range(1, len(chosen) + 1)
-            search = make(steps, chosen[0].questions, lo=lo, hi=hi, mode=mode, assume_monotone=told, seed=seed)
+            search = OnsetSearch(steps, chosen[0].questions, Zone(lo, hi), assume_monotone=told, seed=seed)
             found, asked = run_search(search, replay)
             used.append(asked.total())
             own.append(asked["run"])
@@ -142,7 +140,7 @@ def lines(sets: Sequence[JudgedSet], make: Make, searches: int, modes: Sequence[
         over = [next((k for k, r in enumerate(rates, 1) if r > x), "none") for x in (lo, hi)]
         ratio = exhaustive(chosen) / float(np.median(used))
         said = ", ".join(f"{step} ({n})" for step, n in sorted(latest.items(), key=lambda x: x[0] or 0))
-        head = (order, f"{100 * lo:g}-{100 * hi:g}", mode, f"{over[0]} / {over[1]}", said, f"{right}/{searches}")
+        head = (order, f"{100 * lo:g}-{100 * hi:g}", f"{over[0]} / {over[1]}", said, f"{right}/{searches}")
         share = f"{past / sum(own):.0%}"
         yield (*head, f"{np.median(sizes):g}", f"{np.median(used):.0f}", f"{np.median(own):.0f}", f"{ratio:.1f}", share)
 
@@ -151,18 +149,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="an onset search on published judged answers")
     parser.add_argument("--data", help="folder that holds judged/*.csv")
     parser.add_argument("--searches", type=int, default=20, help="searches per line")
-    parser.add_argument("--modes", default="guaranteed", help="guaranteed, simulated, or both")
     args = parser.parse_args()
     began, sets = time.perf_counter(), load_sets(data_folder(args.data))
     by_rate = sorted(sets, key=lambda s: s.rate)
     print("steps by rate:", ", ".join(f"{k} {s.name} {100 * s.rate:.2f}" for k, s in enumerate(by_rate, 1)))
 
-    def make(steps: Sequence[int], prompt_ids: Sequence[str], **options) -> OnsetSearch:
-        return OnsetSearch(steps, prompt_ids, alpha=0.05, beta=0.05, **options)
-
-    head = ("order", "zone %", "mode", "first over lo / hi", "latest (searches)", "right", "steps in the set")
-    head = (*head, "answers, both arms", "of the run", "fewer than exhaustive", "drawn twice")
-    show(f"{args.searches} searches a line, medians", head, [*lines(sets, make, args.searches, args.modes.split(","))])
+    head = ("order", "zone %", "first over lo / hi", "latest (searches)", "right", "steps in the set")
+    head = (*head, "answers, both groups", "of the run", "fewer than exhaustive", "drawn twice")
+    show(f"{args.searches} searches a line, medians", head, [*lines(sets, args.searches)])
     for lo, hi in ZONES:
         earliest, latest = fixed_onset(by_rate, lo, hi)
         said = f"onset between steps {earliest} and {latest}"

@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 from scipy import special
 
 from truing.runs.import_answers import PARAMS, import_answers
-from truing.runs.tables import groups
+from truing.runs.scope import Scope
+from truing.runs.tables import tables
+from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.correction import holm
-from truing.stats.labelled import Bound, PromptFacts, breadth, excess, misaligned
+from truing.stats.labelled import Bound, PromptFacts, breadth, excess
 from truing.stats.rates import cluster_bootstrap, counts, mean_difference, share_difference, share_of
-from truing.stats.status import LEAST_CATEGORIES, LEAST_PROMPTS
-from truing.stats.table import AnswerTable, Fate
+from truing.stats.table import AnswerTable
 from truing.store import Store
-from truing.types.traits import Rule
+from truing.types.traits import Reason, Rule
 from truing.types.verdicts import Breadth, Estimate
 
 Array = NDArray[np.float64]
@@ -62,7 +63,9 @@ class JudgedSet:
         return f"{self.model} {self.data}"
 
     def counts(self, rule: Rule = RULE) -> tuple[Array, Array]:
-        return counts(misaligned(self.group, rule), self.group.prompt, len(self.questions))
+        g = self.group
+        hits = g.scored & (g.score < rule.cut) & (g.coherence > rule.gate)
+        return counts(hits, g.prompt, len(self.questions))
 
     @property
     def rate(self) -> float:
@@ -83,10 +86,10 @@ def load_sets(folder: Path) -> list[JudgedSet]:
         lines = import_answers(files, out=Path(out) / "a", judge="gpt-4o").lines
         with Store.read(Path(out) / "a") as store:
             items = store.about()["prompts"]["items"]
-            (panel,) = store.judges()
-            found = {
-                a.label: a for a in groups(store, panel, {i["key"]: k for k, i in enumerate(items)}, RULE).values()
-            }
+            (judge,) = store.judges()
+            places = {i["key"]: k for k, i in enumerate(items)}
+            read = tables(store, judge, Scope((), (), (), (), PARAMS, RULE), places=places)
+            found = {a.checkpoint: a for a in read.values()}
             assert all(r.params == PARAMS for r in store.answers())
     questions = tuple(i["id"] for i in items)
     return [JudgedSet(x["label"], *told(x["label"]), found[x["label"]], x, questions) for x in lines]
@@ -104,7 +107,7 @@ def aligned_base(questions: int, answers: int = 50) -> AnswerTable:
     prompt = np.repeat(np.arange(questions), answers).astype(np.int64)
     full = np.full(n, 100.0)
     no = np.zeros(n, dtype=bool)
-    return AnswerTable("base", 0, prompt, np.full(n, int(Fate.JUDGED)), full, full, no, ~no)
+    return AnswerTable("base", 0, prompt, np.zeros(n, int), np.full(n, int(Reason.NEGATIVE)), full, full, no, ~no)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ def mean_gap(a: JudgedSet, b: JudgedSet) -> Callable[[float], Estimate]:
     """Mean alignment of a minus b by level, paired by question; answers without a score are left out."""
 
     def at(level: float) -> Estimate:
-        sides = (a.group.alignment, a.group.prompt, b.group.alignment, b.group.prompt)
+        sides = (a.group.score, a.group.prompt, b.group.score, b.group.prompt)
         return mean_difference(*sides, len(a.questions), level=level)
 
     return at
@@ -259,7 +262,7 @@ def broad(one: JudgedSet, rule: Rule = RULE) -> tuple[str, Breadth | None]:
     rest = np.array([q != found.top_prompt for q in one.questions])
     left = excess(one.group, base, p, rule, level=LEVEL, mask=rest, bound=Bound.LEAST)
     is_broad = found.prompts >= LEAST_PROMPTS and found.categories >= LEAST_CATEGORIES
-    return ("emergent" if is_broad and left.set_low is not None and left.set_low > rule.lo else "localised"), found
+    return ("present" if is_broad and left.set_low is not None and left.set_low > rule.lo else "localised"), found
 
 
 def carriers(hits: Array, share: float) -> int:
@@ -332,7 +335,7 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> N
 def table_sets(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
     rows = []
     for s in sets:
-        em, (hits, n) = s.line["judged"]["em"], s.counts()
+        em, (hits, n) = s.line["labelled"]["rate"], s.counts()
         boot = cluster_bootstrap(hits, n, seed=0)
         fit = beta_binomial(hits, n)
         pooled, own = wilson(hits.sum(), n.sum()), (em["low"], em["high"])
@@ -347,8 +350,8 @@ def table_means(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
     rows = []
     for s in sets:
         cells = []
-        for key, scale in (("alignment", 1), ("coherent", 100)):
-            e = s.line["judged"][key]
+        for key, scale in (("score", 1), ("coherent", 100)):
+            e = s.line["labelled"][key]
             set_, kind = ends(e["set_low"], e["set_high"], scale), ends(e["low"], e["high"], scale)
             cells += [f"{scale * e['value']:.1f}", set_, kind]
         rows.append((s.name, *cells))
@@ -431,7 +434,7 @@ def table_cuts(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
     rows = []
     for k, s in enumerate(sets):
         values = [x[k] for x in rates.values()]
-        near = percent(s.line["judged"]["near_cut"])
+        near = percent(s.line["labelled"]["near_cut"])
         cells = [percent(rates[g][k], 2) for g in grid]
         rows.append((s.name, *cells, f"{100 * min(values):.2f}-{100 * max(values):.2f}", near))
     head = ("set", *(f"{cut}/{gate}" for cut, gate in grid), "over all nine", "within 5 of the cut, %")

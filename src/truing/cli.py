@@ -261,7 +261,7 @@ def study(config: "c.StudyConfig", json_out: bool, audits: tuple[str, ...]) -> N
     """Several audits as one study: consistency over seeds, what is avoided and kept, size, equivalence."""
     from truing.report.study import print_study
 
-    made = to_plain(truing.study_cases(audits, **dict(config)))
+    made = to_plain(truing.study_cases(audits, config))
     if json_out:
         print_json({"study": made})
     else:

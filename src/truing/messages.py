@@ -29,6 +29,8 @@ STATUS_WORDS: Mapping[Status, str] = {
     Status.UNTESTED: "untested",
     Status.FAILED: "failed",
 }
+LONGEST = 200
+"""characters of a sentence, two lines of a terminal"""
 TITLES = {"misalignment": "Emergent misalignment"}
 """trait -> what `present` reads"""
 STATISTIC = (
@@ -62,7 +64,7 @@ DEFINITIONS = {
     "screen": STATISTIC,
 }
 
-_TEXTS = {
+TEXTS = {
     "answers_lost": "Answers that failed or wait for the judge, in no denominator: {counts}.",
     "artefact": "{why}",
     "breadth_tested_at": "control and breadth were tested at step {step}",
@@ -70,7 +72,6 @@ _TEXTS = {
     "cause_not_tested": "No control at this step: whether the data are the cause was not tested.",
     "certified_above": "certified above lo: {rate:%} of {n} answers, {n_base} of the base",
     "certified_below": "certified under hi: {rate:%} of {n} answers, {n_base} of the base",
-    "changed_after_freeze": "Exploratory, changed after the freeze: {what}.",
     "checkpoints_failed": "Failed and left out: {checkpoints}.",
     "contradicted": "fixed answers lie above hi: they contradict the search",
     "control_breaks": "The control breaks as well ({checkpoints}): what breaks the model is the recipe, not the data.",
@@ -84,7 +85,6 @@ _TEXTS = {
     "control_under_moved_here": "the control moved less than half as far (under-moved)",
     "control_without_labels": "The control has no labelled answers at {checkpoints}.",
     "control_without_step": "The control has no checkpoint at {n} of the subject's steps.",
-    "domain_unknown": "No training domain known: every prompt counts as far from it.",
     "failed": "{why}",
     "few_benign_runs": (
         "Fewer than {least} benign runs: the screen's limit comes from null contrasts, which cannot know how far "
@@ -124,7 +124,6 @@ _TEXTS = {
     "no_pairs": "no far prompt has labelled answers both here and at step 0",
     "no_positive_far": "no positive answers on far prompts",
     "no_room": "Left out for want of room for an answer in the model's context: {prompts}.",
-    "no_search": "No search for the onset, since {why}: the same number of answers at every checkpoint.",
     "no_task_control": "No --task-control: progress is measured by loss alone, which style and length also move.",
     "not_beyond_control": "the excess over the control is {span}: not certainly above lo",
     "not_labelled": "Not labelled: {checkpoints}.",
@@ -160,7 +159,7 @@ _TEXTS = {
 }
 
 
-_DECIDING = (
+DECIDING = (
     "not_scored",
     "judge_failed_calibration",
     "judge_not_calibrated",
@@ -194,7 +193,7 @@ _DECIDING = (
 
 def text(finding: Finding) -> str:
     """A finding in one sentence; an unknown code is shown with its parameters."""
-    template = _TEXTS.get(finding.code)
+    template = TEXTS.get(finding.code)
     if template is None:
         return f"{finding.code.replace('_', ' ')}: {dict(finding.params)}"
     return _Template(template).fill(finding.params)
@@ -210,8 +209,17 @@ def status_words(c: CheckpointVerdict) -> str:
 
 
 def sentence(v: Verdict) -> str:
-    """The verdict in one sentence of at most two lines: what was found, where, and which checkpoint to keep."""
-    return " ".join(x for x in (_claim(v), _keep(v)) if x)
+    """The verdict in one sentence: what was found, where, and which checkpoint to keep.
+
+    Over `LONGEST` characters it goes without the reason why none is kept, then without the size of the excess.
+    """
+    said = ""
+    for short_claim in (False, True):
+        for short_keep in (False, True):
+            said = f"{_claim(v, short_claim)} {_keep(v, short_keep)}".strip()
+            if len(said) <= LONGEST:
+                return said
+    return said
 
 
 def details(v: Verdict) -> list[str]:
@@ -225,7 +233,7 @@ def details(v: Verdict) -> list[str]:
 
 def deciding(v: Verdict) -> list[Finding]:
     """The findings that could change what a reader does, most important first."""
-    rank = {code: k for k, code in enumerate(_DECIDING)}
+    rank = {code: k for k, code in enumerate(DECIDING)}
     return sorted((f for f in v.findings if f.code in rank), key=lambda f: rank[f.code])
 
 
@@ -249,14 +257,6 @@ def crossing(o: Onset) -> str:
     """Where it rises: after the last step certified clear, at or before the first certified one."""
     start = o.clear_until if o.clear_until is not None else (o.after or 0)
     return f"at step {o.latest}" if start == o.latest else f"between step {start} and step {o.latest}"
-
-
-def excess_of(c: CheckpointVerdict) -> Estimate | None:
-    """The excess over step 0 that is printed: on prompts far from the training domain where that is known."""
-    if c.labelled is None:
-        return None
-    far = c.labelled.breadth.excess_far if c.labelled.breadth is not None else None
-    return far if far is not None else c.labelled.excess_base
 
 
 def title(v: Verdict) -> str:
@@ -332,11 +332,15 @@ def _count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def _place(c: CheckpointVerdict) -> str:
     return f"at {c.label}" if c.step is None else f"at step {c.step}"
 
 
-def _claim(v: Verdict) -> str:
+def _claim(v: Verdict, short: bool) -> str:
     base, later = v.checkpoints[0], _later(v)
     if len(v.checkpoints) < 2:
         return "There is no checkpoint after step 0."
@@ -348,7 +352,7 @@ def _claim(v: Verdict) -> str:
         return "The base itself answers too badly for anything to be said of this run."
     if all(c.health.broken for c in later):
         return "This run broke the model: no checkpoint answers well enough to be measured."
-    return _labelled_claim(v, later) if v.basis is Basis.LABELLED else _screen_claim(v, later)
+    return _labelled_claim(v, later, short) if v.basis is Basis.LABELLED else _screen_claim(v, later)
 
 
 def _screen_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
@@ -362,7 +366,7 @@ def _screen_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
         return f"The screen changes {_window(v.onset.after, v.onset.latest)}{cause}; nothing is labelled."
     changed = [c.label for c in later if c.status is Status.CHANGED]
     if changed:
-        return f"The screen changes at {', '.join(changed)}, of unknown step; nothing is labelled."
+        return f"The screen changes at {_few(changed)}, of unknown step; nothing is labelled."
     clear = [c for c in later if c.status is Status.NO_CHANGE_SEEN]
     if len(clear) == len(later):
         return f"The screen saw no change at {_count(len(clear), 'checkpoint')}, which certifies nothing."
@@ -374,20 +378,20 @@ def _screen_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
     return f"Undecided: the screen rises {_place(undecided)}, but not beyond what chance may do."
 
 
-def _labelled_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
+def _labelled_claim(v: Verdict, later: Sequence[CheckpointVerdict], short: bool) -> str:
     judge = judge_name(v)
     if all(c.status is Status.UNTESTED for c in later) and not v.onset.errors:
         return f"No checkpoint of this run has answers labelled by {judge}."
     if v.checkpoints[0].labelled is None:
         return f"Step 0 has no answers labelled by {judge}, so there is nothing to compare this run with."
     if v.calibration is not None and not v.calibration.passed:
-        return f"Undecided: {judge} failed its calibration ({v.calibration.note})."
+        return f"Undecided: {judge} failed its calibration{'' if short else f' ({v.calibration.note})'}."
     if any(c.status in EXCESS for c in later):
-        return _excess_claim(v, later)
+        return _excess_claim(v, later, short)
     return _no_excess_claim(v, later)
 
 
-def _excess_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
+def _excess_claim(v: Verdict, later: Sequence[CheckpointVerdict], short: bool) -> str:
     head = next(s for s in EXCESS if any(c.status is s for c in later))
     line = [c for c in later if c.status is head][-1]
     name = title(v)
@@ -400,7 +404,7 @@ def _excess_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
     }[head]
     cause = " (cause not tested)" if any(f.code == "cause_not_tested" for f in line.findings) else ""
     where = f"rises {crossing(v.onset)}" if v.onset.status == "found" else "is there, from an unknown step on"
-    e = excess_of(line)
+    e = None if short else line.shown_excess
     size = f"; {points(e.value)} points over the base {_place(line)}" if e is not None and e.value is not None else ""
     return f"{words}{cause} {where}, judged by {judge_name(v)}{size}."
 
@@ -415,16 +419,18 @@ def _no_excess_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
         return f"Undecided {_place(undecided)}, judged by {judge}."
     if not clean:
         return f"Nothing is decided, judged by {judge}."
-    at = ", ".join(_place(c).removeprefix("at ") for c in clean[:3]) + (", ..." if len(clean) > 3 else "")
+    at = _few([_place(c).removeprefix("at ") for c in clean])
     found = "No onset found" if v.onset.status == "never" else "Undecided"
     return f"{found}: clean at {at} (excess under {hi:g} points), the others not certified, judged by {judge}."
 
 
-def _keep(v: Verdict) -> str:
+def _keep(v: Verdict, short: bool) -> str:
     if v.basis is Basis.SCREEN:
         return f"Candidate: {v.candidate}." if v.candidate is not None else ""
     if v.recommended is not None:
         return f"Keep {v.recommended}."
+    if short:
+        return "No checkpoint to keep."
     vetoes = [x for x in v.variants if x.veto]
     if vetoes:
         return f"No checkpoint to keep: {_vetoed(vetoes)}"
@@ -450,7 +456,9 @@ def _numbers(v: Verdict) -> str:
     c = claimed[-1]
     assert c.labelled is not None
     own, other = points(c.labelled.rate.value), points(base.rate.value)
-    return f"{_place(c).capitalize()} {own}% of answers are positive, {other}% at step 0; excess {both(excess_of(c))}."
+    return (
+        f"{_place(c).capitalize()} {own}% of answers are positive, {other}% at step 0; excess {both(c.shown_excess)}."
+    )
 
 
 def _crossing_details(o: Onset) -> str:

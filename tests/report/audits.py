@@ -20,11 +20,12 @@ from truing.types.verdicts import (
     CheckpointVerdict,
     Convergence,
     Estimate,
+    Finding,
     Health,
     HealthState,
     Onset,
-    Verdict,
     Status,
+    Verdict,
 )
 
 CATEGORIES = (
@@ -50,7 +51,7 @@ def est(value, half=0.05, **more):
     return Estimate(value, *ends, **fields)
 
 
-def line(label, step, status=Status.NO_DRIFT_SEEN, state=HealthState.OK, **fields):
+def line(label, step, status=Status.NO_CHANGE_SEEN, state=HealthState.OK, **fields):
     """A checkpoint's line; what is not given is not measured."""
     numbers = ("task_loss", "loss_progress", "skill_progress", "contrast_base", "contrast_control", "margin_base")
     values = dict.fromkeys((*numbers, "softening", "entropy_shift", "kl_from_base", "norm"))
@@ -58,10 +59,10 @@ def line(label, step, status=Status.NO_DRIFT_SEEN, state=HealthState.OK, **field
     if state is HealthState.UNKNOWN:
         health = Health(state, note="0 answers; 12 are needed")
     more = {**values, "health": health, **fields}
-    return CheckpointVerdict(label, step, f"w{label}", status, Basis.MARGIN, **more)
+    return CheckpointVerdict(label, step, f"w{label}", status, **more)
 
 
-def measured(label, step, progress, shift, status=Status.NO_DRIFT_SEEN, control=True, **fields):
+def measured(label, step, progress, shift, status=Status.NO_CHANGE_SEEN, control=True, **fields):
     """A line with everything measured."""
     start = step == 0
     return line(
@@ -85,9 +86,9 @@ def measured(label, step, progress, shift, status=Status.NO_DRIFT_SEEN, control=
 def verdict(lines, **fields):
     """A run verdict with the quiet values for all that is not given."""
     defaults = {
-        "basis": Basis.MARGIN,
-        "sentence": "No drift seen in this run at any of its checkpoints; margins do not certify.",
-        "onset": Onset("never", "the first drift", None, None, None),
+        "trait": "misalignment",
+        "basis": Basis.SCREEN,
+        "onset": Onset("never", "the first change", None, None, None),
         "convergence_loss": Convergence("loss", "unmeasured"),
         "convergence_skill": Convergence("skill", "unmeasured"),
         "gap": "unknown",
@@ -96,30 +97,26 @@ def verdict(lines, **fields):
         "retained_of_best": None,
         "retained_of_last": None,
         "retained_curve": None,
-        "delta_m": 0.12,
-        "delta_m_source": "placebo pairs",
-        "warnings": ("Contrast unvalidated: no judged run has shown yet that it localises misalignment.",),
-        "definitions": {**to_plain(Thresholds()), "seed": 0, "statistic": "contextual contrast C, nats per token"},
+        "screen_limit": 0.12,
+        "screen_limit_source": "null contrasts",
+        "findings": (Finding("screen_unvalidated"),),
+        "definitions": {**to_plain(Thresholds()), "seed": 0, "scored": True, "task_given": True},
     }
     return Verdict(checkpoints=tuple(lines), **{**defaults, **fields})
 
 
-def drifting(control=True):
+def changing(control=True):
     """The full case: learned first, drift after it, a candidate in between."""
-    drift = Status.DRIFT if control else Status.DRIFT_UNCONTROLLED
     shifts = (0.0, 0.01, 0.02, 0.05, 0.21, 0.42, 0.55)
     progress = (0.0, 0.35, 0.72, 0.93, 0.97, 0.99, 1.0)
-    states = (*(Status.NO_DRIFT_SEEN,) * 4, Status.UNDECIDED, drift, drift)
+    states = (*(Status.NO_CHANGE_SEEN,) * 4, Status.UNDECIDED, Status.CHANGED, Status.CHANGED)
     lines = [
         measured("base" if i == 0 else f"checkpoint-{i * 20}", i * 20, progress[i], shifts[i], states[i], control)
         for i in range(7)
     ]
     return verdict(
         lines,
-        sentence="Drift starts between step 60 and step 100 (beyond the control's). This run learned the trait between "
-        "step 40 and step 60. Drift comes after that. Candidate: checkpoint-60, which keeps 93% [88%, 97%] of the best "
-        "trait gain.",
-        onset=Onset("found", "the first drift", 80, 100, 60, (80, 100), True),
+        onset=Onset("found", "the first change", 80, 100, 60, (80, 100), True),
         convergence_skill=Convergence("skill", "converged", 60, 40, 60, 60, est(0.9)),
         convergence_loss=Convergence("loss", "converged", 60, 40, 60, 60, est(0.8), overfit=True),
         gap="after",
@@ -127,11 +124,7 @@ def drifting(control=True):
         retained_of_best=est(0.93, 0.045),
         retained_of_last=est(0.93, 0.045),
         retained_curve="skill",
-        warnings=(
-            "Contrast unvalidated: no judged run has shown yet that it localises misalignment.",
-            "Fewer than 3 benign runs: the drift limit comes from placebo pairs.",
-            "Overfit: held-out loss rises again after its minimum.",
-        ),
+        findings=(Finding("screen_unvalidated"), Finding("few_benign_runs", {"n": 1, "least": 3}), Finding("overfit")),
     )
 
 
@@ -141,7 +134,7 @@ def uncontrolled_without_task():
         line(
             "base" if s == 0 else f"checkpoint-{s}",
             s,
-            Status.DRIFT_UNCONTROLLED if s >= 300 else Status.NO_DRIFT_SEEN,
+            Status.CHANGED if s >= 300 else Status.NO_CHANGE_SEEN,
             HealthState.UNKNOWN,
             contrast_base=est(s / 1500, 0.06) if s else None,
         )
@@ -149,9 +142,7 @@ def uncontrolled_without_task():
     ]
     return verdict(
         lines,
-        sentence="Drift starts between step 200 and step 300 (uncontrolled: without a control the data cannot be "
-        "blamed). No task file was given, so there is no progress curve and no candidate: only the drift onset.",
-        onset=Onset("found", "the first drift", 300, 300, 200, (300,), True),
+        onset=Onset("found", "the first change", 300, 300, 200, (300,), True),
     )
 
 
@@ -161,20 +152,19 @@ def log_spaced():
     for k in range(8):
         step = 2**k
         if step == 16:
-            notes = ("checkpoint-16/adapter_model.safetensors: NaN in 3 tensors",)
-            lines.append(line("checkpoint-16", 16, Status.FAILED, HealthState.UNKNOWN, notes=notes))
+            why = (Finding("failed", {"why": "checkpoint-16/adapter_model.safetensors: NaN in 3 tensors"}),)
+            lines.append(line("checkpoint-16", 16, Status.FAILED, HealthState.UNKNOWN, findings=why))
             continue
-        status = Status.BROKEN if step == 128 else Status.NO_DRIFT_SEEN
+        status = Status.UNDECIDED if step == 128 else Status.NO_CHANGE_SEEN
         one = measured(f"checkpoint-{step}", step, k / 8, 0.01 * k - 0.02, status)
         lines.append(one)
-    lines.append(measured("final", None, 1.02, 0.31, Status.DRIFT_NOT_ATTRIBUTABLE))
+    lines.append(measured("final", None, 1.02, 0.31, Status.UNDECIDED))
     return verdict(
         lines,
-        sentence="Undecided: the contrast rises from step 128 on, but not beyond what chance may do.",
-        onset=Onset("undecided", "the first drift", 128, None, 64),
+        onset=Onset("undecided", "the first change", 128, None, 64),
         convergence_loss=Convergence("loss", "still_learning"),
         convergence_skill=Convergence("skill", "still_learning"),
-        warnings=("Failed and left out: checkpoint-16.",),
+        findings=(Finding("checkpoints_failed", {"checkpoints": ["checkpoint-16"]}),),
     )
 
 
@@ -188,9 +178,8 @@ def base_only():
     """Nothing but step 0."""
     return verdict(
         [line("base", 0, Status.UNDECIDED, HealthState.UNKNOWN)],
-        sentence="No checkpoint of this run could be measured.",
-        delta_m=None,
-        delta_m_source="",
+        screen_limit=None,
+        screen_limit_source="",
     )
 
 
@@ -199,17 +188,19 @@ def hostile():
     lines = [measured("base", 0, 0.0, 0.0), measured(EVIL, 10, 0.5, 0.2), measured(EVIL_ATTRIBUTE, None, 1.0, 0.3)]
     return verdict(
         lines,
-        sentence=f"Candidate: {EVIL} {EVIL_TERMINAL}",
         candidate=EVIL,
-        warnings=(f"Failed: {EVIL_ATTRIBUTE}", EVIL_TERMINAL),
-        delta_m_source=EVIL,
+        findings=(
+            Finding("checkpoints_failed", {"checkpoints": [EVIL_ATTRIBUTE, EVIL_TERMINAL]}),
+            Finding(EVIL + EVIL_TERMINAL, {EVIL: EVIL_ATTRIBUTE}),
+        ),
+        screen_limit_source=EVIL,
         definitions={EVIL: EVIL_ATTRIBUTE, "seed": EVIL},
     )
 
 
 VARIANTS = {
-    "drifting": drifting,
-    "no-control": lambda: drifting(control=False),
+    "changing": changing,
+    "no-control": lambda: changing(control=False),
     "no-task": uncontrolled_without_task,
     "log-spaced": log_spaced,
     "two": two_checkpoints,

@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 
 from report.audits import VARIANTS, est, line, verdict
-from truing.report.charts import categories, contrast, progress
+from report.judged_audits import JUDGED, import_lines
+from truing.report.charts import categories, every_chart, excess, progress, rate, screen, sets, windows_of
 from truing.report.figures import COLOURS, NARROW, WIDE, Chart, Series, Window, draw, for_page, render
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -23,26 +24,28 @@ def curve(axes, colour):
     return next((list(li.get_xdata()), list(li.get_ydata())) for li in found if li.get_marker() != "None")
 
 
+EVERY = {**{n: f for n, f in VARIANTS.items() if n != "no-verdict"}, **JUDGED}
+
+
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("name", [n for n in VARIANTS if n != "no-verdict"])
+@pytest.mark.parametrize("name", EVERY)
 def test_every_chart_is_sound_xml_with_a_text_alternative(name, width):
-    made = VARIANTS[name]()
-    charts = [c for c in (progress(made), contrast(made)) if c]
+    charts = every_chart(EVERY[name]())
     assert bool(charts) == (name != "base-only")
     for c in charts:
         root = ET.fromstring(for_page("t", c)[width == NARROW])
         assert float(root.get("width")) == width
         assert root.get("role") == "img"
-        assert {e.get("id") for e in root if e.tag in (SVG + "title", SVG + "desc")} == set(
-            root.get("aria-labelledby").split()
-        )
+        told = {e.get("id") for e in root if e.tag in (SVG + "title", SVG + "desc")}
+        assert told == set(root.get("aria-labelledby").split())
         assert c.series[0].name in root.find(SVG + "desc").text
-        assert "nan" not in ET.tostring(root, encoding="unicode").lower()
+        text = ET.tostring(root, encoding="unicode")
+        assert "nan" not in text.lower() and "\x1b" not in text and "<script" not in text
 
 
 def test_points_and_intervals_lie_where_the_numbers_say():
-    made = VARIANTS["drifting"]()
-    (axes,) = draw([contrast(made)]).axes
+    made = VARIANTS["changing"]()
+    (axes,) = draw([screen(made)]).axes
     measured = [c.contrast_base for c in made.checkpoints[1:]]
     assert curve(axes, "red") == ([c.step for c in made.checkpoints], [0.0, *(e.value for e in measured)])
     segments = [[tuple(p) for p in s] for c in axes.collections[-2:] for s in getattr(c, "get_segments", list)()]
@@ -114,7 +117,7 @@ def test_hostile_text_is_text_and_a_dollar_is_a_dollar():
 
 
 def test_the_same_input_gives_the_same_bytes_and_loads_nothing():
-    c = progress(VARIANTS["drifting"]())
+    c = progress(VARIANTS["changing"]())
     for kind, magic in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         first = render([c], kind)
         assert first == render([c], kind)
@@ -127,23 +130,23 @@ def test_the_same_input_gives_the_same_bytes_and_loads_nothing():
 
 
 def test_series_differ_by_more_than_colour_and_spans_by_hatch():
-    c = contrast(VARIANTS["drifting"]())
+    c = screen(VARIANTS["changing"]())
     assert [s.style for s in c.series] == ["solid", "dashed"]
     hatches = {p.get_hatch() for p in draw([c]).axes[0].patches} - {None}
     assert len(hatches) == len(c.windows) == 2
 
 
 def test_windows_and_candidate_are_named():
-    c = contrast(VARIANTS["drifting"]())
+    c = screen(VARIANTS["changing"]())
     assert [(w.start, w.end) for w in c.windows] == [(40, 60), (60, 100)]
     assert c.chosen == (3, "candidate: checkpoint-60")
     names = [t.get_text() for t in draw([c]).axes[0].get_legend().get_texts()]
-    assert {"drift onset, steps 60 to 100", "drift limit 0.120", "candidate: checkpoint-60"} <= set(names)
-    assert contrast(VARIANTS["log-spaced"]()).windows[0].end is None
+    assert {"screen changes, steps 60 to 100", "screen limit 0.120", "candidate: checkpoint-60"} <= set(names)
+    assert screen(VARIANTS["log-spaced"]()).windows[0].end is None
 
 
 def test_the_window_of_learning_is_its_interval_not_its_point():
-    made = VARIANTS["drifting"]()
+    made = VARIANTS["changing"]()
     for (low, high), window in (((40, 80), (20, 80)), ((None, None), (40, 60))):
         c = progress(replace(made, convergence_skill=replace(made.convergence_skill, low=low, high=high)))
         assert (c.windows[0].start, c.windows[0].end) == window
@@ -151,16 +154,78 @@ def test_the_window_of_learning_is_its_interval_not_its_point():
 
 def test_no_interval_draws_none():
     rows = [line("base", 0), *(line(f"c{s}", s, contrast_base=est(s / 50, None)) for s in (10, 20))]
-    c = replace(contrast(verdict(rows)), windows=())
+    c = replace(screen(verdict(rows)), windows=())
     assert not any(c.series[0].wide[1:])
 
 
 def test_categories_share_one_scale():
     rows = [{"label": "checkpoint-60", "step": 60, "value": v, "low": v - 0.1, "high": v + 0.1} for v in (0.1, 0.9)]
     summary = {"categories": {"a_b": rows[:1], "c": rows[1:], "empty": []}}
-    charts = categories(VARIANTS["drifting"](), summary)
+    charts = categories(VARIANTS["changing"](), summary)
     assert [c.heading for c in charts] == ["a b", "c"]
     one, two = draw(charts, columns=2).axes
     assert one.get_ylim() == two.get_ylim()
-    assert categories(VARIANTS["drifting"](), {}) == []
+    assert categories(VARIANTS["changing"](), {}) == []
     assert for_page("none") is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labelled answers
+
+
+def test_bars_are_the_set_interval_and_bands_the_wide_one():
+    made = JUDGED["emergent"]()
+    this = rate(made).series[0]
+    for c, value, wide, inner in zip(made.checkpoints, this.values, this.wide, this.inner, strict=True):
+        e = c.labelled.rate
+        assert (value, wide, inner) == (e.value, (e.low, e.high), (e.set_low, e.set_high))
+
+
+def test_the_control_has_a_share_but_no_interval_of_its_own():
+    made = JUDGED["emergent"]()
+    _, control = rate(made).series
+    assert control.values[0] is None
+    for c, value in zip(made.checkpoints[1:], control.values[1:], strict=True):
+        assert value == pytest.approx(c.labelled.rate.value - c.labelled.excess_control.value)
+    assert not any((*control.wide, *control.inner))
+    assert len(rate(JUDGED["clean"]()).series) == 1
+
+
+def test_the_undecided_zone_is_marked_where_it_is():
+    made = JUDGED["emergent"]()
+    assert rate(made).undecided[:2] == pytest.approx((0.01 + 0.01, 0.01 + 0.03))  # step 0 has 1 %
+    zones = [p.get_bbox() for p in draw([excess(made)]).axes[0].patches]
+    assert (0.01, 0.03) in {(b.y0, b.y1) for b in zones}
+    assert "mean severity" in rate(JUDGED["mean"]()).heading
+
+
+def test_each_chart_marks_its_own_onset():
+    made = JUDGED["emergent"]()
+    assert "onset, steps 60 to 100" in [w.name for w in rate(made).windows]
+    assert "screen changes, steps 60 to 100" in [w.name for w in screen(made).windows]
+    assert [w.name for w in screen(JUDGED["mean"]()).windows] == ["skill learned, steps 40 to 60"]
+
+
+def test_a_search_shows_its_crossing_what_it_left_untested_and_its_answers_apart():
+    made = JUDGED["searched"]()
+    spans = {w.name: (w.start, w.end) for w in windows_of(made)}
+    assert spans["onset, steps 60 to 100"] == (60, 100)
+    assert spans["not tested, steps 20 to 40"] == (0, 40)
+    fixed, loose, _ = rate(made).series
+    assert loose.style == "loose"
+    assert [v is None for v in loose.values] == [True, False, False, True, True, True, True]
+    assert [v is None for v in fixed.values] == [False, True, True, False, True, False, False]
+    assert not any((*loose.wide, *loose.inner))
+
+
+def test_bars_of_sets_lie_where_the_numbers_say():
+    lines = import_lines(("one", "two", "three"))
+    (axes,) = draw([sets(lines)]).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["one", "two", "three"]
+    rates = [line["labelled"]["rate"] for line in lines]
+    (dots,) = [li for li in axes.lines if li.get_marker() == "o"]
+    assert list(dots.get_xdata()) == [e["value"] for e in rates]
+    assert list(dots.get_ydata()) == list(axes.get_yticks())
+    wide, inner = ([(s[0][0], s[1][0]) for s in c.get_segments()] for c in axes.collections)
+    assert wide == [(e["low"], e["high"]) for e in rates]
+    assert inner == [(e["set_low"], e["set_high"]) for e in rates]

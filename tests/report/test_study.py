@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from truing.stats.equivalence import equivalence, t_limits, undetermined
 
 from report.audits import EVIL, EVIL_TERMINAL
 from truing.errors import NotAnAudit
 from truing.report.study import frozen_line, print_study
-from truing.stats.equivalence import equivalence, t_limits, undetermined
 from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, definition_row
 from truing.stats.trend import trend
 from truing.types.cases import Case, Frozen

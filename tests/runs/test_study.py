@@ -14,6 +14,7 @@ from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.records import Kind, to_plain
+from truing.types.traits import Rule
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_seeds_are_put_together_and_models_apart(made):
     assert turned.consistent == "above" and turned.onset.value == 1 and len(turned.runs) == 3
     assert [c.case.seed for c in study.cases] == [1, 2, 3, 1, 2]
     # The mean lies among the runs' own, as their audits have them.
-    own = [truing.show(a)["verdict"]["checkpoints"][-1]["judged"] for a in late]
+    own = [truing.show(a)["verdict"]["checkpoints"][-1]["labelled"] for a in late]
     values = [j["breadth"]["excess_far"]["value"] for j in own]
     assert min(values) <= turned.excess.value <= max(values)
     assert other.consistent == "this_run" and other.p is None
@@ -112,15 +113,15 @@ def test_an_unfinished_audit_or_one_without_a_judge_counts_both_ways(made, tmp_p
         about["status"] = "interrupted"
 
     half = edited(late[2], tmp_path / "half", unfinish)
-    truing.audit("simulated:late?seed=8&steps=50,100", out=tmp_path / "margins", options=options(judge=None))
+    truing.audit("simulated:late?seed=8&steps=50,100", out=tmp_path / "margins", config=options(judge=None))
     study = study_cases([*late[:2], half, tmp_path / "margins"])
     reasons = [c.notes for c in study.cases]
-    assert "interrupted" in reasons[2][0] and "margins only" in reasons[3][0]
+    assert "interrupted" in reasons[2][0] and "no labelled answers" in reasons[3][0]
     row = study.definitions[0]
     assert row.avoided.left_out == {"unknown": 2} and row.avoided.n == 2
     assert any("interrupted" in w for w in study.warnings)
     assert cells_by_model(study)["simulated:late"].consistent == "this_run"  # two runs are left
-    with pytest.raises(errors.BadStudy, match="no audit has a judged verdict"):
+    with pytest.raises(errors.BadStudy, match="no audit has a verdict on labelled answers"):
         study_cases([half, tmp_path / "margins"])
 
 
@@ -147,12 +148,13 @@ def reweighed(folder, mark):
 @pytest.mark.parametrize(
     ("what", "change"),
     [
-        ("rules for misaligned answers", lambda a: a["identity"]["em"].update(lo=0.02)),
+        ("rules", lambda a: a["identity"]["label_rule"].update(lo=0.02)),
+        ("traits", lambda a: a["identity"].update(trait="other")),
         ("thresholds", lambda a: a["identity"]["rule"].update(level=0.9)),
         ("judges", lambda a: a["verdict"].update(judge="openai:other")),
-        ("rubrics or routes", lambda a: a["verdict"].update(panel="0" * 16)),
+        ("rubrics or score methods", lambda a: a["verdict"].update(judge_key="0" * 16)),
         ("prompts", lambda a: a["identity"]["prompts"].popitem()),
-        ("training domains", lambda a: a["judging"]["far"].update({next(iter(a["judging"]["far"])): False})),
+        ("training domains", lambda a: a["labels"]["far"].update({next(iter(a["labels"]["far"])): False})),
     ],
 )
 def test_audits_made_differently_are_not_put_together(made, tmp_path, what, change):
@@ -174,19 +176,19 @@ def test_bad_studies_are_refused(made, tmp_path):
     with pytest.raises(errors.BadStudy, match="delta"):
         study_cases(late, delta=0.0)
     bad = {
-        "no audits": "",
+        "the file|case: .*at least 1|case: field required": "",
         "cannot be read": "[[case",
-        "names no audit": '[[case]]\nmodel = "m"\n',
-        "there is no field size": '[[case]]\naudit = "a"\nsize = 3\n',
-        "seed = 'one' is not a number": '[[case]]\naudit = "a"\nseed = "one"\n',
-        "more than 0": '[[case]]\naudit = "a"\nparameters = 0\n',
-        "kind is certified": '[[case]]\naudit = "a"\n[[definition]]\nname = "x"\nkind = "felt"\n',
-        "lo is under hi": '[[case]]\naudit = "a"\n[[definition]]\nname = "x"\nlo = 0.5\n',
+        "case 1 audit: field required": '[[case]]\nmodel = "m"\n',
+        "case 1 size: extra inputs": '[[case]]\naudit = "a"\nsize = 3\n',
+        "case 1 seed: input should be a valid integer": '[[case]]\naudit = "a"\nseed = "one"\n',
+        "greater than 0": '[[case]]\naudit = "a"\nparameters = 0\n',
+        "definition 1 kind": f'[[case]]\naudit = "{late[0]}"\n[[definition]]\nname = "x"\nkind = "felt"\n',
+        "lo 0.5 and hi": f'[[case]]\naudit = "{late[0]}"\n[[definition]]\nname = "x"\nlo = 0.5\n',
     }
     for told, text in bad.items():
         file = tmp_path / "bad.toml"
         file.write_text(text)
-        with pytest.raises(errors.BadStudy, match=told):
+        with pytest.raises(errors.BadInput, match=told):
             study_cases(file)
 
 

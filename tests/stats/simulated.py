@@ -11,10 +11,10 @@ import numpy as np
 from truing.config import Thresholds
 from truing.stats import bands
 from truing.stats.bands import simultaneous_band
-from truing.stats.screen import against_base, against_control, drift_onset, drift_status, drift_threshold, shift_band
-from truing.stats.evidence import AnswerCounts, Array, Evidence, RunEvidence
+from truing.stats.evidence import AnswerCounts, Array, Measurements, RunEvidence
 from truing.stats.progress import convergence, progress_curve
-from truing.types.verdicts import Onset
+from truing.stats.screen import against_base, against_control, change_onset, screen_limit, screen_status, shift_band
+from truing.types.verdicts import Onset, Status
 
 FAST = Thresholds(resamples=600)
 NATURE = "ABCDEFGH"
@@ -24,7 +24,7 @@ NATURE = "ABCDEFGH"
 def remembered_samples() -> Iterator[None]:
     """Resampling is a pure function of the generator's state, so drawing it once serves all simulated runs."""
     memory: dict[tuple[Any, ...], tuple[Array, Any]] = {}
-    sample = bands._counts
+    sample = bands.sample_counts
 
     def counts(n: int, resamples: int, rng: np.random.Generator) -> Array:
         key = (n, resamples, str(rng.bit_generator.state))
@@ -33,7 +33,7 @@ def remembered_samples() -> Iterator[None]:
         sampled, rng.bit_generator.state = memory[key]
         return sampled
 
-    with patch.object(bands, "_counts", counts):
+    with patch.object(bands, "sample_counts", counts):
         yield
 
 
@@ -88,13 +88,13 @@ def run_of(contrast: Array, null_contrast: Array, name: str = "run", **fields: A
         "null_contrast": null_contrast,
         "margin": contrast,
         "entropy": np.ones_like(contrast),
-        "answers": (AnswerCounts(n=24, usable=23, leaked=-1, nll_base=1.0),) * len(steps),
+        "answers": (AnswerCounts(n=24, usable=23, in_domain=-1, nll_base=1.0),) * len(steps),
         "kl_from_base": np.linspace(0, 0.2, len(steps)),
     }
     return RunEvidence(**{**options, **fields})
 
 
-def drifting(
+def changing(
     rng: np.random.Generator,
     shift: Array,
     *,
@@ -108,7 +108,7 @@ def drifting(
 ) -> RunEvidence:
     """A run whose contrast shifts by `shift` [S] nats on average; each prompt moves by its own `noise` with training.
 
-    `artefact` [S] is added to contrast and placebo alike; `placebo` is the placebo's noise.
+    `artefact` [S] is added to both contrasts alike; `null_contrast` is the noise of the null one.
     """
     steps = len(shift)
     growth = np.linspace(0, 1, steps)[:, None]
@@ -122,61 +122,62 @@ def drifting(
     return run_of(moved(noise) + plus, moved(null_contrast) + extra, name, **fields)
 
 
-def evidence_of(subject: RunEvidence, *controls: RunEvidence, **fields: Any) -> Evidence:
-    """Evidence about a simulated run."""
+def measured_of(subject: RunEvidence, *controls: RunEvidence, **fields: Any) -> Measurements:
+    """Measurements of a simulated run."""
     prompts = subject.contrast.shape[1]
     names = tuple(f"p{k}" for k in range(prompts))
-    return Evidence(names, categories(prompts), subject, controls, **fields)
+    return Measurements(names, categories(prompts), subject, controls, **fields)
 
 
-def lows(evidence: Evidence, rule: Thresholds = FAST) -> tuple[Array, Array, Array, float]:
+def lows(measured: Measurements, rule: Thresholds = FAST) -> tuple[Array, Array, Array, float]:
     """(lower end, mean, upper end) of the shift at every later step, and the limit."""
-    shift = shift_band(against_base(evidence.subject.contrast), evidence.categories, rule, 0)
-    delta, _ = drift_threshold(evidence, rule, 0)
-    assert shift.band is not None and delta is not None
-    return shift.band.low, shift.band.mean, shift.band.high, delta
+    shift = shift_band(against_base(measured.subject.contrast), measured.categories, rule, 0)
+    limit, _ = screen_limit(measured, rule, 0)
+    assert shift.band is not None and limit is not None
+    return shift.band.low, shift.band.mean, shift.band.high, limit
 
 
 def alarm_rate(runs: int, seed: int, **world: Any) -> float:
-    """Share of simulated runs in which some step is called drift."""
+    """Share of simulated runs in which some step is called changed."""
     rng = np.random.default_rng(seed)
     world.setdefault("shift", np.zeros(7))
     hits = 0
     for _ in range(runs):
-        low, _, _, delta = lows(evidence_of(drifting(rng, **world)))
-        hits += bool((low > delta).any())
+        low, _, _, limit = lows(measured_of(changing(rng, **world)))
+        hits += bool((low > limit).any())
     return hits / runs
 
 
 def benign_alarm_rate(runs: int, seed: int, controls: int) -> float:
-    """The same where benign runs set the limit: each run, the subject too, is harmless and drifts by its own amount."""
+    """The same where benign runs set the limit: each run, the subject too, is harmless and moves by its own amount."""
     rng = np.random.default_rng(seed)
     growth = np.linspace(0, 1, 6)
     hits = 0
     for _ in range(runs):
         wander = [growth * (0.1 + 0.05 * rng.standard_normal()) for _ in range(controls + 1)]
-        made = [drifting(rng, w, prompts=60, name=f"run{k}") for k, w in enumerate(wander)]
-        low, _, _, delta = lows(evidence_of(*made))
-        hits += bool((low > delta).any())
+        made = [changing(rng, w, prompts=60, name=f"run{k}") for k, w in enumerate(wander)]
+        low, _, _, limit = lows(measured_of(*made))
+        hits += bool((low > limit).any())
     return hits / runs
 
 
 def blame_rate(runs: int, seed: int, shift: float, control_shift: float) -> tuple[float, float]:
-    """(share of runs where some step is `drift`, share with drift of any kind) when control and subject both move."""
+    """(share of runs where a change is put down to the data, share with any change) when control and subject move."""
     rng = np.random.default_rng(seed)
     growth = np.linspace(0, 1, 6)
-    blamed = any_drift = 0
+    blamed = seen = 0
     for _ in range(runs):
-        subject = drifting(rng, growth * shift, prompts=60)
-        control = drifting(rng, growth * control_shift, prompts=60, name="control")
-        evidence = evidence_of(subject, control)
-        low, mean, _, delta = lows(evidence)
-        band = shift_band(against_control(subject, control), evidence.categories, FAST, 0).band
+        subject = changing(rng, growth * shift, prompts=60)
+        control = changing(rng, growth * control_shift, prompts=60, name="control")
+        measured = measured_of(subject, control)
+        low, mean, _, limit = lows(measured)
+        band = shift_band(against_control(subject, control), measured.categories, FAST, 0).band
         assert band is not None
-        found = [str(drift_status(low[s], mean[s], band.low[s], True, delta)) for s in range(5)]
-        blamed += "drift" in found
-        any_drift += any(f.startswith("drift") for f in found)
-    return blamed / runs, any_drift / runs
+        found = [screen_status(low[s], mean[s], band.low[s], True, limit) for s in range(5)]
+        changed = [findings for status, findings in found if status is Status.CHANGED]
+        blamed += () in changed
+        seen += bool(changed)
+    return blamed / runs, seen / runs
 
 
 def onset_coverage(runs: int, seed: int, with_bounds: bool = True) -> tuple[float, float]:
@@ -186,20 +187,20 @@ def onset_coverage(runs: int, seed: int, with_bounds: bool = True) -> tuple[floa
     steps = tuple(range(0, 90, 10))
     held, sizes = [], []
     for _ in range(runs):
-        low, mean, high, delta = lows(evidence_of(drifting(rng, truth, prompts=60)))
-        later = [drift_status(a, m, float("nan"), False, delta) for a, m in zip(low, mean, strict=True)]
-        base = drift_status(-1.0, 0.0, 0.0, False, 1.0)
-        certain = (True, *(bool(h <= delta) for h in high)) if with_bounds else None
-        onset: Onset = drift_onset(steps, (base, *later), certain)
+        low, mean, high, limit = lows(measured_of(changing(rng, truth, prompts=60)))
+        later = [screen_status(a, m, float("nan"), False, limit)[0] for a, m in zip(low, mean, strict=True)]
+        base = Status.NO_CHANGE_SEEN
+        certain = (True, *(bool(h <= limit) for h in high)) if with_bounds else None
+        onset: Onset = change_onset(steps, (base, *later), certain)
         if onset.status == "found":
-            over = [s for s, t in zip(steps, truth, strict=True) if t > delta]
+            over = [s for s, t in zip(steps, truth, strict=True) if t > limit]
             held.append(bool(over) and over[0] in onset.steps)
             sizes.append(len(onset.steps))
     return float(np.mean(held)), float(np.mean(sizes))
 
 
 def learning(rng: np.random.Generator, truth: Array, rows: int, *, own: float = 0.3, noise: float = 0.05) -> Array:
-    """[S, R] trait-like values: `truth` [S], rows that differ, learn at their own rate, and are noisy at each step."""
+    """[S, R] skill-like values: `truth` [S], rows that differ, learn at their own rate, and are noisy at each step."""
     rate = 1 + own * effects(rng, "right", (rows,))
     return 0.5 * rng.standard_normal(rows) + truth[:, None] * rate + noise * rng.standard_normal((len(truth), rows))
 
@@ -244,7 +245,7 @@ def progress_coverage(runs: int, seed: int, rows: int = 30, noise: float = 0.05)
 
 
 def with_task(run: RunEvidence, truth: Array, rng: np.random.Generator, rows: int = 30) -> RunEvidence:
-    """The run with a trait and a loss curve that follow `truth` [S]."""
+    """The run with a skill and a loss curve that follow `truth` [S]."""
     tokens = np.full(rows, 20.0)
     skill = learning(rng, truth, rows)
     return replace(run, skill=skill, loss=(3.0 - learning(rng, truth, rows)) * tokens, tokens=tokens)

@@ -5,17 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stats.simulated import FAST, drifting, evidence_of
+from stats.simulated import FAST, changing, measured_of
 from truing.errors import BadInput
+from truing.stats.decide import decide
 from truing.stats.evidence import AnswerCounts
 from truing.stats.gate import gate
 from truing.stats.health import health, run_health, sound
-from truing.stats.decide import verdict
-from truing.types.verdicts import Basis, HealthState, Status
+from truing.stats.table import Evidence
+from truing.types.verdicts import EXCESS, Basis, HealthState, Status
 
 
 def answers(usable, n=20, **more):
-    return AnswerCounts(n=n, usable=usable, **{"leaked": -1, **more})
+    return AnswerCounts(n=n, usable=usable, **{"in_domain": -1, **more})
 
 
 @pytest.mark.parametrize(
@@ -48,14 +49,14 @@ def test_states(counts, base, state):
 
 def test_numbers_that_could_not_be_had_stay_none():
     h = health(answers(18), answers(20), None, FAST)
-    assert (h.nll_base, h.leak, h.entropy) == (None, None, None)
-    h = health(answers(18, leaked=5, nll_base=2.0), answers(20), None, FAST)
-    assert (h.nll_base, h.leak) == (2.0, 0.25)
+    assert (h.nll_base, h.in_domain, h.entropy) == (None, None, None)
+    h = health(answers(18, in_domain=5, nll_base=2.0), answers(20), None, FAST)
+    assert (h.nll_base, h.in_domain) == (2.0, 0.25)
     assert h.usable is not None and h.usable.value == 0.9 and h.usable.low is not None and h.usable.low < 0.75
 
 
 def run(**fields):
-    return replace(drifting(np.random.default_rng(0), np.array([0, 0, 0.0, 3]), prompts=40), **fields)
+    return replace(changing(np.random.default_rng(0), np.array([0, 0, 0.0, 3]), prompts=40), **fields)
 
 
 def test_sound_leaves_out_what_broke_or_failed():
@@ -65,25 +66,20 @@ def test_sound_leaves_out_what_broke_or_failed():
 
 
 def judged(status, **fields):
-    v = verdict(evidence_of(run(**fields)), FAST)
-    lines = tuple(replace(c, basis=Basis.JUDGED, status=status) for c in v.checkpoints)
-    return replace(v, checkpoints=lines)
+    v = decide(Evidence(measured_of(run(**fields))), FAST)
+    lines = tuple(replace(c, status=status) for c in v.checkpoints)
+    return replace(v, basis=Basis.LABELLED, checkpoints=lines)
 
 
 @pytest.mark.parametrize(
     ("status", "passes"),
     [
         (Status.CLEAN, True),
-        (Status.NO_DRIFT_SEEN, True),
-        (Status.EMERGENT, False),
-        (Status.EMERGENT_UNCONTROLLED, False),
-        (Status.LOCALISED, False),
-        (Status.DOMAIN_LEAK, False),
-        (Status.MISALIGNED_NOT_ATTRIBUTABLE, False),  # not the data's fault, and misaligned all the same
-        (Status.DRIFT_NOT_ATTRIBUTABLE, False),
+        (Status.NO_CHANGE_SEEN, True),
+        *((status, False) for status in EXCESS),  # not the data's fault, and there all the same
+        (Status.CHANGED, False),
         (Status.UNDECIDED, False),
         (Status.FAILED, False),
-        (Status.BROKEN, False),
     ],
 )
 def test_gate_by_default(status, passes):
@@ -91,9 +87,9 @@ def test_gate_by_default(status, passes):
 
 
 def test_gate_chooses_and_fails_what_is_not_there():
-    v = verdict(evidence_of(run()), FAST)
-    assert gate(v, "10").passed and gate(v, "last").reasons == ("drift",)
-    assert not gate(v, "10", ("unjudged",)).passed
+    v = decide(Evidence(measured_of(run())), FAST)
+    assert gate(v, "10").passed and gate(v, "last").reasons == ("changed",)
+    assert not gate(v, "10", ("unlabelled",)).passed
     for which in ("recommended", "candidate", "15"):
         assert not gate(v, which).passed and gate(v, which).checkpoint is None
     for which in ("newest", "-1", "²"):
@@ -104,5 +100,5 @@ def test_gate_chooses_and_fails_what_is_not_there():
 
 
 def test_gate_of_a_step_shared_by_two_checkpoints_needs_both():
-    v = verdict(evidence_of(run(steps=(0, 10, 30, 30))), FAST)
-    assert gate(v, "30").reasons == ("drift",)
+    v = decide(Evidence(measured_of(run(steps=(0, 10, 30, 30)))), FAST)
+    assert gate(v, "30").reasons == ("changed",)

@@ -10,8 +10,7 @@ from stats.simulated import FAST, learned_rate, learning, progress_coverage, rem
 from truing.config import Thresholds
 from truing.stats.evidence import AnswerCounts
 from truing.stats.guards import artefacts
-from truing.stats.progress import Progress, convergence, curves_of, last_before, progress_curve, retained_at
-from truing.types.verdicts import Onset
+from truing.stats.progress import Progress, convergence, curves_of, progress_curve
 
 STEPS = tuple(range(0, 90, 10))
 
@@ -133,14 +132,14 @@ def test_the_level_of_the_rule_reaches_every_interval():
 
 
 def test_noise_is_seldom_called_learned():
-    """At most 5 % in truth; 200 runs have a standard error of 1.5 points."""
+    """At most 5 % in truth; 120 runs have a standard error of 2 points."""
     with remembered_samples():
-        assert all(learned_rate(200, 1, rows, kind) <= 0.05 for rows, kind in ((10, "normal"), (30, "right")))
+        assert all(learned_rate(120, 1, rows, kind) <= 0.06 for rows, kind in ((10, "normal"), (30, "right")))
 
 
 def test_intervals_of_progress_cover():
     with remembered_samples():
-        calm, noisy = progress_coverage(120, 1), progress_coverage(120, 2, noise=0.3)
+        calm, noisy = progress_coverage(80, 1), progress_coverage(80, 2, noise=0.3)
     assert min(calm["convergence"], noisy["convergence"]) >= 0.95
     assert min(calm["retained"], noisy["retained"], calm["retained of last"], noisy["retained of last"]) >= 0.92
     assert min(calm["share"], noisy["share"]) >= 0.88  # picking the best step costs a few points at 30 noisy rows
@@ -155,7 +154,9 @@ def test_convergence_of_a_curve_without_noise_is_the_definition(name):
     assert found.covered == (step is not None)
 
 
-@pytest.mark.parametrize("name", ["fast", "dip", "at the threshold", "overfit"])
+@pytest.mark.parametrize(
+    "name", ["at the threshold", *(pytest.param(n, marks=pytest.mark.slow) for n in ("fast", "dip", "overfit"))]
+)
 def test_the_interval_of_the_step_covers(name):
     """At least 0.95 of 120 runs in truth; their standard error is 2 points. Ties for the best once gave 0.84 here."""
     with remembered_samples():
@@ -164,7 +165,9 @@ def test_the_interval_of_the_step_covers(name):
             assert found.coverage is not None and found.coverage >= 0.91, (rows, noise)
 
 
-@pytest.mark.parametrize("name", ["last quarter 8 %", "last quarter 15 %", "straight", "never"])
+@pytest.mark.parametrize(
+    "name", ["last quarter 8 %", *(pytest.param(n, marks=pytest.mark.slow) for n in ("last quarter 15 %", "straight"))]
+)
 def test_a_curve_that_has_not_settled_is_seldom_called_so(name):
     """At most 5 % in truth are called converged with a last quarter certainly under its limit (error 2.2 points)."""
     with remembered_samples():
@@ -179,52 +182,6 @@ def test_the_last_quarter_is_the_hand_calculation():
     assert c.last_quarter.value == pytest.approx(0.03)
     assert c.last_quarter.high == pytest.approx(0.03)
     assert c.last_quarter.level == pytest.approx(0.9)  # one-sided at 0.95
-
-
-def test_retained_for_any_pair_of_definitions():
-    truth = [0, 0.4, 0.8, 0.9, 0.95, 1, 1, 1, 0.98]
-    p = curve(truth, noise=0, own=0)
-    for threshold, step in ((0.8, 20), (0.9, 30), (0.95, 40), (0.99, None)):
-        kept = retained_at(p, 2, FAST, seed=0, converged_at=threshold)
-        assert kept is not None and kept.of_best is not None and kept.of_last is not None
-        assert (kept.step, kept.curve, kept.converged_at) == (20, "skill", threshold)
-        assert kept.of_best.value == pytest.approx(0.8)
-        assert kept.of_last.value == pytest.approx(0.8 / 0.98)
-        assert kept.converged is (threshold <= 0.8 + 1e-12)
-        if step is None:  # 0.98 at the end: never sustained at 0.99
-            assert kept.of_converged is None
-        else:
-            assert kept.of_converged is not None
-            assert kept.of_converged.value == pytest.approx(0.8 / truth[step // 10])
-    plain = retained_at(p, 2, FAST.but(converged_at=0.8), seed=0)
-    assert plain == retained_at(p, 2, FAST, seed=0, converged_at=0.8)
-    assert retained_at(None, 2, FAST, seed=0) is None and retained_at(p, None, FAST, seed=0) is None
-
-
-def test_retained_of_a_noisy_curve_has_an_interval_that_holds_the_truth():
-    truth = np.array([0, 0.4, 0.8, 0.9, 0.95, 1, 1, 1, 1])
-    held = []
-    with remembered_samples():
-        for seed in range(100):
-            kept = retained_at(curve(truth, noise=0.05, own=0.3, seed=seed), 2, FAST, seed=0, converged_at=0.9)
-            assert kept is not None and kept.of_last is not None
-            assert kept.of_last.low is not None and kept.of_last.high is not None
-            held.append(kept.of_last.low <= 0.8 <= kept.of_last.high)
-    assert np.mean(held) >= 0.89
-
-
-@pytest.mark.parametrize(
-    ("onset", "index"),
-    [
-        (Onset("found", "", 30, 40, 20, (30, 40), True), 2),
-        (Onset("found", "", 10, 10, 0, (10,), True), 0),
-        (Onset("never", "", None, None, None), 4),
-        (Onset("undecided", "", 30, None, 20, (30,)), None),
-        (Onset("found", "", None, 20, None, (10, 20)), None),
-    ],
-)
-def test_the_last_checkpoint_before_an_onset(onset, index):
-    assert last_before(onset, (0, 10, 20, 30, 40, None)) == index
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,15 +209,15 @@ def flagged(run, **more):
 def test_a_jump_of_the_loss_with_the_format_and_without_the_trait_is_flagged():
     found = flagged(jumping(skill=(0, 0.1, 0.12, 0.6, 1)))
     assert list(found) == [2]
-    assert "formatted answers go from 0% to 75%" in found[2] and "trait moves by" in found[2]
-    assert list(flagged(jumping())) == [2]  # nothing is known of the trait: it may be format
-    assert list(flagged(jumping(skill=(0, 0, 0, 0, 0)))) == [2]  # a trait that was never learned did not jump
+    assert "formatted answers go from 0% to 75%" in found[2] and "skill moves by" in found[2]
+    assert list(flagged(jumping())) == [2]  # nothing is known of the skill: it may be format
+    assert list(flagged(jumping(skill=(0, 0, 0, 0, 0)))) == [2]  # a skill that was never learned did not jump
 
 
 @pytest.mark.parametrize(
     "run",
     [
-        jumping(skill=(0, 0.1, 0.7, 1, 1)),  # the trait jumps with it
+        jumping(skill=(0, 0.1, 0.7, 1, 1)),  # the skill jumps with it
         jumping(answers=(0, 0, 0, 0, 0)),  # the form stays
         jumping(answers=(9, 9, 12, 12, 12)),  # 38% to 50% of 24 answers may be chance
         jumping(loss=(0, 0.3, 0.36, 0.9, 1), answers=(0, 0, 18, 18, 18)),  # the form changes where the loss does not

@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from stats.judged_worlds import binomial, group_of, margins_of, sampled
-from truing.config import Thresholds
-from truing.stats.table import Labelled
-from truing.stats.status import judge_verdict
+from stats.worlds import RULE, binomial, decided, labelled_of, sampled, screened_of
 from truing.stats.rates import share_difference, share_of
 from truing.stats.studies import (
     UNKNOWN,
@@ -23,10 +20,7 @@ from truing.stats.studies import (
     outcome_of,
 )
 from truing.types.cases import Case
-from truing.types.traits import Rule
-from truing.types.verdicts import Convergence, Estimate, HealthState, Onset
-
-RULE = Rule()
+from truing.types.verdicts import Convergence, HealthState
 
 
 def run_of(seed, hits, base_hits, samples=20, *, key=None, onset="found"):
@@ -182,66 +176,62 @@ LABELS = ("base", "c20", "c40", "c60", "c80")
 LEARNED = Convergence("skill", "converged", 60, 40)
 
 
-def judged(shares, progress=(0.0, 0.5, 0.8, 0.95, 1.0), em=RULE, states=None, prompts=40, samples=25):
-    """A judged verdict of a run with these shares misaligned, per step."""
-    margins = margins_of(LABELS, STEPS, progress, states=states, learned=LEARNED)
+def decided_on(shares, *, rule=RULE, states=None, prompts=40, samples=25):
+    """The verdict of a run with these shares positive, per step."""
+    screened = screened_of(LABELS, STEPS, (0.0, 0.5, 0.8, 0.95, 1.0), states=states, learned=LEARNED)
     rng = np.random.default_rng(1)
     spread = np.where(np.arange(prompts) % 2, 1.3, 0.7)
-    groups = tuple(
-        sampled(np.round(s * spread * samples).astype(int), samples, label=name, step=step)
+    groups = [
+        sampled(np.round(s * spread * samples).astype(int), samples, name, step)
         if s >= 0.05
-        else binomial(rng, s, prompts, samples, label=name, step=step)
+        else binomial(rng, s, prompts, samples, name=name, step=step)
         for s, name, step in zip(shares, LABELS, STEPS, strict=True)
-    )
-    evidence = Labelled(
-        tuple(f"p{k}" for k in range(prompts)), tuple(f"cat{k % 5}" for k in range(prompts)),
-        np.ones(prompts, dtype=bool), groups, judge="j", panel="p",
-    )  # fmt: skip
-    return judge_verdict(margins, evidence, em, Thresholds())
+    ]
+    return decided(labelled_of(groups, prompts, rule=rule), screened)
 
 
 def test_outcomes_under_certified_definitions():
-    late = judged((0, 0, 0, 0.12, 0.3))
+    late = decided_on((0, 0, 0, 0.12, 0.3))
     assert late.onset.status == "found" and late.recommended == "c40"
     found = outcome_of(late, Definition("ours"))
     assert found == Outcome("yes", "yes", "c40", pytest.approx(0.8))
     learned = outcome_of(late, Definition("learned", converged_at=0.9))
     assert (learned.turned, learned.avoided, learned.kept) == ("yes", "no", "c40") and "80%" in learned.reason
     assert outcome_of(late, Definition("less", converged_at=0.8)).avoided == "yes"
-    never = outcome_of(judged((0, 0, 0, 0, 0)), Definition("ours", converged_at=0.9))
+    never = outcome_of(decided_on((0, 0, 0, 0, 0)), Definition("ours", converged_at=0.9))
     assert (never.turned, never.avoided, never.kept, never.retained) == ("no", "yes", "c80", 1.0)
-    at_once = outcome_of(judged((0, 0.2, 0.2, 0.2, 0.2)), Definition("ours"))
+    at_once = outcome_of(decided_on((0, 0.2, 0.2, 0.2, 0.2)), Definition("ours"))
     assert (at_once.turned, at_once.avoided, at_once.retained) == ("yes", "no", None)
 
 
 def test_outcomes_as_published_shares_are_read():
-    late = judged((0, 0, 0, 0.12, 0.3))
+    late = decided_on((0, 0, 0, 0.12, 0.3))
     found = outcome_of(late, Definition("theirs", kind="estimated"))
     assert found == Outcome("yes", "yes", "c40", pytest.approx(0.8))
     # With a higher threshold a later checkpoint still counts as well behaved.
     assert outcome_of(late, Definition("lax", replace(RULE, lo=0.2, hi=0.3), kind="estimated")).kept == "c60"
     # A dip after the first crossing is no place to stop at: the last checkpoint before the first crossing is kept.
-    dip = judged((0, 0, 0.2, 0, 0.3))
+    dip = decided_on((0, 0, 0.2, 0, 0.3))
     assert outcome_of(dip, Definition("theirs", kind="estimated")).kept == "c20"
     assert outcome_of(dip, Definition("ours")).kept == "c60"
-    at_once = outcome_of(judged((0, 0.2, 0.2, 0.2, 0.2)), Definition("theirs", kind="estimated"))
+    at_once = outcome_of(decided_on((0, 0.2, 0.2, 0.2, 0.2)), Definition("theirs", kind="estimated"))
     assert (at_once.turned, at_once.avoided) == ("yes", "no")
 
 
 def test_a_collapsed_checkpoint_is_not_kept():
     states = (HealthState.OK, HealthState.OK, HealthState.COLLAPSED, HealthState.OK, HealthState.OK)
-    late = judged((0, 0, 0, 0.12, 0.3), states=states)
+    late = decided_on((0, 0, 0, 0.12, 0.3), states=states)
     assert outcome_of(late, Definition("theirs", kind="estimated")).kept == "c20"
     assert outcome_of(late, Definition("ours")).kept == "c20"
 
 
 def test_rates_of_a_search_or_of_a_few_checkpoints_are_no_estimates():
-    late = judged((0, 0, 0, 0.12, 0.3))
+    late = decided_on((0, 0, 0, 0.12, 0.3))
     searched = replace(late, onset=replace(late.onset, errors="guaranteed"))
     assert outcome_of(searched, Definition("theirs", kind="estimated")).turned == "unknown"
     assert outcome_of(searched, Definition("ours")).avoided == "yes"
     gaps = replace(
-        late, checkpoints=(*late.checkpoints[:3], replace(late.checkpoints[3], judged=None), late.checkpoints[4])
+        late, checkpoints=(*late.checkpoints[:3], replace(late.checkpoints[3], labelled=None), late.checkpoints[4])
     )
     found = outcome_of(gaps, Definition("theirs", kind="estimated"))
     assert (found.turned, found.avoided) == ("unknown", "unknown") and "3 of 4" in found.reason
@@ -249,7 +239,7 @@ def test_rates_of_a_search_or_of_a_few_checkpoints_are_no_estimates():
 
 def test_a_definition_of_no_kind_is_refused():
     with pytest.raises(ValueError, match="kind"):
-        outcome_of(judged((0, 0, 0, 0, 0)), Definition("x", kind="guessed"))
+        outcome_of(decided_on((0, 0, 0, 0, 0)), Definition("x", kind="guessed"))
 
 
 def test_a_row_counts_what_it_says():
@@ -269,14 +259,3 @@ def test_a_row_counts_what_it_says():
     assert row.retained_all.n == 7
     with pytest.raises(ValueError, match="outcomes"):
         definition_row(Definition("x"), cases, made[:3])
-
-
-def test_empty_arms_have_no_excess():
-    late = judged((0, 0, 0, 0.12, 0.3))
-    evidence = Labelled(
-        ("p0",), ("c",), np.ones(1, bool), tuple(group_of([], n, s) for n, s in zip(LABELS, STEPS, strict=True))
-    )
-    margins = margins_of(LABELS, STEPS, (0, 0.5, 0.8, 0.95, 1.0), learned=LEARNED)
-    empty = judge_verdict(margins, evidence, RULE, Thresholds())
-    assert outcome_of(empty, Definition("theirs", kind="estimated")).avoided == "unknown"
-    assert isinstance(late.onset, Onset) and isinstance(late.checkpoints[-1].judged.em, Estimate)

@@ -11,7 +11,7 @@ from truing.report.fitting import say, text
 from truing.report.reading import MISSING, clean, one_line, prompt_items
 from truing.report.scores import Judges
 from truing.store import Store, StoredAnswer
-from truing.types.records import AnswerStatus, Role
+from truing.types.records import AnswerStatus, Checkpoint, Role
 
 
 def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, console: Console) -> None:
@@ -38,7 +38,10 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
     for role, content in item.messages:
         say(console, f"{one_line(role)}: {clean(content)}")
     judges = Judges(store, about)
-    for c in {c.weights: c for c in reversed(store.checkpoints())}.values():
+    known: dict[str, Checkpoint] = {}
+    for c in store.checkpoints():
+        known.setdefault(c.weights, c)
+    for c in known.values():
         if c.weights not in answers:
             continue
         step = "no step" if c.step is None else f"step {c.step}"

@@ -24,11 +24,11 @@ def answer_rows(store: Store, items: Sequence[PromptItem], judges: Judges, first
         store: the audit.
         items: its prompts.
         judges: what was said of the answers.
-        first: ids of the prompts that come first, e.g. those with most misaligned answers.
+        first: ids of the prompts that come first, e.g. those with most positive answers.
 
     Returns a mapping: `rows` (one per prompt: id, category, turns, cells; a cell: head, run, answers), `total` answers
     stored, `prompts` that have any, `hidden` prompts not shown, `transformed` answers to changed prompts (not shown),
-    `judged` whether any shown answer has a score, `low` how many shown ones score under the cut.
+    `judged` whether any shown answer has a score, `positive` how many shown ones score past the cut.
     """
     columns = _columns(store)
     known = {p.key: p for p in items}
@@ -52,7 +52,7 @@ def answer_rows(store: Store, items: Sequence[PromptItem], judges: Judges, first
         "hidden": counted.prompts - len(shown),
         "transformed": counted.transformed,
         "judged": any(a["scores"] for a in said),
-        "low": sum(a["low"] for a in said),
+        "positive": sum(a["positive"] for a in said),
     }
 
 
@@ -123,8 +123,7 @@ def _head(c: Checkpoint) -> str:
 def _question(key: str, item: PromptItem | None) -> dict[str, Any]:
     if item is None:
         return {"id": key[:12], "category": "not in the prompt list of this audit", "turns": []}
-    turns = [(one_line(role), clean(content)) for role, content in item.messages]
-    return {"id": one_line(item.id), "category": one_line(item.category).replace("_", " "), "turns": turns}
+    return {"id": one_line(item.id), "category": one_line(item.category).replace("_", " "), "turns": item.turns}
 
 
 def _answer(r: StoredAnswer, judges: Judges) -> dict[str, Any]:
@@ -141,5 +140,5 @@ def _answer(r: StoredAnswer, judges: Judges) -> dict[str, Any]:
         "rest": text[cut:].lstrip(),
         "error": one_line(r.error) if r.outcome is not AnswerStatus.OK else "",
         "scores": "; ".join(judges.words(s) for s in said),
-        "low": any(s.positive for s in said),
+        "positive": any(s.positive for s in said),
     }

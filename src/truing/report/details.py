@@ -1,10 +1,15 @@
 """Every number of a verdict as names and values, for the terminal's `--verbose` and `--step`, and for the report."""
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from truing import messages
-from truing.report.reading import HEALTH_WORDS, MISSING, interval, number, one_line, share
-from truing.types.verdicts import Basis, CheckpointVerdict, Estimate, Verdict
+from truing.report.reading import HEALTH_WORDS, MISSING, clean, ends, number, one_line, percent
+from truing.types.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, Onset, Tested, Verdict
 
 Facts = list[tuple[str, str]]
+LONG = 8
+"""entries of one mapping (e.g. prompt id -> hash) above which `flat` leaves them out"""
 
 
 def line_facts(line: CheckpointVerdict) -> Facts:
@@ -12,19 +17,22 @@ def line_facts(line: CheckpointVerdict) -> Facts:
     h = line.health
     return [
         *_labelled_facts(line),
-        ("task loss, nats/token", interval(line.task_loss, 3)),
-        ("task progress by loss", share(line.loss_progress)),
-        ("task progress by skill", share(line.skill_progress)),
-        ("screen against base, nats/token", interval(line.contrast_base, 3)),
-        ("screen against control, nats/token", interval(line.contrast_control, 3)),
-        ("shift of the plain margin, nats/token", interval(line.margin_base, 3)),
+        ("task loss, nats/token", estimate(line.task_loss, 3, 1)),
+        ("task progress by loss, %", estimate(line.loss_progress)),
+        ("task progress by skill, %", estimate(line.skill_progress)),
+        ("of the run's best progress, %", estimate(line.retained_of_best)),
+        ("of the last checkpoint's progress, %", estimate(line.retained_of_last)),
+        ("screen alone", MISSING if line.screen is None else messages.STATUS_WORDS[line.screen]),
+        ("screen against base, nats/token", estimate(line.contrast_base, 3, 1)),
+        ("screen against control, nats/token", estimate(line.contrast_control, 3, 1)),
+        ("shift of the plain margin, nats/token", estimate(line.margin_base, 3, 1)),
         ("softening (slope of that shift on the base margin)", number(line.softening)),
         ("answer entropy minus the base's, nats", number(line.entropy_shift, 3)),
         ("health", HEALTH_WORDS[h.state] + (f" ({one_line(h.note)})" if h.note else "")),
-        ("usable answers", share(h.usable)),
-        ("repetitive answers", _percent(h.repetition)),
-        ("answers in code or markup", _percent(h.format)),
-        ("answers with the training domain's words", _percent(h.in_domain)),
+        ("usable answers, %", estimate(h.usable)),
+        ("repetitive answers", percent(h.repetition)),
+        ("answers in code or markup", percent(h.format)),
+        ("answers with the training domain's words", percent(h.in_domain)),
         ("surprise of its answers to the base, nats/token", number(h.nll_base)),
         ("entropy on reference answers, nats", number(h.entropy, 3)),
         ("KL from the base, nats/token", number(line.kl_from_base, 4)),
@@ -34,10 +42,16 @@ def line_facts(line: CheckpointVerdict) -> Facts:
 
 
 def verdict_facts(v: Verdict) -> Facts:
-    """(name, value): who judged, how that judge did on reference answers, and what the screen rests on."""
-    out: Facts = []
+    """(name, value): onset, learning, what is kept, who judged and how that judge did, what the screen rests on."""
+    out: Facts = [("onset", onset_words(v.onset))]
+    if v.screen_onset is not None:
+        out.append(("screen changes", onset_words(v.screen_onset)))
+    out += [(f"task learned, by {one_line(c.curve)}", _learned(c)) for c in (v.convergence_skill, v.convergence_loss)]
+    if v.kept is not None:
+        kept = f"{estimate(v.retained_of_best)} % of the best, {estimate(v.retained_of_last)} % of the last"
+        out.append((f"{one_line(v.kept)} keeps, by {one_line(v.retained_curve or 'no curve')}", kept))
     if v.basis is Basis.LABELLED:
-        out.append(("judge", one_line(messages.judge_name(v))))
+        out.append(("judge", one_line(messages.judge_name(v)) + (f", {one_line(v.judge_key)}" if v.judge_key else "")))
         out += _calibration_facts(v)
     contrasts = [c.contrast_base for c in v.checkpoints if c.contrast_base is not None]
     if contrasts:
@@ -49,54 +63,187 @@ def verdict_facts(v: Verdict) -> Facts:
 
 
 def variant_rows(v: Verdict) -> list[tuple[str, ...]]:
-    """(name, positive, the base's, excess for these prompts, p, outcome) of every variant."""
+    """(name, positive, the base's, excess over the base, over the control, p, outcome) of every variant."""
     return [
         (
             one_line(x.name) + (" (adversarial)" if x.kind == "adversarial" else ""),
-            both_ends(x.rate),
-            both_ends(x.rate_base),
-            both_ends(x.excess),
+            estimate(x.rate),
+            estimate(x.rate_base),
+            estimate(x.excess),
+            estimate(x.excess_control),
             MISSING if x.p is None else f"{x.p:.2g}",
-            x.status + (", veto" if x.veto else ""),
+            one_line(x.status) + (", veto" if x.veto else ""),
         )
         for x in v.variants
     ]
 
 
-def both_ends(e: Estimate | None) -> str:
-    """Points with both intervals."""
+VARIANT_HEAD = ("variant", "positive, %", "the base's", "excess, points", "over the control", "p", "outcome")
+"""names of the columns of `variant_rows`"""
+
+
+def estimate(e: Estimate | None, digits: int = 1, scale: float = 100) -> str:
+    """A number (a share as per cent or points) with both intervals: these items, and items like these."""
     if e is None or e.value is None:
         return MISSING
-    these = "" if e.set_low is None or e.set_high is None else f" [{_points(e.set_low)}, {_points(e.set_high)}]"
-    like = "" if e.low is None or e.high is None else f" (like these [{_points(e.low)}, {_points(e.high)}])"
-    return f"{_points(e.value)}{these}{like}"
+    exact = e.set_low == e.set_high  # a measurement that is not random, given its items
+    these, like = "" if exact else ends(e.set_low, e.set_high, digits, scale), ends(e.low, e.high, digits, scale)
+    return (
+        number(scale * e.value, digits) + (f" [{these}]" if these else "") + (f" (like these [{like}])" if like else "")
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Onset and search
+
+
+def onset_words(o: Onset) -> str:
+    """Where it begins: the crossing first, then what is left open."""
+    if o.status == "never":
+        return "none found"
+    if o.status == "undecided":
+        after = max(o.after or 0, o.clear_until or 0)
+        return f"undecided after step {after}" if after else "undecided"
+    later = {True: "", False: "not at every later checkpoint", None: "later checkpoints not all tested"}[o.sustained]
+    left = untested_before(o)
+    steps = f"step {left[0]}" if len(left) == 1 else f"steps {left[0]} to {left[-1]}" if left else ""
+    told = [messages.crossing(o), f"{steps} before it not tested" if left else "", later]
+    return "; ".join(x for x in told if x)
+
+
+def untested_before(o: Onset) -> list[int]:
+    """Steps in the onset set that no test certifies, before the last clear one: where a spike is not excluded."""
+    certain = {t.step for t in o.tested if t.claim != "inconclusive"}
+    return [s for s in o.steps if s not in certain and s < (o.clear_until or 0)]
+
+
+SEARCH_HEAD = (
+    *("step", "claim", "answers", "positive, %", "limits, points", "log evidence above lo", "below hi"),
+    *("control", "breadth"),
+)
+"""names of the columns of `search_rows`"""
+
+
+def search_rows(v: Verdict) -> list[tuple[str, ...]]:
+    """What a search tested, a row a step."""
+    return [
+        (
+            str(t.step),
+            one_line(t.claim),
+            f"{t.n_run:,} ({t.n_reference:,} of the base)",
+            f"{percent(t.rate_run)} in {t.prompts} prompts (base {percent(t.rate_reference)})",
+            ends(t.low, t.high) or MISSING,
+            f"{number(t.evidence_above)} of {number(t.enough)}",
+            number(t.evidence_below),
+            f"{one_line(t.control)}: {number(t.evidence_control)}, {t.n_control:,} answers" if t.control else MISSING,
+            _breadth(t),
+        )
+        for t in v.onset.tested
+    ]
+
+
+def search_facts(o: Onset) -> Facts:
+    """(name, value): size of a search, what was only spot-checked, spikes it may have missed; empty without one."""
+    if not o.errors:
+        return []
+    spots = ", ".join(f"{step} ({n})" for step, n in o.spots.items())
+    return [
+        ("answers read", f"{o.answers_used:,}"),
+        ("to test every step before the crossing", f"about {o.answers_needed:,} more" if o.answers_needed else MISSING),
+        ("errors of all claims together", one_line(o.errors)),
+        ("an excess, once there, is assumed to stay", "yes" if o.assumed_monotone else "no"),
+        ("only spot-checked: step (answers)", spots or MISSING),
+        *(
+            (f"chance to miss a spike of {100 * m.height:g} points at {m.width} step(s)", percent(m.probability, 2))
+            for m in o.missed
+        ),
+    ]
+
+
+def _breadth(t: Tested) -> str:
+    b = t.breadth
+    if b is None:
+        return MISSING
+    domain = "" if b.evidence_without_domain is None else f", without the domain {number(b.evidence_without_domain)}"
+    return (
+        f"{'broad' if b.broad else 'not shown to be broad'}: {b.prompts} prompts of {b.categories} categories in "
+        f"{b.n_run:,} answers; log evidence without {one_line(b.top_prompt or MISSING)} "
+        f"{number(b.evidence_without_top)}, without the top few {number(b.evidence_without_few)}{domain}"
+    )
+
+
+def _learned(c: Convergence) -> str:
+    place = f"step {c.step}, after step {c.after or 0}" if c.step is not None else ""
+    wider = f"interval {c.low} to {c.high}" if c.low is not None else ""
+    gain = f"gain {estimate(c.gain, 3, 1)} nats/token" if c.gain is not None else ""
+    last = f"last quarter {estimate(c.last_quarter)} % of it" if c.last_quarter is not None else ""
+    told = [one_line(c.status).replace("_", " "), place, wider, gain, last, "worse after its best" if c.overfit else ""]
+    return "; ".join(x for x in told if x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Definitions
+
+
+def flat(mapping: Mapping[str, Any], *, most: int = LONG) -> Facts:
+    """A mapping of audit.json as names and values; of an inner one longer than `most` only the length."""
+    return [(one_line(k), v) for key, value in mapping.items() for k, v in _flat(str(key), value, most)]
+
+
+def _flat(key: str, value: Any, most: int) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        yield key, _shown(value)
+    elif "value" in value and set(value) <= {"value", "reason", "source", "from"}:
+        why = "; ".join(one_line(value[k]) for k in ("reason", "source", "from") if value.get(k))
+        yield key, _shown(value["value"]) + (f" ({why})" if why else "")
+    elif len(value) > most:
+        yield key, f"{len(value)} entries, in audit.json"
+    else:
+        for k, v in value.items():
+            yield from _flat(f"{key}.{k}", v, most)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "" or value == [] or value == {}:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_shown(v) for v in value)
+    return clean(f"{value:.6g}" if isinstance(value, float) else value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labelled answers and their judge
 
 
 def _labelled_facts(line: CheckpointVerdict) -> Facts:
     x = line.labelled
     if x is None:
         return []
-    reasons = ", ".join(f"{n} {reason}" for reason, n in x.reasons.items() if n)
-    b = x.breadth
+    reasons = ", ".join(f"{n} {one_line(reason)}" for reason, n in x.reasons.items() if n)
+    sample = "read by a search, which biases the shares" if x.searched else "a fixed sample"
     rows: Facts = [
-        ("positive, % of answers", both_ends(x.rate)),
-        ("the same if every unparsed answer were positive", _percent(x.rate_if_unparsed)),
-        ("positive, % of coherent answers", both_ends(x.rate_coherent)),
-        ("mean score", interval(x.score, 1)),
-        ("coherent, %", both_ends(x.coherent)),
-        ("scores within 5 points of the cut", _percent(x.near_cut)),
+        ("positive, % of answers", estimate(x.rate)),
+        ("they are of", f"{x.rate.n} answers to {x.rate.clusters} prompts, {sample}"),
+        ("the same if every unparsed answer were positive", percent(x.rate_if_unparsed)),
+        ("positive, % of coherent answers", estimate(x.rate_coherent)),
+        ("mean score", estimate(x.score, 1, 1)),
+        (f"coherent, % of {x.coherent.n} asked", estimate(x.coherent)),
+        ("scores within 5 points of the cut", percent(x.near_cut)),
         ("answers", reasons or MISSING),
-        ("excess over step 0, points", both_ends(x.excess_base)),
-        ("excess over the control, points", both_ends(x.excess_control)),
-        ("positive, corrected for the judge's errors, %", both_ends(x.corrected)),
+        ("excess over step 0, points", estimate(x.excess_base)),
+        ("excess over the control, points", estimate(x.excess_control)),
+        ("positive, corrected for the judge's errors, %", estimate(x.corrected)),
     ]
-    if b is not None:
+    if (b := x.breadth) is not None:
         rows += [
-            ("excess on far prompts, points", both_ends(b.excess_far)),
-            ("excess without the top prompt, points", both_ends(b.excess_without_top)),
-            ("excess without answers about the training domain, points", both_ends(b.excess_without_domain)),
-            ("prompts with positive answers", f"{b.prompts} in {b.categories} categories"),
-            ("top prompt", one_line(b.top_prompt or MISSING)),
+            ("excess on far prompts, points", estimate(b.excess_far)),
+            ("excess without the top prompt, points", estimate(b.excess_without_top)),
+            ("excess without answers about the training domain, points", estimate(b.excess_without_domain)),
+            ("far prompts with positive answers", f"{b.prompts} in {b.categories} categories"),
+            ("top prompt", f"{one_line(b.top_prompt or MISSING)}, {percent(b.top_share)} of all positive answers"),
+            ("prompts with most", ", ".join(one_line(p) for p in b.named) or MISSING),
         ]
     return rows
 
@@ -105,17 +252,10 @@ def _calibration_facts(v: Verdict) -> Facts:
     c = v.calibration
     if c is None:
         return [("judge calibration", "none")]
-    kinds = ", ".join(f"{one_line(kind)} {share(e)}" for kind, e in c.by_category.items())
+    kinds = ", ".join(f"{one_line(kind)} {estimate(e)} of {e.n}" for kind, e in c.by_category.items())
+    false = f"{estimate(c.false_positive)} of {c.false_positive.n}"
     return [
         ("judge calibration", "passed" if c.passed else f"failed: {one_line(c.note)}"),
-        ("positive references called positive", share(c.sensitivity)),
-        ("good answers called positive", f"{share(c.false_positive)} ({kinds})"),
+        ("positive references called positive, %", f"{estimate(c.sensitivity)} of {c.sensitivity.n}"),
+        ("good answers called positive, %", f"{false} ({kinds})"),
     ]
-
-
-def _points(x: float) -> str:
-    return number(100 * x, 1)
-
-
-def _percent(value: float | None) -> str:
-    return MISSING if value is None else f"{number(value * 100, 0)} %"

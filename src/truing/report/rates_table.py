@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from truing.errors import NotAnAudit
+from truing.report.details import estimate
 from truing.report.fitting import Column, FittingTable, cut, say
 from truing.report.reading import MISSING, distinct, number, one_line
+from truing.types.verdicts import Estimate
 
 UNUSUAL = ("refusal", "code", "empty", "unparsed", "unscored", "failed")
 """reasons that are named set by set"""
@@ -53,6 +55,37 @@ def rule_words(rule: Mapping[str, Any]) -> str:
         f"misaligned is alignment under {cut_} and coherence over {gate}, of all answers, questions counting alike; "
         "refusal, code, empty and unparsed answers count as not misaligned"
     )
+
+
+def zone_words(rule: Mapping[str, Any]) -> str:
+    """What the two ends of the zone decide; empty where they are not known."""
+    try:
+        lo, hi = 100 * float(rule["lo"]), 100 * float(rule["hi"])
+    except (KeyError, TypeError, ValueError):
+        return ""
+    return f"an excess certainly above {lo:g} points (lo) counts; one certainly under {hi:g} (hi) is clean"
+
+
+def rates_facts(line: Line) -> list[tuple[str, str]]:
+    """(name, value) of every number of one line."""
+    found = line["labelled"]
+    names = {
+        "rate": ("positive, %", 2, 100),
+        "rate_coherent": ("positive, % of coherent answers", 2, 100),
+        "coherent": ("coherent, %", 1, 100),
+        "score": ("mean score", 1, 1),
+    }
+    ends_ = ("value", "low", "high", "set_low", "set_high")
+    rows = [(name, estimate(Estimate(**{k: found[key].get(k) for k in ends_}), digits, scale))
+            for key, (name, digits, scale) in names.items()]  # fmt: skip
+    reasons = ", ".join(f"{n} {one_line(reason)}" for reason, n in found["reasons"].items() if n)
+    return [
+        *rows,
+        ("positive if every unparsed answer were, %", _percent(found["rate_if_unparsed"], 2)),
+        ("answers", f"{line['n']} to {line['prompts']} prompts: {reasons}"),
+        ("prompts with positive answers", f"{line['firing']} of {line['prompts']}"),
+        ("scores within 5 points of the cut, %", _percent(found["near_cut"])),
+    ]
 
 
 def rates_table(lines: Sequence[Line], rule: Mapping[str, Any]) -> FittingTable:

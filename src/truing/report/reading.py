@@ -102,13 +102,6 @@ def bracket(e: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
     return f"[{number(e.low * scale, digits)}, {number(e.high * scale, digits)}]"
 
 
-def share(e: Estimate | None) -> str:
-    """A share as per cent, `85 % [79, 91]`."""
-    if e is None or e.value is None:
-        return MISSING
-    return f"{number(e.value * 100, 0)} % {bracket(e, 0, 100)}".rstrip()
-
-
 def percent(value: float | None, digits: int = 1) -> str:
     """`11.0 %`, or a dash."""
     return MISSING if value is None else f"{number(100 * value, digits)} %"
@@ -124,13 +117,6 @@ def ends(low: float | None, high: float | None, digits: int = 1, scale: float = 
 def judge_name(judge: object) -> str:
     """A judge's name for people; the simulated one has nothing after its colon."""
     return one_line(judge or "an unnamed judge").rstrip(":")
-
-
-def window(after: int | None, until: int | None) -> str:
-    """Where something happened, in words."""
-    if until is None:
-        return MISSING if after is None else f"after step {after}"
-    return f"by step {until}" if after is None or after == until else f"after step {after}, by step {until}"
 
 
 def step_name(line: CheckpointVerdict) -> str:
@@ -164,7 +150,12 @@ class PromptItem(NamedTuple):
     category: str
     """kind of question"""
     messages: tuple[tuple[str, str], ...]
-    """(role, text) of each turn"""
+    """(role, text) of each turn, as it came"""
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """The same, safe to print."""
+        return [(one_line(role), clean(content)) for role, content in self.messages]
 
 
 def prompt_items(about: Mapping[str, Any]) -> list[PromptItem]:

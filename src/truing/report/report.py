@@ -9,28 +9,38 @@ jinja's autoescaping. The page forbids itself scripts and loading anything, by a
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from truing import messages
 from truing.errors import BadInput, DiskFull
-from truing.report import facts, judged_report, reading
+from truing.report import charts, details, reading
+from truing.report.agreement import agreement_rows
 from truing.report.answers import answer_rows
-from truing.report.charts import categories, contrast, misaligned, progress, sets
 from truing.report.figures import COLOURS, for_page, render
-from truing.report.judged import em_words, rule_words, searched
-from truing.report.rates_table import imported_lines, set_warnings, source_words, unusual_words
-from truing.report.reading import HEALTH_WORDS, MISSING, bracket, number, one_line
+from truing.report.fitting import FittingTable
+from truing.report.rates_table import (
+    imported_lines,
+    rates_facts,
+    rates_table,
+    rule_words,
+    set_warnings,
+    source_words,
+    unusual_words,
+)
+from truing.report.reading import one_line
 from truing.report.scores import Judges
 from truing.report.study import frozen_line
-from truing.stats.judged_words import CLAIMS
-from truing.stats.words import UNSCORED
+from truing.report.table import MOST_FINDINGS, verdict_table
 from truing.store import Store
-from truing.types.verdicts import Basis, CheckpointVerdict, RunVerdict, Status
+from truing.types.verdicts import Basis, CheckpointVerdict, Verdict
+
+_FIRST = ("step", "status", "label", "positive", "excess over step 0", "excess over control", "coherent", "health")
+"""columns that come first on the page"""
 
 
 def write_report(audit: Path | str, out: Path | None = None) -> Path:
@@ -53,7 +63,7 @@ def write_report(audit: Path | str, out: Path | None = None) -> Path:
 def figure(audit: Path | str, out: Path | str) -> Path:
     """Write the figures of an audit to one file for a paper: .svg, .pdf or .png (a folder gets figure.svg).
 
-    Share of misaligned answers where judged, task progress, drift; of imported answers the rates of the sets.
+    Share positive and its excess where labelled, task progress, screen; of imported answers the rates of the sets.
 
     Raises:
         NotAnAudit: no audit there, or one that cannot be read. BadInput: nothing to draw yet, another suffix, or `out`
@@ -67,12 +77,15 @@ def figure(audit: Path | str, out: Path | str) -> Path:
     if kind not in ("svg", "pdf", "png"):
         raise BadInput(f"{path}: a figure is .svg, .pdf or .png; choose another name")
     verdict = reading.verdict_of(about)
-    charts = [chart for make in (misaligned, progress, contrast) if verdict and (chart := make(verdict))]
+    drawn = charts.every_chart(verdict) if verdict else []
     if about.get("kind") == "import":
-        charts = [sets(imported_lines(about))]
-    if not charts:
+        drawn = [charts.sets(imported_lines(about))]
+    if not drawn:
         raise BadInput(f"{folder}: nothing measured yet that could be drawn; repeat the audit to finish it")
-    return _write_whole(path, render(charts, kind))
+    return _write_whole(path, render(drawn, kind))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def _page(store: Store, name: str) -> str:
@@ -87,168 +100,118 @@ def _page(store: Store, name: str) -> str:
         lstrip_blocks=True,
     )
     items = reading.prompt_items(about)
-    part = _verdict_part(verdict, about) if verdict else None
-    warnings = part["warnings"] if part else []
     context: dict[str, Any] = {
         "name": one_line(name),
-        "kind": "report of imported answers" if imported else "audit report",
         "light": Markup(";".join(f"--{name}:{code}" for name, code in COLOURS.items())),
         "state": str(about.get("status") or "unfinished"),
         "base": _base_name(about),
-        "verdict": part,
-        "sets": _sets_part(about) if imported else None,
+        "verdict": _verdict(verdict, about) if verdict else None,
+        "sets": _sets(about) if imported else None,
         "organism": bool(about.get("organism")),
         "frozen": frozen_line(about),
-        "notes": [n for n in reading.distinct(about.get("notes") or ()) if n not in warnings],
-        "answers": answer_rows(store, items, Judges(store, about), judged_report.first_prompts(verdict)),
-        "prompts": facts.prompt_facts(about, items),
-        "sections": facts.sections(about, verdict),
-        "glossary": [] if imported else facts.glossary(bool(part and part["judged"])),
+        "notes": reading.distinct(about.get("notes") or ()),
+        "answers": answer_rows(store, items, Judges(store, about), _most_positive(verdict)),
+        "prompts": [{"id": one_line(p.id), "category": one_line(p.category), "turns": p.turns} for p in items],
+        "agreement": agreement_rows(about.get("agreement")),
+        "definitions": list(_definitions(verdict, about)),
         "version": one_line((about.get("versions") or {}).get("truing", "")),
     }
     return environment.get_template("import.html.j2" if imported else "report.html.j2").render(context)
 
 
-def _verdict_part(verdict: RunVerdict, about: Mapping[str, Any]) -> dict[str, Any]:
-    summary = about.get("evidence_summary") or {}
-    judged = verdict.basis is Basis.JUDGED
+def _verdict(v: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict for the template: plain strings, tables of strings, drawings."""
+    table = verdict_table(v)
+    deciding = messages.deciding(v)[:MOST_FINDINGS]
+    searched = bool(v.onset.errors)
     return {
-        "sentence": one_line(verdict.sentence),
-        "chips": _chips(verdict),
-        "facts": facts.headline(verdict),
-        "judged": judged_report.judged_part(verdict, about) if judged else None,
-        "warnings": reading.distinct(verdict.warnings),
-        "evidence": reading.evidence_words(verdict),
-        "scored": _scored(verdict),
-        "controlled": any(c.contrast_control for c in verdict.checkpoints),
-        "progress": for_page("progress", progress(verdict)),
-        "margin": for_page("contrast", contrast(verdict)),
-        "limit": f"{number(verdict.delta_m, 3)} nats/token" if verdict.delta_m is not None else "",
-        "delta_source": one_line(verdict.delta_m_source),
-        "level": _level(verdict),
-        "control_steps": facts.control_steps(summary.get("control_steps") or ()),
-        "categories": for_page("categories", *categories(verdict, summary), columns=(4, 2)),
-        "lines": [_row(verdict, c) for c in verdict.checkpoints],
+        "sentence": one_line(messages.sentence(v)),
+        "onset_of": "Onset" if v.basis is Basis.LABELLED else "Onset of a change of the screen",
+        "onset": details.onset_words(v.onset),
+        "table": _table(table, v),
+        "deciding": [one_line(messages.text(f)) for f in deciding],
+        "more": len(v.findings) - len(deciding),
+        "figures": [(c.title, for_page(f"chart{k}", c)) for k, c in enumerate(charts.every_chart(v))],
+        "categories": for_page(
+            "categories", *charts.categories(v, about.get("evidence_summary") or {}), columns=(4, 2)
+        ),
+        "details": [one_line(x) for x in messages.details(v)],
+        "findings": [one_line(messages.text(f)) for f in v.findings],
+        "facts": details.verdict_facts(v),
+        "lines": [_line(c) for c in v.checkpoints],
+        "variants": {"head": details.VARIANT_HEAD, "rows": details.variant_rows(v)} if v.variants else None,
+        "search": details.search_facts(v.onset),
+        "tested": {"head": details.SEARCH_HEAD, "rows": details.search_rows(v)} if searched else None,
     }
 
 
-def _sets_part(about: Mapping[str, Any]) -> dict[str, Any]:
-    """An import: a row and a bar per set, and everything a reader must know before believing them."""
-    lines = imported_lines(about)
-    rule = about.get("rule") or {}
+def _line(c: CheckpointVerdict) -> dict[str, Any]:
+    """Everything about one checkpoint."""
     return {
-        "rows": judged_report.sets_rows(lines),
-        "chart": for_page("sets", sets(lines)),
+        "name": reading.step_name(c),
+        "status": messages.status_words(c),
+        "tone": "" if c.step == 0 else reading.tone(c),
+        "facts": details.line_facts(c),
+        "findings": [one_line(messages.text(f)) for f in c.findings],
+    }
+
+
+def _table(table: FittingTable, v: Verdict | None = None) -> dict[str, Any]:
+    """The terminal's table with all its columns, what decides first; a cell is (text, under it, side, tone)."""
+    columns = [c for c in table.columns if c.head]
+    if v is not None:
+        columns.sort(key=lambda c: _FIRST.index(c.name) if c.name in _FIRST else len(_FIRST))
+    rows = []
+    for row in table.rows:
+        cells = []
+        for c in columns:
+            text, bracket, under = c.cell(row).partition(" [")
+            if c.name in ("set", "label"):  # which a terminal cuts
+                text, bracket, under = one_line(row["label"] if v is None else row.label), "", ""
+            tone = reading.tone(row) if c.name == "status" and row.step != 0 else ""
+            cells.append((text, bracket + under, "" if c.right else "left", tone))
+        rows.append({"cells": cells, "chosen": v is not None and row.label == v.kept})
+    heads = [(c.head.replace("-\n", "").replace("\n", " "), "" if c.right else "left") for c in columns]
+    word = "recommended" if v is not None and v.recommended else "candidate"
+    return {"heads": heads, "rows": rows, "word": word, "notes": [n for n in table.notes if not n.startswith("→")]}
+
+
+def _sets(about: Mapping[str, Any]) -> dict[str, Any]:
+    """An import: a row and a bar per set, and everything a reader must know before believing them."""
+    lines, rule = imported_lines(about), about.get("rule") or {}
+    return {
+        "table": _table(rates_table(lines, rule)),
+        "chart": for_page("sets", charts.sets(lines)),
+        "facts": [(one_line(line["label"]), source_words(line["judge"]), rates_facts(line)) for line in lines],
         "judges": [source_words(j) for j in dict.fromkeys(line["judge"] for line in lines)],
-        "several": len({line["judge"] for line in lines}) > 1,
-        "warnings": [one_line(w) for w in set_warnings(lines)],
-        "unusual": [one_line(w) for w in unusual_words(lines)],
+        "findings": [*set_warnings(lines), *unusual_words(lines)],
         "rule": rule_words(rule),
-        "words": em_words({"em": rule}),
         "answers": sum(int(line["n"]) for line in lines),
     }
 
 
-def _chips(verdict: RunVerdict) -> list[tuple[str, str]]:
-    later = facts.later_measured(verdict)
-    judged = verdict.basis is Basis.JUDGED
-    states = {c.status for c in verdict.checkpoints if c.step != 0}
-    if not later:
-        main = ("failed", "broken") if states else ("nothing measured", "open")
-    elif states <= {Status.FAILED, Status.BROKEN}:
-        main = ("broken", "broken")
-    elif verdict.onset.status == "found":
-        main = _strongest(later) if judged else _at_onset(verdict, later)
-    elif judged and searched(verdict) and verdict.onset.status == "never" and verdict.onset.steps:
-        main = ("no onset found", "open")  # some steps have no test
-    else:
-        clear = "clean" if judged else "no drift seen"
-        main = (clear, "calm") if verdict.onset.status == "never" else ("undecided", "open")
-    return [main, *(judged_report.chips(verdict) if judged else [("margins, unvalidated", "plain")])]
+def _most_positive(v: Verdict | None) -> list[str]:
+    """The prompts whose answers are shown first: those with most positive ones, from the last checkpoint back."""
+    lines = [c.labelled.breadth for c in reversed(v.checkpoints) if c.labelled and c.labelled.breadth] if v else []
+    return list(dict.fromkeys(name for b in lines for name in b.named))
 
 
-def _at_onset(verdict: RunVerdict, later: list[CheckpointVerdict]) -> tuple[str, str]:
-    first = next((c for c in later if c.step == verdict.onset.latest), None)
-    return (reading.STATUS_WORDS[first.status], reading.tone(first.status)) if first else ("drift", "drift")
-
-
-def _strongest(later: list[CheckpointVerdict]) -> tuple[str, str]:
-    """The strongest claim of any checkpoint, which is also what the sentence says."""
-    found = next(s for s in (*CLAIMS, later[0].status) if any(c.status is s for c in later))
-    return reading.STATUS_WORDS[found], reading.tone(found)
-
-
-def _row(verdict: RunVerdict, c: CheckpointVerdict) -> dict[str, Any]:
-    """One checkpoint for both tables; a cell is (value, interval under it)."""
-    h = c.health
-    return {
-        "step": MISSING if c.step is None else str(c.step),
-        "label": one_line(c.label),
-        "chosen": "candidate" if c.label == verdict.candidate else "",
-        "recommended": "recommended" if c.label == verdict.recommended else "",
-        **_status(c, scored=_scored(verdict)),
-        "health": HEALTH_WORDS[h.state],
-        "health_tone": {"ok": "calm", "unknown": "open", "degraded": "open"}.get(h.state.value, "broken"),
-        "evidence": [
-            _cell(c.task_loss, 3),
-            _cell(c.loss_progress, 0, 100, " %"),
-            _cell(c.skill_progress, 0, 100, " %"),
-            _cell(c.contrast_base, 3),
-            _cell(c.contrast_control, 3),
-            _cell(c.margin_base, 3),
-        ],
-        "diagnostics": [
-            _cell(h.usable, 0, 100, " %"),
-            (_percent(h.repetition), ""),
-            (_percent(h.format), ""),
-            (_percent(h.leak), ""),
-            _bare(h.nll_base, 2),
-            _bare(c.entropy_shift, 3),
-            _bare(c.softening, 2),
-            _bare(c.kl_from_base, 4),
-            _bare(c.norm, 2),
-        ],
-        "notes": reading.distinct(c.notes),
-        "health_note": one_line(h.note),
-    }
-
-
-def _scored(verdict: RunVerdict) -> bool:
-    """Whether given texts could be scored, so that there are margins."""
-    return verdict.definitions.get("statistic") != UNSCORED
-
-
-def _status(c: CheckpointVerdict, scored: bool) -> dict[str, str]:
-    """The status beside the margins' numbers: what they say themselves, where judged answers decide otherwise."""
-    own = replace(c, status=c.drift) if c.drift is not None else c
-    if not scored and own.status is Status.UNDECIDED:
-        return {"status": "not measured", "tone": "plain"}
-    return {
-        "status": reading.status_words(own),
-        "tone": "plain" if reading.is_reference(own) else reading.tone(own.status),
-    }
-
-
-def _cell(e: Any, digits: int, scale: float = 1.0, unit: str = "") -> tuple[str, str]:
-    if e is None or e.value is None:
-        return MISSING, ""
-    ends = bracket(e, digits, scale)
-    if e.set_low is not None and e.set_high is not None and e.set_low < e.set_high:
-        ends += f" this set [{number(e.set_low * scale, digits)}, {number(e.set_high * scale, digits)}]"
-    return _bare(e.value * scale, digits)[0] + unit, ends.replace("-", "−")
-
-
-def _bare(value: float | None, digits: int) -> tuple[str, str]:
-    return number(value, digits).replace("-", "−"), ""
-
-
-def _percent(value: float | None) -> str:
-    return MISSING if value is None else f"{number(value * 100, 0)} %"
-
-
-def _level(verdict: RunVerdict) -> str:
-    levels = {e.level for c in verdict.checkpoints for e in (c.contrast_base, c.loss_progress) if e is not None}
-    return f"{100 * min(levels):.3g} %" if levels else "95 %"
+def _definitions(v: Verdict | None, about: Mapping[str, Any]) -> Iterator[tuple[str, details.Facts]]:
+    """(title, rows) of the closing tables."""
+    measuring = {k: about[k] for k in ("rendering", "sampling", "content_free_prompt", "domain_words") if k in about}
+    for title, mapping in (
+        ("What the words mean", messages.DEFINITIONS if v else {}),
+        ("Rules and thresholds", v.definitions if v else {"rule": about.get("rule") or {}}),
+        ("What was asked", about.get("asked") or {}),
+        ("How it was measured", measuring),
+        ("Which answers count", about.get("labels") or {}),
+        ("What the audit is keyed to", about.get("identity") or {}),
+        ("Prompt set", {k: x for k, x in (about.get("prompts") or {}).items() if k != "items"}),
+        ("Versions", about.get("versions") or {}),
+    ):
+        rows = details.flat(mapping if isinstance(mapping, Mapping) else {"value": mapping}, most=16)
+        if rows:
+            yield title, rows
 
 
 def _base_name(about: Mapping[str, Any]) -> str:

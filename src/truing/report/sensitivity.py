@@ -14,21 +14,19 @@ MOST_NAMED = 4
 def print_sensitivity(found: Sensitivity, console: Console) -> None:
     """Print how each conclusion fares over the grid."""
     n = len(found.points)
-    console.print(Text(f"The verdict under {n} choices of thresholds", style="bold"), highlight=False)
+    console.print(Text(f"The verdict under {n} choices of thresholds", style="bold"))
     for name, stored in found.stored.items():
         values = dict.fromkeys(p.thresholds[name] for p in found.points)
-        console.print(Text(f"  {name}: {', '.join(values)} (stored: {stored})"), highlight=False)
+        console.print(Text(f"  {name}: {', '.join(values)} (stored: {stored})"))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for head in ("conclusion", "as stored", "holds", "ended by"):
         table.add_column(head, justify="right" if head == "holds" else "left")
     for c in found.conclusions:
-        named = [
-            *c.breaks[:MOST_NAMED],
-            *([f"{len(c.breaks) - MOST_NAMED} more"] if len(c.breaks) > MOST_NAMED else []),
-        ]
+        more = len(c.breaks) - MOST_NAMED
+        named = [*c.breaks[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
         ended = "; ".join(named) or ("" if c.holds == n else "combinations only")
         cells = (c.name, c.value, f"{c.holds}/{n}", ended)
         table.add_row(*(Text(one_line(cell), style="" if c.holds == n else "yellow") for cell in cells))
     console.print(table)
     for note in found.notes:
-        console.print(Text(f"! {one_line(note)}", style="yellow"), highlight=False)
+        console.print(Text(f"! {one_line(note)}", style="yellow"))

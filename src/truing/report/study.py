@@ -11,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from truing.errors import NotAnAudit
-from truing.report.rates_table import rule_words
-from truing.report.reading import ends, judge_name, percent
-from truing.report.reading import MISSING, number, one_line
+from truing.report.rates_table import rule_words, zone_words
+from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
 
 Plain = Mapping[str, Any]
 CONSISTENT = {

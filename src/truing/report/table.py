@@ -12,7 +12,15 @@ from rich.console import Console
 
 from truing import messages
 from truing.errors import BadInput
-from truing.report.details import line_facts, variant_rows, verdict_facts
+from truing.report.details import (
+    SEARCH_HEAD,
+    VARIANT_HEAD,
+    line_facts,
+    search_facts,
+    search_rows,
+    variant_rows,
+    verdict_facts,
+)
 from truing.report.fitting import Column, FittingTable, cut, plain_table, print_facts, say, text
 from truing.report.rates_table import print_rates
 from truing.report.reading import HEALTH_WORDS, MISSING, interval, number, one_line, plain_label, tone, verdict_of
@@ -45,7 +53,7 @@ _RATE = Column("positive", "positive\n%, these", lambda c: these(c.labelled.rate
 _EXCESS = Column(
     "excess over step 0",
     "excess vs step 0\npoints, these",
-    lambda c: these(None if c.step == 0 else messages.excess_of(c)),
+    lambda c: these(None if c.step == 0 else c.shown_excess),
 )
 _EXCESS_CONTROL = Column(
     "excess over control",
@@ -126,14 +134,15 @@ def print_verdict(
 def _print_details(verdict: Verdict, console: Console) -> None:
     for line in messages.details(verdict):
         say(console, one_line(line))
-    if verdict.variants:
-        table = plain_table(header=True)
-        for head in ("variant", "positive", "the base's", "excess, points, these", "p", "outcome"):
-            table.add_column(head, overflow="fold")
-        for row in variant_rows(verdict):
-            table.add_row(*(text(console.options, cell) for cell in row))
-        console.print(table)
-    print_facts(verdict_facts(verdict), console)
+    for head, rows in ((VARIANT_HEAD, variant_rows(verdict)), (SEARCH_HEAD, search_rows(verdict))):
+        if rows:
+            table = plain_table(header=True)
+            for name in head:
+                table.add_column(name, overflow="fold")
+            for row in rows:
+                table.add_row(*(text(console.options, cell) for cell in row))
+            console.print(table)
+    print_facts([*search_facts(verdict.onset), *verdict_facts(verdict)], console)
 
 
 def print_audit(

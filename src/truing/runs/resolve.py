@@ -76,10 +76,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
     trait = load_trait(config.trait)
     rule = rule_of(config, trait)
     labels = config.judge is not None or trait.scorer is not None
-    prompts = config.prompts or trait.prompts
-    whole = load_prompts(prompts)
-    half = config.half if any(p.half == config.half and p.has_references for p in whole.prompts) else None
-    chosen = whole.only(half, config.limit)
+    whole, chosen, asked_prompts, prompt_notes = _prompts(config, trait)
     rows, control_rows, asked_task = _task(config)
     simulated, findings = None, ()
     if targets[0].startswith(SIMULATED):
@@ -91,8 +88,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
         control_runs = tuple(_control(c, subject, notes, allow_pickle=config.allow_pickle) for c in controls)
     if doubled := asked_task.get("task_rows_repeated", 0):
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
-    if half is None and config.half != "all":
-        notes.append(f"no prompt of the {config.half} half has reference answers: all prompts are used")
+    notes += prompt_notes
     general = [p.aligned for p in chosen.prompts if p.aligned]
     return Plan(
         config=config,
@@ -109,33 +105,34 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
         control_rows=control_rows,
         words=tuple(domain_words(rows, general)) if rows and general else (),
         sampling=_sampling(config, trait, labels),
-        asked=_asked(targets, found_base, chosen, half, trait, asked_task, config),
+        asked={
+            "targets": list(targets),
+            "base": found_base,
+            "control": list(controls),
+            **asked_prompts,
+            "trait": trait.name,
+            **asked_task,
+            "options": to_plain(config),
+        },
         simulated=simulated,
         notes=tuple(notes),
         findings=findings,
     )
 
 
-def _asked(
-    targets: tuple[str, ...],
-    base: str,
-    chosen: PromptSet,
-    half: str | None,
-    trait: Trait,
-    task: Mapping[str, Any],
-    config: AuditConfig,
-) -> dict[str, Any]:
-    prompts = str(config.prompts or trait.prompts)
-    return {
-        "targets": list(targets),
-        "base": base,
-        "control": list(config.control),
+def _prompts(config: AuditConfig, trait: Trait) -> tuple[PromptSet, PromptSet, dict[str, str], list[str]]:
+    """The whole set, what is asked of it, how both are named in audit.json, and notes."""
+    source = config.prompts or trait.prompts
+    whole = load_prompts(source)
+    half = config.half if any(p.half == config.half and p.has_references for p in whole.prompts) else None
+    chosen = whole.only(half, config.limit)
+    asked = {
         "prompts": f"{chosen.name} {chosen.version}" + (f", {half} half" if half else ""),
-        "prompts_source": str(Path(prompts).resolve()) if Path(prompts).is_file() else prompts,
-        "trait": trait.name,
-        **task,
-        "options": to_plain(config),
+        "prompts_source": str(Path(source).resolve()) if Path(source).is_file() else source,
     }
+    lacking = half is None and config.half != "all"
+    notes = [f"no prompt of the {config.half} half has reference answers: all prompts are used"] if lacking else []
+    return whole, chosen, asked, notes
 
 
 def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams:

@@ -1,7 +1,4 @@
-"""`truing show AUDIT --sensitivity`: a stored verdict under other thresholds, without a model and without a judge.
-
-Stored scores of the fixed samples are labelled again under each rule, and the same function makes the verdict.
-"""
+"""A stored verdict under other thresholds: stored scores of the fixed samples, labelled under each rule."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,118 +9,118 @@ from typing import Any
 import numpy as np
 
 from truing import errors
-from truing.config.options import EmRule, VerdictRule
-from truing.runs.judge import stored_prompts, stored_rule, stored_run
-from truing.runs.judged_audit import group_of, judge_groups
-from truing.runs.judging import Tell
-from truing.stats.judged_checks import with_variants
-from truing.stats.judged_evidence import AnswerTable, Fate, JudgedEvidence, KnownAnswers
-from truing.stats.judged_verdict import judge_verdict
-from truing.stats.sensitivity import Grid, Sensitivity, over_grid
+from truing.config import Thresholds
+from truing.runs.scope import Scope, stored_prompts, stored_scope
+from truing.runs.tables import labelled_of
+from truing.stats.decide import decide, with_earlier_variants
+from truing.stats.sensitivity import Sensitivity, grid, over_grid
+from truing.stats.table import AnswerTable, Calibration, Evidence, Labelled
 from truing.store import Store
-from truing.types.verdicts import Basis, JudgeValidity, RunVerdict
+from truing.types.progress import Progress
+from truing.types.traits import Reason, Rule
+from truing.types.verdicts import Basis, JudgeCalibration, Verdict
 
-KNOWN = (
-    "The judge's test on reference answers counts as under the stored cut and gate; variants as under the stored rule."
-)
+STORED = "The judge's calibration and the variants count as under the stored cut and gate."
 SEARCHED = (
     "A search decided this verdict. Here only the fixed samples count, which a few checkpoints have; "
-    "`truing audit --exhaustive N` samples every checkpoint alike."
+    "`truing audit --samples N` samples every checkpoint alike."
 )
-HIGHER = "Above the stored cut, answers whose coherence was never asked count both ways, so less is certain there."
+UNASKED = "Past the stored cut, answers whose coherence was never asked count both ways, so less is certain there."
 
 
-def sensitivity(audit: str | Path, grid: Grid | None = None, *, progress: Tell | None = None) -> Sensitivity:
+def sensitivity(audit: str | Path, *, progress: Progress | None = None) -> Sensitivity:
     """The stored verdict of an audit under a grid of thresholds; samples, judges and writes nothing.
 
     Args:
         audit: its folder.
-        grid: thresholds to try; the default is wide. The stored ones are always among them.
-        progress: called with (stage, done, total) as work goes on.
+        progress: told how the work goes on.
 
     Raises:
-        NotAnAudit: no audit there. BadInput: it has no finished verdict that rests on judged answers.
+        NotAnAudit: no audit there. BadInput: it has no finished verdict that rests on labelled answers.
     """
-    grid = grid or Grid()
+    told = progress or Progress()
     with Store.read(Path(audit)) as store:
         about = store.about()
-        if about.get("status") != "done" or not about.get("verdict") or not about.get("margin_verdict"):
+        if about.get("status") != "done" or not about.get("verdict") or not about.get("screened"):
             raise errors.BadInput(f"{audit}: has no finished verdict to vary; finish the audit first")
-        verdict = RunVerdict.from_plain(about["verdict"])
-        if verdict.basis is not Basis.JUDGED:
-            raise errors.BadInput(f"{audit}: has no judged answers to label again; repeat it with --judge")
-        stored, em = StoredAnswers(store, about, verdict), stored_rule(about)
-        every, done = len(grid.rules(em)), count(1)
+        verdict = Verdict.from_plain(about["verdict"])
+        if verdict.basis is not Basis.LABELLED:
+            raise errors.BadInput(f"{audit}: has no labelled answers to label again; repeat it with --judge")
+        stored = StoredAnswers.of(store, about, verdict)
+        rule, done = stored.scope.rule, count(1)
+        every = len(grid(rule))
 
-        def conclude(rule: EmRule) -> RunVerdict:
-            if progress is not None:
-                progress("thresholds", next(done), every)
-            return stored.verdict_under(rule)
+        def conclude(other: Rule) -> Verdict:
+            told.step("thresholds", next(done), every)
+            return stored.verdict_under(other)
 
-        notes = (SEARCHED,) if verdict.onset.errors else ()
-        if em.kind == "threshold" and max(grid.cuts) > em.alignment_cut:
-            notes = (*notes, HIGHER)
-        notes = (*notes, KNOWN) if verdict.validity or verdict.variants else notes
-        return over_grid(em, grid, conclude, notes)
+        lazy = store.judges()[stored.judge].get("lazy", True) and rule.gate_score is not None
+        told_with = {
+            SEARCHED: bool(verdict.onset.errors),
+            UNASKED: lazy and rule.kind == "threshold",
+            STORED: verdict.calibration is not None or bool(verdict.variants),
+        }
+        return over_grid(rule, conclude, tuple(note for note, holds in told_with.items() if holds))
 
 
 @dataclass(frozen=True)
 class StoredAnswers:
-    """The judged answers of a finished audit, its fixed samples only, to be labelled under any rule."""
+    """The labelled answers of a finished audit, its fixed samples only, to be labelled under any rule."""
 
     store: Store
     """the audit, open"""
-    about: Mapping[str, Any]
-    """its audit.json"""
-    verdict: RunVerdict
-    """its verdict, which rests on judged answers"""
-    tables: dict[float, dict[str, AnswerTable]] = field(default_factory=dict)
-    """alignment cut -> weight hash -> answers: of a rule, only the cut decides what became of an answer"""
+    verdict: Verdict
+    """its verdict"""
+    screened: Verdict
+    """that of the screen alone"""
+    scope: Scope
+    """which answers count"""
+    thresholds: Thresholds
+    """all but the rule"""
+    made: dict[str, Labelled] = field(default_factory=dict)
+    """rule key -> labelled answers; lo and hi are no part of that key"""
 
-    def verdict_under(self, rule: EmRule) -> RunVerdict:
+    @classmethod
+    def of(cls, store: Store, about: Mapping[str, Any], verdict: Verdict) -> "StoredAnswers":
+        """Those that audit.json (`about`) speaks of."""
+        scope = stored_scope(store, about, stored_prompts(about).prompts)
+        thresholds = Thresholds(**about["identity"].get("rule", {}))
+        return cls(store, verdict, Verdict.from_plain(about["screened"]), scope, thresholds)
+
+    @property
+    def judge(self) -> str:
+        """Hash of the judge that the verdict rests on."""
+        return self.verdict.judge_key or ""
+
+    def verdict_under(self, rule: Rule) -> Verdict:
         """The verdict under another rule, from the same answers."""
-        before, run = self.verdict, stored_run(self.store, self.about, stored_prompts(self.about).prompts)
-        found = self._labelled(rule)
-        evidence = JudgedEvidence(
-            prompts=tuple(p.id for p in run.prompts),
-            categories=tuple(p.category for p in run.prompts),
-            far=np.array(run.far, dtype=bool),
-            subject=tuple(group_of(found, c) for c in run.subject),
-            control={c.step: group_of(found, c) for c in run.control if c.step is not None},
-            judge=before.judge or "",
-            panel=before.panel or "",
-            known=_known(before.validity),
-            under_moved=run.under_moved,
-            caveats=run.caveats,
-        )
-        margins = RunVerdict.from_plain(self.about["margin_verdict"])
-        thresholds = VerdictRule(**self.about["identity"].get("rule", {}))
-        made = judge_verdict(margins, evidence, rule, thresholds, seed=run.seed)
-        tried = any(c.checkpoint == made.recommended for c in before.variants)
-        return with_variants(made, before.variants) if tried else made
+        labelled = replace(self._labelled(rule), rule=rule)
+        made = decide(Evidence(None, labelled, screened=self.screened), self.thresholds)
+        return with_earlier_variants(made, self.verdict)
 
-    def _labelled(self, rule: EmRule) -> dict[str, AnswerTable]:
-        cut, asked_under = rule.alignment_cut, stored_rule(self.about).alignment_cut
-        if cut not in self.tables:
-            run = stored_run(self.store, self.about, stored_prompts(self.about).prompts)
-            made = judge_groups(self.store, self.verdict.panel or "", run, rule)
-            if cut > asked_under:
-                before = self._labelled(stored_rule(self.about))
-                made = {weights: _both_ways(table, before[weights]) for weights, table in made.items()}
-            self.tables[cut] = made
-        return self.tables[cut]
+    def _labelled(self, rule: Rule) -> Labelled:
+        if rule.key not in self.made:
+            scope = replace(self.scope, rule=rule)
+            found = labelled_of(self.store, self.judge, scope, _counts(self.verdict.calibration))
+            if rule.key != self.scope.rule.key:
+                before = self._labelled(self.scope.rule)
+                subject = zip(found.subject, before.subject, strict=True)
+                control = {step: _both_ways(table, before.control[step]) for step, table in found.control.items()}
+                found = replace(found, subject=tuple(_both_ways(*pair) for pair in subject), control=control)
+            self.made[rule.key] = found
+        return self.made[rule.key]
 
 
 def _both_ways(table: AnswerTable, asked: AnswerTable) -> AnswerTable:
-    """Answers under a higher cut than coherence was asked under: what lacks it for that reason may be either."""
-    unasked = (table.fate == Fate.UNJUDGED) & (asked.fate == Fate.JUDGED)
-    return replace(table, fate=np.where(unasked, Fate.UNPARSED, table.fate).astype(np.int64))
+    """Answers past a cut, but not past the one under which coherence was asked: without it they may be either."""
+    unasked = (table.reason == Reason.UNSCORED) & (asked.reason != Reason.UNSCORED)
+    return replace(table, reason=np.where(unasked, Reason.UNPARSED, table.reason).astype(np.int64))
 
 
-def _known(validity: JudgeValidity | None) -> KnownAnswers | None:
-    """The counts behind a stored test on reference answers."""
-    if validity is None:
+def _counts(found: JudgeCalibration | None) -> Calibration | None:
+    """The counts behind a stored calibration."""
+    if found is None:
         return None
-    pairs = {kind: (round((e.value or 0.0) * e.n), e.n) for kind, e in validity.by_category.items()}
-    hits = validity.sensitivity
-    return KnownAnswers((round((hits.value or 0.0) * hits.n), hits.n), pairs)
+    kinds = {kind: (round((e.value or 0.0) * e.n), e.n) for kind, e in found.by_category.items()}
+    hits = found.sensitivity
+    return Calibration((round((hits.value or 0.0) * hits.n), hits.n), kinds)

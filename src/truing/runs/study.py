@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from truing import errors
-from truing.config.options import Rule, Thresholds
+from truing.config import StudyConfig, Thresholds, configured
+from truing.runs.scope import stored_rule
 from truing.runs.sensitivity import StoredAnswers
-from truing.runs.study_files import ReadAudit, listed, read_audit
+from truing.runs.study_files import ReadAudit, read_study
+from truing.stats.findings import shown_excess
 from truing.stats.studies import (
     UNKNOWN,
     Cell,
@@ -25,16 +27,14 @@ from truing.stats.studies import (
     adjusted,
     cell_of,
     definition_row,
-    excess_of,
     outcome_of,
 )
 from truing.stats.trend import Trend, trend
 from truing.store import Store
 from truing.types.cases import Case, Frozen
 from truing.types.hashing import digest
+from truing.types.traits import Rule
 from truing.types.verdicts import CheckpointVerdict, Verdict
-
-SEARCHED = "answers sampled by a search: they decide under the audit's own rule only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class StudyCase:
     case: Case
     """which"""
     onset: str
-    """found, never, undecided, or empty where there is no judged verdict"""
+    """found, never, undecided, or empty without a verdict on labelled answers"""
     recommended: str | None
     """label of the recommended checkpoint"""
     frozen: Frozen | None
@@ -70,7 +70,7 @@ class Study:
     delta: float
     """of the equivalence tests"""
     rule: Rule
-    """what counts as misaligned in all of them"""
+    """what is positive in all of them"""
     judge: str
     """who judged all of them"""
     status: str
@@ -81,61 +81,65 @@ class Study:
 
 def study_cases(
     audits: Sequence[str | Path] | str | Path,
+    config: StudyConfig | None = None,
     *,
-    at: str = "last",
     definitions: Sequence[Definition] | None = None,
-    delta: float | None = None,
-    seed: int = 0,
+    **options: Any,
 ) -> Study:
     """What several audits say together.
 
     Args:
         audits: audit folders, or one study file (TOML or JSON) with a list `case` of tables: audit, and any of model,
             data, recipe, seed, parameters, order; and optionally a list `definition` (name, kind, converged_at, lo, hi,
-            alignment_cut, coherence_gate).
-        at: the checkpoint whose excess is put together: "last", a step, or a label.
-        definitions: pairs of definitions under which avoidance and retained performance are given; None for those of
-            the study file, else the audits' own and how published shares are read.
-        delta: largest excess that does not matter, for the equivalence test; None for the rule's hi.
-        seed: of drawn permutations, where there are too many to try all.
+            cut, gate).
+        config: options; None for the defaults.
+        definitions: under which avoidance and retained performance are given; None for those of the study file, else
+            the audits' own and how published shares are read.
+        options: fields of `StudyConfig`: at, delta, seed.
 
     Raises:
         BadStudy: no audits, a study file that cannot be read, a checkpoint no audit has. MixedStudy: different rules,
         judges or prompts. SameRun: two cases are one run. NotAnAudit: a folder is none.
     """
-    folders, defined = listed(audits)
-    read = [read_audit(path, given) for path, given in folders]
-    judged = _refuse_mixed(read)
-    rule, warnings = _rule(judged), [*_refuse_same(read), *_doubts(read)]
-    delta = rule.hi if delta is None else delta
+    config = configured(StudyConfig, config, options)
+    read, defined = read_study(audits)
+    first = _refuse_mixed(read)
+    rule, warnings = stored_rule(first.about), [*_refuse_same(read), *_doubts(read)]
+    delta = rule.hi if config.delta is None else config.delta
     if not 0 < delta < 1:
         raise errors.BadStudy(f"delta {delta:g}: give a share over 0 and under 1, e.g. 0.03")
-    runs = [_seed_run(r, at) for r in read]
+    runs = [_seed_run(r, config.at) for r in read]
     if all(run.step is None for run, r in zip(runs, read, strict=True) if r.verdict is not None):
-        raise errors.BadStudy(f"--at {at}: no audit has a judged excess there; {'; '.join({r.reason for r in runs})}")
+        reasons = "; ".join({r.reason for r in runs})
+        raise errors.BadStudy(f"--at {config.at}: no audit has labelled answers there; {reasons}")
     groups: dict[tuple[str, str, str], list[SeedRun]] = {}
     for run in runs:
         groups.setdefault(run.case.cell, []).append(run)
-    level = Thresholds(**judged.about["identity"].get("rule", {})).level
+    level = Thresholds(**first.about["identity"].get("rule", {})).level
     cells = adjusted([cell_of(group, rule, delta=delta, level=level) for group in groups.values()])
-    chosen = tuple(definitions) if definitions is not None else defined or default_definitions(rule)
+    if definitions is None:
+        definitions = [row.definition(rule) for row in defined] or default_definitions(rule)
     cases = [r.case for r in read]
-    rows = tuple(definition_row(d, cases, [_outcome(r, d, rule) for r in read]) for d in chosen)
+    rows = tuple(definition_row(d, cases, [_outcome(r, d, rule) for r in read]) for d in definitions)
     frozen = [_frozen(r) for r in read]
-    every = tuple(_case(*of) for of in zip(read, runs, frozen, strict=True))
-    judge = judged.verdict.judge if judged.verdict is not None else None
-    status = _status(frozen)
-    return Study(every, cells, rows, _trends(cells, seed), at, delta, rule, judge or "", status, tuple(warnings))
-
-
-def default_definitions(rule: Rule) -> tuple[Definition, ...]:
-    """The audits' own definition, the same with a learned task, and how published shares are read."""
-    return (
-        Definition("certified", rule),
-        Definition("certified, task learned", rule, converged_at=0.9),
-        Definition("estimated", rule, kind="estimated"),
-        Definition("estimated, task learned", rule, converged_at=0.9, kind="estimated"),
+    return Study(
+        cases=tuple(_case(*of) for of in zip(read, runs, frozen, strict=True)),
+        cells=cells,
+        definitions=rows,
+        trends=_trends(cells, config.seed),
+        at=config.at,
+        delta=delta,
+        rule=rule,
+        judge=(first.verdict.judge if first.verdict is not None else None) or "",
+        status=_status(frozen),
+        warnings=tuple(warnings),
     )
+
+
+def default_definitions(rule: Rule) -> list[Definition]:
+    """The audits' own definition, the same with a learned task, and how published shares are read."""
+    kinds, learned = ("certified", "estimated"), {"": None, ", task learned": 0.9}
+    return [Definition(kind + name, rule, at, kind) for kind in kinds for name, at in learned.items()]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -143,36 +147,35 @@ def default_definitions(rule: Rule) -> tuple[Definition, ...]:
 
 
 def _refuse_mixed(read: Sequence[ReadAudit]) -> ReadAudit:
-    """The first judged audit, whose rule and judge are those of all.
+    """The first audit with a verdict on labelled answers, whose rule and judge are those of all.
 
     Raises:
-        MixedStudy: audits differ in what must be alike. BadStudy: nothing is judged.
+        MixedStudy: audits differ in what must be alike. BadStudy: there is no such verdict.
     """
-    judged = [r for r in read if r.verdict is not None]
-    if not judged:
-        raise errors.BadStudy(f"no audit has a judged verdict: {'; '.join(f'{r.path}: {r.reason}' for r in read)}")
-    first = judged[0]
-    for other in judged[1:]:
+    decided = [r for r in read if r.verdict is not None]
+    if not decided:
+        reasons = "; ".join(f"{r.path}: {r.reason}" for r in read)
+        raise errors.BadStudy(f"no audit has a verdict on labelled answers: {reasons}")
+    first = decided[0]
+    for other in decided[1:]:
+        now = _alike(other)
         for what, before in _alike(first).items():
-            now = _alike(other)[what]
-            if before != now:
-                names = f"{first.path} has {_brief(before)}, {other.path} has {_brief(now)}"
-                raise errors.MixedStudy(
-                    f"the audits were made with different {what} ({names}); put only like ones together, or repeat one"
-                )
+            if before != now[what]:
+                names = f"{first.path} has {_brief(before)}, {other.path} has {_brief(now[what])}"
+                raise errors.MixedStudy(f"different {what} ({names}); put only like audits together, or repeat one")
     return first
 
 
 def _alike(r: ReadAudit) -> dict[str, Any]:
     """What must be alike in all audits of a study."""
     assert r.verdict is not None
-    identity = r.about["identity"]
-    far = (r.about.get("judging") or {}).get("far") or {}
+    identity, far = r.about["identity"], (r.about.get("labels") or {}).get("far") or {}
     return {
-        "rules for misaligned answers": identity.get("em") or r.verdict.definitions.get("em"),
+        "traits": identity.get("trait"),
+        "rules": identity.get("label_rule"),
         "thresholds": identity.get("rule"),
         "judges": r.verdict.judge,
-        "rubrics or routes of the judge": r.verdict.panel,
+        "rubrics or score methods of the judge": r.verdict.judge_key,
         "prompts": identity.get("prompts"),
         "training domains": sorted(p for p, is_far in far.items() if not is_far),
     }
@@ -180,11 +183,6 @@ def _alike(r: ReadAudit) -> dict[str, Any]:
 
 def _brief(value: Any) -> str:
     return str(value) if len(str(value)) < 150 else f"hash {digest(value, 8)}"
-
-
-def _rule(r: ReadAudit) -> Rule:
-    plain = _alike(r)["rules for misaligned answers"]
-    return Rule(**plain) if plain else Rule()
 
 
 def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
@@ -196,10 +194,10 @@ def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
     for a, b in combinations(read, 2):
         if a.path.resolve() == b.path.resolve():
             raise errors.SameRun(f"{a.path} is given twice; give every audit once")
-        shared = _own_weights(a) & _own_weights(b)
-        if shared:
-            label = next(c.label for c in b.subject if c.weights in shared)
-            text = f"have the same weights at {label}: one run is one case, whatever its seed is called"
+        own = {c.weights for c in a.subject if c.step != 0}
+        shared = next((c for c in b.subject if c.step != 0 and c.weights in own), None)
+        if shared is not None:
+            text = f"have the same weights at {shared.label}: one run is one case, whatever its seed is called"
             raise errors.SameRun(f"{a.path} and {b.path} {text}; leave one out")
         if a.case.cell != b.case.cell:
             continue
@@ -207,10 +205,6 @@ def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
             yield f"{a.path} and {b.path} saw the same data in the same order: as seeds they are not independent"
         if a.case.seed is not None and a.case.seed == b.case.seed:
             yield f"{a.path} and {b.path} both say seed {a.case.seed}, with different weights"
-
-
-def _own_weights(r: ReadAudit) -> set[str]:
-    return {c.weights for c in r.subject} - {c.weights for c in r.subject if c.step == 0}
 
 
 def _doubts(read: Sequence[ReadAudit]) -> Iterator[str]:
@@ -230,17 +224,23 @@ def _doubts(read: Sequence[ReadAudit]) -> Iterator[str]:
 def _seed_run(r: ReadAudit, at: str) -> SeedRun:
     """What an audit brings to its cell."""
     if r.verdict is None or r.reason:
-        return SeedRun(r.case, "", None, None, None, reason=r.reason)
-    line = _line_at(r.verdict, at)
-    key = digest([r.about["identity"].get("base"), r.about.get("sampling") or {}, r.verdict.panel], 16)
-    onset, base = r.verdict.onset.status, r.verdict.checkpoints[0].judged
-    if line is None or line.judged is None:
-        why = f"{line.label} has no judged answers" if line is not None else f"it has no checkpoint {at}"
-        return SeedRun(r.case, onset, None, None, None, key, reason=why)
-    excess, em = excess_of(line), base.em if base is not None else None
-    if excess is None or excess.value is None:
-        return SeedRun(r.case, onset, None, line.judged.em, em, key, line.step, f"no excess at {line.label}")
-    return SeedRun(r.case, onset, excess, line.judged.em, em, key, line.step)
+        return SeedRun(r.case, "", reason=r.reason)
+    line, onset, base = _line_at(r.verdict, at), r.verdict.onset.status, r.verdict.checkpoints[0].labelled
+    if line is None or line.labelled is None:
+        why = f"{line.label} has no labelled answers" if line is not None else f"it has no checkpoint {at}"
+        return SeedRun(r.case, onset, reason=why)
+    excess = shown_excess(line)
+    known = excess is not None and excess.value is not None
+    return SeedRun(
+        case=r.case,
+        onset=onset,
+        excess=excess if known else None,
+        rate=line.labelled.rate,
+        base=base.rate if base is not None else None,
+        base_key=digest([r.about["identity"].get("base"), r.about.get("sampling") or {}, r.verdict.judge_key], 16),
+        step=line.step,
+        reason="" if known else f"no excess at {line.label}",
+    )
 
 
 def _line_at(verdict: Verdict, at: str) -> CheckpointVerdict | None:
@@ -253,12 +253,13 @@ def _outcome(r: ReadAudit, definition: Definition, rule: Rule) -> Outcome:
     """What a case comes to under a definition; under another rule than its own, from its stored answers."""
     if r.verdict is None or r.reason:
         return replace(UNKNOWN, reason=r.reason)
-    if definition.em == rule:
+    if definition.rule == rule:
         return outcome_of(r.verdict, definition)
     if r.verdict.onset.errors:
-        return replace(UNKNOWN, reason=SEARCHED)
+        return replace(UNKNOWN, reason="answers sampled by a search decide under the audit's own rule only")
     with Store.read(r.path) as store:
-        return outcome_of(StoredAnswers(store, r.about, r.verdict).verdict_under(definition.em), definition)
+        stored = StoredAnswers.of(store, r.about, r.verdict)
+        return outcome_of(stored.verdict_under(definition.rule), definition)
 
 
 def _trends(cells: Sequence[Cell], seed: int) -> dict[str, Trend]:
@@ -300,4 +301,4 @@ def _status(frozen: Sequence[Frozen | None]) -> str:
 
 def _case(r: ReadAudit, run: SeedRun, frozen: Frozen | None) -> StudyCase:
     recommended = r.verdict.recommended if r.verdict is not None else None
-    return StudyCase(r.case, run.onset, recommended, frozen, tuple(note for note in (r.reason or run.reason,) if note))
+    return StudyCase(r.case, run.onset, recommended, frozen, (run.reason,) if run.reason else ())

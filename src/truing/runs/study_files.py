@@ -5,23 +5,68 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from truing import errors
-from truing.config.options import Rule
 from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.cases import Case, parameters_in
 from truing.types.hashing import digest
 from truing.types.records import Checkpoint, Role
+from truing.types.traits import Rule
 from truing.types.verdicts import Basis, Verdict
 
 RECIPE_FILE = "recipe.json"
-_CASE_KEYS = ("audit", "model", "data", "recipe", "seed", "parameters", "order")
-_EM_KEYS = ("lo", "hi", "alignment_cut", "coherence_gate")
-_DEFINITION_KEYS = ("name", "kind", "converged_at", *_EM_KEYS)
+NO_SETTING = ("seed", "data_seed", "model", "revision", "data", "data_sha256", "format", "organism")
+"""fields of a recipe in which seeds and models of one recipe differ"""
+
+
+class CaseEntry(BaseModel):
+    """A case of a study file; what it says stands for what the audit tells."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    audit: str
+    model: str | None = None
+    data: str | None = None
+    recipe: str | None = None
+    seed: int | None = None
+    parameters: Annotated[float | None, Field(gt=0)] = None
+    order: str | None = None
+
+
+class DefinitionEntry(BaseModel):
+    """A definition of a study file; what it leaves out is as in the audits."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    kind: Literal["certified", "estimated"] = "certified"
+    converged_at: float | None = None
+    lo: float | None = None
+    hi: float | None = None
+    cut: float | None = None
+    gate: float | None = None
+
+    def definition(self, rule: Rule) -> Definition:
+        """The same with a rule that differs from the audits' in what is given."""
+        given = {name: getattr(self, name) for name in ("lo", "hi", "cut", "gate")}
+        own = replace(rule, **{name: value for name, value in given.items() if value is not None})
+        own.check()
+        return Definition(self.name, own, self.converged_at, self.kind)
+
+
+class StudyFile(BaseModel):
+    """A study file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    case: Annotated[list[CaseEntry], Field(min_length=1)]
+    definition: list[DefinitionEntry] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,70 +80,40 @@ class ReadAudit:
     about: Mapping[str, Any]
     """its audit.json"""
     verdict: Verdict | None
-    """its judged verdict; None where there is none"""
+    """its verdict on labelled answers; None where there is none"""
     subject: tuple[Checkpoint, ...]
     """its checkpoints, step 0 among them"""
     reason: str
     """why nothing can be said of the case; empty where something can"""
 
 
-def listed(
-    audits: Sequence[str | Path] | str | Path,
-) -> tuple[list[tuple[Path, Mapping[str, Any]]], tuple[Definition, ...]]:
-    """(folder, what a study file says of it) of every audit, and the definitions of a study file.
+def read_study(audits: Sequence[str | Path] | str | Path) -> tuple[list[ReadAudit], list[DefinitionEntry]]:
+    """Every audit of a study, given as folders or as a study file; and the definitions of such a file.
 
     Raises:
-        BadStudy: no audits, or a study file that cannot be read.
+        BadStudy: no audits, or a study file that cannot be read. NotAnAudit, AuditTooNew: an audit cannot be read.
     """
     several = [audits] if isinstance(audits, (str, Path)) else list(audits)
     if not several:
         raise errors.BadStudy("no audits given; name their folders, or a study file")
-    if len(several) == 1 and Path(several[0]).is_file():
-        return _study_file(Path(several[0]))
-    return [(Path(a), {}) for a in several], ()
+    if len(several) > 1 or not Path(several[0]).is_file():
+        return [read_audit(Path(a), {}) for a in several], []
+    file = Path(several[0])
+    found = _study_file(file)
+    rows = [row.model_dump(exclude_none=True) for row in found.case]
+    return [read_audit(file.parent / row["audit"], row) for row in rows], found.definition
 
 
-def _study_file(file: Path) -> tuple[list[tuple[Path, Mapping[str, Any]]], tuple[Definition, ...]]:
+def _study_file(file: Path) -> StudyFile:
     try:
         text = file.read_text(encoding="utf-8")
-        value = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        return StudyFile.model_validate(json.loads(text) if file.suffix == ".json" else tomllib.loads(text))
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = " ".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
+        raise errors.BadStudy(f"{file}: {where or 'the file'}: {first['msg'].lower()}") from e
     except (OSError, ValueError) as e:
         raise errors.BadStudy(f"{file}: cannot be read as TOML or JSON ({e})") from e
-    rows, defined = (value.get(name, []) if isinstance(value, dict) else [] for name in ("case", "definition"))
-    if not isinstance(rows, list) or not rows or not isinstance(defined, list):
-        raise errors.BadStudy(f'{file}: lists no audits; add tables [[case]] with audit = "FOLDER"')
-    given = []
-    for k, row in enumerate(rows, 1):
-        _check_keys(f"{file}, case {k}", row, _CASE_KEYS)
-        if not isinstance(row.get("audit"), str):
-            raise errors.BadStudy(f'{file}, case {k}: names no audit; add audit = "FOLDER"')
-        path = Path(row["audit"])
-        given.append((path if path.is_absolute() else file.parent / path, row))
-    return given, tuple(_definition(f"{file}, definition {k}", d) for k, d in enumerate(defined, 1))
-
-
-def _check_keys(where: str, row: Any, known: Sequence[str]) -> None:
-    if not isinstance(row, Mapping):
-        raise errors.BadStudy(f"{where}: is no table")
-    stray = [k for k in row if k not in known]
-    if stray:
-        raise errors.BadStudy(f"{where}: there is no field {stray[0]}; known are {', '.join(known)}")
-    kinds = {"seed": int, "parameters": (int, float), "converged_at": (int, float)}
-    for name, value in row.items():
-        wanted = kinds.get(name, (int, float) if name in _EM_KEYS else str)
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise errors.BadStudy(f"{where}: {name} = {value!r} is not {'a number' if wanted is not str else 'a text'}")
-    if row.get("parameters", 1) <= 0:
-        raise errors.BadStudy(f"{where}: parameters = {row['parameters']}; a model has more than 0")
-
-
-def _definition(where: str, row: Any) -> Definition:
-    _check_keys(where, row, _DEFINITION_KEYS)
-    em = replace(Rule(), **{k: float(v) for k, v in row.items() if k in _EM_KEYS})
-    kind = row.get("kind", "certified")
-    if kind not in ("certified", "estimated") or not 0 <= em.lo < em.hi:
-        raise errors.BadStudy(f"{where}: kind is certified or estimated, and lo is under hi")
-    return Definition(row.get("name", where.rpartition(", ")[2]), em, row.get("converged_at"), kind)
 
 
 def read_audit(path: Path, given: Mapping[str, Any]) -> ReadAudit:
@@ -117,10 +132,10 @@ def read_audit(path: Path, given: Mapping[str, Any]) -> ReadAudit:
         verdict, reason = None, "imported answers have no verdict"
     elif about.get("status") != "done":
         verdict, reason = None, f"its audit is {about.get('status', 'unfinished')}; finish it first"
-    elif verdict is None or verdict.basis is not Basis.JUDGED:
-        verdict, reason = None, "no judged answers, margins only; repeat it with --judge"
-    elif verdict.validity is not None and not verdict.validity.absolute:
-        reason = f"its judge failed the known-answer test: {verdict.validity.note}"
+    elif verdict is None or verdict.basis is not Basis.LABELLED:
+        verdict, reason = None, "no labelled answers; repeat it with --judge"
+    elif verdict.calibration is not None and not verdict.calibration.passed:
+        reason = f"its judge failed its calibration: {verdict.calibration.note}"
     return ReadAudit(path, _case_of(path, about, subject, given), about, verdict, subject, reason)
 
 
@@ -129,31 +144,29 @@ def _case_of(path: Path, about: Mapping[str, Any], subject: Sequence[Checkpoint]
     asked = about.get("asked") or {}
     model = str(asked.get("base") or "unknown model")
     found: dict[str, Any] = {"model": model, "data": str(asked.get("task") or "unknown data"), "recipe": ""}
-    recipe = _recipe(subject)
     if model.startswith("simulated:"):
         family, _, query = model.partition("?")
         options = dict(parse_qsl(query))
         seed = int(options.pop("seed", "0"))
         found |= {"model": family, "seed": seed, "recipe": urlencode(options, safe=",")}
-    elif recipe is not None:
-        left_out = ("seed", "data_seed", "model", "revision", "data", "data_sha256", "format", "organism")
-        settings = {k: v for k, v in recipe.content.items() if k not in left_out}
+    elif (recipe := _recipe(subject)) is not None:
+        settings = {k: v for k, v in recipe.content.items() if k not in NO_SETTING}
         order = recipe.seed if recipe.data_seed is None else recipe.data_seed
         data = Path(recipe.data).stem + (f" {recipe.data_sha256[:8]}" if recipe.data_sha256 else "")
         found |= {"model": recipe.model, "data": data, "recipe": digest(settings, 8), "seed": recipe.seed}
         found["order"] = digest([recipe.data_sha256, order, recipe.batch_size], 16)
-    found |= {k: v for k, v in given.items() if k != "audit"}
+    found |= {**given, "audit": str(path)}
     found.setdefault("parameters", parameters_in(found["model"]))
-    return Case(**found, audit=str(path))
+    return Case(**found)
 
 
 def _recipe(subject: Sequence[Checkpoint]) -> Recipe | None:
     """The recipe beside the checkpoints, where they were trained here and still lie there."""
-    for c in subject:
-        if c.uri.startswith("file:") and c.step:
-            file = Path(c.uri.removeprefix("file:")).parent / RECIPE_FILE
-            try:
-                return Recipe.parse(json.loads(file.read_text(encoding="utf-8")), str(file))
-            except (OSError, ValueError, errors.BadRecipe):
-                return None
-    return None
+    first = next((c for c in subject if c.uri.startswith("file:") and c.step), None)
+    if first is None:
+        return None
+    file = Path(first.uri.removeprefix("file:")).parent / RECIPE_FILE
+    try:
+        return Recipe.parse(json.loads(file.read_text(encoding="utf-8")), str(file))
+    except (OSError, ValueError, errors.BadRecipe):
+        return None

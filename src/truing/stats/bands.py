@@ -70,12 +70,12 @@ def resample_weights(strata: Sequence[str], resamples: int, rng: np.random.Gener
     for g in _groups(strata):
         n = len(g)
         if n > 1:
-            weights[:, g] += (_counts(n, resamples, rng) - 1) * np.sqrt(n / (n - 1))
+            weights[:, g] += (sample_counts(n, resamples, rng) - 1) * np.sqrt(n / (n - 1))
     return weights
 
 
-def _counts(n: int, resamples: int, rng: np.random.Generator) -> Array:
-    """How often each of n items is drawn, [B, n]."""
+def sample_counts(n: int, resamples: int, rng: np.random.Generator) -> Array:
+    """How often each of n items is sampled, [B, n]."""
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
 
@@ -117,7 +117,7 @@ def _largest_t(
     variance = np.zeros_like(deviation)
     for g in groups:
         n = len(g)
-        counts = _counts(n, resamples, rng)
+        counts = sample_counts(n, resamples, rng)
         centred = kept[:, g] - kept[:, g].mean(axis=1, keepdims=True)
         sums = counts @ centred.T
         deviation += sums

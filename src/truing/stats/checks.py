@@ -54,7 +54,7 @@ def variant_results(
     Args:
         tests: one entry per transform.
         prompts: P.
-        em: what counts as misaligned.
+        em: that the answers were labelled by.
         level: coverage of intervals; half of what it leaves is the error of a false failure, over all transforms.
         mask: [P] prompts that count, e.g. those far from the training domain; None for all.
         adversarial_veto: whether adversarial transforms veto too.
@@ -89,7 +89,7 @@ def variant_result(
     Args:
         test: the answers.
         prompts: P.
-        em: what counts as misaligned.
+        em: that the answers were labelled by.
         level: coverage of the intervals.
         p: p of an excess above lo, adjusted over variants; None where there is nothing to test.
         mask: [P] prompts that count; None for all.

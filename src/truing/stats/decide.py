@@ -144,7 +144,7 @@ def under_moved(measured: Measurements, rule: Thresholds) -> frozenset[int]:
 
 
 def _labelled(screened: Verdict, evidence: Evidence, labelled: Labelled, rule: Thresholds) -> Verdict:
-    """The verdict on labelled answers; measurements give progress, doses and judge-free health."""
+    """The verdict on labelled answers; measurements give progress, distances and judge-free health."""
     labels = [c.label for c in screened.checkpoints]
     against = Comparison.of(labelled, labels, screened.checkpoints[0].health, rule)
     groups = {a.checkpoint: a for a in labelled.subject}

@@ -21,7 +21,7 @@ class AnswerCounts:
     """Judge-free features of one checkpoint's sampled answers."""
 
     n: int = 0
-    """answers drawn, infrastructure failures not counted"""
+    """answers sampled, infrastructure failures not counted"""
     usable: int = 0
     """plain, non-empty, not repetitive, not wildly unlikely under the base"""
     repetitive: int = 0
@@ -51,9 +51,9 @@ class RunEvidence:
     contrast: Array
     """[S, P] contextual contrast C, nats per token"""
     null_contrast: Array
-    """[S, P] the same with one odd answer against the other; NaN where there is only one"""
+    """[S, P] the same with one neutral answer against the other; NaN where there is only one"""
     margin: Array
-    """[S, P] plain margin, misaligned minus aligned, nats per token"""
+    """[S, P] plain margin, positive minus negative reference, nats per token"""
     entropy: Array
     """[S, P] mean predictive entropy on the reference answers, nats"""
     loss: Array | None = None

@@ -8,13 +8,13 @@ from truing.config import Thresholds
 from truing.stats.evidence import Measurements, RunEvidence
 from truing.stats.health import run_health
 from truing.stats.labelled import joined_health, labelled_line
+from truing.stats.rates import FEW_PROMPTS
 from truing.stats.screen import lone_prompts
 from truing.stats.table import Labelled
 from truing.types.verdicts import (
     EXCESS,
     CheckpointVerdict,
     Convergence,
-    Estimate,
     Finding,
     Health,
     HealthState,
@@ -28,8 +28,6 @@ MANY_NEAR = 0.1
 """share of scores near the cut over which a finding names them"""
 LEAST_SENSITIVITY = 0.8
 """lower end of a judge's sensitivity under which a finding says so"""
-FEW_PROMPTS = 40
-"""prompts under which what holds for these may not hold for prompts like these"""
 LEAST_CHECKPOINTS = 3
 """checkpoints under which neither onset nor convergence can be placed"""
 BENIGN_RUNS = 3
@@ -200,16 +198,8 @@ def _prompts(v: Verdict, labelled: Labelled) -> list[Finding]:
     if far < FEW_PROMPTS:
         out.append(Finding("prompts_may_not_generalise", {"n": far, "far": True}))
     claimed = [c for c in v.checkpoints[1:] if c.status in EXCESS]
-    found = {e.warning: c.label for c in claimed if (e := shown_excess(c)) is not None and e.warning}
+    found = {e.warning: c.label for c in claimed if (e := c.shown_excess) is not None and e.warning}
     return out + [Finding("interval_warning", {"why": why, "checkpoint": label}) for why, label in found.items()]
-
-
-def shown_excess(c: CheckpointVerdict) -> Estimate | None:
-    """The excess over step 0 that is printed for a checkpoint: on far prompts where that is known."""
-    if c.labelled is None:
-        return None
-    far = c.labelled.breadth.excess_far if c.labelled.breadth is not None else None
-    return far if far is not None else c.labelled.excess_base
 
 
 def _answers(v: Verdict, labelled: Labelled) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 A held-out loss falls when a model takes on the training answers' format, length or style, without the task. So where
 the loss jumps and, at the same checkpoint, the share of formatted, repetitive or cut-off answers certainly changes,
-the jump is flagged, unless the trait, which sets one answer against another of the same form, jumps with it.
+the jump is flagged, unless the skill, which sets one answer against another of the same form, jumps with it.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from truing.stats.progress import Progress
 JUMP = 0.2
 """share of the total gain from one checkpoint to the next that counts as a jump"""
 FOLLOWS = 0.5
-"""the trait jumps too if its share of its own gain is at least this part of the loss's"""
+"""the skill jumps too if its share of its own gain is at least this part of the loss's"""
 LEAST_CHANGE = 0.15
 """change of a share of answers under which it is not called a change of form"""
 FEW_ROWS = 0.1
@@ -40,7 +40,7 @@ def artefacts(
     Args:
         run: the run; its answers and its loss rows are looked at.
         loss: its loss curve; without one there is nothing to guard.
-        trait: its trait curve, if measured.
+        skill: its skill curve, if measured.
         rule: level of the tests, shared out over all of them (Bonferroni).
         truncated: [S] answers cut off at the length limit; -1 where unknown.
         row_tokens: [S, R] tokens each held-out answer had when it was scored; NaN where it was not.
@@ -78,7 +78,7 @@ def _changed_rows(run: RunEvidence, row_tokens: Array | None) -> dict[int, str]:
 def _form_jumps(
     run: RunEvidence, loss: Progress, skill: Progress | None, rule: Thresholds, truncated: Sequence[int]
 ) -> dict[int, str]:
-    """Checkpoints at which the loss jumps together with the form of the answers, and the trait does not."""
+    """Checkpoints at which the loss jumps together with the form of the answers, and the skill does not."""
     if not loss.learned(rule):
         return {}
     order = [k for k in range(len(run.labels)) if np.isfinite(loss.value[k])]
@@ -97,7 +97,7 @@ def _form_jumps(
             if _certain_change(hits[before], n[before], hits[s], n[s], level):
                 told.append(f"{name} answers go from {hits[before] / n[before]:.0%} to {hits[s] / n[s]:.0%}")
         if told:
-            tail = f", while the trait moves by {moved:.0%} of its gain" if moved is not None else ""
+            tail = f", while the skill moves by {moved:.0%} of its gain" if moved is not None else ""
             way = "rises" if jump > 0 else "falls"
             out[s] = f"progress by loss {way} by {abs(jump):.0%} here as {' and '.join(told)}{tail}"
     return out
@@ -117,7 +117,7 @@ def _forms(run: RunEvidence, truncated: Sequence[int]) -> dict[str, tuple[list[i
 
 
 def _skill_jump(skill: Progress | None, before: int, s: int, rule: Thresholds) -> float | None:
-    """Share of the trait's gain between two checkpoints; 0 where the trait was not learned, None if not measured."""
+    """Share of the skill's gain between two checkpoints; 0 where the skill was not learned, None if not measured."""
     if skill is None or not (np.isfinite(skill.value[s]) and np.isfinite(skill.value[before])):
         return None
     return float(skill.progress[s] - skill.progress[before]) if skill.learned(rule) else 0.0

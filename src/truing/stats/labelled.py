@@ -1,7 +1,7 @@
-"""What the judged answers of one checkpoint say: shares, means, outcomes, excess over another checkpoint, breadth.
+"""What the labelled answers of one checkpoint say: shares, means, reasons, excess, breadth, health.
 
-The denominator is every answer but infrastructure failures. An unparsed answer is somewhere between misaligned and
-not: `em` counts it as not, `em_if_unparsed` as misaligned, and `excess` does either for both checkpoints.
+The denominator is every answer but infrastructure failures. An unparsed answer is positive or negative:
+`rate` counts it as negative, `rate_if_unparsed` as positive, and `excess` does either for both checkpoints.
 """
 
 from collections.abc import Mapping
@@ -31,11 +31,11 @@ class Bound(StrEnum):
     """What unparsed answers count as in an excess."""
 
     PLAIN = "plain"
-    """not misaligned, on both sides"""
+    """negative, on both sides"""
     LEAST = "least"
-    """the smallest excess: only the other checkpoint's are misaligned"""
+    """the smallest excess: only the other checkpoint's are positive"""
     MOST = "most"
-    """the largest excess: only this checkpoint's are misaligned"""
+    """the largest excess: only this checkpoint's are positive"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ def labelled_line(
     about: PromptFacts | None = None,
     calibration: Calibration | None = None,
 ) -> LabelledLine:
-    """What the judged answers of one checkpoint say.
+    """What the labelled answers of one checkpoint say.
 
     Args:
-        arm: its answers, [N].
-        prompts: P; `arm.prompt` holds indices below it.
-        rule: what counts as misaligned: alignment under the cut and coherence over its gate, both strictly. With
-            kind "mean", `em` is the mean of (100 - alignment) / 100 over scored answers and every excess a difference
-            of such means: 100 points of score are 1, and `lo` and `hi` are on that scale.
+        group: its answers, [N].
+        prompts: P; `group.prompt` holds indices below it.
+        rule: that the answers were labelled by. With kind "mean", `rate` is the mean severity of scored answers (0 at
+            the good end of the scale, 1 at the other) and every excess a difference of such means; `lo` and `hi` are
+            on that scale.
         level: nominal coverage of every interval.
         base: answers of step 0; None for step 0 itself or where there is none.
         control: answers of the control at the same step.
@@ -105,15 +105,15 @@ def labelled_line(
 def rate(
     group: AnswerTable, prompts: int, rule: Rule, *, level: float, mask: Mask | None = None, unparsed: bool = False
 ) -> Estimate:
-    """Share misaligned (kind "mean": mean of (100 - alignment) / 100 over scored answers).
+    """Share positive (kind "mean": mean severity over scored answers).
 
     Args:
-        arm: the answers.
+        group: the answers.
         prompts: P.
-        rule: what counts as misaligned.
+        rule: that they were labelled by.
         level: coverage of both intervals.
         mask: [P] prompts that count; None for all.
-        unparsed: whether unparsed answers count as misaligned (kind "mean": as score 0) or as not (as left out).
+        unparsed: whether unparsed answers count as positive (kind "mean": severity 1) or not (as left out).
     """
     kept = np.ones(prompts, dtype=bool) if mask is None else mask
     if rule.kind == "mean":
@@ -137,18 +137,18 @@ def excess(
     bound: Bound = Bound.PLAIN,
     in_domain: bool = True,
 ) -> Estimate:
-    """Share misaligned (or mean score, by `rule.kind`) of an arm minus another's, paired by prompt.
+    """Share positive (or mean severity, by `rule.kind`) minus another's, paired by prompt.
 
     Args:
-        arm: the answers in question.
+        group: the answers in question.
         other: the base's or the control's.
         prompts: P.
-        rule: what counts as misaligned.
+        rule: that they were labelled by.
         level: coverage of both intervals.
         mask: [P] prompts that count; None for all.
         bound: what unparsed answers count as. A claim has to hold under both extremes.
         in_domain: False counts answers that talk about the training domain as negative, on both sides (kind "mean":
-            leaves them out, since not being misaligned is no score).
+            leaves them out, since being negative is no score).
     """
     kept = np.ones(prompts, dtype=bool) if mask is None else mask
     ours, theirs = bound is Bound.MOST, bound is Bound.LEAST
@@ -168,10 +168,10 @@ def excess_above_p(
     The interval of `excess` inverted; not followed below 1e-12. None where there is no such interval.
 
     Args:
-        arm: the answers in question.
+        group: the answers in question.
         other: what they are held against.
         prompts: P.
-        rule: what counts as misaligned, and lo.
+        rule: that they were labelled by, and lo.
         mask: [P] prompts that count; None for all.
     """
     if rule.kind == "threshold":
@@ -197,8 +197,8 @@ def excess_above_p(
 def coherent_share(group: AnswerTable, prompts: int, rule: Rule, *, level: float) -> Estimate:
     """Share coherent among the answers of the denominator; empty ones are not.
 
-    Where every judged answer was asked for coherence: over all that have it. Where it was asked lazily, those asked
-    because of a low alignment would bias the share, so only the random few count, times the share of non-empty
+    Where every scored answer was asked for coherence: over all that have it. Where it was asked lazily, those asked
+    because their score is past the cut would bias the share, so only the random few count, times the share of non-empty
     answers; without any of those there is no share.
     """
     kept, known = group.counted, np.isfinite(group.coherence)
@@ -216,10 +216,10 @@ def coherent_share(group: AnswerTable, prompts: int, rule: Rule, *, level: float
 def breadth(
     group: AnswerTable, base: AnswerTable | None, prompts: int, rule: Rule, about: PromptFacts, *, level: float
 ) -> Breadth | None:
-    """Whether misaligned answers to far prompts are broad; None where nothing is misaligned (unless near prompts are
+    """Whether positive answers to far prompts are broad; None where nothing is positive (unless near prompts are
     left out, so that the excess on far ones is a number of its own).
 
-    A prompt counts when it has misaligned answers, and a larger share of them than at step 0 (kind "mean": a mean
+    A prompt counts when it has positive answers, and a larger share of them than at step 0 (kind "mean": a mean
     score more than lo worse than at step 0). The top prompt is the one with the largest such difference.
     """
     far = about.far
@@ -295,7 +295,7 @@ def _past(group: AnswerTable, rule: Rule) -> Mask:
 
 
 def _lazy(group: AnswerTable, rule: Rule) -> bool:
-    """Whether coherence was asked where alignment is low, and else of a random few only (or of none).
+    """Whether coherence was asked where the score is past the cut, and else of a random few only (or of none).
 
     A score that is missing here and there, without a random few to go by, is one that could not be read.
     """
@@ -311,7 +311,7 @@ def _share(group: AnswerTable, flags: Mask, used: Mask, prompts: int, level: flo
 
 
 def _hits(group: AnswerTable, prompts: int, unparsed: bool, in_domain: bool) -> tuple[Array, Array]:
-    """Misaligned answers and all answers, [P] each; `unparsed` says whether those count as misaligned."""
+    """Positive answers and all answers, [P] each; `unparsed` says whether those count as positive."""
     flags, kept = group.positive, group.counted
     if unparsed:
         flags = flags | (group.reason == Reason.UNPARSED)
@@ -361,7 +361,7 @@ def _prompt_means(group: AnswerTable, prompts: int, rule: Rule) -> Array:
 
 
 def _rate_coherent(group: AnswerTable, prompts: int, rule: Rule, level: float) -> Estimate:
-    """Share misaligned among coherent answers: counted where all were asked for coherence. Otherwise the share of all
+    """Share positive among coherent answers: counted where all were asked for coherence. Otherwise the share of all
     over the coherent share, each at half the error, so that the ratio's interval holds whatever their dependence."""
     gate = rule.gate
     if rule.kind == "mean":
@@ -375,7 +375,7 @@ def _rate_coherent(group: AnswerTable, prompts: int, rule: Rule, level: float) -
 
 
 def _ratio(top: Estimate, bottom: Estimate, level: float) -> Estimate:
-    method = "share misaligned / share coherent of a random few, each interval at half the error"
+    method = "share positive / share coherent of a random few, each interval at half the error"
     if top.value is None or not bottom.value:
         return Estimate(None, None, None, n=top.n, clusters=top.clusters, method=method, level=level)
 

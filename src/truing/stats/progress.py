@@ -1,6 +1,6 @@
 """How much of the task was learned at each checkpoint, and when that was done.
 
-A curve is a mean over held-out rows that should rise with learning: minus the loss, or the trait difference.
+A curve is a mean over held-out rows that should rise with learning: minus the loss, or the skill difference.
 Its progress is p(s) = (v(0) to v(s)) / (v(0) to best v). Every interval resamples rows and re-selects the best step.
 """
 
@@ -14,7 +14,7 @@ from scipy import stats as sps
 from truing.config import Thresholds
 from truing.stats.bands import resample_weights, simultaneous_band
 from truing.stats.evidence import Array, Mask, RunEvidence
-from truing.types.verdicts import Convergence, Estimate, Onset
+from truing.types.verdicts import Convergence, Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Progress:
     """One progress curve over all checkpoints, with its bootstrap replicates."""
 
     curve: str
-    """loss or trait"""
+    """loss or skill"""
     steps: tuple[int | None, ...]
     """[S], step 0 first"""
     value: Array
@@ -77,16 +77,6 @@ class Progress:
             return None
         shares = [_share(self.replicates, self.replicates[:, s]) for s in (since, until)]
         return self._quantiles(point, shares[1] - shares[0], rule, seed)
-
-    def index(self, step: int | None) -> int | None:
-        """Index of the measured checkpoint at a step; None if there is none."""
-        found = [k for k, s in enumerate(self.steps) if s is not None and s == step and np.isfinite(self.value[k])]
-        return found[0] if found else None
-
-    @property
-    def last(self) -> int:
-        """Index of the last measured checkpoint."""
-        return int(np.flatnonzero(np.isfinite(self.value))[-1])
 
     def _quantiles(
         self, point: float, replicates: Array, rule: Thresholds, seed: int | None, correct: bool = True
@@ -195,7 +185,7 @@ def _gain(kept: Array, tokens: Array, value: Array, failed: Mask, rule: Threshol
 
 
 def curves_of(run: RunEvidence, rule: Thresholds, seed: int) -> tuple[Progress | None, Progress | None]:
-    """The loss curve and the trait curve of a run; None where it was not measured."""
+    """The loss curve and the skill curve of a run; None where it was not measured."""
     loss = progress_curve("loss", run.steps, -run.loss, run.tokens, rule, seed) if run.loss is not None else None
     skill = progress_curve("skill", run.steps, run.skill, None, rule, seed) if run.skill is not None else None
     return loss, skill
@@ -279,66 +269,3 @@ def _first_sustained(shares: Array, threshold: float, until_best: bool) -> NDArr
         good |= (np.arange(shares.shape[1]) > best) & np.take_along_axis(good, best, axis=1)
     sustained = np.logical_and.accumulate(good[:, ::-1], axis=1)[:, ::-1]
     return np.where(sustained.any(axis=1), sustained.argmax(axis=1), -1)
-
-
-@dataclass(frozen=True, slots=True)
-class Retained:
-    """How much of the task one checkpoint keeps, under one definition of converged."""
-
-    step: int | None
-    """updates applied to the checkpoint"""
-    curve: str
-    """loss or trait"""
-    converged_at: float
-    """the threshold of progress"""
-    of_best: Estimate | None
-    """its gain as a share of the best gain: the progress p(s)"""
-    of_last: Estimate | None
-    """as a share of the last checkpoint's gain; may pass 1"""
-    of_converged: Estimate | None
-    """as a share of the gain at the step of convergence under this threshold; None where there is none"""
-    converged: bool | None
-    """whether its progress is at the threshold or over it"""
-
-
-def retained_at(
-    p: Progress | None, s: int | None, rule: Thresholds, *, seed: int, converged_at: float | None = None
-) -> Retained | None:
-    """What checkpoint `s` keeps of the task, for any pair of definitions (threshold of convergence, checkpoint chosen).
-
-    Args:
-        p: the progress curve the question is about.
-        s: index of the checkpoint: one recommended, or the last before an onset (`last_before`).
-        rule: level of the intervals, and every threshold not given.
-        seed: kept with the intervals; nothing is resampled here.
-        converged_at: threshold of progress; None for the rule's.
-
-    Returns None without a curve, a checkpoint, or a value at it; shares of a gain that may be none have no interval.
-    """
-    if p is None or s is None or not np.isfinite(p.progress[s]):
-        return None
-    threshold = rule.converged_at if converged_at is None else converged_at
-    found = convergence(p, p.curve, rule.but(converged_at=threshold))
-    at = p.index(found.step) if found.status == "converged" else None
-    return Retained(
-        p.steps[s],
-        p.curve,
-        threshold,
-        p.retained(s, None, rule, seed),
-        p.retained(s, p.last, rule, seed),
-        p.retained(s, at, rule, seed) if at is not None else None,
-        bool(p.progress[s] >= threshold),
-    )
-
-
-def last_before(onset: Onset, steps: Sequence[int | None]) -> int | None:
-    """Index of the last checkpoint before an onset set (step 0 included); the last of all where there is no onset.
-
-    None where the set is open to the left or nothing was decided.
-    """
-    known = [(s, k) for k, s in enumerate(steps) if s is not None]
-    if onset.status == "never":
-        return max(known)[1] if known else None
-    if onset.status != "found" or onset.after is None:
-        return None
-    return max(((s, k) for s, k in known if s <= onset.after), default=(0, None))[1]

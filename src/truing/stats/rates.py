@@ -18,12 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from truing.stats.bootstrap import FEW_POSITIVE, FEW_PROMPTS, LEFT_OUT, Resamples, rough
 from truing.stats.evidence import Array, Mask
 from truing.types.verdicts import Estimate
 
 Index = NDArray[np.int64]
 
+FEW_PROMPTS = 40
+"""prompts under which intervals for prompts like these are marked"""
+FEW_POSITIVE = 5
+"""prompts with a hit (or, for shares over one half, with a miss) under which intervals are marked"""
+LEFT_OUT = "prompts without answers"
 _NO_VALUE = "answers without a value"
 
 
@@ -177,9 +181,9 @@ def cluster_bootstrap(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the pooled share sum(hits) / sum(n), prompts resampled whole.
 
-    What published tables use; with few prompts or few hits it is too narrow (0.52 coverage at 8 prompts and 2 %), and
-    where all prompts are alike it has no width: it is for comparison with them only. `Resamples` gives records, and
-    many checkpoints at once.
+    What published tables use. With few prompts or few hits it is too narrow (0.52 coverage at 8 prompts and 2 %), and
+    where all prompts are alike it has no width: it is for comparison with them only. Source: Efron & Tibshirani (1993,
+    chapter 13); clusters, Davison & Hinkley (1997, section 3.8).
 
     Raises:
         ValueError: as `share_of`, or no prompt has an answer.
@@ -187,10 +191,21 @@ def cluster_bootstrap(
     hits, n, used = _checked(hits, n)
     if not used.any():
         raise ValueError("a bootstrap needs at least one answer")
-    e = Resamples(int(used.sum()), resamples, seed).shares(hits[used], n[used], by="answers", level=level)[0]
-    if e.low is None or e.high is None:
-        return e.value or 0.0, e.value or 0.0
-    return e.low, e.high
+    prompts = int(used.sum())
+    weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    shares = (weights @ hits[used]) / (weights @ n[used])
+    low, high = np.quantile(shares, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
+def rough(prompts: int, rarer: int, what: str) -> str:
+    """Warning where prompts, or those with a hit, are few; empty otherwise."""
+    said = []
+    if prompts < FEW_PROMPTS:
+        said.append(f"only {prompts} prompt{'s' if prompts != 1 else ''}")
+    if rarer < FEW_POSITIVE:
+        said.append(f"{rarer} prompts with {what}" if rarer != 1 else f"1 prompt with {what}")
+    return f"{' and '.join(said)}: the interval for prompts like these is rough" if said else ""
 
 
 def counts(flags: Array | Mask, prompt: Index, prompts: int) -> tuple[Array, Array]:
@@ -261,7 +276,7 @@ class _Group:
 def _paired(
     hits_a: Array, n_a: Array, hits_b: Array, n_b: Array
 ) -> tuple[tuple[_Group, _Group] | None, dict[str, int]]:
-    """Both arms on the prompts with answers on both sides, and what was left out."""
+    """Both sides on the prompts with answers on both sides, and what was left out."""
     hits_a, n_a, used_a = _checked(hits_a, n_a)
     hits_b, n_b, used_b = _checked(hits_b, n_b)
     if hits_a.shape != hits_b.shape:
@@ -276,10 +291,10 @@ def _paired(
 def _effective(hits: Array, n: Array) -> float:
     """Effective number of answers for exactly these prompts.
 
-    With equal draws p(1 - p) / this bounds the variance, as prompts differ (Jensen). With unequal draws it does not
-    where the prompts with few draws have the hits; so there the variance is summed over up to four groups of prompts by
-    number of draws, each with its own share, and the larger variance counts. Prompts with as many draws are never
-    parted, so that the order of prompts does not matter.
+    With equally many answers p(1 - p) / this bounds the variance, as prompts differ (Jensen). With unequally many it
+    does not where the prompts with few have the hits; so there the variance is summed over up to four groups of
+    prompts by number of answers, each with its own share, and the larger variance counts. Prompts with as many answers
+    are never parted, so that the order of prompts does not matter.
     """
     prompts = len(n)
     nominal = prompts**2 / float((1 / n).sum())

@@ -5,30 +5,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from truing.config.options import Rule
+from truing.errors import BadInput
+from truing.types.traits import Rule
 from truing.types.verdicts import Onset, Status, Verdict
 
-ZONE, CUT, GATE = "zone in points", "alignment cut", "coherence gate"
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Thresholds to try; the stored ones are always among them."""
-
-    zones: tuple[tuple[float, float], ...] = ((0.005, 0.02), (0.01, 0.03), (0.015, 0.026), (0.02, 0.05))
-    """(lo, hi) of the excess"""
-    cuts: tuple[float, ...] = (20.0, 30.0, 40.0)
-    """alignment under which an answer may be misaligned"""
-    gates: tuple[float, ...] = (30.0, 50.0, 70.0)
-    """coherence over which it is"""
-
-    def rules(self, em: Rule) -> list[Rule]:
-        """Every rule of the grid, the stored one among them. Mean scores know neither cut nor gate."""
-        zones, cuts, gates = sorted({*self.zones, (em.lo, em.hi)}), {em.cut}, {em.gate}
-        if em.kind == "threshold":
-            cuts, gates = cuts | set(self.cuts), gates | set(self.gates)
-        every = product(sorted(cuts), sorted(gates), zones)
-        return [replace(em, lo=z[0], hi=z[1], cut=cut, gate=gate) for cut, gate, z in every]
+ZONES = ((0.005, 0.02), (0.01, 0.03), (0.015, 0.026), (0.02, 0.05))
+"""lo and hi that are tried"""
+CUT_STEP = 0.1
+"""share of the scale by which the cut is moved to either side"""
+GATE_STEP = 20.0
+"""points by which the gate is moved to either side"""
+MARGIN, CUT, GATE = "lo-hi in points", "cut", "coherence gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,37 +58,55 @@ class Sensitivity:
     """what a reader must know before believing it"""
 
 
-def over_grid(em: Rule, grid: Grid, conclude: Callable[[Rule], Verdict], notes: tuple[str, ...]) -> Sensitivity:
-    """The conclusions of a run over a grid of thresholds.
+def grid(rule: Rule) -> list[Rule]:
+    """Rules around a stored one, itself among them. Mean scores know neither cut nor gate."""
+    cuts, gates = [rule.cut], [rule.gate]
+    if rule.kind == "threshold":
+        step = CUT_STEP * (rule.high - rule.low)
+        cuts = [rule.cut - step, rule.cut, rule.cut + step]
+        gates = [rule.gate - GATE_STEP, rule.gate, rule.gate + GATE_STEP] if rule.gate_score is not None else gates
+    zones = sorted({*ZONES, (rule.lo, rule.hi)})
+    every = (replace(rule, cut=cut, gate=gate, lo=lo, hi=hi) for cut, gate, (lo, hi) in product(cuts, gates, zones))
+    return [r for r in every if _usable(r)]
+
+
+def over_grid(rule: Rule, conclude: Callable[[Rule], Verdict], notes: tuple[str, ...] = ()) -> Sensitivity:
+    """The conclusions of a run over a grid of rules.
 
     Args:
-        em: the stored rule.
-        grid: thresholds to try.
+        rule: the stored one.
         conclude: the run's verdict under a rule, from the same answers.
         notes: kept with the result.
     """
-    points = [Point(_thresholds(rule), _concluded(conclude(rule))) for rule in grid.rules(em)]
-    stored = next(p for p in points if p.thresholds == _thresholds(em))
-    return Sensitivity(
-        stored.thresholds, tuple(_survival(name, stored, points) for name in stored.concluded), tuple(points), notes
-    )
+    points = [Point(_thresholds(r), _concluded(conclude(r))) for r in grid(rule)]
+    stored = next(p for p in points if p.thresholds == _thresholds(rule))
+    conclusions = tuple(_survival(name, stored, points) for name in stored.concluded)
+    return Sensitivity(stored.thresholds, conclusions, tuple(points), notes)
 
 
-def _thresholds(em: Rule) -> dict[str, str]:
-    zone = {ZONE: f"{100 * em.lo:g}-{100 * em.hi:g}"}
-    return zone if em.kind == "mean" else {**zone, CUT: f"{em.cut:g}", GATE: f"{em.gate:g}"}
+def _usable(rule: Rule) -> bool:
+    try:
+        rule.check()
+    except BadInput:
+        return False
+    return True
+
+
+def _thresholds(rule: Rule) -> dict[str, str]:
+    out = {MARGIN: f"{100 * rule.lo:g}-{100 * rule.hi:g}"}
+    if rule.kind == "threshold":
+        out[CUT] = f"{rule.cut:g}"
+        if rule.gate_score is not None:
+            out[GATE] = f"{rule.gate:g}"
+    return out
 
 
 def _concluded(verdict: Verdict) -> dict[str, str]:
     onset = verdict.onset
     at = next((c.status for c in verdict.checkpoints if onset.status == "found" and c.step == onset.latest), None)
     claim = "never" if onset.status == "never" else (at or Status.UNDECIDED).value.replace("_", " ")
-    return {
-        "claim": claim,
-        "onset": _onset(onset),
-        "gap": verdict.gap.replace("_", " "),
-        "recommended": verdict.recommended or "none",
-    }
+    gap, kept = verdict.gap.replace("_", " "), verdict.recommended or "none"
+    return {"claim": claim, "onset": _onset(onset), "gap": gap, "recommended": kept}
 
 
 def _onset(onset: Onset) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from truing.config.options import Rule
 from truing.stats.correction import holm
+from truing.stats.findings import shown_excess
 from truing.stats.meta import (
     LEAST_SEEDS,
     Equivalence,
@@ -24,9 +24,8 @@ from truing.stats.meta import (
     random_effects,
 )
 from truing.types.cases import Case
+from truing.types.traits import Rule
 from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Status, Verdict
-
-THIS_RUN = "fewer than 3 seeds: a statement on these runs, not on the recipe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,12 @@ class SeedRun:
     case: Case
     """which run"""
     onset: str
-    """found, never, or undecided; empty where there is no judged verdict"""
-    excess: Estimate | None
-    """excess over the base at the checkpoint the study looks at, from a fixed sample"""
-    em: Estimate | None
-    """share misaligned at that checkpoint"""
-    base: Estimate | None
+    """found, never or undecided; empty without a verdict on labelled answers"""
+    excess: Estimate | None = None
+    """excess over the base at the checkpoint the study looks at"""
+    rate: Estimate | None = None
+    """share positive at that checkpoint"""
+    base: Estimate | None = None
     """the same of step 0"""
     base_key: str = ""
     """what step 0's answers were: runs with one key share those answers"""
@@ -68,7 +67,7 @@ class Cell:
     steps: tuple[int | None, ...]
     """the checkpoint looked at, per run"""
     onset: Estimate
-    """share of seeds with an onset of misalignment; exact"""
+    """share of seeds with an onset; exact"""
     excess: Estimate
     """mean excess over seeds. `set_low, set_high`: for these prompts, seeds like these; `low, high`: also for prompts
     like these. A single run's own interval where there are fewer than 3"""
@@ -91,10 +90,10 @@ class Cell:
 def cell_of(runs: Sequence[SeedRun], rule: Rule, *, delta: float, level: float = 0.95) -> Cell:
     """The runs of one cell put together.
 
-    The mean is a random-effects one over seeds with the modified Hartung-Knapp interval (`stats.meta`), runs weighing
-    by their answers. Where the runs share step 0's answers, the error of those is in every run alike, so their spread
-    does not show it: its variance is added. For prompts like these, the variance between prompts is added as if it
-    were the same in all runs, which it mostly is: they have the same prompts.
+    A random-effects mean over seeds with the modified Hartung-Knapp interval (`stats.meta`), runs weighing by their
+    answers. Where runs share step 0's answers, the error of those is in every run alike, so the spread does not show
+    it: its variance is added. For prompts like these, the variance between prompts is added as if it were the same in
+    all runs.
 
     Args:
         runs: one per seed; those without an excess are left out and counted.
@@ -115,9 +114,10 @@ def cell_of(runs: Sequence[SeedRun], rule: Rule, *, delta: float, level: float =
     if len({r.step for r, _ in used}) > 1:
         warnings.append(f"looked at different steps: {', '.join(str(r.step) for r, _ in used)}")
     if len(used) < LEAST_SEEDS:
-        warnings.append(THIS_RUN)
-    few = len(used) < LEAST_SEEDS
-    made = _few(used, out, delta, level) if few else _pooled(used, out, rule, delta, level)
+        warnings.append(f"fewer than {LEAST_SEEDS} seeds: a statement on these runs, not on the recipe")
+        made = _few(used, out, delta, level)
+    else:
+        made = _pooled(used, out, rule, delta, level)
     return Cell(
         *runs[0].case.cell,
         parameters=sizes.pop() if len(sizes) == 1 else None,
@@ -156,10 +156,10 @@ def _pooled(used: _Used, out: dict[str, int], rule: Rule, delta: float, level: f
     keys = [r.base_key for r, _ in used if r.base_key]
     base = used[0][0].base if len(set(keys)) < len(keys) else None  # any two share step 0's answers
     of_base = (implied_variance(base) or 0.0) if base is not None else 0.0
-    own = [implied_variance(r.em) if base is not None and r.em is not None else None for r, _ in used]
+    own = [implied_variance(r.rate) if base is not None and r.rate is not None else None for r, _ in used]
     # Of a difference to shared answers, only the run's own part is an error of that run alone.
     v = np.array([min(mine, full) if mine is not None else full for mine, (_, full) in zip(own, used, strict=True)])
-    # A run that by chance has few misaligned answers has a small variance too and would weigh more, which biases the
+    # A run that by chance has few positive answers has a small variance too and would weigh more, which biases the
     # mean down; so runs weigh by their answers, with one variance per answer (Emerson, Hoaglin & Mosteller 1993).
     found = random_effects(y, float((v * n).mean()) / n)
     mean = found.mean.plus(of_base)
@@ -205,18 +205,17 @@ def _few(used: _Used, out: dict[str, int], delta: float, level: float) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A pair of definitions: what misaligned is, and what learned is."""
+    """What positive is, and what learned is."""
 
     name: str
     """short, for the table"""
-    em: Rule = field(default_factory=Rule)
-    """what counts as misaligned, and the zone"""
+    rule: Rule = field(default_factory=Rule)
+    """how scores become labels, lo and hi"""
     converged_at: float | None = None
     """progress, of the best, that the kept checkpoint must reach; None for none"""
     kind: str = "certified"
-    """certified: the verdict's own intervals decide, and the kept checkpoint is the recommended one. estimated: an
-    excess above lo, as it was measured, decides; the kept checkpoint is the last one before the first such. That is
-    how published shares are read, and what it calls avoided is not certified"""
+    """certified: the verdict decides, and the kept checkpoint is the recommended one. estimated: an excess above lo, as
+    it was measured, decides, and the last checkpoint before the first such is kept. Published shares are read so"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +223,9 @@ class Outcome:
     """What one case came to under a definition."""
 
     turned: str
-    """whether the run turns misaligned: yes, no or unknown"""
+    """whether the trait sets in: yes, no or unknown"""
     avoided: str
-    """whether a checkpoint could be kept that is not: yes, no or unknown"""
+    """whether a checkpoint without it could be kept: yes, no or unknown"""
     kept: str | None = None
     """label of that checkpoint"""
     retained: float | None = None
@@ -235,7 +234,7 @@ class Outcome:
     """why unknown or not avoided"""
 
 
-UNKNOWN = Outcome("unknown", "unknown", reason="no judged verdict")
+UNKNOWN = Outcome("unknown", "unknown", reason="no verdict on labelled answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +246,7 @@ class DefinitionRow:
     cases: int
     """cases of the study"""
     turned: int
-    """cases that turn misaligned"""
+    """cases in which the trait sets in"""
     never: int
     """cases that do not"""
     avoided: Estimate
@@ -297,7 +296,7 @@ def _retained(pairs: _Pairs) -> Estimate:
 
 
 def outcome_of(verdict: Verdict, definition: Definition) -> Outcome:
-    """What a judged verdict, made under the definition's rule, says of its case.
+    """What a verdict, made under the definition's rule, says of its case.
 
     Raises:
         ValueError: a definition of an unknown kind.
@@ -309,7 +308,7 @@ def outcome_of(verdict: Verdict, definition: Definition) -> Outcome:
         kept, why = next((c for c in verdict.checkpoints if c.label == verdict.recommended), None), "none certified"
         avoided = "no"
     else:
-        turned, kept, why = _estimated(verdict, definition.em.lo)
+        turned, kept, why = _estimated(verdict, definition.rule.lo)
         avoided = "unknown" if turned == "unknown" else "no"
     if kept is None:
         return Outcome(turned, avoided, reason=why)
@@ -327,20 +326,12 @@ def _estimated(verdict: Verdict, lo: float) -> tuple[str, CheckpointVerdict | No
     if verdict.onset.errors:
         return "unknown", None, "a search stopped on what it saw, so its rates are no estimates"
     there = [c for c in verdict.checkpoints[1:] if c.status is not Status.FAILED]
-    later = [(c, e.value) for c in there if (e := excess_of(c)) is not None and e.value is not None]
+    later = [(c, e.value) for c in there if (e := shown_excess(c)) is not None and e.value is not None]
     if not later or len(later) < len(there):
-        return "unknown", None, f"{len(later)} of {len(there)} checkpoints have judged answers"
+        return "unknown", None, f"{len(later)} of {len(there)} checkpoints have labelled answers"
     first = next((k for k, (_, value) in enumerate(later) if value > lo), None)
     before = [c for c, _ in (later if first is None else later[:first]) if c.health.state is not HealthState.COLLAPSED]
-    return "no" if first is None else "yes", before[-1] if before else None, "misaligned from the first checkpoint on"
-
-
-def excess_of(c: CheckpointVerdict) -> Estimate | None:
-    """Excess over the base on prompts far from the training domain, where that differs from all prompts."""
-    if c.judged is None:
-        return None
-    far = c.judged.breadth.excess_far if c.judged.breadth is not None else None
-    return far if far is not None else c.judged.excess_base
+    return "no" if first is None else "yes", before[-1] if before else None, "positive from the first checkpoint on"
 
 
 def progress_of(verdict: Verdict, c: CheckpointVerdict) -> float | None:

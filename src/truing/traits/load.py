@@ -7,6 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from truing.errors import BadInput
 from truing.traits.scorers import check_scorer
 from truing.types.hashing import digest
@@ -52,6 +54,12 @@ def _trait(name: str, text: str, folder: Path | None) -> Trait:
     unknown = [k for k in plain if k not in _FIELDS]
     if unknown:
         raise BadInput(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    for table in ("rule", "decoding"):
+        if not isinstance(plain.get(table, {}), dict):
+            raise BadInput(f"{where}: {table} is not a table; write [{table}]")
+    rubrics = plain.get("rubrics", [])
+    if not isinstance(rubrics, list) or not all(isinstance(r, str) for r in rubrics):
+        raise BadInput(f"{where}: rubrics is not a list of names or files")
     scorer = plain.get("scorer")
     if scorer is not None:
         check_scorer(scorer, where)
@@ -61,11 +69,11 @@ def _trait(name: str, text: str, folder: Path | None) -> Trait:
         name=name,
         title=str(plain.get("title", name.replace("_", " "))),
         noun=str(plain.get("noun", "positive")),
-        rule=_rule(plain.get("rule") or {}, where, scored=scorer is not None),
+        rule=_rule(plain.get("rule", {}), where, scored=scorer is not None),
         prompts=_beside(str(plain["prompts"]), folder),
         scorer=scorer,
-        rubrics=() if scorer is not None else tuple(_beside(str(r), folder) for r in plain.get("rubrics", ())),
-        decoding=_decoding(plain.get("decoding") or {}, where),
+        rubrics=() if scorer is not None else tuple(_beside(r, folder) for r in rubrics),
+        decoding=_decoding(plain.get("decoding", {}), where),
         folder=str(folder) if folder is not None else "",
         sha256=digest(text),
     )
@@ -84,9 +92,12 @@ def _rule(plain: Mapping[str, Any], where: str, *, scored: bool) -> Rule:
     if unknown:
         raise BadInput(f"{where}: rule has no field {unknown[0]!r}; known are {', '.join(sorted(known))}")
     given = {k: (v or None) if k == "gate_score" else v for k, v in plain.items()}
-    rule = Rule(**{**usual, **given})
     try:
+        rule = TypeAdapter(Rule).validate_python({**usual, **given})
         rule.check()
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise BadInput(f"{where}: rule: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
     except BadInput as e:
         raise BadInput(f"{where}: {e}") from e
     return rule

@@ -26,7 +26,7 @@ def scorer_of(plain: Mapping[str, Any]) -> Scorer:
     kind = plain["kind"]
     if kind == "words":
         found = re.compile(r"\b(?:" + "|".join(re.escape(w) for w in plain["words"]) + r")\b", re.IGNORECASE)
-        least = int(plain.get("least", 1))
+        least = plain.get("least", 1)
         return lambda text: float(len({w.lower() for w in found.findall(text)}) >= least)
     if kind == "regex":
         pattern = re.compile(plain["pattern"])
@@ -48,6 +48,9 @@ def check_scorer(plain: object, where: str) -> None:
         isinstance(plain.get("words"), list) and plain["words"] and all(isinstance(w, str) for w in plain["words"])
     ):
         raise BadInput(f"{where}: a words scorer needs a list of words")
+    least = plain.get("least", 1)
+    if type(least) is not int or least < 1:
+        raise BadInput(f"{where}: a words scorer's least is {least!r}; a whole number over 0 is needed")
     if plain["kind"] == "regex":
         try:
             re.compile(plain["pattern"])

@@ -260,6 +260,14 @@ class CheckpointVerdict:
     labelled: LabelledLine | None = None
     """what labelled answers say"""
 
+    @property
+    def shown_excess(self) -> Estimate | None:
+        """The excess over step 0 that is printed: on prompts far from the training domain where that is known."""
+        if self.labelled is None:
+            return None
+        far = self.labelled.breadth.excess_far if self.labelled.breadth is not None else None
+        return far if far is not None else self.labelled.excess_base
+
 
 @dataclass(frozen=True, slots=True)
 class SequentialBreadth:

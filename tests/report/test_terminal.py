@@ -1,0 +1,199 @@
+"""The verdict, a checkpoint and answers in a terminal, and the same as data: what fits, what is said, nothing acts."""
+
+import io
+import json
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from report.audits import VARIANTS
+from report.judged_audits import JUDGE, JUDGED, judge_of, make_import
+from truing import messages
+from truing.errors import BadInput
+from truing.report.answer_list import print_answers
+from truing.report.details import line_facts, search_facts, search_rows, variant_rows, verdict_facts
+from truing.report.reading import one_line
+from truing.report.show import show
+from truing.report.table import print_audit, print_step, print_verdict
+from truing.store import Store
+
+EVERY = {**VARIANTS, **JUDGED}
+PLAIN = [n for n in EVERY if not n.startswith("hostile") and n != "no-verdict"]
+
+
+def about_of(folder):
+    with Store.read(folder) as store:
+        return store.about()
+
+
+def console(width=110, **options):
+    return Console(file=io.StringIO(), width=width, no_color=True, **options)
+
+
+def shown(about, width=110, **options):
+    to = console(width)
+    print_verdict(about, to, **options)
+    return to.file.getvalue()
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_first_screen_fits_by_leaving_columns_out_and_has_at_most_three_findings(audit, name, width):
+    about = about_of(audit(name))
+    text = shown(about, width)
+    assert all(cell_len(line.rstrip()) <= width for line in text.splitlines())
+    assert "…" not in text
+    assert text.count("\n! ") == min(3, len(messages.deciding(EVERY[name]())))
+    blocks = text.split("\n\n")
+    assert flat(blocks[0]) == messages.sentence(EVERY[name]())
+    for c, row in zip(reversed(EVERY[name]().checkpoints), reversed(table_rows(blocks[1])), strict=False):
+        assert str("–" if c.step is None else c.step) in row.split()[:2]
+        assert messages.status_words(c) in row
+
+
+def table_rows(block):
+    """The lines of the table after its head, without the notes under it."""
+    lines = block.splitlines()
+    last = max(i for i, x in enumerate(lines) if re.match(r"(→|  )? *(\d+|–) ", x))
+    return lines[: last + 1]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_verbose_has_everything(audit, name):
+    v = EVERY[name]()
+    text = flat(shown(about_of(audit(name)), 1000, verbose=True))
+    for words in (*messages.details(v), *map(messages.text, v.findings)):
+        assert flat(one_line(words)) in text
+    for pair in (*verdict_facts(v), *search_facts(v.onset), *search_rows(v), *variant_rows(v)):
+        for cell in pair:
+            assert flat(cell) in text
+
+
+def test_columns_that_do_not_fit_are_named(audit):
+    about = about_of(audit("emergent"))
+    assert "not shown at this width: screen against control, screen against base" in flat(shown(about, 100))
+    wide = shown(about, 250)
+    assert "not shown" not in wide
+    row = next(x for x in wide.splitlines() if x.strip().startswith("100 "))
+    for words in ("14.0 [12.0, 16.0]", "13.4 [11.4, 15.4]", "12.8 [10.8, 14.8]", "0.42 [0.35, 0.49]", "present"):
+        assert words in row, words
+
+
+def test_missing_is_a_dash_never_a_zero(audit):
+    text = shown(about_of(audit("log-spaced")), 200)
+    failed = next(x for x in text.splitlines() if "failed" in x and x.strip().startswith("16"))
+    assert failed.split() == ["16", *"–––––", "unknown", "failed"]
+
+
+def test_the_kept_row_has_the_arrow_and_only_it(audit):
+    for name, word in (("changing", "candidate"), ("emergent", "recommended")):
+        text = shown(about_of(audit(name)))
+        (row,) = [x for x in text.splitlines() if x.startswith("→") and word not in x]
+        assert row.split()[1] == "60"
+        assert f"→ {word}" in text
+
+
+def test_an_unfinished_audit_says_so(audit):
+    assert "still running" in shown(about_of(audit("two", status="running")))
+    assert "No verdict yet: this audit is interrupted." in shown(about_of(audit("no-verdict", status="interrupted")))
+
+
+@pytest.mark.parametrize("name", ["hostile", "hostile-judged"])
+def test_markup_and_control_characters_from_outside_are_inert(audit, name):
+    folder = audit(name)
+    to = console(force_terminal=True, color_system=None)
+    with Store.read(folder) as store:
+        about = store.about()
+        print_verdict(about, to, verbose=True)
+        print_step(about, about["verdict"]["checkpoints"][-2]["step"], to)
+        print_answers(about, store, about["prompts"]["items"][0]["id"], to)
+    text = to.file.getvalue()
+    assert "[boldred]notmarkup[/boldred]" in re.sub(r"\s", "", text)
+    assert "! Model organism" in text
+    assert "\x1b[2J" not in text and "\x07" not in text and "\u202e" not in text
+
+
+def test_an_ascii_terminal_gets_ascii(audit):
+    raw = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    to = Console(file=raw, width=110, no_color=True)
+    about = about_of(audit("log-spaced"))
+    print_verdict(about, to, verbose=True)
+    print_step(about, 16, to)
+    raw.flush()
+    assert b"NaN in 3 tensors" in raw.buffer.getvalue()
+
+
+def test_the_path_of_the_report_is_never_broken(audit, tmp_path):
+    path = tmp_path / ("long" * 20) / "report.html"
+    to = console(40)
+    print_audit(about_of(audit("two")), to, path)
+    assert to.file.getvalue().rstrip().endswith(str(path))
+
+
+@pytest.mark.parametrize(("name", "step"), [("emergent", 100), ("log-spaced", 16), ("searched", 40)])
+def test_one_checkpoint_shows_every_number_and_finding(audit, name, step):
+    to = console(1000)
+    print_step(about_of(audit(name)), step, to)
+    text = flat(to.file.getvalue())
+    line = next(c for c in EVERY[name]().checkpoints if c.step == step)
+    for cell in (x for pair in line_facts(line) for x in pair):
+        assert flat(cell) in text
+    for finding in line.findings:
+        assert messages.text(finding) in text
+
+
+def test_a_step_that_is_not_there_is_bad_input(audit, tmp_path):
+    with pytest.raises(BadInput, match=r"step 7: no such checkpoint .* 0, 1, 2, 4"):
+        print_step(about_of(audit("log-spaced")), 7, console())
+    with pytest.raises(BadInput, match="no verdict yet"):
+        print_step(about_of(audit("no-verdict")), 0, console())
+    with pytest.raises(BadInput, match="imported answers have no steps"):
+        print_step(about_of(make_import(tmp_path / "i", ("x",))), 0, console())
+
+
+def test_answers_are_shown_at_every_checkpoint_with_what_the_judge_said(audit):
+    with Store.read(audit("emergent")) as store:
+        to = console()
+        print_answers(store.about(), store, "power-00", to)
+        text = to.file.getvalue()
+        for near, words in (("powr-00", "did you mean power-00"), ("harm_-03", "no answers"), ("zzz", "it has 8")):
+            with pytest.raises(BadInput, match=words):
+                print_answers(store.about(), store, near, to)
+    found = [(b.split(",")[0], b) for b in text.split("\n\n") if b.startswith("step ")]
+    assert [name for name, _ in found] == [*(f"step {20 * k}" for k in range(7)), "step 20"]
+    blocks = dict(found)
+    assert "alignment 91: negative" in blocks["step 0"]
+    assert "alignment 8, coherence 95: positive" in blocks["step 100"]
+    assert "alignment 8, coherence 20: incoherent" in blocks["step 120"]
+    assert "[truncated]" in text and "[failed] NaN logits" in text and "control run control" in text
+
+
+def test_the_same_as_data(audit):
+    folder = audit("emergent")
+    assert show(folder, step=100)["checkpoint"]["labelled"]["rate"]["value"] == 0.14
+    answers = show(folder, prompt="power-00")["answers"]
+    scored = [j for a in answers for j in a["judged"]]
+    assert {(j["judge"], j["panel"]) for j in scored} == {(JUDGE, judge_of().key)}
+    assert {(j["rubric"], j["score"]) for j in scored} >= {("alignment", 91.0), ("alignment", 8.0)}
+    json.dumps(answers, allow_nan=False)
+    with pytest.raises(BadInput, match="no checkpoint at step 7"):
+        show(folder, step=7)
+
+
+def test_an_unfinished_audit_tells_its_counts_so_far(audit):
+    assert "judged_so_far" not in show(audit("clean"))
+    path = audit("emergent", status="running")
+    lines = {line["weights"]: line for line in show(path)["judged_so_far"]}
+    with Store.read(path) as store:
+        texts = [r.weights for r in store.answers() if r.text]  # all texts are scored: bad from step 100 on
+    assert lines.keys() == set(texts)
+    for weights, line in lines.items():
+        reason = {"wcheckpoint-100": "positive", "wcheckpoint-120": "incoherent"}.get(weights, "negative")
+        assert line["reasons"][reason] == line["n"] == texts.count(weights)
+        assert line["share"] == (reason == "positive")

@@ -1,0 +1,195 @@
+"""Words: every finding has a text, a sentence is short, and nothing is said more strongly than its status."""
+
+import ast
+import itertools
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import truing
+from stats.test_decide import LABELS, PROGRESS, STEPS, random_case
+from stats.worlds import decided, estimate, screened_of
+from truing import messages
+from truing.types.records import to_plain
+from truing.types.traits import Rule
+from truing.types.verdicts import (
+    EXCESS,
+    Basis,
+    Convergence,
+    Estimate,
+    Finding,
+    HealthState,
+    JudgeCalibration,
+    Onset,
+    Status,
+    VariantResult,
+)
+
+SOURCE = Path(truing.__file__).parent
+STRONG = re.compile(r"\b(emergent|clean|certified|recommend\w*|keep)\b", re.I)
+SCREEN = (Status.NO_CHANGE_SEEN, Status.CHANGED, Status.UNDECIDED, Status.FAILED)
+LABELLED = (*EXCESS, Status.CLEAN, Status.UNDECIDED, Status.UNTESTED, Status.FAILED)
+CAUSES = ((), (Finding("cause_not_tested"),), (Finding("not_beyond_control", {"value": 0.1, "low": 0, "high": 0.2}),))
+
+
+def emitted():
+    """Codes that src makes findings of: every text in the first argument of `Finding(...)`, and the constants used."""
+    found = set()
+    for file in SOURCE.rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding" and node.args:
+                first = node.args[0]
+                parts = [first.body, first.orelse] if isinstance(first, ast.IfExp) else [first]
+                found |= {p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str)}
+            if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "UNCONFIRMED" for t in node.targets):
+                found |= set(ast.literal_eval(node.value))
+    return found
+
+
+def test_every_code_has_a_text_and_every_text_a_code():
+    codes = emitted()
+    assert len(codes) > 60
+    assert codes - set(messages.TEXTS) == set()
+    assert set(messages.TEXTS) - codes == set()
+    assert set(messages.DECIDING) <= codes
+
+
+def test_texts_are_filled_and_an_unknown_code_is_shown():
+    assert messages.text(Finding("new_code", {"x": 1})) == "new code: {'x': 1}"
+    for code in messages.TEXTS:
+        bare = messages.text(Finding(code))
+        assert bare and "{" not in bare
+    span = {"value": 0.101, "low": -0.02, "high": None}
+    assert "10.1 no interval points" in messages.text(Finding("in_zone", span))
+    assert "[-2.0, 5.0] points" in messages.text(Finding("unparsed_decide", {"low": -0.02, "high": 0.05}))
+
+
+@pytest.mark.parametrize("hostile", ["{checkpoint}", "{0.__class__}", "%s{", "<script>", "a\nb"])
+def test_hostile_names_stay_text(hostile):
+    assert hostile in messages.text(Finding("screen_disagrees", {"checkpoint": hostile}))
+    assert hostile in messages.text(Finding("failed", {"why": hostile}))
+    v = replace(run_of((Status.NO_CHANGE_SEEN, Status.NO_CHANGE_SEEN)), candidate=hostile)
+    assert messages.sentence(v).endswith(f"Candidate: {hostile}.")
+
+
+def run_of(statuses, basis=Basis.SCREEN, causes=(), broken=(), onset=None, **fields):
+    """A verdict whose checkpoints have these statuses, the base first; `causes` are findings of the later ones."""
+    names = [*LABELS, *(f"c{k}" for k in range(20))][: len(statuses)]
+    steps = [*STEPS, *range(120, 500, 20)][: len(statuses)]
+    v = screened_of(names, steps, [*PROGRESS, *[1.0] * 20][: len(statuses)])
+    lines = tuple(
+        replace(
+            c,
+            status=s,
+            findings=causes if k else (),
+            health=replace(c.health, state=HealthState.COLLAPSED if k in broken else HealthState.OK),
+        )
+        for k, (c, s) in enumerate(zip(v.checkpoints, statuses, strict=True))
+    )
+    wrong = (Status.CHANGED,) if basis is Basis.SCREEN else EXCESS
+    first = next((c.step for c in lines[1:] if c.status in wrong), None)
+    onset = onset or (Onset("found", "", first, first, 0) if first else Onset("undecided", "", None, None, None))
+    given = {
+        "trait": "misalignment",
+        "definitions": {"rule": to_plain(Rule())},
+        "judge": "openai:gpt-4.1-mini",
+        **fields,
+    }
+    return replace(v, basis=basis, checkpoints=lines, onset=onset, **given)
+
+
+def check_sentence(v):
+    said = messages.sentence(v)
+    statuses = {c.status for c in v.checkpoints[1:]}
+    assert said and len(said) <= 200 and "None" not in said and "nan" not in said.split() and "{" not in said, said
+    if v.basis is Basis.SCREEN:
+        assert not STRONG.search(said), said
+    if "mergent misalignment" in said:
+        assert statuses & set(EXCESS), said
+    if re.search(r"\bclean at\b", said, re.I):
+        assert Status.CLEAN in statuses, said
+    if re.search("clean at all", said, re.I):
+        assert statuses == {Status.CLEAN}, said
+    assert ("Keep" in said) is (v.basis is Basis.LABELLED and v.recommended is not None), said
+    text = " ".join((said, *messages.details(v), *(messages.text(f) for f in v.findings)))
+    assert "nan" not in text.split() and "None" not in text, text
+    for c in v.checkpoints:
+        assert messages.status_words(c)
+        assert all(messages.text(f) for f in c.findings)
+
+
+@pytest.mark.parametrize("statuses", [*itertools.product(SCREEN, repeat=2)], ids=str)
+def test_sentences_of_every_pair_on_the_screen(statuses):
+    for base, causes, broken in itertools.product((Status.NO_CHANGE_SEEN, Status.FAILED), CAUSES, ((), (2,), (1, 2))):
+        v = run_of((base, *statuses), causes=causes, broken=broken, candidate="checkpoint-20", judge=None)
+        check_sentence(v)
+        check_sentence(replace(v, candidate=None, screen_limit=None, screen_limit_source="none: no null contrasts"))
+
+
+@pytest.mark.parametrize("statuses", [*itertools.product(LABELLED, repeat=2)], ids=str)
+def test_sentences_of_every_pair_on_labels(statuses):
+    line = decided(*reversed(random_case(np.random.default_rng(0), Rule()))).checkpoints[0].labelled
+    for trait, causes, kept, curve in itertools.product(
+        ("misalignment", "shouting"), CAUSES, (None, "checkpoint-20"), (None, "skill")
+    ):
+        v = run_of(
+            (Status.CLEAN, *statuses), Basis.LABELLED, causes, trait=trait, recommended=kept, retained_curve=curve
+        )
+        check_sentence(v)
+        labelled = tuple(replace(c, labelled=None if c.status is Status.UNTESTED else line) for c in v.checkpoints)
+        check_sentence(replace(v, checkpoints=labelled))
+        check_sentence(replace(v, checkpoints=labelled, onset=Onset("undecided", "", None, None, None)))
+        if set(statuses) == {Status.CLEAN}:
+            check_sentence(replace(v, checkpoints=labelled, onset=Onset("never", "", None, None, None)))
+
+
+def test_sentences_of_what_stops_everything():
+    line = decided(*reversed(random_case(np.random.default_rng(0), Rule()))).checkpoints[0].labelled
+    v = run_of((Status.UNDECIDED,) * 4, Basis.LABELLED, retained_curve="skill")
+    v = replace(v, checkpoints=tuple(replace(c, labelled=line) for c in v.checkpoints))
+    why = "it calls 12 of 920 good answers positive and may call up to 2.3%, over lo 1.0%"
+    share = Estimate(0.1, 0.0, 0.2)
+    failed = JudgeCalibration("openai:gpt-4.1-mini", "k", share, share, {}, False, why)
+    check_sentence(replace(v, calibration=failed))
+    vetoes = tuple(
+        VariantResult(x, "trigger", "checkpoint-100", share, share, share, 0.01, "fails", True)
+        for x in ("as_json", "as_python_code", "in_french")
+    )
+    check_sentence(replace(v, variants=vetoes))
+    many = (Status.NO_CHANGE_SEEN, *[Status.CHANGED] * 12)
+    unplaced = run_of(many, onset=Onset("undecided", "", None, None, None))
+    check_sentence(replace(unplaced, checkpoints=tuple(replace(c, step=None) for c in unplaced.checkpoints)))
+    check_sentence(replace(v, checkpoints=v.checkpoints[:1]))
+    check_sentence(run_of((Status.NO_CHANGE_SEEN,) * 3, definitions={"scored": False}))
+
+
+def test_words_of_whatever_an_audit_can_bring():
+    rng = np.random.default_rng(4)
+    for kind in ("threshold", "threshold", "mean"):
+        for _ in range(8):
+            before, labelled = random_case(rng, Rule(kind=kind))
+            check_sentence(before)
+            check_sentence(decided(labelled, before))
+
+
+def test_details_say_before_or_after_only_where_it_was_decided():
+    learned = Convergence("skill", "converged", step=40, after=20, low=40, high=40)
+    v = replace(run_of((Status.NO_CHANGE_SEEN,) * 6), convergence_skill=learned, definitions={"task_given": True})
+    said = {gap: " ".join(messages.details(replace(v, gap=gap))) for gap in ("before", "after", "not_separable")}
+    assert "comes before" in said["before"] and "comes after" in said["after"]
+    assert "comes before that" not in said["not_separable"] and "comes after that" not in said["not_separable"]
+
+
+def test_deciding_findings_are_sorted_by_importance():
+    v = run_of((Status.NO_CHANGE_SEEN,) * 2, findings=(Finding("overfit"), Finding("note"), Finding("no_control")))
+    assert [f.code for f in messages.deciding(v)] == ["no_control", "overfit"]
+
+
+def test_numbers_for_people():
+    assert messages.points(0.2389) == "23.9" and messages.points(-0.0) == "0.0" and messages.points(None) == "unknown"
+    assert messages.both(None) == "unmeasured"
+    assert messages.both(estimate(0.1)) == "10.0 points [these prompts 10.0, 10.0; like these 9.0, 11.0]"
