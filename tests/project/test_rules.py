@@ -50,7 +50,7 @@ EXCEPTIONS = {
     ("models/hf.py", "jinja2"): "errors that chat templates raise",
     ("models/chat.py", "jinja2"): "errors that chat templates raise",
 }
-LONGEST_CHAIN, LONGEST_FUNCTION, MOST_PARAMETERS, LONGEST_FILE = 12, 60, 8, 510
+LONGEST_CHAIN, LONGEST_FUNCTION, MOST_PARAMETERS, LONGEST_FILE = 12, 60, 8, 520
 
 
 def module_name(path):
