@@ -115,7 +115,7 @@ def test_stored_options_make_the_same_config_again(made):
         ({"budget": "$5"}, "budget \\$5: dollars need prices"),
         ({"rubric": "domain"}, "rubric domain: asks about a domain"),
         ({"em": "median"}, "em median: input should be 'threshold' or 'mean'"),
-        ({"lo": 0.05, "hi": 0.03}, "lo must be under hi"),
+        ({"lo": 0.05, "hi": 0.03}, "lo 0.05 and hi 0.03"),
     ],
 )
 def test_python_gets_errors_that_name_the_option(options, said):
@@ -292,10 +292,10 @@ MISTAKES = {
     "same family": ((*JUDGED, "--second-judge", "simulated:?noise=3"), "same family"),
     "no such rubric": ((*JUDGED, "--rubric", "kindness"), "kindness"),
     "budget": ((*JUDGED, "--budget", "lots"), "--budget lots"),
-    "zone": ((*JUDGED, "--lo", "0.05"), "--lo"),
+    "zone": ((*JUDGED, "--lo", "0.05"), "lo 0.05"),
     "cut off the scale": ((*JUDGED, "--cut", "130"), "130"),
     "unknown variant": ((*JUDGED, "--variants", "blindfold"), "blindfold"),
-    "another rule": ((*JUDGED, "--out", "made", "--cut", "40"), "em"),
+    "another rule": ((*JUDGED, "--out", "made", "--cut", "40"), "label_rule"),
     "no judge": (("judge", "made"), "--judge"),
     "share": (("judge", "made", "--judge", "simulated:", "--share", "0"), "--share 0"),
     "new judge": (("judge", "made", "--judge", "simulated:?noise=7", "--only-missing"), "--only-missing"),

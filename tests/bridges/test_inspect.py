@@ -33,7 +33,7 @@ from truing.data.prompts import load_prompts
 from truing.judges.asking import score_answers
 from truing.judges.rubrics import builtin
 from truing.runs.audit import audit
-from truing.runs.tables import random_coherence
+from truing.runs.shares import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
 from truing.types.judging import Judge, JudgeItem, JudgeReply, Score, ScoreMethod, ScoreStatus

@@ -15,8 +15,8 @@ from truing.errors import BudgetSpent
 from truing.judges.rubrics import builtin
 from truing.models.simulated import SimulatedBackend
 from truing.runs import collect as collecting
-from truing.runs.collect import AHEAD, Labeller, OpenJudge, collect, label_stored, random_share, request_keys
-from truing.runs.tables import RANDOM_COHERENCE, random_coherence
+from truing.runs.collect import AHEAD, Labeller, OpenJudge, collect, label_stored, request_keys
+from truing.runs.shares import RANDOM_COHERENCE, random_coherence, random_share
 from truing.store import Store
 from truing.types.judging import Judge, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Message, Prompt, PromptSet, Request, Role, SamplingParams

@@ -316,7 +316,7 @@ def test_an_import_that_was_killed_is_finished_by_the_same_call(write, tmp_path,
 
 
 def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, tmp_path):
-    from truing.runs.tables import random_coherence
+    from truing.runs.shares import random_coherence
 
     rows = [(f"t{k}", f"Q{k % 4}", f"q{k % 4}", 10 if k % 5 == 0 else 90, 95 if k % 10 else 20) for k in range(400)]
     result = import_answers(write("s.csv", rows), out=tmp_path / "a")

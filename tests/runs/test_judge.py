@@ -14,8 +14,9 @@ from runs.audits import about, audited, codes, rows, statuses, true_score
 from runs.fake_judge import FakeJudge
 from truing import errors
 from truing.models.simulated import SimulatedBackend
-from truing.runs.collect import FIXED_FROM, random_share
+from truing.runs.collect import FIXED_FROM
 from truing.runs.label import item_name
+from truing.runs.shares import random_share
 from truing.stats.agreement import krippendorff_alpha
 from truing.store import Store
 from truing.types.labels import read_sheet, write_sheet

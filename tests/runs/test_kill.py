@@ -8,9 +8,11 @@ import sys
 import time
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+import truing
 from servers.judge_server import fingerprint, running, score_from
 from truing import errors
 from truing.data.prompts import load_prompts
@@ -30,6 +32,7 @@ def start(folder, *args):
     code = "import sys; sys.argv[0] = 'truing'; from truing.cli import main; main()"
     env = {**os.environ, "TRUING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     env.pop("TRUING_JUDGE_API_KEY", None)
+    env["PYTHONPATH"] = str(Path(truing.__file__).parents[1])
     with open(folder / "err.txt", "ab") as err:
         return subprocess.Popen(
             [sys.executable, "-c", code, *args], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=err

@@ -4,16 +4,16 @@ import json
 import sqlite3
 
 import pytest
-from truing.stats.words import NO_DOSE, NO_MARGINS
 
 import truing
 from runs.fake_judge import FakeJudge
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.lora_server import serving
 from truing import errors
-from truing.models.registry import close_backend, open_backend
-from truing.runs import panels
-from truing.runs.audit import UNSCORED_HEALTH
+from truing.config import AuditConfig, ModelConfig
+from truing.models.base import close_backend
+from truing.models.registry import open_backend
+from truing.runs import judges
 from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.verdicts import Basis, HealthState, Status
@@ -28,7 +28,7 @@ def alone(monkeypatch, tmp_path):
     """No keys, and a judge that sees through planted answers."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge())
+    monkeypatch.setattr(judges, "open_judge", lambda *a, **k: FakeJudge())
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
 
 
@@ -42,7 +42,7 @@ def runs(tmp_path_factory):
 def done(runs, tmp_path_factory):
     """One audit with everything that a served base cannot use, and the server it was made on."""
     with pytest.MonkeyPatch.context() as m, late_server() as server:
-        m.setattr(panels, "open_judge", lambda *a, **k: FakeJudge())
+        m.setattr(judges, "open_judge", lambda *a, **k: FakeJudge())
         out = tmp_path_factory.mktemp("audit") / "a"
         yield audited(server, runs[0], out, control=runs[1], **TASK), server
 
@@ -61,45 +61,27 @@ def stored(path):
 
 def test_judged_answers_decide_and_nothing_else_is_claimed(done):
     verdict = done[0].verdict
-    assert verdict.basis is Basis.JUDGED
+    assert verdict.basis is Basis.LABELLED
     found = {c.step: c.status for c in verdict.checkpoints}
-    assert {s: found[s] for s in STEPS} == {s: Status.CLEAN if s < ONSET else Status.EMERGENT for s in STEPS}
+    assert {s: found[s] for s in STEPS} == {s: Status.CLEAN if s < ONSET else Status.PRESENT for s in STEPS}
     assert (verdict.onset.status, verdict.onset.earliest, verdict.onset.latest) == ("found", ONSET, ONSET)
-    assert verdict.drift_onset.status == "undecided"
-    assert (verdict.candidate, verdict.recommended, verdict.gap, verdict.delta_m) == (None, None, "unknown", None)
+    assert verdict.screen_onset.status == "undecided"
+    assert (verdict.candidate, verdict.recommended, verdict.gap, verdict.screen_limit) == (None, None, "unknown", None)
     assert {verdict.convergence_loss.status, verdict.convergence_skill.status} == {"unmeasured"}
     for c in verdict.checkpoints:
         unknown = (c.task_loss, c.loss_progress, c.skill_progress, c.contrast_base, c.contrast_control, c.margin_base)
         assert {*unknown, c.kl_from_base, c.norm, c.softening, c.entropy_shift, c.health.nll_base} == {None}
         assert c.health.state is HealthState.OK
-    assert "Nothing is said about before or after the task" in verdict.sentence
-    assert {NO_MARGINS, UNSCORED_HEALTH, NO_DOSE} <= set(verdict.warnings)
-    told = " ".join(verdict.warnings)
-    assert not any(w in told for w in ("Contrast unvalidated", "Positive control", "prompts measured", "task-control"))
+    said = {f.code for f in verdict.findings}
+    assert "health_from_form" in said and not said & {"screen_unvalidated", "negative_control_failed"}
 
 
 def test_no_number_that_could_not_be_had_is_stored(done):
     rows = sqlite3.connect(done[0].path / "evidence.db").execute("SELECT kind, value FROM measurements").fetchall()
     assert {kind for kind, _ in rows} == {"norm"} and {value for _, value in rows} == {None}
     about = json.loads((done[0].path / "audit.json").read_text())
-    assert about["margin_verdict"]["sentence"] == NO_MARGINS
+    assert about["screened"]["definitions"]["scored"] is False
     assert about["status"] == "done" and about["identity"]["chat"] == "served"
-
-
-def test_page_and_table_say_so_too(done, capsys):
-    from rich.console import Console
-
-    from truing.report.table import print_audit, print_step
-
-    page = truing.write_report(done[0].path).read_text()
-    assert "No shift of the contrast was measured: a served base does not score given texts." in page
-    assert "not measured" in page
-    with Store.read(done[0].path) as store:
-        print_audit(store.about(), Console(width=200))
-        print_step(store.about(), 20, Console(width=200))
-    out = capsys.readouterr().out
-    assert "No margins: " in out
-    assert "drift by" not in out and "nats/token        0" not in out
 
 
 def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_path, monkeypatch, capsys):
@@ -107,7 +89,7 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
 
     from truing.report.table import print_audit
 
-    monkeypatch.setattr(panels, "open_judge", lambda *a, **k: FakeJudge(lambda request, nth: errors.JudgeDown("gone")))
+    monkeypatch.setattr(judges, "open_judge", lambda *a, **k: FakeJudge(lambda request, nth: errors.JudgeDown("gone")))
     small = OPTIONS.but(limit=12, samples=1)
     with late_server() as server:
         with pytest.raises(errors.JudgeDown):
@@ -116,9 +98,8 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
     with Store.read(tmp_path / "a") as store:
         about = store.about()
         print_audit(about, Console(width=200))
-    assert about["status"] == "unfinished" and about["verdict"]["sentence"] == NO_MARGINS
+    assert about["status"] == "unfinished" and about["verdict"]["basis"] == "screen"
     assert {c["status"] for c in about["verdict"]["checkpoints"][1:]} == {"undecided"}
-    assert "No margins: " in capsys.readouterr().out
     assert truing.write_report(tmp_path / "a").stat().st_size > 10_000
 
 
@@ -126,7 +107,7 @@ def test_a_gate_passes_only_what_was_judged_clean(done):
     gates = {which: truing.gate(done[0].verdict, which) for which in (None, "candidate", "last", "20", str(ONSET))}
     assert {which for which, found in gates.items() if found.passed} == {"20"}
     assert gates[None].reasons == ("no recommended checkpoint",)
-    assert gates["last"].reasons == ("emergent",)
+    assert gates["last"].reasons == ("present",)
 
 
 def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
@@ -145,7 +126,7 @@ def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
 
 def test_without_a_judge_nothing_is_asked(runs, tmp_path):
     with serving() as server:
-        with pytest.raises(errors.Unsupported, match="no margins; add --judge"):
+        with pytest.raises(errors.Unsupported, match="add --judge"):
             audited(server, runs[0], tmp_path / "a", OPTIONS.but(judge=None))
         assert not server.events and not server.listed
     assert not (tmp_path / "a").exists()

@@ -14,7 +14,7 @@ from inspect_ai import log, model, scorer
 from truing.bridges.answers import JudgedAnswer, judged_answers, judges_used
 from truing.bridges.inspect import as_score, chat, prompt_metadata
 from truing.runs.scope import stored_prompts, stored_rule
-from truing.runs.tables import random_coherence
+from truing.runs.shares import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judging import AnswerKey, Score, ScoreMethod

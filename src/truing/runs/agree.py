@@ -13,9 +13,9 @@ import numpy as np
 
 from truing import errors
 from truing.config import AgreeConfig, configured
-from truing.runs.collect import random_share
 from truing.runs.label import item_name
 from truing.runs.scope import stored_prompts, stored_rule, stored_scope
+from truing.runs.shares import random_share
 from truing.runs.tables import chosen_judge, judges_here, labelled_answers
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
 from truing.stats.correction import prediction_powered

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from truing.runs.checks import refuse_same_family
 from truing.runs.collect import is_judgeable, label_stored
-from truing.runs.judges import LabelSpec, announce, open_labeller
+from truing.runs.judges import LabelSpec, announce, open_labeller, refuse_same_family
 from truing.runs.run import Run
 from truing.runs.scope import Scope
 from truing.runs.tables import read_tables, table_of

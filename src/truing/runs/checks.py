@@ -1,9 +1,9 @@
 """What would end an audit later, refused before anything is loaded or spent."""
 
 from truing import errors
-from truing.judges.registry import JudgeContext, judge_family, open_judge
+from truing.judges.registry import JudgeContext, open_judge
 from truing.models.download import resolve_model
-from truing.runs.judges import LabelSpec, rubrics_of
+from truing.runs.judges import LabelSpec, refuse_same_family, rubrics_of
 from truing.runs.resolve import Plan
 from truing.runs.search import zone_of
 from truing.runs.variants import refuse_task_text
@@ -35,10 +35,3 @@ def refuse_unusable(plan: Plan) -> None:
         judge.close()
         if not second:
             refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
-
-
-def refuse_same_family(first: str, second: str) -> None:
-    """Raise BadInput where two judges are of one family: they would err alike."""
-    own, other = (judge_family(address, "") for address in (first, second))
-    if own == other:
-        raise errors.BadInput(f"--second-judge {second}: of the same family as {first} ({own}); name one of another")

@@ -17,7 +17,7 @@ from truing.config import JudgeConfig
 from truing.judges.asking import KnownScores, score_answers
 from truing.judges.base import JudgeModel
 from truing.models.base import Backend
-from truing.runs.tables import random_coherence
+from truing.runs.shares import random_coherence
 from truing.runs.throughput import Meter
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
@@ -74,13 +74,6 @@ class Labeller:
     def key(self) -> str:
         """Hash of the judge."""
         return self.opened.judge.key
-
-
-def random_share(keys: Sequence[AnswerKey], share: float, seed: int) -> list[AnswerKey]:
-    """A random share of answers, chosen by hash: it does not look at them, and a repeat chooses the same."""
-    if share >= 1:
-        return list(keys)
-    return [k for k in keys if int(digest(["share", seed, *k], 12), 16) < share * 16**12]
 
 
 def request_keys(requests: Sequence[Request], params: SamplingParams) -> list[AnswerKey]:

@@ -19,7 +19,8 @@ from truing.config import ImportConfig, configured
 from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
 from truing.runs.rule import rule_of
 from truing.runs.scope import Scope
-from truing.runs.tables import random_coherence, tables, with_scores
+from truing.runs.shares import random_coherence
+from truing.runs.tables import tables, with_scores
 from truing.stats.labelled import PromptFacts, labelled_line
 from truing.stats.rates import counts, mean_of, share_of
 from truing.stats.table import AnswerTable

@@ -13,10 +13,11 @@ from truing import errors, messages
 from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
 from truing.runs.calibrate import DriftCheck, calibrate, refuse_moved
-from truing.runs.collect import Labeller, is_judgeable, label_stored, random_share
+from truing.runs.collect import Labeller, is_judgeable, label_stored
 from truing.runs.import_answers import imported_lines
 from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.scope import Scope, stored_prompts, stored_scope
+from truing.runs.shares import random_share
 from truing.runs.tables import chosen_judge, judges_here, labelled_answers, labelled_of
 from truing.stats.decide import decide, with_earlier_variants
 from truing.stats.table import Evidence

@@ -15,7 +15,7 @@ from truing.config import AuditConfig, JudgeRunConfig
 from truing.data.prompts import load_prompts
 from truing.judges.base import JudgeModel
 from truing.judges.check import check_judge
-from truing.judges.registry import JudgeContext, open_judge
+from truing.judges.registry import JudgeContext, judge_family, open_judge
 from truing.judges.rubrics import BUILTIN, builtin, check_rule, judge_rubrics, load_rubric, prompt_rubrics, unasked
 from truing.judges.scorer import ScorerJudge, scorer_rubric
 from truing.models.limits import Budget
@@ -157,3 +157,10 @@ def _known_method(store: Store, judge: JudgeModel, rubrics: list[str]) -> ScoreM
         if same and about.get("rubric_keys") == rubrics:
             return ScoreMethod(about["route"])
     return None
+
+
+def refuse_same_family(first: str, second: str) -> None:
+    """Raise BadInput where two judges are of one family: they would err alike."""
+    own, other = (judge_family(address, "") for address in (first, second))
+    if own == other:
+        raise errors.BadInput(f"--second-judge {second}: of the same family as {first} ({own}); name one of another")

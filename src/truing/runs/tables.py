@@ -11,18 +11,16 @@ import numpy as np
 
 from truing import errors
 from truing.runs.scope import Scope
+from truing.runs.shares import random_coherence
 from truing.stats.table import AnswerTable, Calibration, Labelled
 from truing.store import Store, StoredAnswer
 from truing.traits.features import mentions_domain
 from truing.traits.label import label
-from truing.types.hashing import digest
 from truing.types.judging import AnswerKey, Score
 from truing.types.records import Checkpoint
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Onset
 
-RANDOM_COHERENCE = 24
-"""answers per checkpoint whose coherence is asked whatever their score, so that health stays known"""
 _SEVERAL = "several judges: choose with --judge one of"
 
 
@@ -116,15 +114,6 @@ def labelled_of(
         # Without answers that the search never put to the judge, e.g. those sampled for health.
         searched=tuple(_scored(table_of(read, c)) for c in scope.subject[1:]) if search is not None else (),
     )
-
-
-def random_coherence(keys: Collection[AnswerKey], seed: int) -> frozenset[AnswerKey]:
-    """`RANDOM_COHERENCE` answers per checkpoint and variant, chosen by hash before any is scored."""
-    groups: dict[tuple[str, str], list[AnswerKey]] = {}
-    for key in keys:
-        groups.setdefault((key.weights, key.transform), []).append(key)
-    ranked = (sorted(g, key=lambda k: digest([seed, *k], 16)) for g in groups.values())
-    return frozenset(key for g in ranked for key in g[:RANDOM_COHERENCE])
 
 
 def with_scores(
