@@ -16,7 +16,6 @@ from truing.config import StudyConfig, Thresholds, configured
 from truing.runs.scope import stored_rule
 from truing.runs.sensitivity import StoredAnswers
 from truing.runs.study_files import ReadAudit, read_study
-from truing.stats.findings import shown_excess
 from truing.stats.studies import (
     UNKNOWN,
     Cell,
@@ -229,7 +228,7 @@ def _seed_run(r: ReadAudit, at: str) -> SeedRun:
     if line is None or line.labelled is None:
         why = f"{line.label} has no labelled answers" if line is not None else f"it has no checkpoint {at}"
         return SeedRun(r.case, onset, reason=why)
-    excess = shown_excess(line)
+    excess = line.shown_excess
     known = excess is not None and excess.value is not None
     return SeedRun(
         case=r.case,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from truing.stats.correction import holm
-from truing.stats.findings import shown_excess
 from truing.stats.meta import (
     LEAST_SEEDS,
     Equivalence,
@@ -326,7 +325,7 @@ def _estimated(verdict: Verdict, lo: float) -> tuple[str, CheckpointVerdict | No
     if verdict.onset.errors:
         return "unknown", None, "a search stopped on what it saw, so its rates are no estimates"
     there = [c for c in verdict.checkpoints[1:] if c.status is not Status.FAILED]
-    later = [(c, e.value) for c in there if (e := shown_excess(c)) is not None and e.value is not None]
+    later = [(c, e.value) for c in there if (e := c.shown_excess) is not None and e.value is not None]
     if not later or len(later) < len(there):
         return "unknown", None, f"{len(later)} of {len(there)} checkpoints have labelled answers"
     first = next((k for k, (_, value) in enumerate(later) if value > lo), None)
