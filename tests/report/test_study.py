@@ -22,8 +22,8 @@ def study(**fields):
     e = Estimate(0.05, 0.01, 0.09, 0.02, 0.08, 900, 3)
     share = Estimate(2 / 3, 0.09, 0.99, 0.09, 0.99, 3, 3, {"unknown": 1})
     case = Case("model-8B", "data", "recipe", 1, 8e9, "", "a")
-    cell = Cell(*case.cell, 8e9, ("a", "b", "c"), (9, 9, 9), share, e, equivalence(Mean(0.05, 0.01, 2), 0.03), tau=0.012,
-                i2=0.4, consistent="above", p=0.0004, p_holm=0.0008, warnings=("a warning",))  # fmt: skip
+    cell = Cell(*case.cell, 8e9, ("a", "b", "c"), (9, 9, 9), share, e, equivalence(Mean(0.05, 0.01, 2), 0.03),
+                tau=0.012, i2=0.4, consistent="above", p=0.0004, p_holm=0.0008, warnings=("a warning",))  # fmt: skip
     one = replace(cell, model="model-70B", parameters=70e9, runs=("d",), consistent="this_run", p=None, p_holm=None,
                   tau=None, equivalence=equivalence(None, 0.03, reason="no interval"), warnings=())  # fmt: skip
     outcomes = [Outcome("yes", "yes", "c", 0.9), Outcome("yes", "no", reason="none certified"), UNKNOWN]
@@ -77,7 +77,7 @@ def test_what_stands_in_it():
         "2/3",
         "not avoided or unknown: none certified (2); no verdict on labelled answers (2)",
         "5 models, log10 of parameters: Pearson",
-        "all 120 orders",
+        "all orders",
         "Pearson without each: a",
         "left out: f (no parameter count)",
         "! a warning",
