@@ -1,7 +1,7 @@
 """How many judged answers it takes to locate an onset, how often the result is right, and what peeking does to others.
 
     python benchmarks/onset.py                      every table, 200 runs a cell
-    python benchmarks/onset.py main --runs 1000     one table
+    python benchmarks/onset.py main --runs 1000     one table; --json FILE for rows with targets
 
 Answers of all groups are counted. The reference is 50 answers per prompt at 20 checkpoints and the base: 252,000.
 "right" means that every claim holds: what is certified above lo is above it, what is certified (or counts as) clear is
@@ -10,16 +10,15 @@ Every run has its own world and its own seed; the seeds are (table, cell, run).
 """
 
 import argparse
+import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from math import ceil, log, sqrt
+from math import log, sqrt
 from pathlib import Path
 
 import numpy as np
-from scipy import special
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from stats.search_worlds import excess_curve, is_right, make_world, play
@@ -56,8 +55,18 @@ def one(cell: tuple, run: int) -> tuple[int, bool, int, bool]:
     return used, right, len(found.steps), found.status == "found"
 
 
-def table(title: str, cells: Sequence[tuple], runs: int, jobs: int) -> None:
-    """One line per cell."""
+def row(metric: str, case: str, ratio: float, target: float, met: bool) -> dict:
+    return {"metric": metric, "case": case, "ratio": float(ratio), "target": float(target), "met": bool(met)}
+
+
+def most_wrong(runs: int) -> float:
+    """5 % and three standard errors."""
+    return 0.05 + 3 * sqrt(0.05 * 0.95 / runs)
+
+
+def table(title: str, cells: Sequence[tuple], runs: int, jobs: int) -> list[dict]:
+    """One line per cell; every claim of a run holds in 95 % of runs."""
+    out = []
     print(f"\n## {title}; {runs} runs a cell")
     print("| excess | base | correlation | method | answers, mean | fewer | right | set, median (mean) | found |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -70,6 +79,11 @@ def table(title: str, cells: Sequence[tuple], runs: int, jobs: int) -> None:
             f"| {right:.3f} | {np.median(rows[:, 2]):.0f} ({size:.1f}) | {found:.2f} |",
             flush=True,
         )
+        case = f"{title}: {family} {height:g}, base {base:g}, correlation {correlation:g}"
+        out.append(
+            row("share of runs with a wrong claim", case, 1 - right, most_wrong(runs), 1 - right <= most_wrong(runs))
+        )
+    return out
 
 
 def each(f: Callable[[int], tuple], runs: int, jobs: int) -> list[tuple]:
@@ -80,63 +94,22 @@ def each(f: Callable[[int], tuple], runs: int, jobs: int) -> list[tuple]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Fixed designs
-
-
-def fixed_table(runs: int, jobs: int) -> None:
-    """One answer per prompt everywhere, and bisection with a fixed number of answers of the same errors."""
-    print(f"\n## fixed designs, base 0.1 %, correlation 0.2; {runs} runs a cell")
-    print("| excess | design | answers | right |\n|---|---|---|---|")
-    for family, height in LOGISTIC:
-        for name, design in (("1 per prompt", _once), ("fixed n, bisection", _fixed)):
-            rows = np.array(each(partial(design, family, height), runs, jobs), dtype=float)
-            print(
-                f"| {family} {height:.1%} | {name} | {rows[:, 0].mean():,.0f} | {rows[:, 1].mean():.3f} |", flush=True
-            )
-
-
-def _once(family: str, height: float, run: int) -> tuple[float, bool]:
-    """The first step whose share minus the base's reaches 2 points, one answer per prompt."""
-    rng = np.random.default_rng([1, run])
-    world = make_world(excess_curve(family, STEPS, height, rng), 0.001, PROMPTS, 0.2, rng)
-    base = (rng.random(PROMPTS) < world.base).mean()
-    over = (rng.random(world.run.shape) < world.run).mean(axis=1) - base >= 0.02
-    return (STEPS + 1) * PROMPTS, _pac(int(over.argmax()) if over.any() else None, world.excess)
-
-
-def _fixed(family: str, height: float, run: int) -> tuple[float, bool]:
-    """Bisection; every test has the fixed n that tells lo from hi with both errors 0.05 / 5."""
-    rng = np.random.default_rng([1, run])
-    world = make_world(excess_curve(family, STEPS, height, rng), 0.001, PROMPTS, 0.2, rng)
-    z = float(special.ndtri(1 - 0.05 / 5))
-    n = ceil((z * sqrt(0.012) + z * sqrt(0.032)) ** 2 / (ZONE[1] - ZONE[0]) ** 2)
-    base, left, right, used = rng.binomial(n, world.base.mean()) / n, -1, STEPS, n
-    while right - left > 1:
-        k = (left + right) // 2
-        used += n
-        left, right = (left, k) if rng.binomial(n, world.run[k].mean()) / n - base >= 0.02 else (k, right)
-    return used, _pac(right if right < STEPS else None, world.excess)
-
-
-def _pac(k: int | None, excess: np.ndarray) -> bool:
-    if k is None:
-        return bool(excess.max() < ZONE[1])
-    return bool(excess[k] > ZONE[0] and (k == 0 or excess[k - 1] < ZONE[1]))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Peeking, and other tests of one step
 
 
-def peeking_table(runs: int, jobs: int) -> None:
+def peeking_table(runs: int, jobs: int) -> list[dict]:
     """Truth exactly at lo, a look after every 24 answers of the run (and 24 of the base) up to 12,000."""
     print(f"\n## wrong 'above lo' where the excess is exactly lo = 1 %, 500 looks; {runs} runs a cell")
     print("| base | correlation | this test | Wilson on the run's share alone | difference of Wilson intervals |")
     print("|---|---|---|---|---|")
+    out = []
     for base in (0.0, 0.01, 0.05):
         for correlation in (0.0, 0.5):
             rows = np.array(each(partial(_peek, base, correlation), runs, jobs), dtype=float).mean(axis=0)
             print(f"| {base:.0%} | {correlation} | " + " | ".join(f"{r:.3f}" for r in rows) + " |", flush=True)
+            case, limit = f"base {base:g}, correlation {correlation:g}", most_wrong(runs)
+            out.append(row("share of runs wrong at any of 500 looks", case, rows[0], limit, rows[0] <= limit))
+    return out
 
 
 def _peek(base: float, correlation: float, run: int) -> tuple[bool, bool, bool]:
@@ -158,57 +131,17 @@ def _peek(base: float, correlation: float, run: int) -> tuple[bool, bool, bool]:
     return ours, alone, naive
 
 
-def paired_log_evidence(plus: int, zero: int, minus: int, bound: float) -> float:
-    """The plain test of differences: D in {-1, 0, 1} of two answers to the same prompt, a mixture of stakes."""
-    stakes = np.array([0.1, 0.3, 0.6, 0.9, 0.99]) / (1 + bound)
-    total = (
-        plus * np.log1p(stakes * (1 - bound))
-        + zero * np.log1p(-stakes * bound)
-        + minus * np.log1p(-stakes * (1 + bound))
-    )
-    return float(np.logaddexp.reduce(total) - log(len(stakes)))
-
-
-def tests_table(runs: int, jobs: int) -> None:
-    """Answers of the run until "above lo" is certain at 0.05 with 400 answers of a shared base at hand, and pairs."""
-    print(f"\n## answers of the run until 'above 1 %' is certain at 5 %, no base answers counted; {runs} runs a cell")
-    print("| excess | base | this test, 400 base answers shared | pairs: D = run - base |\n|---|---|---|---|")
-    for base in (0.001, 0.01, 0.05):
-        for height in (0.05, 0.1, 0.2, 0.4):
-            rows = np.array(each(partial(_until, base, height), runs, jobs), dtype=float)
-            print(
-                f"| {height:.0%} | {base:.1%} | {np.median(rows[:, 0]):.0f} | {np.median(rows[:, 1]):.0f} |", flush=True
-            )
-
-
-def _until(base: float, height: float, run: int) -> tuple[int, int]:
-    rng = np.random.default_rng([3, run])
-    own, other = rng.random(4000) < base + height, rng.random(4400) < base
-    shared = Sampled.hits(int(other[4000:].sum()), 400)
-    enough, ours, pairs = log(1 / 0.05), 4000, 4000
-    d = own.astype(int) - other[:4000].astype(int)
-    for n in range(4, 4000, 4):
-        if ours == 4000 and log_evidence(Sampled.hits(int(own[:n].sum()), n), shared, 0.01) >= enough:
-            ours = n
-        plus, minus = int((d[:n] > 0).sum()), int((d[:n] < 0).sum())
-        if pairs == 4000 and paired_log_evidence(plus, n - plus - minus, minus, 0.01) >= enough:
-            pairs = n
-        if max(ours, pairs) < 4000:
-            break
-    return ours, pairs
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("main", "narrow", "shapes", "live", "fixed", "peeking", "tests")
+    names = ("main", "narrow", "shapes", "live", "peeking")
     parser.add_argument("tables", nargs="*", default=names, help=", ".join(names))
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--json", metavar="FILE")
     given = parser.parse_args()
-    started = time.process_time()
     grids = {
         "main": (
             "zone 1-3 %, base 0.1 %, monotone curves assumed monotone",
@@ -227,12 +160,15 @@ def main() -> None:
             [(*shape, b, 0.2, ZONE, "live", False) for b in (0.001, 0.02) for shape in (*LOGISTIC, *SHAPES[3:5])],
         ),
     }
+    rows = []
     for name in given.tables:
-        if name in grids:
-            table(*grids[name], given.runs, given.jobs)
+        if name == "peeking":
+            rows += peeking_table(given.runs, given.jobs)
         else:
-            {"fixed": fixed_table, "peeking": peeking_table, "tests": tests_table}[name](given.runs, given.jobs)
-    print(f"\n{time.process_time() - started:.0f} CPU seconds in this process")
+            rows += table(*grids[name], given.runs, given.jobs)
+    print(f"\n{sum(r['met'] for r in rows)} of {len(rows)} targets met")
+    if given.json:
+        Path(given.json).write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

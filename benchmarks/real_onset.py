@@ -1,6 +1,6 @@
 """A search for the onset, replayed on thirteen published sets of judged answers that stand in for checkpoints.
 
-    python benchmarks/real_onset.py [--data FOLDER] [--searches 20]
+    python benchmarks/real_onset.py [--data FOLDER] [--searches 20] [--json FILE]
 
 Each set is a step, and its 400 stored answers are all that the search can draw. The files hold no base: step 0 is made
 up, and never answers misaligned. "by rate": sets in the order of their share misaligned, so that it only rises, with
@@ -9,10 +9,13 @@ seed k. See real_rates.py for FOLDER.
 """
 
 import argparse
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from math import sqrt
+from pathlib import Path
 
 import numpy as np
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
@@ -145,10 +148,19 @@ def lines(sets: Sequence[JudgedSet], searches: int) -> Iterator[tuple[object, ..
         yield (*head, f"{np.median(sizes):g}", f"{np.median(used):.0f}", f"{np.median(own):.0f}", f"{ratio:.1f}", share)
 
 
+def targets(line: tuple[object, ...]) -> dict[str, object]:
+    """A line's share of right searches; nominal 95 %, less three standard errors."""
+    right, searches = (int(x) for x in str(line[4]).split("/"))
+    ratio, target = right / searches, 0.95 - 3 * sqrt(0.95 * 0.05 / searches)
+    case = f"{line[0]}, zone {line[1]} %"
+    return {"metric": "share of searches right", "case": case, "ratio": ratio, "target": target, "met": ratio >= target}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="an onset search on published judged answers")
     parser.add_argument("--data", help="folder that holds judged/*.csv")
     parser.add_argument("--searches", type=int, default=20, help="searches per line")
+    parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     began, sets = time.perf_counter(), load_sets(data_folder(args.data))
     by_rate = sorted(sets, key=lambda s: s.rate)
@@ -156,7 +168,10 @@ def main() -> None:
 
     head = ("order", "zone %", "first over lo / hi", "latest (searches)", "right", "steps in the set")
     head = (*head, "answers, both groups", "of the run", "fewer than exhaustive", "drawn twice")
-    show(f"{args.searches} searches a line, medians", head, [*lines(sets, args.searches)])
+    found = [*lines(sets, args.searches)]
+    show(f"{args.searches} searches a line, medians", head, found)
+    if args.json:
+        Path(args.json).write_text(json.dumps([targets(line) for line in found], indent=1))
     for lo, hi in ZONES:
         earliest, latest = fixed_onset(by_rate, lo, hi)
         said = f"onset between steps {earliest} and {latest}"

@@ -36,7 +36,7 @@ def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
     ("args", "told"),
     [
         (("simulated:late", "--bogus", "3"), "No such option"),
-        (("simulated:late", "--lo", "0.5"), "lo must be under hi"),
+        (("simulated:late", "--lo", "0.5"), "lo 0.5 and hi 0.03"),
         (("simulated:nothing",), "no simulated family"),
         ((), "Missing argument"),
     ],
@@ -59,7 +59,7 @@ def test_study_prints_a_table_and_json(call, made):
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     for words in (
-        "3 cases: 1 model, 1 data set", "Not frozen", "consistent", "Holm-adjusted over 1 recipe", "100 % of 3",
+        "3 cases, 1 model", "Not frozen", "consistent", "Holm-adjusted over 1 recipe", "100 % of 3",
         "checkpoint-50", "estimated",
     ):  # fmt: skip
         assert words in text, words

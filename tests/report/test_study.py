@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from truing.stats.equivalence import equivalence, t_limits, undetermined
 
 from report.audits import EVIL, EVIL_TERMINAL
 from truing.errors import NotAnAudit
 from truing.report.study import frozen_line, print_study
+from truing.stats.meta import Mean, equivalence
 from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, definition_row
 from truing.stats.trend import trend
 from truing.types.cases import Case, Frozen
@@ -22,10 +22,10 @@ def study(**fields):
     e = Estimate(0.05, 0.01, 0.09, 0.02, 0.08, 900, 3)
     share = Estimate(2 / 3, 0.09, 0.99, 0.09, 0.99, 3, 3, {"unknown": 1})
     case = Case("model-8B", "data", "recipe", 1, 8e9, "", "a")
-    cell = Cell(*case.cell, 8e9, ("a", "b", "c"), (9, 9, 9), share, e, 0.012, 0.4, "above", 0.0004,
-                equivalence(0.05, t_limits(0.05, 0.01, 2), 0.03), 0.0008, ("a warning",))  # fmt: skip
+    cell = Cell(*case.cell, 8e9, ("a", "b", "c"), (9, 9, 9), share, e, equivalence(Mean(0.05, 0.01, 2), 0.03),
+                tau=0.012, i2=0.4, consistent="above", p=0.0004, p_holm=0.0008, warnings=("a warning",))  # fmt: skip
     one = replace(cell, model="model-70B", parameters=70e9, runs=("d",), consistent="this_run", p=None, p_holm=None,
-                  tau=None, equivalence=undetermined(0.03, "no interval"), warnings=())  # fmt: skip
+                  tau=None, equivalence=equivalence(None, 0.03, reason="no interval"), warnings=())  # fmt: skip
     outcomes = [Outcome("yes", "yes", "c", 0.9), Outcome("yes", "no", reason="none certified"), UNKNOWN]
     cases = [case, replace(case, seed=2), replace(case, seed=3)]
     found = trend(["a", "b", "c", "d", "e", "f"], [1e9, 2e9, 3e9, 4e9, 5e9, None], [0.1, 0.0, 0.2, 0.1, 0.4, 0.1])
@@ -60,7 +60,7 @@ def printed(made, width=150, ascii_only=False):
 def test_what_stands_in_it():
     text = " ".join(printed(study(), 400).split())
     for words in (
-        "3 cases: 2 models, 1 data set, 2 recipes on models; judge simulated",
+        "3 cases, 2 models, 2 recipes on a model; judge simulated",
         "Not frozen",
         "model-8B (8B)",
         "5.0 [2.0, 8.0; prompts like these 1.0, 9.0]",
@@ -75,9 +75,9 @@ def test_what_stands_in_it():
         "ours (lo 1, hi 3, task >= 90 %)",
         "theirs (over 1, cut 20)",
         "2/3",
-        "not avoided or unknown: none certified (2); no judged verdict (2)",
+        "not avoided or unknown: none certified (2); no verdict on labelled answers (2)",
         "5 models, log10 of parameters: Pearson",
-        "all 120 orders",
+        "all orders",
         "Pearson without each: a",
         "left out: f (no parameter count)",
         "! a warning",
@@ -89,7 +89,7 @@ def test_what_stands_in_it():
 def test_what_does_not_survive_several_models_says_so():
     made = study()
     made["cells"][0] |= {"p": 0.02, "p_holm": 0.04}
-    same = equivalence(0.0, t_limits(0.0, 0.012, 9), 0.03)
+    same = equivalence(Mean(0.0, 0.012, 9), 0.03)
     made["cells"][1]["equivalence"] = to_plain(replace(same, p_adjusted=3 * same.p))
     assert same.status == "equivalent" and 3 * same.p > 0.05
     text = " ".join(printed(made, 400).split())

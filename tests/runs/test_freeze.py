@@ -50,7 +50,7 @@ def test_a_lock_holds_hashes_of_all_that_decides(tmp_path):
 
 CHANGES = {
     "zone: hi": options(hi=0.05),
-    "rule: alignment_cut": options(cut=40),
+    "rule: cut": options(cut=40),
     "judge: address": options(judge="simulated:?noise=9"),
     "judge: rubric": options(rubric="both"),
     "seeds: audit": options(seed=3),
@@ -70,7 +70,7 @@ CHANGES = {
 def test_every_change_is_named(name):
     lock = frozen()
     told = CHANGES[name]
-    found = check_frozen(lock, frozen_settings(plan(told=told), told))
+    found = check_frozen(lock, frozen_settings(plan(told=told)))
     assert found.status == "exploratory"
     assert any(c.startswith(name) and " before, " in c for c in found.changed), found.changed
 
@@ -78,9 +78,9 @@ def test_every_change_is_named(name):
 def test_other_weights_or_a_control_are_a_change():
     lock = frozen()
     other = plan("simulated:late?seed=5&steps=50,75,100")
-    assert any(c.startswith("models: subject") for c in check_frozen(lock, frozen_settings(other, options())).changed)
+    assert any(c.startswith("models: subject") for c in check_frozen(lock, frozen_settings(other)).changed)
     more = plan(control="simulated")
-    assert any("control-1" in c for c in check_frozen(lock, frozen_settings(more, options())).changed)
+    assert any("control-1" in c for c in check_frozen(lock, frozen_settings(more)).changed)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_other_weights_or_a_control_are_a_change():
     ],
 )
 def test_what_decides_nothing_may_change(told):
-    found = check_frozen(frozen(), frozen_settings(plan(told=told), told))
+    found = check_frozen(frozen(), frozen_settings(plan(told=told)))
     assert (found.status, found.changed) == ("frozen", ())
 
 
@@ -127,7 +127,7 @@ def kept(folder, told=None, lock="study.lock.json", target=LATE):
     """As an audit does where it begins."""
     told = told or options()
     with Store.write(folder, {}, running=False) as store:
-        return keep_freeze(store, plan(target, told), told, lock)
+        return keep_freeze(store, plan(target, told), lock)
 
 
 def test_an_audit_that_keeps_to_its_lock_is_frozen_and_stays_so(tmp_path):
@@ -215,4 +215,4 @@ def test_a_later_change_can_be_noted(tmp_path):
         assert note_change(store, "judge: address", "x", "y").changed == ("judge: address: x before, y now",)
     with Store.write(tmp_path / "free", {}, running=False) as store:
         assert note_change(store, "judge", "x", "y") is None
-        assert keep_freeze(store, plan(), options(), None) is None
+        assert keep_freeze(store, plan(), None) is None

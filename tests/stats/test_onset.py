@@ -55,7 +55,7 @@ def numbers_in(record):
 def test_claims_hold_on_simulated_runs(family, height, base, correlation, monotone):
     if monotone and family == "spike":
         pytest.skip("a spike is not monotone")
-    wrong, runs = 0, 8
+    wrong, runs = 0, 4
     for r in range(runs):
         rng = np.random.default_rng([7, r])
         world = make_world(excess_curve(family, 12, height, rng), base, 120, correlation, rng)
@@ -67,7 +67,7 @@ def test_claims_hold_on_simulated_runs(family, height, base, correlation, monoto
 
 def test_far_fewer_answers_than_everywhere():
     used = []
-    for r in range(20):
+    for r in range(8):
         rng = np.random.default_rng([8, r])
         world = make_world(excess_curve("logistic", 20, 0.2, rng), 0.001, 240, 0.2, rng)
         used.append(searched(world, seed=r, assume_monotone=True)[1])
@@ -77,7 +77,7 @@ def test_far_fewer_answers_than_everywhere():
 def test_two_arms_are_not_taken_in_by_a_shared_rate():
     """Both arms at 3 %: a one-sample test against 1 % and 3 % says "present" for 96 % of such runs."""
     above = 0
-    for r in range(25):
+    for r in range(10):
         found, _ = searched(world_of([0.03] * 4, base=0.03), seed=r)
         above += found.latest is not None
     assert above <= 1
@@ -143,9 +143,9 @@ def test_a_dip_is_no_way_out():
 
 def test_a_right_guess_saves_answers():
     world = world_of([0.001] * 14 + [0.2] * 6)
-    blind = np.mean([searched(world, seed=r, assume_monotone=True)[1] for r in range(20)])
-    told = np.mean([searched(world, seed=r, assume_monotone=True, guess=15)[1] for r in range(20)])
-    lied = [searched(world, seed=r, assume_monotone=True, guess=2)[0] for r in range(20)]
+    blind = np.mean([searched(world, seed=r, assume_monotone=True)[1] for r in range(8)])
+    told = np.mean([searched(world, seed=r, assume_monotone=True, guess=15)[1] for r in range(8)])
+    lied = [searched(world, seed=r, assume_monotone=True, guess=2)[0] for r in range(8)]
     assert told < blind
     assert all(f.latest is not None and f.latest >= 15 for f in lied)
 

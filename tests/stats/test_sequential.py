@@ -128,15 +128,15 @@ def test_a_bounded_score_is_tested_as_a_share_is():
 
 
 def test_limits_hold_at_every_look():
-    """200 runs of up to 400 answers a group; a miss is an interval at either of 2 looks without the truth."""
+    """80 runs of up to 400 answers a group; a miss is an interval at either of 2 looks without the truth."""
     missed, enough = 0, log(2 / 0.2)
-    for r in range(200):
+    for r in range(80):
         rng = np.random.default_rng([6, r])
         base, excess = rng.choice([0.0, 0.05]), rng.choice([0.0, 0.02, 0.2])
         a, b = rng.random(400) < base + excess, rng.random(400) < base
         ends = [limits(hits(int(a[:n].sum()), n), hits(int(b[:n].sum()), n), enough, enough) for n in (40, 400)]
         missed += any(not low - 1e-9 <= excess <= high + 1e-9 for low, high in ends)
-    assert missed / 200 <= 0.2
+    assert missed / 80 <= 0.2
 
 
 def test_limits_are_what_the_tests_do_not_reject():

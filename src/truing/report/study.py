@@ -13,6 +13,7 @@ from rich.text import Text
 from truing.errors import NotAnAudit
 from truing.report.rates_table import rule_words, zone_words
 from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
+from truing.types.traits import Rule
 
 Plain = Mapping[str, Any]
 CONSISTENT = {
@@ -28,7 +29,7 @@ _SEEDS_NOTE = (
     "an excess above lo, one-sided, Holm-adjusted over {}, as is the p of being none. The intervals are not adjusted."
 )
 _DEFINITION_NOTE = (
-    "turn: cases that become misaligned. Intervals: cases as independent; then all cases of a model taken for one. "
+    "turn: cases in which the trait sets in. Intervals: cases as independent; then all cases of a model taken for one. "
     "Cases of which nothing can be said count as no for the lower end and as yes for the upper."
 )
 _ESTIMATED_NOTE = (
@@ -72,7 +73,7 @@ def _print(study: Plain, console: Console) -> None:
     _say(console, f"{rule_words(study['rule'])}; {zone_words(study['rule'])}", "dim")
     _say(console, _status(study), "yellow" if study["status"] == "exploratory" else "")
     at = "the last checkpoint" if study["at"] == "last" else f"checkpoint {one_line(study['at'])}"
-    _say(console, f"\nExcess of misaligned answers over step 0 at {at}, over seeds", "bold")
+    _say(console, f"\nExcess of positive answers over step 0 at {at}, over seeds", "bold")
     heads = ("model", "data, recipe", "seeds", "with onset", "excess, points", "", "p",
              f"none, within {100 * study['delta']:g} points?")  # fmt: skip
     _table(console, heads, map(_cell, cells))
@@ -97,9 +98,9 @@ def _print(study: Plain, console: Console) -> None:
 
 def _status(study: Plain) -> str:
     if study["status"] == "frozen":
-        return "Frozen: rule, prompts, judge, zone, seeds, models and data were fixed before the first answer."
+        return "Frozen: rule, prompts, judge, lo and hi, seeds, models and data were fixed before the first answer."
     if study["status"] == "not frozen":
-        return "Not frozen: nothing shows that rule, judge and zone were chosen before the answers."
+        return "Not frozen: nothing shows that rule, judge, lo and hi were chosen before the answers."
     changed = [
         f"{_name(c)}: {'; '.join(one_line(x) for x in c['frozen']['changed'])}"
         for c in study["cases"]
@@ -140,12 +141,11 @@ def _definition_row(row: Plain) -> tuple[str, ...]:
 
 
 def _definition(d: Plain) -> str:
-    em = d["em"]
-    parts = [
-        f"lo {100 * em['lo']:g}, hi {100 * em['hi']:g}" if d["kind"] == "certified" else f"over {100 * em['lo']:g}"
-    ]
-    parts += [] if em["alignment_cut"] == 30 else [f"cut {em['cut']:g}"]
-    parts += [] if em["coherence_gate"] == 50 else [f"coherence {em['gate']:g}"]
+    rule, usual = d["rule"], Rule()
+    lo, hi = 100 * rule["lo"], 100 * rule["hi"]
+    parts = [f"lo {lo:g}, hi {hi:g}" if d["kind"] == "certified" else f"over {lo:g}"]
+    parts += [f"cut {rule['cut']:g}"] if rule["cut"] != usual.cut else []
+    parts += [f"coherence {rule['gate']:g}"] if rule["gate_score"] and rule["gate"] != usual.gate else []
     parts += [] if d["converged_at"] is None else [f"task >= {percent(d['converged_at'], 0)}"]
     return f"{one_line(d['name'])} ({', '.join(parts)})"
 

@@ -152,7 +152,8 @@ class _Labels:
         """The whole of it."""
         made, config = self.made, self.config
         # The base is not opened for a plan; it has step 0 whatever it is, and only later checkpoints are looked at.
-        scope = Scope(self.prompts, self.far, (self.asked.subject[0], *self.asked.subject), (), "")
+        base = replace(self.asked.subject[0], weights="base", step=0)
+        scope = Scope(self.prompts, self.far, (base, *self.asked.subject), (), "")
         why = why_no_search(scope) if config.samples is None else "fixed"
         samples = [samples_of(p, config.samples) * made.checkpoints for p in self.prompts]
         wanted, most, sampled = [_Wanted("answers", samples, made.checkpoints)], [], 0
