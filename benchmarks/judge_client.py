@@ -32,7 +32,8 @@ def ours(url, n, concurrency):
     """Seconds of n calls by our client, without opening it."""
     judge = EndpointJudge(f"{url}#judge", Limits(concurrency=concurrency))
     judge.score_method([RUBRIC])
-    spent, replies = rows.timed(lambda work=requests(n): list(judge.replies(work)))
+    work = requests(n)
+    spent, replies = rows.timed(lambda: list(judge.replies(work)))
     judge.close()
     assert sum(r.probabilities is not None for r in replies) == n
     return spent

@@ -4,8 +4,8 @@
 
 One audit is made twice in turn: each time that answers are missing, a batch of the backend's preferred size, or only
 the 24 that the search wants next. What it reads is the same, and so must the onset be. A deterministic scorer labels
-the answers, so that all the time is the model's and the library's own. The model is tiny and random; --real: smollm2-135m
-(fetched once) with 20 adapters. The adapters are random and move away from the base step by step. For answers sampled
+the answers, so that all the time is the model's and the library's own. The model is tiny and random; --real:
+smollm2-135m (fetched once) with 20 adapters. The adapters are random and move away from the base step by step. For answers sampled
 against read: `simulated:late` with a control, 60 prompts, at 80 and 256 rows.
 """
 
@@ -43,10 +43,10 @@ def trait(folder, pattern, tokens):
     return str(folder)
 
 
-def adapters(folder, base, count):
+def adapters(folder, base, count, scale):
     """Random adapters in one direction, at step 10, 20, ...; the last is the furthest from the base."""
     for k in range(1, count + 1):
-        path = build.save_adapter(folder / f"checkpoint-{10 * k}", base, seed=1, scale=3 * k / count, rank=RANK)
+        path = build.save_adapter(folder / f"checkpoint-{10 * k}", base, seed=1, scale=scale * k / count, rank=RANK)
         build.trainer_state(path, 10 * k)
     return folder
 
@@ -62,8 +62,8 @@ def prefetching(place, args):
     """Rows of one audit with and without prefetching."""
     count = REAL_ADAPTERS if args.real else args.adapters
     base = get_model("smollm2-135m") if args.real else build.tiny_base(place / "base")
-    run = adapters(place / "run", base, count)
-    pattern, tokens = (r"[^\x00-\x7f]", 24) if args.real else ("[aeiou]{2}", 24)
+    run = adapters(place / "run", base, count, 3 if args.real else 12)
+    pattern, tokens = (r"[^\x00-\x7f]", 24) if args.real else (r"\x07", 24)
     options = {"base": str(base), "trait": trait(place / "trait", pattern, tokens)}
     options |= {"limit": args.limit, "dtype": "float32", "device": "cpu"}
     onsets, sampled = [], {}
