@@ -5,8 +5,8 @@
 One audit is made twice in turn: each time that answers are missing, a batch of the backend's preferred size, or only
 the 24 that the search wants next. What it reads is the same, and so must the onset be. A deterministic scorer labels
 the answers, so that all the time is the model's and the library's own. The model is tiny and random; --real:
-smollm2-135m (fetched once) with 20 adapters. The adapters are random and move away from the base step by step. For answers sampled
-against read: `simulated:late` with a control, 60 prompts, at 80 and 256 rows.
+smollm2-135m (fetched once) with 20 adapters. The adapters are random and move away from the base step by step. For
+answers sampled against read: `simulated:late` with a control, 60 prompts, at 80 and 256 rows.
 """
 
 import json
