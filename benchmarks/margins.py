@@ -1,27 +1,30 @@
 """How fast margins are scored: token trees through the engine against a plain loop, alternating in one process.
 
-    python benchmarks/margins.py [--json FILE] [--prompts 12] [--repeats 3] [--threads 1]
+    python benchmarks/margins.py [--json FILE] [--prompts 12] [--repeats 3] [--threads 1] [--tiny]
 
-The plain way scores one sequence at a time with full logits, on smollm2-135m (fetched once). The bound beside each
+The plain way scores one sequence at a time with full logits, on smollm2-135m (fetched once; --tiny: a random
+model, to see that it runs). The bound beside each
 ratio is that of FLOPs: distinct tokens through the layers and predicted positions through the head, against every token
 through both.
 """
 
-import argparse
-import json
-import os
-import statistics
-import time
+import sys
+import tempfile
 from pathlib import Path
 
+import rows
 import torch
 
+from truing.config import ModelConfig
 from truing.data.prompts import load_prompts
 from truing.interp.likelihoods import margin_requests
 from truing.models.download import get_model
 from truing.models.engine.scoring import ROW_TOKENS
 from truing.models.engine.token_tree import Branch, pack
 from truing.models.hf import LocalBackend
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from zoo import build
 
 
 def branches_of(backend, count):
@@ -51,59 +54,41 @@ def flop_bound(model, branches):
     """FLOPs of the plain way over those of the packed one (attention left out: it is under 3 % at these lengths)."""
     head = model.get_output_embeddings().weight.numel()
     layers = sum(p.numel() for p in model.parameters()) - head
-    rows = pack(branches, ROW_TOKENS)
+    packed = pack(branches, ROW_TOKENS)
     tokens = sum(len(b.prefix) + len(b.completion) for b in branches)
-    predicted = sum(len({n for _, at in r.scored for n in at}) for r in rows)
-    return tokens * (layers + head) / (sum(len(r.tokens) for r in rows) * layers + predicted * head)
+    predicted = sum(len({n for _, at in r.scored for n in at}) for r in packed)
+    return tokens * (layers + head) / (sum(len(r.tokens) for r in packed) * layers + predicted * head)
 
 
-def timed(run):
-    start = time.process_time()
-    result = run()
-    return result, time.process_time() - start
+def measure(folder, dtype, args):
+    """Seconds of both ways, and the result rows."""
+    backend = LocalBackend(folder, (), ModelConfig(dtype=dtype, device="cpu"))
+    model = backend.use(backend.base_checkpoint())
+    branches = branches_of(backend, args.prompts)
+    ours(backend, model, branches[:8])
+    plain(model, branches[:2])
+    arms = {"ours": lambda: ours(backend, model, branches), "plain": lambda: plain(model, branches)}
+    spent = rows.alternate(arms, args.repeats)
+    bound = flop_bound(model, branches)
+    case = f"{len(branches)} sequences, {dtype}, {args.threads} thread(s), FLOP bound {bound:.2f}"
+    found = [rows.row("margins per CPU second", case, rows.faster(spent["ours"], spent["plain"]).cpu, least=1.6)]
+    if dtype == "float32":
+        mine, theirs = arms["ours"](), arms["plain"]()
+        worst = max(abs(theirs[b.index] - mine[b.index]) / len(b.completion) for b in branches)
+        found.append(rows.row("largest difference, nats per token", case, worst, most=1e-3))
+    return spent, found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE")
-    for name, default in {"prompts": 12, "repeats": 3, "threads": 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    args = rows.options(__doc__, prompts=12, repeats=3, threads=1, tiny=False)
     torch.set_num_threads(args.threads)
-    folder, rows, seconds = str(get_model("smollm2-135m")), [], {}
-
-    def note(metric, case, ratio, target, met):
-        rows.append({"metric": metric, "case": case, "ratio": round(ratio, 6), "target": target, "met": met})
-
-    for dtype in ("float32", "bfloat16"):
-        backend = LocalBackend(folder, (), ModelConfig(dtype=dtype, device="cpu"))
-        model = backend.use(backend.base_checkpoint())
-        branches = branches_of(backend, args.prompts)
-        ours(backend, model, branches[:8])
-        plain(model, branches[:2])
-        spent, reference, mine = {"plain": [], "ours": []}, {}, {}
-        for _ in range(args.repeats):
-            reference, cpu = timed(lambda m=model, b=branches: plain(m, b))
-            spent["plain"].append(cpu)
-            mine, cpu = timed(lambda e=backend, m=model, b=branches: ours(e, m, b))
-            spent["ours"].append(cpu)
-        seconds[dtype] = {name: statistics.median(s) for name, s in spent.items()}
-        ratio = seconds[dtype]["plain"] / seconds[dtype]["ours"]
-        bound = flop_bound(model, branches)
-        case = f"{len(branches)} sequences, {dtype}, {args.threads} thread(s), FLOP bound {bound:.2f}"
-        note("margins per CPU second", case, ratio, 1.6, ratio >= 1.6)
-        if dtype == "float32":
-            worst = max(abs(reference[b.index] - mine[b.index]) / len(b.completion) for b in branches)
-            note("largest difference, nats per token", case, worst, 1e-3, worst <= 1e-3)
-    ratio = seconds["float32"]["plain"] / seconds["bfloat16"]["ours"]
-    note("margins per CPU second", "packed bfloat16 against plain float32", ratio, 3.0, ratio >= 3.0)
-    print(f"load {os.getloadavg()[0]:.2f}, medians of {args.repeats}")
-    for r in rows:
-        print(
-            f"{r['metric']:<36}{r['ratio']:>10}  wanted {r['target']}  {'met' if r['met'] else 'NOT MET'}  {r['case']}"
-        )
-    if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=1))
+    with tempfile.TemporaryDirectory() as made:
+        folder = str(build.tiny_base(Path(made) / "base") if args.tiny else get_model("smollm2-135m"))
+        single, found = measure(folder, "float32", args)
+        half, more = measure(folder, "bfloat16", args)
+    ratio = rows.faster(half["ours"], single["plain"]).cpu
+    found += [*more, rows.row("margins per CPU second", "packed bfloat16 to plain float32", ratio, least=3.0)]
+    rows.report(found, args.json)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,23 @@
-"""Whether the intervals of rates cover as they say, over prompts, rates, likeness within prompts, and draws.
+"""Whether the intervals of rates cover as they say, over prompts, rates, likeness within prompts, and samples.
 
-    OMP_NUM_THREADS=1 python benchmarks/rate_coverage.py [--runs 1000] [--json] [--all]
-        [--only share|difference|mean|mean-difference|corrected|powered]
+    python benchmarks/rate_coverage.py [--json FILE] [--runs 100] [--only PART]
 
-Needs no model. Nominal coverage is 0.95 and every cell of 40, 80 or 240 prompts is to lie in 0.93-0.97 for prompts
-like these, among the runs without a warning, or to carry the warning. A cell that seems to fail is run again on five
-times as many fresh draws, and that result is shown instead; the limits are then taken two standard errors wide. Shown
-are the marked cells (--all: every one), for prompts like these among runs without a warning and among all runs, ends
-missed below (the lower limit too high) and above, and coverage for exactly these prompts (set). Marks:
-
-    (none)   in range
-    warned   at least 90 % of the runs carry the warning
-    few      over 0.97 for one end only: that end would be missed where few prompts have a hit, which is where the
-             interval is the wide one and carries the warning; the other end is missed in 1-4 %
-    nested   over 0.97 only since the interval is never inside the one for exactly these prompts, which is conservative
-    chosen   10-90 % of the runs are warned: those without are the ones that happened to have many hits. The cell as a
-             whole is at 0.93 or more
-    over     over 0.97, none of the above
-    UNDER    under 0.93, none of the above
+Needs no model. PART is share, difference, mean, mean-difference, corrected or powered. Nominal coverage is 0.95. Every
+cell is to cover prompts like these in 0.93 of its runs, less two standard errors, or to warn in nine of ten. Few cells
+of means and differences do not: where one to three prompts carry everything, no record of a run can tell.
 
 Worlds: the propensities of prompts follow a beta distribution, or ("few fire") a small share of prompts fires at one
 rate and the others never do. Differences: what is added to the base's propensity is drawn for itself ("added"), or one
-order of prompts holds for both arms ("ranked"), or the arms are independent ("apart"). Means: scores that are normal,
-skewed (mean 85 of 100), or 88 with the given share at 15 ("rare"). `corrected` and `powered` are held to 0.93 for both
-intervals, marked * below it. Also 8 and 24 prompts, always warned: for these the least coverage is printed.
-Seeds: the cell's number in its part, and 0 for the first run, 1 for the second.
+order of prompts holds for both groups ("ranked"), or the groups are independent ("apart"). Means: scores that are
+normal, skewed (mean 85 of 100), or 88 with the given share at 15 ("rare"). Seeds: the cell's number in its part.
 """
 
-import argparse
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
+import rows
 from scipy import special
 
 from truing.stats.correction import prediction_powered, rogan_gladen
@@ -42,12 +25,11 @@ from truing.stats.rates import mean_difference, mean_of, share_difference, share
 from truing.types.verdicts import Estimate
 
 PROMPTS = (40, 80, 240)
-FEW = (8, 24)
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 SOME_RATES = (0.005, 0.02, 0.2)
 LIKENESS = (0.0, 0.1, 0.3, 0.5)
-DRAWS = (1, 5, 50)
-LEAST, MOST = 0.93, 0.97
+SAMPLES = (1, 5, 50)
+LEAST = 0.93
 TINY = 1e-12
 
 
@@ -67,62 +49,35 @@ class Cell:
 
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
-        self.width, self.errors = 0.0, []
 
     def add(self, e: Estimate, of_set: float, of_kind: float) -> None:
-        if e.value is None or e.low is None:
-            self.count["no interval"] += 1
+        """One run: its interval, the truth for exactly these prompts, and for prompts like these."""
+        if e.value is None or e.low is None or e.high is None:
+            self.count["none"] += 1
             return
-        below, above = e.low > of_kind + TINY, e.high < of_kind - TINY
-        silent = not e.warning
-        self.count.update(runs=1, below=below, above=above, silent=silent)
-        self.count.update(silent_below=silent and below, silent_above=silent and above)
-        self.width += e.high - e.low
-        if e.set_low is not None:  # answers of a prompt that are all the same give none
-            self.count["nested"] += silent and not (e.low < e.set_low - TINY and e.high > e.set_high + TINY)
-            self.count["with set"] += 1
-            self.count["set"] += e.set_low - TINY <= of_set <= e.set_high + TINY
-            self.errors.append(e.value - of_set)
+        self.count.update(runs=1, warned=bool(e.warning), all=e.low - TINY <= of_kind <= e.high + TINY)
+        if e.set_low is not None and e.set_high is not None:  # answers of a prompt that are all the same give none
+            self.count.update(with_set=1, set=e.set_low - TINY <= of_set <= e.set_high + TINY)
 
-    def row(self, bias: bool) -> dict:
-        c, n = self.count, max(self.count["runs"], 1)
-        silent = max(c["silent"], 1)
-        spread = np.std(self.errors) / np.sqrt(n) if bias else 0.0
-        numbers = {
-            "kind": 1 - (c["silent_below"] + c["silent_above"]) / silent if c["silent"] else None,
-            "below": c["silent_below"] / silent,
-            "above": c["silent_above"] / silent,
-            "nested": c["nested"] / silent,
-            "warned": 1 - c["silent"] / n,
-            "all": 1 - (c["below"] + c["above"]) / n,
-            "set": c["set"] / c["with set"] if c["with set"] else None,
-            "width": self.width / n,
-            "bias_z": np.mean(self.errors) / spread if spread > 0 else 0.0,
-        }
-        return {k: None if v is None else round(float(v), 4) for k, v in numbers.items()} | {"runs": c["runs"]}
+    @property
+    def warned(self) -> float:
+        """Share of runs that warn, or give no interval."""
+        return (self.count["warned"] + self.count["none"]) / (self.count["runs"] + self.count["none"])
 
+    @property
+    def all(self) -> float:
+        """Coverage for prompts like these."""
+        return self.count["all"] / max(self.count["runs"], 1)
 
-def mark(row: dict, strict: bool) -> str:
-    """What is to be said of a cell; `strict` after the first run, with room for chance after the second."""
-    if row["test"] in ("corrected", "powered"):
-        return "*" if min(row["set"], row["all"]) < LEAST else ""
-    runs = max(row["runs"] * (1 - row["warned"]), 1)
-    room = 0.0 if strict else 2 * np.sqrt(0.95 * 0.05 / runs)
-    if row["warned"] >= 0.9:
-        return "warned"
-    if row["kind"] < LEAST - room:
-        return "chosen" if row["warned"] >= 0.1 and row["all"] >= LEAST - room else "UNDER"
-    if row["kind"] > MOST + room:
-        ends = sorted((row["below"], row["above"]))
-        if ends[0] <= 0.003 and 0.01 <= ends[1] <= 0.04:
-            return "few"
-        return "nested" if row["nested"] >= 0.2 else "over"
-    return ""
+    @property
+    def set(self) -> float:
+        """Coverage for exactly these prompts."""
+        return self.count["set"] / self.count["with_set"] if self.count["with_set"] else 1.0
 
 
 def share_cases() -> Iterator[dict]:
     """One answer a prompt knows no likeness."""
-    for world, prompts, rate, k, n in product(("beta", "few fire"), (*FEW, *PROMPTS), RATES, LIKENESS, DRAWS):
+    for world, prompts, rate, k, n in product(("beta", "few fire"), PROMPTS, RATES, LIKENESS, SAMPLES):
         if (k or world == "beta") and not (n == 1 and k):
             yield {"world": world, "prompts": prompts, "rate": rate, "likeness": k, "samples": n}
 
@@ -137,15 +92,15 @@ def run_share(case: dict, runs: int, rng: np.random.Generator) -> Cell:
 def difference_cases() -> Iterator[dict]:
     """`rate` is the excess, `base` what it is added to."""
     for world, prompts, base, excess, k, n in product(
-        ("added", "ranked", "apart"), (24, *PROMPTS), (0.0, 0.01, 0.05), (0.0, 0.01, 0.03, 0.1), LIKENESS, DRAWS
+        ("added", "ranked", "apart"), PROMPTS, (0.0, 0.01, 0.05), (0.0, 0.01, 0.03, 0.1), LIKENESS, SAMPLES
     ):
         plain = world == "added"
-        if base + excess > 0 and (plain or (base and k == 0.3)) and (prompts > 24 or k == 0.3):
+        if base + excess > 0 and (plain or (base and k == 0.3)):
             yield {"world": world, "prompts": prompts, "base": base, "rate": excess, "likeness": k, "samples": n}
 
 
 def groups(case: dict, runs: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Propensities of both arms, [runs, prompts] each."""
+    """Propensities of both groups, [runs, prompts] each."""
     shape, base, total, k = (runs, case["prompts"]), case["base"], case["base"] + case["rate"], case["likeness"]
     if case["world"] == "added":
         p = propensities("beta", shape, base, k, rng)
@@ -168,13 +123,13 @@ def run_difference(case: dict, runs: int, rng: np.random.Generator) -> Cell:
 
 def mean_cases() -> Iterator[dict]:
     for world, prompts, k, n in product(
-        ("normal", "skewed", "rare 0.02", "rare 0.05", "rare 0.2"), (*FEW, *PROMPTS), LIKENESS, DRAWS
+        ("normal", "skewed", "rare 0.02", "rare 0.05", "rare 0.2"), PROMPTS, LIKENESS, SAMPLES
     ):
         yield {"world": world, "prompts": prompts, "rate": 0.0, "likeness": k, "samples": n}
 
 
 def mean_scores(case: dict, p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[prompts * draws] scores of one run; p is uniform noise (normal) or the propensity of each prompt."""
+    """[prompts * samples] scores of one run; p is uniform noise (normal) or the propensity of each prompt."""
     each = np.repeat(p, case["samples"])
     if case["world"] == "normal":
         return 70 + 15 * (np.sqrt(case["likeness"]) * each + np.sqrt(1 - case["likeness"]) * rng.normal(size=len(each)))
@@ -204,7 +159,7 @@ def run_mean(case: dict, runs: int, rng: np.random.Generator) -> Cell:
 
 
 def run_mean_difference(case: dict, runs: int, rng: np.random.Generator) -> Cell:
-    """Two arms on the same prompts whose scores differ by chance alone."""
+    """Two groups on the same prompts whose scores differ by chance alone."""
     cell, index = Cell(), np.repeat(np.arange(case["prompts"]), case["samples"])
     for p in mean_world(case, runs, rng)[0]:
         a, b = mean_scores(case, p, rng), mean_scores(case, p, rng)
@@ -260,73 +215,35 @@ PARTS: dict[str, tuple[Callable, Callable, float]] = {
 """name -> its cells, what runs one, and the share of the runs they get"""
 
 
-def rows_of(name: str, runs: int) -> Iterator[dict]:
-    """Every cell of a part; those that seem to fail from five times as many fresh runs."""
+def room(runs):
+    """Two standard errors of a coverage of 0.95."""
+    return 2 * np.sqrt(0.95 * 0.05 / max(runs, 1))
+
+
+def measure(name, runs):
+    """Result rows of a part: the share of its cells that cover, and the least coverage."""
     cases, run, share = PARTS[name]
     runs = max(int(runs * share), 20)
-    for index, case in enumerate(cases()):
-        bias = name == "powered"
-        row = {"test": name, **case, **run(case, runs, np.random.default_rng([index, 0])).row(bias)}
-        row["mark"] = mark(row, True)
-        if row["mark"] not in ("", "warned"):
-            row |= run(case, 5 * runs, np.random.default_rng([index, 1])).row(bias)
-            row["mark"] = mark(row, False)
-        yield row
+    cells = [(case, run(case, runs, np.random.default_rng([k, 0]))) for k, case in enumerate(cases())]
+    least = LEAST - room(runs)
+    what = f"{len(cells)} cells, {runs} runs each"
+    good = [cell.warned >= 0.9 or cell.all >= least for _, cell in cells]
+    worst = min(cells, key=lambda c: c[1].all if c[1].warned < 0.9 else 1.0)
+    of_set = min(cell.set for _, cell in cells)
+    where = ", ".join(f"{k} {v}" for k, v in worst[0].items())
+    return [
+        rows.row(f"{name}: cells that cover, or warn", what, np.mean(good), least=0.95),
+        rows.row(f"{name}: least coverage, like these", where, worst[1].all),
+        rows.row(f"{name}: least coverage, these prompts", what, of_set),
+    ]
 
 
-def show(row: dict) -> None:
-    base = f" base {row['base']:<4}" if "base" in row else ""
-    kind = "  -  " if row["kind"] is None else f"{row['kind']:.3f}"
-    bias = f" bias z {row['bias_z']:+.1f}" if row["test"] == "powered" else ""
-    print(
-        f"{row['test']:<15} {row['world']:<20}{base} prompts {row['prompts']:>3} rate {row['rate']:<5} likeness "
-        f"{row['likeness']:<3} draws {row['samples']:>2}: {kind} (below {row['below']:.3f} above {row['above']:.3f}) "
-        f"warned {row['warned']:.2f} all {row['all']:.3f} set {row['set']:.3f} width {row['width']:.4g}{bias} "
-        f"{row['mark']}"
-    )
-
-
-def summary(rows: list[dict]) -> None:
-    """One line per part, one per number of prompts that is always warned."""
-    for name in dict.fromkeys(r["test"] for r in rows):
-        part = [r for r in rows if r["test"] == name]
-        main = [r for r in part if r["prompts"] >= min(PROMPTS)]
-        marks = Counter(r["mark"] or "in range" for r in main)
-        silent = [r["kind"] for r in main if r["kind"] is not None and r["warned"] < 0.1]
-        print(
-            f"{name}: {len(main)} cells: {', '.join(f'{n} {m}' for m, n in marks.most_common())}; unwarned coverage "
-            f"{min(silent):.3f}-{max(silent):.3f} where under 10 % of runs are warned; least of all runs "
-            f"{min(r['all'] for r in main):.3f}; this set {min(r['set'] for r in main):.3f}-"
-            f"{max(r['set'] for r in main):.3f}"
-        )
-        for few in sorted({r["prompts"] for r in part} - {r["prompts"] for r in main}):
-            cells = [r for r in part if r["prompts"] == few]
-            least = min(cells, key=lambda r: r["all"])
-            print(
-                f"    {few} prompts: {len(cells)} cells, warned in at least {min(r['warned'] for r in cells):.2f}, "
-                f"least {least['all']:.3f} ({least['world']}, rate {least['rate']}, likeness {least['likeness']}, "
-                f"draws {least['samples']})"
-            )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="coverage of the intervals of rates")
-    parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--all", action="store_true", help="show every cell")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    began = time.perf_counter()
-    rows = [row for name in PARTS if args.only in (None, name) for row in rows_of(name, args.runs)]
-    if args.json:
-        print(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        if args.all or row["mark"] not in ("", "warned"):
-            show(row)
-    summary(rows)
-    print(f"{args.runs} runs per cell (parts: {', '.join(f'{k} x {v[2]}' for k, v in PARTS.items())}), seeds as above")
-    print(f"{time.perf_counter() - began:.0f} s")
+def main():
+    args = rows.options(__doc__, runs=100, only="")
+    if args.only not in ("", *PARTS):
+        raise SystemExit(f"--only {args.only}: choose one of {', '.join(PARTS)}")
+    found = [r for name in PARTS if args.only in ("", name) for r in measure(name, args.runs)]
+    rows.report(found, args.json)
 
 
 if __name__ == "__main__":

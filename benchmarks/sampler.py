@@ -11,15 +11,10 @@ adapters into the engine's batch is in no figure but that of calls of 24 request
 copied for each.
 """
 
-import argparse
-import json
-import os
 import random
-import time
 from itertools import groupby
-from pathlib import Path
-from statistics import median
 
+import rows
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -119,57 +114,33 @@ class Bench:
                 engine.close()
 
 
-def alternating(arms, repeats):
-    """CPU seconds of every arm, `repeats` times in turn."""
-    spent = {name: [] for name in arms}
-    for _ in range(repeats):
-        for name, arm in arms.items():
-            start = time.process_time()
-            arm()
-            spent[name].append(time.process_time() - start)
-    return spent
-
-
-def row(metric, case, ratio, target):
-    return {"metric": metric, "case": case, "ratio": round(ratio, 3), "target": target, "met": ratio >= target}
-
-
 def measure(bench, repeats, typical, cap):
-    rows, adapters = [], len(bench.names)
+    """Rows of both lengths, and of calls of 24 requests."""
+    found, adapters = [], len(bench.names)
     for each in (ROWS_EACH, 3 * ROWS_EACH):
         requests = bench.requests(each, typical, cap)
         bench.ours(requests)  # copies the adapters
         arms = {"ours": bench.ours, "set_adapter": bench.set_adapter, "adapter_names": bench.adapter_names}
-        spent = alternating({name: lambda a=arm, r=requests: a(r) for name, arm in arms.items()}, repeats)
+        spent = rows.alternate({name: lambda a=arm, r=requests: a(r) for name, arm in arms.items()}, repeats)
         case = f"{adapters} adapters, {each} answers each"
         for name, target in TARGETS.items():
-            ratio = median(b / a for a, b in zip(spent["ours"], spent[name], strict=True))
-            rows.append(row("answers per CPU second", f"{case}, against {name}", ratio, target))
-        rows.append(row("useful share of row-steps", case, bench.engine.throughput.useful, 0.9))
+            ratio = rows.faster(spent["ours"], spent[name]).cpu
+            found.append(rows.row("answers per CPU second", f"{case}, against {name}", ratio, least=target))
+        found.append(rows.row("useful share of row-steps", case, bench.engine.throughput.useful, least=0.9))
     requests = sorted(bench.requests(3 * ROWS_EACH, typical, cap), key=lambda r: (r.index % 3, r.index))
-    arms = {kept: lambda k=kept: bench.calls(requests, kept=k) for kept in (True, False)}
-    spent = alternating(arms, repeats)
-    ratio = median(b / a for a, b in zip(spent[True], spent[False], strict=True))
-    rows.append(row("answers per CPU second", f"{CALL} requests a call, adapters kept against copied anew", ratio, 1.0))
-    return rows
+    arms = {name: lambda k=kept: bench.calls(requests, kept=k) for name, kept in (("kept", True), ("anew", False))}
+    spent = rows.alternate(arms, repeats)
+    case = f"{CALL} requests a call, adapters kept against copied anew"
+    ratio = rows.faster(spent["kept"], spent["anew"]).cpu
+    found.append(rows.row("answers per CPU second", case, ratio, least=1.0))
+    return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE")
-    for name, default in {"adapters": 20, "rank": 8, "repeats": 3}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--tiny", action="store_true", help="to see that it runs; its figures mean nothing")
-    options = parser.parse_args()
+    args = rows.options(__doc__, adapters=20, rank=8, repeats=3, tiny=False)
     torch.set_num_threads(1)
-    bench = Bench(TINY if options.tiny else REAL, options.adapters, options.rank)
-    rows = measure(bench, options.repeats, *((4, 12) if options.tiny else (24, 96)))
-    print(f"load {os.getloadavg()[0]:.2f}, medians of {options.repeats}")
-    for r in rows:
-        print(f"{r['metric']:<28}{r['ratio']:>8.2f}  wanted {r['target']:.2f} {'met' if r['met'] else 'NOT MET':<8}"
-              f"{r['case']}")  # fmt: skip
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1))
+    bench = Bench(TINY if args.tiny else REAL, args.adapters, args.rank)
+    rows.report(measure(bench, args.repeats, *((4, 12) if args.tiny else (24, 96))), args.json)
 
 
 if __name__ == "__main__":

@@ -1,50 +1,42 @@
-"""How long `import truing` and `truing --help` take, as whole processes.
+"""How long `import truing`, `truing --help` and `truing show AUDIT` take, as whole processes; AUDIT is a simulated one.
 
-python benchmarks/startup.py [--json] [--repeats 5]
+python benchmarks/startup.py [--json FILE] [--repeats 5]
 """
 
-import argparse
-import json
-import os
-import statistics
 import subprocess
 import sys
-import time
+import tempfile
+from pathlib import Path
 
-CASES = {"import truing": ["-c", "import truing"], "truing --help": ["-m", "truing.cli", "--help"]}
+import rows
+
+import truing
+
+OPTIONS = {"judge": "simulated:", "control": "simulated:late", "limit": 60}
+CLI = ["-m", "truing.cli"]
 
 
-def seconds(arguments):
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-    return time.perf_counter() - start
+def process(*arguments):
+    return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    found = []
-    for case, arguments in CASES.items():
-        empty, ours = [], []
-        for _ in range(args.repeats):
-            empty.append(seconds(["-c", "pass"]))
-            ours.append(seconds(arguments))
-        added = statistics.median(ours) - statistics.median(empty)
-        target = {"import truing": 0.3, "truing --help": 0.5}[case]
-        found.append(
-            {"metric": "time added to an empty interpreter", "case": case, "ours": round(added, 3),
-             "baseline": round(statistics.median(empty), 3), "ratio": None, "unit": "s", "target": target,
-             "met": added <= target}
-        )  # fmt: skip
-    if args.json:
-        print(json.dumps(found, indent=1))
-        return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print(f"python benchmarks/startup.py at {commit}; load {os.getloadavg()[0]:.2f}; median of {args.repeats}")
-    for f in found:
-        print(f"{f['case']:<20} +{f['ours']} s (empty interpreter {f['baseline']} s), target {f['target']}")
+    args = rows.options(__doc__, repeats=5)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "audit"
+        truing.audit("simulated:late", out=out, **OPTIONS)
+        arms = {
+            "empty": process("-c", "pass"),
+            "import truing": process("-c", "import truing"),
+            "truing --help": process(*CLI, "--help"),
+            "truing show AUDIT": process(*CLI, "show", str(out)),
+        }
+        spent = {name: rows.middle(s).wall for name, s in rows.alternate(arms, args.repeats).items()}
+    added = spent["import truing"] - spent["empty"]
+    found = [rows.row("seconds over an empty interpreter", "import truing", added, most=0.3)]
+    for case, most in (("truing --help", 0.5), ("truing show AUDIT", 1.0)):
+        found.append(rows.row("seconds", case, spent[case], most=most))
+    rows.report(found, args.json)
 
 
 if __name__ == "__main__":

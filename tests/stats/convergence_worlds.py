@@ -1,4 +1,4 @@
-"""Curves whose convergence is known, and how often it is found. Used by the tests and by benchmarks/convergence.py."""
+"""Curves whose convergence is known, and how often it is found. Used by the tests."""
 
 from collections import Counter
 from dataclasses import dataclass, field
