@@ -112,10 +112,7 @@ def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
     # A first part that is a folder here shows that a local path was meant.
     if match is None or Path(place.split("/")[0]).exists():
         raise NoCheckpoints(f"{place}: no such folder; check the path")
-    return _fetch(match["repo"], match["revision"], match["folder"], allow_pickle)
-
-
-def _fetch(repo: str, revision: str | None, folder: str | None, allow_pickle: bool) -> tuple[Path, str]:
+    repo, revision, folder = match.groups()
     names = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", *(["*_model*.bin"] if allow_pickle else [])]
     root = hub_snapshot(repo, revision, [f"{folder.strip('/')}/{n}" for n in names] if folder else names)
     path = root / folder.strip("/") if folder else root

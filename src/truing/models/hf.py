@@ -73,7 +73,6 @@ class LocalBackend:
             ModelUnavailable, NoChatTemplate, TemplateMismatch, MissingExtra (4 bit without bitsandbytes).
         """
         self.options = options or ModelConfig()
-        self.base_name = base
         self.base_path = resolve_model(base)
         self.base_weights = weights_hash(self.base_path)
         self.device, self.dtype = device_of(self.options.device), dtype_of(self.options.dtype, self.options.device)

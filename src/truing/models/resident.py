@@ -101,15 +101,18 @@ class ResidentModel:
             with warnings.catch_warnings():
                 # PEFT only warns; `check_filled` refuses.
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
-                model = self._put_in(base, path, name)
+                if isinstance(base, PeftModel):
+                    base.load_adapter(str(path), adapter_name=name, is_trainable=False)
+                else:
+                    self._model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
+            model: Model = self._model
             model.base_model.enable_adapter_layers()
             model.set_adapter(name)
             check_filled(model, name, path, self._name)
-        except (RuntimeError, ValueError, KeyError) as e:
+        except BaseException as e:  # an interrupt too: what is half loaded must not pass for the base
             self.close()
-            raise errors.AdapterMismatch(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
-        except BaseException:  # an interrupt too: what is half loaded must not pass for the base
-            self.close()
+            if isinstance(e, RuntimeError | ValueError | KeyError):
+                raise errors.AdapterMismatch(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
             raise
         self._loaded[name] = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if f".{name}." in n)
         while len(self._loaded) > 1 and sum(self._loaded.values()) > LOADED_BYTES:
@@ -119,13 +122,6 @@ class ResidentModel:
         model.eval()
         self._note_effect(model, checkpoint)
         return model
-
-    def _put_in(self, base: Model, path: Path, name: str) -> Model:
-        if isinstance(base, PeftModel):
-            base.load_adapter(str(path), adapter_name=name, is_trainable=False)
-        else:
-            self._model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
-        return self._model
 
     def _check_vocabulary(self, model: Model, path: Path) -> None:
         """The chat's tokens must exist in the model: a tokenizer with added tokens needs a resized base too."""
