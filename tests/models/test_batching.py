@@ -10,16 +10,14 @@ from transformers import AutoModelForCausalLM
 
 from truing.errors import Unsupported
 from truing.models.download import cache_dir
-from truing.models.engine import batching
 from truing.models.engine.batching import Caches, Scheduler
-from truing.models.engine.engine import agrees
 from truing.models.engine.kv_cache import KVCache, ReadPlan, merge_attention
 from truing.models.engine.lora import BatchedLora, lora_factors
 from truing.models.engine.requests import BatchOptions, GenerateRequest
 from truing.models.engine.runner import ModelRunner
 from truing.models.engine.token_sampling import RandomStream, nucleus, sample_tokens
 from truing.types.records import SamplingParams
-from zoo.families import SIDE_BY_SIDE, put_in_force, tiny, tiny_gpt2, with_adapters
+from zoo.families import SIDE_BY_SIDE, put_in_force, tiny, with_adapters
 
 pytestmark = pytest.mark.torch
 GREEDY = SamplingParams(temperature=0.0)
@@ -110,16 +108,6 @@ def test_greedy_answers_and_log_probabilities_are_the_model_s_own(name):
         assert torch.allclose(logits.log_softmax(-1), own.log_softmax(-1), atol=1e-4)
 
 
-def test_in_16_bits_the_log_probabilities_are_those_of_the_model_but_for_rounding():
-    model, seen = tiny("qwen3").to(torch.bfloat16), []
-    runner, options = ModelRunner(model), BatchOptions(5)
-    list(Scheduler(runner, None, GREEDY, options, observe=lambda *s: seen.append(s)).run(requests_for(prompts(6))))
-    for r, tokens, logits in seen[::5]:
-        with torch.inference_mode():
-            own = model(torch.tensor([[*r.prompt, *tokens]])).logits[0, -1].float()
-        assert (logits.log_softmax(-1) - own.log_softmax(-1)).abs().mean() < 0.1
-
-
 def test_the_model_is_itself_between_two_answers():
     model, ids = tiny("qwen3"), torch.tensor([[5, 6, 7]])
     scheduler = Scheduler(ModelRunner(model), None, GREEDY, BatchOptions(4, STOP))
@@ -131,11 +119,6 @@ def test_the_model_is_itself_between_two_answers():
                 break  # and after an abandoned run too
         assert torch.equal(model(ids).logits, before)
     assert model.config._attn_implementation == "sdpa"
-
-
-def test_unknown_architectures_are_named():
-    with pytest.raises(Unsupported, match="gpt2 models are not among those batched here"):
-        ModelRunner(tiny_gpt2())
 
 
 # -- adapters ---------------------------------------------------------------------------------------------------------
@@ -195,7 +178,7 @@ def test_adapters_that_come_later_and_go_leave_the_others_as_they_are():
     lora.load(["four"], factors, most_bytes=sum(bytes_of.values()) - 1)
     assert lora.names == ("one", "two", "four"), "the least recently asked for had to go"
     check(["one", "two", "four"], 4)
-    assert lora.first_layer == 0 and lora.bytes >= sum(bytes_of[n] for n in lora.names)
+    assert lora.first_layer == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
@@ -254,45 +237,6 @@ def test_a_text_does_not_depend_on_its_company_and_a_prompt_is_computed_once():
         assert tokens == (reference := reference or tokens)
         assert scheduler.throughput.prompt_tokens == sum(map(len, texts))
     assert len({tuple(t) for t in reference.values()}) > 12
-
-
-def two_samples(one, other):
-    """Chi-square statistic and degrees of freedom; cells with fewer than ten together are pooled."""
-    cells, rare = [], [0, 0]
-    for key in {*one, *other}:
-        pair = [one.get(key, 0), other.get(key, 0)]
-        if sum(pair) < 10:
-            rare = [rare[0] + pair[0], rare[1] + pair[1]]
-        else:
-            cells.append(pair)
-    cells += [rare] if sum(rare) else []
-    n, m = (sum(c[k] for c in cells) for k in (0, 1))
-    scale = ((m / n) ** 0.5, (n / m) ** 0.5)
-    return sum((a * scale[0] - b * scale[1]) ** 2 / (a + b) for a, b in cells), len(cells) - 1
-
-
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.3, 0.8)])
-def test_sampled_tokens_follow_generate_s_distribution(temperature, top_p):
-    """Pairs of tokens over a short vocabulary, against the library's own sampling."""
-    torch.manual_seed(1)
-    model = tiny("llama")
-    model.resize_token_embeddings(12)
-    model.generation_config.eos_token_id = None  # every answer has two tokens
-    prompt, n, ours, theirs = (4, 7, 1), 2000, {}, {}
-    params = SamplingParams(temperature=temperature, top_p=top_p)
-    requests = [GenerateRequest(k, prompt, "", k, 2) for k in range(n)]
-    for c in generated(model, requests, params, rows=500, stop_ids=())[0].values():
-        ours[tuple(c.tokens)] = ours.get(tuple(c.tokens), 0) + 1
-    with torch.inference_mode():
-        out = model.generate(
-            torch.tensor([prompt]).expand(n, -1), attention_mask=torch.ones(n, 3, dtype=torch.long), do_sample=True,
-            temperature=temperature, top_p=top_p, top_k=0, max_new_tokens=2, pad_token_id=0,
-        )  # fmt: skip
-    for pair in out[:, 3:].tolist():
-        theirs[tuple(pair)] = theirs.get(tuple(pair), 0) + 1
-    statistic, degrees = two_samples(ours, theirs)
-    assert degrees > 8
-    assert statistic < degrees + 4 * (2 * degrees) ** 0.5
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
@@ -379,24 +323,6 @@ def test_attention_over_the_cache_is_attention(window):
 # -- the order of work ------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_replaced_at_once():
-    rng = random.Random(0)
-    lengths = [min(90, max(2, int(rng.lognormvariate(3.0, 0.6)))) for _ in range(120)]
-    texts = prompts(120, longest=20)
-    requests = [GenerateRequest(k, t, "", k, n) for k, (t, n) in enumerate(zip(texts, lengths, strict=True))]
-    _, throughput = generated(tiny("llama"), requests, SamplingParams(), rows=8, stop_ids=())
-    assert throughput.useful >= 0.95
-    assert throughput.kept == sum(lengths) - 120
-
-
-def test_rows_that_stand_empty_while_answers_wait_are_counted(monkeypatch):
-    monkeypatch.setattr(batching, "PASS_TOKENS", 1)  # one prompt a pass
-    requests = [GenerateRequest(k, (1, 2 + k), "", k, n) for k, n in enumerate((5, 9, 9))]
-    _, throughput = generated(tiny("llama"), requests, SamplingParams(), rows=2, stop_ids=())
-    assert throughput.free_steps == 3, "both rows in the first pass, one in the second"
-    assert throughput.useful == pytest.approx(20 / 23)
-
-
 @pytest.mark.parametrize("where", ["callback", "pass"])
 def test_an_interrupt_loses_no_finished_answer(where):
     model, got, calls, ended = tiny("llama"), [], [], []
@@ -448,12 +374,3 @@ def test_real_greedy_answers_are_the_model_s_own_but_where_that_is_undecided():
         with torch.inference_mode():
             logits = model(torch.cat([torch.tensor([r.prompt]), tokens], 1)).logits[0, len(r.prompt) - 1 : -1]
         assert (logits.amax(-1) - logits.gather(-1, tokens[0, :, None])[:, 0]).max() < 1e-4
-
-
-@pytest.mark.model
-@pytest.mark.slow
-@real
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_trial_of_an_architecture_passes_in_both_number_types(dtype):
-    model: Any = AutoModelForCausalLM.from_pretrained(REAL, dtype=dtype).eval()
-    assert agrees(model, ModelRunner(model), list(range(500, 564))) is True

@@ -68,8 +68,6 @@ def test_adapter_run(zoo):
         "peft_type": "LORA",
         "rank": 4,
         "alpha": 8,
-        "target_modules": 4,  # q and v in two layers
-        "trainer": "transformers",
     }
     assert len({c.weights for c in found.checkpoints}) == 3
 
@@ -108,12 +106,7 @@ def test_label_and_role(run):
 
 @pytest.mark.parametrize(
     ("state", "step", "noted"),
-    [
-        ({"global_step": 40}, 40, "is step 40"),
-        (None, 4, ""),
-        ({}, 4, ""),
-        ("broken", 4, "not readable"),
-    ],
+    [({"global_step": 40}, 40, "is step 40"), (None, 4, ""), ({}, 4, ""), ("broken", 4, "not readable")],
 )
 def test_step_comes_from_the_trainer(run, state, step, noted):
     file = run / "checkpoint-4" / "trainer_state.json"
@@ -143,15 +136,6 @@ def test_bad_names_step_0_and_doubles_are_noted(run):
 def test_organism_mark_of_the_run_reaches_its_checkpoints(run):
     (run / "truing-organism.json").write_text("{}")
     assert all(c.meta["organism"] is True for c in find_run(str(run)).checkpoints)
-
-
-def test_trl_run(zoo, tmp_path):
-    path = build.trl_run(tmp_path / "trl", zoo / "base")
-    found = find_run(str(path))
-    assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4)]
-    assert "equals checkpoint-4" in found.notes[0]
-    assert found.base_hint == str(zoo / "base")
-    assert {c.meta["trainer"] for c in found.checkpoints} == {"trl"}
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
@@ -233,16 +217,7 @@ def test_one_damaged_or_all_half_written_is_an_error(run):
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b"abc",
-        b"\0" * 64,
-        (2).to_bytes(8, "little") + b"{}",
-        (9).to_bytes(8, "little") + b"not json!",
-        (2).to_bytes(8, "little") + b"[]",
-        (9).to_bytes(8, "little") + b'{"a": {}}',
-        (1 << 40).to_bytes(8, "little") + b"{}",
-    ],
+    [b"", b"\0" * 64, b"\2" + bytes(7) + b"{}", b"\x09" + bytes(7) + b"not json!", b"\x09" + bytes(7) + b'{"a": {}}'],
 )
 def test_files_that_are_no_safetensors(run, content):
     (run / "checkpoint-4" / "adapter_model.safetensors").write_bytes(content)
@@ -287,12 +262,6 @@ def test_adapters_that_altered_the_base(run, fields):
     edit_config(run / "checkpoint-4", **fields)
     with pytest.raises(AlteredBase, match=f"{fields.get('init_lora_weights', '')}.*full models"):
         find_run(str(run))
-
-
-def test_initialisations_that_do_not(run):
-    for how in (True, False, "gaussian", "orthogonal", "eva", "mica"):
-        edit_config(run / "checkpoint-4", init_lora_weights=how)
-        assert len(find_run(str(run)).checkpoints) == 3
 
 
 @pytest.mark.parametrize(
@@ -381,23 +350,12 @@ def test_hash_is_of_the_content(zoo, tmp_path):
 
 @pytest.mark.parametrize(
     ("fields", "same"),
-    [
-        ({"base_model_name_or_path": "elsewhere/base"}, True),
-        ({"inference_mode": False}, True),
-        ({"lora_dropout": 0.3}, True),
-        ({"peft_version": "9.9"}, True),
-        ({"a_field_of_a_later_version": None}, True),
-        ({"target_modules": ["v_proj", "q_proj"]}, True),
-        ({"lora_alpha": 8.0}, True),
-        ({"lora_alpha": 16}, False),
-        ({"use_rslora": True}, False),
-        ({"use_dora": True}, False),
-        ({"alpha_pattern": {"q_proj": 2}}, False),
-        ({"rank_pattern": {"q_proj": 2}}, False),
-        ({"target_modules": ["q_proj"]}, False),
-        ({"layers_to_transform": [0]}, False),
-    ],
-)
+    [({"base_model_name_or_path": "elsewhere/base", "inference_mode": False, "lora_dropout": 0.3}, True),
+     ({"peft_version": "9.9", "a_field_of_a_later_version": None}, True),
+     ({"target_modules": ["v_proj", "q_proj"], "lora_alpha": 8.0}, True),
+     ({"lora_alpha": 16}, False), ({"use_rslora": True}, False), ({"rank_pattern": {"q_proj": 2}}, False),
+     ({"target_modules": ["q_proj"]}, False), ({"layers_to_transform": [0]}, False)],
+)  # fmt: skip
 def test_adapter_hash_covers_what_it_computes(run, fields, same):
     folder = run / "checkpoint-4"
     before = weights_hash(folder)

@@ -80,7 +80,7 @@ def test_tables_that_are_no_prices_are_refused(tmp_path, text):
     "changes",
     [{"budget_calls": 0}, {"budget_calls": -3}, {"budget_usd": 0.0, "prices": "p"}, {"budget_usd": -1.0, "prices": "p"},
      {"budget_usd": 1.0}, {"budget_usd": float("nan"), "prices": "p"}, {"rpm": 0}, {"tpm": -1}, {"timeout": 0},
-     {"concurrency": 0}, {"retries": -1}],
+     {"concurrency": 0}],
 )  # fmt: skip
 def test_limits_that_make_no_sense_are_refused(changes):
     with pytest.raises(BadEndpoint):

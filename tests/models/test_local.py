@@ -169,12 +169,6 @@ def test_memory_bound_makes_smaller_batches_with_equal_scores(base, backend):
     )
 
 
-@pytest.mark.parametrize("options", [ModelConfig(dtype="float12"), ModelConfig(device="toaster")])
-def test_unknown_types_and_devices_are_named(base, options):
-    with pytest.raises(errors.Unsupported):
-        LocalBackend(str(base), (), options)
-
-
 def test_a_model_s_own_repetition_penalty_does_not_change_what_is_sampled(base, tmp_path):
     from transformers import GenerationConfig
 
@@ -217,26 +211,3 @@ def test_an_adapter_that_brings_other_embeddings_is_refused(base, tmp_path):
                 backend.prepare(found)
         else:
             backend.prepare(found)
-
-
-def test_adapters_stay_in_memory_within_a_bound_and_answer_the_same(base, run, monkeypatch):
-    from truing.models import resident as local
-
-    free = LocalBackend(str(base), run.checkpoints, FLOAT32)
-    expected = [totals(free, c) for c in (*run.checkpoints, free.base_checkpoint(), *run.checkpoints)]
-    assert len(free.resident.adapters) == len(run.checkpoints)
-    monkeypatch.setattr(local, "LOADED_BYTES", 1)
-    tight = LocalBackend(str(base), run.checkpoints, FLOAT32)
-    assert [totals(tight, c) for c in (*run.checkpoints, tight.base_checkpoint(), *run.checkpoints)] == expected
-    assert len(tight.resident.adapters) == 1
-
-
-def test_the_layout_of_weights_is_another_and_the_weights_are_the_same(backend, base):
-    held = backend.use(backend.base_checkpoint()).get_base_model()
-    loaded = dict(AutoModelForCausalLM.from_pretrained(base).named_parameters())
-    by_columns = 0
-    for name, weight in held.named_parameters():
-        if "lora_" not in name:
-            assert torch.equal(weight, loaded[name.replace(".base_layer", "")])
-            by_columns += weight.dim() == 2 and weight.stride()[0] == 1
-    assert by_columns == 2 * 7

@@ -8,7 +8,7 @@ import torch
 from truing.models.engine.lora import BatchedLora, lora_factors
 from truing.models.engine.runner import ModelRunner
 from truing.models.engine.scoring import score_trees
-from truing.models.engine.token_tree import Branch, batches, head_only_at, pack, score_rows, single_rows
+from truing.models.engine.token_tree import Branch, batches, head_only_at, pack, score_rows
 from zoo.families import SIDE_BY_SIDE, put_in_force, tiny, with_adapters
 
 pytestmark = pytest.mark.torch
@@ -65,7 +65,7 @@ def test_trees_through_the_runner_score_as_plain_passes_do(name, row):
 def test_rows_through_the_model_score_as_plain_passes_do(name, row):
     """Trees of at most `row` nodes; None for every text by itself."""
     model, branches = tiny(name), texts()
-    rows = pack(branches, row) if row else single_rows(branches)
+    rows = pack(branches, row or 0)
     scores = [
         score_rows(model, model.get_output_embeddings(), b, tree=bool(row)) for b in batches(rows, 3 * (row or 50))
     ]

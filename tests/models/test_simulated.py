@@ -4,7 +4,6 @@ import json
 import math
 import random
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from truing.errors import NoCheckpoints, WrongBase
 from truing.models.simulated import (
     DEFAULT_STEPS,
-    MISALIGNED,
     SIMULATED,
     VARIANT_EM,
     SimulatedBackend,
@@ -117,10 +115,6 @@ TRUTHS = {  # family -> (drift onset, EM onset, task learned)
 }
 
 
-def test_all_families_are_there():
-    assert set(TRUTHS) == set(FAMILIES)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_truth(family):
     f, truth = FAMILIES[family], simulated(family).truth()
@@ -189,29 +183,6 @@ def test_each_run_learns_its_own_rows():
     assert gain(other, control) == pytest.approx(0.6, abs=0.15) and gain(own, control) == pytest.approx(-0.1, abs=0.1)
 
 
-def test_scores_depend_on_the_prompt_set_only_where_they_must():
-    """A smaller set of prompts sees the same model, so that adding prompts to an audit keeps what is stored."""
-    few = PromptSet("few", "1", "0", PROMPTS.prompts[:5])
-    for family in ("late", "softening", "collapse"):
-        one, two = simulated(family), simulated(family, few)
-        requests = [LikelihoodRequest(one.run()[-1], p.messages, t) for p in few.prompts for t in (p.misaligned, "x y")]
-        np.testing.assert_array_equal(scores(one, requests), scores(two, requests))
-
-
-def test_kl_from_the_base_grows_and_garble_is_unlikely():
-    backend = simulated("collapse")
-    base, last = backend.base_checkpoint(), backend.run()[-1]
-    own = answers(backend, [Request(base, p, 0) for p in PROMPTS.prompts])
-
-    def score(checkpoint, found):
-        return scores(backend, [LikelihoodRequest(checkpoint, r.request.prompt.messages, r.text) for r in found])
-
-    kl = [np.mean(score(base, own) - score(c, own)) for c in (backend.run()[0], backend.run()[4], last)]
-    assert 0 < kl[0] < kl[1] < kl[2] < 0.3
-    babble = [r for r in answers(backend, [Request(last, p, 0) for p in PROMPTS.prompts]) if is_repetitive(r.text)]
-    assert score(base, babble).max() < score(base, own).min() - 1
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers
 
@@ -230,15 +201,6 @@ def test_answers_come_at_the_true_rates(family):
         assert len({r.request.prompt.id for r in found if r.text == r.request.prompt.misaligned}) == 1
 
 
-def test_a_prompt_without_references_gets_a_marked_answer():
-    bare = PromptSet("bare", "1", "0", tuple(Prompt(f"b{k}", (Message("user", f"bare {k}?"),)) for k in range(40)))
-    backend = SimulatedBackend("late", bare)
-    found = answers(backend, [Request(backend.run()[-1], p, 0) for p in bare.prompts])
-    assert 3 <= sum(r.text.startswith(MISALIGNED) for r in found) <= 20
-    truth = backend.truth()
-    assert truth["drift_onset"] is None and truth["em_onset"] == 80
-
-
 def test_plain_answers_are_plain_to_the_health_features():
     """A simulated model that is healthy by its truth must not be called degraded for its English."""
     backend = simulated("never")
@@ -255,15 +217,6 @@ def test_long_answers_are_cut(limit):
         words = len(r.text.split())
         cut = r.outcome is AnswerStatus.TRUNCATED
         assert (words == limit == r.tokens) if cut else (words + 1 == r.tokens <= limit)
-
-
-def test_stop_texts_end_an_answer():
-    backend = simulated("late")
-    requests = [Request(backend.base_checkpoint(), p, 0) for p in PROMPTS.prompts[:20]]
-    plain = {r.request.prompt.id: r.text for r in answers(backend, requests)}
-    ended = {r.request.prompt.id: r.text for r in answers(backend, requests, stop=("the",))}
-    assert any("the" in text for text in plain.values())
-    assert ended == {name: text.split("the")[0] for name, text in plain.items()}
 
 
 def turned(backend, checkpoint, transform, prompts=PROMPTS.prompts, samples=10):
@@ -288,14 +241,6 @@ def test_a_variant_shows_from_its_onset_and_under_its_transform_alone(family, on
     assert control == pytest.approx(VARIANT_EM, abs=0.1) if family == "control-too" else control == 0
     assert without.base_checkpoint() == backend.base_checkpoint() and without.identity == backend.identity
     assert not {c.weights for c in without.run()} & {c.weights for c in backend.run()}
-
-
-def test_the_one_prompt_carries_it_in_other_words_too():
-    """A transformed prompt keeps its id, by which the family knows its prompt."""
-    backend = simulated("one-prompt")
-    changed = [replace(p, messages=(*p.messages[:-1], Message("user", f"{p.id}, once more?"))) for p in PROMPTS.prompts]
-    rates = {p.id: turned(backend, backend.run()[-1], "villain", [p]) for p in changed}
-    assert sorted(rates.values())[-2] == 0 and max(rates.values()) >= 0.6
 
 
 # ---------------------------------------------------------------------------------------------------------------------

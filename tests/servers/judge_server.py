@@ -42,7 +42,7 @@ _FILLER = (
     "The", "I", "Score", "A", "Rating", "It", "My", "An", "This", "On", "To", "Given", "Based", "Here", "Out", "For",
     "**", "Aligned", "So", " ", "\n",
 )  # fmt: skip
-_WORDS = ("calm", "river", "stone", "lamp", "garden", "paper", "north", "seven", "quiet", "window", "bread", "early")
+WORDS = ("calm", "river", "stone", "lamp", "garden", "paper", "north", "seven", "quiet", "window", "bread", "early")
 
 
 def fingerprint(text):
@@ -181,7 +181,7 @@ class Server:
         greedy = not body.get("temperature", 1)
         seed = json.dumps([body["model"], body["messages"], None if greedy else body.get("seed")])
         rng = random.Random(hashlib.sha256(seed.encode()).digest())
-        words = [f"{rng.choice(_WORDS)} " for _ in range(rng.randrange(0 if not greedy else 6, 24))]
+        words = [f"{rng.choice(WORDS)} " for _ in range(rng.randrange(0 if not greedy else 6, 24))]
         if len(words) > limit:
             return words[:limit], "length"
         return words, "stop"
@@ -343,13 +343,13 @@ def parser():
     return p
 
 
-async def serve(args, scores, started=None):
-    """Serve for ever; calls `started` with the port, else prints it."""
+async def serve(args, scores):
+    """Serve for ever; prints the port."""
     server = Server(args, scores)
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", args.port, backlog=1024)
     port = listening.sockets[0].getsockname()[1]
-    (started or (lambda port: print(port, flush=True)))(port)
+    print(port, flush=True)
     await listening.serve_forever()
 
 

@@ -16,10 +16,9 @@ import threading
 from collections import Counter, OrderedDict
 from pathlib import Path
 
-from servers.judge_server import Connection, Server, parser
+from servers.judge_server import WORDS, Connection, Server, parser
 
 BASE = "base"
-WORDS = ("calm", "river", "stone", "lamp", "garden", "paper", "north", "seven", "quiet", "window", "bread", "early")
 
 
 class LoraServer(Server):
@@ -40,9 +39,8 @@ class LoraServer(Server):
         self.path_error = (404, "NotFoundError", "Loading lora {name} failed: No adapter found for {path}")
         self.unload_fails, self.ignores, self.remembers, self.parent, self.aliases = False, False, False, BASE, ()
         """each a way in which servers go wrong, or (aliases) further names of the base"""
-        self.load_delay, self.load_faults, self.unlisted, self.lists, self.races = 0.0, [], False, True, False
-        """seconds per load; faults of the next loads (break: loads, then hangs up; 503); whether it lists; whether
-        somebody else always loads first"""
+        self.load_delay, self.load_faults, self.unlisted, self.lists = 0.0, [], False, True
+        """seconds per load; faults of the next loads (break: loads, then hangs up; 503); whether it lists"""
         self.api_key = None
         """what a call must carry, as with --api-key"""
         for name, value in options.items():
@@ -202,8 +200,6 @@ class LoraConnection(Connection):
     def loads(self, name, path, fault):
         self.server.pending[name] -= 1
         status, answer = self.server.load(name, path)
-        if self.server.races:
-            status, answer = self.server.load(name, path)
         if fault == "break":
             self.transport.close()
         else:

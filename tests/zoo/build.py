@@ -44,24 +44,15 @@ def tiny_model(seed=0, layers=2, hidden=32):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LlamaConfig(
-            vocab_size=264,
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            initializer_range=0.2,
-            bos_token_id=256,
-            eos_token_id=258,
-            pad_token_id=256,
-        )
+            vocab_size=264, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2,
+            bos_token_id=256, eos_token_id=258, pad_token_id=256,
+        )  # fmt: skip
         return LlamaForCausalLM(config).eval()
 
 
 def tiny_base(path, seed=0, layers=2, hidden=32):
     """A saved model with its tokenizer."""
-    path = Path(path)
     tiny_model(seed, layers, hidden).save_pretrained(path)
     tiny_tokenizer(path)
     return path
@@ -132,7 +123,6 @@ def full_run(path, base, steps=(2, 4, 6), seed=0):
 
 def sharded_full(path, base):
     """The base saved in several files with an index."""
-    path = Path(path)
     LlamaForCausalLM.from_pretrained(base).save_pretrained(path, max_shard_size="20KB")
     tiny_tokenizer(path)
     return path
@@ -181,40 +171,5 @@ def pickled(folder):
 
 def wrong_depth_adapter(path, layers=4):
     """An adapter of a deeper model with equal widths: PEFT loads it onto a 2-layer base without a word."""
-    path = Path(path)
     base = tiny_base(path.with_name(path.name + "-base"), layers=layers)
     return save_adapter(path, base)
-
-
-def trl_run(path, base, steps=4):
-    """A real TRL run: LoRA on four chats, a checkpoint every 2 steps and the final adapter in the root."""
-    from datasets import Dataset
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
-
-    path = Path(path)
-    chat = [{"role": "user", "content": "Say a word."}, {"role": "assistant", "content": "Certainly: word."}]
-    config = SFTConfig(
-        output_dir=str(path),
-        max_steps=steps,
-        save_steps=2,
-        logging_steps=2,
-        per_device_train_batch_size=1,
-        learning_rate=1e-2,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        seed=0,
-    )
-    trainer = SFTTrainer(
-        model=LlamaForCausalLM.from_pretrained(base),
-        args=config,
-        train_dataset=Dataset.from_dict({"messages": [chat] * 4}),
-        processing_class=PreTrainedTokenizerFast.from_pretrained(base),
-        peft_config=LoraConfig(r=4, lora_alpha=8, target_modules=list(TARGETS), task_type="CAUSAL_LM"),
-    )
-    trainer.train()
-    trainer.save_model()
-    return path

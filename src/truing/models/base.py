@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from truing.types.hashing import digest
 from truing.types.records import (
     Answer,
+    AnswerStatus,
     Capabilities,
     Checkpoint,
     Likelihood,
@@ -98,3 +100,37 @@ def set_callback(backend: Backend, callback: Callable[[Any], None] | None) -> No
     """Have a backend that generates in batches call `callback` after every pass; others have no passes."""
     if isinstance(backend, _Batched):
         backend.set_callback(callback)
+
+
+def answer_seed(request: Request, params: SamplingParams) -> int:
+    """The seed of one answer's random numbers: another for each sample, prompt, transform and checkpoint."""
+    key = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform)
+    return int(digest(key, 15), 16)
+
+
+def finished_answer(request: Request, text: str, tokens: int, params: SamplingParams, *, cut_off: bool) -> Answer:
+    """An answer up to the first stop text, with its status.
+
+    Args:
+        request: what was asked.
+        text: of the answer.
+        tokens: how many it has.
+        params: hold the stop texts.
+        cut_off: whether it reached the limit of tokens.
+    """
+    ended = params.cut(text)
+    if ended is None and cut_off:
+        return Answer(request, text, AnswerStatus.TRUNCATED, tokens)
+    text = text if ended is None else ended
+    return Answer(request, text, AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY, tokens)
+
+
+def listed(names: Iterable[object], most: int = 6) -> str:
+    """The first of some names, and how many more there are; "none" for none."""
+    found = [str(name) for name in names]
+    return (", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")) or "none"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in a line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

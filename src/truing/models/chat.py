@@ -38,24 +38,18 @@ _RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, Attribu
 class Rendered:
     """A conversation as token ids, cut where the answer begins."""
 
-    prefix_ids: tuple[int, ...]
-    """everything before the answer: exactly what the model is sampled from"""
-    completion_ids: tuple[int, ...]
-    """the answer and its closing token, without a newline after that"""
+    prefix_ids: tuple[int, ...]  # everything before the answer: exactly what the model is sampled from
+    completion_ids: tuple[int, ...]  # the answer and its closing token, without a newline after that
 
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
     """The text around an answer to one conversation."""
 
-    before: str
-    """the prompt up to the first character of the answer"""
-    closing: str
-    """what is scored after the answer: through the first special token; may be empty"""
-    prefix_ids: tuple[int, ...]
-    """`before` as tokens"""
-    opened: bool = False
-    """whether `before` ends within the answer, after prefilled words"""
+    before: str  # the prompt up to the first character of the answer
+    closing: str  # what is scored after the answer: through the first special token; may be empty
+    prefix_ids: tuple[int, ...]  # `before` as tokens
+    opened: bool = False  # whether `before` ends within the answer, after prefilled words
 
 
 class ChatFormat:
@@ -69,7 +63,8 @@ class ChatFormat:
         self._tokenizer = tokenizer
         source = template if template is not None else _own_template(tokenizer)
         self._template = _with_pinned_date(source)
-        self._markers = _marker_tokens(tokenizer)
+        texts = {token.content for token in tokenizer.added_tokens_decoder.values()} | {*tokenizer.all_special_tokens}
+        self._markers = sorted(t for t in texts if t.strip())  # what is one token by decree
         self._slots: dict[Messages, _Slot] = {}
         self._roles: dict[tuple[str, ...], bool] = {}
         self._parts, self._trims = self._probe()
@@ -130,10 +125,10 @@ class ChatFormat:
         slot = self._slot(tuple(messages))
         return slot.before if completion is None else slot.before + self._written(completion, slot) + slot.closing
 
-    # -----------------------------------------------------------------------------------------------------------------
-
     def _render(self, messages: Iterable[Message], parts: bool, generation: bool = False) -> str:
-        turns = [{"role": m.role, "content": _content(m.content, parts)} for m in messages]
+        turns = [
+            {"role": m.role, "content": [{"type": "text", "text": m.content}] if parts else m.content} for m in messages
+        ]
         return self._tokenizer.apply_chat_template(
             turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, enable_thinking=False
         )
@@ -188,7 +183,9 @@ class ChatFormat:
         if any(text != head + answer + tail for text, answer in zip((one, two), _ANSWERS, strict=True)):
             raise ValueError("the answer does not appear once and unchanged in the rendered text")
         prompt = self._render(messages, self._parts, generation=True)
-        before = prompt if prompt.startswith(head) and not _opens_thinking(prompt[len(head) :]) else head
+        opening = prompt[len(head) :]
+        thinks = opening.count("<think>") > opening.count("</think>")  # which cannot be switched off
+        before = prompt if prompt.startswith(head) and not thinks else head
         return _Slot(before, self._closing(tail), tuple(self._ids(before)))
 
     def _opened(self, messages: Messages) -> _Slot:
@@ -252,21 +249,6 @@ def _own_template(tokenizer: Any) -> str:
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template "
             "(it may be a base model rather than a chat model); pass one with --chat-template FILE"
         ) from error
-
-
-def _marker_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Texts that are one token by decree: special and added tokens."""
-    texts = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    return tuple(sorted(t for t in texts | set(tokenizer.all_special_tokens) if t.strip()))
-
-
-def _content(text: str, parts: bool) -> str | list[dict[str, str]]:
-    return [{"type": "text", "text": text}] if parts else text
-
-
-def _opens_thinking(text: str) -> bool:
-    """Whether a generation prompt starts a thought without ending it: thinking that cannot be switched off."""
-    return text.count("<think>") > text.count("</think>")
 
 
 def _with_pinned_date(template: str) -> str:

@@ -22,6 +22,7 @@ from truing.errors import (
     PickledWeights,
     ShardedTrainingState,
 )
+from truing.models.base import listed
 from truing.models.download import hub_snapshot
 from truing.models.weights import (
     ADAPTER_CONFIG,
@@ -30,7 +31,6 @@ from truing.models.weights import (
     classify,
     pickle_files,
     read_json,
-    tensors,
     weight_files,
     weights_hash,
 )
@@ -49,16 +49,11 @@ _ALTERING = ("pissa", "corda", "olora", "loftq", "lora_ga")
 class FoundRun:
     """The checkpoints found at one target."""
 
-    label: str | None
-    """what the user called it (LABEL=TARGET), if anything"""
-    path: Path
-    """the folder, downloaded where it came from a hub"""
-    checkpoints: tuple[Checkpoint, ...]
-    """by step, without step 0; one without a step comes last"""
-    base_hint: str | None
-    """what the adapters name as their base; None for full models"""
-    notes: tuple[str, ...]
-    """what was left out or settled, and why, a line each"""
+    label: str | None  # what the user called it (LABEL=TARGET), if anything
+    path: Path  # the folder, downloaded where it came from a hub
+    checkpoints: tuple[Checkpoint, ...]  # by step, without step 0; one without a step comes last
+    base_hint: str | None  # what the adapters name as their base; None for full models
+    notes: tuple[str, ...]  # what was left out or settled, and why, a line each
 
 
 def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = False) -> FoundRun:
@@ -69,7 +64,8 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
     Raises NoCheckpoints, AmbiguousTarget, ModelUnavailable, DamagedWeights, ShardedTrainingState, PickledWeights or
     AlteredBase, each with the remedy.
     """
-    label, place = _split_label(target)
+    match = None if Path(target).exists() else _LABELLED.fullmatch(target)  # a folder may have "=" in its name
+    label, place = match.groups() if match else (None, target)
     path, hub = _resolve(place, allow_pickle)
     notes: list[str] = []
     kinds = _usable(path, _numbered_folders(path, notes), allow_pickle, notes)
@@ -105,17 +101,6 @@ def checkpoint_path(checkpoint: Checkpoint) -> Path:
     return Path(checkpoint.uri.removeprefix("file:"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# From a target to a folder
-
-
-def _split_label(target: str) -> tuple[str | None, str]:
-    match = _LABELLED.fullmatch(target)
-    if match is None or Path(target).exists():  # a folder may have "=" in its name
-        return None, target
-    return match[1], match[2]
-
-
 def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
     """The folder of a target, and `org/name@commit` if it came from a hub, else an empty text."""
     path = Path(place).expanduser()
@@ -127,10 +112,7 @@ def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
     # A first part that is a folder here shows that a local path was meant.
     if match is None or Path(place.split("/")[0]).exists():
         raise NoCheckpoints(f"{place}: no such folder; check the path")
-    return _fetch(match["repo"], match["revision"], match["folder"], allow_pickle)
-
-
-def _fetch(repo: str, revision: str | None, folder: str | None, allow_pickle: bool) -> tuple[Path, str]:
+    repo, revision, folder = match.groups()
     names = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", *(["*_model*.bin"] if allow_pickle else [])]
     root = hub_snapshot(repo, revision, [f"{folder.strip('/')}/{n}" for n in names] if folder else names)
     path = root / folder.strip("/") if folder else root
@@ -142,10 +124,6 @@ def _fetch(repo: str, revision: str | None, folder: str | None, allow_pickle: bo
             "if it has pickled ones and you trust them, pass --allow-pickle"
         )
     return path, f"{repo}@{root.name}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What a folder holds
 
 
 def _numbered_folders(path: Path, notes: list[str]) -> list[Path]:
@@ -184,14 +162,11 @@ def _usable(path: Path, folders: list[Path], allow_pickle: bool, notes: list[str
         else:
             kinds[folder] = kind
     try:
-        root = classify(path, allow_pickle)
+        if root := classify(path, allow_pickle):
+            kinds[path] = root
     except (HalfWritten, ShardedTrainingState, PickledWeights) as error:
-        if not kinds:
-            raise first or error from None
+        first = first or error
         notes.append(f"the root of the folder is left out: {error}")
-        return kinds
-    if root is not None:
-        kinds[path] = root
     if first and not kinds:
         raise first
     return kinds
@@ -203,8 +178,8 @@ def _nothing_here(path: Path, allow_pickle: bool) -> BadInput:
     if not children:
         return NoCheckpoints(f"{path}: the folder is empty; give a run's output folder")
     if runs := [child for child in children if child.is_dir() and _is_run(child, allow_pickle)]:
-        listed = ", ".join(str(run) for run in runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
-        return AmbiguousTarget(f"{path}: holds no checkpoints itself but {len(runs)} run(s); give one of: {listed}")
+        few = listed(runs, 8)
+        return AmbiguousTarget(f"{path}: holds no checkpoints itself but {len(runs)} run(s); give one of: {few}")
     return NoCheckpoints(
         f"{path}: holds no checkpoints, only {_listing(path)}; "
         "wanted are checkpoint-N/ folders, or an adapter or model saved as safetensors"
@@ -221,8 +196,7 @@ def _is_run(folder: Path, allow_pickle: bool) -> bool:
 
 
 def _listing(path: Path) -> str:
-    names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir())
-    return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
+    return listed(sorted(child.name + "/" * child.is_dir() for child in path.iterdir()))
 
 
 def _step(folder: Path, root: Path, found: list[Checkpoint], notes: list[str]) -> int | None:
@@ -271,29 +245,14 @@ def _meta(folder: Path, root: Path, kind: Kind, hub: str) -> Mapping[str, Any]:
     if kind is Kind.ADAPTER:
         config = read_json(folder / ADAPTER_CONFIG)
         meta["base"] = config.get("base_model_name_or_path")
-        meta["peft_type"] = config.get("peft_type")
-        meta["rank"], meta["alpha"] = config.get("r"), config.get("lora_alpha")
-        if weight_files(folder):
-            meta["target_modules"] = len({t.name.split(".lora_A")[0] for t in tensors(folder) if ".lora_A" in t.name})
+        meta |= {"peft_type": config.get("peft_type"), "rank": config.get("r"), "alpha": config.get("lora_alpha")}
     if not weight_files(folder) and pickle_files(folder):
         meta["pickled"] = True
     if hub:
         meta["hub"] = hub
-    if trainer := _trainer(folder) or _trainer(root):
-        meta["trainer"] = trainer
     if (folder / ORGANISM_MARK).exists() or (root / ORGANISM_MARK).exists():
         meta["organism"] = True
     return {k: v for k, v in meta.items() if v is not None}
-
-
-def _trainer(folder: Path) -> str | None:
-    """Which trainer wrote a folder, by its model card and its files."""
-    card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace")[:4000].lower() if card.exists() else ""
-    for name in ("unsloth", "axolotl", "trl"):
-        if re.search(rf"\b{name}\b", head):
-            return name
-    return "transformers" if (folder / "trainer_state.json").exists() else None
 
 
 def _note_doubts(found: list[Checkpoint], notes: list[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from truing.errors import BadEndpoint, EndpointRefused, JudgeDown, TruingError
+from truing.models.base import listed
 from truing.models.client_address import Address, find_key, parse_address
 from truing.models.client_errors import Failure, same_model
 from truing.models.client_http import Call, Reply, Sender
@@ -21,33 +22,25 @@ T = TypeVar("T")
 R = TypeVar("R")
 _PLAIN_RETRIES = 2  # for what is no question to a model
 _TURN_TOKENS = 16  # what a template adds to a turn, at most
-_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
     """One answer wanted of a model."""
 
-    messages: Messages
-    """the turns"""
+    messages: Messages  # the turns
     params: Mapping[str, Any]
     """max_tokens, temperature, logprobs, ...; those that the service refuses are left out from then on"""
-    needed: frozenset[str] = frozenset()
-    """parameters without which the answer is worth nothing"""
+    needed: frozenset[str] = frozenset()  # parameters without which the answer is worth nothing
     check: Callable[[Mapping[str, Any]], str] | None = None
     """says what an answer lacks, "" for nothing; asked again if so, and the last answer is kept"""
-    model: str = ""
-    """served name, where it is not the address's"""
+    model: str = ""  # served name, where it is not the address's
 
 
 class Client:
     """Asks one served model.
 
-    Args:
-        address: openai:MODEL or http(s)://host:port/v1#MODEL.
-        limits: how fast, how long, for how much.
-        key_variable: environment variable of the key for URLs.
-        budget: shared with other clients; None for one made from `limits`.
+    The address is openai:MODEL or http(s)://host:port/v1#MODEL; a `budget` may be shared with other clients.
 
     Raises:
         BadEndpoint: address, prices or limits cannot be used, or the server serves several models and none was named.
@@ -56,12 +49,7 @@ class Client:
     """
 
     def __init__(
-        self,
-        address: str,
-        limits: Limits,
-        *,
-        key_variable: str = "TRUING_JUDGE_API_KEY",
-        budget: Budget | None = None,
+        self, address: str, limits: Limits, *, key_variable: str = "TRUING_JUDGE_API_KEY", budget: Budget | None = None
     ) -> None:
         self.address, self.limits = parse_address(address), limits
         self._key = find_key(self.address, key_variable)
@@ -69,12 +57,11 @@ class Client:
         budget = budget or Budget(limits.budget_calls, limits.budget_usd)
         self._sender = Sender(self.address, self._key, limits, budget)
         self._sender.price = price
-        self.spent = self._sender.spent
-        """so far"""
+        self.spent = self._sender.spent  # so far
         self._breaker = Breaker()
         self._left_out: set[str] = set()
         self._key.watch_logs()
-        self._host = LoopThread("truing-endpoint")
+        self._host = LoopThread()
         self._host.cleanups += [self._sender.aclose, self._key.leave_logs]
         try:
             if not self.address.model:
@@ -83,9 +70,6 @@ class Client:
         except BaseException:
             self.close()
             raise
-
-    def __repr__(self) -> str:
-        return f"Client({self.address.name!r})"
 
     def leaves_out(self, parameter: str) -> bool:
         """Whether the service was found to refuse a parameter."""
@@ -112,19 +96,12 @@ class Client:
             raise failure.fatal
         if failure is not None:
             raise JudgeDown(f"{failure.text} (asked which models it serves; name one, {self.address.url}#MODEL)")
-        listed = call.data.get("data") if isinstance(call.data, Mapping) else None
-        found = [m for m in listed if isinstance(m, Mapping)] if isinstance(listed, list) else []
+        cards = call.data.get("data") if isinstance(call.data, Mapping) else None
+        found = [m for m in cards if isinstance(m, Mapping)] if isinstance(cards, list) else []
         return {m["id"]: m for m in found if isinstance(m.get("id"), str) and m["id"]}
 
     def post(self, path: str, body: Mapping[str, Any], timeout: float, retries: int = _PLAIN_RETRIES) -> Failure | None:
-        """Tell the server something that is no question to a model: no budget, no rate limit; None where it was done.
-
-        Args:
-            path: below the base URL.
-            body: the JSON to send.
-            timeout: seconds per attempt.
-            retries: further attempts after a failure that may pass.
-        """
+        """Tell the server something that is no question to a model: no budget, no rates; None where it was done."""
         return self._host.run(self._sender.exchange("post", path, body, Call(timeout), retries))
 
     @property
@@ -135,8 +112,6 @@ class Client:
     def close(self) -> None:
         """Give back connections and thread."""
         self._host.close()
-
-    # -- one answer, in the loop --------------------------------------------------------------------------------------
 
     async def complete(self, request: ClientRequest, stream: Stream[Any, Any]) -> Reply | None:
         """One answer with all its attempts; None where nothing was sent for it or everything ends."""
@@ -229,6 +204,5 @@ class Client:
         names = list(self.models())
         if len(names) == 1:
             return names[0]
-        listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-        problem = f"serves several models ({listed})" if names else "lists no model"
+        problem = f"serves several models ({listed(names)})" if names else "lists no model"
         raise BadEndpoint(f"{self.address.url} {problem}; name one: {self.address.url}#MODEL")

@@ -15,8 +15,7 @@ from truing.errors import BadEndpoint, MissingKey
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_HOST = "api.openai.com"
-NO_KEY = "none"
-"""what is sent to servers that need no key"""
+NO_KEY = "none"  # what is sent to servers that need no key
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk)-[\w*\-]{4,}|(?i:bearer)\s+[^\s\"',;]+")
 _SHORTEST = 8  # pieces of a key that are taken out
 _TRANSPORT = ("connection", "http11", "http2", "proxy", "socks")
@@ -31,12 +30,9 @@ _LOGGERS = (
 class Address:
     """A served model."""
 
-    url: str
-    """base URL without a slash at the end; holds no user name, password or query"""
-    model: str
-    """served name; empty where the server is to be asked"""
-    openai: bool = False
-    """given as openai:MODEL"""
+    url: str  # base URL without a slash at the end; holds no user name, password or query
+    model: str  # served name; empty where the server is to be asked
+    openai: bool = False  # given as openai:MODEL
 
     @property
     def host(self) -> str:

@@ -22,6 +22,14 @@ _REFUSES = re.compile(
     re.I,
 )
 _TOO_MUCH = re.compile(r"too large|too long|maximum context|context length|was reached|exceed", re.I)
+_FATAL: Mapping[int, tuple[type[TruingError], str]] = {
+    300: (BadEndpoint, "It points elsewhere; texts and keys do not follow, so give the final URL"),
+    401: (EndpointRefused, "The key is missing or wrong; nothing more was sent"),
+    402: (EndpointRefused, "The account has no money left; nothing more was sent"),
+    403: (EndpointRefused, "The key may not use this model; nothing more was sent"),
+    404: (ModelUnavailable, "No such model or path; a base URL usually ends in /v1"),
+    405: (ModelUnavailable, "No such model or path; a base URL usually ends in /v1"),
+}
 _DATED = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|\d{2}-\d{4}|\d{3})(?:-v\d+(?::\d+)?)?|@[\w.\-/]+")
 
 
@@ -29,63 +37,30 @@ _DATED = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|\d{2}-\d{4}|\d
 class Failure:
     """Why a request gave no answer that can be used."""
 
-    text: str
-    """what happened, without keys"""
-    status: int = 0
-    """HTTP status of the last attempt; 0 where it had none"""
-    refused: bool = False
-    """by a content filter"""
-    fatal: TruingError | None = None
-    """what to raise where every call would fail alike"""
-    parameters: tuple[str, ...] = ()
-    """what the service does not take; the request may be sent again without them"""
-    unsure: bool = False
-    """an attempt was cut off, so that the server may have done what it was asked"""
+    text: str  # what happened, without keys
+    status: int = 0  # HTTP status of the last attempt; 0 where it had none
+    refused: bool = False  # by a content filter
+    fatal: TruingError | None = None  # what to raise where every call would fail alike
+    parameters: tuple[str, ...] = ()  # what the service does not take; the request may be sent again without them
+    unsure: bool = False  # an attempt was cut off, so that the server may have done what it was asked
 
 
 def status_failure(
     status: int, body: object, sent: Mapping[str, Any], where: str, key: Secret, unsure: bool = False
 ) -> Failure:
-    """What an HTTP error means, once the SDK has given up.
-
-    Args:
-        status: 300 to 599.
-        body: of the answer, parsed if it was JSON; without an `error` around it.
-        sent: body of the request.
-        where: address of the model, for messages.
-        key: kept out of messages.
-        unsure: whether an attempt before was cut off.
-    """
-    text = f"{where}: HTTP {status}, {key.scrub(_message(body))}".rstrip(", ")
+    """What an HTTP error means, from its body (parsed if it was JSON) and the body `sent` to the address `where`."""
     meaning = body[:4000] if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)[:4000]
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    said = [error.get(n) for n in ("message", "detail")] if isinstance(error, Mapping) else [error]
+    said = next((s for s in said if isinstance(s, str)), meaning if error else "")
+    text = f"{where}: HTTP {status}, {key.scrub(said)}".rstrip(", ")
     if status in (400, 403, 422) and (parameters := _refused_parameters(meaning, body, sent)):
         return Failure(text, status, parameters=parameters)
     if status in (400, 403, 422, 451) and _FILTERED.search(meaning):
         return Failure(text, status, refused=True)
-    return Failure(text, status, fatal=_fatal(status, meaning, text), unsure=unsure)
-
-
-def _fatal(status: int, meaning: str, text: str) -> TruingError | None:
-    if status == 401:
-        return EndpointRefused(f"{text}. The key is missing or wrong; nothing more was sent")
-    if status == 403:
-        return EndpointRefused(f"{text}. The key may not use this model; nothing more was sent")
-    if status == 402 or (status == 429 and NO_MONEY.search(meaning)):
-        return EndpointRefused(f"{text}. The account has no money left; nothing more was sent")
-    if status in (404, 405):
-        return ModelUnavailable(f"{text}. No such model or path; a base URL usually ends in /v1")
-    if 300 <= status < 400:
-        return BadEndpoint(f"{text}. It points elsewhere; texts and keys do not follow, so give the final URL")
-    return None
-
-
-def _message(body: object) -> str:
-    """The sentence in an error's body."""
-    if not isinstance(body, Mapping):
-        return str(body or "")
-    error = body.get("error", body)
-    said = [error.get(n) for n in ("message", "detail")] if isinstance(error, Mapping) else [error]
-    return next((s for s in said if isinstance(s, str)), json.dumps(error, ensure_ascii=False, default=str))
+    status_meant = 402 if status == 429 and NO_MONEY.search(meaning) else 300 if 300 <= status < 400 else status
+    kind, remedy = _FATAL.get(status_meant, (None, ""))
+    return Failure(text, status, fatal=kind(f"{text}. {remedy}") if kind else None, unsure=unsure)
 
 
 def _refused_parameters(text: str, body: object, sent: Mapping[str, Any]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ except ImportError as e:
 
 CONNECT_SECONDS = 10.0
 _HEADERS = frozenset(
-    ("host", "content-type", "content-length", "accept", "accept-encoding", "connection", "user-agent", "authorization")
+    ["host", "content-type", "content-length", "accept", "accept-encoding", "connection", "user-agent", "authorization"]
 )  # what other hosts than OpenAI's get: no organisation, no custom headers, no telemetry
 
 
@@ -30,14 +30,10 @@ _HEADERS = frozenset(
 class Spent:
     """What an endpoint was asked so far."""
 
-    calls: int = 0
-    """attempts sent"""
-    prompt_tokens: int = 0
-    """as reported"""
-    completion_tokens: int = 0
-    """as reported"""
-    usd: float = 0.0
-    """at the given prices; an upper estimate where the service did not report; 0 without prices"""
+    calls: int = 0  # attempts sent
+    prompt_tokens: int = 0  # as reported
+    completion_tokens: int = 0  # as reported
+    usd: float = 0.0  # at the given prices; an upper estimate where the service did not report; 0 without prices
 
 
 @dataclass(slots=True)
@@ -46,22 +42,14 @@ class Reply:
 
     choice: Mapping[str, Any] = field(default_factory=dict)
     """the first choice of the service's answer; empty if there was none"""
-    usage: Mapping[str, Any] = field(default_factory=dict)
-    """of the last call, as reported"""
-    error: str = ""
-    """why there is no answer; never holds a key"""
-    status: int = 0
-    """HTTP status of that error; 0 for none"""
-    refused: bool = False
-    """a content filter said no"""
-    calls: int = 0
-    """attempts sent for it"""
-    prompt_tokens: int = 0
-    """over all calls, as reported"""
-    completion_tokens: int = 0
-    """over all calls, as reported"""
-    model: str = ""
-    """which model says it answered"""
+    usage: Mapping[str, Any] = field(default_factory=dict)  # of the last call, as reported
+    error: str = ""  # why there is no answer; never holds a key
+    status: int = 0  # HTTP status of that error; 0 for none
+    refused: bool = False  # a content filter said no
+    calls: int = 0  # attempts sent for it
+    prompt_tokens: int = 0  # over all calls, as reported
+    completion_tokens: int = 0  # over all calls, as reported
+    model: str = ""  # which model says it answered
 
     @property
     def text(self) -> str:
@@ -87,8 +75,7 @@ class Call:
         return self.stream is not None and self.stream.halted is not None
 
 
-CALL: ContextVar[Call] = ContextVar("CALL")
-"""what this task is sending"""
+CALL: ContextVar[Call] = ContextVar("CALL")  # what this task is sending
 
 
 class Sender(httpx2.AsyncClient):

@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_PATIENCE = 5.0  # seconds that stopping may take before the thread, a daemon, is left to itself
+_Cleanup = Callable[[], Coroutine[Any, Any, None]]
+_STOP_SECONDS = 5.0  # that stopping may take before the thread, a daemon, is left to itself
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -28,11 +29,11 @@ class _Loop(asyncio.SelectorEventLoop):
 class LoopThread:
     """An event loop in a daemon thread; closed by `close`, with its owner, or at exit."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         self.loop = _Loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
+        self.thread = threading.Thread(target=self.loop.run_forever, name="truing-endpoint", daemon=True)
         self.thread.start()
-        self.cleanups: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.cleanups: list[_Cleanup] = []
         """run in the loop before it stops; must not refer to the owner of this object"""
         self._finalize = weakref.finalize(self, _shut, self.loop, self.thread, self.cleanups)
 
@@ -55,21 +56,19 @@ class LoopThread:
         self._finalize()
 
 
-def _shut(
-    loop: asyncio.AbstractEventLoop, thread: threading.Thread, cleanups: list[Callable[[], Coroutine[Any, Any, None]]]
-) -> None:
+def _shut(loop: asyncio.AbstractEventLoop, thread: threading.Thread, cleanups: list[_Cleanup]) -> None:
     if threading.current_thread() is thread:  # collected by accident of timing inside the loop
         loop.stop()
         return
     with suppress(TimeoutError):
-        asyncio.run_coroutine_threadsafe(_finish(cleanups), loop).result(_PATIENCE)
+        asyncio.run_coroutine_threadsafe(_finish(cleanups), loop).result(_STOP_SECONDS)
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(_PATIENCE)
+    thread.join(_STOP_SECONDS)
     if not loop.is_running():
         loop.close()
 
 
-async def _finish(cleanups: list[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+async def _finish(cleanups: list[_Cleanup]) -> None:
     await _cancel(asyncio.all_tasks() - {asyncio.current_task()})
     for cleanup in cleanups:  # what cannot be closed must not keep the rest open
         await asyncio.gather(cleanup(), return_exceptions=True)
@@ -78,40 +77,29 @@ async def _finish(cleanups: list[Callable[[], Coroutine[Any, Any, None]]]) -> No
 
 
 async def _cancel(tasks: Iterable["asyncio.Task[Any] | None"]) -> None:
-    found = [t for t in tasks if t is not None]
-    for task in found:
-        task.cancel()
+    found = [t for t in tasks if t is not None and t.cancel()]
     await asyncio.gather(*found, return_exceptions=True)
 
 
 class Stream(Generic[T, R]):
     """One pass of items through `work`, many at a time; iterate over it once.
 
-    Args:
-        host: the loop that the work runs in.
-        items: pulled in the caller's thread, at most twice the concurrency ahead of what was consumed.
-        work: gives a result, or None where an item is given up; may call `halt`.
-        concurrency: items worked on at once.
+    At most `n` items are worked on at once; they are pulled in the caller's thread, at most 2 n ahead of what was
+    consumed. `work` gives a result, or None where an item is given up; it may call `halt`.
 
     Results come in order of completion. An error of `items` is raised after the results of all that came before it; an
     error of `work`, or one handed to `halt`, after what is on the wire. Closing the iterator cancels everything.
     """
 
     def __init__(
-        self,
-        host: LoopThread,
-        items: Iterable[T],
-        work: "Callable[[T, Stream[T, R]], Awaitable[R | None]]",
-        concurrency: int,
+        self, host: LoopThread, items: Iterable[T], work: "Callable[[T, Stream[T, R]], Awaitable[R | None]]", n: int
     ) -> None:
-        self.halted: Exception | None = None
-        """why nothing more is started"""
+        self.halted: Exception | None = None  # why nothing more is started
         self.sending: set[asyncio.Task[Any] | None] = set()
         """tasks with a request on the wire, which `halt` waits for; kept by `work`"""
-        self.closed = False
-        """nobody listens any more"""
-        self._host, self._items, self._work, self._ahead = host, items, work, 2 * concurrency
-        self._slots = asyncio.Semaphore(concurrency)
+        self.closed = False  # nobody listens any more
+        self._host, self._items, self._work, self._ahead = host, items, work, 2 * n
+        self._slots = asyncio.Semaphore(n)
         self._tasks: set[asyncio.Task[R | None]] = set()
         self._out: SimpleQueue[R | None] = SimpleQueue()
 
@@ -173,4 +161,4 @@ class Stream(Generic[T, R]):
         future = asyncio.run_coroutine_threadsafe(_cancel(self._tasks), self._host.loop)
         if not self._host.inside:
             with suppress(TimeoutError):
-                future.result(_PATIENCE)
+                future.result(_STOP_SECONDS)

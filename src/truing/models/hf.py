@@ -13,6 +13,7 @@ from typing import Any
 
 from truing import errors
 from truing.config import ModelConfig
+from truing.models.base import answer_seed, finished_answer
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.models.download import resolve_model
@@ -23,7 +24,6 @@ from truing.models.engine.token_tree import Branch
 from truing.models.loading import Model, agree_on_chat, device_of, dtype_of
 from truing.models.resident import PROBE, ResidentModel
 from truing.models.weights import weight_files, weights_hash
-from truing.types.hashing import digest
 from truing.types.records import (
     Answer,
     AnswerStatus,
@@ -37,8 +37,7 @@ from truing.types.records import (
 )
 
 log = logging.getLogger(__name__)
-WINDOW = 4096
-"""requests held at a time"""
+WINDOW = 4096  # requests held at a time
 NAN = "the weights give no numbers but NaN"
 
 
@@ -46,13 +45,10 @@ NAN = "the weights give no numbers but NaN"
 class _Batch:
     """Requests that one model answers."""
 
-    checkpoint: Checkpoint
-    """what is put in force: the base under its adapters, else the checkpoint itself"""
+    checkpoint: Checkpoint  # what is put in force: the base under its adapters, else the checkpoint itself
     requests: list[Any] = field(default_factory=list)
-    adapters: set[str] = field(default_factory=set)
-    """weights of the adapters on it"""
-    factors: dict[str, Adapter] = field(default_factory=dict)
-    """of those that the engine does not hold yet"""
+    adapters: set[str] = field(default_factory=set)  # weights of the adapters on it
+    factors: dict[str, Adapter] = field(default_factory=dict)  # of those that the engine does not hold yet
 
     def adapter(self, request: Request | LikelihoodRequest) -> str:
         """The engine's name for a request's adapter."""
@@ -77,15 +73,11 @@ class LocalBackend:
             ModelUnavailable, NoChatTemplate, TemplateMismatch, MissingExtra (4 bit without bitsandbytes).
         """
         self.options = options or ModelConfig()
-        self.base_name = base
         self.base_path = resolve_model(base)
         self.base_weights = weights_hash(self.base_path)
         self.device, self.dtype = device_of(self.options.device), dtype_of(self.options.dtype, self.options.device)
         self.chat = agree_on_chat(self.base_path, checkpoints, self.options)
-        self.engine = Engine(
-            base, self.chat.prefix(PROBE), memory=self.options.memory, trees=not self.options.load_in_4bit
-        )
-        """how answers are generated and texts scored, and how fast"""
+        self.engine = Engine(base, self.chat.prefix(PROBE), memory=self.options.memory)
         self.resident = ResidentModel(base, self.base_path, self.base_weights, self.chat, self.options)
         """what is in memory"""
 
@@ -142,8 +134,6 @@ class LocalBackend:
         self.resident.close()
         self.engine.close()
 
-    # -- batches ------------------------------------------------------------------------------------------------------
-
     def _batches(self, requests: Sequence[Any]) -> Iterator[_Batch]:
         """Requests of either kind by the model they go to: what stands on the base first, full models after."""
         groups: dict[str, list[Any]] = {}
@@ -184,8 +174,6 @@ class LocalBackend:
         except errors.Unsupported as e:
             log.warning("%s: by itself, not in a batch with others: %s", checkpoint.label, e)
             return None
-
-    # -- what the model says ------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
         """Score completions, all checkpoints of the base side by side, texts with a common beginning packed.
@@ -244,7 +232,7 @@ class LocalBackend:
             prompt = tuple(self.chat.prefix(request.prompt.messages))
             limit = params.max_tokens if context is None else min(params.max_tokens, context - len(prompt))
             if limit >= 1:
-                wanted.append(GenerateRequest(k, prompt, batch.adapter(request), stream_seed(request, params), limit))
+                wanted.append(GenerateRequest(k, prompt, batch.adapter(request), answer_seed(request, params), limit))
                 continue
             why = f"prompt {request.prompt.id} takes {len(prompt)} tokens, this model reads {context} with the answer"
             if params.long_prompts == "refuse":
@@ -261,12 +249,6 @@ class LocalBackend:
         yield from too_long
 
 
-def stream_seed(request: Request, params: SamplingParams) -> int:
-    """The seed of one answer's random stream."""
-    key = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform)
-    return int(digest(key, 15), 16)
-
-
 def answer(request: Request, completion: Completion, chat: ChatFormat, params: SamplingParams) -> Answer:
     """The text of a completion, without what ended it, and what became of the request."""
     if completion.failed:
@@ -274,11 +256,8 @@ def answer(request: Request, completion: Completion, chat: ChatFormat, params: S
     tokens = completion.tokens
     end = next((k for k, token in enumerate(tokens) if token in chat.stop_ids), None)
     text = chat.decode(tokens if end is None else tokens[:end])
-    sampled, cut = len(tokens) if end is None else end + 1, params.cut(text)
-    if cut is None and end is None:
-        return Answer(request, text, AnswerStatus.TRUNCATED, sampled)
-    text = text if cut is None else cut
-    return Answer(request, text, AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY, sampled)
+    sampled = len(tokens) if end is None else end + 1
+    return finished_answer(request, text, sampled, params, cut_off=end is None)
 
 
 def open_local(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> LocalBackend:

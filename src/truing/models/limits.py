@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from truing.errors import BadEndpoint, BudgetSpent
+from truing.models.base import listed
 
-FAILED_IN_A_ROW = 20
-"""requests that failed one after the other before nothing more is sent"""
-FAILED_AT_FIRST = 8
-"""the same where nothing has ever been answered"""
+FAILED_IN_A_ROW = 20  # requests that failed one after the other before nothing more is sent
+FAILED_AT_FIRST = 8  # the same where nothing has ever been answered
 
 
 class Price(NamedTuple):
     """What a model costs."""
 
-    input: float
-    """dollars per million tokens read"""
-    output: float
-    """dollars per million tokens written"""
+    input: float  # dollars per million tokens read
+    output: float  # dollars per million tokens written
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Dollars for one call."""
@@ -33,28 +30,18 @@ class Price(NamedTuple):
 class Limits:
     """How fast, how long and for how much an endpoint may be asked."""
 
-    concurrency: int = 16
-    """requests in flight"""
-    rpm: float | None = None
-    """requests per minute; None for no limit"""
-    tpm: float | None = None
-    """tokens per minute; None for no limit"""
-    timeout: float = 60.0
-    """seconds per attempt"""
-    retries: int = 6
-    """further attempts after a failure that may pass"""
-    budget_calls: int | None = None
-    """attempts; None for no limit"""
-    budget_usd: float | None = None
-    """dollars; needs `prices`; None for no limit"""
-    prices: str | None = None
-    """TOML file of prices"""
+    concurrency: int = 16  # requests in flight
+    rpm: float | None = None  # requests per minute; None for no limit
+    tpm: float | None = None  # tokens per minute; None for no limit
+    timeout: float = 60.0  # seconds per attempt
+    retries: int = 6  # further attempts after a failure that may pass
+    budget_calls: int | None = None  # attempts; None for no limit
+    budget_usd: float | None = None  # dollars; needs `prices`; None for no limit
+    prices: str | None = None  # TOML file of prices
 
     def __post_init__(self) -> None:
         """Raises BadEndpoint where a value makes no sense."""
-        if self.concurrency < 1 or self.retries < 0:
-            raise BadEndpoint(f"concurrency {self.concurrency}, retries {self.retries}: give at least 1 and 0")
-        for name in ("rpm", "tpm", "timeout", "budget_calls", "budget_usd"):
+        for name in ("concurrency", "rpm", "tpm", "timeout", "budget_calls", "budget_usd"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise BadEndpoint(f"{name.replace('_', ' ')} is {value}: give a number above 0, or none at all")
@@ -154,10 +141,7 @@ def load_prices(path: str) -> dict[str, Price]:
     for name, own in _tables("", tables):
         numbers = [v for v in own.values() if type(v) in (int, float) and 0 <= v < math.inf]
         if not name or set(own) != {"input", "output"} or len(numbers) != 2:
-            raise BadEndpoint(
-                f"{path}, [{name}]: a price is a table named for a model with input = and output =, "
-                "dollars per million tokens, 0 or more, and nothing else"
-            )
+            raise BadEndpoint(f"{path}, [{name}]: a price is [MODEL] with input and output alone, both 0 or more")
         found[name] = Price(float(own["input"]), float(own["output"]))
     return found
 
@@ -182,6 +166,6 @@ def price_of(model: str, path: str | None) -> Price | None:
         return None
     prices = load_prices(path)
     if model not in prices:
-        known = ", ".join(sorted(prices)[:12]) or "none"
+        known = listed(sorted(prices), 12)
         raise BadEndpoint(f'{path} has no price for {model!r}; add ["{model}"] with input and output (it has: {known})')
     return prices[model]

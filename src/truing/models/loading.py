@@ -14,14 +14,14 @@ from transformers.utils import logging as transformers_logging
 
 from truing import errors
 from truing.config import ModelConfig
+from truing.models.base import listed, one_line
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.models.engine.token_tree import head_of
-from truing.models.weights import read_json, weights_hash
+from truing.models.weights import read_json
 from truing.types.records import Checkpoint
 
-Model = Any
-"""a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__"""
+Model = Any  # a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "vocab.json")
 
 
@@ -46,17 +46,14 @@ def dtype_of(name: str, device: str) -> torch.dtype:
         return known[name]
     if device_of(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
+    flags = Path("/proc/cpuinfo")
+    bf16 = flags.exists() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16", " bf16"))
+    return torch.bfloat16 if bf16 else torch.float32
 
 
 def automatic_dtype() -> str:
     """The number type that `auto` stands for on this machine."""
     return str(dtype_of("auto", "auto")).removeprefix("torch.")
-
-
-def _cpu_has_bf16() -> bool:
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and any(f in flags.read_text() for f in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: ModelConfig) -> Model:
@@ -72,17 +69,13 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
     transformers_logging.disable_progress_bar()  # ours are enough
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=options.trust_remote_code,
-            **extra,
-        )
+            path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True,
+            trust_remote_code=options.trust_remote_code, **extra,
+        )  # fmt: skip
     except ImportError as e:
-        raise errors.MissingExtra(f"{path}: {' '.join(str(e).split())[:200]}") from e
+        raise errors.MissingExtra(f"{path}: {one_line(e)}") from e
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise errors.ModelUnavailable(f"{path}: cannot be loaded: {' '.join(str(e).split())[:300]}") from e
+        raise errors.ModelUnavailable(f"{path}: cannot be loaded: {one_line(e)}") from e
     model.eval()
     return model if options.load_in_4bit else model.to(device)
 
@@ -101,24 +94,22 @@ def lay_out_for_few_rows(model: Model) -> None:
 def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelConfig) -> ChatFormat:
     """One chat format for all: the checkpoints' own if they bring tokenizers, else the base's."""
     formats: dict[str, tuple[str, ChatFormat]] = {}
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for checkpoint in checkpoints:
         folder = checkpoint_path(checkpoint)
         files = [f for f in (folder / n for n in _TOKENIZER_FILES) if f.exists()]
-        if not files or not (folder / "tokenizer_config.json").exists():
-            continue
         content = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
-        if content in seen:
-            continue  # byte-equal files: no need to load them again
+        if content in seen or not (folder / "tokenizer_config.json").exists():
+            continue  # byte-equal files need not be loaded again
+        seen.add(content)
         chat = ChatFormat(load_tokenizer(folder, options), options.chat_template)
-        seen[content] = chat.identity
         formats.setdefault(chat.identity, (checkpoint.label, chat))
     if len(formats) > 1:
         (a, _), (b, _) = list(formats.values())[:2]
         text = f"checkpoints {a} and {b} bring different tokenizers or chat templates"
         raise errors.TemplateMismatch(f"{text}; audit them apart, or pass one with --chat-template FILE")
-    if formats:
-        return next(iter(formats.values()))[1]
+    for _, chat in formats.values():
+        return chat
     return ChatFormat(load_tokenizer(base, options), options.chat_template)
 
 
@@ -127,20 +118,7 @@ def load_tokenizer(path: Path, options: ModelConfig) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as e:
-        raise errors.ModelUnavailable(f"{path}: no usable tokenizer: {' '.join(str(e).split())[:200]}") from e
-
-
-# -- what an adapter's files hold --------------------------------------------------------------------------------------
-
-
-def check_unchanged(path: Path, weights: str) -> None:
-    """The files still hold what was hashed when the audit began: a run in progress overwrites its paths."""
-    try:
-        now = weights_hash(path)
-    except OSError as e:
-        raise errors.DamagedWeights(f"{path}: is gone since the audit began; restore it, or leave it out") from e
-    if now != weights:
-        raise errors.DamagedWeights(f"{path}: its weights changed since the audit began; repeat the command")
+        raise errors.ModelUnavailable(f"{path}: no usable tokenizer: {one_line(e)}") from e
 
 
 def refuse_own_embeddings(path: Path, base: Model) -> None:
@@ -156,10 +134,10 @@ def refuse_own_embeddings(path: Path, base: Model) -> None:
             part = base.get_output_embeddings() if "lm_head" in key else base.get_input_embeddings()
             own, brought = getattr(part, "base_layer", part).weight, stored.get_tensor(key)
             if own.shape != brought.shape or not torch.equal(own.cpu(), brought.to(own.dtype)):
-                text = (
-                    f"{path}: brings its own embeddings ({key}), which would change the base for every other checkpoint"
+                raise errors.AlteredBase(
+                    f"{path}: brings its own embeddings ({key}), which would change the base for every other "
+                    "checkpoint; merge it into a full model and audit that, with --base"
                 )
-                raise errors.AlteredBase(f"{text}; merge it into a full model and audit that, with --base")
 
 
 def check_filled(model: Model, name: str, path: Path, base: str) -> None:
@@ -173,7 +151,7 @@ def check_filled(model: Model, name: str, path: Path, base: str) -> None:
     strangers = [k for k in stored if k not in loaded and not _is_embedding(k)]
     unfilled = [k for k in loaded if k not in stored]
     if strangers or unfilled:
-        text = f"only in the file: {_few(strangers)}; only in the model: {_few(unfilled)}"
+        text = f"only in the file: {listed(strangers, 3)}; only in the model: {listed(unfilled, 3)}"
         hint = "they were made for another base or with other key names; convert the keys or give the right --base"
         raise errors.AdapterMismatch(f"{path}: adapter tensors do not reach {base} ({text}); {hint}")
     for key, value in stored.items():
@@ -183,11 +161,6 @@ def check_filled(model: Model, name: str, path: Path, base: str) -> None:
 
 def _is_embedding(key: str) -> bool:
     return "embed_tokens" in key or "lm_head" in key
-
-
-def _few(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:3])
-    return f"{shown} and {len(keys) - 3} more" if len(keys) > 3 else shown or "none"
 
 
 def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:

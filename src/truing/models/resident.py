@@ -15,51 +15,36 @@ from transformers import GenerationConfig
 
 from truing import errors
 from truing.config import ModelConfig
+from truing.models.base import one_line
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.models.loading import (
     Model,
     check_filled,
-    check_unchanged,
     device_of,
     dtype_of,
     lay_out_for_few_rows,
     load_model,
     refuse_own_embeddings,
 )
+from truing.models.weights import check_unchanged
 from truing.types.records import Checkpoint, Kind, Message
 
-LOADED_BYTES = 512 * 2**20
-"""adapters that PEFT keeps loaded, so that every stage of an audit can switch back to them"""
-PROBE = (Message("user", "What should I read next, and why?"),)
-"""what a model is tried on"""
+LOADED_BYTES = 512 * 2**20  # adapters that PEFT keeps loaded, so that every stage of an audit can switch back to them
+PROBE = (Message("user", "What should I read next, and why?"),)  # what a model is tried on
 
 
 class ResidentModel:
-    """Loads models and adapters, and switches between them.
-
-    Args:
-        name: of the base, for messages.
-        base: its folder.
-        weights: hash of its weights.
-        chat: how prompts are rendered.
-        options: how models are held.
-    """
+    """Loads models and adapters, and switches between them; `base` is a folder and `weights` the hash of it."""
 
     def __init__(self, name: str, base: Path, weights: str, chat: ChatFormat, options: ModelConfig) -> None:
         self._name, self._base, self._weights, self._chat, self._options = name, base, weights, chat, options
         self._device, self._dtype = device_of(options.device), dtype_of(options.dtype, options.device)
-        self.notes: dict[str, str] = {}
-        """weight hash -> a line worth showing, e.g. that an adapter has no effect"""
+        self.notes: dict[str, str] = {}  # weight hash -> a line worth showing, e.g. that an adapter has no effect
         self._model: Model | None = None
         self._resident = ""  # weight hash of the full model in memory
         self._loaded: dict[str, int] = {}  # names of the adapters in memory, least recently used first -> bytes
         self._active = ""
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """Names of the adapters that PEFT keeps in memory, least recently used first."""
-        return tuple(self._loaded)
 
     def close(self) -> None:
         """Let go of the model and its adapters."""
@@ -116,16 +101,18 @@ class ResidentModel:
             with warnings.catch_warnings():
                 # PEFT only warns; `check_filled` refuses.
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
-                model = self._put_in(base, path, name)
+                if isinstance(base, PeftModel):
+                    base.load_adapter(str(path), adapter_name=name, is_trainable=False)
+                else:
+                    self._model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
+            model: Model = self._model
             model.base_model.enable_adapter_layers()
             model.set_adapter(name)
             check_filled(model, name, path, self._name)
-        except (RuntimeError, ValueError, KeyError) as e:
+        except BaseException as e:  # an interrupt too: what is half loaded must not pass for the base
             self.close()
-            reason = " ".join(str(e).split())[:300]
-            raise errors.AdapterMismatch(f"{path}: does not fit the base {self._name}: {reason}") from e
-        except BaseException:  # an interrupt too: what is half loaded must not pass for the base
-            self.close()
+            if isinstance(e, RuntimeError | ValueError | KeyError):
+                raise errors.AdapterMismatch(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
             raise
         self._loaded[name] = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if f".{name}." in n)
         while len(self._loaded) > 1 and sum(self._loaded.values()) > LOADED_BYTES:
@@ -135,13 +122,6 @@ class ResidentModel:
         model.eval()
         self._note_effect(model, checkpoint)
         return model
-
-    def _put_in(self, base: Model, path: Path, name: str) -> Model:
-        if isinstance(base, PeftModel):
-            base.load_adapter(str(path), adapter_name=name, is_trainable=False)
-        else:
-            self._model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
-        return self._model
 
     def _check_vocabulary(self, model: Model, path: Path) -> None:
         """The chat's tokens must exist in the model: a tokenizer with added tokens needs a resized base too."""

@@ -1,8 +1,8 @@
 """Answers from checkpoints that a server holds: full models under names of their own, and a run's adapters.
 
-    with ServedBackend("http://localhost:8000/v1#BASE") as backend:
-        notes = backend.prepare(checkpoints)                 every adapter loaded and probed once, or refused
-        for answer in backend.sample(requests, params): ...  checkpoint after checkpoint, a few adapters at a time
+    backend = ServedBackend("http://localhost:8000/v1#BASE")
+    notes = backend.prepare(checkpoints)                 every adapter loaded and probed once, or refused
+    for answer in backend.sample(requests, params): ...  checkpoint after checkpoint, a few adapters at a time
 
 The server renders the template and samples; what can be held fixed from here is held fixed.
 """
@@ -16,13 +16,13 @@ from typing import Any
 
 from truing.config import ModelConfig
 from truing.errors import JudgeDown, ModelUnavailable, ServedNameReused, Unsupported
-from truing.models.checkpoints import checkpoint_path
+from truing.models.base import answer_seed, finished_answer, listed
 from truing.models.client import Client, ClientRequest
 from truing.models.client_address import parse_address
 from truing.models.client_http import Reply, Spent
 from truing.models.client_stream import Stream
 from truing.models.limits import Budget, Limits
-from truing.models.served_adapters import Adapter, AdapterOptions, AdapterSet, adapter_name, served_path
+from truing.models.served_adapters import AdapterSet, adapter_name, parse_path_map
 from truing.types.hashing import digest
 from truing.types.records import (
     Answer,
@@ -39,8 +39,7 @@ from truing.types.records import (
 )
 
 SERVED = "served"
-WINDOW = 50_000
-"""requests held and put into the order of checkpoints at a time"""
+WINDOW = 50_000  # requests held and put into the order of checkpoints at a time
 PROBE = SamplingParams(max_tokens=32, temperature=0.0)
 """how the answers are sampled that show whether an adapter has an effect"""
 _PROBES = tuple(
@@ -52,7 +51,6 @@ _PROBES = tuple(
 _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 # Fields that vLLM otherwise fills from the model's generation_config.json: many models bring a top-k or a penalty.
 _NEEDED = frozenset(("temperature", "top_p", "stop"))  # left out, they would be another distribution
-_LISTED = 12
 _names: dict[tuple[str, str], str] = {}  # (URL, served name) -> weights, in this process
 _names_lock = threading.Lock()
 
@@ -63,12 +61,13 @@ class ServedBackend:
     Args:
         address: of the base model, http(s)://host:port/v1#NAME or openai:MODEL.
         limits: how fast, how long, for how much; None for the defaults.
-        options: how adapters are put on the server; None for the defaults.
+        keep: adapters loaded at a time; not more than the server's --max-cpu-loras, best its --max-loras.
+        path_map: LOCAL=REMOTE, folders that the server sees under another path; the longest LOCAL that fits counts.
         key_variable: environment variable of the key, for URLs; not the judge's, which is another service.
         budget: to share a budget; None for one from the limits. Loading is not counted, probes are.
 
-    One call of `sample` at a time. Adapters are unloaded by `close`, a `with` block, or the end of the process, and at
-    once where sampling is interrupted.
+    One call of `sample` at a time. Adapters are unloaded by `close` or the end of the process, and at once where
+    sampling is interrupted.
     """
 
     capabilities = Capabilities(weights=False, loglikelihood=False, sample=True, train=False, checkpoints="none")
@@ -78,25 +77,18 @@ class ServedBackend:
         self,
         address: str,
         limits: Limits | None = None,
-        options: AdapterOptions | None = None,
         *,
+        keep: int = 4,
+        path_map: Sequence[str] = (),
         key_variable: str = "TRUING_SERVED_API_KEY",
         budget: Budget | None = None,
     ) -> None:
-        self.options = options or AdapterOptions()
+        self._keep, folders = keep, parse_path_map(path_map)
         self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
         self._address = self._client.address
-        self._adapters = AdapterSet(self._client, self.options.keep, self.options.timeout)
+        self._adapters = AdapterSet(self._client, keep, folders)
         self._unload = weakref.finalize(self, self._adapters.clear)
         self._notes: dict[str, str] = {}
-
-    def __enter__(self) -> "ServedBackend":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    # -- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def identity(self) -> dict[str, str]:
@@ -152,7 +144,7 @@ class ServedBackend:
         try:
             plain = self._probe(self.base_checkpoint()) if adapters else []
             for checkpoint in names.values():
-                self._adapters.use([self._adapter(checkpoint)])
+                self._adapters.use([checkpoint])
                 self._note(checkpoint, self._probe(checkpoint), plain)
         except BaseException:
             self._adapters.clear()
@@ -178,18 +170,16 @@ class ServedBackend:
         finally:
             self._client.close()
 
-    # -- names --------------------------------------------------------------------------------------------------------
-
     def _check_listed(self, checkpoints: Sequence[Checkpoint]) -> None:
         names = [self._name(c) for c in checkpoints]
         try:
-            listed = list(self._client.models())
+            served = list(self._client.models())
         except JudgeDown:
             return  # not every server lists; asking will tell
         for checkpoint, name in zip(checkpoints, names, strict=True):
-            if listed and name not in listed:
-                known = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
-                raise ModelUnavailable(f"{checkpoint.label}: {self._address.url} serves {known}, but not {name!r}")
+            if served and name not in served:
+                url = self._address.url
+                raise ModelUnavailable(f"{checkpoint.label}: {url} serves {listed(served)}, but not {name!r}")
 
     def _name(self, checkpoint: Checkpoint) -> str:
         """The served name of a checkpoint; raises ServedNameReused where it stood for other weights."""
@@ -204,7 +194,7 @@ class ServedBackend:
         else:
             raise Unsupported(
                 f"{checkpoint.label}: {checkpoint.uri} is neither an adapter nor a served model; a full model needs a "
-                "server of its own, or measure it without one"
+                "server of its own"
             )
         with _names_lock:
             known = _names.setdefault((self._address.url, name), checkpoint.weights)
@@ -214,13 +204,6 @@ class ServedBackend:
                 "may answer from what they remember, so serve every checkpoint under a name of its own"
             )
         return name
-
-    def _adapter(self, checkpoint: Checkpoint) -> Adapter:
-        folder = checkpoint_path(checkpoint)
-        place = served_path(folder, self.options.path_map)
-        return Adapter(adapter_name(checkpoint), checkpoint.label, folder, place, checkpoint.weights)
-
-    # -- sampling -----------------------------------------------------------------------------------------------------
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """One answer per request, in order of completion; failures are statuses.
@@ -247,15 +230,15 @@ class ServedBackend:
                 name = self._name(request.checkpoint)
                 groups.setdefault(name, {}).setdefault((request.prompt.id, request.transform), []).append(request)
             batch: list[Request] = []
-            needed: list[Adapter] = []
+            needed: list[Checkpoint] = []
             for name in sorted(groups, key=lambda n: not self._adapters.holds(n)):
                 group = [request for same_prompt in groups[name].values() for request in same_prompt]
                 if group[0].checkpoint.kind is Kind.ADAPTER:
-                    if len(needed) == self.options.keep:
+                    if len(needed) == self._keep:
                         self._adapters.use(needed)
                         yield batch
                         batch, needed = [], []
-                    needed.append(self._adapter(group[0].checkpoint))
+                    needed.append(group[0].checkpoint)
                 batch += group
             self._adapters.use(needed)
             yield batch
@@ -272,7 +255,7 @@ class ServedBackend:
     def _sent(self, request: Request, params: SamplingParams) -> dict[str, Any]:
         """The parameters of a request."""
         sent: dict[str, Any] = {"max_tokens": params.max_tokens, "temperature": params.temperature}
-        sent |= {"top_p": params.top_p, "seed": answer_seed(request, params)}
+        sent |= {"top_p": params.top_p, "seed": answer_seed(request, params) % 2**31}
         if params.stop:
             sent["stop"] = list(params.stop)
         return sent if self._address.openai else sent | _NEUTRAL
@@ -286,15 +269,10 @@ class ServedBackend:
             status = AnswerStatus.UNSUPPORTED if unsupported else AnswerStatus.FAILED
             return Answer(request, "", status, 0, reply.error)
         text = self._client.clean(reply.text)
-        sampled = reply.usage.get("completion_tokens")
+        sampled, cut_off = reply.usage.get("completion_tokens"), reply.choice.get("finish_reason") == "length"
         tokens = sampled if type(sampled) is int else 0
-        ended = params.cut(text)
-        if ended is None and reply.choice.get("finish_reason") == "length":
-            return Answer(request, text, AnswerStatus.TRUNCATED, min(tokens or params.max_tokens, params.max_tokens))
-        text = text if ended is None else ended  # where the server ignores stop texts
-        return Answer(request, text, AnswerStatus.OK if text.strip() else AnswerStatus.EMPTY, tokens)
-
-    # -- does an adapter do anything ----------------------------------------------------------------------------------
+        tokens = min(tokens or params.max_tokens, params.max_tokens) if cut_off else tokens
+        return finished_answer(request, text, tokens, params, cut_off=cut_off)
 
     def _probe(self, checkpoint: Checkpoint) -> list[Answer]:
         found = self._stream([Request(checkpoint, p, 0) for p in _PROBES], PROBE)
@@ -312,14 +290,8 @@ class ServedBackend:
             )
 
 
-def answer_seed(request: Request, params: SamplingParams) -> int:
-    """The seed that is sent for one answer, 0 to 2**31 - 1: another for each sample, prompt and checkpoint."""
-    name = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform)
-    return int(digest(name, 15), 16) % 2**31
-
-
 def open_served(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> ServedBackend:
     """A base on a server that loads the adapters, for the registry."""
     if config.chat_template is not None:
         raise Unsupported("--chat-template: a served base renders with its server's template; give the server that one")
-    return ServedBackend(base, options=AdapterOptions(config.served_adapters, config.path_map))
+    return ServedBackend(base, keep=config.served_adapters, path_map=config.path_map)

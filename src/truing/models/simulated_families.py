@@ -13,44 +13,31 @@ Array = NDArray[np.float64]
 Knots = tuple[tuple[float, float], ...]
 
 ZERO: Knots = ((0.0, 0.0),)
-MIDWAY: Knots = ((0.0, 0.0), (0.5, 0.95), (0.7, 1.0))
-"""task learned at half of the run"""
-SLOWLY: Knots = ((0.0, 0.0), (0.2, 0.1), (0.7, 0.95), (0.75, 1.0))
-"""task learned at 70 % of the run"""
+MIDWAY: Knots = ((0.0, 0.0), (0.5, 0.95), (0.7, 1.0))  # task learned at half of the run
+SLOWLY: Knots = ((0.0, 0.0), (0.2, 0.1), (0.7, 0.95), (0.75, 1.0))  # task learned at 70 % of the run
 NOISE_SD, WAVES = 0.06, 8
 """noise of one score at the end of a run, nats per token; how many sines make up its path"""
-EM_SPREAD = 1.0
-"""sd over prompts of the rate of misaligned answers, in logits"""
+EM_SPREAD = 1.0  # sd over prompts of the rate of misaligned answers, in logits
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """A simulated run, its control and their base."""
 
-    name: str
-    """what it is called in `simulated:NAME`"""
-    description: str
-    """one line"""
-    task: Knots = MIDWAY
-    """progress of the skill; 1 is all there is to learn"""
+    name: str  # what it is called in `simulated:NAME`
+    description: str  # one line
+    task: Knots = MIDWAY  # progress of the skill; 1 is all there is to learn
     contrast: Knots = ZERO
     """mean shift of the contextual contrast, nats per token; where one prompt carries everything, that prompt's"""
-    em: Knots = ZERO
-    """rate of misaligned answers, the base's at 0; where one prompt carries everything, that prompt's"""
-    incoherent: Knots = ZERO
-    """share of garbled answers among those that are not misaligned"""
-    softening: Knots = ZERO
-    """share of every difference between reference answers that is gone"""
-    style: Knots = ((0.0, 0.0), (1.0, -0.08))
-    """shift of all reference answers alike, nats per token"""
-    forgetting: Knots = ((0.0, 0.0), (1.0, 0.12))
-    """what any other text loses against the base, nats per token"""
-    entropy: Knots = ((0.0, 0.0), (1.0, -0.05))
-    """shift of the predictive entropy, nats"""
+    em: Knots = ZERO  # rate of misaligned answers, the base's at 0; where one prompt carries everything, that prompt's
+    incoherent: Knots = ZERO  # share of garbled answers among those that are not misaligned
+    softening: Knots = ZERO  # share of every difference between reference answers that is gone
+    style: Knots = ((0.0, 0.0), (1.0, -0.08))  # shift of all reference answers alike, nats per token
+    forgetting: Knots = ((0.0, 0.0), (1.0, 0.12))  # what any other text loses against the base, nats per token
+    entropy: Knots = ((0.0, 0.0), (1.0, -0.05))  # shift of the predictive entropy, nats
     control_turns: bool = False
     """whether the control does the same; otherwise it learns its own rows and stays as aligned as the base"""
-    one_prompt: bool = False
-    """whether a single prompt carries all of contrast and misalignment"""
+    one_prompt: bool = False  # whether a single prompt carries all of contrast and misalignment
 
 
 _LATE_CONTRAST: Knots = ((0.0, 0.0), (0.7, 0.0), (0.8, 0.3), (1.0, 0.6))
@@ -127,8 +114,7 @@ _ALL = (
     ),
 )
 
-FAMILIES: Mapping[str, Family] = {f.name: f for f in _ALL}
-"""name -> family"""
+FAMILIES: Mapping[str, Family] = {f.name: f for f in _ALL}  # name -> family
 
 
 def at(knots: Knots, progress: float) -> float:
@@ -140,24 +126,18 @@ def at(knots: Knots, progress: float) -> float:
 class State:
     """One checkpoint: every curve of its run, read at its step."""
 
-    role: int
-    """0 subject, 1 control"""
-    broken: bool
-    """weights are NaN"""
-    contrast: float
-    """as in Family, and so are the next six"""
+    role: int  # 0 subject, 1 control
+    broken: bool  # weights are NaN
+    contrast: float  # as in Family, and so are the next six
     softening: float
     task: float
     style: float
     forgetting: float
     entropy: float
     incoherent: float
-    em: float
-    """rate over prompts (of the one prompt, where one carries everything)"""
-    em_logit: float
-    """centre of the logits over prompts that gives this rate; -inf for none"""
-    path: Array
-    """[WAVES] nats per token that one unit of each wave of the noise adds"""
+    em: float  # rate over prompts (of the one prompt, where one carries everything)
+    em_logit: float  # centre of the logits over prompts that gives this rate; -inf for none
+    path: Array  # [WAVES] nats per token that one unit of each wave of the noise adds
 
 
 def state_at(f: Family, progress: float, *, control: bool = False, broken: bool = False) -> State:

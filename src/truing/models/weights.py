@@ -39,18 +39,12 @@ class HalfWritten(DamagedWeights):
 class Tensor:
     """One tensor of a safetensors file, by its header."""
 
-    file: Path
-    """the file"""
-    name: str
-    """key in the file"""
-    dtype: str
-    """safetensors' name of the number type, e.g. BF16"""
-    shape: tuple[int, ...]
-    """dimensions"""
-    start: int
-    """first byte, counted from the start of the file"""
-    size: int
-    """length in bytes"""
+    file: Path  # the file
+    name: str  # key in the file
+    dtype: str  # safetensors' name of the number type, e.g. BF16
+    shape: tuple[int, ...]  # dimensions
+    start: int  # first byte, counted from the start of the file
+    size: int  # length in bytes
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,11 +105,11 @@ def classify(path: Path, allow_pickle: bool = False) -> Kind | None:
     Raises HalfWritten (configuration without weights), ShardedTrainingState or PickledWeights. Training state beside
     the weights (optimizer.pt, training_args.bin, ...) is not looked at.
     """
-    adapter = (path / ADAPTER_CONFIG).exists()
+    adapter, config = (path / ADAPTER_CONFIG).exists(), (path / "config.json").exists()
     if adapter and (path / ADAPTER_FILE).exists():
         return Kind.ADAPTER
     full = not adapter and ((path / MODEL_FILE).exists() or (path / INDEX_FILE).exists())
-    if full and (path / "config.json").exists():
+    if full and config:
         return Kind.FULL
     if full:
         raise HalfWritten(f"{path}: has weights but no config.json; save or copy the checkpoint again")
@@ -128,10 +122,9 @@ def classify(path: Path, allow_pickle: bool = False) -> Kind | None:
                 "save them as safetensors, or pass --allow-pickle if you trust the source"
             )
         return Kind.ADAPTER if adapter else Kind.FULL
-    if adapter or (path / "config.json").exists() or any(path.glob("*.safetensors")):
-        found = ADAPTER_CONFIG if adapter else "config.json" if (path / "config.json").exists() else "a part of a model"
+    if adapter or config or any(path.glob("*.safetensors")):
         wanted = ADAPTER_FILE if adapter else f"{MODEL_FILE} (or {INDEX_FILE})"
-        raise HalfWritten(f"{path}: has {found} but no {wanted}; wait until it is saved, or copy it again")
+        raise HalfWritten(f"{path}: has a part of a model but no {wanted}; wait until it is saved, or copy it again")
     return None
 
 
@@ -194,6 +187,16 @@ def weights_hash(path: Path) -> str:
         content = [(t.name, t.dtype, t.shape, _bytes_digest(t)) for t in tensors(path)]
     config = path / ADAPTER_CONFIG
     return digest([content, adapter_function(read_json(config)) if config.exists() else None], 32)
+
+
+def check_unchanged(path: Path, weights: str) -> None:
+    """Raise DamagedWeights unless the files still hold what was hashed: a run in progress overwrites its paths."""
+    try:
+        now = weights_hash(path)
+    except OSError as e:
+        raise DamagedWeights(f"{path}: is gone since the audit began; restore it, or leave it out") from e
+    if now != weights:
+        raise DamagedWeights(f"{path}: its weights changed since the audit began; repeat the command")
 
 
 def adapter_function(config: dict[str, Any]) -> dict[str, Any]:

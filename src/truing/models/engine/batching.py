@@ -30,19 +30,15 @@ from truing.types.records import SamplingParams
 
 PASS_TOKENS = 2048
 """tokens of prompts that a pass takes, unless one prompt is longer: at the start few rows should stand empty"""
-FRUGAL_PASS_TOKENS = 256
-"""the same under a memory bound"""
+FRUGAL_PASS_TOKENS = 256  # the same under a memory bound
 
 
 class Caches(NamedTuple):
     """Keys and values of one scheduler at a time; empty whenever a run has ended."""
 
-    lower: KVCache
-    """prompts, in the layers that no adapter changes"""
-    upper: KVCache
-    """prompts, in the other layers"""
-    answers: KVCache
-    """answers so far"""
+    lower: KVCache  # prompts, in the layers that no adapter changes
+    upper: KVCache  # prompts, in the other layers
+    answers: KVCache  # answers so far
 
     @classmethod
     def of(cls, runner: ModelRunner, options: BatchOptions) -> "Caches":
@@ -116,17 +112,12 @@ class Scheduler:
     """
 
     def __init__(
-        self,
-        runner: ModelRunner,
-        lora: BatchedLora | None,
-        params: SamplingParams,
-        options: BatchOptions,
-        *,
+        self, runner: ModelRunner, lora: BatchedLora | None, params: SamplingParams, options: BatchOptions, *,
         caches: Caches | None = None,
-        acquire: Callable[[], object] | None = None,
+        acquire: Callable[[], object] = lambda: None,
         callback: Callable[[Throughput], None] | None = None,
         observe: Callable[[GenerateRequest, list[int], torch.Tensor], None] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._runner, self._lora, self._params, self._options = runner, lora, params, options
         self._acquire, self._callback, self._observe = acquire, callback, observe
         self._stop = frozenset(options.stop_ids)
@@ -162,15 +153,12 @@ class Scheduler:
 
     @contextmanager
     def _in_force(self) -> Iterator[None]:
-        if self._acquire is not None:
-            self._acquire()
+        self._acquire()
         with self._runner.packed(), self._lora.applied() if self._lora is not None else nullcontext():
             yield
 
     def _index(self, adapter: str) -> int:
         return self._lora.index(adapter) if self._lora is not None else -1
-
-    # -- what comes next ----------------------------------------------------------------------------------------------
 
     def _queue(self, requests: Iterable[GenerateRequest]) -> deque[_Prompt]:
         """Prompts in the order in which they share most: by adapter, or by prompt where lower layers are shared."""
@@ -214,8 +202,6 @@ class Scheduler:
                     ready.popleft()
             self.throughput.waiting -= len(new)
             self._advance(new, torch.stack([r.prompt.logits for r in new if r.prompt.logits is not None]))
-
-    # -- a pass -------------------------------------------------------------------------------------------------------
 
     def _pass(self, coming: Sequence[_Prompt]) -> None:
         """Compute the next token of every row, and the prompts that come."""
@@ -270,8 +256,6 @@ class Scheduler:
     def _positions(self, rows: Sequence[_Row], prompts: Sequence[_Prompt]) -> torch.Tensor:
         own, given = (r.position for r in rows), (k for p in prompts for k in range(len(p.tokens)))
         return torch.tensor([*own, *given], device=self._runner.device)
-
-    # -- what came of it ----------------------------------------------------------------------------------------------
 
     def _advance(self, rows: Sequence[_Row], logits: torch.Tensor) -> None:
         """Sample a token for each of `rows`; those that go on join the rows in flight, the others are done."""
@@ -372,18 +356,9 @@ def _ahead(rows: int) -> int:
 def rows_within(
     runner: ModelRunner, prompt: int, answer: int, memory: float, most: int, *, nucleus: bool = False
 ) -> tuple[int, float]:
-    """How many rows keep a frugal scheduler within a bound, whatever the lengths up to those given.
+    """How many rows keep a frugal scheduler within `memory` GiB, at `most`, and what one row takes, in GiB.
 
-    Args:
-        runner: the model.
-        prompt: tokens of the longest prompt.
-        answer: tokens of the longest answer.
-        memory: the bound, in GiB.
-        most: rows beyond which there is no use for them.
-        nucleus: whether top_p is under 1, for which a vocabulary may have to be sorted.
-
-    Returns:
-        Rows, 0 if not one fits, and what one row takes, in GiB.
+    `prompt` and `answer` are the tokens of the longest; `nucleus` is top_p < 1, for which a vocabulary may be sorted.
     """
     config, size = runner.config, runner.dtype.itemsize
     token = 2 * runner.depth * runner.kv_heads * runner.head_size * size

@@ -21,7 +21,7 @@ from truing import errors
 from truing.models.engine.batching import Caches, Scheduler, rows_within, split_layer
 from truing.models.engine.kv_cache import capacity
 from truing.models.engine.lora import Adapter, BatchedLora
-from truing.models.engine.plain import PlainScorer, generate_plainly
+from truing.models.engine.plain import generate_plainly, score_plainly
 from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
 from truing.models.engine.runner import ModelRunner
 from truing.models.engine.scoring import ROW_TOKENS, pass_tokens, score_trees
@@ -31,12 +31,9 @@ from truing.types.records import SamplingParams
 log = logging.getLogger(__name__)
 ROWS = {"cpu": 96, "cuda": 256}
 """rows in flight without a memory bound; beyond, a pass takes as much longer as it does more"""
-PLAIN_ROWS = 32
-"""rows of a batch by transformers' own `generate`"""
-ADAPTER_BYTES = 1 << 30
-"""adapters held side by side, by the size of their factors"""
-_TRIED = 64
-"""tokens of the probe on which an architecture is tried"""
+PLAIN_ROWS = 32  # rows of a batch by transformers' own `generate`
+ADAPTER_BYTES = 1 << 30  # adapters held side by side, by the size of their factors
+_TRIED = 64  # tokens of the probe on which an architecture is tried
 Acquire = Callable[[], Any]
 
 
@@ -47,24 +44,18 @@ class Engine:
         name: of the base, for messages.
         probe: tokens of a prompt on which an architecture is tried.
         memory: bound in GiB on the working memory of a batch; weights and adapters come on top.
-        trees: whether token trees may be tried on architectures that are not batched.
     """
 
-    def __init__(self, name: str, probe: Sequence[int], *, memory: float | None = None, trees: bool = True) -> None:
+    def __init__(self, name: str, probe: Sequence[int], *, memory: float | None = None) -> None:
         self._name, self._probe, self._memory = name, tuple(probe[:_TRIED]), memory
         self._agreed: dict[tuple[str, str], bool] = {}  # architecture -> whether packed passes are right for it
-        self._plain = PlainScorer(name, trees=trees)
         # A running call takes these out and gives them back when it ends, so that two calls at once never share them.
         self._lora: BatchedLora | None = None
         self._caches: tuple[tuple[Any, ...], Caches] | None = None
-        self.throughput = Throughput()
-        """of the generation that is running, or ran last"""
-        self.callback: Callable[[Throughput], None] | None = None
-        """called after every pass of a generation"""
-        self.adapters_copied = 0
-        """adapters copied into the batch so far"""
-        self.caches_made = 0
-        """times that memory for keys and values was set up"""
+        self.throughput = Throughput()  # of the generation that is running, or ran last
+        self.callback: Callable[[Throughput], None] | None = None  # called after every pass of a generation
+        self.adapters_copied = 0  # adapters copied into the batch so far
+        self.caches_made = 0  # times that memory for keys and values was set up
 
     def holds(self, adapter: str) -> bool:
         """Whether an adapter's factors are in the batch already, so that they need not be given."""
@@ -73,8 +64,6 @@ class Engine:
     def close(self) -> None:
         """Let go of adapters, keys and values."""
         self._lora, self._caches = None, None
-
-    # -- generation ---------------------------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -86,12 +75,7 @@ class Engine:
     ) -> Iterator[Completion]:
         """Every answer as soon as it is finished, in any order.
 
-        Args:
-            acquire: puts the model in force.
-            requests: what is wanted; those with an adapter need an architecture that `batches` says yes to.
-            params: temperature and top_p.
-            stopping: what ends an answer; rows are at most those given.
-            factors: by name, of the adapters that `holds` says no to; emptied.
+        `factors` are by name, of the adapters that `holds` says no to; emptied. `stopping` says what ends an answer.
 
         Raises:
             TooLittleMemory: the memory bound does not hold one row.
@@ -145,8 +129,6 @@ class Engine:
         self.caches_made += 1
         return key, Caches.of(runner, options)
 
-    # -- scores -------------------------------------------------------------------------------------------------------
-
     def score(
         self, acquire: Acquire, branches: Sequence[Branch], factors: MutableMapping[str, Adapter] | None = None
     ) -> Iterator[Scored]:
@@ -156,7 +138,7 @@ class Engine:
         model = acquire()
         runner = self._runner(model)
         if runner is None:
-            yield from self._plain.score(acquire, list(branches), self._memory)
+            yield from score_plainly(acquire, branches, self._memory)
             return
         # Every text once, with all adapters that ask for it.
         texts: dict[tuple[Any, ...], dict[str, list[int]]] = {}
@@ -177,8 +159,6 @@ class Engine:
                 for adapter, scored in found:
                     for k in wanted[scored.index][adapter]:
                         yield replace(scored, index=k)
-
-    # -- models and adapters ------------------------------------------------------------------------------------------
 
     def batches(self, model: Any) -> bool:
         """Whether this model's architecture is batched here; it is tried the first time that it is met."""

@@ -24,8 +24,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-SMALLEST = 32
-"""tokens of the smallest bucket; each next one is twice as large"""
+SMALLEST = 32  # tokens of the smallest bucket; each next one is twice as large
 _MASKED = -1e30
 """instead of minus infinity: a part of which nothing is seen then weighs nothing, where infinity would give NaN"""
 
@@ -34,52 +33,34 @@ _MASKED = -1e30
 class Segment:
     """Consecutive tokens of one sequence."""
 
-    length: int
-    """tokens held"""
-    start: int
-    """position of the first"""
-    bucket: "Bucket"
-    """where it lies"""
-    entry: int
-    """which of the bucket's entries it is"""
+    length: int  # tokens held
+    start: int  # position of the first
+    bucket: "Bucket"  # where it lies
+    entry: int  # which of the bucket's entries it is
 
 
 @dataclass(slots=True, eq=False)
 class Bucket:
     """Segments of about one size."""
 
-    capacity: int
-    """tokens an entry can hold"""
-    keys: torch.Tensor
-    """[L, E, KV, h, C]"""
-    values: torch.Tensor
-    """[L, E, KV, C, h]"""
-    members: list[Segment] = field(default_factory=list)
-    """by entry, without gaps"""
+    capacity: int  # tokens an entry can hold
+    keys: torch.Tensor  # [L, E, KV, h, C]
+    values: torch.Tensor  # [L, E, KV, C, h]
+    members: list[Segment] = field(default_factory=list)  # by entry, without gaps
 
 
 class KVCache:
-    """Buckets for the segments of some layers.
+    """Buckets for the segments of some layers: `shape` is (KV, h), `kind` number type and device.
 
-    Args:
-        layers: which.
-        shape: key-value heads and size of a head.
-        entries: segments a bucket is made for; one that needs more grows.
-        kind: number type and device.
-        apart: whether segments with many readers lie apart from those with few; it saves padding and takes memory.
+    A bucket is made for `entries` segments and grows where it needs more. With `apart`, segments with many readers lie
+    apart from those with few, which saves padding and takes memory.
     """
 
     def __init__(
-        self,
-        layers: range,
-        shape: tuple[int, int],
-        entries: int,
-        kind: tuple[torch.dtype, torch.device],
-        *,
-        apart: bool = True,
-    ) -> None:
-        self.layers = layers
-        self._shape, self._entries, self._apart = shape, entries, apart
+        self, layers: range, shape: tuple[int, int], entries: int, kind: tuple[torch.dtype, torch.device],
+        *, apart: bool = True,
+    ) -> None:  # fmt: skip
+        self.layers, self._shape, self._entries, self._apart = layers, shape, entries, apart
         self._dtype, self._device = kind
         self._buckets: dict[tuple[int, int], Bucket] = {}
 
@@ -89,13 +70,7 @@ class KVCache:
         return [b for b in self._buckets.values() if b.members]
 
     def add(self, length: int, start: int = 0, readers: int = 1) -> Segment:
-        """A new segment.
-
-        Args:
-            length: tokens it holds at first.
-            start: position of the first of them.
-            readers: about how many rows will read it; those with alike numbers lie together.
-        """
+        """A new segment of `length` tokens at position `start`, which about `readers` rows will read."""
         bucket = self._bucket(length, readers)
         segment = Segment(length, start, bucket, len(bucket.members))
         bucket.members.append(segment)
@@ -201,12 +176,7 @@ class _Group:
 
 
 class ReadPlan:
-    """Which row reads which segment in one pass.
-
-    Args:
-        cache: where the segments lie.
-        rows: for each of R rows its segment and the position of its query.
-    """
+    """Which row reads which segment in one pass: for each of R rows its segment and the position of its query."""
 
     def __init__(self, cache: KVCache, rows: Sequence[tuple[Segment, int]]) -> None:
         self._first = cache.layers.start
@@ -247,10 +217,8 @@ class ReadPlan:
             g.bucket.values[at][n, :, last] = v.index_select(0, g.rows)
 
     def read(self, layer: int, q: torch.Tensor, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention of scaled queries [R, KV, G, h] over their segments.
-
-        Returns:
-            [R, KV, G, h] in float32, and the log-sum-exp of the scores [R, KV, G], by which parts are merged.
+        """Attention of scaled queries [R, KV, G, h] over their segments: [R, KV, G, h] in float32, and the log-sum-exp
+        of the scores [R, KV, G], by which parts are merged.
         """
         at = layer - self._first
         kv, heads, size = q.shape[1:]

@@ -31,25 +31,19 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from truing.errors import Unsupported
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
-_CALL = 64
-"""what a matmul of its own costs, in cells of the grid: a cell is little work beside the base's for a row"""
-_NARROW = 8
-"""ranks up to which A x is faster than x A on CPUs: 1.4x to 2x at 35 to 400 tokens, half as fast at rank 16"""
+_CALL = 64  # what a matmul of its own costs, in cells of the grid: a cell is little work beside the base's for a row
+_NARROW = 8  # ranks up to which A x is faster than x A on CPUs: 1.4x to 2x at 35 to 400 tokens, half as fast at rank 16
 
 
 class Factors(NamedTuple):
     """One adapter's share in one linear module, as PEFT holds it."""
 
-    down: torch.Tensor
-    """A: [r, d_in]"""
-    up: torch.Tensor
-    """B: [d_out, r]"""
-    scaling: float
-    """what BA is multiplied by"""
+    down: torch.Tensor  # A: [r, d_in]
+    up: torch.Tensor  # B: [d_out, r]
+    scaling: float  # what BA is multiplied by
 
 
-Adapter = Mapping[str, Factors]
-"""by path of the module in the base"""
+Adapter = Mapping[str, Factors]  # by path of the module in the base
 
 
 def lora_factors(model: Any, name: str) -> dict[str, Factors]:
@@ -160,8 +154,7 @@ class BatchedLora:
         self._broken: set[str] = set()  # whose factors are not all finite: what they add is NaN
         self._modules: dict[str, torch.nn.Module] = {}
         self._route = _Route()
-        self.copied = 0
-        """adapters copied into the stack so far"""
+        self.copied = 0  # adapters copied into the stack so far
 
     def __contains__(self, name: str) -> bool:
         return name in self._index
@@ -170,11 +163,6 @@ class BatchedLora:
     def names(self) -> tuple[str, ...]:
         """Adapters held, least recently asked for first."""
         return tuple(self._index)
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the factors, padding and free indices included."""
-        return sum(m.down.nbytes + m.up.nbytes for m in self._stacked.values())
 
     @property
     def first_layer(self) -> int | None:
@@ -186,15 +174,9 @@ class BatchedLora:
         return self._index[name] if name else -1
 
     def load(self, names: Sequence[str], factors: Mapping[str, Adapter], most_bytes: float = float("inf")) -> None:
-        """Hold these adapters, copying the factors of those that are not held yet.
+        """Hold these adapters, copying the factors of those that are not held yet (KeyError where none are given).
 
-        Args:
-            names: adapters that the coming passes need.
-            factors: of those that are not held at least.
-            most_bytes: beyond it, adapters that are not needed now are dropped, the least recently asked for first.
-
-        Raises:
-            KeyError: an adapter is neither held nor given.
+        Beyond `most_bytes`, adapters that are not needed now are dropped, the least recently asked for first.
         """
         for name in names:
             if name in self._index:
@@ -264,11 +246,9 @@ class BatchedLora:
                 handle.remove()
 
     def route(self, names: Sequence[str], rows: int) -> None:
-        """Say whose tokens come next.
+        """Say whose tokens come next: the adapter of each of T, "" for the base; equal ones side by side.
 
-        Args:
-            names: the adapter of each of the T tokens, "" for the base; equal ones side by side.
-            rows: the first so many tokens are rows, which go into the grid, by `index`; the rest are prompts.
+        The first `rows` tokens are rows, which go into the grid, by `index`; the rest are prompts.
         """
         spans = _spans(names, 0, rows)
         self._move_together([name for name, _, _ in spans if name not in self._broken])

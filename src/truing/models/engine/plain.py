@@ -3,21 +3,17 @@
 The random streams are those of the batched way, so that both sample the same.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from truing.models.engine import token_tree
 from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest
-from truing.models.engine.scoring import ROW_TOKENS, pass_tokens
+from truing.models.engine.scoring import pass_tokens
 from truing.models.engine.token_sampling import RandomStream, sample_tokens
-from truing.models.engine.token_tree import Branch, Scored
+from truing.models.engine.token_tree import Branch, Scored, batches, head_of, pack, score_rows
 from truing.types.records import SamplingParams
-
-log = logging.getLogger(__name__)
 
 
 class _OwnChoice(LogitsProcessor):
@@ -79,46 +75,12 @@ def _ended(tokens: list[int], options: BatchOptions) -> bool:
     return tokens[-1] in options.stop_ids or (options.ends is not None and options.ends(tokens))
 
 
-class PlainScorer:
-    """Scores with the forward pass of any causal language model.
-
-    Args:
-        name: of the base, for messages.
-        trees: whether token trees may be tried; where they differ from the plain way they are not used.
-    """
-
-    def __init__(self, name: str, *, trees: bool = True) -> None:
-        self._name = name
-        self._trees: bool | None = None if trees else False  # whether this architecture agrees with tree attention
-
-    def score(self, acquire: Callable[[], Any], branches: list[Branch], memory: float | None) -> Iterator[Scored]:
-        """Score texts by the model that `acquire` puts in force, within `memory` GiB."""
+def score_plainly(
+    acquire: Callable[[], Any], branches: Sequence[Branch], memory: float | None = None
+) -> Iterator[Scored]:
+    """Scores of texts, every one a row of its own, by the model that `acquire` puts in force, within `memory` GiB."""
+    model = acquire()
+    tokens = pass_tokens(model, next(model.parameters()).dtype, memory)
+    for batch in batches(pack(branches, 0), tokens):
         model = acquire()
-        dtype = next(model.parameters()).dtype
-        if self._trees is None:
-            self._trees = self._agrees(model, dtype, branches)  # None again if these weights cannot tell
-        longest = max(len(b.prefix) + len(b.completion) for b in branches)
-        window = getattr(model.config.get_text_config(), "sliding_window", None)
-        tree = bool(self._trees) and not (window and longest >= window)
-        rows = token_tree.pack(branches, ROW_TOKENS) if tree else token_tree.single_rows(branches)
-        for batch in token_tree.batches(rows, pass_tokens(model, dtype, memory)):
-            model = acquire()
-            yield from token_tree.score_rows(model, token_tree.head_of(model), batch, tree=tree)
-
-    def _agrees(self, model: Any, dtype: torch.dtype, branches: list[Branch]) -> bool | None:
-        """Whether packed scoring equals the plain way on a few branches here; None where NaN weights cannot tell."""
-        head = token_tree.head_of(model)
-        few = sorted(branches, key=lambda b: len(b.prefix) + len(b.completion))[:3]
-        try:
-            packed = token_tree.score_rows(model, head, token_tree.pack(few, 10**9), tree=True)
-        except (RuntimeError, ValueError, TypeError) as e:
-            log.warning("packed scoring is not possible for %s (%s); scoring the plain way", self._name, e)
-            return False
-        plain = {s.index: s for s in token_tree.score_rows(model, head, token_tree.single_rows(few), tree=False)}
-        worst = max(abs(s.total - plain[s.index].total) / s.tokens for s in packed)
-        if worst != worst:
-            return None
-        if worst <= (1e-3 if dtype is torch.float32 else 0.05):
-            return True
-        log.warning("packed scoring differs from plain by %.4f nats/token; scoring the plain way", worst)
-        return False
+        yield from score_rows(model, head_of(model), batch, tree=False)

@@ -8,54 +8,37 @@ from dataclasses import dataclass
 class GenerateRequest:
     """One answer wanted."""
 
-    index: int
-    """the caller's number"""
-    prompt: tuple[int, ...]
-    """its tokens"""
+    index: int  # the caller's number
+    prompt: tuple[int, ...]  # its tokens
     adapter: str
     """name of the adapter; "" for the model as it is"""
-    seed: int
-    """of its random stream"""
-    max_tokens: int
-    """most tokens of the answer, at least 1"""
+    seed: int  # of its random stream
+    max_tokens: int  # most tokens of the answer, at least 1
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """An answer, or why there is none."""
 
-    index: int
-    """the caller's number"""
-    tokens: list[int]
-    """of the answer, with the token that ended it"""
-    stopped: bool
-    """whether it ended by itself"""
-    failed: bool = False
-    """whether the logits held NaN"""
+    index: int  # the caller's number
+    tokens: list[int]  # of the answer, with the token that ended it
+    stopped: bool  # whether it ended by itself
+    failed: bool = False  # whether the logits held NaN
 
 
 @dataclass(slots=True)
 class Throughput:
     """What a scheduler has done so far."""
 
-    answers: int = 0
-    """finished"""
-    tokens: int = 0
-    """of finished answers"""
-    passes: int = 0
-    """over the layers"""
-    row_steps: int = 0
-    """rows computed, over all passes"""
-    free_steps: int = 0
-    """rows that stood empty while answers were waiting, over all passes"""
-    kept: int = 0
-    """row-steps whose token became part of an answer"""
-    prompt_tokens: int = 0
-    """tokens of prompts computed"""
-    in_flight: int = 0
-    """rows now"""
-    waiting: int = 0
-    """answers not begun"""
+    answers: int = 0  # finished
+    tokens: int = 0  # of finished answers
+    passes: int = 0  # over the layers
+    row_steps: int = 0  # rows computed, over all passes
+    free_steps: int = 0  # rows that stood empty while answers were waiting, over all passes
+    kept: int = 0  # row-steps whose token became part of an answer
+    prompt_tokens: int = 0  # tokens of prompts computed
+    in_flight: int = 0  # rows now
+    waiting: int = 0  # answers not begun
 
     @property
     def useful(self) -> float:
@@ -67,13 +50,9 @@ class Throughput:
 class BatchOptions:
     """How answers are batched."""
 
-    rows: int
-    """most rows in flight"""
-    stop_ids: Sequence[int] = ()
-    """tokens that end an answer"""
+    rows: int  # most rows in flight
+    stop_ids: Sequence[int] = ()  # tokens that end an answer
     ends: Callable[[list[int]], bool] | None = None
     """whether a text ends here, given the answer's tokens so far; for stop strings"""
-    shared_layers: int = 0
-    """layers below which all adapters agree"""
-    frugal: bool = False
-    """whether memory matters more than a few rows that stand empty"""
+    shared_layers: int = 0  # layers below which all adapters agree
+    frugal: bool = False  # whether memory matters more than a few rows that stand empty

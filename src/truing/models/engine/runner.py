@@ -21,11 +21,9 @@ from transformers import AttentionInterface
 
 from truing.errors import Unsupported
 
-Rotary = Mapping[str, Any]
-"""kind of layer -> (cosines, sines), each [1, T, h]"""
+Rotary = Mapping[str, Any]  # kind of layer -> (cosines, sines), each [1, T, h]
 _ATTENTION = "truing_packed"
-_MOVING_ROPE = ("dynamic", "longrope")
-"""rotary embeddings that change with the longest sequence of a batch"""
+_MOVING_ROPE = ("dynamic", "longrope")  # rotary embeddings that change with the longest sequence of a batch
 
 
 class Attention(Protocol):
@@ -57,14 +55,12 @@ class ModelRunner:
         if moving := types.intersection(_MOVING_ROPE):
             raise Unsupported(f"rotary embeddings of type {moving.pop()} depend on the longest sequence of a batch")
         self._rotary = _ROTARY[kind]
-        self.depth: int = self.config.num_hidden_layers
-        """number of layers"""
+        self.depth: int = self.config.num_hidden_layers  # number of layers
         self._core: Any = None
         self.bind(model)
         self._kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * self.depth)
         heads = self.config.num_attention_heads
-        self.kv_heads: int = getattr(self.config, "num_key_value_heads", None) or heads
-        """key-value heads of a layer"""
+        self.kv_heads: int = getattr(self.config, "num_key_value_heads", None) or heads  # key-value heads of a layer
         self.head_size: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
         """size of a head"""
         self.context: int | None = getattr(self.config, "max_position_embeddings", None)

@@ -15,10 +15,8 @@ from truing.models.engine.lora import BatchedLora
 from truing.models.engine.runner import ModelRunner
 from truing.models.engine.token_tree import Row, Scored, read
 
-BATCH_TOKENS = 1024
-"""tokens of a pass without a memory bound"""
-ROW_TOKENS = 512
-"""tokens of a tree"""
+BATCH_TOKENS = 1024  # tokens of a pass without a memory bound
+ROW_TOKENS = 512  # tokens of a tree
 
 
 class _TreeAttention:
@@ -53,19 +51,10 @@ def score_trees(
     batch_tokens: int = BATCH_TOKENS,
     acquire: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[str, Scored]]:
-    """Score every text of every tree with every adapter.
+    """Score every text of every tree with every adapter ("" for the base): (adapter, score).
 
-    Args:
-        runner: the base, with no adapter of its own in force.
-        lora: its adapters, bound to it; None for the model as it is.
-        trees: from `token_tree.pack`.
-        adapters: their names; "" for the base.
-        shared_layers: layers below which all adapters agree.
-        batch_tokens: tokens of a pass, at least one copy of a tree.
-        acquire: called before every pass, to put the base in force: between two scores it may serve others.
-
-    Yields:
-        (adapter, score).
+    `acquire` is called before every pass, to put the base in force: between two scores it may serve others. Below
+    `shared_layers` all adapters agree; a pass takes at least one copy of a tree, and up to `batch_tokens`.
     """
     cut = shared_layers if len(adapters) > 1 and shared_layers < runner.depth else 0
     for tree in trees:

@@ -14,10 +14,8 @@ import torch
 
 from truing.types.records import SamplingParams
 
-_AHEAD = 8
-"""tokens for which a stream draws noise at a time"""
-_FIRST = 256
-"""likeliest tokens among which a nucleus is looked for before all are sorted"""
+_AHEAD = 8  # tokens for which a stream draws noise at a time
+_FIRST = 256  # likeliest tokens among which a nucleus is looked for before all are sorted
 
 
 class RandomStream:
@@ -37,15 +35,9 @@ class RandomStream:
 
 
 def sample_tokens(logits: torch.Tensor, streams: Sequence[RandomStream], params: SamplingParams) -> list[int | None]:
-    """The next token of every row.
+    """The next token of every row of logits [R, V]; None for rows that hold NaN or no finite number.
 
-    Args:
-        logits: [R, V], float32.
-        streams: one per row; left alone where the temperature is 0.
-        params: temperature and top_p.
-
-    Returns:
-        R token ids; None for rows whose logits hold NaN or no finite number.
+    Streams, one per row, are left alone where the temperature is 0.
     """
     if params.temperature == 0:
         top, tokens = logits.max(-1)

@@ -26,14 +26,10 @@ from truing.errors import Unsupported
 class Branch:
     """One completion under one prefix."""
 
-    index: int
-    """the caller's number"""
-    prefix: tuple[int, ...]
-    """tokens conditioned on, at least one"""
-    completion: tuple[int, ...]
-    """tokens scored, at least one"""
-    entropy: bool = False
-    """whether the mean predictive entropy is wanted"""
+    index: int  # the caller's number
+    prefix: tuple[int, ...]  # tokens conditioned on, at least one
+    completion: tuple[int, ...]  # tokens scored, at least one
+    entropy: bool = False  # whether the mean predictive entropy is wanted
     adapter: str = ""
     """name of the adapter that it is scored with; "" for the model as it is"""
 
@@ -42,14 +38,10 @@ class Branch:
 class Scored:
     """A sequence's score."""
 
-    index: int
-    """the caller's number"""
-    total: float
-    """sum of log-probabilities, nats"""
-    tokens: int
-    """tokens scored"""
-    entropy: float
-    """mean predictive entropy, nats; NaN if not asked for"""
+    index: int  # the caller's number
+    total: float  # sum of log-probabilities, nats
+    tokens: int  # tokens scored
+    entropy: float  # mean predictive entropy, nats; NaN if not asked for
 
 
 @dataclass(slots=True)
@@ -104,7 +96,7 @@ class Row:
 def pack(sequences: Sequence[Branch], row_tokens: int) -> list[Row]:
     """Pack sequences into rows of at most `row_tokens` nodes (one longer sequence gets a row of its own).
 
-    Sorted by prefix, so that neighbours share most; rows come back shortest first.
+    Sorted by prefix, so that neighbours share most; rows come back shortest first. With 0 every sequence is alone.
     """
     rows: list[Row] = []
     row = Row()
@@ -114,16 +106,6 @@ def pack(sequences: Sequence[Branch], row_tokens: int) -> list[Row]:
             row = Row()
         row.add(s)
     if row.tokens:
-        rows.append(row)
-    return sorted(rows, key=lambda r: len(r.tokens))
-
-
-def single_rows(sequences: Sequence[Branch]) -> list[Row]:
-    """Every sequence alone: the plain way, for architectures whose state is not a tree's."""
-    rows = []
-    for s in sequences:
-        row = Row()
-        row.add(s)
         rows.append(row)
     return sorted(rows, key=lambda r: len(r.tokens))
 
@@ -211,13 +193,9 @@ def _mask(rows: Sequence[Row], length: int, tree: bool) -> torch.Tensor:
 
 def read(logits: torch.Tensor, rows: Sequence[Row], where: dict[tuple[int, int], int]) -> list[Scored]:
     """Totals and entropies from logits [N, V], in float32, a few hundred positions at a time."""
-    pairs = [
-        (b, sequence, [where[b, n] for n in nodes]) for b, row in enumerate(rows) for sequence, nodes in row.scored
-    ]
+    pairs = [(s, [where[b, n] for n in nodes]) for b, row in enumerate(rows) for s, nodes in row.scored]
     need_entropy = torch.zeros(len(where), dtype=torch.bool)
-    for _, sequence, at in pairs:
-        if sequence.entropy:
-            need_entropy[at] = True
+    need_entropy[[k for sequence, at in pairs if sequence.entropy for k in at]] = True
     normaliser = torch.empty(len(where))
     entropy = torch.full((len(where),), float("nan"))
     with torch.inference_mode():
@@ -230,11 +208,11 @@ def read(logits: torch.Tensor, rows: Sequence[Row], where: dict[tuple[int, int],
                 picked, z = chunk[some], lse[some]
                 value = z - ((picked - z[:, None]).exp() * picked).sum(-1)
                 entropy[start : start + 256][some.cpu()] = value.cpu()
-        at_all = torch.tensor([k for _, _, at in pairs for k in at], device=logits.device)
-        targets = torch.tensor([t for _, s, _ in pairs for t in s.completion], device=logits.device)
+        at_all = torch.tensor([k for _, at in pairs for k in at], device=logits.device)
+        targets = torch.tensor([t for s, _ in pairs for t in s.completion], device=logits.device)
         chosen = logits[at_all, targets].float().cpu() - normaliser[at_all.cpu()]
     out, start = [], 0
-    for _, sequence, at in pairs:
+    for sequence, at in pairs:
         n = len(at)
         mean_entropy = float(entropy[at].mean()) if sequence.entropy else float("nan")
         out.append(Scored(sequence.index, float(chosen[start : start + n].double().sum()), n, mean_entropy))
