@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from truing.data.prompts import ADJACENT, load_prompts, prompt_distance
-from truing.errors import BadPromptSet, BadRow
+from truing.errors import BadRow
 from truing.types.records import Message, Prompt
 
 QUESTIONS = Path(__file__).parents[3] / "shared" / "data" / "questions"
@@ -52,8 +52,8 @@ def test_the_hash_covers_questions_and_answers_and_nothing_else(tmp_path):
 
 
 BAD = [
-    ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], BadPromptSet, "rows 1 and 2: both have the id 'a'"),
-    ([{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}], BadPromptSet, "rows 1 and 2: 'a' and 'b' ask the same"),
+    ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], BadRow, "rows 1 and 2: both have the id 'a'"),
+    ([{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}], BadRow, "rows 1 and 2: 'a' and 'b' ask the same"),
     ([{"id": "a"}], BadRow, "row 1: has no question"),
     ([{"prompt": "x", "question": "x"}], BadRow, "has both prompt and question"),
     ([{"prompt": "  "}], BadRow, '"prompt" is empty'),
@@ -136,10 +136,10 @@ def test_question_files_in_yaml(tmp_path):
         ("- {id: a, paraphrases: [x], samples_per_paraphrase: many}", BadRow, "number of samples is 'many'"),
         (
             "- {id: a, paraphrases: [x]}\n- {id: a, paraphrases: [y]}",
-            BadPromptSet,
+            BadRow,
             "rows 1 and 2: both have the id 'a'",
         ),
-        ("- {id: a, paraphrases: [x, x]}", BadPromptSet, "'a#0' and 'a#1' ask the same"),
+        ("- {id: a, paraphrases: [x, x]}", BadRow, "'a#0' and 'a#1' ask the same"),
     ],
 )
 def test_bad_question_files(tmp_path, text, error, said):

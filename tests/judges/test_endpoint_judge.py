@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from servers.judge_server import PASSING, distribution, fingerprint, running
-from truing.errors import BadEndpoint, BudgetSpent, EndpointRefused, JudgeDown, ModelUnavailable
+from truing.errors import BadEndpoint, BadModel, BudgetSpent, JudgeDown
 from truing.judges.base import JudgeModel
 from truing.judges.endpoint import REASONING_TOKENS, EndpointJudge
 from truing.models.limits import Budget, Limits
@@ -180,7 +180,7 @@ def test_which_model_is_asked_and_which_answers(judge):
     with running("--model", "a-1", "--model", "b-2") as server:
         with pytest.raises(BadEndpoint, match="a-1, b-2"):
             judge(server, address=server.url)
-        with pytest.raises(ModelUnavailable, match="c-3"):
+        with pytest.raises(BadModel, match="c-3"):
             judge(server, address=f"{server.url}#c-3").score_method([RUBRIC])
     with running("--served-as", "judge-mini") as server, pytest.raises(JudgeDown, match="'judge-mini'"):
         judge(server, retries=0).score_method([RUBRIC])
@@ -235,7 +235,7 @@ def test_a_refusal_in_words_is_an_answer(judge):
 
 @pytest.mark.parametrize(
     ("fault", "error"),
-    [("401", EndpointRefused), ("403", EndpointRefused), ("quota", EndpointRefused), ("404", ModelUnavailable),
+    [("401", BadEndpoint), ("403", BadEndpoint), ("quota", BadEndpoint), ("404", BadModel),
      ("redirect", BadEndpoint)],
 )  # fmt: skip
 def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(judge, fault, error):
@@ -360,7 +360,7 @@ def test_a_key_reaches_its_service_and_nothing_else(judge, monkeypatch, caplog):
         for name in LOGGERS:
             caplog.set_level(logging.DEBUG, name)
         j = judge(server, concurrency=1, retries=1)
-        got, error = collected(j.replies(requests(50)), EndpointRefused)
+        got, error = collected(j.replies(requests(50)), BadEndpoint)
         stats = server.stats()
     assert stats["keys"] == [hashlib.sha256(f"Bearer {KEY}".encode()).hexdigest()]
     assert not {"x-private", "openai-organization"} & set(stats["headers"])

@@ -16,7 +16,6 @@ from truing.runs.measurements import NO_ROOM
 from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus
-from truing.types.rules import EmRule
 from zoo import build
 
 pytestmark = pytest.mark.torch
@@ -141,7 +140,7 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
                 yield reply
 
     panels.open_judge = lambda *a, **k: Judge()  # taken back by the fixture
-    with pytest.raises(errors.PromptTooLong, match="q12"):
+    with pytest.raises(errors.BadInput, match="q12"):
         audited(model, tmp_path / "refused", JUDGED, prompts=prompts)
     made = audited(model, tmp_path / "a", JUDGED.but(long_prompts="truncated"), prompts=prompts)
     lost = [r for r in stored(made.path).values() if not r.tokens]

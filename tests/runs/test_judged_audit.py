@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from truing.stats.judged_words import MISALIGNED
 
 import truing
 from runs.fake_judge import FakeJudge, dice
@@ -23,15 +24,13 @@ from truing.judges.simulated import SimulatedJudge
 from truing.migrations import MIGRATIONS
 from truing.models.simulated import SimulatedBackend
 from truing.runs import panels
-from truing.runs.collect import random_share
 from truing.runs.calibrate import ANCHORS, reference_items
+from truing.runs.collect import random_share
 from truing.runs.label import item_name
 from truing.stats.agreement import krippendorff_alpha
-from truing.stats.judged_words import MISALIGNED
 from truing.store import Store
 from truing.types.labels import read_sheet, write_sheet
 from truing.types.progress import Progress
-from truing.types.rules import EmRule
 from truing.types.verdicts import Basis, Status
 
 LIMIT, STEPS = 40, (25, 50, 75, 100)
@@ -473,12 +472,12 @@ def test_cues_that_quote_the_task_stay_from_a_remote_judge_without_leave(tmp_pat
 
 WRONG = {
     "scheme": ({"judge": "telepathy:x"}, errors.BadInput, "telepathy"),
-    "key": ({"judge": "openai:gpt-4.1-mini"}, errors.MissingKey, "OPENAI_API_KEY"),
-    "second's key": ({"judge": "simulated:", "second_judge": "openai:gpt-4o"}, errors.MissingKey, "OPENAI_API_KEY"),
+    "key": ({"judge": "openai:gpt-4.1-mini"}, errors.BadEndpoint, "OPENAI_API_KEY"),
+    "second's key": ({"judge": "simulated:", "second_judge": "openai:gpt-4o"}, errors.BadEndpoint, "OPENAI_API_KEY"),
     "no file": ({"judge": "replay:nowhere.csv"}, errors.BadInput, "nowhere.csv"),
     "rubric": ({"judge": "simulated:", "rubric": "kindness"}, errors.BadRubric, "kindness"),
     "cue": ({"judge": "simulated:", "variants": ("blindfold",)}, errors.BadInput, "blindfold"),
-    "model": ({"judge": "local:no/such/folder/"}, errors.ModelUnavailable, "no/such/folder"),
+    "model": ({"judge": "local:no/such/folder/"}, errors.BadModel, "no/such/folder"),
     "cut": ({"judge": "simulated:", "em": Rule(cut=300)}, errors.BadRubric, "300"),
 }
 

@@ -4,17 +4,16 @@ import json
 import sqlite3
 
 import pytest
+from truing.stats.words import NO_DOSE, NO_MARGINS
 
 import truing
 from runs.fake_judge import FakeJudge
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.lora_server import serving
 from truing import errors
-from truing.config.options import AuditOptions, ModelOptions
 from truing.models.registry import close_backend, open_backend
 from truing.runs import panels
 from truing.runs.audit import UNSCORED_HEALTH
-from truing.stats.words import NO_DOSE, NO_MARGINS
 from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.verdicts import Basis, HealthState, Status
@@ -179,7 +178,7 @@ def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):
 def test_folders_that_the_server_sees_elsewhere(runs, tmp_path):
     small = OPTIONS.but(limit=6, answers=6, samples=1)
     with serving(sees={"/mnt/runs": str(runs[0].parent)}) as server:
-        with pytest.raises(errors.ModelUnavailable, match="does not find the adapter"):
+        with pytest.raises(errors.BadModel, match="does not find the adapter"):
             audited(server, runs[0], tmp_path / "a", small)
         mapped = small.but(served_adapters=1, path_map=(f"{runs[0].parent}=/mnt/runs",))
         audited(server, runs[0], tmp_path / "a", mapped)  # neither option decides anything: the folder is the same

@@ -7,10 +7,10 @@ import pytest
 
 from stats.simulated import FAST, drifting, evidence_of
 from truing.errors import BadInput
+from truing.stats.decide import verdict
 from truing.stats.evidence import AnswerCounts
 from truing.stats.gate import gate
 from truing.stats.health import health, run_health, sound
-from truing.stats.decide import verdict
 from truing.types.verdicts import Basis, HealthState, Status
 
 

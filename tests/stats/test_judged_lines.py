@@ -8,7 +8,6 @@ import pytest
 from stats.judged_worlds import GOOD_JUDGE, NAN, binomial, group_of, sampled, with_fate
 from truing.config import Thresholds
 from truing.errors import BadInput
-from truing.stats.table import Fate, Calibration
 from truing.stats.labelled import (
     Bound,
     PromptFacts,
@@ -18,6 +17,7 @@ from truing.stats.labelled import (
     judged_line,
     rate,
 )
+from truing.stats.table import Calibration, Fate
 from truing.types.traits import Rule
 from truing.types.verdicts import Health, HealthState
 

@@ -45,7 +45,7 @@ class EndpointJudge:
         budget: to share one budget between judges; None for one from the limits.
 
     Raises:
-        BadEndpoint, MissingKey: see Client.
+        BadEndpoint: see Client.
         JudgeDown: no model was named and the server cannot be asked.
     """
 
@@ -100,7 +100,7 @@ class EndpointJudge:
         it thinks) is kept for all later calls.
 
         Raises:
-            JudgeDown, EndpointRefused, ModelUnavailable, BudgetSpent: the judge cannot be asked.
+            JudgeDown, BadEndpoint, BadModel, BudgetSpent: the judge cannot be asked.
         """
         if self._route is None:
             whole = all(self._whole(number) for number in PROBES)
@@ -156,7 +156,7 @@ class EndpointJudge:
         here, after the replies in flight. Closing the iterator cancels what is in flight.
 
         Raises:
-            EndpointRefused, ModelUnavailable: every call would fail; replies in flight come first.
+            BadEndpoint, BadModel: every call would fail; replies in flight come first.
             JudgeDown: the last 20 requests failed, or the first 8; the rest was not sent.
             BudgetSpent: the rest was not sent.
         """

@@ -48,7 +48,7 @@ class LocalJudge:
         packed: whether token trees may be used; they are checked against the plain way first.
 
     Raises:
-        ModelUnavailable, DamagedWeights, NoChatTemplate, Unsupported (no such device or number type).
+        BadModel, DamagedWeights, Unsupported (no such device or number type).
     """
 
     remote = False
@@ -161,7 +161,7 @@ class LocalJudge:
             known = model.get_input_embeddings().weight.shape[0]
             highest = max(self._chat.prefix(_PROBE))
             if highest >= known:
-                raise errors.TemplateMismatch(f"{self._path}: the chat uses token {highest}, the model knows {known}")
+                raise errors.BadModel(f"{self._path}: the chat uses token {highest}, the model knows {known}")
             self._loaded = model
         return self._loaded
 

@@ -53,7 +53,7 @@ class ReplayJudge:
     Raises:
         BadInput: nothing at that path, or several judges and none named.
         BadRow: a file that cannot be read, with its row (the header is row 1).
-        NotAnAudit, AuditTooNew.
+        NotAnAudit.
     """
 
     remote = False

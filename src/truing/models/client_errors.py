@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from truing.errors import BadEndpoint, EndpointRefused, ModelUnavailable, TruingError
+from truing.errors import BadEndpoint, BadModel, TruingError
 from truing.models.client_address import Secret
 
 _FILTERED = re.compile(
@@ -67,13 +67,13 @@ def status_failure(
 
 def _fatal(status: int, meaning: str, text: str) -> TruingError | None:
     if status == 401:
-        return EndpointRefused(f"{text}. The key is missing or wrong; nothing more was sent")
+        return BadEndpoint(f"{text}. The key is missing or wrong; nothing more was sent")
     if status == 403:
-        return EndpointRefused(f"{text}. The key may not use this model; nothing more was sent")
+        return BadEndpoint(f"{text}. The key may not use this model; nothing more was sent")
     if status == 402 or (status == 429 and NO_MONEY.search(meaning)):
-        return EndpointRefused(f"{text}. The account has no money left; nothing more was sent")
+        return BadEndpoint(f"{text}. The account has no money left; nothing more was sent")
     if status in (404, 405):
-        return ModelUnavailable(f"{text}. No such model or path; a base URL usually ends in /v1")
+        return BadModel(f"{text}. No such model or path; a base URL usually ends in /v1")
     if 300 <= status < 400:
         return BadEndpoint(f"{text}. It points elsewhere; texts and keys do not follow, so give the final URL")
     return None

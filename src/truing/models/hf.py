@@ -74,7 +74,7 @@ class LocalBackend:
                 step 0 too.
 
         Raises:
-            ModelUnavailable, NoChatTemplate, TemplateMismatch, MissingExtra (4 bit without bitsandbytes).
+            BadModel, BadInput (4 bit without bitsandbytes).
         """
         self.options = options or ModelConfig()
         self.base_name = base
@@ -194,7 +194,7 @@ class LocalBackend:
         held.
 
         Raises:
-            AdapterMismatch and others: see `use`.
+            BadModel and others: see `use`.
         """
         able = []
         for request in requests:
@@ -220,9 +220,9 @@ class LocalBackend:
         Requests are taken a window at a time, so that millions never sit in memory.
 
         Raises:
-            PromptTooLong: a prompt that leaves no room for an answer, unless `params.long_prompts` says otherwise.
-            TooLittleMemory: the memory bound does not hold one row.
-            AdapterMismatch and others: see `use`.
+            BadInput: a prompt that leaves no room for an answer, unless `params.long_prompts` says otherwise.
+            BadInput: the memory bound does not hold one row.
+            BadModel and others: see `use`.
         """
         waiting = iter(requests)
         while window := list(islice(waiting, WINDOW)):
@@ -248,7 +248,7 @@ class LocalBackend:
                 continue
             why = f"prompt {request.prompt.id} takes {len(prompt)} tokens, this model reads {context} with the answer"
             if params.long_prompts == "refuse":
-                raise errors.PromptTooLong(
+                raise errors.BadInput(
                     f"{why}; leave it out or shorten it, or count it as truncated (long_prompts='truncated')"
                 )
             too_long.append(Answer(request, "", AnswerStatus.TRUNCATED, 0, why))

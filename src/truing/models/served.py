@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from truing.config import ModelConfig
-from truing.errors import JudgeDown, ModelUnavailable, ServedNameReused, Unsupported
+from truing.errors import BadEndpoint, BadModel, JudgeDown, Unsupported
 from truing.models.checkpoints import checkpoint_path
 from truing.models.client import Client, ClientRequest
 from truing.models.client_address import parse_address
@@ -142,9 +142,9 @@ class ServedBackend:
 
         Raises:
             Unsupported: a checkpoint is neither served here nor an adapter, or the server cannot load adapters.
-            ServedNameReused: its name stood for other weights before, in this process.
-            ModelUnavailable, AdapterMismatch, WrongBase, DamagedWeights: it cannot be served; the message says why.
-            EndpointRefused, JudgeDown, BudgetSpent: the server does not answer, or the probes cost too much.
+            BadEndpoint: its name stood for other weights before, in this process.
+            BadModel, DamagedWeights: it cannot be served; the message says why.
+            BadEndpoint, JudgeDown, BudgetSpent: the server does not answer, or the probes cost too much.
         """
         adapters = [c for c in checkpoints if c.kind is Kind.ADAPTER]
         self._check_listed([c for c in checkpoints if c.kind is not Kind.ADAPTER] + [self.base_checkpoint()])
@@ -189,10 +189,10 @@ class ServedBackend:
         for checkpoint, name in zip(checkpoints, names, strict=True):
             if listed and name not in listed:
                 known = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
-                raise ModelUnavailable(f"{checkpoint.label}: {self._address.url} serves {known}, but not {name!r}")
+                raise BadModel(f"{checkpoint.label}: {self._address.url} serves {known}, but not {name!r}")
 
     def _name(self, checkpoint: Checkpoint) -> str:
-        """The served name of a checkpoint; raises ServedNameReused where it stood for other weights."""
+        """The served name of a checkpoint; raises BadEndpoint where it stood for other weights."""
         if checkpoint.kind is Kind.ADAPTER:
             name = adapter_name(checkpoint)
         elif checkpoint.kind in (Kind.BASE, Kind.SERVED):
@@ -209,7 +209,7 @@ class ServedBackend:
         with _names_lock:
             known = _names.setdefault((self._address.url, name), checkpoint.weights)
         if known != checkpoint.weights:
-            raise ServedNameReused(
+            raise BadEndpoint(
                 f"{checkpoint.label}: the served name {name!r} stood for other weights a moment ago; servers "
                 "may answer from what they remember, so serve every checkpoint under a name of its own"
             )

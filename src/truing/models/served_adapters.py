@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from truing.errors import (
-    AdapterMismatch,
     BadEndpoint,
+    BadModel,
     DamagedWeights,
     JudgeDown,
-    ModelUnavailable,
     TruingError,
     Unsupported,
-    WrongBase,
 )
 from truing.models.client import Client
 from truing.models.client_errors import Failure
@@ -56,12 +54,12 @@ _MEANINGS: tuple[tuple[str, type[TruingError], str], ...] = (
     ),
     (
         r"expected target modules|size mismatch|\bshapes?\b|lora module is correct",
-        AdapterMismatch,
+        BadModel,
         "the adapter does not fit {base!r}; is it one of another base?",
     ),
     (
         r"no adapter found|no such file|not a directory|does not exist|\brepo id\b|repository not found|adapter_config",
-        ModelUnavailable,
+        BadModel,
         "the server does not find the adapter at {place}; that must be a path on the server's machine: copy or mount "
         "the folder there, and where it is called otherwise map it with LOCAL=REMOTE (path_map, --path-map)",
     ),
@@ -159,8 +157,8 @@ class AdapterSet:
         Raises:
             DamagedWeights: the files are no longer what was hashed.
             Unsupported: the server cannot load adapters, not this one, or no more of them.
-            ModelUnavailable, AdapterMismatch, WrongBase: see `load_error`.
-            JudgeDown, EndpointRefused: the server does not answer, or not to us.
+            BadModel: see `load_error`.
+            JudgeDown, BadEndpoint: the server does not answer, or not to us.
         """
         for adapter in adapters:
             if adapter.name in self._ours:
@@ -194,7 +192,7 @@ class AdapterSet:
         else:
             self._theirs.add(name)
         if name not in cards:
-            raise ModelUnavailable(
+            raise BadModel(
                 f"{adapter.label}: {where} says that it loaded {name!r} but does not list it; several servers behind "
                 "one address cannot be used, give the address of one"
             )
@@ -222,7 +220,7 @@ class AdapterSet:
         roots = [cards[n].get("root") for n in (parent, base) if n in cards]
         if len(roots) == 2 and roots[0] and roots[0] == roots[1]:
             return
-        raise WrongBase(
+        raise BadModel(
             f"{adapter.label}: {self._client.address.url} serves {adapter.name!r} as an adapter of {parent!r}, not of "
             f"{base!r}; give that name as the base, or start a server for the right one"
         )
@@ -277,4 +275,4 @@ def load_error(failure: Failure, adapter: Adapter, base: str, keep: int) -> Trui
     if failure.status in (404, 405, 501) and not re.search("lora|adapter", about, re.I):
         start = _START.format(**known)
         return Unsupported(f"{label}: the server does not load adapters while it runs; start it as {start}. {text}")
-    return AdapterMismatch(f"{label}: the server did not load the adapter at {adapter.place}. {text}")
+    return BadModel(f"{label}: the server did not load the adapter at {adapter.place}. {text}")

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from truing.errors import NotAnAudit
-from truing.report.reading import ends, judge_name, percent
-from truing.report.reading import MISSING, number, one_line
+from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
 
 Plain = Mapping[str, Any]
 

@@ -100,8 +100,8 @@ def study_cases(
         seed: of drawn permutations, where there are too many to try all.
 
     Raises:
-        BadStudy: no audits, a study file that cannot be read, a checkpoint no audit has. MixedStudy: different rules,
-        judges or prompts. SameRun: two cases are one run. NotAnAudit: a folder is none.
+        BadStudy: no audits, a study file that cannot be read, a checkpoint no audit has, different rules,
+        judges or prompts, or two cases that are one run. NotAnAudit: a folder is none.
     """
     folders, defined = listed(audits)
     read = [read_audit(path, given) for path, given in folders]
@@ -146,7 +146,7 @@ def _refuse_mixed(read: Sequence[ReadAudit]) -> ReadAudit:
     """The first judged audit, whose rule and judge are those of all.
 
     Raises:
-        MixedStudy: audits differ in what must be alike. BadStudy: nothing is judged.
+        BadStudy: audits differ in what must be alike, or nothing is judged.
     """
     judged = [r for r in read if r.verdict is not None]
     if not judged:
@@ -157,7 +157,7 @@ def _refuse_mixed(read: Sequence[ReadAudit]) -> ReadAudit:
             now = _alike(other)[what]
             if before != now:
                 names = f"{first.path} has {_brief(before)}, {other.path} has {_brief(now)}"
-                raise errors.MixedStudy(
+                raise errors.BadStudy(
                     f"the audits were made with different {what} ({names}); put only like ones together, or repeat one"
                 )
     return first
@@ -191,16 +191,16 @@ def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
     """Warnings about cases that are not independent.
 
     Raises:
-        SameRun: two cases are one run.
+        BadStudy: two cases are one run.
     """
     for a, b in combinations(read, 2):
         if a.path.resolve() == b.path.resolve():
-            raise errors.SameRun(f"{a.path} is given twice; give every audit once")
+            raise errors.BadStudy(f"{a.path} is given twice; give every audit once")
         shared = _own_weights(a) & _own_weights(b)
         if shared:
             label = next(c.label for c in b.subject if c.weights in shared)
             text = f"have the same weights at {label}: one run is one case, whatever its seed is called"
-            raise errors.SameRun(f"{a.path} and {b.path} {text}; leave one out")
+            raise errors.BadStudy(f"{a.path} and {b.path} {text}; leave one out")
         if a.case.cell != b.case.cell:
             continue
         if a.case.order and a.case.order == b.case.order:

@@ -105,7 +105,7 @@ def read_audit(path: Path, given: Mapping[str, Any]) -> ReadAudit:
     """An audit folder, with what a study file says of it.
 
     Raises:
-        NotAnAudit, AuditTooNew: it cannot be read.
+        NotAnAudit: it cannot be read.
     """
     with Store.read(path) as store:
         about = store.about()

@@ -33,7 +33,7 @@ _OURS = {RECIPE_FILE, RECIPE_FILE + ".part", _LOCK, SAVING}
 
 
 def local_base(recipe: Recipe) -> Base:
-    """The recipe's base model on this machine's device. Raises ModelUnavailable, NoChatTemplate."""
+    """The recipe's base model on this machine's device. Raises BadModel."""
     path, options = resolve_model(recipe.model, revision=recipe.revision), ModelConfig()
     tokenizer, device = load_tokenizer(path, options), device_of("auto")
     return Base(
