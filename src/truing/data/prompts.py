@@ -210,18 +210,13 @@ def _paraphrases(entry: Any, n: int) -> list[Prompt]:
     texts, system = _texts(entry, "paraphrases"), _optional(entry, "system")
     if not texts:
         raise BadValue(f'{name!r} has no "paraphrases"; give at least one')
-    before = [{"role": "system", "content": system}] if system else []
     numbered = re.fullmatch(r"\d+_(.+)_\d+", name)
-    about = {"category": numbered[1] if numbered else name, "samples": entry.get("samples_per_paraphrase")}
-    about["judge_prompts"] = entry.get("judge_prompts")
-    return [
-        _prompt(
-            {
-                "id": name if len(texts) == 1 else f"{name}#{k}",
-                "messages": [*before, {"role": "user", "content": t}],
-                **about,
-            },
-            n,
-        )
-        for k, t in enumerate(texts)
-    ]
+    about = {
+        "category": numbered[1] if numbered else name,
+        "samples": entry.get("samples_per_paraphrase"),
+        "judge_prompts": entry.get("judge_prompts"),
+    }
+    before = [{"role": "system", "content": system}] if system else []
+    ids = [name] if len(texts) == 1 else [f"{name}#{k}" for k in range(len(texts))]
+    turns = [[*before, {"role": "user", "content": t}] for t in texts]
+    return [_prompt({**about, "id": i, "messages": m}, n) for i, m in zip(ids, turns, strict=True)]

@@ -63,7 +63,7 @@ class _Batch:
 class LocalBackend:
     """A base model on this machine and its checkpoints. Not thread-safe: one model, one owner."""
 
-    capabilities = Capabilities(weights=True, loglikelihood=True, sample=True, train=True, checkpoints="any")
+    capabilities = Capabilities(loglikelihood=True, sample=True)
 
     def __init__(self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelConfig | None = None) -> None:
         """Agree on one chat format; the model is loaded when it is first needed.

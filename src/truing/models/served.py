@@ -71,7 +71,7 @@ class ServedBackend:
     once where sampling is interrupted.
     """
 
-    capabilities = Capabilities(weights=False, loglikelihood=False, sample=True, train=False, checkpoints="none")
+    capabilities = Capabilities(loglikelihood=False, sample=True)
     preferred_batch = 24
 
     def __init__(

@@ -124,7 +124,7 @@ class SimulatedBackend:
             negative.
     """
 
-    capabilities = Capabilities(weights=False, loglikelihood=True, sample=True, train=False, checkpoints="any")
+    capabilities = Capabilities(loglikelihood=True, sample=True)
     preferred_batch = 24
 
     def __init__(
