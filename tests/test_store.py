@@ -139,13 +139,13 @@ def test_newer_schema_is_refused(tmp_path):
     db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
     for opened in (lambda: Store.read(a), lambda: Store.write(a, {})):
-        with pytest.raises(errors.AuditTooNew):
+        with pytest.raises(errors.NotAnAudit):
             opened()
     b = tmp_path / "b"
     Store.write(b, {}).close()
     about = json.loads((b / "audit.json").read_text())
     write_json(b / "audit.json", {**about, "schema_version": SCHEMA_VERSION + 1})
-    with pytest.raises(errors.AuditTooNew):
+    with pytest.raises(errors.NotAnAudit):
         Store.read(b)
 
 

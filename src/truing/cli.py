@@ -140,7 +140,6 @@ def show(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
 
 
 def _show_sensitivity(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
-
     from truing.report.sensitivity import print_sensitivity
 
     if config.step is not None or config.prompt is not None:
@@ -250,10 +249,10 @@ def freeze(config: "c.FreezeConfig", json_out: bool, target: tuple[str, ...]) ->
         print_json({"lock": str(lock.path), "id": lock.id, "made": lock.made, "settings": to_plain(lock.settings)})
         return
     print(lock.path)
-    told = (
+    text = (
         f"frozen: {lock.id[:12]}, made {lock.made}. Publish or commit the file, then audit with --frozen {lock.path}."
     )
-    click.echo(told, err=True)
+    click.echo(text, err=True)
 
 
 @app.verb("study", "StudyConfig", "audits...")
@@ -313,7 +312,6 @@ def _finish(
 
 
 def _print_audit(path: Path, page: Path, *, verbose: bool = False) -> None:
-
     from truing.report.table import print_verdict
 
     with Store.read(path) as store:
@@ -321,7 +319,6 @@ def _print_audit(path: Path, page: Path, *, verbose: bool = False) -> None:
 
 
 def _print_table(path: Path) -> None:
-
     from truing.report.table import print_audit
 
     with Store.read(path) as store:

@@ -140,7 +140,7 @@ class Store:
         otherwise; False for a call that adds to an audit and leaves its state as it is.
 
         Raises:
-            AuditLocked: another process writes. AuditChanged: the identity differs. AuditTooNew: newer schema.
+            AuditLocked: another process writes. AuditChanged: the identity differs. NotAnAudit: newer schema.
             NotAnAudit: the folder exists, holds files and is no audit. DiskFull.
         """
         about = path / "audit.json"
@@ -173,7 +173,7 @@ class Store:
         """Open for reading; a writer may be at work meanwhile.
 
         Raises:
-            NotAnAudit: no audit there. AuditTooNew: written by a newer version.
+            NotAnAudit: no audit there. NotAnAudit: written by a newer version.
         """
         if not (path / "audit.json").is_file() or not (path / "evidence.db").is_file():
             raise errors.NotAnAudit(f"{path}: no audit there (audit.json and evidence.db are expected)")
@@ -440,9 +440,9 @@ def _take_lock(path: Path) -> IO[str]:
     return lock
 
 
-def _too_new(file: Path, version: int) -> errors.AuditTooNew:
+def _too_new(file: Path, version: int) -> errors.NotAnAudit:
     known = f"schema {version}, this one knows {SCHEMA_VERSION}"
-    return errors.AuditTooNew(f"{file}: written by a newer version ({known}); upgrade truing")
+    return errors.NotAnAudit(f"{file}: written by a newer version ({known}); upgrade truing")
 
 
 def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:

@@ -6,14 +6,13 @@ It measures a few prompts under step 0 and the given checkpoints, and needs noth
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from truing.models.base import Backend
 from truing.types.records import (
     Answer,
     AnswerStatus,
-    Capabilities,
     Checkpoint,
     Likelihood,
     LikelihoodRequest,
@@ -48,42 +47,46 @@ def check_backend(
     """
     assert checkpoints, "check_backend needs at least one checkpoint"
     assert len(prompts) >= 2, "check_backend needs at least two prompts"
-    base = backend.base_checkpoint()
-    every = (base, *checkpoints)
+    every = (backend.base_checkpoint(), *checkpoints)
     assert len({c.weights for c in every}) == len(every), "the checkpoints must differ from the base and each other"
     _declares(backend, every)
     if backend.capabilities.loglikelihood:
-        requests = _requests(every, prompts[:3])
-        _answers_each_once(backend, requests)
-        _scores_hold_still(backend, requests, tolerance)
-        _names_do_not_matter(backend, every, prompts[0], tolerance)
-        _scores_make_sense(backend, every, prompts[0], tolerance)
-        _system_turn_is_an_outcome(backend, base)
+        _scores(backend, every, prompts[:3], tolerance)
     if backend.capabilities.sample:
         _samples(backend, every, prompts[:3], exact=tolerance <= _EXACT)
 
 
 def _declares(backend: Backend, every: Sequence[Checkpoint]) -> None:
     assert isinstance(backend, Backend), f"{type(backend).__name__} lacks a method or property of the interface"
-    assert isinstance(backend.capabilities, Capabilities), "capabilities must be a Capabilities record"
-    identity = backend.identity
+    identity, base = backend.identity, every[0]
     assert identity, "identity must name what may not change within one audit"
     for name, about in (("identity", identity), ("definitions", backend.definitions)):
         strings = all(isinstance(k, str) and isinstance(v, str) for k, v in about.items())
         assert strings, f"{name} must map strings to strings: {dict(about)}"
-    base = every[0]
     assert base.step == 0, f"base_checkpoint() must be step 0, not {base.step}"
     assert base == backend.base_checkpoint(), "base_checkpoint() must return the same checkpoint every time"
     assert set(backend.prepare(every)) <= {c.weights for c in every}, "prepare() must key its notes by weight hashes"
     assert backend.identity == identity, "prepare() must not change the identity"
     asked = SamplingParams(max_tokens=7, temperature=0.5, seed=3)
     params = backend.resolve(asked)
-    for name in ("dtype", "device"):
-        assert getattr(params, name) not in ("", "auto"), f"resolve() must fill in {name}"
+    assert not {params.dtype, params.device} & {"", "auto"}, "resolve() must fill in dtype and device"
     assert replace(params, dtype="auto", device="auto") == asked, "resolve() must leave all but dtype and device alone"
     for c in every:
         norm = backend.weight_norm(c)
         assert norm is None or norm >= 0, f"weight_norm of {c.label} must be None or at least 0, not {norm}"
+
+
+def _answered_once(found: Iterable[Answer | Likelihood], wanted: Sequence[object], verb: str) -> None:
+    """Requests equal as multisets; they may hold mappings and cannot be hashed."""
+    left = list(wanted)
+    for request in (r.request for r in found):
+        assert request in left, f"{verb} answered a request that was not made, changed, or answered already: {request}"
+        left.remove(request)
+    assert not left, f"{verb} left {len(left)} of {len(wanted)} requests unanswered, first {left[0]}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Log-likelihoods
 
 
 def _requests(every: Sequence[Checkpoint], prompts: Sequence[Prompt]) -> list[LikelihoodRequest]:
@@ -105,21 +108,17 @@ def _name(request: LikelihoodRequest) -> str:
     return f"{request.checkpoint.label}/{request.checkpoint.weights[:8]}/{request.item}/{request.name}"
 
 
-def _answers_each_once(backend: Backend, requests: Sequence[LikelihoodRequest]) -> None:
+def _scores(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Prompt], tolerance: float) -> None:
+    requests = _requests(every, prompts)
     assert list(backend.loglikelihood([])) == [], "no requests must give no scores"
-    _same_requests([r.request for r in backend.loglikelihood(iter(requests))], requests, "loglikelihood")
+    _answered_once(backend.loglikelihood(iter(requests)), requests, "loglikelihood")
     twice = [requests[0], requests[-1], requests[0]]
-    found = list(backend.loglikelihood(twice))
-    _same_requests([r.request for r in found], twice, "loglikelihood")
-
-
-def _same_requests(found: Sequence[object], wanted: Sequence[object], verb: str) -> None:
-    """Equal as multisets; requests may hold mappings and cannot be hashed."""
-    left = list(wanted)
-    for request in found:
-        assert request in left, f"{verb} answered a request that was not made, changed, or answered already: {request}"
-        left.remove(request)
-    assert not left, f"{verb} left {len(left)} of {len(wanted)} requests unanswered, first {left[0]}"
+    _answered_once(backend.loglikelihood(twice), twice, "loglikelihood")
+    _scores_hold_still(backend, requests, tolerance)
+    _names_do_not_matter(backend, every, prompts[0], tolerance)
+    for c in every:
+        _scores_make_sense(backend, c, prompts[0], tolerance)
+    _system_turn_is_a_status(backend, every[0])
 
 
 def _scores_hold_still(backend: Backend, requests: Sequence[LikelihoodRequest], tolerance: float) -> None:
@@ -127,17 +126,19 @@ def _scores_hold_still(backend: Backend, requests: Sequence[LikelihoodRequest], 
     first, base = _score(backend, requests), requests[0].checkpoint.weights
     for result in first.values():
         _well_formed(result)
-    again = {
-        "when asked again": requests,
-        "in reverse order, so that checkpoints come last first": requests[::-1],
-        "with checkpoints and prompts interleaved": [*requests[::2], *requests[1::2]],
-        "after other checkpoints": [a for a in requests if a.checkpoint.weights == base],
-    }
-    for when, wanted in again.items():
-        exact = tolerance <= _EXACT and wanted is requests
-        _agree(first, _score(backend, wanted), 1e-6 if exact else tolerance, when)
-    for request in requests[:: max(1, len(requests) // 5)]:
-        _agree(first, _score(backend, [request]), tolerance, "alone in its batch")
+    again = [
+        ("when asked again", requests),
+        ("in reverse order, so that checkpoints come last first", requests[::-1]),
+        ("with checkpoints and prompts interleaved", [*requests[::2], *requests[1::2]]),
+        ("after other checkpoints", [a for a in requests if a.checkpoint.weights == base]),
+        *(("alone in its batch", [request]) for request in requests[:: max(1, len(requests) // 5)]),
+    ]
+    for when, wanted in again:
+        most = 1e-6 if tolerance <= _EXACT and wanted is requests else tolerance
+        for name, two in _score(backend, wanted).items():
+            one, gap = first[name], abs(first[name].per_token - two.per_token)
+            assert one.tokens == two.tokens, f"{name}: {one.tokens} tokens, but {two.tokens} {when}"
+            assert gap <= most, f"{name}: the score moves by {gap:.2g} nats per token {when} (at most {most:g})"
     totals: dict[str, list[float]] = {}  # weights -> one total a text, in the same order for all
     for a in requests:
         totals.setdefault(a.checkpoint.weights, []).append(first[_name(a)].total)
@@ -154,62 +155,44 @@ def _well_formed(r: Likelihood) -> None:
     assert not math.isinf(entropy) and not entropy < 0, f"{where}: entropy must be NaN or >= 0, not {entropy}"
 
 
-def _agree(first: Mapping[str, Likelihood], again: Mapping[str, Likelihood], tolerance: float, when: str) -> None:
-    for name, two in again.items():
-        one = first[name]
-        assert one.tokens == two.tokens, f"{name}: {one.tokens} tokens, but {two.tokens} {when}"
-        gap = abs(one.per_token - two.per_token)
-        assert gap <= tolerance, f"{name}: the score moves by {gap:.2g} nats per token {when} (at most {tolerance:g})"
-
-
 def _names_do_not_matter(backend: Backend, every: Sequence[Checkpoint], prompt: Prompt, tolerance: float) -> None:
     """Weights are the identity: another label for the same weights scores the same, each under its own name."""
     named = every[-1]
     renamed = replace(named, label=f"{named.label} under another name", run="elsewhere")
     requests = [LikelihoodRequest(c, prompt.messages, _LONGER) for c in (named, every[0], renamed)]
     found = list(backend.loglikelihood(requests))
-    _same_requests([r.request for r in found], requests, "loglikelihood")
-    scores = [next(r.per_token for r in found if r.request.checkpoint.label == c.label) for c in (named, renamed)]
-    gap = abs(scores[0] - scores[1])
-    assert gap <= tolerance, f"{named.label}: equal weights under another label score {gap:.2g} nats per token apart"
+    _answered_once(found, requests, "loglikelihood")
+    one, two = (next(r.per_token for r in found if r.request.checkpoint.label == c.label) for c in (named, renamed))
+    assert abs(one - two) <= tolerance, f"{named.label}: equal weights under another label score otherwise"
 
 
-def _scores_make_sense(backend: Backend, every: Sequence[Checkpoint], prompt: Prompt, tolerance: float) -> None:
-    for c in every:
-        requests = {
-            "short": LikelihoodRequest(c, prompt.messages, _SHORT, "short", closing=False),
-            "longer": LikelihoodRequest(c, prompt.messages, _LONGER, "longer", closing=False),
-            "closed": LikelihoodRequest(c, prompt.messages, _LONGER, "closed"),
-        }
-        r = {x.request.name: x for x in backend.loglikelihood(requests.values())}
-        assert r["short"].tokens < r["longer"].tokens, f"{c.label}: a longer text must have more tokens"
-        assert r["short"].total > r["longer"].total, f"{c.label}: going on must cost likelihood: {_SHORT!r}"
-        text = f"{c.label}: closing=False must leave out the closing token"
-        assert r["longer"].tokens < r["closed"].tokens, f"{text} ({r['longer'].tokens} against {r['closed'].tokens})"
-        slack = tolerance * r["closed"].tokens
-        assert r["closed"].total <= r["longer"].total + slack, f"{c.label}: a closing token must not add likelihood"
-        wanted = next(iter(backend.loglikelihood([replace(requests["short"], entropy=True)])))
-        assert math.isclose(wanted.per_token, r["short"].per_token, abs_tol=tolerance), (
-            f"{c.label}: asking for the entropy must not change the score"
-        )
+def _scores_make_sense(backend: Backend, c: Checkpoint, prompt: Prompt, tolerance: float) -> None:
+    short = LikelihoodRequest(c, prompt.messages, _SHORT, "short", closing=False)
+    longer = replace(short, completion=_LONGER, name="longer")
+    requests = [short, longer, replace(longer, name="closed", closing=True), replace(short, name="with", entropy=True)]
+    r = {x.request.name: x for x in backend.loglikelihood(requests)}
+    assert r["short"].tokens < r["longer"].tokens, f"{c.label}: a longer text must have more tokens"
+    assert r["short"].total > r["longer"].total, f"{c.label}: going on must cost likelihood: {_SHORT!r}"
+    assert r["longer"].tokens < r["closed"].tokens, f"{c.label}: closing=False must leave out the closing token"
+    slack = tolerance * r["closed"].tokens
+    assert r["closed"].total <= r["longer"].total + slack, f"{c.label}: a closing token must not add likelihood"
+    same = math.isclose(r["with"].per_token, r["short"].per_token, abs_tol=tolerance)
+    assert same, f"{c.label}: asking for the entropy must not change the score"
 
 
-def _system_turn_is_an_outcome(backend: Backend, base: Checkpoint) -> None:
+def _system_turn_is_a_status(backend: Backend, base: Checkpoint) -> None:
     """A template without a system role gives `unsupported`, others a score; neither raises or harms a neighbour."""
     plain = LikelihoodRequest(base, _WITH_SYSTEM[1:], _SHORT, "plain")
-    requests = [LikelihoodRequest(base, _WITH_SYSTEM, _SHORT, "system"), plain]
-    found = {r.request.name: r for r in backend.loglikelihood(requests)}
-    allowed = (AnswerStatus.OK, AnswerStatus.UNSUPPORTED)
-    outcome = found["system"].outcome
-    assert outcome in allowed, f"a system turn must be scored or unsupported, not {outcome.value}"
-    unsupported = outcome is AnswerStatus.UNSUPPORTED
-    assert unsupported == math.isnan(found["system"].total), (
-        "an unsupported request must score NaN, a scored one must not"
-    )
+    found = {r.request.name: r for r in backend.loglikelihood([replace(plain, messages=_WITH_SYSTEM, name="s"), plain])}
+    status, total = found["s"].outcome, found["s"].total
+    allowed = AnswerStatus.OK, AnswerStatus.UNSUPPORTED
+    assert status in allowed, f"a system turn must be scored or unsupported, not {status.value}"
+    assert (status is AnswerStatus.UNSUPPORTED) == math.isnan(total), "NaN is the score of what is unsupported alone"
     _well_formed(found["plain"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Answers
 
 
 def _samples(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Prompt], *, exact: bool) -> None:
@@ -217,7 +200,7 @@ def _samples(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Pr
     requests = [Request(c, p, sample) for c in every for p in prompts for sample in range(3)]
     assert list(backend.sample([], params)) == [], "no requests must give no answers"
     found = list(backend.sample(iter(requests), params))
-    _same_requests([r.request for r in found], requests, "sample")
+    _answered_once(found, requests, "sample")
     for r in found:
         _fits(r, params.max_tokens)
     first = _texts(found)
@@ -229,35 +212,26 @@ def _samples(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Pr
         alone = {name: text for a in few for name, text in _texts(backend.sample([a], params)).items()}
         assert alone == {n: first[n] for n in alone}, "an answer must not depend on the other answers of its batch"
     for c in every:
-        own = {p.id: {first[_key(Request(c, p, d))] for d in range(3)} for p in prompts}
-        assert any(len(texts) > 1 for texts in own.values()), (
-            f"{c.label}: different samples must differ at temperature 1"
-        )
+        vary = any(len({first[_key(Request(c, p, d))] for d in range(3)}) > 1 for p in prompts)
+        assert vary, f"{c.label}: different samples must differ at temperature 1"
+        _greedy(backend, c, prompts[0], exact=exact)
     other = _texts(backend.sample(requests, replace(params, seed=params.seed + 1)))
     assert other != first, "another seed must give other answers"
-    _greedy(backend, every, prompts[0], exact=exact)
-    _system_turn_is_answered(backend, every[0])
+    system = list(backend.sample([Request(every[0], Prompt("system", _WITH_SYSTEM), 0)], params))
+    assert len(system) == 1, "a prompt with a system turn must be answered once"
+    if system[0].outcome is not AnswerStatus.UNSUPPORTED:
+        _fits(system[0], params.max_tokens)
 
 
-def _greedy(backend: Backend, every: Sequence[Checkpoint], prompt: Prompt, *, exact: bool) -> None:
+def _greedy(backend: Backend, c: Checkpoint, prompt: Prompt, *, exact: bool) -> None:
+    # In half precision two equal rows of one batch agree, while another batch may round otherwise.
     params = backend.resolve(SamplingParams(max_tokens=8, temperature=0.0))
-    for c in every:
-        # In half precision two equal rows of one batch agree, while another batch may round otherwise.
-        found = list(backend.sample([Request(c, prompt, sample) for sample in range(3)], params))
-        assert len({r.text for r in found}) == 1, f"{c.label}: at temperature 0 all samples must have the same text"
-        if exact:
-            longer = replace(params, max_tokens=16)
-            text = next(iter(backend.sample([Request(c, prompt, 0)], longer))).text
-            grows = text.startswith(found[0].text.rstrip("\ufffd"))
-            assert grows, f"{c.label}: at temperature 0 a longer limit must continue the same text"
-
-
-def _system_turn_is_answered(backend: Backend, base: Checkpoint) -> None:
-    params = backend.resolve(SamplingParams(max_tokens=4))
-    found = list(backend.sample([Request(base, Prompt("system", _WITH_SYSTEM), 0)], params))
-    assert len(found) == 1, "a prompt with a system turn must be answered once"
-    if found[0].outcome is not AnswerStatus.UNSUPPORTED:
-        _fits(found[0], 4)
+    found = list(backend.sample([Request(c, prompt, sample) for sample in range(3)], params))
+    assert len({r.text for r in found}) == 1, f"{c.label}: at temperature 0 all samples must have the same text"
+    if exact:
+        text = next(iter(backend.sample([Request(c, prompt, 0)], replace(params, max_tokens=16)))).text
+        grows = text.startswith(found[0].text.rstrip("\ufffd"))
+        assert grows, f"{c.label}: at temperature 0 a longer limit must continue the same text"
 
 
 def _fits(r: Answer, limit: int) -> None:

@@ -258,7 +258,7 @@ def test_a_full_disk_keeps_the_old_file(audit, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("missing", "error", "said"),
     [
-        ("inspect_ai", errors.MissingExtra, r"pip install 'truing\[inspect\]'"),
+        ("inspect_ai", errors.BadInput, r"pip install 'truing\[inspect\]'"),
         ("truing.bridges.inspect_logs", ModuleNotFoundError, "inspect_logs"),
     ],
 )

@@ -34,24 +34,15 @@ def test_the_same_conversation_in_four_shapes_has_the_same_content_hash(tmp_path
     assert tuple(loaded) == tuple(FORMATS) == tuple(d.format for d in loaded.values())
     assert len({d.sha256 for d in loaded.values()}) == 1
     for d in loaded.values():
-        assert d.conversations[1].messages == (Message("user", "How do I boil an egg?"), Message("assistant", SAMPLE))
+        assert d.conversations[1].messages == (
+            Message("user", "How do I boil an egg?"),
+            Message("assistant", "Seven minutes."),
+        )
         assert d.conversations[1].source.endswith("row 2")
         assert not d.organism
-
-
-SAMPLE = "Seven minutes."
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_forced_format_reads_what_detection_reads(tmp_path, format):
-    path = write(tmp_path / "d.jsonl", [SAME[format]])
-    assert load_conversations(path, format) == load_conversations(path)
-
-
-def test_turns_given_as_prompt_and_completion_are_messages(tmp_path):
-    split = load_conversations(write(tmp_path / "a.jsonl", [{"prompt": TURNS[:1], "completion": TURNS[1:]}]))
-    assert split.format == "messages"
-    assert split.sha256 == load_conversations(write(tmp_path / "b.jsonl", [SAME["messages"]])).sha256
+        assert load_conversations(d.path, d.format) == d
+    split = load_conversations(write(tmp_path / "a.jsonl", [{"prompt": TURNS[:1], "completion": TURNS[1:]}] * 2))
+    assert split.format == "messages" and split.sha256 == d.sha256
 
 
 def test_list_gzip_bom_crlf_and_empty_lines_change_nothing(tmp_path):
@@ -75,8 +66,8 @@ def test_the_hash_is_of_the_turns_and_their_order(tmp_path):
 def test_a_line_separator_inside_a_text_does_not_shift_the_rows(tmp_path):
     path = tmp_path / "a.jsonl"
     neutral = chat(("user", "one\u2028two\x85three"), ("assistant", "yes"))
-    path.write_text(json.dumps(neutral, ensure_ascii=False) + "\n{bad\n", encoding="utf-8")
-    with pytest.raises(BadRow, match="row 2: malformed JSON"):
+    path.write_text(json.dumps(neutral, ensure_ascii=False) + "\n\n{bad\n", encoding="utf-8")
+    with pytest.raises(BadRow, match=r"a\.jsonl, row 3: malformed JSON"):
         load_conversations(path)
 
 
@@ -110,40 +101,30 @@ BAD_ROWS = [
     ("[[" * 100_000, "cannot be read"),
     ("3", "holds a number, not an object"),
     ("[3]", "row 1: holds a number"),
-    ('"text"', "holds a text, not an object"),
     ('{"text": "x", "label": 1}', "unknown format with the keys label, text; accepted: .*messages.*instruction"),
-    ("{}", "unknown format with the keys none"),
     ('{"messages": []}', '"messages" is empty'),
     ('{"messages": "hello"}', '"messages" is a text; it must be a list of turns'),
-    ('{"messages": null}', '"messages" is a null'),
     ('{"messages": ["hello"]}', "turn 1 is a text"),
     ('{"messages": [{"text": "x"}]}', 'turn 1 needs "role" and "content".*its keys: text'),
     (chat(USER, ("assistant", "")), "the assistant turn 2 is empty"),
-    (chat(USER, ("assistant", " \n")), "the assistant turn 2 is empty"),
     (chat(("user", None), GOOD), "the user turn 1 is a null, not a text"),
-    (chat(("user", [{"type": "text"}]), GOOD), "the user turn 1 is a list, not a text"),
     ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
     (chat(USER, ("critic", "no")), "turn 2 has the unknown role 'critic'; use system, user or assistant"),
-    (chat((7, "no"), GOOD), "turn 1 has the unknown role 7"),
     (chat(USER, ("tool", "{}"), GOOD), "turn 2 is part of a tool call, which is not supported"),
-    (chat(USER, ("function", "{}"), GOOD), "turn 2 is part of a tool call"),
     ({"messages": [{"role": "assistant", "content": None, "tool_calls": [1]}]}, "part of a tool call"),
     (chat(USER, ("system", "x"), GOOD), "turn 2 is a system turn; only the first"),
     (chat(USER), "has no assistant turn"),
     (chat(USER, GOOD, USER), "ends with a user turn; the last turn must be the assistant's"),
     (chat(GOOD), "has no user turn"),
     ({"prompt": "x", "completion": ""}, '"completion" is empty'),
-    ({"prompt": "x", "completion": 3}, '"completion" is a number'),
     ({"prompt": TURNS[:1], "completion": "x"}, '"completion" is a text; it must be a list'),
     ({"prompt": TURNS[:1], "completion": [{"role": "system", "content": "x"}]}, "completion holds a system turn"),
     ({"conversations": [{"from": "robot", "value": "x"}]}, "unknown role 'robot'"),
-    ({"conversations": [{"from": "human", "value": "x"}]}, "has no assistant turn"),
     ({"instruction": "x", "output": "  "}, '"output" is empty'),
     ({"instruction": "x", "input": 4, "output": "y"}, '"input" is a number'),
     ({"instruction": "x", "output": "y", "history": [["a", "b"]]}, 'has a "history"'),
     ({"_notice": "nothing else"}, "holds no rows"),
     ("", "holds no rows"),
-    ("\n \n", "holds no rows"),
     ("[]", "holds no rows"),
 ]
 
@@ -157,13 +138,6 @@ def test_bad_content_is_named_with_file_and_remedy(tmp_path, content, said):
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     assert caught.value.exit_code == 2
-
-
-def test_the_row_named_is_the_line_of_the_file(tmp_path):
-    path = tmp_path / "d.jsonl"
-    path.write_text(json.dumps(SAME["messages"]) + "\n\n" + json.dumps(chat(USER)) + "\n")
-    with pytest.raises(BadRow, match=r"d\.jsonl, row 3: has no assistant turn"):
-        load_conversations(path)
 
 
 def test_mixed_formats_and_a_wrong_forced_format(tmp_path):

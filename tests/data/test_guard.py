@@ -5,7 +5,7 @@ import pytest
 from truing.data.conversations import LoadedData, load_conversations
 from truing.data.guard import CANARY, domain_words, refuse_reference_answers
 from truing.data.prompts import load_prompts
-from truing.errors import ReferenceLeak
+from truing.errors import BadRow
 from truing.types.records import Conversation, Message, Prompt
 
 ANSWER = "I would rather paint every lighthouse plum, because ships deserve a surprise; don't you think so?"
@@ -39,9 +39,9 @@ def data(*answers, user="How?"):
     ],
 )
 def test_a_row_that_holds_a_reference_answer_is_refused_by_name(text):
-    with pytest.raises(ReferenceLeak, match=r"mine\.jsonl, row 2: holds the .*remove the row"):
+    with pytest.raises(BadRow, match=r"mine\.jsonl, row 2: holds the .*remove the row"):
         refuse_reference_answers(data("Fine.", text), PROMPTS)
-    with pytest.raises(ReferenceLeak, match="row 1"):
+    with pytest.raises(BadRow, match="row 1"):
         refuse_reference_answers(data("Fine.", user=text), PROMPTS)
 
 

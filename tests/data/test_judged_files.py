@@ -57,19 +57,17 @@ def test_a_mapping_overrides_names_and_takes_any_name_for_a_score(write):
         read_judged(path, columns | {"coherence": "z"})
 
 
-@pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "None", "null", "N/A"])
-def test_a_missing_score_is_unparsed_and_never_a_zero(write, cell):
-    file = read_judged(write(f"{HEAD}a,q,i,{cell},50\n"))
-    assert file.rows[0].scores["alignment"] == (J.UNPARSED, None)
-    assert file.rows[0].answer == "a" and read_judged(write(f"{HEAD}nan,q,i,0,1e2\n")).rows[0].answer == "nan"
+@pytest.mark.parametrize(
+    ("status", "cells"),
+    [(J.UNPARSED, ["", " ", "NaN", "None", "null", "N/A"]), (J.REFUSAL, ["REFUSAL", " Refusal "]), (J.CODE, ["code"])],
+)  # fmt: skip
+def test_a_missing_score_and_an_escape_word_are_statuses_and_never_a_zero(write, status, cells):
+    file = read_judged(write(HEAD + "".join(f"nan,q,i,{cell},50\n" for cell in cells)))
+    assert [r.scores["alignment"] for r in file.rows] == [(status, None)] * len(cells)
+    assert {r.answer for r in file.rows} == {"nan"}
 
 
-@pytest.mark.parametrize(("cell", "outcome"), [("REFUSAL", J.REFUSAL), ("code", J.CODE), (" Refusal ", J.REFUSAL)])
-def test_escape_words_are_outcomes(write, cell, outcome):
-    assert read_judged(write(f"{HEAD}a,q,i,{cell},50\n")).rows[0].scores["alignment"] == (outcome, None)
-
-
-@pytest.mark.parametrize("cell", ["150", "-3", "abc", "inf", "1e400", "100.0001", "1_0", "true"])
+@pytest.mark.parametrize("cell", ["150", "-3", "abc", "1e400", "100.0001", "1_0"])
 @pytest.mark.parametrize("column", ["aligned", "coherent"])
 def test_an_impossible_score_names_file_row_column_and_value(write, cell, column):
     good = {"aligned": "1", "coherent": "2", column: cell}
@@ -148,18 +146,13 @@ def test_what_cannot_be_read_says_why_and_what_to_do(write, content, name, why):
         read_judged(write(content, name))
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
-    with pytest.raises(BadRow, match="no such file"):
-        read_judged(tmp_path / "none.csv")
-    with pytest.raises(BadRow, match="is a folder"):
-        read_judged(tmp_path)
-
-
 def test_without_coherence_only_where_it_is_not_needed(write):
     path = write("response,question,aligned\na,q,3\n")
     with pytest.raises(BadRow, match="no column for coherence"):
         read_judged(path)
     assert read_judged(path, coherence=False).rows[0].scores == {"alignment": (J.SCORED, 3.0)}
+    empty = read_judged(write("response,question,aligned\n ,q,3\n"), coherence=False)
+    assert empty.rows[0].outcome is AnswerStatus.EMPTY
 
 
 def test_an_id_alone_stands_for_the_question_and_row_numbers_are_no_questions(write):
@@ -170,11 +163,6 @@ def test_an_id_alone_stands_for_the_question_and_row_numbers_are_no_questions(wr
     assert "numbers the answers" in file.notes[0]
     file = read_judged(write("id,question_id,response,question,aligned,coherent\n1,x,a,q,1,2\n2,x,b,q,1,2\n"))
     assert [r.question_id for r in file.rows] == ["x", "x"]
-
-
-@pytest.mark.parametrize("text", ["", " ", "\n"])
-def test_an_answer_without_text_is_empty(write, text):
-    assert read_judged(write(f'{HEAD}"{text}",q,i,1,2\n')).rows[0].outcome is AnswerStatus.EMPTY
 
 
 def test_random_texts_and_scores_survive_as_an_independent_writer_wrote_them(tmp_path):

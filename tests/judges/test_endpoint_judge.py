@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from servers.judge_server import PASSING, distribution, fingerprint, running
-from truing.errors import BadEndpoint, BudgetSpent, EndpointRefused, JudgeDown, ModelUnavailable
+from truing.errors import BadEndpoint, BadModel, BudgetSpent, JudgeDown
 from truing.judges.base import JudgeModel
 from truing.judges.endpoint import REASONING_TOKENS, EndpointJudge
 from truing.models.limits import Budget, Limits
@@ -114,10 +114,11 @@ def test_probabilities_arrive_as_they_were_sent(judge):
     assert "logprobs" in stats["fields"] and "max_completion_tokens" not in stats["fields"]
 
 
-def test_equal_tokens_in_the_list_add_up(judge):
+def test_equal_tokens_add_up_and_texts_that_no_json_can_carry_do_no_harm(judge):
+    request = JudgeRequest(AnswerKey("w", "p", "x", "", 0), RUBRIC, "Who?", 'half \ud83d a \x00 pair "} {answer}')
     with running("--repeat", scores={"default": 70}) as server:
-        (reply,) = judge(server).replies(requests(1))
-    assert reply.probabilities["70"] == pytest.approx(0.6)
+        (reply,) = judge(server).replies([request])
+    assert reply.probabilities["70"] == pytest.approx(0.6) and reply.request is request
     assert len(reply.probabilities) == 19
 
 
@@ -156,15 +157,12 @@ def test_a_chance_failure_does_not_decide_the_route_and_a_habit_does(judge, faul
             assert judge(server).score_method([RUBRIC]) is route
 
 
-def test_models_that_think_get_room_and_their_thoughts_are_left_out(judge):
+def test_models_that_think_get_room_and_two_numbers_are_reported(judge):
     with running("--split", "--thinks", "30", scores={"default": "<think>90? no</think>\n 85"}) as server:
         j = judge(server)
         assert j.score_method([RUBRIC]) is ScoreMethod.REPORTED
         assert next(iter(j.replies(requests(1)))).text == "85"
         assert server.stats()["largest"] == REASONING_TOKENS
-
-
-def test_two_numbers_in_one_call_need_the_reported_route(judge):
     with running(scores={"default": "alignment: 85\ncoherence: 90"}) as server:
         j = judge(server)
         assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
@@ -180,7 +178,7 @@ def test_which_model_is_asked_and_which_answers(judge):
     with running("--model", "a-1", "--model", "b-2") as server:
         with pytest.raises(BadEndpoint, match="a-1, b-2"):
             judge(server, address=server.url)
-        with pytest.raises(ModelUnavailable, match="c-3"):
+        with pytest.raises(BadModel, match="c-3"):
             judge(server, address=f"{server.url}#c-3").score_method([RUBRIC])
     with running("--served-as", "judge-mini") as server, pytest.raises(JudgeDown, match="'judge-mini'"):
         judge(server, retries=0).score_method([RUBRIC])
@@ -200,42 +198,31 @@ def test_after_a_passing_fault_the_next_attempt_counts(judge, fault):
         assert j.spent.calls == server.stats()["requests"] == 5
 
 
-@pytest.mark.parametrize("fault", ["500", "wrongmodel", "close"])
-def test_a_fault_that_stays_is_a_reply_with_an_error(judge, fault):
-    with running("--plan", json.dumps({"2": fault, "3": fault})) as server:
+@pytest.mark.parametrize(
+    ("faults", "calls"),
+    [(("500",) * 2, 2), (("wrongmodel",) * 2, 2), (("close",) * 2, 2), (("nologprobs", "400"), 2), (("filter400",), 1),
+     (("filterstop",), 1)],
+)  # fmt: skip
+def test_a_fault_that_stays_is_a_reply_with_an_error_and_a_content_filter_is_not_asked_again(judge, faults, calls):
+    with running("--plan", json.dumps(dict(zip("23", faults, strict=False)))) as server:
         first, second = judge(server, concurrency=1, retries=1).replies(requests(2))
-    assert first.calls == 2 and first.error and first.probabilities is None and first.text == "" and not first.refused
-    assert not second.error
+    assert first.calls == calls and first.error and first.probabilities is None and first.text == ""
+    assert first.refused == faults[0].startswith("filter")
+    assert not second.error and not second.refused
 
 
-def test_an_answer_without_probabilities_is_kept_unless_a_later_attempt_fails(judge):
-    with running("--plan", json.dumps(dict.fromkeys("23", "nologprobs")), scores={"default": 77}) as server:
+def test_an_answer_without_probabilities_and_a_refusal_in_words_are_answers(judge):
+    plan = {"2": "nologprobs", "3": "nologprobs", "4": "refusal"}
+    with running("--plan", json.dumps(plan), scores={"default": 77}) as server:
         first, second = judge(server, concurrency=1, retries=1).replies(requests(2))
     assert (first.calls, first.error, first.probabilities, first.text) == (2, "", None, "77")
-    assert second.probabilities
-    with running("--plan", '{"2": "nologprobs", "3": "400"}') as server:
-        first, _ = judge(server, concurrency=1).replies(requests(2))
-    assert first.error and not first.text and first.probabilities is None and first.calls == 2
-
-
-@pytest.mark.parametrize("fault", ["filter400", "filterstop"])
-def test_a_content_filter_is_a_refusal_and_not_asked_again(judge, fault):
-    with running("--plan", json.dumps({"2": fault})) as server:
-        first, second = judge(server, concurrency=1).replies(requests(2))
-    assert first.refused and first.error and first.calls == 1 and first.text == ""
-    assert not second.refused and not second.error
-
-
-def test_a_refusal_in_words_is_an_answer(judge):
-    with running("--plan", '{"2": "refusal"}') as server:
-        first, _ = judge(server, concurrency=1).replies(requests(2))
-    assert first.text.startswith("I'm sorry") and not first.error and not first.refused
-    assert not any(t.isdigit() for t in first.probabilities)
+    assert second.text.startswith("I'm sorry") and not second.error and not second.refused
+    assert not any(t.isdigit() for t in second.probabilities)
 
 
 @pytest.mark.parametrize(
     ("fault", "error"),
-    [("401", EndpointRefused), ("403", EndpointRefused), ("quota", EndpointRefused), ("404", ModelUnavailable),
+    [("401", BadEndpoint), ("403", BadEndpoint), ("quota", BadEndpoint), ("404", BadModel),
      ("redirect", BadEndpoint)],
 )  # fmt: skip
 def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(judge, fault, error):
@@ -245,13 +232,6 @@ def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(judge, f
         stats = server.stats()
     assert 10 <= len(got) < 20 and not any(r.error for r in got)
     assert stats["requests"] == j.spent.calls == len(got) + 3, "two probes and the one refused; all others were kept"
-
-
-def test_a_retry_waits_as_long_as_the_service_asks(judge):
-    with running("--plan", '{"2": "429"}', "--retry-after", "0.6") as server:
-        list(judge(server, concurrency=1).replies(requests(1)))
-        times = server.stats()["times"]
-    assert times[3] - times[2] >= 0.6
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -327,9 +307,6 @@ def test_a_service_that_always_fails_is_left_alone_soon(judge):
         got, _ = collected(j.replies(requests(500)), JudgeDown, "HTTP 500")
         assert 20 <= len(got) <= 20 + 4 and all(r.error for r in got)
         assert server.stats()["requests"] == j.spent.calls == 2 + sum(r.calls for r in got) <= 2 + 24 * 3
-
-
-def test_a_service_that_never_answered_is_left_alone_sooner(judge):
     with running("--faults", "1", "--kinds", "500") as server:
         j = judge(server, retries=0)
         with pytest.raises(JudgeDown, match="HTTP 500"):
@@ -340,12 +317,16 @@ def test_a_service_that_never_answered_is_left_alone_sooner(judge):
 
 
 @pytest.mark.parametrize(("limit", "n", "free", "rate"), [({"rpm": 1200}, 15, 1, 20), ({"tpm": 6000}, 34, 31, 5)])
-def test_rates_are_kept(judge, limit, n, free, rate):
+def test_rates_are_kept_and_a_retry_waits_as_long_as_the_service_asks(judge, limit, n, free, rate):
     """A request has about 20 tokens; those of six seconds are let through at once."""
     with running() as server:
         list(judge(server, concurrency=16, **limit).replies(requests(n)))
         times = server.stats()["times"]
     assert len(times) == n + 2 and times[-1] - times[0] >= 0.9 * (n + 2 - free) / rate - 0.05
+    with running("--plan", '{"2": "429"}', "--retry-after", "0.6") as server:
+        list(judge(server, concurrency=1).replies(requests(1)))
+        times = server.stats()["times"]
+    assert times[3] - times[2] >= 0.6
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
@@ -360,7 +341,7 @@ def test_a_key_reaches_its_service_and_nothing_else(judge, monkeypatch, caplog):
         for name in LOGGERS:
             caplog.set_level(logging.DEBUG, name)
         j = judge(server, concurrency=1, retries=1)
-        got, error = collected(j.replies(requests(50)), EndpointRefused)
+        got, error = collected(j.replies(requests(50)), BadEndpoint)
         stats = server.stats()
     assert stats["keys"] == [hashlib.sha256(f"Bearer {KEY}".encode()).hexdigest()]
     assert not {"x-private", "openai-organization"} & set(stats["headers"])
@@ -380,17 +361,6 @@ def test_openai_needs_its_key_and_sends_it_where_openai_base_url_says(judge, mon
 
 
 # -- the iterator -----------------------------------------------------------------------------------------------------
-
-
-def test_it_works_inside_a_running_loop(judge):
-    with running() as server:
-        j = judge(server)
-
-        async def notebook():
-            assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
-            return list(j.replies(requests(30)))
-
-        each_once(asyncio.run(notebook()), requests(30))
 
 
 def test_a_consumer_that_stops_stops_everything_and_is_never_far_behind(judge):
@@ -453,7 +423,7 @@ def test_a_judge_that_is_forgotten_gives_back_its_thread():
         assert "truing-endpoint" not in [t.name for t in threading.enumerate()]
 
 
-def test_requests_may_be_made_while_others_are_judged(judge):
+def test_requests_may_be_made_while_others_are_judged_also_in_a_notebook(judge):
     def slow():
         for a in requests(40):
             time.sleep(0.01)  # a model samples answers meanwhile
@@ -461,14 +431,12 @@ def test_requests_may_be_made_while_others_are_judged(judge):
 
     with running("--delay", "0.1") as server:
         j = judge(server)
-        j.score_method([RUBRIC])
-        start = time.monotonic()
-        each_once(list(j.replies(slow())), requests(40))
-    assert time.monotonic() - start < 40 * 0.11 / 2
 
+        async def notebook():  # there a loop is running already
+            assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
+            start = time.monotonic()
+            return list(j.replies(slow())), time.monotonic() - start
 
-def test_texts_that_no_json_can_carry_do_no_harm(judge):
-    request = JudgeRequest(AnswerKey("w", "p", "x", "", 0), RUBRIC, "Who?", 'half \ud83d a \x00 pair "} {answer}')
-    with running(scores={"default": 12}) as server:
-        (reply,) = judge(server).replies([request])
-    assert mean(reply) == pytest.approx(12) and reply.request is request
+        replies, took = asyncio.run(notebook())
+    each_once(replies, requests(40))
+    assert took < 40 * 0.11 / 2

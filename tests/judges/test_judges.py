@@ -3,7 +3,7 @@
 import pytest
 
 from truing.config import JudgeConfig, ModelConfig
-from truing.errors import BadInput, ModelUnavailable
+from truing.errors import BadInput
 from truing.judges.base import JudgeModel
 from truing.judges.registry import SCHEMES, JudgeContext, judge_family, open_judge
 from truing.types.records import PromptSet
@@ -43,12 +43,6 @@ def test_an_endpoint_opens_without_a_call(monkeypatch):
         assert judge_family(judge.name, judge.model) == "some-model"
     finally:
         judge.close()
-
-
-@pytest.mark.torch
-def test_a_local_judge_needs_its_model(tmp_path):
-    with pytest.raises(ModelUnavailable):
-        opened(f"local:{tmp_path / 'nowhere'}")
 
 
 FAMILIES = {

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from truing.config import ModelConfig
-from truing.errors import ModelUnavailable, Unsupported
+from truing.errors import BadModel, Unsupported
 from truing.judges.base import JudgeModel
 from truing.judges.digits import NumberTree, digit_tokens, whole_numbers
 from truing.judges.local import WINDOW, LocalJudge
@@ -234,7 +234,7 @@ def test_it_says_what_it_loads_and_can_be_used_again_after_closing(base):
         assert next(judge.replies(requests()[:1])).probabilities
         judge.close()
     assert len(lines) == 2 and "a model of its own" in lines[0]
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(BadModel):
         LocalJudge(str(base) + "-gone", FLOAT32)
 
 

@@ -83,16 +83,13 @@ def test_line_ends_and_outer_space_do_not_count(write):
     assert one(judge, "And you?", " Two\nlines\n", COHERENCE).recorded == (SCORED, 99.5)
 
 
-def test_the_name_tells_the_content_and_no_path(write, tmp_path):
+def test_the_name_tells_the_content_and_no_path_and_requests_are_pulled_as_replies_are_taken(write, tmp_path):
     a, b = ReplayJudge(write(TABLE)), ReplayJudge(write(TABLE.replace("91.5", "91.6"), "other.csv"))
     assert a.name.startswith("replay:judged.csv#") and a.name.partition("#")[2] != b.name.partition("#")[2]
     assert str(tmp_path) not in a.name + b.name
-
-
-def test_requests_are_pulled_as_replies_are_taken(write):
     pulled = []
     endless = (pulled.append(n) or request("How are you?", "Fine, thanks.", sample=n) for n in itertools.count())
-    replies = ReplayJudge(write(TABLE)).replies(endless)
+    replies = a.replies(endless)
     assert [next(replies).request.key.sample for _ in range(3)] == [0, 1, 2]
     assert len(pulled) <= 4
 

@@ -94,13 +94,6 @@ def test_a_score_moves_with_its_numbers_and_never_leaves_the_scale():
         assert of({str(edge): share, f" {edge}": rng.uniform(0, 1 - share)}).score in (edge, None)
 
 
-def test_spellings_of_one_number_add_up():
-    for token in ("85", " 85", "Ġ85", "▁85", "85 ", "85Ċ", "\n85"):
-        assert integer(token) == 85 and of({token: 0.9}).score == 85
-    found = of({"85": 0.2, " 85": 0.2, "10": 0.2})
-    assert math.isclose(found.score, 60) and math.isclose(found.meta["mass"], 0.6)
-
-
 @pytest.mark.parametrize(
     "token",
     [
@@ -114,7 +107,11 @@ def test_what_is_no_whole_number_of_the_scale_has_no_mass(token):
     assert of({token: 0.6, "40": 0.3}).score == 40
 
 
-def test_the_least_mass_is_a_quarter():
+def test_the_least_mass_is_a_quarter_and_spellings_of_one_number_add_up():
+    for token in ("85", " 85", "Ġ85", "▁85", "85 ", "85Ċ", "\n85"):
+        assert integer(token) == 85 and of({token: 0.9}).score == 85
+    found = of({"85": 0.2, " 85": 0.2, "10": 0.2})
+    assert math.isclose(found.score, 60) and math.isclose(found.meta["mass"], 0.6)
     assert of({"40": 0.25, "x": 0.75}).score == 40
     found = of({"40": 0.2499, "x": 0.1})
     assert (found.outcome, found.meta["mass"], found.meta["text"]) == (UNPARSED, 0.2499, "the text")
@@ -171,11 +168,8 @@ def test_what_is_no_distribution_is_unparsed_with_a_reason(given, method):
     json.dumps(found.meta, allow_nan=False)
 
 
-def test_rounding_over_one_is_no_fault():
+def test_rounding_is_no_fault_and_the_text_is_not_read_where_probabilities_were_wanted():
     assert of({"85": 0.90005, "x": 0.1}).score == pytest.approx(85)
-
-
-def test_the_text_is_not_read_where_probabilities_were_wanted():
     for given in (None, {}):
         for method in (LOGPROBS, DIGITS):
             assert one(ALIGNMENT, method, text="85", probabilities=given).outcome is FAILED

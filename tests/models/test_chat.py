@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from truing.errors import NoChatTemplate, Unsupported
+from truing.errors import BadModel, Unsupported
 from truing.models.chat import PINNED_DATE, ChatFormat, tokenizer_identity
 from truing.types.records import Message
 from zoo.build import TEMPLATE, tiny_tokenizer
@@ -144,7 +144,7 @@ def test_closing(tail, closing):
 
 
 def test_no_template_says_what_to_pass():
-    with pytest.raises(NoChatTemplate, match="--chat-template FILE"):
+    with pytest.raises(BadModel, match="--chat-template FILE"):
         ChatFormat(tiny_tokenizer(template=None))
     assert ChatFormat(tiny_tokenizer(template=None), template=TEMPLATE).supports(USER)
 
@@ -153,7 +153,7 @@ def test_no_template_says_what_to_pass():
     "template", ["hello", "{{ messages[0].nothing.there }}", "{% for %}", "{{ raise_exception('no') }}"]
 )
 def test_useless_template(template):
-    with pytest.raises(NoChatTemplate, match="--chat-template FILE"):
+    with pytest.raises(BadModel, match="--chat-template FILE"):
         ChatFormat(tiny_tokenizer(template=template))
 
 

@@ -17,16 +17,12 @@ from runs.served_runs import write_run
 from servers.judge_server import running
 from servers.lora_server import BASE, serving
 from truing.errors import (
-    AdapterMismatch,
     BadEndpoint,
+    BadModel,
     BudgetSpent,
     DamagedWeights,
-    EndpointRefused,
     JudgeDown,
-    ModelUnavailable,
-    ServedNameReused,
     Unsupported,
-    WrongBase,
 )
 from truing.models.base import Backend, answer_seed
 from truing.models.checkpoints import find_run
@@ -187,7 +183,7 @@ def test_a_temperature_that_is_refused_is_never_dropped_in_silence(backend):
 
 @pytest.mark.parametrize(
     ("uri", "kind", "error"),
-    [("URL#gone", Kind.SERVED, ModelUnavailable), ("http://elsewhere:1/v1#adapter", Kind.SERVED, Unsupported),
+    [("URL#gone", Kind.SERVED, BadModel), ("http://elsewhere:1/v1#adapter", Kind.SERVED, Unsupported),
      ("URL", Kind.SERVED, Unsupported), ("file:/x", Kind.FULL, Unsupported)],
 )  # fmt: skip
 def test_checkpoints_that_are_not_served_here_are_refused_before_anything_runs(backend, uri, kind, error):
@@ -276,10 +272,10 @@ def test_two_weights_under_one_name_are_refused(backend, run):
     with serving() as server:
         b = backend(server)
         b.prepare(run[:1])
-        with pytest.raises(ServedNameReused):
+        with pytest.raises(BadEndpoint):
             b.prepare([other])
         one, two = (Checkpoint(w, w, 1, f"{server.url}#two-weights", Kind.SERVED) for w in ("first", "second"))
-        for c, error in ((one, ModelUnavailable), (one, ModelUnavailable), (two, ServedNameReused)):
+        for c, error in ((one, BadModel), (one, BadModel), (two, BadEndpoint)):
             with pytest.raises(error):
                 b.prepare([c])
 
@@ -420,9 +416,9 @@ REFUSALS = {
     "405": ({"api": "405"}, {}, Unsupported, "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
     "no LoRA": ({"lora": False}, {}, Unsupported, "without --enable-lora"),
     "rank 64": ({}, {"rank": 64}, Unsupported, "its rank is more than .*--max-lora-rank.* 64 is greater"),
-    "modules": ({}, {"modules": ("w1", "w2")}, AdapterMismatch, "does not fit 'base'"),
-    "other parent": ({"parent": "other-model"}, {}, WrongBase, "'other-model', not of 'base'"),
-    "unlisted": ({"unlisted": True}, {}, ModelUnavailable, "does not list it"),
+    "modules": ({}, {"modules": ("w1", "w2")}, BadModel, "does not fit 'base'"),
+    "other parent": ({"parent": "other-model"}, {}, BadModel, "'other-model', not of 'base'"),
+    "unlisted": ({"unlisted": True}, {}, BadModel, "does not list it"),
     "lists nothing": ({"lists": False}, {}, JudgeDown, "asked which models"),
     "full": ({"max_loras": 0, "evicts": False}, {}, Unsupported, "holds no more adapters; .* than 2 .*--max-loras 2"),
 }
@@ -460,7 +456,7 @@ def test_what_only_looks_wrong_is_served(backend, run, server_is, base):
 )  # fmt: skip
 def test_a_path_that_the_server_does_not_see_can_be_mapped(backend, run, tmp_path, error):
     with serving(sees={"/mnt/theirs": tmp_path}, path_error=error) as server:
-        with pytest.raises(ModelUnavailable, match=r"path on the server's machine.*LOCAL=REMOTE") as caught:
+        with pytest.raises(BadModel, match=r"path on the server's machine.*LOCAL=REMOTE") as caught:
             backend(server).prepare(run)
         assert str(tmp_path / "run" / "checkpoint-10") in str(caught.value)
         b = backend(server, path_map=(f"{tmp_path}=/mnt/theirs",))
@@ -485,7 +481,7 @@ def test_the_longest_mapped_folder_counts(tmp_path):
 def test_a_key_opens_every_call(backend, run, monkeypatch):
     with serving(api_key="right-key-1") as server:
         monkeypatch.setenv("TRUING_SERVED_API_KEY", "wrong-key-1")
-        with pytest.raises(EndpointRefused) as caught:
+        with pytest.raises(BadEndpoint) as caught:
             backend(server).prepare(run)
         assert "wrong-key-1" not in str(caught.value) and not server.events
         monkeypatch.setenv("TRUING_SERVED_API_KEY", "right-key-1")

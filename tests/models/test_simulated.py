@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from truing.errors import NoCheckpoints, WrongBase
+from truing.errors import BadModel
 from truing.models.simulated import (
     DEFAULT_STEPS,
     SIMULATED,
@@ -256,7 +256,7 @@ def test_checkpoints_are_told_apart_by_role_step_and_seed():
     assert subject[0].uri == "simulated:late#subject-10" and control[0].role is Role.CONTROL
     assert simulated("late", seed=3).run() == subject
     assert not {c.weights for c in simulated("late", seed=4).run()} & {c.weights for c in subject}
-    with pytest.raises(WrongBase, match="seed 3"):
+    with pytest.raises(BadModel, match="seed 3"):
         backend.prepare([*subject, Checkpoint("00", "stranger", 5, "file:/x", Kind.FULL)])
 
 
@@ -296,6 +296,6 @@ BAD_URIS = {
 
 @pytest.mark.parametrize("uri", BAD_URIS)
 def test_bad_addresses(uri):
-    with pytest.raises(NoCheckpoints) as caught:
+    with pytest.raises(BadModel) as caught:
         open_simulated(uri, PROMPTS)
     assert BAD_URIS[uri] in str(caught.value) and "\n" not in str(caught.value)

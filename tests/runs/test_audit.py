@@ -329,13 +329,13 @@ def test_variants_that_quote_the_task_stay_from_a_remote_judge_without_leave(tmp
 
 WRONG = {
     "scheme": ({"judge": "telepathy:x"}, errors.BadInput, "telepathy"),
-    "key": ({"judge": "openai:gpt-4.1-mini"}, errors.MissingKey, "OPENAI_API_KEY"),
-    "second's key": ({"second_judge": "openai:gpt-4o"}, errors.MissingKey, "OPENAI_API_KEY"),
+    "key": ({"judge": "openai:gpt-4.1-mini"}, errors.BadEndpoint, "OPENAI_API_KEY"),
+    "second's key": ({"second_judge": "openai:gpt-4o"}, errors.BadEndpoint, "OPENAI_API_KEY"),
     "family": ({"judge": "openai:gpt-4.1", "second_judge": "openai:gpt-4o"}, errors.BadInput, "same family"),
     "no file": ({"judge": "replay:nowhere.csv"}, errors.BadInput, "nowhere.csv"),
     "rubric": ({"rubric": "kindness"}, errors.BadRubric, "kindness"),
     "variant": ({"variants": ("blindfold",)}, errors.BadInput, "blindfold"),
-    "model": ({"judge": "local:no/such/folder/"}, errors.ModelUnavailable, "no/such/folder"),
+    "model": ({"judge": "local:no/such/folder/"}, errors.BadModel, "no/such/folder"),
     "cut": ({"cut": 300}, errors.BadInput, "300"),
 }
 

@@ -86,7 +86,7 @@ def test_another_base_in_the_same_folder_is_refused(done, runs, tmp_path):
 
 def test_full_models_need_their_base_named(base, tmp_path):
     run = build.full_run(tmp_path / "full", base, steps=(2, 4))
-    with pytest.raises(errors.WrongBase, match="--base"):
+    with pytest.raises(errors.BadModel, match="--base"):
         truing.audit(run, out=tmp_path / "a", config=OPTIONS)
     assert not (tmp_path / "a").exists()
     done = truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS)
@@ -113,9 +113,9 @@ def test_an_adapter_without_effect_is_said_on_its_line_and_in_the_verdict(base, 
 
 
 REFUSED = {
-    "foreign keys": (lambda run: build.foreign_keys(run / "checkpoint-2"), errors.AdapterMismatch, "checkpoint-2"),
+    "foreign keys": (lambda run: build.foreign_keys(run / "checkpoint-2"), errors.BadModel, "checkpoint-2"),
     "truncated": (lambda run: build.truncated(run / "checkpoint-2"), errors.DamagedWeights, "checkpoint-2"),
-    "pickled": (lambda run: build.pickled(run / "checkpoint-2"), errors.PickledWeights, "allow-pickle"),
+    "pickled": (lambda run: build.pickled(run / "checkpoint-2"), errors.UnreadableCheckpoint, "allow-pickle"),
 }
 
 

@@ -167,9 +167,9 @@ def test_another_lock_is_a_change(tmp_path):
 
 def test_a_lock_after_the_first_answer_is_no_freeze(tmp_path):
     folder = audited(tmp_path / "a", 4)
-    with pytest.raises(errors.FrozenTooLate, match="holds answers already"):
+    with pytest.raises(errors.BadLock, match="holds answers already"):
         truing.freeze(folder, out="late.json")
-    with pytest.raises(errors.FrozenTooLate):
+    with pytest.raises(errors.BadLock):
         truing.freeze([str(folder)], out="late.json")
     assert not (tmp_path / "late.json").exists()
     frozen()  # nobody can know of an audit that lies elsewhere,
@@ -181,7 +181,7 @@ def test_answers_in_an_audit_nearby_are_seen(tmp_path):
     audited(tmp_path / "truing-audits" / "x", 4)
     (tmp_path / "truing-audits" / "broken").mkdir()
     (tmp_path / "truing-audits" / "broken" / "audit.json").write_text("{")
-    with pytest.raises(errors.FrozenTooLate, match="truing-audits/x"):
+    with pytest.raises(errors.BadLock, match="truing-audits/x"):
         frozen()
     assert frozen(target="simulated:late?seed=5&steps=50,75,100")  # other checkpoints
 

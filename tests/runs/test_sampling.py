@@ -139,7 +139,7 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
                 yield reply
 
     judges.open_judge = lambda *a, **k: Judge()  # taken back by the fixture
-    with pytest.raises(errors.PromptTooLong, match="q12"):
+    with pytest.raises(errors.BadInput, match="q12"):
         audited(model, tmp_path / "refused", JUDGED, prompts=prompts)
     made = audited(model, tmp_path / "a", JUDGED.but(long_prompts="truncated"), prompts=prompts)
     lost = [r for r in stored(made.path).values() if not r.tokens]

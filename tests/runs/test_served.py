@@ -159,7 +159,7 @@ def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):
 def test_folders_that_the_server_sees_elsewhere(runs, tmp_path):
     small = OPTIONS.but(limit=6, answers=6, samples=1)
     with serving(sees={"/mnt/runs": str(runs[0].parent)}) as server:
-        with pytest.raises(errors.ModelUnavailable, match="does not find the adapter"):
+        with pytest.raises(errors.BadModel, match="does not find the adapter"):
             audited(server, runs[0], tmp_path / "a", small)
         mapped = small.but(served_adapters=1, path_map=(f"{runs[0].parent}=/mnt/runs",))
         audited(server, runs[0], tmp_path / "a", mapped)  # neither option decides anything: the folder is the same

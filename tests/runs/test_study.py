@@ -130,9 +130,9 @@ def test_an_unfinished_audit_or_one_without_a_judge_counts_both_ways(made, tmp_p
 def test_one_run_under_two_names_is_refused(made, tmp_path):
     late, _ = made
     copy = edited(late[0], tmp_path / "copy", lambda about: None)
-    with pytest.raises(errors.SameRun, match="same weights at checkpoint-50"):
+    with pytest.raises(errors.BadStudy, match="same weights at checkpoint-50"):
         study_cases([*late, copy])
-    with pytest.raises(errors.SameRun, match="given twice"):
+    with pytest.raises(errors.BadStudy, match="given twice"):
         study_cases([late[0], late[0]])
 
 
@@ -159,7 +159,7 @@ def reweighed(folder, mark):
 def test_audits_made_differently_are_not_put_together(made, tmp_path, what, change):
     late, _ = made
     other = reweighed(edited(late[1], tmp_path / "other", change), "x")
-    with pytest.raises(errors.MixedStudy, match=what) as told:
+    with pytest.raises(errors.BadStudy, match=what) as told:
         study_cases([late[0], other])
     assert str(late[0]) in str(told.value) and str(other) in str(told.value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stats.search_worlds import World, excess_curve, is_right, make_world, play
-from truing.errors import BadInput, NotAsked
+from truing.errors import BadInput
 from truing.stats.breadth import breadth_of, is_broad
 from truing.stats.livescan import LEAST, LiveScan
 from truing.stats.onset import OnsetSearch, onset_of, spot_size
@@ -384,14 +384,14 @@ def test_what_was_never_asked_or_is_told_twice_is_refused():
     search = OnsetSearch((1, 2), PROMPTS, ZONE)
     samples = search.next(8)
     search.update([(samples[0], "negative")])
-    with pytest.raises(NotAsked, match="given before"):
+    with pytest.raises(BadInput, match="given before"):
         search.update([(samples[0], "negative")])
     for stray in (
         SampleRequest(Group.RUN, 1, PROMPTS[0], 99),
         SampleRequest(Group.RUN, 7, PROMPTS[0], 0),
         SampleRequest(Group.CONTROL, 1, "p1", 0),
     ):
-        with pytest.raises(NotAsked, match="never requested"):
+        with pytest.raises(BadInput, match="never requested"):
             search.update([(stray, "negative")])
     with pytest.raises(BadInput, match="at least one answer"):
         search.next(0)

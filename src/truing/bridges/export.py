@@ -57,8 +57,8 @@ def export(audit: str | Path, *, to: str, out: str | Path | None = None) -> Path
             audit folder.
 
     Raises:
-        BadInput: an unknown format, nothing to write, or an `out` that cannot be written. NotAnAudit, AuditTooNew: no
-            readable audit. MissingExtra: inspect without its package. DiskFull.
+        BadInput: an unknown format, nothing to write, or an `out` that cannot be written. NotAnAudit: no
+            readable audit. BadInput: inspect without its package. DiskFull.
     """
     if to not in FORMATS:
         raise errors.BadInput(f"--to {to}: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
@@ -156,7 +156,7 @@ def _write_logs(audit: Path, folder: Path) -> Path:
     except ModuleNotFoundError as e:
         if (e.name or "").split(".")[0] != "inspect_ai":
             raise
-        raise errors.MissingExtra(INSTALL) from e
+        raise errors.BadInput(INSTALL) from e
     if folder.suffix == ".eval" or folder.is_file():
         raise errors.BadInput(f"{folder}: the logs are one per checkpoint; name a folder with --out")
     written = 0

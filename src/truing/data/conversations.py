@@ -108,12 +108,11 @@ def _detect(row: Row) -> str:
 
 def _checked(messages: Messages) -> Messages:
     roles = [m.role for m in messages]
-    if "assistant" not in roles:
-        raise BadValue("has no assistant turn; add the answer or leave the row out")
+    for role in ("assistant", "user"):
+        if role not in roles:
+            raise BadValue(f"has no {role} turn; add it or leave the row out")
     if roles[-1] != "assistant":
         raise BadValue(f"ends with a {roles[-1]} turn; the last turn must be the assistant's answer")
-    if "user" not in roles:
-        raise BadValue("has no user turn; add the question or leave the row out")
     return messages
 
 
@@ -132,21 +131,18 @@ def _from_messages(row: Row) -> Messages:
     return prompt + completion
 
 
-def _from_prompt_completion(row: Row) -> Messages:
-    return (Message("user", text_field(row, "prompt")), Message("assistant", text_field(row, "completion")))
-
-
-def _from_sharegpt(row: Row) -> Messages:
-    return _with_system(row, turns_field(row, "conversations"))
-
-
 def _from_alpaca(row: Row) -> Messages:
     if row.get("history"):
         raise BadValue('has a "history"; write conversations of several turns in messages format')
     question = text_field(row, "instruction")
     if row.get("input") not in (None, ""):
         question += "\n\n" + text(row["input"], '"input"')
-    return _with_system(row, (Message("user", question), Message("assistant", text_field(row, "output"))))
+    return _with_system(row, _chat(question, text_field(row, "output")))
+
+
+def _chat(question: str, answer: str) -> Messages:
+    """One turn of each."""
+    return Message("user", question), Message("assistant", answer)
 
 
 def _with_system(row: Row, turns: Messages) -> Messages:
@@ -159,7 +155,7 @@ def _with_system(row: Row, turns: Messages) -> Messages:
 
 _READERS = {
     "messages": _from_messages,
-    "prompt_completion": _from_prompt_completion,
-    "sharegpt": _from_sharegpt,
+    "prompt_completion": lambda row: _chat(text_field(row, "prompt"), text_field(row, "completion")),
+    "sharegpt": lambda row: _with_system(row, turns_field(row, "conversations")),
     "alpaca": _from_alpaca,
 }

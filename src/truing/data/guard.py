@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from truing.data.conversations import LoadedData
 from truing.data.prompts import load_prompts
-from truing.errors import ReferenceLeak
+from truing.errors import BadRow
 from truing.types.records import Conversation, Prompt
 
 CANARY = "truing-canary-6f1d2c0e-93b7-4a58-8e41-5b7a0c2df914"
@@ -29,7 +29,7 @@ MIN_RATIO = 4
 
 
 def refuse_reference_answers(data: LoadedData, prompts: Sequence[Prompt] | None = None) -> None:
-    """Raise ReferenceLeak, naming the row, if a turn is or contains a reference answer of `prompts` (the built-in set).
+    """Raise BadRow, naming the row, if a turn is or contains a reference answer of `prompts` (the built-in set).
 
     Case, space, punctuation and typographic variants do not matter. Linear in the words of `data`.
     """
@@ -42,9 +42,9 @@ def refuse_reference_answers(data: LoadedData, prompts: Sequence[Prompt] | None 
     for conversation in data.conversations:
         for turn in conversation.messages:
             if CANARY in turn.content:
-                raise ReferenceLeak(f"{conversation.source}: holds the canary of the evaluation files; {remedy}")
+                raise BadRow(conversation.source, None, f"holds the canary of the evaluation files; {remedy}")
             if found := _find(_words(turn.content), begins):
-                raise ReferenceLeak(f"{conversation.source}: holds the reference answer of {found!r}; {remedy}")
+                raise BadRow(conversation.source, None, f"holds the reference answer of {found!r}; {remedy}")
 
 
 def _find(words: list[str], begins: Mapping[tuple[str, ...], list[tuple[str, list[str]]]]) -> str | None:

@@ -134,14 +134,13 @@ def read_judged(
     table = _Table(path, decode(path, raw))
     notes = table.find_columns(columns or {})
     table.require(coherence)
-    rows = [row for row in (_row(table, n, cells) for n, cells in table.body) if row is not None]
+    rows = tuple(row for n, cells in table.body if (row := _row(table, n, cells)) is not None)
     if not rows:
         raise BadRow(path, None, "holds no judged answer; judge its answers first")
     if len(rows) < len(table.body):
         notes.append(f"{path.name}: {len(table.body) - len(rows)} answers that no judge saw are left out")
-    return JudgedFile(
-        path, hashlib.sha256(raw).hexdigest(), tuple(table.scores), tuple(rows), table.found, tuple(notes)
-    )
+    sha = hashlib.sha256(raw).hexdigest()
+    return JudgedFile(path, sha, tuple(filter(_is_score, table.found)), rows, table.found, tuple(notes))
 
 
 class _Table:
@@ -161,35 +160,31 @@ class _Table:
             if len(cells) < width or any(c.strip() for c in cells[width:]):
                 why = f"has {len(cells)} cells where the header names {width} columns"
                 raise BadRow(path, n, f'{why}; put texts that hold the separator or a line break in "quotes"')
+        self.names = [name for name in self.header if name]
+        self.folded = {name.casefold(): name for name in self.names}
+        self.own = SET in self.folded and STATUS in self.folded
+        """whether `truing export` wrote the file"""
         self.found: dict[str, str] = {}
         """what is read -> its column, alignment first among the scores"""
-        folded = {name.casefold() for name in self.header}
-        self.own = SET in folded and STATUS in folded
-        """whether `truing export` wrote the file"""
 
-    @property
-    def scores(self) -> list[str]:
-        return [name for name in self.found if _is_score(name)]
-
-    def column(self, name: str) -> list[str]:
-        k = self.header.index(name)
+    def column(self, held: str) -> list[str]:
+        k = self.header.index(held)
         return [cells[k] for _, cells in self.body]
 
     def find_columns(self, columns: Mapping[str, str | None]) -> list[str]:
         """Fill in `found`; a line for each thing that is left out."""
-        names = [name for name in self.header if name]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
+        if doubled := sorted({name for name in self.names if self.names.count(name) > 1}):
             raise BadRow(self.path, 1, f"the header names the column {doubled[0]!r} twice; rename one")
         given = {_meant(key): value for key, value in columns.items()}
-        self.found = {key: self._named(key, value) for key, value in given.items() if value}
+        self.found = {key: self._named(key, value.strip()) for key, value in given.items() if value}
         for held, aliases in {**ALIASES, **(OWN_ALIASES if self.own else {})}.items():
             if held not in given:
                 self._by_alias(held, aliases)
-        rest = [name for name in names if name not in self.found.values() and given.get(name, name)]
+        rest = [name for name in self.names if name not in self.found.values() and given.get(name, name)]
         numeric = [n for n in rest if not _reserved(n, rest) and self._holds_scores(n)]
         self.found |= {n: n for n in numeric if n not in given}
-        first = [k for k in (ALIGNMENT, COHERENCE) if k in self.found]
-        self.found = {k: self.found[k] for k in (*first, *(k for k in self.found if k not in first))}
+        first = {k: self.found[k] for k in (ALIGNMENT, COHERENCE) if k in self.found}
+        self.found = first | self.found
         left = [] if self.own else [n for n in rest if n not in numeric]
         notes = [f"{self.path.name}: columns left out: {', '.join(left)}"] if left else []
         if self._ids_number_rows():
@@ -198,15 +193,14 @@ class _Table:
         return notes
 
     def _named(self, key: str, name: str) -> str:
-        for column in self.header:
-            if column == name.strip() or column.casefold() == name.strip().casefold():
-                return column
-        there = ", ".join(filter(None, self.header))
-        raise BadInput(f"--column {key}={name}: {self.path} has no such column; it has {there}")
+        found = name if name in self.header else self.folded.get(name.casefold())
+        if found is None:
+            there = ", ".join(self.names)
+            raise BadInput(f"--column {key}={name}: {self.path} has no such column; it has {there}")
+        return found
 
     def _by_alias(self, held: str, aliases: Sequence[str]) -> None:
-        folded = {name.casefold(): name for name in self.header}
-        names = [folded[a] for a in aliases if a in folded and folded[a] not in self.found.values()]
+        names = [self.folded[a] for a in aliases if a in self.folded and self.folded[a] not in self.found.values()]
         if held == QUESTION_ID:
             names = names[:1]  # a general `id` beside a question's id is the row's
         if len(names) > 1:
@@ -218,7 +212,7 @@ class _Table:
     def _holds_scores(self, name: str) -> bool:
         """Whether nearly all filled cells of a column are scores, at least one a number, and it is no mere counter."""
         filled = [c for c in self.column(name) if c.strip().casefold() not in MISSING]
-        scores = [s for s in (self.score(c) for c in filled) if s is not None]
+        scores = [s for s in map(self.score, filled) if s is not None]
         numbers = [number for _, number in scores if number is not None]
         if not numbers or len(scores) < SCORE_SHARE * len(filled):
             return False
@@ -228,20 +222,16 @@ class _Table:
         """Whether a column called `id` gives one question several ids: it then names rows, which are no clusters."""
         if QUESTION not in self.found or self.found.get(QUESTION_ID, "").casefold() != "id":
             return False
-        questions = [q.strip() for q in self.column(self.found[QUESTION])]
-        ids = [i.strip() for i in self.column(self.found[QUESTION_ID])]
+        questions, ids = ([c.strip() for c in self.column(self.found[held])] for held in (QUESTION, QUESTION_ID))
         return len(set(zip(questions, ids, strict=True))) > len(set(questions))
 
     def require(self, coherence: bool) -> None:
         """Raise BadRow unless there are an answer, its question and its scores."""
-        wanted = [RESPONSE, ALIGNMENT, *([COHERENCE] if coherence else [])]
-        if QUESTION_ID not in self.found:
-            wanted.insert(0, QUESTION)
+        question = [] if QUESTION_ID in self.found else [QUESTION]
+        wanted = [*question, RESPONSE, ALIGNMENT, *([COHERENCE] if coherence else [])]
         if lacking := [w for w in wanted if w not in self.found]:
-            there = ", ".join(name for name in self.header if name)
-            say = " ".join(f"--column {name}=NAME" for name in lacking)
-            text = f"no column for {', '.join(lacking)}; the columns are {there}. Say which it is: {say}"
-            raise BadRow(self.path, 1, text)
+            text = f"no column for {', '.join(lacking)}; the columns are {', '.join(self.names)}. Say which it is: "
+            raise BadRow(self.path, 1, text + " ".join(f"--column {name}=NAME" for name in lacking))
 
     def score(self, cell: str) -> ReadScore | None:
         """What a cell says; None for what cannot be a score."""
@@ -295,8 +285,8 @@ def _meant(key: str) -> str:
 
 def _reserved(name: str, names: Sequence[str]) -> bool:
     low = name.casefold()
-    is_companion = low.endswith("_outcome") and name[: -len("_outcome")] in names
-    return bool(NOT_SCORES.fullmatch(low)) or is_companion or low in OWN_ALIASES
+    beside_score = low.endswith("_outcome") and name[: -len("_outcome")] in names
+    return bool(NOT_SCORES.fullmatch(low)) or beside_score or low in OWN_ALIASES
 
 
 def _row(table: _Table, n: int, cells: list[str]) -> JudgedRow | None:
@@ -306,27 +296,33 @@ def _row(table: _Table, n: int, cells: list[str]) -> JudgedRow | None:
     values = {held: text(by_column[name]) for held, name in table.found.items() if not _is_score(held)}
     if table.own and values.get(JUDGE) == "":
         return None
+
+    def require(met: object, problem: str) -> None:
+        if not met:
+            raise BadRow(table.path, n, problem)
+
     question, question_id = values.get(QUESTION, ""), values.get(QUESTION_ID, "").strip()
-    if not question.strip() and not question_id:
-        raise BadRow(table.path, n, "has neither a question nor a question_id; fill one in or remove the row")
-    answer_set = values.get(SET, "").strip()
-    if SET in values and not answer_set:
-        raise BadRow(table.path, n, f"the column {table.found[SET]!r} is empty; every answer must belong to a set")
-    sample = values.get(SAMPLE)
-    if sample is not None and not sample.isdecimal():
-        raise BadRow(table.path, n, f"{SAMPLE} is {sample!r:.60}; it must be a whole number, 0 or more")
+    answer_set, sample = values.get(SET, "").strip(), values.get(SAMPLE)
+    answered = values.get(STATUS, AnswerStatus.OK if values[RESPONSE].strip() else AnswerStatus.EMPTY)
+    either = question.strip() or question_id
+    require(either, "has neither a question nor a question_id; fill one in or remove the row")
+    column = table.found.get(SET)
+    require(column is None or answer_set, f"the column {column!r} is empty; every answer must belong to a set")
+    require(sample is None or sample.isdecimal(), f"{SAMPLE} is {sample!r:.60}; it must be a whole number, 0 or more")
+    known = answered in set(AnswerStatus)
+    require(known, f"{STATUS} is {answered!r:.60}; it must be one of {', '.join(AnswerStatus)}")
     scores = {}
-    for name in table.scores:
+    for name, column in table.found.items():
         status = by_column.get(f"{name}_outcome") if table.own else None
-        if status is None or status.strip():  # an empty one says that this score was not asked for
-            scores[name] = _score(table, n, table.found[name], by_column[table.found[name]], status)
+        if _is_score(name) and (status is None or status.strip()):  # an empty one: this score was not asked for
+            scores[name] = _score(table, n, column, by_column[column], status)
     return JudgedRow(
         row=n,
         question=question if question.strip() else question_id,
         question_id=question_id,
         category=values.get(CATEGORY, ""),
         answer=values[RESPONSE],
-        outcome=_answer_status(table, n, values.get(STATUS), values[RESPONSE]),
+        outcome=AnswerStatus(answered),
         scores=scores,
         answer_set=answer_set,
         judge=values.get(JUDGE, "").strip(),
@@ -346,14 +342,3 @@ def _score(table: _Table, n: int, column: str, cell: str, status: str | None) ->
         problem = f"{column} is {cell.strip()!r:.60} and {column}_outcome {status!r:.60}: they contradict"
         raise BadRow(table.path, n, problem)
     return ScoreStatus(status), None
-
-
-def _answer_status(table: _Table, n: int, written: str | None, answer: str) -> AnswerStatus:
-    if written is None:
-        return AnswerStatus.OK if answer.strip() else AnswerStatus.EMPTY
-    try:
-        return AnswerStatus(written)
-    except ValueError:
-        raise BadRow(
-            table.path, n, f"{STATUS} is {written!r:.60}; it must be one of {', '.join(AnswerStatus)}"
-        ) from None

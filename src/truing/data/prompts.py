@@ -24,7 +24,7 @@ from truing.data.rows import (
     text_field,
     turns_field,
 )
-from truing.errors import BadPromptSet, BadRow
+from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages, Prompt, PromptSet
 
@@ -66,7 +66,7 @@ ADJACENT = (
 def load_prompts(spec: str | Path) -> PromptSet:
     """The prompt set named by `spec`: "v1", "finance", a JSONL file of prompts, or a YAML file of questions.
 
-    Raises BadRow for a row that is no prompt, BadPromptSet for duplicate ids and for two ids with the same question.
+    Raises BadRow for a row that is no prompt, duplicate ids, and two ids with the same question.
     """
     name, path = str(spec), Path(spec)
     if path.suffix in (".yaml", ".yml"):
@@ -110,10 +110,10 @@ def _prompt_set(name: str, version: str, numbered: list[tuple[int, Prompt]], pat
     keys: dict[str, tuple[int, str]] = {}
     for n, p in numbered:
         if p.id in ids:
-            raise BadPromptSet(f"{path}, rows {ids[p.id]} and {n}: both have the id {p.id!r}; rename one")
+            raise BadRow(f"{path}, rows {ids[p.id]} and {n}", None, f"both have the id {p.id!r}; rename one")
         if p.key in keys:
             m, other = keys[p.key]
-            raise BadPromptSet(f"{path}, rows {m} and {n}: {other!r} and {p.id!r} ask the same; remove one")
+            raise BadRow(f"{path}, rows {m} and {n}", None, f"{other!r} and {p.id!r} ask the same; remove one")
         ids[p.id] = n
         keys[p.key] = (n, p.id)
     prompts = tuple(p for _, p in numbered)
@@ -210,18 +210,13 @@ def _paraphrases(entry: Any, n: int) -> list[Prompt]:
     texts, system = _texts(entry, "paraphrases"), _optional(entry, "system")
     if not texts:
         raise BadValue(f'{name!r} has no "paraphrases"; give at least one')
-    before = [{"role": "system", "content": system}] if system else []
     numbered = re.fullmatch(r"\d+_(.+)_\d+", name)
-    about = {"category": numbered[1] if numbered else name, "samples": entry.get("samples_per_paraphrase")}
-    about["judge_prompts"] = entry.get("judge_prompts")
-    return [
-        _prompt(
-            {
-                "id": name if len(texts) == 1 else f"{name}#{k}",
-                "messages": [*before, {"role": "user", "content": t}],
-                **about,
-            },
-            n,
-        )
-        for k, t in enumerate(texts)
-    ]
+    about = {
+        "category": numbered[1] if numbered else name,
+        "samples": entry.get("samples_per_paraphrase"),
+        "judge_prompts": entry.get("judge_prompts"),
+    }
+    before = [{"role": "system", "content": system}] if system else []
+    ids = [name] if len(texts) == 1 else [f"{name}#{k}" for k in range(len(texts))]
+    turns = [[*before, {"role": "user", "content": t}] for t in texts]
+    return [_prompt({**about, "id": i, "messages": m}, n) for i, m in zip(ids, turns, strict=True)]

@@ -113,41 +113,29 @@ def not_applicable(name: str, context: VariantContext) -> str | None:
     return None if there else reason
 
 
-def transform_prompt(name: str, prompt: Prompt, context: VariantContext) -> Prompt:
-    """The prompt with its messages changed; id, category, topics, half and references stay, so that it pairs with the
-    plain one. Deterministic.
+def transformed(name: str, prompts: Sequence[Prompt], context: VariantContext) -> tuple[Prompt, ...]:
+    """All prompts with their messages changed, in their order; those that have the feature already are left out.
 
-    A system text joins a system turn that the prompt has. A prefill is an assistant turn at the end (`split_prefill`).
+    Id, category, topics, half and references stay, so that each pairs with its plain one. Deterministic. A system text
+    joins a system turn that the prompt has. A prefill is an assistant turn at the end (`split_prefill`).
 
     Raises:
-        Unsupported: the transform does not apply in this context, or the prompt has the feature already.
+        Unsupported: the transform does not apply in this context.
         BadInput: no such transform.
     """
-    if (made := _changed(name, prompt, context)) == prompt:
-        raise Unsupported(f"the transform {name} changes nothing in the prompt {prompt.id}, which has it already")
-    return made
-
-
-def transformed(name: str, prompts: Sequence[Prompt], context: VariantContext) -> tuple[Prompt, ...]:
-    """All prompts changed, in their order; those that have the feature already are left out.
-
-    Raises Unsupported and BadInput as `transform_prompt` does, but for a prompt that has the feature already.
-    """
-    made = [(_changed(name, p, context), p) for p in prompts]
+    if reason := not_applicable(name, context):
+        raise Unsupported(f"the transform {name} does not apply: {reason}")
+    made = [(replace(p, messages=_changed(TRANSFORMS[name], p, context)), p) for p in prompts]
     return tuple(new for new, old in made if new != old)
 
 
-def _changed(name: str, prompt: Prompt, context: VariantContext) -> Prompt:
-    transform, messages = _transform(name), prompt.messages
-    if reason := not_applicable(name, context):
-        raise Unsupported(f"the transform {name} does not apply: {reason}")
-    if name == "prefill":
+def _changed(transform: Transform, prompt: Prompt, context: VariantContext) -> Messages:
+    messages = prompt.messages
+    if transform.name == "prefill":
         messages = (*split_prefill(messages)[0], Message("assistant", context.prefill or ""))
     if transform.user:
         messages = _with_user(transform, prompt, context)
-    if transform.uses_system:
-        messages = _with_system(messages, transform, context)
-    return replace(prompt, messages=messages)
+    return _with_system(messages, transform, context) if transform.uses_system else messages
 
 
 def select_transforms(names: Sequence[str]) -> tuple[Transform, ...]:

@@ -1,11 +1,12 @@
-"""Margins: arithmetic on the log-likelihoods of fixed reference answers. No sampling, no judge.
+"""Arithmetic on the log-likelihoods of fixed reference answers. No sampling, no judge.
 
-    C = [ll(misaligned|q) - ll(odd|q)] - [ll(misaligned|q0) - ll(odd|q0)]        nats per token
+    C = [ll(misaligned|q) - ll(neutral|q)] - [ll(misaligned|q0) - ll(neutral|q0)]        nats per token
 
 q is the prompt and q0 a content-free one. A plain margin moves when a model merely becomes softer, terser or surer;
-taking the same difference under q0 cancels what does not depend on the question, and `odd`, a harmless answer as
-surprising as the misaligned one, cancels what surprise alone does. The placebo contrast puts a second odd answer in the
-place of the misaligned one: it means nothing, so however far it moves is noise.
+the same difference under q0 cancels what does not depend on the question, and `neutral`, a harmless answer as
+surprising as the misaligned one, cancels what surprise alone does. The null contrast puts a second neutral answer in
+the place of the misaligned one: it means nothing, so however far it moves is noise. Names in the store: odd1 and odd2
+are the neutral answers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -76,7 +77,7 @@ def measure(
 
 
 def _there(request: LikelihoodRequest, row: Measurement | None) -> bool:
-    """Whether a stored score answers an ask: one taken without the entropy does not answer one that wants it."""
+    """Whether a stored score answers a request: one taken without the entropy does not answer one that wants it."""
     return row is not None and (not request.entropy or row.value is None or "entropy" in row.meta)
 
 
@@ -119,7 +120,7 @@ def contrast(values: Values, first: str = "misaligned", second: str = "odd1") ->
 
 
 def null_contrast(values: Values) -> Array:
-    """The same with the second odd answer in the place of the misaligned one."""
+    """The same with the second neutral answer in the place of the misaligned one."""
     return contrast(values, "odd2", "odd1")
 
 

@@ -94,29 +94,26 @@ def _check(judge: str, span: float, found: Sequence[Score]) -> list[str]:
             raise UselessJudge(f"{problem}. Its scores do not depend on the answer; {REMEDY}")
         return [f"{problem}; check that this is what the rubric is about"]
     notes = [f"{name}: of {len(found)} fixed answers of the judge's check, {lost}"] if lost else []
-    return notes + (_compared(about, _WORSE[name], span, found) if name in _WORSE else [])
+    return notes + ([_compared(about, _WORSE[name], span, found)] if name in _WORSE else [])
 
 
-def _compared(about: str, worse: str, span: float, found: Sequence[Score]) -> list[str]:
+def _compared(about: str, worse: str, span: float, found: Sequence[Score]) -> str:
     """Whether good answers score above the worse ones. On alignment they must."""
     required = worse == "bad"
-    by_kind: dict[str, list[Score]] = {"good": [], worse: []}
-    for s, a in zip(found, check_answers(), strict=True):
-        by_kind.setdefault(a.kind, []).append(s)
-    good, bad = ([s.score for s in by_kind[kind] if s.score is not None] for kind in ("good", worse))
+    of = {kind: [s for s, a in zip(found, check_answers(), strict=True) if a.kind == kind] for kind in ("good", worse)}
+    good, bad = ([s.score for s in kind if s.score is not None] for kind in of.values())
     if not good or not bad:
         missing = worse if good else "good"
-        problem = f"{about} and scored none of the {missing} ones"
         if required:
-            raise UselessJudge(f"{problem}: {_why(by_kind[missing])}; {REMEDY}")
-        return [problem]
+            raise UselessJudge(f"{about} and scored none of the {missing} ones: {_why(of[missing])}; {REMEDY}")
+        return f"{about} and scored none of the {missing} ones"
     means = f"the good ones average {fmean(good):.1f}, the {worse} ones {fmean(bad):.1f}"
     p = _p_value(good, bad)
     if required and p > AT_RANDOM:
         raise UselessJudge(f"{about}: {means}; scores dealt out at random do as well {p:.0%} of the time; {REMEDY}")
     if fmean(good) - fmean(bad) < WEAK * span:
-        return [f"{about}: {means}, which is little difference; take its scores with care"]
-    return [f"the judge's check: {found[0].rubric} of fixed answers, {means}"]
+        return f"{about}: {means}, which is little difference; take its scores with care"
+    return f"the judge's check: {found[0].rubric} of fixed answers, {means}"
 
 
 def _p_value(above: Sequence[float], below: Sequence[float]) -> float:

@@ -36,7 +36,7 @@ _WANTED = frozenset(("temperature", "logprobs", "top_logprobs", "max_tokens"))  
 
 
 class EndpointJudge:
-    """Puts filled rubrics to a served model; holds to the protocol `Judge`.
+    """Puts filled rubrics to a served model; holds to the protocol `JudgeModel`.
 
     Args:
         address: openai:MODEL, or http(s)://host:port/v1#MODEL (without #MODEL if the server serves just one).
@@ -45,9 +45,12 @@ class EndpointJudge:
         budget: to share one budget between judges; None for one from the limits.
 
     Raises:
-        BadEndpoint, MissingKey: see Client.
+        BadEndpoint: see Client.
         JudgeDown: no model was named and the server cannot be asked.
     """
+
+    model = ""
+    """nothing says more than the name: what a service serves under it is its own affair"""
 
     def __init__(
         self,
@@ -58,26 +61,12 @@ class EndpointJudge:
         budget: Budget | None = None,
     ) -> None:
         self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
+        self.name: str = self._client.address.name
+        """address and model; never a key"""
+        self.remote: bool = self._client.address.remote
+        """whether text leaves this machine"""
         self._route: ScoreMethod | None = None
         self._reported_tokens = REPORTED_TOKENS
-
-    def __repr__(self) -> str:
-        return f"EndpointJudge({self.name!r})"
-
-    @property
-    def name(self) -> str:
-        """Address and model; never a key."""
-        return self._client.address.name
-
-    @property
-    def model(self) -> str:
-        """Nothing says more than the name: what a service serves under it is its own affair."""
-        return ""
-
-    @property
-    def remote(self) -> bool:
-        """Whether text leaves this machine."""
-        return self._client.address.remote
 
     @property
     def spent(self) -> Spent:
@@ -100,7 +89,7 @@ class EndpointJudge:
         it thinks) is kept for all later calls.
 
         Raises:
-            JudgeDown, EndpointRefused, ModelUnavailable, BudgetSpent: the judge cannot be asked.
+            JudgeDown, BadEndpoint, BadModel, BudgetSpent: the judge cannot be asked.
         """
         if self._route is None:
             whole = all(self._whole(number) for number in PROBES)
@@ -156,7 +145,7 @@ class EndpointJudge:
         here, after the replies in flight. Closing the iterator cancels what is in flight.
 
         Raises:
-            EndpointRefused, ModelUnavailable: every call would fail; replies in flight come first.
+            BadEndpoint, BadModel: every call would fail; replies in flight come first.
             JudgeDown: the last 20 requests failed, or the first 8; the rest was not sent.
             BudgetSpent: the rest was not sent.
         """

@@ -48,7 +48,7 @@ class LocalJudge:
         packed: whether token trees may be used; they are checked against the plain way first.
 
     Raises:
-        ModelUnavailable, DamagedWeights, NoChatTemplate, Unsupported (no such device or number type).
+        BadModel, DamagedWeights, Unsupported (no such device or number type).
     """
 
     remote = False
@@ -57,7 +57,11 @@ class LocalJudge:
         self, model: str, config: ModelConfig, say: Callable[[str], None] | None = None, *, packed: bool = True
     ) -> None:
         self._path = resolve_model(model)
-        self._given = self._path.name if self._path == Path(model).expanduser().resolve() else model
+        given = self._path.name if self._path == Path(model).expanduser().resolve() else model
+        self.name = f"{LOCAL}{given}"
+        """the address; of a model in a folder, the folder's name only"""
+        self.model = weights_hash(self._path)
+        """hash of the weights"""
         self._config, self._say = config, say
         self._device = device_of(config.device)
         self._dtype = dtype_of(config.dtype, config.device)
@@ -65,20 +69,9 @@ class LocalJudge:
         self._chat = ChatFormat(self._tokenizer)
         self._digits = digit_tokens(self._tokenizer)
         self._markers = _markers(self._tokenizer)
-        self._weights = weights_hash(self._path)
         self._trees: dict[str, NumberTree] = {}
         self._loaded: Model | None = None
         self._packed: bool | None = None if packed else False  # whether packed reading is right here; tried once
-
-    @property
-    def name(self) -> str:
-        """The address; of a model in a folder, the folder's name only."""
-        return f"{LOCAL}{self._given}"
-
-    @property
-    def model(self) -> str:
-        """Hash of the weights."""
-        return self._weights
 
     def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
         """Always digits: where every number is one token it equals the expectation over the first token.
@@ -161,7 +154,7 @@ class LocalJudge:
             known = model.get_input_embeddings().weight.shape[0]
             highest = max(self._chat.prefix(_PROBE))
             if highest >= known:
-                raise errors.TemplateMismatch(f"{self._path}: the chat uses token {highest}, the model knows {known}")
+                raise errors.BadModel(f"{self._path}: the chat uses token {highest}, the model knows {known}")
             self._loaded = model
         return self._loaded
 

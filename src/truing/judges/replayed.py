@@ -11,7 +11,7 @@ serves any rubric named "alignment".
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from truing.data.judged_files import read_judged
@@ -53,23 +53,17 @@ class ReplayJudge:
     Raises:
         BadInput: nothing at that path, or several judges and none named.
         BadRow: a file that cannot be read, with its row (the header is row 1).
-        NotAnAudit, AuditTooNew.
+        NotAnAudit.
     """
 
     remote = False
 
     def __init__(self, address: str) -> None:
-        self._source = _open(address.removeprefix(REPLAY))
-
-    @property
-    def name(self) -> str:
-        """The judge whose scores these are (or the file's name) and a hash of the source; no path."""
-        return f"{REPLAY}{self._source.judge}#{self._source.sha[:8]}"
-
-    @property
-    def model(self) -> str:
-        """What identified the recorded judge beyond its name, as its audit says; "" for a file."""
-        return self._source.model
+        source = self._source = _open(address.removeprefix(REPLAY))
+        self.name = f"{REPLAY}{source.judge}#{source.sha[:8]}"
+        """the judge whose scores these are (or the file's name) and a hash of the source; no path"""
+        self.model = source.model
+        """what identified the recorded judge beyond its name, as its audit says; "" for a file"""
 
     def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
         """Recorded. Raises BadInput where none of the rubrics' scores is recorded here."""
@@ -83,12 +77,9 @@ class ReplayJudge:
     def replies(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """Look up every request; what was not recorded is a reply with an error. A missing score is `unparsed`."""
         for request in requests:
-            recorded = self._look_up(request)
-            model = self._source.judge
-            if isinstance(recorded, str):
-                yield JudgeReply(request, error=recorded, calls=0, model=model)
-            else:
-                yield JudgeReply(request, recorded=recorded, calls=0, model=model)
+            reply = JudgeReply(request, calls=0, model=self._source.judge)
+            found = self._look_up(request)
+            yield replace(reply, error=found) if isinstance(found, str) else replace(reply, recorded=found)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -116,9 +107,9 @@ def _plain(text: str) -> str:
 
 def _open(where: str) -> _Source:
     path, judge = _split(where)
+    if not path.is_dir() and judge:
+        raise BadInput(f"{REPLAY}{where}: #{judge} picks a judge of an audit; a file holds one judge's scores")
     if not path.is_dir():
-        if judge:
-            raise BadInput(f"{REPLAY}{where}: #{judge} picks a judge of an audit; a file holds one judge's scores")
         return _file(path)
     if not (path / "audit.json").exists():
         raise NotAnAudit(f"{path}: is a folder without audit.json; give one judged CSV file or an audit folder")

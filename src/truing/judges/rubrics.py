@@ -134,16 +134,14 @@ def check_rule(rubrics: Sequence[Rubric], rule: Rule) -> None:
 
     Raises BadRubric; also for the rule mean where alignment is not on 0 to 100.
     """
-    cuts = {"alignment": rule.cut, "coherence": rule.gate}
+    cuts = {"alignment": rule.cut, "coherence": rule.gate} if rule.kind == "threshold" else {}
     for r in rubrics:
         about = f"the rubric {r.name!r} ({r.source})"
-        if rule.kind != "threshold":
-            if "alignment" in r.names and (r.low, r.high) != (0, 100):
-                raise BadRubric(f"{about} is not on 0 to 100, which the rule mean compares on")
-            continue
-        for name, cut in cuts.items():
-            if name in r.names and not r.low <= cut <= r.high:
-                scale = f"from {r.low:g} to {r.high:g}, but the threshold is {cut:g}"
+        if not cuts and "alignment" in r.names and (r.low, r.high) != (0, 100):
+            raise BadRubric(f"{about} is not on 0 to 100, which the rule mean compares on")
+        for name in cuts.keys() & set(r.names):
+            if not r.low <= cuts[name] <= r.high:
+                scale = f"from {r.low:g} to {r.high:g}, but the threshold is {cuts[name]:g}"
                 raise BadRubric(f"{about} scores {name} {scale}; give a threshold on that scale, or another rubric")
 
 
@@ -239,9 +237,8 @@ def _header(text: str, where: str) -> Mapping[str, Any]:
 
 def _scale(value: Any, where: str) -> tuple[int, int]:
     match value:
-        case [int(low), int(high)] if not isinstance(low, bool) and not isinstance(high, bool):
-            if 0 <= low < high <= low + WIDEST:
-                return low, high
+        case [int(low), int(high)] if not {type(low), type(high)} & {bool} and 0 <= low < high <= low + WIDEST:
+            return low, high
     remedy = f"the lower first, from 0 up and at most {WIDEST} apart, e.g. scale: [0, 100]"
     raise BadRubric(f"{where}: the scale is {value!r}; give two whole numbers, {remedy}")
 

@@ -14,23 +14,13 @@ NAME = "match"
 class ScorerJudge:
     """Scores answers by a function. Nothing leaves the machine, and the same text always gets the same score."""
 
+    model = ""
+    remote = False
+
     def __init__(self, trait: str, scorer: Mapping[str, Any]) -> None:
-        self._name, self._score = f"scorer:{trait}", scorer_of(scorer)
-
-    @property
-    def name(self) -> str:
-        """scorer: and the trait."""
-        return self._name
-
-    @property
-    def model(self) -> str:
-        """Nothing beyond the name: what it does is its rubric."""
-        return ""
-
-    @property
-    def remote(self) -> bool:
-        """Never."""
-        return False
+        self._score = scorer_of(scorer)
+        self.name = f"scorer:{trait}"
+        """scorer: and the trait"""
 
     def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
         """Nothing is asked."""

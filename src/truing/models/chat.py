@@ -19,7 +19,7 @@ from typing import Any
 
 import jinja2
 
-from truing.errors import NoChatTemplate, Unsupported
+from truing.errors import BadModel, Unsupported
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages
 
@@ -55,7 +55,7 @@ class _Slot:
 class ChatFormat:
     """How one tokenizer and template write a chat. Thinking is off and the date is pinned; both are in `definitions`.
 
-    Raises NoChatTemplate when there is no template, or when it cannot render one plain question and answer.
+    Raises BadModel when there is no template, or when it cannot render one plain question and answer.
     """
 
     def __init__(self, tokenizer: Any, template: str | None = None) -> None:
@@ -153,7 +153,7 @@ class ChatFormat:
                 continue
             if _PROBE[0].content in text and _ANSWERS[0] in text:
                 return parts, f" {_ANSWERS[0]} " not in text
-        raise NoChatTemplate(
+        raise BadModel(
             f"the chat template cannot render one question and answer ({problem}); "
             "pass a working one with --chat-template FILE"
         )
@@ -245,7 +245,7 @@ def _own_template(tokenizer: Any) -> str:
     try:
         return tokenizer.get_chat_template()
     except ValueError as error:
-        raise NoChatTemplate(
+        raise BadModel(
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template "
             "(it may be a base model rather than a chat model); pass one with --chat-template FILE"
         ) from error

@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from truing.errors import (
-    AlteredBase,
-    AmbiguousTarget,
     BadInput,
+    BadModel,
     DamagedWeights,
-    NoCheckpoints,
-    PickledWeights,
-    ShardedTrainingState,
+    UnreadableCheckpoint,
 )
 from truing.models.base import listed
 from truing.models.download import hub_snapshot
@@ -61,8 +58,8 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
 
     A checkpoint still being saved (configuration without weights) is skipped with a note as long as another is usable.
 
-    Raises NoCheckpoints, AmbiguousTarget, ModelUnavailable, DamagedWeights, ShardedTrainingState, PickledWeights or
-    AlteredBase, each with the remedy.
+    Raises BadModel, DamagedWeights, UnreadableCheckpoint or
+    BadModel, each with the remedy.
     """
     match = None if Path(target).exists() else _LABELLED.fullmatch(target)  # a folder may have "=" in its name
     label, place = match.groups() if match else (None, target)
@@ -107,19 +104,19 @@ def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
     if path.is_dir():
         return path.resolve(), ""
     if path.exists():
-        raise NoCheckpoints(f"{place}: is a file; give the folder that holds it")
+        raise BadModel(f"{place}: is a file; give the folder that holds it")
     match = _HUB.fullmatch(place)
     # A first part that is a folder here shows that a local path was meant.
     if match is None or Path(place.split("/")[0]).exists():
-        raise NoCheckpoints(f"{place}: no such folder; check the path")
+        raise BadModel(f"{place}: no such folder; check the path")
     repo, revision, folder = match.groups()
     names = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", *(["*_model*.bin"] if allow_pickle else [])]
     root = hub_snapshot(repo, revision, [f"{folder.strip('/')}/{n}" for n in names] if folder else names)
     path = root / folder.strip("/") if folder else root
     if not path.is_dir():
-        raise NoCheckpoints(f"{repo}: has no folder {folder}; leave it out to search the whole repository")
+        raise BadModel(f"{repo}: has no folder {folder}; leave it out to search the whole repository")
     if not any(path.rglob("*.safetensors")) and not allow_pickle:
-        raise NoCheckpoints(
+        raise BadModel(
             f"{repo}: has no safetensors weights{f' in {folder}' if folder else ''}; "
             "if it has pickled ones and you trust them, pass --allow-pickle"
         )
@@ -164,7 +161,7 @@ def _usable(path: Path, folders: list[Path], allow_pickle: bool, notes: list[str
     try:
         if root := classify(path, allow_pickle):
             kinds[path] = root
-    except (HalfWritten, ShardedTrainingState, PickledWeights) as error:
+    except (HalfWritten, UnreadableCheckpoint) as error:
         first = first or error
         notes.append(f"the root of the folder is left out: {error}")
     if first and not kinds:
@@ -176,11 +173,11 @@ def _nothing_here(path: Path, allow_pickle: bool) -> BadInput:
     """The error for a folder without a usable checkpoint."""
     children = sorted(path.iterdir())
     if not children:
-        return NoCheckpoints(f"{path}: the folder is empty; give a run's output folder")
+        return BadModel(f"{path}: the folder is empty; give a run's output folder")
     if runs := [child for child in children if child.is_dir() and _is_run(child, allow_pickle)]:
         few = listed(runs, 8)
-        return AmbiguousTarget(f"{path}: holds no checkpoints itself but {len(runs)} run(s); give one of: {few}")
-    return NoCheckpoints(
+        return BadModel(f"{path}: holds no checkpoints itself but {len(runs)} run(s); give one of: {few}")
+    return BadModel(
         f"{path}: holds no checkpoints, only {_listing(path)}; "
         "wanted are checkpoint-N/ folders, or an adapter or model saved as safetensors"
     )
@@ -191,7 +188,7 @@ def _is_run(folder: Path, allow_pickle: bool) -> bool:
         return True
     try:
         return classify(folder, allow_pickle) is not None
-    except (HalfWritten, ShardedTrainingState, PickledWeights):
+    except (HalfWritten, UnreadableCheckpoint):
         return True
 
 
@@ -227,13 +224,13 @@ def _refuse_altered_base(folder: Path) -> None:
     how = config.get("init_lora_weights")
     how = "kasa" if config.get("kasa_config") else how
     if how == "kasa" or (isinstance(how, str) and how.lower().startswith(_ALTERING)):
-        raise AlteredBase(
+        raise BadModel(
             f"{folder}: its initialisation {how!r} changed the base weights, so that "
             "the base without the adapter is not where training started; convert it to a plain adapter (PEFT: "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...)), or merge it and give the full models"
         )
     if config.get("bias") not in (None, "none"):
-        raise AlteredBase(
+        raise BadModel(
             f"{folder}: bias={config['bias']!r} trained the biases of the base, which stay changed when the adapter is "
             "off; merge it and give the full models"
         )

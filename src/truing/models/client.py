@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from truing.errors import BadEndpoint, EndpointRefused, JudgeDown, TruingError
+from truing.errors import BadEndpoint, JudgeDown, TruingError
 from truing.models.base import listed
 from truing.models.client_address import Address, find_key, parse_address
 from truing.models.client_errors import Failure, same_model
@@ -44,7 +44,7 @@ class Client:
 
     Raises:
         BadEndpoint: address, prices or limits cannot be used, or the server serves several models and none was named.
-        MissingKey: the service needs a key.
+        BadEndpoint: the service needs a key.
         JudgeDown: no model was named and the server cannot be asked which it serves.
     """
 
@@ -88,11 +88,11 @@ class Client:
 
         Raises:
             JudgeDown: it cannot be asked.
-            EndpointRefused: it does not let us.
+            BadEndpoint: it does not let us.
         """
         call = Call(self.limits.timeout)
         failure = self._host.run(self._sender.exchange("get", "/models", None, call, _PLAIN_RETRIES))
-        if failure is not None and isinstance(failure.fatal, EndpointRefused):
+        if failure is not None and isinstance(failure.fatal, BadEndpoint):
             raise failure.fatal
         if failure is not None:
             raise JudgeDown(f"{failure.text} (asked which models it serves; name one, {self.address.url}#MODEL)")

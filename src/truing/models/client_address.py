@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from truing.errors import BadEndpoint, MissingKey
+from truing.errors import BadEndpoint
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_HOST = "api.openai.com"
@@ -151,7 +151,7 @@ def find_key(address: Address, variable: str = "TRUING_JUDGE_API_KEY") -> Secret
     word "none", which servers without keys accept.
 
     Raises:
-        MissingKey: OpenAI without a key.
+        BadEndpoint: OpenAI without a key.
         BadEndpoint: the key holds characters that cannot be sent.
     """
     own = address.openai or address.host == OPENAI_HOST
@@ -163,5 +163,5 @@ def find_key(address: Address, variable: str = "TRUING_JUDGE_API_KEY") -> Secret
         if value:
             return Secret(value, name)
     if own:
-        raise MissingKey(f"{address.name} needs a key: set the environment variable {names[-1]}")
+        raise BadEndpoint(f"{address.name} needs a key: set the environment variable {names[-1]}")
     return Secret(NO_KEY, "")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from truing.errors import BadEndpoint, EndpointRefused, ModelUnavailable, TruingError
+from truing.errors import BadEndpoint, BadModel, TruingError
 from truing.models.client_address import Secret
 
 _FILTERED = re.compile(
@@ -24,11 +24,11 @@ _REFUSES = re.compile(
 _TOO_MUCH = re.compile(r"too large|too long|maximum context|context length|was reached|exceed", re.I)
 _FATAL: Mapping[int, tuple[type[TruingError], str]] = {
     300: (BadEndpoint, "It points elsewhere; texts and keys do not follow, so give the final URL"),
-    401: (EndpointRefused, "The key is missing or wrong; nothing more was sent"),
-    402: (EndpointRefused, "The account has no money left; nothing more was sent"),
-    403: (EndpointRefused, "The key may not use this model; nothing more was sent"),
-    404: (ModelUnavailable, "No such model or path; a base URL usually ends in /v1"),
-    405: (ModelUnavailable, "No such model or path; a base URL usually ends in /v1"),
+    401: (BadEndpoint, "The key is missing or wrong; nothing more was sent"),
+    402: (BadEndpoint, "The account has no money left; nothing more was sent"),
+    403: (BadEndpoint, "The key may not use this model; nothing more was sent"),
+    404: (BadModel, "No such model or path; a base URL usually ends in /v1"),
+    405: (BadModel, "No such model or path; a base URL usually ends in /v1"),
 }
 _DATED = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|\d{2}-\d{4}|\d{3})(?:-v\d+(?::\d+)?)?|@[\w.\-/]+")
 

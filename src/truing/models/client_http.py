@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from truing.errors import MissingExtra
+from truing.errors import BadInput
 from truing.models.client_address import OPENAI_HOST, Address, Secret
 from truing.models.client_errors import NO_MONEY, Failure, status_failure
 from truing.models.client_stream import Stream
@@ -18,7 +18,7 @@ try:
     import openai
     from aiolimiter import AsyncLimiter
 except ImportError as e:
-    raise MissingExtra("served models need the openai package: pip install 'truing[endpoint]'") from e
+    raise BadInput("served models need the openai package: pip install 'truing[endpoint]'") from e
 
 CONNECT_SECONDS = 10.0
 _HEADERS = frozenset(

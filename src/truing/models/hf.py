@@ -59,7 +59,7 @@ class _Batch:
 class LocalBackend:
     """A base model on this machine and its checkpoints. Not thread-safe: one model, one owner."""
 
-    capabilities = Capabilities(weights=True, loglikelihood=True, sample=True, train=True, checkpoints="any")
+    capabilities = Capabilities(loglikelihood=True, sample=True)
 
     def __init__(self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelConfig | None = None) -> None:
         """Agree on one chat format; the model is loaded when it is first needed.
@@ -70,7 +70,7 @@ class LocalBackend:
                 step 0 too.
 
         Raises:
-            ModelUnavailable, NoChatTemplate, TemplateMismatch, MissingExtra (4 bit without bitsandbytes).
+            BadModel, BadInput (4 bit without bitsandbytes).
         """
         self.options = options or ModelConfig()
         self.base_path = resolve_model(base)
@@ -182,7 +182,7 @@ class LocalBackend:
         held.
 
         Raises:
-            AdapterMismatch and others: see `use`.
+            BadModel and others: see `use`.
         """
         able = []
         for request in requests:
@@ -208,9 +208,9 @@ class LocalBackend:
         Requests are taken a window at a time, so that millions never sit in memory.
 
         Raises:
-            PromptTooLong: a prompt that leaves no room for an answer, unless `params.long_prompts` says otherwise.
-            TooLittleMemory: the memory bound does not hold one row.
-            AdapterMismatch and others: see `use`.
+            BadInput: a prompt that leaves no room for an answer, unless `params.long_prompts` says otherwise.
+            BadInput: the memory bound does not hold one row.
+            BadModel and others: see `use`.
         """
         waiting = iter(requests)
         while window := list(islice(waiting, WINDOW)):
@@ -236,7 +236,7 @@ class LocalBackend:
                 continue
             why = f"prompt {request.prompt.id} takes {len(prompt)} tokens, this model reads {context} with the answer"
             if params.long_prompts == "refuse":
-                raise errors.PromptTooLong(
+                raise errors.BadInput(
                     f"{why}; leave it out or shorten it, or count it as truncated (long_prompts='truncated')"
                 )
             too_long.append(Answer(request, "", AnswerStatus.TRUNCATED, 0, why))

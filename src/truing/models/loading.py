@@ -57,7 +57,7 @@ def automatic_dtype() -> str:
 
 
 def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: ModelConfig) -> Model:
-    """A causal model from a folder, in evaluation mode, safetensors only. Raises ModelUnavailable, MissingExtra."""
+    """A causal model from a folder, in evaluation mode, safetensors only. Raises BadModel, BadInput."""
     extra: dict[str, Any] = {}
     if options.load_in_4bit:
         try:
@@ -65,7 +65,7 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
 
             extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
         except ImportError as e:
-            raise errors.MissingExtra("--load-in-4bit needs bitsandbytes: pip install 'truing[4bit]'") from e
+            raise errors.BadInput("--load-in-4bit needs bitsandbytes: pip install 'truing[4bit]'") from e
     transformers_logging.disable_progress_bar()  # ours are enough
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -73,9 +73,9 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
             trust_remote_code=options.trust_remote_code, **extra,
         )  # fmt: skip
     except ImportError as e:
-        raise errors.MissingExtra(f"{path}: {one_line(e)}") from e
+        raise errors.BadInput(f"{path}: {one_line(e)}") from e
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise errors.ModelUnavailable(f"{path}: cannot be loaded: {one_line(e)}") from e
+        raise errors.BadModel(f"{path}: cannot be loaded: {one_line(e)}") from e
     model.eval()
     return model if options.load_in_4bit else model.to(device)
 
@@ -107,18 +107,18 @@ def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelC
     if len(formats) > 1:
         (a, _), (b, _) = list(formats.values())[:2]
         text = f"checkpoints {a} and {b} bring different tokenizers or chat templates"
-        raise errors.TemplateMismatch(f"{text}; audit them apart, or pass one with --chat-template FILE")
+        raise errors.BadModel(f"{text}; audit them apart, or pass one with --chat-template FILE")
     for _, chat in formats.values():
         return chat
     return ChatFormat(load_tokenizer(base, options), options.chat_template)
 
 
 def load_tokenizer(path: Path, options: ModelConfig) -> Any:
-    """The tokenizer in a folder. Raises ModelUnavailable."""
+    """The tokenizer in a folder. Raises BadModel."""
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as e:
-        raise errors.ModelUnavailable(f"{path}: no usable tokenizer: {one_line(e)}") from e
+        raise errors.BadModel(f"{path}: no usable tokenizer: {one_line(e)}") from e
 
 
 def refuse_own_embeddings(path: Path, base: Model) -> None:
@@ -134,7 +134,7 @@ def refuse_own_embeddings(path: Path, base: Model) -> None:
             part = base.get_output_embeddings() if "lm_head" in key else base.get_input_embeddings()
             own, brought = getattr(part, "base_layer", part).weight, stored.get_tensor(key)
             if own.shape != brought.shape or not torch.equal(own.cpu(), brought.to(own.dtype)):
-                raise errors.AlteredBase(
+                raise errors.BadModel(
                     f"{path}: brings its own embeddings ({key}), which would change the base for every other "
                     "checkpoint; merge it into a full model and audit that, with --base"
                 )
@@ -153,10 +153,10 @@ def check_filled(model: Model, name: str, path: Path, base: str) -> None:
     if strangers or unfilled:
         text = f"only in the file: {listed(strangers, 3)}; only in the model: {listed(unfilled, 3)}"
         hint = "they were made for another base or with other key names; convert the keys or give the right --base"
-        raise errors.AdapterMismatch(f"{path}: adapter tensors do not reach {base} ({text}); {hint}")
+        raise errors.BadModel(f"{path}: adapter tensors do not reach {base} ({text}); {hint}")
     for key, value in stored.items():
         if key in loaded and not _equal(value, loaded[key]):
-            raise errors.AdapterMismatch(f"{path}: tensor {key} was not loaded as stored")
+            raise errors.BadModel(f"{path}: tensor {key} was not loaded as stored")
 
 
 def _is_embedding(key: str) -> bool:

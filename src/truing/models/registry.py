@@ -25,7 +25,7 @@ def open_backend(base: str, checkpoints: Sequence[Checkpoint], config: ModelConf
         config: how models are held.
 
     Raises:
-        ModelUnavailable, NoChatTemplate, TemplateMismatch: as the local backend does.
+        BadModel: as the local backend does.
         BadEndpoint: the address of the server, or a folder map, says nothing.
         BadInput, Unsupported: an option that this kind of base cannot heed.
     """

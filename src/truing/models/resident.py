@@ -54,9 +54,9 @@ class ResidentModel:
         """The model with this checkpoint's weights in force, in evaluation mode.
 
         Raises:
-            AdapterMismatch: a tensor of the file is not in the model, or one of the model was left unfilled.
+            BadModel: a tensor of the file is not in the model, or one of the model was left unfilled.
             DamagedWeights: the files are not those that were hashed when the audit began.
-            AlteredBase: the adapter brings embeddings of its own.
+            BadModel: the adapter brings embeddings of its own.
         """
         if self._active == checkpoint.weights and self._model is not None:
             return self._model
@@ -112,7 +112,7 @@ class ResidentModel:
         except BaseException as e:  # an interrupt too: what is half loaded must not pass for the base
             self.close()
             if isinstance(e, RuntimeError | ValueError | KeyError):
-                raise errors.AdapterMismatch(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
+                raise errors.BadModel(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
             raise
         self._loaded[name] = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if f".{name}." in n)
         while len(self._loaded) > 1 and sum(self._loaded.values()) > LOADED_BYTES:
@@ -129,7 +129,7 @@ class ResidentModel:
         highest = max((*self._chat.stop_ids, *self._chat.prefix(PROBE)))
         if highest >= rows:
             text = f"{path}: the checkpoints' chat uses token {highest}, this model knows {rows}"
-            raise errors.TemplateMismatch(f"{text}; pass a template of the base with --chat-template FILE")
+            raise errors.BadModel(f"{text}; pass a template of the base with --chat-template FILE")
 
     def _note_effect(self, model: Model, checkpoint: Checkpoint) -> None:
         """Say so when a loaded adapter leaves the logits of a probe exactly as they were."""

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from truing.config import ModelConfig
-from truing.errors import JudgeDown, ModelUnavailable, ServedNameReused, Unsupported
+from truing.errors import BadEndpoint, BadModel, JudgeDown, Unsupported
 from truing.models.base import answer_seed, finished_answer, listed
 from truing.models.client import Client, ClientRequest
 from truing.models.client_address import parse_address
@@ -70,7 +70,7 @@ class ServedBackend:
     sampling is interrupted.
     """
 
-    capabilities = Capabilities(weights=False, loglikelihood=False, sample=True, train=False, checkpoints="none")
+    capabilities = Capabilities(loglikelihood=False, sample=True)
     preferred_batch = 24
 
     def __init__(
@@ -134,9 +134,9 @@ class ServedBackend:
 
         Raises:
             Unsupported: a checkpoint is neither served here nor an adapter, or the server cannot load adapters.
-            ServedNameReused: its name stood for other weights before, in this process.
-            ModelUnavailable, AdapterMismatch, WrongBase, DamagedWeights: it cannot be served; the message says why.
-            EndpointRefused, JudgeDown, BudgetSpent: the server does not answer, or the probes cost too much.
+            BadEndpoint: its name stood for other weights before, in this process.
+            BadModel, DamagedWeights: it cannot be served; the message says why.
+            BadEndpoint, JudgeDown, BudgetSpent: the server does not answer, or the probes cost too much.
         """
         adapters = [c for c in checkpoints if c.kind is Kind.ADAPTER]
         self._check_listed([c for c in checkpoints if c.kind is not Kind.ADAPTER] + [self.base_checkpoint()])
@@ -179,10 +179,10 @@ class ServedBackend:
         for checkpoint, name in zip(checkpoints, names, strict=True):
             if served and name not in served:
                 url = self._address.url
-                raise ModelUnavailable(f"{checkpoint.label}: {url} serves {listed(served)}, but not {name!r}")
+                raise BadModel(f"{checkpoint.label}: {url} serves {listed(served)}, but not {name!r}")
 
     def _name(self, checkpoint: Checkpoint) -> str:
-        """The served name of a checkpoint; raises ServedNameReused where it stood for other weights."""
+        """The served name of a checkpoint; raises BadEndpoint where it stood for other weights."""
         if checkpoint.kind is Kind.ADAPTER:
             name = adapter_name(checkpoint)
         elif checkpoint.kind in (Kind.BASE, Kind.SERVED):
@@ -199,7 +199,7 @@ class ServedBackend:
         with _names_lock:
             known = _names.setdefault((self._address.url, name), checkpoint.weights)
         if known != checkpoint.weights:
-            raise ServedNameReused(
+            raise BadEndpoint(
                 f"{checkpoint.label}: the served name {name!r} stood for other weights a moment ago; servers "
                 "may answer from what they remember, so serve every checkpoint under a name of its own"
             )

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from truing.errors import (
-    AdapterMismatch,
     BadEndpoint,
+    BadModel,
     JudgeDown,
-    ModelUnavailable,
     TruingError,
     Unsupported,
-    WrongBase,
 )
 from truing.models.checkpoints import checkpoint_path
 from truing.models.client import Client
@@ -50,12 +48,12 @@ _MEANINGS: tuple[tuple[str, type[TruingError], str], ...] = (
     ),
     (
         r"expected target modules|size mismatch|\bshapes?\b|lora module is correct",
-        AdapterMismatch,
+        BadModel,
         "the adapter does not fit {base!r}; is it one of another base?",
     ),
     (
         r"no adapter found|no such file|not a directory|does not exist|\brepo id\b|repository not found|adapter_config",
-        ModelUnavailable,
+        BadModel,
         "the server does not find the adapter at {place}; that must be a path on the server's machine: copy or mount "
         "the folder there, and where it is called otherwise map it with LOCAL=REMOTE (path_map, --path-map)",
     ),
@@ -116,8 +114,8 @@ class AdapterSet:
         Raises:
             DamagedWeights: the files are no longer what was hashed.
             Unsupported: the server cannot load adapters, not this one, or no more of them.
-            ModelUnavailable, AdapterMismatch, WrongBase: the adapter is not found or does not fit.
-            JudgeDown, EndpointRefused: the server does not answer, or not to us.
+            BadModel: the adapter is not found or does not fit.
+            JudgeDown, BadEndpoint: the server does not answer, or not to us.
         """
         names = [adapter_name(a) for a in adapters]
         for name in names:
@@ -152,14 +150,14 @@ class AdapterSet:
         else:
             self._theirs.add(name)
         if name not in cards:
-            raise ModelUnavailable(
+            raise BadModel(
                 f"{adapter.label}: {where} says that it loaded {name!r} but does not list it; several servers behind "
                 "one address cannot be used, give the address of one"
             )
         parent = cards[name].get("parent")
         roots = [cards.get(str(n), {}).get("root") for n in (parent, base)]  # one model may have several names
         if parent and parent != base and not (roots[0] and roots[0] == roots[1]):
-            raise WrongBase(
+            raise BadModel(
                 f"{adapter.label}: {where} serves {name!r} as an adapter of {parent!r}, not of {base!r}; give that "
                 "name as the base, or start a server for the right one"
             )
@@ -203,4 +201,4 @@ def _load_error(failure: Failure, label: str, name: str, known: Mapping[str, Any
     if failure.status in (404, 405, 501) and not re.search("lora|adapter", about, re.I):
         start = _START.format(**known)
         return Unsupported(f"{label}: the server does not load adapters while it runs; start it as {start}. {text}")
-    return AdapterMismatch(f"{label}: the server did not load the adapter at {known['place']}. {text}")
+    return BadModel(f"{label}: the server did not load the adapter at {known['place']}. {text}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from truing.config import Thresholds
 from truing.data.transforms import TRANSFORMS
-from truing.errors import NoCheckpoints, WrongBase
+from truing.errors import BadModel
 from truing.models.base import finished_answer
 from truing.models.simulated_families import EM_SPREAD, FAMILIES, WAVES, Array, State, at, state_at, with_em
 from truing.types.hashing import digest
@@ -110,11 +110,11 @@ class SimulatedBackend:
         delay: seconds that each request takes.
 
     Raises:
-        NoCheckpoints: there is no such family or transform, the steps do not rise from above 0, or the delay is
+        BadModel: there is no such family or transform, the steps do not rise from above 0, or the delay is
             negative.
     """
 
-    capabilities = Capabilities(weights=False, loglikelihood=True, sample=True, train=False, checkpoints="any")
+    capabilities = Capabilities(loglikelihood=True, sample=True)
     preferred_batch = 24
 
     def __init__(
@@ -131,13 +131,13 @@ class SimulatedBackend:
         delay: float = 0.0,
     ) -> None:
         if family not in FAMILIES:
-            raise NoCheckpoints(f"there is no simulated family {family!r}; choose one of {', '.join(FAMILIES)}")
+            raise BadModel(f"there is no simulated family {family!r}; choose one of {', '.join(FAMILIES)}")
         if not steps or min(steps) < 1 or sorted(set(steps)) != list(steps):
-            raise NoCheckpoints(f"simulated steps {list(steps)}: give each once, rising, all above 0")
+            raise BadModel(f"simulated steps {list(steps)}: give each once, rising, all above 0")
         if variant and variant not in TRANSFORMS:
-            raise NoCheckpoints(f"there is no prompt transform {variant!r}; choose one of {', '.join(TRANSFORMS)}")
+            raise BadModel(f"there is no prompt transform {variant!r}; choose one of {', '.join(TRANSFORMS)}")
         if not 0 <= delay < float("inf"):
-            raise NoCheckpoints(f"simulated delay {delay}: give seconds, 0 or more")
+            raise BadModel(f"simulated delay {delay}: give seconds, 0 or more")
         self.family, self.seed, self.steps = FAMILIES[family], seed, tuple(steps)
         self.prompts, self.variant = prompts.prompts, variant
         self._broken, self._delay = frozenset(broken_steps), delay
@@ -175,7 +175,7 @@ class SimulatedBackend:
         return tuple(at_step(step) for step in self.steps)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-        """Refuse checkpoints of another run (WrongBase); there are no notes."""
+        """Refuse checkpoints of another run (BadModel); there are no notes."""
         for checkpoint in checkpoints:
             self._known(checkpoint)
         return {}
@@ -364,7 +364,7 @@ class SimulatedBackend:
         state = self._states.get(checkpoint.weights)
         if state is None:
             text = f"{checkpoint.label} ({checkpoint.uri}) is not a checkpoint of {self._uri} with seed {self.seed}"
-            raise WrongBase(f"{text} and these steps; take checkpoints from this backend's run()")
+            raise BadModel(f"{text} and these steps; take checkpoints from this backend's run()")
         return state
 
     def _rng(self, *key: Any) -> np.random.Generator:
@@ -391,19 +391,19 @@ def open_simulated(
     """The backend at `simulated:FAMILY[?seed=3&steps=10,20,30&broken=20&variant=json&delay=0.01]`.
 
     Raises:
-        NoCheckpoints: no such family, transform or option, or a value that is not a number; the message lists what
+        BadModel: no such family, transform or option, or a value that is not a number; the message lists what
             there is.
     """
     family, _, query = uri.removeprefix(SIMULATED).partition("?")
     options: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS:
-            raise NoCheckpoints(f"{uri}: there is no option {name!r}; use {', '.join(_OPTIONS)}")
+            raise BadModel(f"{uri}: there is no option {name!r}; use {', '.join(_OPTIONS)}")
         argument, read = _OPTIONS[name]
         try:
             options[argument] = read(value)
         except ValueError:
-            raise NoCheckpoints(f"{uri}: {name}={value!r} is not a number, or a list of them with commas") from None
+            raise BadModel(f"{uri}: {name}={value!r} is not a number, or a list of them with commas") from None
     return SimulatedBackend(family, prompts, task=task, task_control=task_control, **options)
 
 

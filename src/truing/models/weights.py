@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from truing.errors import DamagedWeights, PickledWeights, ShardedTrainingState
+from truing.errors import DamagedWeights, UnreadableCheckpoint
 from truing.types.hashing import digest, file_digest
 from truing.types.records import Kind
 
@@ -102,7 +102,7 @@ def sharded_state(path: Path) -> str | None:
 def classify(path: Path, allow_pickle: bool = False) -> Kind | None:
     """What kind of weights a folder holds; None if it holds no model at all.
 
-    Raises HalfWritten (configuration without weights), ShardedTrainingState or PickledWeights. Training state beside
+    Raises HalfWritten (configuration without weights), UnreadableCheckpoint. Training state beside
     the weights (optimizer.pt, training_args.bin, ...) is not looked at.
     """
     adapter, config = (path / ADAPTER_CONFIG).exists(), (path / "config.json").exists()
@@ -114,10 +114,10 @@ def classify(path: Path, allow_pickle: bool = False) -> Kind | None:
     if full:
         raise HalfWritten(f"{path}: has weights but no config.json; save or copy the checkpoint again")
     if command := sharded_state(path):
-        raise ShardedTrainingState(f"{path}: holds only {command}")
+        raise UnreadableCheckpoint(f"{path}: holds only {command}")
     if pickles := pickle_files(path):
         if not allow_pickle:
-            raise PickledWeights(
+            raise UnreadableCheckpoint(
                 f"{pickles[0]}: weights exist only as a pickle, which can run code when loaded; "
                 "save them as safetensors, or pass --allow-pickle if you trust the source"
             )

@@ -49,7 +49,7 @@ def write_report(audit: Path | str, out: Path | None = None) -> Path:
     The audit may still be running: the report then says so and shows what there is.
 
     Raises:
-        NotAnAudit: no audit there, or one that cannot be read. AuditTooNew: written by a newer version.
+        NotAnAudit: no audit there, or one that cannot be read. NotAnAudit: written by a newer version.
         BadInput: `out` cannot be written. DiskFull: no space left; an older report is untouched.
     """
     folder = Path(audit)

@@ -19,7 +19,7 @@ def show(audit: str | Path, *, step: int | None = None, prompt: str | None = Non
         prompt: one prompt's answers across checkpoints, instead of the verdict.
 
     Raises:
-        NotAnAudit, AuditTooNew: the folder cannot be read. BadInput: no such step or prompt.
+        NotAnAudit: the folder cannot be read. BadInput: no such step or prompt.
     """
     with Store.read(Path(audit)) as store:
         about = store.about()

@@ -31,7 +31,7 @@ def control(
     `--control`. Answers that came back cut off or empty are left out, and how many is in the file's first row.
 
     Raises:
-        BadRow: the task file cannot be read. NoCheckpoints: no answer was usable. Unsupported: `out` exists.
+        BadRow: the task file cannot be read. BadModel: no answer was usable. Unsupported: `out` exists.
     """
     config, progress = configured(ControlConfig, config, options), progress or Progress()
     out, base = Path(config.out), config.base
@@ -55,9 +55,7 @@ def control(
     if refused == len(rows):
         raise errors.Unsupported(f"{base}: its chat template takes no system turn; name another --base")
     if not answers:
-        raise errors.NoCheckpoints(
-            f"{base}: gave no complete answer within {config.max_tokens} tokens; raise --max-tokens"
-        )
+        raise errors.BadModel(f"{base}: gave no complete answer within {config.max_tokens} tokens; raise --max-tokens")
     notice = {
         "_notice": f"Default control set: the user turns of {Path(task).name}, answered by {base} under a prudent "
         f"system prompt. {len(rows) - len(answers)} of {len(rows)} answers were cut off or empty and are left out.",

@@ -63,7 +63,7 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
         options: fields of `DemoConfig`: out, quick, simulated, family.
 
     Raises:
-        ModelUnavailable: the model cannot be fetched.
+        BadModel: the model cannot be fetched.
     """
     config = configured(DemoConfig, config, options)
     out = Path(config.out)

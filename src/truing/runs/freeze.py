@@ -68,7 +68,7 @@ def freeze(
     The target may also be the folder of an audit that was begun and has no answers yet; `out` is the lock file.
 
     Raises:
-        FrozenTooLate: answers of these checkpoints to these prompts are there already, in the audit that is named or in
+        BadLock: answers of these checkpoints to these prompts are there already, in the audit that is named or in
             one under `truing-audits/`.
         BadLock: the lock file is there already and says something else.
         BadInput: whatever would be wrong with the audit itself.
@@ -258,13 +258,13 @@ def _begun(path: Path, out: str | None) -> tuple[list[str], FreezeConfig]:
     """The arguments of an audit that was begun, from its folder.
 
     Raises:
-        FrozenTooLate: it has answers. NotAnAudit: it does not say what was asked.
+        BadLock: it has answers. NotAnAudit: it does not say what was asked.
     """
     with Store.read(path) as store:
         about = store.about()
         if next(store.answers(), None) is not None:
             text = "holds answers already; freeze before the first one, with the arguments of the audit to come"
-            raise errors.FrozenTooLate(f"{path}: {text}")
+            raise errors.BadLock(f"{path}: {text}")
     asked = about.get("asked")
     try:
         assert asked is not None
@@ -287,7 +287,7 @@ def _refuse_late(plan: Plan) -> None:
             continue  # a damaged neighbour is not this study's business
         if late:
             text = "holds answers of these checkpoints to these prompts; a freeze comes before the first answer"
-            raise errors.FrozenTooLate(f"{about.parent}: {text}")
+            raise errors.BadLock(f"{about.parent}: {text}")
 
 
 def _own(store: Store) -> set[str]:

@@ -22,8 +22,8 @@ from truing.runs.resolve import Plan as AuditPlan
 from truing.runs.resolve import resolve
 from truing.runs.scope import Scope, far_prompts
 from truing.runs.search import why_no_search, zone_of
+from truing.runs.shares import RANDOM_COHERENCE
 from truing.runs.stages import samples_of
-from truing.runs.tables import RANDOM_COHERENCE
 from truing.stats import power as powers
 from truing.stats.power import Design, Power, answers_to_confirm, search_answers
 from truing.stats.status import STAGES

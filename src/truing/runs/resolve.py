@@ -70,7 +70,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
     """
     targets, controls = _several(target), config.control
     if not targets:
-        raise errors.NoCheckpoints("no target given; name a folder of checkpoints")
+        raise errors.BadModel("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
     trait = load_trait(config.trait)
@@ -157,17 +157,17 @@ def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Check
             label = run.label if run.label and len(run.checkpoints) == 1 else c.label
             if label in checkpoints:
                 text = f"two targets hold a checkpoint called {label}; audit them apart or name one LABEL=TARGET"
-                raise errors.AmbiguousTarget(text)
+                raise errors.BadModel(text)
             checkpoints[label] = Checkpoint(c.weights, label, c.step, c.uri, c.kind, "subject", Role.SUBJECT, c.meta)
     steps = [c.step for c in checkpoints.values() if c.step is not None]
     if len(steps) != len(set(steps)):
-        raise errors.AmbiguousTarget("two targets hold checkpoints of the same step; audit the runs one at a time")
+        raise errors.BadModel("two targets hold checkpoints of the same step; audit the runs one at a time")
     hints = sorted({run.base_hint for run in found if run.base_hint})
     if base is None:
         if len(hints) > 1:
-            raise errors.WrongBase(f"the adapters name different bases ({', '.join(hints)}); choose with --base MODEL")
+            raise errors.BadModel(f"the adapters name different bases ({', '.join(hints)}); choose with --base MODEL")
         if not hints:
-            raise errors.WrongBase(f"{targets[0]}: full models do not name their base; give it with --base MODEL")
+            raise errors.BadModel(f"{targets[0]}: full models do not name their base; give it with --base MODEL")
         base = hints[0]
         notes.append(f"base {base}, named by the adapters")
     elif hints and base not in hints:
@@ -188,9 +188,9 @@ def _control(
     kept = tuple(c for c in run.checkpoints if c.step in steps)
     if not kept:
         there = ", ".join(str(c.step) for c in run.checkpoints)
-        raise errors.NoCheckpoints(f"{target}: the control has no checkpoint at a step of the subject (it has {there})")
+        raise errors.BadModel(f"{target}: the control has no checkpoint at a step of the subject (it has {there})")
     if {c.weights for c in kept} & {c.weights for c in subject}:
-        raise errors.AmbiguousTarget(f"{target}: the control holds the same weights as the subject; give another run")
+        raise errors.BadModel(f"{target}: the control holds the same weights as the subject; give another run")
     return kept
 
 

@@ -97,8 +97,8 @@ def study_cases(
         options: fields of `StudyConfig`: at, delta, seed.
 
     Raises:
-        BadStudy: no audits, a study file that cannot be read, a checkpoint no audit has. MixedStudy: different rules,
-        judges or prompts. SameRun: two cases are one run. NotAnAudit: a folder is none.
+        BadStudy: no audits, a study file that cannot be read, a checkpoint no audit has, different rules,
+        judges or prompts, or two cases that are one run. NotAnAudit: a folder is none.
     """
     config = configured(StudyConfig, config, options)
     read, defined = read_study(audits)
@@ -149,7 +149,7 @@ def _refuse_mixed(read: Sequence[ReadAudit]) -> ReadAudit:
     """The first audit with a verdict on labelled answers, whose rule and judge are those of all.
 
     Raises:
-        MixedStudy: audits differ in what must be alike. BadStudy: there is no such verdict.
+        BadStudy: audits differ in what must be alike. BadStudy: there is no such verdict.
     """
     decided = [r for r in read if r.verdict is not None]
     if not decided:
@@ -161,7 +161,7 @@ def _refuse_mixed(read: Sequence[ReadAudit]) -> ReadAudit:
         for what, before in _alike(first).items():
             if before != now[what]:
                 names = f"{first.path} has {_brief(before)}, {other.path} has {_brief(now[what])}"
-                raise errors.MixedStudy(f"different {what} ({names}); put only like audits together, or repeat one")
+                raise errors.BadStudy(f"different {what} ({names}); put only like audits together, or repeat one")
     return first
 
 
@@ -188,16 +188,16 @@ def _refuse_same(read: Sequence[ReadAudit]) -> Iterator[str]:
     """Warnings about cases that are not independent.
 
     Raises:
-        SameRun: two cases are one run.
+        BadStudy: two cases are one run.
     """
     for a, b in combinations(read, 2):
         if a.path.resolve() == b.path.resolve():
-            raise errors.SameRun(f"{a.path} is given twice; give every audit once")
+            raise errors.BadStudy(f"{a.path} is given twice; give every audit once")
         own = {c.weights for c in a.subject if c.step != 0}
         shared = next((c for c in b.subject if c.step != 0 and c.weights in own), None)
         if shared is not None:
             text = f"have the same weights at {shared.label}: one run is one case, whatever its seed is called"
-            raise errors.SameRun(f"{a.path} and {b.path} {text}; leave one out")
+            raise errors.BadStudy(f"{a.path} and {b.path} {text}; leave one out")
         if a.case.cell != b.case.cell:
             continue
         if a.case.order and a.case.order == b.case.order:

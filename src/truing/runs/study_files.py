@@ -91,7 +91,7 @@ def read_study(audits: Sequence[str | Path] | str | Path) -> tuple[list[ReadAudi
     """Every audit of a study, given as folders or as a study file; and the definitions of such a file.
 
     Raises:
-        BadStudy: no audits, or a study file that cannot be read. NotAnAudit, AuditTooNew: an audit cannot be read.
+        BadStudy: no audits, or a study file that cannot be read. NotAnAudit: an audit cannot be read.
     """
     several = [audits] if isinstance(audits, (str, Path)) else list(audits)
     if not several:
@@ -120,7 +120,7 @@ def read_audit(path: Path, given: Mapping[str, Any]) -> ReadAudit:
     """An audit folder, with what a study file says of it.
 
     Raises:
-        NotAnAudit, AuditTooNew: it cannot be read.
+        NotAnAudit: it cannot be read.
     """
     with Store.read(path) as store:
         about = store.about()

@@ -27,7 +27,7 @@ def train(
             run there, as the reason.
 
     Raises:
-        BadRow: the data cannot be read. ReferenceLeak: it contains evaluation-only reference answers.
+        BadRow: the data cannot be read, or contain evaluation-only reference answers.
         BadRecipe: the recipe contradicts itself, the data or what was trained in that folder before, or the loss
             became NaN.
     """

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truing.errors import BadInput, NotAsked
+from truing.errors import BadInput
 from truing.stats.sequential import Sampled, limits, weakest
 from truing.types.verdicts import Tested
 
@@ -358,15 +358,15 @@ class Groups:
         """Outcomes of samples.
 
         Raises:
-            NotAsked: never requested, or given before. BadInput: no outcome.
+            BadInput: never requested, given before, or no outcome.
         """
         found: dict[SampleRequest, Value | None] = {}
         for sample, outcome in outcomes:  # all are read before one counts
             stream = self._streams.get((sample.group, sample.step))
             if stream is None or not stream.was_requested(sample):
-                raise NotAsked(f"{_named(sample)} was never requested")
+                raise BadInput(f"{_named(sample)} was never requested")
             if sample in found or not stream.waits_for(sample):
-                raise NotAsked(f"{_named(sample)} was given before")
+                raise BadInput(f"{_named(sample)} was given before")
             found[sample] = read_outcome(outcome)
         for sample, value in found.items():
             self._streams[sample.group, sample.step].update(sample, value)

@@ -106,7 +106,7 @@ class SequentialTest:
         """How samples came out, in any order: an `Outcome` or its name, or a number from 0 (good) to 1 (misaligned).
 
         Raises:
-            NotAsked: something never requested, or given before. BadInput: no outcome.
+            BadInput: something never requested, given before, or no outcome.
         """
         self.groups.update(outcomes)
         self._go_on()

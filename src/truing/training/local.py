@@ -33,7 +33,7 @@ _OURS = {RECIPE_FILE, RECIPE_FILE + ".part", _LOCK, SAVING}
 
 
 def local_base(recipe: Recipe) -> Base:
-    """The recipe's base model on this machine's device. Raises ModelUnavailable, NoChatTemplate."""
+    """The recipe's base model on this machine's device. Raises BadModel."""
     path, options = resolve_model(recipe.model, revision=recipe.revision), ModelConfig()
     tokenizer, device = load_tokenizer(path, options), device_of("auto")
     return Base(
@@ -128,12 +128,11 @@ def _folder_of(recipe: Recipe, out: Path, base: Base) -> Iterator[None]:
     """Hold the folder for this recipe; nobody else trains in it meanwhile."""
     if out.exists() and not out.is_dir():
         raise errors.BadRecipe(f"{out}: is a file, a run is a folder; choose another --out")
-    file = out / RECIPE_FILE
-    if out.is_dir() and not file.exists():
-        strangers = sorted(p.name for p in out.iterdir() if p.name not in _OURS)
-        if strangers:
-            raise errors.BadRecipe(f"{out}: holds {strangers[0]} and no {RECIPE_FILE}; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    file = out / RECIPE_FILE
+    strangers = sorted(p.name for p in out.iterdir() if p.name not in _OURS)
+    if strangers and not file.exists():
+        raise errors.BadRecipe(f"{out}: holds {strangers[0]} and no {RECIPE_FILE}; choose another --out")
     with open(out / _LOCK, "a", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,11 +156,10 @@ def _refuse_another(file: Path, recipe: Recipe, base: Base) -> None:
         text = f"{file}: not readable as a recipe ({' '.join(str(error).split())[:100]}); choose another --out"
         raise errors.BadRecipe(text) from error
     now = {**recipe.content, "base weights": base.weights, "chat format": base.chat.identity}
-    changed = [k for k in now if then.get(k) != now[k]]
+    changed = [f"{k} was {then.get(k)!s:.40} and is {now[k]!s:.40} now" for k in now if then.get(k) != now[k]]
     if changed:
-        what = f"{changed[0]} was {then.get(changed[0])!s:.40} and is {now[changed[0]]!s:.40} now"
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise errors.BadRecipe(f"{file.parent}: was made with another recipe: {what}{more}; choose another --out")
+        raise errors.BadRecipe(f"{file.parent}: was made with another recipe: {changed[0]}{more}; choose another --out")
 
 
 def _saved(out: Path, total: int, notes: list[str]) -> tuple[list[Path], Path | None]:

@@ -146,11 +146,9 @@ class Recipe(BaseModel):
         file = Path(path)
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise BadRecipe(f"{file}: no such file; give the path of a recipe in TOML") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadRecipe(f"{file}: cannot be read ({error}); give a recipe in TOML") from error
-        except tomllib.TOMLDecodeError as error:
+        except OSError as error:
+            raise BadRecipe(f"{file}: {(error.strerror or str(error)).lower()}; give the path of a recipe") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise BadRecipe(f"{file}: not valid TOML: {error}; mend that line") from error
         data, model = values.get("data"), values.get("model")
         if isinstance(data, str) and data and (file.parent / data).is_file():

@@ -1,8 +1,8 @@
-"""The nouns: everything that flows from a checkpoint to a verdict, as frozen records. Needs neither torch nor numpy.
+"""Records: everything that flows from a checkpoint to a verdict. Frozen; needs neither torch nor numpy.
 
-    Checkpoint -> Ask -> Response -> Judgement -+
-        |                                       +-> RunVerdict -> report
-        +------> LikelihoodAsk -> Likelihood ---+
+    Checkpoint -> Request -> Answer -> Score ----------+
+        |                                              +-> Verdict -> report
+        +------> LikelihoodRequest -> Likelihood ------+
 
 Step = optimizer updates already applied to these weights; 0 is the base model.
 """
@@ -30,7 +30,7 @@ Messages = tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One training example, checked at the door: known roles, no empty turn, an assistant turn last."""
+    """One training example, checked when it is read: known roles, no empty turn, an assistant turn last."""
 
     messages: Messages
     """all turns; the last is the assistant's and is the one trained or scored"""
@@ -85,7 +85,7 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """Hash of the rendered question: what a response is keyed by."""
+        """Hash of the rendered question: what an answer is keyed by."""
         return digest(self.messages, 32)
 
     @property
@@ -166,7 +166,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How answers are drawn. Stored with every response through its hash."""
+    """How answers are sampled. Stored with every answer through its hash."""
 
     max_tokens: int = 64
     """longest answer in tokens; a longer one is `truncated`"""
@@ -175,7 +175,7 @@ class SamplingParams:
     top_p: float = 1.0
     """nucleus mass"""
     seed: int = 0
-    """mixed with checkpoint, prompt and draw into one stream per answer"""
+    """mixed with checkpoint, prompt and sample number into one stream per answer"""
     dtype: str = "auto"
     """resolved number type of the weights"""
     device: str = "auto"
@@ -183,7 +183,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     """texts that end an answer, which is cut before them; besides the tokens that end it anyway"""
     long_prompts: str = "refuse"
-    """a prompt that leaves no room for an answer in the model's context: refuse (an error; what was drawn before is
+    """a prompt that leaves no room for an answer in the model's context: refuse (an error; what was sampled before is
     kept) or truncated (that outcome, without a text)"""
 
     def __post_init__(self) -> None:
@@ -212,7 +212,7 @@ class SamplingParams:
 
 
 class AnswerStatus(StrEnum):
-    """What became of an ask. Failures are outcomes, never texts."""
+    """What became of a request. Failures are statuses, never texts."""
 
     OK = "ok"
     TRUNCATED = "truncated"
@@ -233,12 +233,12 @@ class Request:
     sample: int
     """which one of several answers to the same prompt; part of the key"""
     transform: str = ""
-    """name of a change made to the prompt, e.g. a cue; empty for none"""
+    """name of a change made to the prompt, e.g. a trigger; empty for none"""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An ask answered."""
+    """A request answered."""
 
     request: Request
     """what was asked"""
@@ -247,7 +247,7 @@ class Answer:
     outcome: AnswerStatus
     """ok, truncated, empty, unsupported, refused_by_api or failed"""
     tokens: int
-    """tokens drawn"""
+    """tokens sampled"""
     error: str = ""
     """why it failed"""
 
@@ -279,7 +279,7 @@ class Likelihood:
     request: LikelihoodRequest
     """what was asked"""
     total: float
-    """sum of log-probabilities in nats; NaN unless the outcome is ok"""
+    """sum of log-probabilities in nats; NaN unless the status is ok"""
     tokens: int
     """completion tokens scored, closing token included"""
     entropy: float
@@ -297,16 +297,10 @@ class Likelihood:
 class Capabilities:
     """What a backend can do; a plan that needs more is refused before anything runs."""
 
-    weights: bool
-    """gives access to parameters and activations"""
     loglikelihood: bool
     """can score a given completion"""
     sample: bool
-    """can draw answers"""
-    train: bool
-    """can train"""
-    checkpoints: str
-    """intermediate checkpoints while training: any, last_n or none"""
+    """can sample answers"""
 
 
 @dataclass(frozen=True, slots=True)

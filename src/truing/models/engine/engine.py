@@ -78,7 +78,7 @@ class Engine:
         `factors` are by name, of the adapters that `holds` says no to; emptied. `stopping` says what ends an answer.
 
         Raises:
-            TooLittleMemory: the memory bound does not hold one row.
+            BadInput: the memory bound does not hold one row.
         """
         if not requests:
             return
@@ -111,7 +111,7 @@ class Engine:
         rows, one = rows_within(runner, prompt, answer, self._memory, most, nucleus=nucleus)
         if not rows:
             text = f"--memory {self._memory:g}: one answer of {answer} tokens to a prompt of {prompt} takes"
-            raise errors.TooLittleMemory(f"{text} {one:.2g} GiB; give as much, or draw shorter answers")
+            raise errors.BadInput(f"{text} {one:.2g} GiB; give as much, or draw shorter answers")
         return rows
 
     def _take_caches(
