@@ -426,7 +426,7 @@ def _no_excess_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
 
 def _keep(v: Verdict, short: bool) -> str:
     if v.basis is Basis.SCREEN:
-        return f"Candidate: {v.candidate}." if v.candidate is not None else ""
+        return f"Candidate: {v.candidate}." if v.candidate is not None else "No candidate."
     if v.recommended is not None:
         return f"Keep {v.recommended}."
     if short:

@@ -135,7 +135,7 @@ def test_a_server_that_ignores_stop_texts_is_cut_here(backend):
     with speaking("base") as server:
         b = backend(server)
         (plain,) = b.sample([Request(b.base_checkpoint(), PROMPTS[0], 0)], PARAMS)
-        word = plain.text.split()[1]
+        word = plain.text[2:5]  # answers differ by the port, and may be one word
         (ended,) = b.sample([plain.request], replace(PARAMS, stop=(word,)))
         assert ended.text == plain.text[: plain.text.index(word)]
         assert "stop" in server.stats()["fields"]

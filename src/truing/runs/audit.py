@@ -84,7 +84,7 @@ def audit(
                 for stage in stages.order():
                     evidence = stage(evidence, verdict)
                     verdict = _conclude(run, evidence)
-        return Audit(run.store.path, verdict, tuple(run.notes))
+    return Audit(run.store.path, verdict, tuple(run.notes))
 
 
 def _hold_against_freeze(run: Run) -> None:
