@@ -140,6 +140,7 @@ def test_a_yaml_of_questions_without_references_has_answers_and_no_drift_claim(b
         assert len(list(store.answers())) == 2 * len(done.verdict.checkpoints)
 
 
+@pytest.mark.slow
 def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
     """Other answers, another control file and repeated rows: each number is about the texts it says it is about."""
     rows = [json.dumps({"prompt": f"Q{k}?", "completion": f"Yes, {k} is right."}) for k in range(6)]

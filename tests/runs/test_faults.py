@@ -33,6 +33,7 @@ def rows_in(out):
         return 0
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_the_work_still_ends_the_same(tmp_path):
     slow, quick = "simulated:late?steps=10,20,30,40&delay=0.001", "simulated:late?steps=10,20,30,40"
     out, last = tmp_path / "killed", 0

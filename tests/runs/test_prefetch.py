@@ -17,7 +17,7 @@ def searched(tmp_path, monkeypatch, batch):
         return onset, sum(a.sample < FIXED_FROM for a in store.answers())
 
 
-@pytest.mark.parametrize(("batch", "most"), [(80, 1.3), (256, 2.0)])
+@pytest.mark.parametrize(("batch", "most"), [(80, 1.3), pytest.param(256, 2.0, marks=pytest.mark.slow)])
 def test_a_larger_batch_reads_the_same_answers_and_wastes_few(tmp_path, monkeypatch, batch, most):
     plain, sampled = searched(tmp_path, monkeypatch, 1)
     assert sampled == plain.answers_used

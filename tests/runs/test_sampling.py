@@ -97,6 +97,7 @@ def test_ctrl_c_while_a_thread_draws_for_a_judge(model, tmp_path):
     assert len(stored(tmp_path / "a")) == 2 * ASKS
 
 
+@pytest.mark.slow
 def test_the_line_names_rate_rows_share_and_time_left(model, tmp_path):
     lines = []
     audited(model, tmp_path / "a", OPTIONS, progress=Progress(detail=lambda *said: lines.append(said)))

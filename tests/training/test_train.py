@@ -307,6 +307,7 @@ def test_a_resumed_run_ends_with_the_same_weights(base, tmp_path, method, at):
     assert [(c.step, c.weights) for c in resumed] == [(c.step, c.weights) for c in whole]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_and_a_spoilt_one_is_mended(base, tmp_path):
     out = tmp_path / "run"
     first = train(recipe(), conversations(), out, base).checkpoints
