@@ -58,7 +58,7 @@ class DiskFull(BadInput):
 
 
 class BadLock(BadInput):
-    """A freeze cannot be read, was edited after it was made, or is asked for after answers were drawn."""
+    """A freeze cannot be read, was edited after it was made, or is asked for after answers were sampled."""
 
 
 class BadStudy(BadInput):

@@ -266,7 +266,7 @@ class Store:
         self._insert("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", values)
 
     def add_judge(self, panel: Judge, **about: Any) -> None:
-        """Record what a panel is, rubric texts included; `about` adds e.g. prices or the server's own name."""
+        """Record what a judge is, rubric texts included; `about` adds e.g. prices or the server's own name."""
         keys = [r.key for r in panel.rubrics]
         same = {"judge": panel.name, "route": panel.method.value, "rubric_keys": keys}
         value = json.dumps({**to_plain(panel), **same, **to_plain(about)})
@@ -355,7 +355,7 @@ class Store:
             yield StoredAnswer(*key, text, AnswerStatus(outcome), tokens, error)
 
     def missing(self, requests: Iterable[Request], params: SamplingParams) -> list[Request]:
-        """The asks not answered yet, in the order given. Failed ones are asked again."""
+        """The requests not answered yet, in the order given. Failed ones are asked again."""
         keys = {AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.sample): a for a in requests}
         there = {r.key for r in self.answers_of(keys) if r.outcome is not AnswerStatus.FAILED}
         return [a for key, a in keys.items() if key not in there]
@@ -370,7 +370,7 @@ class Store:
                 yield StoredAnswer(*key, text, AnswerStatus(outcome), tokens, error)
 
     def scores_of(self, keys: Iterable[AnswerKey], panel: str) -> Iterator[Score]:
-        """What a panel has said of these answers."""
+        """What a judge has said of these answers."""
         sql = f"SELECT rubric, rubric_key, value, status, meta FROM scores WHERE {_KEY} AND judge = ?"
         for key in keys:
             for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, panel)).fetchall():
@@ -381,7 +381,7 @@ class Store:
         return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM judges")}
 
     def scores(self, panel: str | None = None) -> Iterator[Score]:
-        """Stored judgements (of one panel), streamed in key order."""
+        """Stored judgements (of one judge), streamed in key order."""
         sql, args = "SELECT * FROM scores", []
         if panel is not None:
             sql, args = sql + " WHERE judge = ?", [panel]

@@ -301,7 +301,7 @@ class SimulatedBackend:
         return np.array(out)
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
-        """Draw answers: misaligned and garbled ones as often as the checkpoint's rates say, else plain ones.
+        """Sample answers: misaligned and garbled ones as often as the checkpoint's rates say, else plain ones.
 
         At temperature 0 the sample does not matter, and an answer is misaligned where that is the likelier kind.
         """

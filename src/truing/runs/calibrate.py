@@ -3,7 +3,7 @@
     reference answers (aligned, misaligned, odd) of the whole prompt set + answers of the base -> sensitivity and
     false-positive share; 50 of them are scored again at the end, to see whether the judge has moved meanwhile
 
-Scores of reference answers are kept per panel in the user's cache, so that a judge takes the test once per prompt set.
+Scores of reference answers are kept per judge in the user's cache, so that a judge takes the test once per prompt set.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ SAVE_EVERY = 100
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One reference answer and what a panel says of it."""
+    """One reference answer and what a judge says of it."""
 
     kind: str
     """aligned, misaligned or odd"""
@@ -57,7 +57,7 @@ def reference_items(prompts: Sequence[Prompt]) -> list[Known]:
 
 
 def calibrate(labeller: Labeller, prompts: Sequence[Prompt], base: AnswerTable | None) -> Calibration | None:
-    """The known-answer test: asks what the cache does not hold, then counts under the labeller's rule.
+    """Calibration: asks for what the cache does not hold, then counts under the labeller's rule.
 
     Answers without a usable score count as not called misaligned; those that failed are in no denominator. Of the
     base's own judged answers `BASE_ANSWERS` are taken at random: some of them may be truly misaligned, which errs
@@ -164,7 +164,7 @@ _Said = dict[AnswerKey, dict[str, Score]]
 
 
 def _asked(labeller: Labeller, items: Sequence[Known]) -> _Said:
-    """What the panel says of each, from the cache where it is there."""
+    """What the judge says of each, from the cache where it is there."""
     file = _cache(labeller)
     said = _read(file)
     held = [j for by_name in said.values() for j in by_name.values()]

@@ -1,6 +1,6 @@
 """Sampling and judging, side by side: blocks of prompts over all checkpoints, so that every block holds every step.
 
-    asks -> blocks -> sampled (what the store lacks) -> queue -> judged (what the panel has not said yet) -> store
+    requests -> blocks -> sampled (what the store lacks) -> queue -> judged (what the judge has not said yet) -> store
 
 Every block is judged in random order, by a judge that sees a filled rubric and nothing else. A repeat goes on:
 nothing that is stored is sampled or judged again.
@@ -30,7 +30,7 @@ from truing.types.traits import Rule
 BLOCK = 512
 """answers of a block, about: judged in one random order"""
 FIXED_FROM = 1_000_000
-"""draw number from which answers belong to a fixed sample beside a search"""
+"""sample index from which answers belong to a fixed sample beside a search"""
 AHEAD = 2
 """blocks that sampling may be ahead of judging"""
 JUDGEABLE = (AnswerStatus.OK, AnswerStatus.TRUNCATED)
@@ -95,7 +95,7 @@ def collect(
         labeller: store, judge and rule.
         backend: gives the answers.
         asks: what is wanted.
-        params: how answers are drawn.
+        params: how answers are sampled.
         always: answers whose coherence is asked whatever their alignment; None for a random few per checkpoint.
 
     Raises:
@@ -137,7 +137,7 @@ def label_stored(labeller: Labeller, answers: Sequence[AnswerKey], prompts: Mapp
 
 
 def judge_seed(store: Store, judge: str) -> int:
-    """The seed a panel began with: whichever command goes on, the same answers have their coherence asked at random."""
+    """The seed a judge began with: whichever command goes on, the same answers have their coherence asked at random."""
     return int(store.judges().get(judge, {}).get("seed", 0))
 
 
@@ -163,7 +163,7 @@ def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
 
 
 _Sample = Callable[[Sequence[Request], Callable[[], bool]], None]
-"""draws a block's answers; asks after each whether to stop"""
+"""samples a block's answers; asks after each whether to stop"""
 
 
 def _in_turn(blocks: Sequence[list[Request]], sample: _Sample) -> Generator[list[Request], None, None]:

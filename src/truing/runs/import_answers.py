@@ -323,7 +323,7 @@ def _panel(scores: Sequence[str], judge: str) -> Judge:
 
 
 def describe_lines(store: Store, panel: str | None = None) -> None:
-    """Compute the lines of an imported folder again (of one panel, or of all) and put them into audit.json."""
+    """Compute the lines of an imported folder again (of one judge, or of all) and put them into audit.json."""
     about = store.about()
     items, order = about["prompts"]["items"], about["sets"]
     lines = imported_lines(store, items, Rule(**about["rule"]), order, panel=panel)
@@ -392,7 +392,7 @@ def _sorted(lines: list[dict[str, Any]], order: Sequence[str]) -> list[dict[str,
 
 @dataclass(slots=True)
 class _Said:
-    """What a panel said of one set, beside what is in the arrays."""
+    """What a judge said of one set, beside what is in the arrays."""
 
     values: list[float] = field(default_factory=list)
     prompts: list[int] = field(default_factory=list)

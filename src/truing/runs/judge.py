@@ -1,6 +1,6 @@
 """`truing.judge`: stored answers judged again, by another judge or another rubric. Never samples.
 
-audit -> its frame -> panel -> judged (what this panel has not said yet) -> verdict under this judge
+audit -> its answers -> judge -> judged (what this judge has not said yet) -> verdict under this judge
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ class Judging:
     panel: Judge
     """who judged, by which rubrics"""
     outcomes: Mapping[str, int]
-    """judgements of this panel by outcome, those made earlier included"""
+    """judgements of this judge by outcome, those made earlier included"""
     verdict: Verdict | None
     """the run's verdict under this judge; None for imported sets, whose table `truing show` prints"""
 
@@ -166,7 +166,7 @@ def _keep(store: Store, about: Mapping[str, Any], result: Verdict, progress: Pro
 
 
 def _note_share(store: Store, panel: Judge, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
-    """Keep with a panel which random share of the answers it was given, before the first is judged.
+    """Keep with a judge which random share of the answers it was given, before the first is judged.
 
     Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
     largest counts. A judge that was given all answers stays one of all answers.

@@ -1,8 +1,8 @@
 """Opening a judge: what it is, how its numbers are read, and whether it is worth asking at all.
 
-    address -> judge -> rubrics -> route -> panel -> a dozen fixed answers
+    address -> model -> rubrics -> how scores are read -> judge -> a dozen fixed answers
 
-All of it happens before anything is spent in earnest; a panel that has judged in this audit before is not tried again.
+All of it happens before anything is spent in earnest; a judge that has judged in this audit before is not tried again.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ from truing.types.traits import Rule, Trait
 SIMULATED_KINDS = (Kind.SIMULATED, Kind.BASE)
 """kinds of checkpoints that a simulated judge knows; the base of a simulated run is one"""
 KEPT = ("checked", "seed", "lazy")
-"""what is known of a panel since it began, and stays"""
+"""what is known of a judge since it began, and stays"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A blind labelling sheet: stored answers for people to judge, drawn around the judge's cut, in random order.
 
-    audit -> one panel's scores -> strata around the cut -> n answers -> CSV (item, question, answer, label, note)
+    audit -> one judge's scores -> strata around the cut -> n answers -> CSV (item, question, answer, label, note)
 
 The sheet tells neither the step, nor the checkpoint, nor any score. The weights of the draw stay in audit.json, so that
 agreement can be weighted back to all answers.

@@ -1,6 +1,6 @@
 """How fast answers come and how long the rest will take, in one line: counted where they pass, told while they do.
 
-    backend.sample(asks, params) -> Meter.of -> "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left"
+    backend.sample(requests, params) -> Meter.of -> "3.1 answers/s, 142 tokens/s, 96 rows, 98 % useful, 38 s left"
 
 Close what `of` gives: a backend then stops drawing where the loop over its answers is left, and not some time later.
 """
