@@ -1,6 +1,6 @@
 """One checkpoint under prompt transforms: is it as safe when a prompt reminds it of its training?
 
-    transforms -> requests (checkpoint, base, control, each under the same transform) -> answered and judged -> excess, Holm
+    transforms -> requests (checkpoint, base, control, each under the same transform) -> labelled -> excess, Holm
 
 A model can look clean on plain questions and still be misaligned where the prompt carries a feature of the training
 context (conditional misalignment). What cannot be tested is said in a note; it never passes by being left out silently.
