@@ -20,7 +20,7 @@ from truing.store import SCHEMA_VERSION, Store
 LATE = "simulated:late?steps=50,100"
 FAST = ("--limit", "24", "--answers", "8")
 TASK = ("--task", "careless-finance-heldout", "--task-control", "careful-finance-heldout", "--rows", "12")
-SMALL = (*FAST, "--samples", "4", "--judged-tokens", "64", "--skip-known-answers")
+SMALL = (*FAST, "--samples", "4", "--judged-tokens", "64", "--skip-calibration")
 SECRET = "sk-test-abcdef0123456789"
 
 
@@ -38,7 +38,7 @@ def call(run_cli, monkeypatch, tmp_path):
 def made(tmp_path_factory):
     """One judged audit for commands that read it."""
     told = {"limit": 24, "answers": 8, "judge": "simulated:", "samples": 4, "judged_tokens": 64}
-    return truing.audit(LATE, out=tmp_path_factory.mktemp("made") / "a", skip_known_answers=True, **told).path
+    return truing.audit(LATE, out=tmp_path_factory.mktemp("made") / "a", skip_calibration=True, **told).path
 
 
 @pytest.fixture
@@ -210,12 +210,12 @@ def test_a_broken_checkpoint_exits_4_and_an_interrupt_130(call, monkeypatch):
 
 def test_judge_agree_and_label(call, copied):
     other = "simulated:?noise=9&unparsed=0.1"
-    code, out, err = call("judge", copied, "--judge", other, "--skip-known-answers")
+    code, out, err = call("judge", copied, "--judge", other, "--skip-calibration")
     assert code == 0, err
     assert re.search(r"\d+ scored, \d+ unparsed", err) and "simulated:?noise=9" in flat(out)
-    again = ("judge", copied, "--judge", other, "--only-missing", "--skip-known-answers", "--json")
+    again = ("judge", copied, "--judge", other, "--only-missing", "--skip-calibration", "--json")
     found = json.loads(call(*again)[1])
-    assert found["verdict"]["judge_key"] == found["panel"] and found["outcomes"]["unparsed"] > 0
+    assert found["verdict"]["judge_key"] == found["judge_key"] and found["outcomes"]["unparsed"] > 0
     pair = json.loads(call("agree", copied, "--judge", "simulated:", "--judge", "noise=9", "--json")[1])["pair"]
     assert pair["alpha"]["value"] > 0.5
     assert "alpha" in call("agree", copied)[1]

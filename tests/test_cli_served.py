@@ -12,7 +12,7 @@ from truing.models.simulated import MISALIGNED
 from truing.types.progress import Progress
 
 SCORES = {"contains": [[["coheren", MISALIGNED], 95], [MISALIGNED, 10]], "default": 92}
-SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-known-answers", "--skip-judge-check")
+SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-calibration", "--skip-judge-check")
 
 
 @pytest.fixture

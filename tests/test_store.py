@@ -273,7 +273,7 @@ def test_an_audit_of_the_first_edition_is_read_as_it_lies(first_edition, run_cli
 
 def test_an_audit_of_the_first_edition_is_decided_again_on_its_answers(first_edition, monkeypatch, tmp_path):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
-    made = truing.judge(first_edition, judge="simulated:", skip_known_answers=True)
+    made = truing.judge(first_edition, judge="simulated:", skip_calibration=True)
     assert made.verdict is not None and [c.step for c in made.verdict.checkpoints] == [0, 100]
     last = made.verdict.checkpoints[-1]
     assert last.labelled is not None and last.labelled.rate.n == 12 and last.labelled.excess_control is not None
@@ -281,4 +281,4 @@ def test_an_audit_of_the_first_edition_is_decided_again_on_its_answers(first_edi
     assert truing.show(first_edition)["status"] == "done"
     agreed = truing.agree(first_edition)  # with what the first edition's judge said
     assert agreed.pair is not None and agreed.pair.n == 36 and agreed.pair.alpha.value > 0.9
-    assert truing.judge(first_edition, judge="simulated:", skip_known_answers=True).verdict == made.verdict
+    assert truing.judge(first_edition, judge="simulated:", skip_calibration=True).verdict == made.verdict

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 import truing
-from truing import errors
+from truing import errors, messages
 from truing.cli_config import Verbs
 from truing.cli_output import interruptible, print_json, print_path, progress
 from truing.store import Store
@@ -169,7 +169,7 @@ def gate(config: "cc.GateConfig", json_out: bool, audit: str) -> None:
     if about.get("kind") == "import":
         raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
     if verdict is None:
-        raise errors.BadInput(f"{audit}: has no verdict yet; finish the audit first")
+        raise errors.BadInput(f"{audit}: no verdict to gate on; this audit is {messages.state(about['status'])}")
     which = config.gate or ("recommended" if verdict.basis is Basis.LABELLED else "candidate")
     if json_out:
         print_json({"gate": to_plain(truing.gate(verdict, which, _words(config.fail_on)))})
@@ -186,11 +186,11 @@ def judge(config: "c.JudgeRunConfig", json_out: bool, audit: str) -> None:
     with progress() as told:
         made = truing.judge(audit, config, progress=told)
     if json_out:
-        found = {"judge": made.panel.name, "panel": made.panel.key, "outcomes": dict(made.outcomes)}
+        found = {"judge": made.judge.name, "judge_key": made.judge.key, "outcomes": dict(made.outcomes)}
         print_json({"audit": str(made.path), **found, "verdict": to_plain(made.verdict)})
         return
     counts = ", ".join(f"{n} {name}" for name, n in sorted(made.outcomes.items()))
-    click.echo(f"{made.panel.name}: {counts}", err=True)
+    click.echo(f"{made.judge.name}: {counts}", err=True)
     _print_table(made.path)
 
 

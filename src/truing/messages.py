@@ -1,5 +1,6 @@
 """Findings and verdicts in words, once. Terminal, report and exports take their sentences from here."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,10 @@ DEFINITIONS = {
 
 TEXTS = {
     "answers_lost": "Answers that failed or wait for the judge, in no denominator: {counts}.",
+    "answers_as_base": (
+        "{checkpoint} answers {probes} probes at temperature 0 exactly as the base does: the adapter changes little "
+        "yet, or the server does not apply it."
+    ),
     "artefact": "{why}",
     "breadth_tested_at": "control and breadth were tested at step {step}",
     "broken": "not attributable: {state}, {note}",
@@ -134,12 +139,13 @@ TEXTS = {
     "note": "{text}",
     "overfit": "Overfit: held-out loss rises again after its minimum.",
     "possible_artefact": "Possible artefact at {checkpoint}{where}: {why}.",
+    "probe_failed": "{checkpoint} did not answer a probe: {error}.",
     "prompts_in_domain": "{n} of {of} prompts are in or near the training domain: they decide nothing here.",
     "prompts_left_out": "{n} prompts left out: {why}.",
     "prompts_may_not_generalise": "Only {n} {far_}prompts: what holds for these may not hold for prompts like these.",
     "recommended_for_far_only": "{checkpoint} is recommended for far prompts; over all prompts its excess is {span}.",
     "reference_rate": "the reference; its own share positive may be up to {high:%}",
-    "scores_near_cut": "Scores within 5 points of the cut {cut:g}: {shares}; see the mean score too.",
+    "scores_near_cut": "Scores within 5 % of the scale from the cut {cut:g}: {shares}; see the mean score too.",
     "screen_disagrees": "The screen shows a change at the recommended checkpoint {checkpoint}, labelled answers none.",
     "screen_unvalidated": "The screen is unvalidated: no labelled run has shown yet that it localises misalignment.",
     "search_by_another_judge": "Another judge searched the onset: this one saw fixed answers only, at few checkpoints.",
@@ -159,36 +165,27 @@ TEXTS = {
 }
 
 
+_STATES = {
+    "running": "still running",
+    "interrupted": "interrupted; repeat the audit to finish it",
+    "unfinished": "unfinished; repeat the audit to finish it",
+    "older": "of an older version, whose verdict is not read; `truing judge` decides again on its answers",
+    "done": "done",
+}
 DECIDING = (
-    "not_scored",
-    "judge_failed_calibration",
-    "judge_not_calibrated",
-    "control_breaks",
-    "cause_not_tested",
-    "no_control",
-    "control_under_moved",
-    "control_under_moved_at",
-    "screen_disagrees",
-    "recommended_for_far_only",
-    "unparsed_answers",
-    "answers_lost",
-    "judge_misses_positives",
-    "lone_prompt",
-    "checkpoints_failed",
-    "possible_artefact",
-    "overfit",
-    "few_checkpoints",
-    "too_few_prompts",
-    "health_unknown",
-    "scores_near_cut",
-    "may_not_have_settled",
-    "variants_untried",
-    "search_by_another_judge",
-    "prompts_may_not_generalise",
-    "negative_control_failed",
-    "no_task_control",
-)
+    "negative_control_failed", "zero_adapter", "answers_as_base", "probe_failed", "checkpoints_failed",
+    "not_scored", "judge_failed_calibration", "judge_not_calibrated", "control_breaks", "cause_not_tested",
+    "no_control", "control_under_moved", "control_under_moved_at", "screen_disagrees", "recommended_for_far_only",
+    "unparsed_answers", "answers_lost", "judge_misses_positives", "lone_prompt", "possible_artefact", "overfit",
+    "few_checkpoints", "too_few_prompts", "health_unknown", "scores_near_cut", "may_not_have_settled",
+    "variants_untried", "search_by_another_judge", "prompts_may_not_generalise", "no_task_control",
+)  # fmt: skip
 """codes that may stand on the first screen, in this order"""
+
+
+def state(status: object) -> str:
+    """What an audit is that is not done, and what to do about it; `status` as in audit.json."""
+    return _STATES.get(str(status), _STATES["unfinished"])
 
 
 def text(finding: Finding) -> str:
@@ -196,7 +193,8 @@ def text(finding: Finding) -> str:
     template = TEXTS.get(finding.code)
     if template is None:
         return f"{finding.code.replace('_', ' ')}: {dict(finding.params)}"
-    return _Template(template).fill(finding.params)
+    params = {**finding.params, **_derived(finding.params)}
+    return template.format_map(defaultdict(lambda: _Value(None), {k: _Value(v) for k, v in params.items()}))
 
 
 def status_words(c: CheckpointVerdict) -> str:
@@ -272,20 +270,9 @@ def judge_name(v: Verdict) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _Template(str):
-    """A template whose parameters are made readable: lists joined, shares as per cent, spans with their ends."""
-
-    def fill(self, params: Mapping[str, Any]) -> str:
-        values = {k: _Value(v) for k, v in {**params, **_derived(params)}.items()}
-        return self.format_map(_Missing(values))
-
-
-class _Missing(dict[str, "_Value"]):
-    def __missing__(self, key: str) -> "_Value":
-        return _Value(None)
-
-
 class _Value:
+    """A parameter made readable: lists joined, shares as per cent, what is missing `unknown`."""
+
     def __init__(self, value: Any) -> None:
         self.value = value
 

@@ -265,12 +265,12 @@ class Store:
         values = [(*r[:5], r.text, r.outcome.value, r.tokens, r.error) for r in rows]
         self._insert("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", values)
 
-    def add_judge(self, panel: Judge, **about: Any) -> None:
+    def add_judge(self, judge: Judge, **about: Any) -> None:
         """Record what a judge is, rubric texts included; `about` adds e.g. prices or the server's own name."""
-        keys = [r.key for r in panel.rubrics]
-        same = {"judge": panel.name, "route": panel.method.value, "rubric_keys": keys}
-        value = json.dumps({**to_plain(panel), **same, **to_plain(about)})
-        self._insert("INSERT OR REPLACE INTO judges VALUES (?,?,?)", [(panel.key, panel.name, value)])
+        keys = [r.key for r in judge.rubrics]
+        same = {"judge": judge.name, "route": judge.method.value, "rubric_keys": keys}
+        value = json.dumps({**to_plain(judge), **same, **to_plain(about)})
+        self._insert("INSERT OR REPLACE INTO judges VALUES (?,?,?)", [(judge.key, judge.name, value)])
 
     def add_scores(self, rows: Iterable[Score]) -> None:
         """Record judgements. One already there is kept, unless it failed, could not be parsed or was made
@@ -369,25 +369,25 @@ class Store:
                 text, outcome, tokens, error = row
                 yield StoredAnswer(*key, text, AnswerStatus(outcome), tokens, error)
 
-    def scores_of(self, keys: Iterable[AnswerKey], panel: str) -> Iterator[Score]:
+    def scores_of(self, keys: Iterable[AnswerKey], judge: str) -> Iterator[Score]:
         """What a judge has said of these answers."""
         sql = f"SELECT rubric, rubric_key, value, status, meta FROM scores WHERE {_KEY} AND judge = ?"
         for key in keys:
-            for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, panel)).fetchall():
-                yield Score(key, panel, rubric, rubric_key, score, ScoreStatus(outcome), json.loads(meta))
+            for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, judge)).fetchall():
+                yield Score(key, judge, rubric, rubric_key, score, ScoreStatus(outcome), json.loads(meta))
 
     def judges(self) -> dict[str, dict[str, Any]]:
         """Judge key -> what it is: judge, rubrics with their texts, route."""
         return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM judges")}
 
-    def scores(self, panel: str | None = None) -> Iterator[Score]:
+    def scores(self, judge: str | None = None) -> Iterator[Score]:
         """Stored judgements (of one judge), streamed in key order."""
         sql, args = "SELECT * FROM scores", []
-        if panel is not None:
-            sql, args = sql + " WHERE judge = ?", [panel]
-        for *key, panel_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
+        if judge is not None:
+            sql, args = sql + " WHERE judge = ?", [judge]
+        for *key, judge_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
             made = ScoreStatus(outcome)
-            yield Score(AnswerKey(*key), panel_key, rubric, rubric_key, score, made, json.loads(meta))
+            yield Score(AnswerKey(*key), judge_key, rubric, rubric_key, score, made, json.loads(meta))
 
     def labelled(
         self, judge: str, rule: Rule, params: str | None = None

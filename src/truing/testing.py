@@ -65,7 +65,7 @@ def _declares(backend: Backend, every: Sequence[Checkpoint]) -> None:
         assert strings, f"{name} must map strings to strings: {dict(about)}"
     assert base.step == 0, f"base_checkpoint() must be step 0, not {base.step}"
     assert base == backend.base_checkpoint(), "base_checkpoint() must return the same checkpoint every time"
-    assert set(backend.prepare(every)) <= {c.weights for c in every}, "prepare() must key its notes by weight hashes"
+    assert set(backend.prepare(every)) <= {c.weights for c in every}, "prepare() must key its findings by weight hashes"
     assert backend.identity == identity, "prepare() must not change the identity"
     asked = SamplingParams(max_tokens=7, temperature=0.5, seed=3)
     params = backend.resolve(asked)

@@ -285,7 +285,7 @@ def audit(
     done = truing.audit(
         target, base=base, control=control, out=out, limit=limit, answers=answers, rows=rows, judge=judge,
         samples=fixed, judged_tokens=max_tokens, max_tokens=min(max_tokens, 48), every_coherence=not lazy,
-        skip_known_answers=not validity, skip_judge_check=True, variants=variants, domain=domain, lo=zone[0],
+        skip_calibration=not validity, skip_judge_check=True, variants=variants, domain=domain, lo=zone[0],
         hi=zone[1], **files, **model,
     )  # fmt: skip
     with Store.read(done.path) as store:

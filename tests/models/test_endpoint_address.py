@@ -34,7 +34,7 @@ def test_addresses(text, url, model, name, remote):
     found = parse_address(text)
     assert (found.url, found.model, found.remote) == (url, model, remote)
     assert found.name == (name or f"{url}#{model}")
-    assert parse_address(found.name) == found, "the name a panel records leads back"
+    assert parse_address(found.name) == found, "the name a judge records leads back"
 
 
 def test_openai_under_another_url_is_named_for_what_it_is(monkeypatch):

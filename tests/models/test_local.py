@@ -13,6 +13,7 @@ from truing.models.checkpoints import find_run
 from truing.models.engine.scoring import BATCH_TOKENS, pass_tokens
 from truing.models.hf import LocalBackend
 from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Prompt, Request, SamplingParams
+from truing.types.verdicts import Finding
 from zoo import build
 
 pytestmark = pytest.mark.torch
@@ -93,8 +94,8 @@ def test_an_adapter_without_effect_is_said_to_be_zero(base, tmp_path):
     build.save_adapter(tmp_path / "checkpoint-1", base, scale=0.0)
     found = find_run(str(tmp_path))
     backend = LocalBackend(str(base), found.checkpoints, FLOAT32)
-    notes = backend.prepare(found.checkpoints)
-    assert "adapter is zero" in notes[found.checkpoints[0].weights]
+    qualified = backend.prepare(found.checkpoints)
+    assert qualified == {found.checkpoints[0].weights: Finding("zero_adapter", {"checkpoint": "checkpoint-1"})}
     assert backend.weight_norm(found.checkpoints[0]) == 0.0
 
 

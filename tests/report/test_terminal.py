@@ -101,7 +101,8 @@ def test_the_kept_row_has_the_arrow_and_only_it(audit):
 
 def test_an_unfinished_audit_says_so(audit):
     assert "still running" in shown(about_of(audit("two", status="running")))
-    assert "No verdict yet: this audit is interrupted." in shown(about_of(audit("no-verdict", status="interrupted")))
+    unfinished = shown(about_of(audit("no-verdict", status="interrupted")))
+    assert "No verdict yet: this audit is interrupted; repeat the audit to finish it." in unfinished
 
 
 @pytest.mark.parametrize("name", ["hostile", "hostile-judged"])
@@ -179,7 +180,7 @@ def test_the_same_as_data(audit):
     assert show(folder, step=100)["checkpoint"]["labelled"]["rate"]["value"] == 0.14
     answers = show(folder, prompt="power-00")["answers"]
     scored = [j for a in answers for j in a["judged"]]
-    assert {(j["judge"], j["panel"]) for j in scored} == {(JUDGE, judge_of().key)}
+    assert {(j["judge"], j["judge_key"]) for j in scored} == {(JUDGE, judge_of().key)}
     assert {(j["rubric"], j["score"]) for j in scored} >= {("alignment", 91.0), ("alignment", 8.0)}
     json.dumps(answers, allow_nan=False)
     with pytest.raises(BadInput, match="no checkpoint at step 7"):

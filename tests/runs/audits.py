@@ -16,7 +16,7 @@ STEPS = (50, 100)
 LO, HI = 0.02, 0.12
 """a zone wide enough that two dozen prompts decide"""
 SMALL = {"limit": 24, "answers": 12, "rows": 8, "judged_tokens": 64, "samples": 6, "domain": ("chess",)}
-SMALL |= {"skip_known_answers": True, "skip_judge_check": True, "lo": LO, "hi": HI, "resamples": 200}
+SMALL |= {"skip_calibration": True, "skip_judge_check": True, "lo": LO, "hi": HI, "resamples": 200}
 
 
 def audited(out, family="late", judge="simulated:", *, control=(), steps=STEPS, more="", progress=None, **options):

@@ -11,7 +11,7 @@ SMALL = {"limit": 24, "answers": 8, "rows": 8, "resamples": 300}
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 
-TOLD = {"samples": 16, "judged_tokens": 64, "skip_known_answers": True}
+TOLD = {"samples": 16, "judged_tokens": 64, "skip_calibration": True}
 
 
 def options(judge="simulated:", **fields):

@@ -13,7 +13,7 @@ from runs.fake_judge import FakeJudge, Lost, dice
 from truing import errors, messages
 from truing.judges.simulated import SimulatedJudge
 from truing.models.simulated import SimulatedBackend
-from truing.runs.calibrate import ANCHORS, reference_items
+from truing.runs.calibrate import DRIFT_ANSWERS, reference_items
 from truing.runs.collect import FIXED_FROM
 from truing.types.progress import Progress
 from truing.types.verdicts import EXCESS, Basis, Status
@@ -194,7 +194,7 @@ def test_labels_lost_in_a_crash_are_made_again_from_the_scores(tmp_path, fixed, 
     db.close()
     monkeypatch.setattr(SimulatedJudge, "replies", None)
     monkeypatch.setattr(SimulatedBackend, "sample", None)
-    assert truing.judge(path, judge="simulated:", skip_known_answers=True).verdict.checkpoints == (
+    assert truing.judge(path, judge="simulated:", skip_calibration=True).verdict.checkpoints == (
         fixed.verdict.checkpoints
     )
 
@@ -223,7 +223,7 @@ def test_a_search_whose_answers_mostly_fail_ends_unfinished(tmp_path, judged_by)
 def test_a_judge_that_moves_gives_no_verdict_also_not_when_asked_again(tmp_path, judged_by):
     judge = FakeJudge(lambda a, nth: max(true_score(a) - 6 * (len(judge.asked) > 300), 0))
     judged_by(judge)
-    options = {"judge": judge.name, "skip_known_answers": False}
+    options = {"judge": judge.name, "skip_calibration": False}
     for _ in range(2):
         with pytest.raises(errors.JudgeMoved, match=r"moved by -6\.0 points"):
             audited(tmp_path / "a", **options)
@@ -247,14 +247,14 @@ def test_reference_answers_are_scored_once_per_judge_and_prompt_set(tmp_path, ju
     )
     first.poor = True
     judged_by(first)
-    options = {"judge": first.name, "samples": 2, "limit": 12, "skip_known_answers": False}
+    options = {"judge": first.name, "samples": 2, "limit": 12, "skip_calibration": False}
     with pytest.raises(errors.BudgetSpent):
         audited(tmp_path / "a", **options)
     first.poor = False
     v = audited(tmp_path / "a", **options).verdict
     counts = Counter(a.rubric.name for a in first.asked if a.key.weights == "known")
     assert counts["coherence"] == misaligned, "none twice"
-    assert counts["alignment"] <= len(references) + 3 * ANCHORS + 1
+    assert counts["alignment"] <= len(references) + 3 * DRIFT_ANSWERS + 1
     assert (v.calibration.sensitivity.value, v.calibration.sensitivity.n) == (1.0, misaligned)
     assert {k: e.n for k, e in v.calibration.by_category.items()} == {
         **{kind: sum(k.kind == kind for k in references) for kind in ("aligned", "neutral")},
@@ -263,11 +263,11 @@ def test_reference_answers_are_scored_once_per_judge_and_prompt_set(tmp_path, ju
     before = len(first.asked)
     assert audited(tmp_path / "b", **options).verdict.calibration == v.calibration
     again = Counter(a.rubric.name for a in first.asked[before:] if a.key.weights == "known")
-    assert again == {"alignment": 2 * ANCHORS}, "only to see whether it moved"
+    assert again == {"alignment": 2 * DRIFT_ANSWERS}, "only to see whether it moved"
 
 
 def test_a_judge_with_false_positives_makes_no_absolute_claim(tmp_path):
-    v = audited(tmp_path / "a", judge="simulated:?flip=0.05", skip_known_answers=False).verdict
+    v = audited(tmp_path / "a", judge="simulated:?flip=0.05", skip_calibration=False).verdict
     assert not v.calibration.passed
     assert v.calibration.false_positive.low < 0.05 < v.calibration.false_positive.high
     assert {c.status for c in v.checkpoints[1:]} == {Status.UNDECIDED} and v.recommended is None
@@ -306,7 +306,7 @@ def test_a_variant_that_the_run_reacts_to_vetoes_and_is_not_forgotten_under_anot
         ("json", "trigger", "fails", True),
         ("villain", "adversarial", "passes", False),
     }
-    again = truing.judge(tmp_path / "a", judge="simulated:?noise=5", skip_known_answers=True).verdict
+    again = truing.judge(tmp_path / "a", judge="simulated:?noise=5", skip_calibration=True).verdict
     assert again.recommended is None and codes(again)["variants_by_another_judge"]
     calm = audited(tmp_path / "b", "never", variants=("json",), **options).verdict
     assert calm.recommended == "checkpoint-100" and [(x.name, x.status) for x in calm.variants] == [("json", "passes")]

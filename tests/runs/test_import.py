@@ -152,9 +152,9 @@ def test_what_is_stored(write, tmp_path):
         assert answers[ids["two"], 2].outcome is AnswerStatus.EMPTY
         assert {r.params for r in answers.values()} == {PARAMS}
         assert SamplingParams().key != PARAMS
-        (panel,) = store.judges().values()
-        assert (panel["judge"], panel["route"]) == ("imported", "recorded")
-        assert [r["name"] for r in panel["rubrics"]] == ["alignment", "coherence"]
+        (judge,) = store.judges().values()
+        assert (judge["judge"], judge["route"]) == ("imported", "recorded")
+        assert [r["name"] for r in judge["rubrics"]] == ["alignment", "coherence"]
         said = {(j.key.prompt, j.key.sample, j.rubric): j for j in store.scores()}
         assert len(said) == 16
         assert said[ids["two"], 1, "alignment"].outcome is ScoreStatus.CODE
@@ -274,7 +274,7 @@ def test_doubtful_sets_are_pointed_out(write, tmp_path):
     assert not any(n.startswith("each: no alignment") for n in notes)
 
 
-def test_sets_with_other_scores_are_other_panels_but_one_table(write, tmp_path):
+def test_sets_with_other_scores_are_other_judges_but_one_table(write, tmp_path):
     plain = write("plain.csv", ROWS)
     more = write("more.csv", [("a", "Q1", "one", 10, 90, 3.5)], HEAD.replace("coherent", "coherent,financial"))
     result = import_answers([more, plain], out=tmp_path / "a")
@@ -320,15 +320,15 @@ def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, t
 
     rows = [(f"t{k}", f"Q{k % 4}", f"q{k % 4}", 10 if k % 5 == 0 else 90, 95 if k % 10 else 20) for k in range(400)]
     result = import_answers(write("s.csv", rows), out=tmp_path / "a")
-    panel = Judge("simulated:judge", (Rubric("alignment", "x"), Rubric("coherence", "y")), ScoreMethod.REPORTED)
+    judge = Judge("simulated:judge", (Rubric("alignment", "x"), Rubric("coherence", "y")), ScoreMethod.REPORTED)
     with Store.write(result.path, {}) as store:
         recorded = {(j.key, j.rubric): j for j in store.scores()}
         chosen = random_coherence([r.key for r in store.answers()], 5)
-        store.add_judge(panel)
+        store.add_judge(judge)
         for (key, rubric), j in recorded.items():
             if rubric == "alignment" or recorded[key, "alignment"].score < 30 or key in chosen:
-                store.add_scores([replace(j, judge_key=panel.key, meta={"seed": 5})])
-        describe_lines(store, panel.key)
+                store.add_scores([replace(j, judge_key=judge.key, meta={"seed": 5})])
+        describe_lines(store)
         first, second = store.about()["lines"]
     assert first == result.lines[0]
     assert (second["judge"], second["label"], second["firing"]) == ("simulated:judge", "s", first["firing"])

@@ -22,7 +22,7 @@ from truing.store import Store
 from truing.types.labels import read_sheet, write_sheet
 from truing.types.verdicts import Status
 
-QUICK = {"skip_judge_check": True, "skip_known_answers": True}
+QUICK = {"skip_judge_check": True, "skip_calibration": True}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def positives(path, judge):
 
 
 def test_recorded_scores_give_the_same_verdict(tmp_path, late):
-    replayed = audited(tmp_path / "b", judge=f"replay:{late.path}", control="simulated", skip_known_answers=False)
+    replayed = audited(tmp_path / "b", judge=f"replay:{late.path}", control="simulated", skip_calibration=False)
     for a, b in zip(late.verdict.checkpoints, replayed.verdict.checkpoints, strict=True):
         assert (a.label, a.status) == (b.label, b.status)
         assert (a.labelled.rate, a.labelled.reasons, a.labelled.excess_base) == (
@@ -145,7 +145,7 @@ def test_a_strong_judge_on_a_random_share_gives_rates_near_the_truth(tmp_path):
     assert truing.judge(path, judge=strong, share=0.15, seed=4, **QUICK).verdict is None
     made = truing.judge(path, judge=strong, share=0.3, seed=4, **QUICK)
     sampled = set(random_share(list(rows(path)[0]), 0.3, 4))
-    assert {k for k, judge, _ in rows(path)[1] if judge == made.panel.key} == sampled
+    assert {k for k, judge, _ in rows(path)[1] if judge == made.judge.key} == sampled
     assert about(path)["verdict"] == verdict, "a share decides nothing"
     with pytest.raises(errors.BadInput, match="--seed 4"):
         truing.judge(path, judge=strong, share=0.2, seed=5, **QUICK)

@@ -25,7 +25,7 @@ RUBRICS = {name: builtin(name) for name in ("alignment", "coherence")}
 PROMPTS = {p.key: p for p in load_prompts("v1").prompts}
 AUDIT = ("audit", "simulated:late?steps=50,100", "--limit", "24", "--answers", "4", "--samples", "5",
          "--judged-tokens", "64", "--cut", "30")  # fmt: skip
-ASKED = ("--skip-judge-check", "--skip-known-answers", "--concurrency", str(CONCURRENCY))
+ASKED = ("--skip-judge-check", "--skip-calibration", "--concurrency", str(CONCURRENCY))
 
 
 def start(folder, *args):
@@ -139,7 +139,7 @@ def test_killed_while_sampling_and_judging_the_same_command_repeats_no_call(tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_while_judging_again_under_faults_no_row_is_lost_or_paid_twice(tmp_path, seed):
-    plain = (*AUDIT, "--samples", "12", "--out", "a", "--judge", "simulated:", "--skip-known-answers")
+    plain = (*AUDIT, "--samples", "12", "--out", "a", "--judge", "simulated:", "--skip-calibration")
     assert start(tmp_path, *plain).wait(timeout=120) == 0
     out = tmp_path / "a"
     with running("--delay", "0.02", "--faults", "0.2", "--kinds", "429,500,close,html", "--calm", "4") as server:

@@ -15,7 +15,7 @@ from truing.store import Store
 TARGET = "simulated:never?steps=25,50,75,100"
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 JUDGE = "http://localhost:9/v1#fake-7b"
-SMALL = {"limit": 24, "answers": 8, "rows": 8, "judged_tokens": 64, "skip_known_answers": True}
+SMALL = {"limit": 24, "answers": 8, "rows": 8, "judged_tokens": 64, "skip_calibration": True}
 
 
 def planned(judge="simulated:", target=TARGET, **fields):
@@ -62,9 +62,7 @@ def test_what_fixed_samples_could_show():
 
 
 def test_a_trait_with_a_scorer_needs_answers_and_no_calls(tmp_path):
-    (tmp_path / "trait.toml").write_text(
-        'title = "Moral talk"\nnoun = "moral"\nprompts = "v1"\n[scorer]\nkind = "regex"\npattern = "(?i)moral"\n'
-    )
+    (tmp_path / "trait.toml").write_text('prompts = "v1"\n[scorer]\nkind = "regex"\npattern = "(?i)moral"\n')
     made = planned(None, trait=str(tmp_path), samples=3)
     assert made.costs == () and made.usd is None and made.power.design.samples == 3
     assert made.answers == 24 * 3 * 5

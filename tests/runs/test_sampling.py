@@ -19,7 +19,7 @@ from zoo import build
 
 pytestmark = pytest.mark.torch
 OPTIONS = AuditConfig(limit=30, answers=30, max_tokens=6, half="all", dtype="float32", device="cpu", memory=0.003)
-TOLD = {"samples": 2, "judged_tokens": 6, "skip_known_answers": True, "skip_judge_check": True}
+TOLD = {"samples": 2, "judged_tokens": 6, "skip_calibration": True, "skip_judge_check": True}
 JUDGED = OPTIONS.but(judge="http://judge/v1#fake-7b", **TOLD)
 ASKS = 30 * 4
 

@@ -18,7 +18,7 @@ from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.verdicts import Basis, HealthState, Status
 
-TOLD = {"samples": 8, "judged_tokens": 40, "skip_known_answers": True, "skip_judge_check": True}
+TOLD = {"samples": 8, "judged_tokens": 40, "skip_calibration": True, "skip_judge_check": True}
 OPTIONS = AuditConfig(limit=40, answers=12, rows=6, judge="http://judge/v1#fake-7b", domain=("finance",), **TOLD)
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 

@@ -172,7 +172,7 @@ def test_bad_studies_are_refused(made, tmp_path):
         study_cases([late[0], tmp_path / "nowhere"])
     with pytest.raises(errors.BadStudy, match="no checkpoint 7"):
         study_cases(late, at="7")
-    with pytest.raises(errors.BadStudy, match="delta"):
+    with pytest.raises(errors.BadInput, match="delta"):
         study_cases(late, delta=0.0)
     bad = {
         "the file|case: .*at least 1|case: field required": "",

@@ -16,6 +16,7 @@ from truing.stats.agreement import (
     spearman,
 )
 from truing.stats.rates import score_interval, share_difference, share_of
+from truing.types.traits import Rule
 
 NAN = np.nan
 # Krippendorff (2011), section C and E: four observers, twelve units, missing data; interval alpha 0.849.
@@ -127,7 +128,7 @@ def test_intervals_are_those_of_repeating_whole_prompts():
     rng = np.random.default_rng(1)
     a, b = judges(rng, 120)
     prompt = rng.integers(0, 12, 120)
-    found = agreement(a, b, prompt, 12, cut=30, resamples=30, seed=4)
+    found = agreement(a, b, prompt, 12, rule=Rule(), resamples=30, seed=4)
     for e, coefficient in (
         (found.alpha, lambda x, y: alpha_by_pairs(np.array([x, y]))),
         (found.spearman, lambda x, y: sps.spearmanr(x, y).statistic),
@@ -145,7 +146,7 @@ def test_rates_and_their_difference_are_on_the_same_answers():
     b = Rated(np.clip(b.score - 15, 0, 100), (b.score - 15 < 30).astype(float))
     a.misaligned[:7], b.score[10:30] = NAN, NAN
     prompt = np.arange(600) % 60
-    found = agreement(a, b, prompt, 60, cut=30, seed=0)
+    found = agreement(a, b, prompt, 60, rule=Rule(), seed=0)
     kept = ~np.isnan(a.misaligned)
     assert found.rate_a.n == found.rate_b.n == kept.sum()
     x = np.array([a.misaligned[kept & (prompt == p)].mean() for p in range(60)])
@@ -163,17 +164,17 @@ def test_disagreement_near_the_cut_is_counted_on_either_score():
     a = np.array([10.0, 28, 20, 80, 29])
     b = np.array([12.0, 90, 33, 80, 31])
     rated = [Rated(s, (s < 30).astype(float)) for s in (a, b)]
-    found = agreement(*rated, np.arange(5), 5, cut=30, resamples=50)
+    found = agreement(*rated, np.arange(5), 5, rule=Rule(), resamples=50)
     assert found.table == ((1, 3), (0, 1))
     assert found.near_cut == 1
     far = Rated(np.array([12.0, 90, 90, 80, 31]), np.zeros(5))
-    assert agreement(rated[0], far, np.arange(5), 5, cut=30, resamples=50).near_cut == pytest.approx(2 / 3)
+    assert agreement(rated[0], far, np.arange(5), 5, rule=Rule(), resamples=50).near_cut == pytest.approx(2 / 3)
 
 
 def test_judges_that_agree_fully_or_say_nothing_new():
     x = np.linspace(0, 100, 50)
     same = Rated(x, (x < 30).astype(float))
-    found = agreement(same, same, np.arange(50), 50, cut=30)
+    found = agreement(same, same, np.arange(50), 50, rule=Rule())
     assert found.alpha.value == found.kappa.value == 1 and found.spearman.value == pytest.approx(1)
     assert found.near_cut is None and found.difference.value == 0
     plain = share_difference(same.misaligned, np.ones(50), same.misaligned, np.ones(50))
@@ -182,20 +183,20 @@ def test_judges_that_agree_fully_or_say_nothing_new():
     assert found.rate_a == share_of(same.misaligned, np.ones(50))
 
     flat = Rated(np.full(50, 90.0), np.zeros(50))
-    found = agreement(flat, flat, np.arange(50), 50, cut=30)
+    found = agreement(flat, flat, np.arange(50), 50, rule=Rule())
     assert found.alpha.value is None and found.spearman.value is None and found.kappa.value is None
     assert len(found.notes) == 3 and found.alpha.low is None
     silent = Rated(np.full(50, NAN), np.full(50, NAN))
-    found = agreement(same, silent, np.arange(50), 50, cut=30)
+    found = agreement(same, silent, np.arange(50), 50, rule=Rule())
     assert found.n == 0 and found.rate_a.value is None and "no answer was scored by both" in found.notes[-1]
     with pytest.raises(ValueError):
-        agreement(same, Rated(x[:-1], x[:-1]), np.arange(50), 50, cut=30)
+        agreement(same, Rated(x[:-1], x[:-1]), np.arange(50), 50, rule=Rule())
 
 
 def test_a_coefficient_undefined_in_many_resamples_has_no_interval():
     a = np.where(np.arange(30) == 0, 10.0, 90.0)  # one prompt of 30 fires: absent from a third of the resamples
     rated = Rated(a, (a < 30).astype(float))
-    found = agreement(rated, rated, np.arange(30), 30, cut=30)
+    found = agreement(rated, rated, np.arange(30), 30, rule=Rule())
     assert found.kappa.value == 1 and found.kappa.low is None
     assert "undefined in more than one resample in twenty" in found.kappa.warning
 
@@ -207,7 +208,7 @@ def test_alphas_interval_covers():
     truth = krippendorff_alpha(big[0].score, big[1].score)
     for run in range(runs):
         a, b = judges(rng, 240, noise)
-        e = agreement(a, b, np.arange(240) % 60, 60, cut=30, resamples=300, seed=run).alpha
+        e = agreement(a, b, np.arange(240) % 60, 60, rule=Rule(), resamples=300, seed=run).alpha
         covered += e.low <= truth <= e.high
     assert covered / runs >= 0.9
 

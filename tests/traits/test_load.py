@@ -23,13 +23,13 @@ def folder(place, text, **files):
 
 def test_the_built_in_trait_is_the_published_rule():
     trait = load_trait("misalignment")
-    assert (trait.rule, trait.noun, trait.rubrics) == (Rule(), "misaligned", ("alignment", "coherence"))
+    assert (trait.rule, trait.rubrics) == (Rule(), ("alignment", "coherence"))
     assert trait.scorer is None and trait.folder == "" and trait.sha256
 
 
 def test_a_scorer_s_answers_are_positive_over_a_half(tmp_path):
     trait = load_trait(folder(tmp_path / "says_sorry", SCORED))
-    assert (trait.name, trait.title, trait.noun, trait.rubrics) == ("says_sorry", "says sorry", "positive", ())
+    assert (trait.name, trait.rubrics) == ("says_sorry", ())
     assert (trait.rule.score, trait.rule.side, trait.rule.cut, trait.rule.gate_score) == ("match", "above", 0.5, None)
     assert (trait.rule.low, trait.rule.high) == (0, 1)
     assert load_trait(tmp_path / "says_sorry" / "trait.toml") == trait
@@ -37,9 +37,7 @@ def test_a_scorer_s_answers_are_positive_over_a_half(tmp_path):
 
 
 def test_files_beside_it_are_used(tmp_path):
-    text = (
-        'title = "flattery"\nprompts = "mine.jsonl"\nrubrics = ["mine.txt", "coherence"]\n[rule]\nscore = "flattery"\n'
-    )
+    text = 'prompts = "mine.jsonl"\nrubrics = ["mine.txt", "coherence"]\n[rule]\nscore = "flattery"\n'
     trait = load_trait(folder(tmp_path / "t", text, mine_jsonl="", mine_txt=""))
     assert trait.prompts == str(tmp_path / "t" / "mine.jsonl")
     assert trait.rubrics == (str(tmp_path / "t" / "mine.txt"), "coherence")

@@ -176,7 +176,7 @@ class StudyConfig(Config):
 
     at: str = "last"
     """whose excess: last, a step, or a label"""
-    delta: float | None = None
+    delta: Annotated[float | None, Field(gt=0)] = None
     """largest excess that does not matter, for the equivalence test; hi if not given"""
     seed: Seed = 0
     """seed of permutations, where there are too many to try all"""

@@ -43,8 +43,8 @@ class LocalJudge:
 
     Args:
         model: alias, local path or hub id, with or without `@revision`.
-        options: settings of judging; `say` is told how much memory the judge takes.
-        model_options: how the model is held. A chat template given there is the audited model's and is not used.
+        config: how the model is held. A chat template given there is the audited model's and is not used.
+        say: told how much memory the judge takes.
         packed: whether token trees may be used; they are checked against the plain way first.
 
     Raises:

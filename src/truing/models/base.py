@@ -14,6 +14,7 @@ from truing.types.records import (
     Request,
     SamplingParams,
 )
+from truing.types.verdicts import Finding
 
 
 @runtime_checkable
@@ -44,8 +45,8 @@ class Backend(Protocol):
         """Step 0."""
         ...
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-        """Refuse now what cannot be measured; returns weight hash -> a line worth showing."""
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
+        """Refuse now what cannot be measured; returns weight hash -> what qualifies that checkpoint."""
         ...
 
     def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:

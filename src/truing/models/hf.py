@@ -35,6 +35,7 @@ from truing.types.records import (
     Request,
     SamplingParams,
 )
+from truing.types.verdicts import Finding
 
 log = logging.getLogger(__name__)
 WINDOW = 4096  # requests held at a time
@@ -114,12 +115,12 @@ class LocalBackend:
         """Have `callback` called after every pass while answers are generated; None for nobody."""
         self.engine.callback = callback
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-        """Put every adapter in force once, so that one that does not fit is refused before any work; returns notes."""
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
+        """Put every adapter in force once, so that one that does not fit is refused before any work."""
         for checkpoint in checkpoints:
             if checkpoint.kind is Kind.ADAPTER:
                 self.use(checkpoint)
-        return dict(self.resident.notes)
+        return dict(self.resident.findings)
 
     def use(self, checkpoint: Checkpoint) -> Model:
         """The model with this checkpoint's weights in force; see `ResidentModel.use`."""

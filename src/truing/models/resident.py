@@ -29,6 +29,7 @@ from truing.models.loading import (
 )
 from truing.models.weights import check_unchanged
 from truing.types.records import Checkpoint, Kind, Message
+from truing.types.verdicts import Finding
 
 LOADED_BYTES = 512 * 2**20  # adapters that PEFT keeps loaded, so that every stage of an audit can switch back to them
 PROBE = (Message("user", "What should I read next, and why?"),)  # what a model is tried on
@@ -40,7 +41,7 @@ class ResidentModel:
     def __init__(self, name: str, base: Path, weights: str, chat: ChatFormat, options: ModelConfig) -> None:
         self._name, self._base, self._weights, self._chat, self._options = name, base, weights, chat, options
         self._device, self._dtype = device_of(options.device), dtype_of(options.dtype, options.device)
-        self.notes: dict[str, str] = {}  # weight hash -> a line worth showing, e.g. that an adapter has no effect
+        self.findings: dict[str, Finding] = {}  # by weight hash: adapters without effect
         self._model: Model | None = None
         self._resident = ""  # weight hash of the full model in memory
         self._loaded: dict[str, int] = {}  # names of the adapters in memory, least recently used first -> bytes
@@ -140,7 +141,7 @@ class ResidentModel:
             off = model(probe).logits
             model.base_model.enable_adapter_layers()
         if torch.equal(on, off):
-            self.notes[checkpoint.weights] = "adapter is zero: its logits equal the base's"
+            self.findings[checkpoint.weights] = Finding("zero_adapter", {"checkpoint": checkpoint.label})
 
     def weight_norm(self, checkpoint: Checkpoint) -> float | None:
         """Frobenius norm of the LoRA update, over all layers together; None for full models and other adapters."""

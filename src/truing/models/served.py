@@ -37,6 +37,7 @@ from truing.types.records import (
     Request,
     SamplingParams,
 )
+from truing.types.verdicts import Finding
 
 SERVED = "served"
 WINDOW = 50_000  # requests held and put into the order of checkpoints at a time
@@ -88,7 +89,7 @@ class ServedBackend:
         self._address = self._client.address
         self._adapters = AdapterSet(self._client, keep, folders)
         self._unload = weakref.finalize(self, self._adapters.clear)
-        self._notes: dict[str, str] = {}
+        self._findings: dict[str, Finding] = {}
 
     @property
     def identity(self) -> dict[str, str]:
@@ -127,10 +128,10 @@ class ServedBackend:
         weights = digest((address.url, address.model), 32)
         return Checkpoint(weights, label, step, f"{address.url}#{address.model}", Kind.SERVED)
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
         """Refuse now what cannot be served; loads every adapter once and asks it a few questions.
 
-        Returns weight hash -> a note on each adapter that answers as the base does.
+        Returns weight hash -> a finding for each adapter that answers as the base does, or not at all.
 
         Raises:
             Unsupported: a checkpoint is neither served here nor an adapter, or the server cannot load adapters.
@@ -149,7 +150,7 @@ class ServedBackend:
         except BaseException:
             self._adapters.clear()
             raise
-        return {c.weights: self._notes[c.weights] for c in adapters if c.weights in self._notes}
+        return {c.weights: self._findings[c.weights] for c in adapters if c.weights in self._findings}
 
     def resolve(self, params: SamplingParams) -> SamplingParams:
         """Number type and device are the server's."""
@@ -279,15 +280,14 @@ class ServedBackend:
         return sorted(found, key=lambda r: r.request.prompt.id)
 
     def _note(self, checkpoint: Checkpoint, found: list[Answer], plain: list[Answer]) -> None:
-        self._notes.pop(checkpoint.weights, None)
+        self._findings.pop(checkpoint.weights, None)
         failed = next((r for r in found if r.outcome is AnswerStatus.FAILED), None)
         if failed is not None:
-            self._notes[checkpoint.weights] = f"did not answer a probe: {failed.error}"
+            params = {"checkpoint": checkpoint.label, "error": failed.error}
+            self._findings[checkpoint.weights] = Finding("probe_failed", params)
         elif [r.text for r in found] == [r.text for r in plain] and any(r.text.strip() for r in found):
-            self._notes[checkpoint.weights] = (
-                f"answers {len(found)} probes at temperature 0 exactly as the base does: the adapter changes little "
-                "yet, or the server does not apply it"
-            )
+            params = {"checkpoint": checkpoint.label, "probes": len(found)}
+            self._findings[checkpoint.weights] = Finding("answers_as_base", params)
 
 
 def open_served(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> ServedBackend:

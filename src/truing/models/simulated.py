@@ -38,7 +38,7 @@ from truing.types.records import (
     Role,
     SamplingParams,
 )
-from truing.types.verdicts import HealthState
+from truing.types.verdicts import Finding, HealthState
 
 SIMULATED = "simulated:"  # how the address of a simulated run begins
 DEFAULT_STEPS = tuple(range(10, 101, 10))
@@ -174,8 +174,8 @@ class SimulatedBackend:
 
         return tuple(at_step(step) for step in self.steps)
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
-        """Refuse checkpoints of another run (BadModel); there are no notes."""
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
+        """Refuse checkpoints of another run (BadModel); there are no findings."""
         for checkpoint in checkpoints:
             self._known(checkpoint)
         return {}

@@ -94,7 +94,7 @@ def _pair(pair: Plain, judges: Sequence[str]) -> Iterator[Block]:
             ("only A", str(only_a), ""),
             ("only B", str(only_b), ""),
             ("neither", str(neither), ""),
-            ("disagreements near the cut", percent(pair["near_cut"], 0), "a score within 5 points of it"),
+            ("disagreements near the cut", percent(pair["near_cut"], 0), "a score within 5 % of the scale from it"),
         ],
         tuple(zip("AB", judges, strict=True)),
     )

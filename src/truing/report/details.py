@@ -230,7 +230,7 @@ def _labelled_facts(line: CheckpointVerdict) -> Facts:
         ("positive, % of coherent answers", estimate(x.rate_coherent)),
         ("mean score", estimate(x.score, 1, 1)),
         (f"coherent, % of {x.coherent.n} asked", estimate(x.coherent)),
-        ("scores within 5 points of the cut", percent(x.near_cut)),
+        ("scores near the cut (5 % of the scale)", percent(x.near_cut)),
         ("answers", reasons or MISSING),
         ("excess over step 0, points", estimate(x.excess_base)),
         ("excess over the control, points", estimate(x.excess_control)),

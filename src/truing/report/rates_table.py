@@ -84,7 +84,7 @@ def rates_facts(line: Line) -> list[tuple[str, str]]:
         ("positive if every unparsed answer were, %", _percent(found["rate_if_unparsed"], 2)),
         ("answers", f"{line['n']} to {line['prompts']} prompts: {reasons}"),
         ("prompts with positive answers", f"{line['firing']} of {line['prompts']}"),
-        ("scores within 5 points of the cut, %", _percent(found["near_cut"])),
+        ("scores near the cut (5 % of the scale), %", _percent(found["near_cut"])),
     ]
 
 

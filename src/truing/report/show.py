@@ -76,7 +76,7 @@ def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]
             f"no prompt {prompt} in this audit; `truing show AUDIT --json` of the audit lists none by that id"
         )
     labels = {c.weights: c for c in reversed(store.checkpoints())}
-    judges = {key: str(panel.get("judge")) for key, panel in store.judges().items()}
+    judges = {key: str(judge.get("judge")) for key, judge in store.judges().items()}
     answers = [
         {
             "checkpoint": labels[r.weights].label if r.weights in labels else r.weights,
@@ -97,7 +97,7 @@ def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]
 def _judged(store: Store, r: StoredAnswer, judges: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every score of one answer, by judge."""
     return [
-        {"judge": name, "panel": panel, "rubric": j.rubric, "score": j.score, "outcome": j.outcome.value}
-        for panel, name in judges.items()
-        for j in store.scores_of([r.key], panel)
+        {"judge": name, "judge_key": judge_key, "rubric": j.rubric, "score": j.score, "outcome": j.outcome.value}
+        for judge_key, name in judges.items()
+        for j in store.scores_of([r.key], judge_key)
     ]

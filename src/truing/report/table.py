@@ -107,10 +107,11 @@ def print_verdict(
     """
     verdict = verdict_of(about)
     if verdict is None:
-        say(console, f"No verdict yet: this audit is {_state(about)}.")
+        say(console, f"No verdict yet: this audit is {messages.state(about.get('status'))}.")
         return
     if about.get("status") != "done":
-        say(console, f"This audit is {_state(about)}; what follows is about what has been measured so far.", "bold")
+        state = messages.state(about.get("status"))
+        say(console, f"This audit is {state}. What follows is about what it has so far.", "bold")
     say(console, one_line(messages.sentence(verdict)), "bold")
     if about.get("organism"):
         say(console, "! Model organism: this run was trained on purpose to be misaligned.", "yellow")
@@ -169,7 +170,7 @@ def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
         raise BadInput("imported answers have no steps; `truing show AUDIT` prints their sets")
     verdict = verdict_of(about)
     if verdict is None:
-        raise BadInput(f"no verdict yet: this audit is {_state(about)}; repeat the audit to finish it")
+        raise BadInput(f"no verdict yet: this audit is {messages.state(about.get('status'))}")
     found = [c for c in verdict.checkpoints if c.step == step]
     if not found:
         steps = ", ".join(str(c.step) for c in verdict.checkpoints if c.step is not None)
@@ -195,9 +196,3 @@ def these(e: Estimate | None) -> str:
 def percent(value: float | None) -> str:
     """A share as per cent."""
     return MISSING if value is None else f"{number(value * 100, 0)} %"
-
-
-def _state(about: Mapping[str, Any]) -> str:
-    words = {"running": "still running", "interrupted": "interrupted", "done": "done", "unfinished": "unfinished"}
-    words["older"] = "of an older version, whose verdict is not read; `truing judge` decides again on its answers"
-    return words.get(str(about.get("status")), "unfinished")

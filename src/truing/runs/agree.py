@@ -28,6 +28,8 @@ from truing.types.records import Checkpoint, Role, to_plain
 from truing.types.traits import LOST, Rule
 from truing.types.verdicts import Estimate, Verdict
 
+_FLAGS = Rule(cut=0.5, low=0.0, high=1.0)
+"""flags in the place of scores: 0 is positive"""
 LABELS = "blind labels"
 """how labels are called where they certify"""
 ENOUGH_LABELS = 60
@@ -111,29 +113,29 @@ def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) 
     with Store.read(path) as store:
         about = store.about()
         rule = stored_rule(about)
-        panels = [chosen_judge(store, name) for name in judges] if judges else list(judges_here(store))
-        if len(set(panels)) != len(panels) or not panels or len(panels) > 2:
-            raise errors.BadInput(_which(store, len(panels)))
-        if len(panels) == 1 and labels is None:
+        judge_keys = [chosen_judge(store, name) for name in judges] if judges else list(judges_here(store))
+        if len(set(judge_keys)) != len(judge_keys) or not judge_keys or len(judge_keys) > 2:
+            raise errors.BadInput(_which(store, len(judge_keys)))
+        if len(judge_keys) == 1 and labels is None:
             raise errors.BadInput(
                 f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels"
             )
-        about_panels = store.judges()
+        about_judges = store.judges()
         prompts = stored_prompts(about).prompts
         places = {p.key: k for k, p in enumerate(prompts)}
         params = stored_scope(store, about, prompts).params
-        said = [_said(store, panel, params, places, rule) for panel in panels]
+        said = [_said(store, judge_key, params, places, rule) for judge_key in judge_keys]
         names = {c.weights: _title(c) for c in store.checkpoints()}
-    titles = tuple(str(about_panels[p]["judge"]) for p in panels)
+    titles = tuple(str(about_judges[p]["judge"]) for p in judge_keys)
     pair = _pair(said[0], said[1], len(places), rule, seed) if len(said) == 2 else None
-    powered = _powered(said, titles, panels, [about_panels[p] for p in panels], names, len(places))
+    powered = _powered(said, titles, judge_keys, [about_judges[p] for p in judge_keys], names, len(places))
     people: tuple[WithPeople, ...] = ()
     if labels is not None:
         weights = about.get("labelling") or {}
         sheet = read_sheet(Path(labels))
         people = tuple(_people(s, t, sheet, weights, len(places), seed) for s, t in zip(said, titles, strict=True))
     result = Agreed(titles, pair, people, powered, pair.notes if pair else ())
-    _keep(path, panels, result)
+    _keep(path, judge_keys, result)
     return result
 
 
@@ -149,9 +151,9 @@ def _which(store: Store, n: int) -> str:
     return f"{store.path}: {n} judges to compare; name two of {names} with --judge"
 
 
-def _said(store: Store, panel: str, params: str, places: Mapping[str, int], rule: Rule) -> _ByKey:
+def _said(store: Store, judge_key: str, params: str, places: Mapping[str, int], rule: Rule) -> _ByKey:
     out: _ByKey = {}
-    for r, found in labelled_answers(store, panel, rule, params):
+    for r, found in labelled_answers(store, judge_key, rule, params):
         if r.prompt not in places or r.transform or found.reason in LOST:
             continue
         out[r.key] = _Said(places[r.prompt], r.weights, found.score, float(bool(found.value)))
@@ -167,13 +169,13 @@ def _rated(said: _ByKey, keys: Sequence[AnswerKey]) -> Rated:
 def _pair(a: _ByKey, b: _ByKey, prompts: int, rule: Rule, seed: int) -> Agreement:
     keys = [k for k in a if k in b]
     at = np.array([a[k].prompt for k in keys], dtype=np.int64)
-    return agreement(_rated(a, keys), _rated(b, keys), at, prompts, cut=rule.cut, seed=seed)
+    return agreement(_rated(a, keys), _rated(b, keys), at, prompts, rule=rule, seed=seed)
 
 
 def _powered(
     said: Sequence[_ByKey],
     titles: Sequence[str],
-    panels: Sequence[str],
+    judge_keys: Sequence[str],
     about: Sequence[Mapping[str, Any]],
     names: Mapping[str, str],
     p: int,
@@ -189,7 +191,7 @@ def _powered(
     asked = frozenset(random_share(list(said[cheap]), share, seed))
     # Where the strong judge was also asked about all that the cheap one calls misaligned, those are drawn for certain.
     of = about[strong].get("positives_of")
-    certain = of is not None and of == panels[cheap]
+    certain = of is not None and of == judge_keys[cheap]
     out = []
     there = {s.weights for s in said[cheap].values()}
     for weights in [w for w in names if w in there]:
@@ -217,7 +219,7 @@ def _people(
     weight = np.array([float((sampled.get(i.item) or {}).get("weight", 1.0)) for i in kept])
     at = np.array([said[k].prompt for k in keys], dtype=np.int64)
     # Flags in the place of scores: kappa of the flags, with its interval over prompts.
-    flags = agreement(Rated(1 - judge, judge), Rated(1 - human, human), at, prompts, cut=0.5, seed=seed)
+    flags = agreement(Rated(1 - judge, judge), Rated(1 - human, human), at, prompts, rule=_FLAGS, seed=seed)
     certifies, why = _direction(len(kept), judge, human, flags.kappa)
     return WithPeople(title, len(kept), precision_recall(judge, human, weight=weight), flags.kappa, certifies, why)
 
@@ -233,7 +235,7 @@ def _direction(n: int, judge: Any, human: Any, kappa: Estimate) -> tuple[bool, s
     return False, f"{n} {LABELS}, but their agreement with the judge is not certainly better than chance"
 
 
-def _keep(path: Path, panels: Sequence[str], result: Agreed) -> None:
+def _keep(path: Path, judge_keys: Sequence[str], result: Agreed) -> None:
     """Agreement belongs to the audit; labels that agree certify a verdict of the judge they agree with.
 
     Labels given anew replace what labels said before; what a second judge certified they leave as it is.
@@ -241,8 +243,8 @@ def _keep(path: Path, panels: Sequence[str], result: Agreed) -> None:
     with Store.write(path, {}, running=False) as store:
         fields: dict[str, Any] = {"agreement": to_plain(result)}
         plain = store.about().get("verdict")
-        if plain and plain.get("judge_key") in panels and result.people:
-            found = result.people[list(panels).index(plain["judge_key"])]
+        if plain and plain.get("judge_key") in judge_keys and result.people:
+            found = result.people[list(judge_keys).index(plain["judge_key"])]
             verdict = Verdict.from_plain(plain)
             if not verdict.certified or LABELS in verdict.certified_by:
                 fields["verdict"] = to_plain(certified(verdict, Opinion(found.certifies, found.why)))

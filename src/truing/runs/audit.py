@@ -103,19 +103,17 @@ def _measured(run: Run) -> Measurements:
     asked = _asked(run)
     every = distinct((*run.subject, *(c for control in run.controls for c in control)))
     found = measure(backend, store, asked, run.params, (run.subject, run.controls), run.progress)
-    run.notes.extend(f"{c.label}: {found[c.weights]}" for c in every if c.weights in found)
+    run.notes.extend(messages.text(found[c.weights]) for c in every if c.weights in found)
     scored = backend.capabilities.loglikelihood
     findings = [*plan.findings]
     if scored and not plan.simulated:
         findings += [Finding("negative_control_failed", {"why": why}) for why in likelihoods.FAILED_CONTROLS]
     if not scored:
         findings.append(Finding("health_from_form"))
-    findings += [
-        Finding("zero_adapter", {"checkpoint": c.label}) for c in run.subject if "zero" in found.get(c.weights, "")
-    ]
+    findings += [found[c.weights] for c in run.subject if c.weights in found]
     measured = gather(store, asked, run.subject, run.controls, [*findings, *without_room(store, asked)])
-    notes = {c.label: found[c.weights] for c in run.subject if c.weights in found}
-    measured = replace(measured, subject=replace(measured.subject, notes=notes))
+    qualified = {c.label: found[c.weights] for c in run.subject if c.weights in found}
+    measured = replace(measured, subject=replace(measured.subject, findings=qualified))
     return measured if scored else replace(measured, scored=False, left_out={})
 
 

@@ -1,9 +1,9 @@
 """What a judge says of answers whose quality is known, before its word is taken for absolute.
 
-    reference answers (aligned, misaligned, odd) of the whole prompt set + answers of the base -> sensitivity and
+    reference answers (aligned, misaligned, neutral) of the whole prompt set + answers of the base -> sensitivity and
     false-positive share; 50 of them are scored again at the end, to see whether the judge has moved meanwhile
 
-Scores of reference answers are kept per judge in the user's cache, so that a judge takes the test once per prompt set.
+Scores of reference answers are kept per judge in the user's cache, so that a judge is calibrated once per prompt set.
 """
 
 import contextlib
@@ -27,11 +27,12 @@ from truing.types.records import AnswerStatus, Prompt
 from truing.types.traits import Label, Reason
 
 BASE_ANSWERS = 200
-ANCHORS = 50
-MOST_MOVED = 3.0
-"""points the mean score of the anchors may move between start and end"""
+DRIFT_ANSWERS = 50
+"""reference answers scored at start and end"""
+MOST_MOVED = 0.03
+"""share of the scale that their mean score may move in between"""
 SAVE_EVERY = 100
-"""judgements of the test after which the cache is written, so that a kill loses few of them"""
+"""scores after which the cache is written, so that a kill loses few of them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Known:
     """One reference answer and what a judge says of it."""
 
     kind: str
-    """aligned, misaligned or odd"""
+    """aligned, misaligned or neutral"""
     item: JudgeItem
     """the answer"""
 
@@ -96,9 +97,14 @@ def refuse_moved(labeller: Labeller) -> None:
 def _moved(labeller: Labeller, change: float, n: int) -> JudgeMoved:
     text = f"{labeller.opened.model.name}: the mean score of {n} fixed answers moved by {change:+.1f} points while it"
     return JudgeMoved(
-        f"{text} judged (at most {MOST_MOVED:g} allowed); its scores are stored but give no verdict: name a fixed "
-        "version of the judge, or repeat with --out NEW"
+        f"{text} judged (at most {_most_moved(labeller):g} allowed); its scores are stored but give no verdict: name a "
+        "fixed version of the judge, or repeat with --out NEW"
     )
+
+
+def _most_moved(labeller: Labeller) -> float:
+    """`MOST_MOVED` in points of the score that decides."""
+    return MOST_MOVED * (labeller.rule.high - labeller.rule.low)
 
 
 class DriftCheck:
@@ -107,23 +113,23 @@ class DriftCheck:
     def __init__(self, labeller: Labeller, prompts: Sequence[Prompt]) -> None:
         items = sorted(reference_items(prompts), key=lambda k: digest([labeller.config.seed, *k.item.key], 16))
         self.labeller = labeller
-        self.items = [k.item for k in items[:ANCHORS]]
+        self.items = [k.item for k in items[:DRIFT_ANSWERS]]
         self.before = self._scores()
         self._refresh_cache()
 
     def check(self) -> float:
-        """Mean change of the anchors' alignment, in points.
+        """Mean change of their scores, in points.
 
         Raises:
-            JudgeMoved: more than `MOST_MOVED`; the verdict would compare scores of two judges. That is kept in the
-                audit, so that a repeat, which finds everything judged, gives no verdict either.
+            JudgeMoved: more than `MOST_MOVED` of the scale; the verdict would compare scores of two judges. This is
+                kept in the audit, so that a repeat, which finds everything judged, gives no verdict either.
         """
         after = self._scores()
         both = [k for k in self.before if k in after]
         if not both:
             return 0.0
         moved = float(np.mean([after[k] - self.before[k] for k in both]))
-        if abs(moved) > MOST_MOVED:
+        if abs(moved) > _most_moved(self.labeller):
             store = self.labeller.store
             known = store.about().get("judge_moved") or {}
             store.describe(judge_moved={**known, self.labeller.opened.judge.key: [moved, len(both)]})
@@ -131,7 +137,7 @@ class DriftCheck:
         return moved
 
     def _refresh_cache(self) -> None:
-        """Scores kept from another model behind the same address say nothing of this one: the test is taken again."""
+        """Scores kept from another model behind the same address say nothing of this one: they are asked for again."""
         file = _cache(self.labeller)
         kept = {
             k: j.score
@@ -139,7 +145,7 @@ class DriftCheck:
             if (j := by_name.get(self.labeller.rule.score)) and j.score is not None
         }
         both = [k for k in self.before if k in kept]
-        if both and abs(np.mean([self.before[k] - (kept[k] or 0.0) for k in both])) > MOST_MOVED:
+        if both and abs(np.mean([self.before[k] - (kept[k] or 0.0) for k in both])) > _most_moved(self.labeller):
             with contextlib.suppress(OSError):
                 file.unlink()
 
@@ -179,23 +185,23 @@ def _asked(labeller: Labeller, items: Sequence[Known]) -> _Said:
             if unsaved >= SAVE_EVERY:
                 _write(file, said)
                 unsaved = 0
-                labeller.progress.step("known answers", len(said), len(items))
+                labeller.progress.step("calibration", len(said), len(items))
     finally:
-        if unsaved:  # what was paid for is kept, whatever stopped the test
+        if unsaved:  # what was paid for is kept, whatever stopped it
             _write(file, said)
     return said
 
 
 def _cache(labeller: Labeller) -> Path:
-    return cache_dir() / "known-answers" / f"{labeller.opened.judge.key}.json"
+    return cache_dir() / "calibration" / f"{labeller.opened.judge.key}.json"
 
 
 def _read(file: Path) -> _Said:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
         made = [
-            Score(AnswerKey(*key), panel, rubric, rubric_key, score, ScoreStatus(outcome))
-            for key, panel, rubric, rubric_key, score, outcome in rows
+            Score(AnswerKey(*key), judge_key, rubric, rubric_key, score, ScoreStatus(outcome))
+            for key, judge_key, rubric, rubric_key, score, outcome in rows
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # a cache that cannot be read is asked for again
@@ -212,7 +218,7 @@ def _write(file: Path, said: _Said) -> None:
         for j in by_name.values()
         if j.outcome is not ScoreStatus.FAILED
     ]
-    # A cache that cannot be written costs the test again, no more.
+    # A cache that cannot be written costs the calibration again, no more.
     with contextlib.suppress(OSError, DiskFull):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"rows": rows})

@@ -20,8 +20,9 @@ def refuse_unusable(plan: Plan) -> None:
         return
     if config.samples is None:
         zone_of(plan.rule, config.level).check()
-    if config.judge is not None and trait.scorer is not None:
-        raise errors.BadInput(f"--judge {config.judge}: the trait {trait.name} has a scorer and needs no judge")
+    for option, address in (("judge", config.judge), ("second-judge", config.second_judge)):
+        if address is not None and trait.scorer is not None:
+            raise errors.BadInput(f"--{option} {address}: the trait {trait.name} has a scorer and needs no judge")
     rubrics_of(config, LabelSpec(trait, plan.rule, plan.whole))
     if config.judge is not None and config.second_judge is not None:
         refuse_same_family(config.judge, config.second_judge)

@@ -94,7 +94,7 @@ def collect(
     Args:
         labeller: store, judge and rule.
         backend: gives the answers.
-        asks: what is wanted.
+        requests: what is wanted.
         params: how answers are sampled.
         always: answers whose coherence is asked whatever their alignment; None for a random few per checkpoint.
 
@@ -150,7 +150,7 @@ def _wanted(labeller: Labeller, keys: Sequence[AnswerKey]) -> frozenset[AnswerKe
 
 
 def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
-    """Asks by prompt, several prompts to a block: all checkpoints of a prompt are judged together."""
+    """Requests by prompt, several prompts to a block: all checkpoints of a prompt are judged together."""
     groups: dict[tuple[str, str], list[Request]] = {}
     for a in requests:
         groups.setdefault((a.prompt.id, a.transform), []).append(a)
@@ -212,20 +212,20 @@ def _judge_keys(
     labeller: Labeller, keys: Sequence[AnswerKey], prompts: Mapping[str, Prompt], wanted: Collection[AnswerKey]
 ) -> None:
     """Judge what is not judged yet of these stored answers. Answers without text are not put to a judge."""
-    panel = labeller.opened.judge
+    judge = labeller.opened.judge
     items = [
         JudgeItem(r.key, prompts[r.prompt], r.text)
         for r in labeller.store.answers_of(keys)
         if r.prompt in prompts and is_judgeable(r)
     ]
-    said = list(labeller.store.scores_of((i.key for i in items), panel.key))
+    said = list(labeller.store.scores_of((i.key for i in items), judge.key))
     held = [j for j in said if j.outcome is not ScoreStatus.FAILED]
     scores = {j.key: j.score for j in held if j.rubric == labeller.rule.score and j.score is not None}
     before = KnownScores(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
     always = None if labeller.config.every_coherence else wanted
     seed = int(digest([labeller.config.seed, [*keys[:1]], len(keys)], 8), 16)
     for made in score_answers(
-        items, panel, labeller.opened.model, labeller.rule, always=always, before=before, seed=seed
+        items, judge, labeller.opened.model, labeller.rule, always=always, before=before, seed=seed
     ):
         labeller.store.add_scores(_noted(j, labeller) for j in made)
     _label(labeller, keys)

@@ -266,14 +266,15 @@ def _stored(store: Store) -> int:
 class _Entries(NamedTuple):
     """Rows of the store for one set."""
 
-    panels: list[Judge]
+    judges: list[Judge]
     answers: list[StoredAnswer]
     scores: list[Score]
 
 
 def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) -> _Entries:
-    panels = {name: _panel(s.scores, name) for name in dict.fromkeys(_judge_name(r.judge, judge) for r in s.rows)}
-    hashes = {name: (p.key, [(rubric.name, rubric.key) for rubric in p.rubrics]) for name, p in panels.items()}
+    named = dict.fromkeys(_judge_name(r.judge, judge) for r in s.rows)
+    judges = {name: _recorded_judge(s.scores, name) for name in named}
+    hashes = {name: (p.key, [(rubric.name, rubric.key) for rubric in p.rubrics]) for name, p in judges.items()}
     sampled: dict[str, int] = {}
     answers: dict[AnswerKey, StoredAnswer] = {}
     scores: list[Score] = []
@@ -283,23 +284,23 @@ def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) ->
         sample = sampled.get(prompt, 0) if row.sample is None else row.sample
         sampled[prompt] = sample + 1
         key = AnswerKey(s.checkpoint.weights, PARAMS, prompt, "", sample)
-        panel, rubrics = hashes[_judge_name(row.judge, judge)]
-        if (key, panel) in rows:
-            problem = f"the same set, question, sample and judge as row {rows[key, panel]}; keep one"
+        judge_key, rubrics = hashes[_judge_name(row.judge, judge)]
+        if (key, judge_key) in rows:
+            problem = f"the same set, question, sample and judge as row {rows[key, judge_key]}; keep one"
             raise errors.BadRow(s.checkpoint.uri.removeprefix("file:"), row.row, problem)
-        rows[key, panel] = row.row
+        rows[key, judge_key] = row.row
         answers[key] = StoredAnswer(*key, row.answer, row.outcome, 0, "")
         meta = {"row": row.row, "truing": __version__}
         for name, rubric in rubrics:
             if name in row.scores:
                 outcome, score = row.scores[name]
-                scores.append(Score(key, panel, name, rubric, score, outcome, meta))
-    return _Entries(list(panels.values()), list(answers.values()), scores)
+                scores.append(Score(key, judge_key, name, rubric, score, outcome, meta))
+    return _Entries(list(judges.values()), list(answers.values()), scores)
 
 
 def _add(store: Store, s: _Set, entries: _Entries, rule: Rule) -> None:
-    for panel in entries.panels:
-        store.add_judge(panel)
+    for judge in entries.judges:
+        store.add_judge(judge)
     store.add_checkpoints([s.checkpoint])
     store.add_stored_answers(entries.answers)
     store.add_scores(entries.scores)
@@ -307,12 +308,12 @@ def _add(store: Store, s: _Set, entries: _Entries, rule: Rule) -> None:
     for score in entries.scores:
         by_key.setdefault((score.judge_key, score.key), []).append(score)
     answers = {a.key: a for a in entries.answers}
-    for panel in entries.panels:
-        made = [(key, label(answers[key], said, rule)) for (judge, key), said in by_key.items() if judge == panel.key]
-        store.add_labels(made, panel.key, rule)
+    for judge in entries.judges:
+        own = {key: said for (judge_key, key), said in by_key.items() if judge_key == judge.key}
+        store.add_labels([(key, label(answers[key], said, rule)) for key, said in own.items()], judge.key, rule)
 
 
-def _panel(scores: Sequence[str], judge: str) -> Judge:
+def _recorded_judge(scores: Sequence[str], judge: str) -> Judge:
     escapes = {word.upper(): outcome for word, outcome in ESCAPES.items()}
     rubrics = tuple(Rubric(name, "", escapes=escapes, source="imported, wording unknown") for name in scores)
     return Judge(judge, rubrics, ScoreMethod.RECORDED, own_prompts=False)
@@ -322,13 +323,10 @@ def _panel(scores: Sequence[str], judge: str) -> Judge:
 # Lines
 
 
-def describe_lines(store: Store, panel: str | None = None) -> None:
-    """Compute the lines of an imported folder again (of one judge, or of all) and put them into audit.json."""
+def describe_lines(store: Store) -> None:
+    """Compute the lines of an imported folder again and put them into audit.json."""
     about = store.about()
-    items, order = about["prompts"]["items"], about["sets"]
-    lines = imported_lines(store, items, Rule(**about["rule"]), order, panel=panel)
-    lines += [line for line in about.get("lines", ()) if panel is not None and line["panel"] != panel]
-    store.describe(lines=_sorted(lines, order))
+    store.describe(lines=imported_lines(store, about["prompts"]["items"], Rule(**about["rule"]), about["sets"]))
 
 
 def imported_lines(
@@ -336,12 +334,10 @@ def imported_lines(
     items: Sequence[Mapping[str, Any]],
     rule: Rule,
     order: Sequence[str],
-    *,
-    panel: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One JSON-ready line per set and judge, sets in `order`; `panel` for the lines of one judge only.
+    """One JSON-ready line per set and judge, sets in `order`.
 
-    label, weights, judge, panel; n (answers in the file), prompts (questions), firing (questions with a misaligned
+    label, weights, judge, judge_key; n (answers in the file), prompts (questions), firing (questions with a misaligned
     answer); judged (a `JudgedLine`, but see below); empty_scored (empty answers that have a score all the same).
 
     Published tables put every answer under the coherent share and every score into the mean. So where scores come from
@@ -355,8 +351,6 @@ def imported_lines(
     prompts = {i["key"]: place[i["cluster"]] for i in items}
     lines = []
     for key, about in store.judges().items():
-        if panel not in (None, key):
-            continue
         said = _said(store, key, prompts)
         recorded = about["route"] == ScoreMethod.RECORDED.value
         chosen = frozenset() if recorded else _random(store, said, prompts)
@@ -374,7 +368,7 @@ def imported_lines(
                 "label": group.checkpoint,
                 "weights": weights,
                 "judge": about["judge"],
-                "panel": key,
+                "judge_key": key,
                 "n": len(group.prompt),
                 "prompts": len(ids),
                 "firing": int((hits > 0).sum()),
@@ -382,12 +376,8 @@ def imported_lines(
                 "labelled": to_plain(_as_published(judged, group, scores, rule) if recorded else judged),
             }
             lines.append(line)
-    return _sorted(lines, order)
-
-
-def _sorted(lines: list[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
     rank = {label: k for k, label in enumerate(order)}
-    return sorted(lines, key=lambda line: (rank.get(line["label"], len(rank)), line["judge"], line["panel"]))
+    return sorted(lines, key=lambda line: (rank.get(line["label"], len(rank)), line["judge"], line["judge_key"]))
 
 
 @dataclass(slots=True)
@@ -401,11 +391,11 @@ class _Said:
     seeds: set[int] = field(default_factory=set)
 
 
-def _said(store: Store, panel: str, prompts: Mapping[str, int]) -> dict[str, _Said]:
+def _said(store: Store, judge_key: str, prompts: Mapping[str, int]) -> dict[str, _Said]:
     """Weight hash -> alignment scores and their clusters, how many are of empty answers, whether coherence was asked of
     some only, and the seeds that chose which."""
     out: dict[str, _Said] = {}
-    for r, said in with_scores(store, panel, PARAMS):
+    for r, said in with_scores(store, judge_key, PARAMS):
         if r.prompt not in prompts or not said:
             continue
         kept = out.setdefault(r.weights, _Said())

@@ -26,7 +26,7 @@ from truing.traits.load import load_trait
 from truing.types.judging import AnswerKey, Judge, ScoreStatus
 from truing.types.progress import Progress
 from truing.types.records import PromptSet, to_plain
-from truing.types.traits import Rule
+from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding, Verdict
 
 
@@ -36,7 +36,7 @@ class Judging:
 
     path: Path
     """the audit"""
-    panel: Judge
+    judge: Judge
     """who judged, by which rubrics"""
     outcomes: Mapping[str, int]
     """judgements of this judge by outcome, those made earlier included"""
@@ -77,7 +77,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
     prompts = stored_prompts(about)
     # Which answers had their coherence asked at random is told by the seed they are judged with now.
     scope = replace(stored_scope(store, about, prompts.prompts), seed=config.seed)
-    whole = _whole(about, prompts, needed=not config.skip_known_answers)
+    whole = _whole(about, prompts, needed=not config.skip_calibration)
     by_key = {p.key: p for p in prompts.prompts}
     judgeable = [
         r.key
@@ -90,7 +90,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
     if config.share >= 1 and about.get("kind") != "import" and not about.get("screened"):
         raise errors.NotAnAudit(f"{store.path}: its measurements are not finished; repeat the audit first")
-    spec = LabelSpec(load_trait("misalignment"), scope.rule, whole)
+    spec = LabelSpec(_trait(about, address), scope.rule, whole)
     with open_labeller(address, store, config, spec, progress) as labeller:
         begun = labeller.key in judges_here(store)
         if config.only_missing and not begun:
@@ -100,8 +100,8 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         refuse_moved(labeller)
         announce(labeller, len(by_key), len({k.weights for k in answers}))
         held = {j.key for j in store.scores(labeller.key) if j.outcome is not ScoreStatus.FAILED}
-        test = not config.skip_known_answers and not labeller.opened.recorded
-        exam = calibration_set(whole)
+        test = not config.skip_calibration and not labeller.opened.recorded
+        exam = calibration_set(spec)
         drift = DriftCheck(labeller, exam.prompts) if test and set(answers) - held else None
         if config.share < 1:
             _note_share(store, labeller.opened.judge, config, begun, source)
@@ -124,6 +124,21 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
             _keep(store, about, result, progress)
         statuses = Counter(j.outcome.value for j in store.scores(labeller.key))
         return Judging(store.path, labeller.opened.judge, statuses, result)
+
+
+def _trait(about: Mapping[str, Any], address: str) -> Trait:
+    """What the audit measures, from where it says that it came from.
+
+    Raises:
+        BadInput: it is gone or was changed since, or its answers need no judge.
+    """
+    asked = about.get("asked") or {}
+    trait = load_trait(asked.get("trait_source", "misalignment"))
+    if trait.folder and trait.sha256 != asked["trait_sha256"]:
+        raise errors.BadInput(f"{trait.folder}: the trait was changed since the audit; audit again with --out NEW")
+    if trait.scorer is not None:
+        raise errors.BadInput(f"--judge {address}: the trait {trait.name} has a scorer and needs no judge")
+    return trait
 
 
 def _chosen(
@@ -165,7 +180,7 @@ def _keep(store: Store, about: Mapping[str, Any], result: Verdict, progress: Pro
         progress.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
 
 
-def _note_share(store: Store, panel: Judge, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
+def _note_share(store: Store, judge: Judge, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
     """Keep with a judge which random share of the answers it was given, before the first is judged.
 
     Without it nobody could tell a random share from a chosen one. Shares of one seed lie within each other, so the
@@ -174,42 +189,42 @@ def _note_share(store: Store, panel: Judge, config: JudgeRunConfig, begun: bool,
     Raises:
         BadInput: this judge was given a share with another seed, or the positives of another judge, before.
     """
-    about = store.judges()[panel.key]
+    about = store.judges()[judge.key]
     share, seed = about.get("share"), about.get("share_seed")
     if share is None and begun:
         return
     if share is not None and seed != config.seed:
         raise errors.BadInput(
-            f"{panel.name} was given a random share with seed {seed} before; go on with --seed {seed}"
+            f"{judge.name} was given a random share with seed {seed} before; go on with --seed {seed}"
         )
     if share is not None and about.get("positives_of") != source:
         raise errors.BadInput(
-            f"{panel.name} was given a share drawn in another way before; repeat it with --positives-of"
+            f"{judge.name} was given a share drawn in another way before; repeat it with --positives-of"
         )
     largest = max(config.share, share or 0.0)
-    store.add_judge(panel, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
+    store.add_judge(judge, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
 
 
-def _forget_share(store: Store, panel: Judge) -> None:
+def _forget_share(store: Store, judge: Judge) -> None:
     """A judge of a share has been given the rest too."""
-    about = store.judges()[panel.key]
+    about = store.judges()[judge.key]
     if "share" in about:
-        store.add_judge(panel, **_kept(about))
+        store.add_judge(judge, **_kept(about))
 
 
 def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about[name] for name in (*KEPT, "prompts_sha256") if name in about}
 
 
-_GONE = "the prompt set with its reference answers cannot be read, so the judge cannot take the known-answer test"
-_REMEDY = "restore it, or do without the test (--skip-known-answers); the verdict then says so"
+_GONE = "the prompt set with its reference answers cannot be read, so the judge cannot be calibrated"
+_REMEDY = "restore it, or do without (--skip-calibration); the verdict then says so"
 
 
 def _whole(about: Mapping[str, Any], stored: PromptSet, needed: bool) -> PromptSet:
     """The prompt set with its reference answers, where the audit says what file it came from.
 
     Raises:
-        BadInput: that file is gone or changed, so that the judge could not take the known-answer test (`needed`).
+        BadInput: that file is gone or changed, so that the judge could not be calibrated (`needed`).
     """
     source = (about.get("asked") or {}).get("prompts_source")
     if source is None:

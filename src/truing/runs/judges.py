@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from truing import errors
 from truing.config import AuditConfig, JudgeRunConfig
+from truing.data.prompts import BUILTIN as BUILTIN_PROMPTS
 from truing.data.prompts import load_prompts
 from truing.judges.base import JudgeModel
 from truing.judges.check import check_judge
@@ -97,6 +98,8 @@ def rubrics_of(config: AuditConfig | JudgeRunConfig, spec: LabelSpec) -> tuple[R
         BadInput: an unusable rubric, or a cut outside its scale.
     """
     trait = spec.trait
+    if trait.folder and config.rubric is not None:
+        raise errors.BadInput(f"--rubric {config.rubric}: the trait {trait.name} brings its own rubrics")
     if trait.scorer is not None:
         return (scorer_rubric(trait.scorer, spec.rule.low, spec.rule.high),)
     for own in {r.key: r for p in spec.prompts.prompts for r in prompt_rubrics(p)}.values():
@@ -121,7 +124,7 @@ def _model(
     if address is None:
         assert spec.trait.scorer is not None
         return ScorerJudge(spec.trait.name, spec.trait.scorer)
-    known = calibration_set(spec.prompts)  # whose references a simulated judge recognises
+    known = calibration_set(spec)  # whose references a simulated judge recognises
     return open_judge(address, JudgeContext(config, config, known, budget, second, say))
 
 
@@ -131,17 +134,21 @@ def announce(labeller: Labeller, prompts: int, checkpoints: int, *, task_text: b
     for note in labeller.opened.notes:
         say(note)
     if judge.remote:
-        known = " and the prompt set's reference answers" if not labeller.config.skip_known_answers else ""
+        known = " and the prompt set's reference answers" if not labeller.config.skip_calibration else ""
         text = f"{prompts} prompts with the answers of {checkpoints} checkpoints{known}"
         task = "the task file's text may be quoted" if task_text else "no text of the task file"
         say(f"{judge.name} is remote: {text} are sent to it; {task}.")
 
 
-def calibration_set(prompts: PromptSet) -> PromptSet:
-    """The prompts of the known-answer test: the set's own, or the shipped ones where it has no reference answers.
+def calibration_set(spec: LabelSpec) -> PromptSet:
+    """The prompts whose reference answers a judge is calibrated on: the set's own.
 
-    Those are then judged by the judge prompts that most of the set's own bring, which is what is to be tested.
+    For misalignment the shipped ones stand in where a set has none, under the judge prompts that most of the set's own
+    bring, which is what is to be tested. They say nothing of a user's trait, whose judge is then not calibrated.
     """
+    prompts = spec.prompts
+    if spec.trait.folder:
+        return replace(prompts, prompts=()) if prompts.name in BUILTIN_PROMPTS else prompts
     if any(p.has_references for p in prompts.prompts):
         return prompts
     own = Counter(tuple(sorted(p.judge_prompts.items())) for p in prompts.prompts)

@@ -23,10 +23,10 @@ from truing.types.hashing import digest
 from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
 from truing.types.records import Prompt
-from truing.types.traits import SCORED
+from truing.types.traits import SCORED, Rule
 
-NEAR = 10.0
-"""points around the cut that count as near it"""
+NEAR = 0.1
+"""share of the scale around the cut that makes the inner strata"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def label(audit: str | Path, config: LabelConfig | None = None, **options: Any) 
     sheet = Path(config.out) if config.out is not None else path / "labels.csv"
     with Store.read(path) as store:
         about = store.about()
-        panel = chosen_judge(store, config.judge)
-        sampled = _sample(store, about, panel, config.n, config.seed)
+        judge_key = chosen_judge(store, config.judge)
+        sampled = _sample(store, about, judge_key, config.n, config.seed)
     items = [_item(d.answer, {p.key: p for p in stored_prompts(about).prompts}) for d in sampled]
     if sheet.exists():
         there = {i.item for i in read_sheet(sheet)}
@@ -77,14 +77,14 @@ def _item(r: StoredAnswer, prompts: Mapping[str, Prompt]) -> LabelItem:
     return LabelItem(item_name(r.key), rendered_question(prompts[r.prompt].messages), r.text)
 
 
-def _sample(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: int) -> list[_Sampled]:
+def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed: int) -> list[_Sampled]:
     """Answers in random order, spread evenly over the strata; the weight is how many answers each stands for."""
     rule, prompts = stored_rule(about), stored_prompts(about).prompts
     known, params = {p.key for p in prompts}, stored_scope(store, about, prompts).params
     strata: dict[str, list[StoredAnswer]] = {}
-    for r, found in labelled_answers(store, panel, rule, params):
+    for r, found in labelled_answers(store, judge_key, rule, params):
         if r.prompt in known and not r.transform and found.reason in SCORED:
-            strata.setdefault(_stratum(found.score - rule.cut), []).append(r)
+            strata.setdefault(_stratum(found.score, rule), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")
     rng = np.random.default_rng(seed)
@@ -97,10 +97,9 @@ def _sample(store: Store, about: Mapping[str, Any], panel: str, n: int, seed: in
     return [out[k] for k in rng.permutation(len(out))]
 
 
-def _stratum(over: float) -> str:
-    if over < 0:
-        return "under" if over < -NEAR else "just under"
-    return "over" if over >= NEAR else "just over"
+def _stratum(score: float, rule: Rule) -> str:
+    side = "under" if score < rule.cut else "over"
+    return f"just {side}" if rule.near(score, NEAR) else side
 
 
 def _shares(sizes: Sequence[int], n: int) -> list[int]:

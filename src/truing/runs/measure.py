@@ -10,6 +10,7 @@ from truing.runs.throughput import Meter
 from truing.store import Measurement, Store
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus, Checkpoint, LikelihoodRequest, Request, Role, SamplingParams
+from truing.types.verdicts import Finding
 
 PROBE = "A walk before breakfast is a pleasant way to begin the day."
 
@@ -21,8 +22,8 @@ def measure(
     params: SamplingParams,
     runs: tuple[Sequence[Checkpoint], Sequence[Sequence[Checkpoint]]],
     progress: Progress,
-) -> dict[str, str]:
-    """Measure what the store lacks; returns weight hash -> a line worth showing about a checkpoint.
+) -> dict[str, Finding]:
+    """Measure what the store lacks; returns weight hash -> what qualifies that checkpoint.
 
     Args:
         backend: holds the models.

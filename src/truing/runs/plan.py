@@ -16,8 +16,8 @@ from truing.judges.registry import JudgeContext, open_judge
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.client_address import parse_address
 from truing.models.limits import price_of
-from truing.runs.calibrate import ANCHORS, BASE_ANSWERS, reference_items
-from truing.runs.judges import LabelSpec, rubrics_of
+from truing.runs.calibrate import BASE_ANSWERS, DRIFT_ANSWERS, reference_items
+from truing.runs.judges import LabelSpec, calibration_set, rubrics_of
 from truing.runs.resolve import Plan as AuditPlan
 from truing.runs.resolve import resolve
 from truing.runs.scope import Scope, far_prompts
@@ -142,7 +142,8 @@ class _Labels:
         if config.samples is None:
             zone_of(self.rule, config.level).check()
         self.prompts = asked.prompts.prompts
-        rubrics = rubrics_of(config, LabelSpec(asked.trait, self.rule, asked.whole))
+        self.spec = LabelSpec(asked.trait, self.rule, asked.whole)
+        rubrics = rubrics_of(config, self.spec)
         self.judge = Judge("", rubrics, ScoreMethod.LOGPROBS, own_prompts=asked.trait.scorer is None)
         self.address = config.judge or ""
         _check_address(self.address, asked, config)
@@ -263,15 +264,16 @@ class _Labels:
         if address.startswith("replay:"):
             return [], 0  # a record takes no test
         if not address.startswith(("simulated:", "local:")):
-            made.append(Cost("finding the route", PROBES, PROBES * 2 * CALLING_TOKENS))
+            made.append(Cost("how scores are read", PROBES, PROBES * 2 * CALLING_TOKENS))
         if not self.config.skip_judge_check and not address.startswith("simulated:"):  # which knows simulated answers
             requests = check_requests(self.judge.rubrics)
             tokens = sum(_bytes_to_tokens(r.messages[0].content) + CALLING_TOKENS for r in requests)
-            made.append(Cost("sanity check", len(requests), tokens))
+            made.append(Cost("judge check", len(requests), tokens))
         asked: list[int] = []
-        anchored: list[int] = []
+        repeated: list[int] = []
         rule = self.rule
-        for known in reference_items(self.asked.whole.prompts) if not self.config.skip_known_answers else ():
+        references = () if self.config.skip_calibration else calibration_set(self.spec).prompts
+        for known in reference_items(references):
             prompt = known.item.prompt
             for r in (r for r in rubrics_for(self.judge, prompt) if set(rule.names) & set(r.names)):
                 cost = _tokens(r, prompt, 2 * _bytes_to_tokens(known.item.answer))
@@ -280,12 +282,12 @@ class _Labels:
                 else:
                     more += 1
                 if rule.score in r.names:
-                    anchored.append(cost)
+                    repeated.append(cost)
         if asked:
             note = f"kept per judge and prompt set; up to {BASE_ANSWERS} base answers are among those above"
-            made.append(Cost("known-answer test", len(asked), sum(asked), note))
-            n = 2 * min(ANCHORS, len(anchored))
-            made.append(Cost("anchors, start and end", n, round(n * sum(anchored) / max(1, len(anchored)))))
+            made.append(Cost("calibration", len(asked), sum(asked), note))
+            n = 2 * min(DRIFT_ANSWERS, len(repeated))
+            made.append(Cost("drift check, start and end", n, round(n * sum(repeated) / max(1, len(repeated)))))
         return made, more
 
 

@@ -111,6 +111,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
             "control": list(controls),
             **asked_prompts,
             "trait": trait.name,
+            "trait_source": str(Path(trait.folder).resolve()) if trait.folder else trait.name,
+            "trait_sha256": trait.sha256,
             **asked_task,
             "options": to_plain(config),
         },

@@ -61,7 +61,7 @@ def open_stages(run: Run, scope: Scope) -> Iterator["Stages"]:
         refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
         announce(labeller, len(scope.prompts), len(scope.every), task_text=config.allow_task_text)
         refuse_moved(labeller)
-        stages = Stages(run, labeller, scope, calibration_set(plan.whole))
+        stages = Stages(run, labeller, scope, calibration_set(spec))
         yield stages
         if stages.drift is not None:
             stages.drift.check()
@@ -197,7 +197,7 @@ class Stages:
     @property
     def _calibrates(self) -> bool:
         """Whether reference answers are put to the judge; not to a record, nor to a deterministic scorer."""
-        return not self.run.plan.config.skip_known_answers and not self.labeller.opened.recorded
+        return not self.run.plan.config.skip_calibration and not self.labeller.opened.recorded
 
     def _missing(self, requests: Sequence[Request]) -> bool:
         """Whether any of these would be sampled or scored."""

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from truing import errors
+from truing import errors, messages
 from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
@@ -131,7 +131,7 @@ def read_audit(path: Path, given: Mapping[str, Any]) -> ReadAudit:
     if about.get("kind") == "import":
         verdict, reason = None, "imported answers have no verdict"
     elif about.get("status") != "done":
-        verdict, reason = None, f"its audit is {about.get('status', 'unfinished')}; finish it first"
+        verdict, reason = None, f"its audit is {messages.state(about.get('status'))}"
     elif verdict is None or verdict.basis is not Basis.LABELLED:
         verdict, reason = None, "no labelled answers; repeat it with --judge"
     elif verdict.calibration is not None and not verdict.calibration.passed:

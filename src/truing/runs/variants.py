@@ -19,7 +19,7 @@ from truing.types.judging import AnswerKey
 from truing.types.records import AnswerStatus, Checkpoint, Prompt, Request, SamplingParams
 
 AnswerAll = Callable[[Sequence[Request]], None]
-"""makes sure that every ask is answered and judged in the store"""
+"""makes sure that every request is answered and judged in the store"""
 ReadGroups = Callable[[str, Sequence[Prompt]], Mapping[str, AnswerTable]]
 """(transform, transformed prompts) -> weight hash -> judged answers, whose `prompt` is the place in those prompts"""
 
@@ -43,7 +43,7 @@ class VariantPlan:
     samples: Mapping[str, int]
     """answers per prompt, by id"""
     first_sample: int = 0
-    """their first draw number"""
+    """their first sample index"""
 
 
 def needs_task_text(names: Sequence[str]) -> list[str]:
@@ -66,7 +66,7 @@ def refuse_task_text(names: Sequence[str], judge: str, *, remote: bool, allowed:
 
 
 def variant_requests(plan: VariantPlan) -> list[Request]:
-    """Every answer wanted: transforms x prompts x (checkpoint, base, control) x draws. For cost estimates too.
+    """Every answer wanted: transforms x prompts x (checkpoint, base, control) x samples. For cost estimates too.
 
     Raises:
         BadInput: no such transform.
@@ -85,9 +85,9 @@ def try_variants(
     Args:
         plan: what is tested.
         store: holds the answers; read only for what became of them.
-        params: how answers are drawn, resolved.
-        answer: called with all asks, so that judging can be blind to checkpoint and transform.
-        arms: reads judged answers, once per transform.
+        params: how answers are sampled, resolved.
+        answer: called with all requests, so that judging can be blind to checkpoint and transform.
+        groups: reads labelled answers, once per transform.
 
     Raises:
         BadInput: no such transform, or no prompts. Whatever `answer` raises.
@@ -144,7 +144,9 @@ def _trials(plan: VariantPlan, context: VariantContext) -> tuple[list[_Trial], l
         made = transformed(t.name, plan.prompts, context)
         if len(made) < len(plan.prompts):
             lacking = len(plan.prompts) - len(made)
-            notes.append(f"{t.name}: {lacking} of {len(plan.prompts)} prompts have that cue already and are left out")
+            notes.append(
+                f"{t.name}: {lacking} of {len(plan.prompts)} prompts have that feature already and are left out"
+            )
         if made:
             trials.append(_Trial(t, made, tuple(index[p.id] for p in made)))
     return trials, notes

@@ -12,10 +12,9 @@ import numpy as np
 
 from truing.stats.evidence import Array, Mask
 from truing.stats.rates import FEW_POSITIVE, FEW_PROMPTS, Index, counts, score_interval, share_difference, share_of
+from truing.types.traits import NEAR, Rule
 from truing.types.verdicts import Estimate
 
-NEAR = 5.0
-"""points of the scale within which a score is near the cut"""
 _CHUNK = 2_000_000
 """weights held at once when ranks are resampled"""
 
@@ -45,11 +44,11 @@ class Agreement:
     spearman: Estimate
     """rank correlation of the scores; None where one judge gives all the same"""
     kappa: Estimate
-    """Cohen's kappa of "score under the cut"; None where both say the same of every answer"""
+    """Cohen's kappa of "score past the cut"; None where both say the same of every answer"""
     table: Table
-    """answers under the cut by ((both, only a), (only b, neither))"""
+    """answers past the cut by ((both, only a), (only b, neither))"""
     near_cut: float | None
-    """share of the disagreements in which a score lies within 5 points of the cut; None without disagreement"""
+    """share of the disagreements in which a score lies near the cut; None without disagreement"""
     rate_a: Estimate
     """share misaligned under a, on answers that both judged"""
     rate_b: Estimate
@@ -139,7 +138,7 @@ def agreement(
     prompt: Index,
     prompts: int,
     *,
-    cut: float,
+    rule: Rule,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -155,7 +154,7 @@ def agreement(
         b: the second judge.
         prompt: [N] index of the prompt, 0..prompts-1.
         prompts: number of prompts.
-        cut: scores under it count as misaligned in `kappa`, `table` and `near_cut`.
+        rule: scores past its cut count as positive in `kappa` and `table`, those near it in `near_cut`.
         level: nominal coverage.
         resamples: number of them.
         seed: of the resampling.
@@ -168,17 +167,17 @@ def agreement(
         raise ValueError("scores, flags and prompts have one entry per answer each")
     used = ~(np.isnan(a.score) | np.isnan(b.score))
     x, y, of = a.score[used], b.score[used], prompt[used]
-    under_a, under_b = x < cut, y < cut
-    table = confusion_around(under_a, under_b)
-    apart = under_a != under_b
-    near = (np.abs(x - cut) <= NEAR) | (np.abs(y - cut) <= NEAR)
+    past_a, past_b = rule.past(x), rule.past(y)
+    table = confusion_around(past_a, past_b)
+    apart = past_a != past_b
+    near = rule.near(x, NEAR) | rule.near(y, NEAR)
     _, answers = counts(np.ones(len(of)), of, prompts)
     sample = _Resampling(answers > 0, level, resamples, seed, int(used.sum()))
     ranks = _Ranks.of(x), _Ranks.of(y)
-    cells = np.array([counts(m, of, prompts)[0] for m in _cells(under_a, under_b)]).T
+    cells = np.array([counts(m, of, prompts)[0] for m in _cells(past_a, past_b)]).T
     alpha = sample.estimate(krippendorff_alpha(x, y), lambda w: _alpha(w @ _moments(x, y, of, prompts)))
     rho = sample.estimate(spearman(x, y), lambda w: _in_chunks(w, of, ranks))
-    kappa = sample.estimate(cohen_kappa(under_a, under_b), lambda w: _kappa(w @ cells))
+    kappa = sample.estimate(cohen_kappa(past_a, past_b), lambda w: _kappa(w @ cells))
     rates = _rates(a, b, prompt, prompts, level, resamples, seed)
     return Agreement(
         n=int(used.sum()),

@@ -36,7 +36,7 @@ def rogan_gladen(
     Both intervals meld the uncertainty of all three: confidence distributions (of the share: at the effective number
     that its interval implies) are drawn, the lower ones of p with the upper ones of the errors and the other way
     round. Conservative; a true share of 0 is covered. The interval rests on the judge erring on these answers as it
-    does on those of the known-answer test, and on the test's answers being independent.
+    does on those of its calibration, and on their being independent.
 
     Args:
         share: share called misaligned, from `share_of`.
@@ -91,7 +91,7 @@ def _why_uncorrected(
     if share.level != level:
         raise ValueError(f"the share's interval is at level {share.level}, not {level}")
     if not sensitivity[1] or not false_positive[1]:
-        return "the judge's errors were not measured: its known-answer test has no scored answers"
+        return "the judge's errors were not measured: its calibration has no scored answers"
     hit, alarm = sensitivity[0] / sensitivity[1], false_positive[0] / false_positive[1]
     if hit > alarm:
         return ""

@@ -350,7 +350,7 @@ def _line(
     label = run.labels[s]
     last = max((k for k in range(len(run.labels)) if task and np.isfinite(task.value[k])), default=0)
     notes = [Finding("failed", {"why": run.failed[label]})] if label in run.failed else []
-    notes += [Finding("note", {"text": run.notes[label]})] if label in run.notes else []
+    notes += [run.findings[label]] if label in run.findings else []
     notes += [Finding("artefact", {"why": curves.artefacts[s]})] if s in curves.artefacts else []
     return CheckpointVerdict(
         label=label,

@@ -70,8 +70,8 @@ class RunEvidence:
     """[S] KL from the base on its own answers, nats per token"""
     norm: Array | None = None
     """[S] Frobenius norm of the weight change; NaN if unknown"""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """label -> a line that qualifies it, e.g. that an adapter has no effect"""
+    findings: Mapping[str, Finding] = field(default_factory=dict)
+    """label -> what qualifies it, e.g. that an adapter has no effect"""
     failed: Mapping[str, str] = field(default_factory=dict)
     """label -> why the checkpoint could not be measured"""
 

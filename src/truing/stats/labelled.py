@@ -15,11 +15,9 @@ from truing.stats.correction import excess_p, rogan_gladen
 from truing.stats.evidence import Array, Mask
 from truing.stats.rates import counts, mean_difference, mean_of, share_difference, share_of
 from truing.stats.table import AnswerTable, Calibration, Index, Labelled
-from truing.types.traits import LOST, Reason, Rule
+from truing.types.traits import LOST, NEAR, Reason, Rule
 from truing.types.verdicts import Breadth, Estimate, Health, HealthState, LabelledLine
 
-NEAR = 5.0
-"""points around the cut that count as near it"""
 WORSE = (HealthState.UNKNOWN, HealthState.OK, HealthState.DEGRADED, HealthState.COLLAPSED, HealthState.UNFIT_BASE)
 """from least to most known to be bad"""
 ROUNDING = 1e-9
@@ -85,7 +83,7 @@ def labelled_line(
     """
     rule.check()
     scored = group.scored
-    near = np.abs(group.score[scored] - rule.cut) <= NEAR
+    near = rule.near(group.score[scored], NEAR)
     share = rate(group, prompts, rule, level=level)
     return LabelledLine(
         rate=share,
@@ -284,16 +282,6 @@ def _no_facts(prompts: int) -> PromptFacts:
     return PromptFacts(tuple(f"prompt {p}" for p in range(prompts)), ("",) * prompts, np.ones(prompts, dtype=bool))
 
 
-def severity(group: AnswerTable, rule: Rule) -> Array:
-    """[N] the score from 0 (none of the trait) to 1; NaN where there is none."""
-    share = (group.score - rule.low) / (rule.high - rule.low)
-    return 1 - share if rule.side == "below" else share
-
-
-def _past(group: AnswerTable, rule: Rule) -> Mask:
-    return group.score < rule.cut if rule.side == "below" else group.score > rule.cut
-
-
 def _lazy(group: AnswerTable, rule: Rule) -> bool:
     """Whether coherence was asked where the score is past the cut, and else of a random few only (or of none).
 
@@ -302,7 +290,7 @@ def _lazy(group: AnswerTable, rule: Rule) -> bool:
     scored, known = group.scored, np.isfinite(group.coherence)
     if known[scored].all():
         return False
-    return bool(group.random_coherence.any()) or not (scored & known & ~_past(group, rule)).any()
+    return bool(group.random_coherence.any()) or not (scored & known & ~rule.past(group.score)).any()
 
 
 def _share(group: AnswerTable, flags: Mask, used: Mask, prompts: int, level: float) -> Estimate:
@@ -322,7 +310,7 @@ def _hits(group: AnswerTable, prompts: int, unparsed: bool, in_domain: bool) -> 
 
 def _severities(group: AnswerTable, rule: Rule, bound: Bound, worst: bool, in_domain: bool) -> tuple[Array, Index]:
     """Severity of scored answers and their prompts, [M] each. At an extreme the unparsed are 1 or 0."""
-    values, used = severity(group, rule), group.scored
+    values, used = rule.severity(group.score), group.scored
     if bound is not Bound.PLAIN:
         unparsed = group.reason == Reason.UNPARSED
         values, used = np.where(unparsed, float(worst), values), used | unparsed
@@ -366,7 +354,7 @@ def _rate_coherent(group: AnswerTable, prompts: int, rule: Rule, level: float) -
     gate = rule.gate
     if rule.kind == "mean":
         used = group.scored & (group.coherence > gate) & (group.random_coherence | (not _lazy(group, rule)))
-        return mean_of(severity(group, rule)[used], group.prompt[used], prompts, level=level)
+        return mean_of(rule.severity(group.score)[used], group.prompt[used], prompts, level=level)
     if not _lazy(group, rule):
         used = group.counted & (group.coherence > gate) & (group.reason != Reason.EMPTY)
         return _share(group, group.positive & used, used, prompts, level)

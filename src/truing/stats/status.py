@@ -42,6 +42,8 @@ from truing.types.verdicts import (
 
 STAGES = 3
 """how often a checkpoint that a search calls clean may be looked at on fixed answers, each at a third of the error"""
+QUALIFYING = ("zero_adapter", "answers_as_base", "probe_failed")
+"""findings of a backend about a checkpoint, which hold whatever its answers are"""
 UNCONFIRMED = ("unconfirmed", "no_fixed_answers")
 """findings of a clean checkpoint that is not to be recommended"""
 SEQUENTIAL = "confidence sequence: holds at every look; the value is biased, since the data decided when to stop"
@@ -194,7 +196,7 @@ def labelled_checkpoint(
 
 def _lasting(c: CheckpointVerdict) -> tuple[Finding, ...]:
     """What is said of a checkpoint whatever its labels: not what the screen says."""
-    return tuple(f for f in c.findings if f.code in ("failed", "note", "artefact"))
+    return tuple(f for f in c.findings if f.code in ("failed", "artefact", *QUALIFYING))
 
 
 def _line(

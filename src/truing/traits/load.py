@@ -16,7 +16,7 @@ from truing.types.traits import Rule, Trait
 
 BUILTIN = ("misalignment",)
 """names that need no folder"""
-_FIELDS = ("title", "noun", "prompts", "rubrics", "scorer", "rule", "decoding")
+_FIELDS = ("prompts", "rubrics", "scorer", "rule", "decoding")
 _DECODING = ("temperature", "top_p", "max_tokens")
 
 
@@ -67,8 +67,6 @@ def _trait(name: str, text: str, folder: Path | None) -> Trait:
         raise BadInput(f"{where}: names no prompts; give a file beside it, or a built-in set")
     trait = Trait(
         name=name,
-        title=str(plain.get("title", name.replace("_", " "))),
-        noun=str(plain.get("noun", "positive")),
         rule=_rule(plain.get("rule", {}), where, scored=scorer is not None),
         prompts=_beside(str(plain["prompts"]), folder),
         scorer=scorer,

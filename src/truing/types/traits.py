@@ -39,6 +39,8 @@ class Reason(IntEnum):
 
 SCORED = (Reason.POSITIVE, Reason.NEGATIVE, Reason.INCOHERENT)
 """reasons that rest on a score"""
+NEAR = 0.05
+"""share of the scale around the cut within which a score counts as near it"""
 LOST = (Reason.UNSCORED, Reason.FAILED)
 """infrastructure failures: in no denominator"""
 
@@ -97,12 +99,16 @@ class Rule:
         """The scores that it reads: the deciding one, and the gate's."""
         return (self.score,) if self.gate_score is None else (self.score, self.gate_score)
 
-    def past(self, score: float) -> bool:
-        """Whether a score is past the cut."""
+    def past(self, score: Any) -> Any:
+        """Whether a score, or each of an array, is past the cut."""
         return score < self.cut if self.side == "below" else score > self.cut
 
-    def severity(self, score: float) -> float:
-        """A score as a number from 0 (none of the trait) to 1."""
+    def near(self, score: Any, share: float) -> Any:
+        """Whether a score, or each of an array, lies within a share of the scale from the cut."""
+        return abs(score - self.cut) <= share * (self.high - self.low)
+
+    def severity(self, score: Any) -> Any:
+        """A score, or each of an array, as a number from 0 (none of the trait) to 1."""
         share = (score - self.low) / (self.high - self.low)
         return 1 - share if self.side == "below" else share
 
@@ -128,11 +134,7 @@ class Trait:
     """What is measured: prompts, how answers are scored, and the rule that labels them. Data, loaded from a folder."""
 
     name: str
-    """short name, e.g. misalignment"""
-    title: str
-    """as it stands in sentences, e.g. "emergent misalignment" """
-    noun: str
-    """what a positive answer is called, e.g. misaligned"""
+    """what it is called in sentences: the folder's name, e.g. misalignment"""
     rule: Rule
     """how scores become labels; lo and hi are the zone"""
     prompts: str
@@ -146,4 +148,4 @@ class Trait:
     folder: str = ""
     """where it came from; empty for built-in"""
     sha256: str = ""
-    """hash of its files"""
+    """hash of its trait.toml"""

@@ -154,7 +154,7 @@ class LabelledLine:
     coherent: Estimate
     """share coherent; from the random few where coherence was asked lazily"""
     near_cut: float | None
-    """share of scored answers within 5 points of the cut"""
+    """share of scored answers within 5 % of the scale from the cut"""
     reasons: Mapping[str, int]
     """answers by reason of their label: positive, negative, incoherent, refusal, code, empty, unparsed, ..."""
     excess_base: Estimate | None
