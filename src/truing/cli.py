@@ -121,7 +121,7 @@ def control(config: "c.ControlConfig", json_out: bool, task: str) -> None:
 def show(config: "cc.ShowConfig", json_out: bool, audit: str) -> None:
     """The table again; one checkpoint; one prompt's answers across steps; or the verdict under other thresholds."""
     from truing.report import table
-    from truing.report.answer_list import print_answers
+    from truing.report.answers import print_answers
 
     if config.sensitivity:
         _show_sensitivity(config, json_out, audit)
@@ -191,7 +191,7 @@ def judge(config: "c.JudgeRunConfig", json_out: bool, audit: str) -> None:
         return
     counts = ", ".join(f"{n} {name}" for name, n in sorted(made.outcomes.items()))
     click.echo(f"{made.judge.name}: {counts}", err=True)
-    _print_table(made.path)
+    _print_audit(made.path)
 
 
 @app.verb("agree", "AgreeConfig", "audit")
@@ -228,7 +228,7 @@ def import_(config: "c.ImportConfig", json_out: bool, files: tuple[str, ...]) ->
     if json_out:
         print_json({"audit": str(made.path), "lines": to_plain(made.lines)})
     else:
-        _print_table(made.path)
+        _print_audit(made.path)
 
 
 @app.verb("export", "ExportConfig", "audit")
@@ -311,18 +311,11 @@ def _finish(
         raise errors.Unfinished(f"finished, but could not measure {', '.join(failed)}")
 
 
-def _print_audit(path: Path, page: Path, *, verbose: bool = False) -> None:
-    from truing.report.table import print_verdict
-
-    with Store.read(path) as store:
-        print_verdict(store.about(), Console(), page, verbose=verbose)
-
-
-def _print_table(path: Path) -> None:
+def _print_audit(path: Path, page: Path | None = None, *, verbose: bool = False) -> None:
     from truing.report.table import print_audit
 
     with Store.read(path) as store:
-        print_audit(store.about(), Console())
+        print_audit(store.about(), Console(), page, verbose=verbose)
 
 
 def _print_truth(truth: Mapping[str, Any]) -> None:

@@ -18,18 +18,6 @@ from truing.types.verdicts import (
     Verdict,
 )
 
-STATUS_WORDS: Mapping[Status, str] = {
-    Status.NO_CHANGE_SEEN: "no change seen",
-    Status.CHANGED: "changed",
-    Status.CLEAN: "clean",
-    Status.PRESENT: "present",
-    Status.LOCALISED: "localised",
-    Status.IN_DOMAIN_ONLY: "in domain only",
-    Status.NOT_ATTRIBUTABLE: "not attributable",
-    Status.UNDECIDED: "undecided",
-    Status.UNTESTED: "untested",
-    Status.FAILED: "failed",
-}
 LONGEST = 200
 """characters of a sentence, two lines of a terminal"""
 TITLES = {"misalignment": "Emergent misalignment"}
@@ -197,13 +185,18 @@ def text(finding: Finding) -> str:
     return template.format_map(defaultdict(lambda: _Value(None), {k: _Value(v) for k, v in params.items()}))
 
 
+def word(value: Status | HealthState) -> str:
+    """A status or a state of health in words."""
+    return value.value.replace("_", " ")
+
+
 def status_words(c: CheckpointVerdict) -> str:
     """The status of a checkpoint in words."""
     if c.step == 0 and c.status in (Status.NO_CHANGE_SEEN, Status.CLEAN):
         return "reference"
     if c.health.broken and c.status is Status.UNDECIDED:
-        return c.health.state.value.replace("_", " ")
-    return STATUS_WORDS[c.status]
+        return word(c.health.state)
+    return word(c.status)
 
 
 def sentence(v: Verdict) -> str:
@@ -260,6 +253,11 @@ def crossing(o: Onset) -> str:
 def title(v: Verdict) -> str:
     """What `present` reads, e.g. Emergent misalignment."""
     return TITLES.get(v.trait, v.trait.replace("_", " ").capitalize() or "The trait")
+
+
+def kept_word(v: Verdict) -> str:
+    """What the kept checkpoint is."""
+    return "recommended" if v.basis is Basis.LABELLED else "candidate"
 
 
 def judge_name(v: Verdict) -> str:

@@ -7,11 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from truing.errors import NotAnAudit
-from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
+from truing.report.fitting import print_facts, say
+from truing.report.reading import (
+    MISSING,
+    distinct,
+    ends,
+    interval,
+    judge_name,
+    number,
+    one_line,
+    percent,
+    plain_estimate,
+)
 
 Plain = Mapping[str, Any]
 
@@ -40,20 +49,12 @@ def print_agreement(made: Plain, console: Console) -> None:
     for k, block in enumerate(agreement_rows(made)):
         if k:
             console.print()
-        _say(console, block.title, "bold")
+        say(console, block.title, "bold")
         for letter, name in block.names:
-            _say(console, f"{letter}: {name}")
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-        table.add_column(overflow="fold", ratio=None)
-        table.add_column(overflow="fold", justify="left")
-        if any(remark for *_, remark in block.rows):
-            table.add_column(overflow="fold")
-        for name, value, remark in block.rows:
-            cells = [_text(console, name, "dim"), _text(console, value)]
-            table.add_row(*cells, *([_text(console, remark, "dim")] if len(table.columns) == 3 else []))
-        console.print(table)
-    for note in dict.fromkeys(one_line(n) for n in made.get("notes") or ()):
-        _say(console, f"! {note}", "yellow")
+            say(console, f"{letter}: {name}")
+        print_facts(console, block.rows)
+    for note in distinct(made.get("notes") or ()):
+        say(console, f"! {note}", "yellow")
 
 
 def agreement_rows(made: Plain | None) -> list[Block]:
@@ -84,17 +85,16 @@ def _blocks(made: Plain) -> Iterator[Block]:
 def _pair(pair: Plain, judges: Sequence[str]) -> Iterator[Block]:
     # Letters, since names of judges are too long for the tables.
     ((both, only_a), (only_b, neither)), n = pair["table"], pair["n"]
+    counts = {"both under the cut": both, "only A": only_a, "only B": only_b, "neither": neither}
+    near = percent(pair["near_cut"], 0)
     yield Block(
         f"Two judges on {n} answers to {pair['prompts']} prompts that both scored",
         [
             ("Krippendorff's alpha", _plain(pair["alpha"]), "of the scores; 1 is agreement, 0 is chance"),
             ("Spearman", _plain(pair["spearman"]), "rank correlation of the scores"),
             ("Cohen's kappa", _plain(pair["kappa"]), "of being under the cut"),
-            ("both under the cut", str(both), ""),
-            ("only A", str(only_a), ""),
-            ("only B", str(only_b), ""),
-            ("neither", str(neither), ""),
-            ("disagreements near the cut", percent(pair["near_cut"], 0), "a score within 5 % of the scale from it"),
+            *((name, str(count), "") for name, count in counts.items()),
+            ("disagreements near the cut", near, "a score within 5 % of the scale from it"),
         ],
         tuple(zip("AB", judges, strict=True)),
     )
@@ -129,19 +129,17 @@ def _person(person: Plain) -> Block:
 def _powered(rows: Sequence[Plain]) -> Block:
     strong, cheap = judge_name(rows[0]["strong"]), judge_name(rows[0]["cheap"])
     title = f"Share misaligned under {strong}, from a random share of answers; {cheap} judged all (prediction-powered)"
-    return Block(title, [(one_line(r["label"]), *_powered_cells(r)) for r in rows])
-
-
-def _powered_cells(row: Plain) -> tuple[str, str]:
-    value, inner = _shares(row["em"], " %")
-    return value, "; ".join(x for x in (inner, f"{row['sampled']} answers drawn") if x)
+    cells = []
+    for row in rows:
+        value, inner = _shares(row["em"], " %")
+        cells.append(
+            (one_line(row["label"]), value, "; ".join(filter(None, (inner, f"{row['sampled']} answers drawn"))))
+        )
+    return Block(title, cells)
 
 
 def _plain(e: Plain) -> str:
-    if e["value"] is None:
-        return MISSING
-    inner = ends(e["low"], e["high"], 2, 1.0)
-    return number(e["value"], 2) + (f" [{inner}]" if inner else "")
+    return interval(plain_estimate(e))
 
 
 def _shares(e: Plain, unit: str) -> tuple[str, str]:
@@ -149,15 +147,4 @@ def _shares(e: Plain, unit: str) -> tuple[str, str]:
     if e["value"] is None:
         return MISSING, one_line(e.get("warning") or "")
     inner = (("this set", ends(e["set_low"], e["set_high"])), ("prompts like these", ends(e["low"], e["high"])))
-    intervals = "; ".join(f"{name} [{text}]" for name, text in inner if text)
-    return number(100 * e["value"], 1) + unit, intervals
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(_text(console, text, style), highlight=False)
-
-
-def _text(console: Console, text: str, style: str = "") -> Text:
-    if console.options.ascii_only:
-        text = text.replace(MISSING, "-").encode("ascii", "backslashreplace").decode()
-    return Text(text, style=style)
+    return number(100 * e["value"], 1) + unit, "; ".join(f"{name} [{text}]" for name, text in inner if text)

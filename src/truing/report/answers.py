@@ -1,144 +1,193 @@
-"""Sampled answers for the report: prompts as rows, checkpoints as columns. All of it is untrusted text."""
+"""Sampled answers, with what judges said of them: prompts by checkpoints for the report, one prompt for a terminal.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+All of it is untrusted text.
+"""
 
-from truing.report.reading import PromptItem, clean, one_line
-from truing.report.scores import Judges
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from truing.errors import BadInput
+from truing.report.fitting import say, text
+from truing.report.reading import MISSING, PromptItem, clean, judge_name, number, one_line, prompt_items
 from truing.store import Store, StoredAnswer
+from truing.traits.label import label
+from truing.types.judging import Score
 from truing.types.records import AnswerStatus, Checkpoint, Role
+from truing.types.traits import LOST, Rule
 
 MOST_PROMPTS = 40
 """prompts shown; the others are counted and named by `truing show`"""
 MOST_DRAWS = 4
 """answers shown per prompt and checkpoint; the others are counted"""
+MOST_RUBRICS = 6
+"""scores named per judge and answer; the others are counted"""
 CLIP = 320
 """characters shown before the fold"""
 
 
-def answer_rows(store: Store, items: Sequence[PromptItem], judges: Judges, first: Sequence[str] = ()) -> dict[str, Any]:
+def answer_rows(
+    store: Store, about: Mapping[str, Any], items: Sequence[PromptItem], first: Sequence[str] = ()
+) -> dict[str, Any]:
     """What the report shows of the stored answers.
 
     Args:
         store: the audit.
+        about: its audit.json.
         items: its prompts.
-        judges: what was said of the answers.
         first: ids of the prompts that come first, e.g. those with most positive answers.
 
     Returns a mapping: `rows` (one per prompt: id, category, turns, cells; a cell: head, run, answers), `total` answers
     stored, `prompts` that have any, `hidden` prompts not shown, `transformed` answers to changed prompts (not shown),
     `judged` whether any shown answer has a score, `positive` how many shown ones score past the cut.
     """
-    columns = _columns(store)
-    known = {p.key: p for p in items}
-    shown, counted = _collected(store, columns, _order(items, first))
-    used = [w for w in columns if any(w in cells for cells in shown.values())]
-    rows = []
-    said: list[dict[str, Any]] = []
-    for key, cells in shown.items():
-        made = []
-        for w in used:
-            answers = [_answer(r, judges) for r in cells[w].answers] if w in cells else []
-            said += answers
-            run = "" if columns[w].role is not Role.CONTROL else f"control: {one_line(columns[w].run)}"
-            more = cells[w].more if w in cells else 0
-            made.append({"head": _head(columns[w]), "run": run, "answers": answers, "more": more})
-        rows.append({**_question(key, known.get(key)), "cells": made})
+    columns: dict[str, Checkpoint] = {}
+    for c in sorted(store.checkpoints(), key=lambda c: c.role is not Role.SUBJECT):
+        columns.setdefault(c.weights, c)  # weights that several runs share (the base) once
+    plain = Counter[tuple[str, str]]()
+    total = 0
+    for r in store.answers():
+        if r.weights in columns:
+            total += 1
+            plain[r.prompt, r.weights] += not r.transform
+    plain = +plain
+    front = {one_line(p): k for k, p in enumerate(first)}
+    known = {p.key: p for p in sorted(items, key=lambda p: front.get(p.id, len(front)))}
+    place = {key: k for k, key in enumerate(known)}
+    answered = sorted({key for key, _ in plain}, key=lambda k: (place.get(k, len(place)), k))
+    shown = answered[:MOST_PROMPTS]
+    used = [c for w, c in columns.items() if any((key, w) in plain for key in shown)]
+    judges = Judges(store, about)
+    rows = [_row(store, judges, key, known.get(key), used, plain) for key in shown]
+    told = [a for row in rows for cell in row["cells"] for a in cell["answers"]]
     return {
         "rows": rows,
-        "total": counted.total,
-        "prompts": counted.prompts,
-        "hidden": counted.prompts - len(shown),
-        "transformed": counted.transformed,
-        "judged": any(a["scores"] for a in said),
-        "positive": sum(a["positive"] for a in said),
+        "total": plain.total(),
+        "prompts": len(answered),
+        "hidden": len(answered) - len(shown),
+        "transformed": total - plain.total(),
+        "judged": any(a["scores"] for a in told),
+        "positive": sum(a["positive"] for a in told),
     }
 
 
-@dataclass(slots=True)
-class _Cell:
-    """The answers of one checkpoint to one prompt."""
+def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, console: Console) -> None:
+    """One prompt's stored answers at every checkpoint, by run and step, in a terminal.
 
-    answers: list[StoredAnswer] = field(default_factory=list)
-    more: int = 0
-    """answers not shown"""
-
-
-class _Counted(NamedTuple):
-    total: int
-    prompts: int
-    transformed: int
-
-
-def _order(items: Sequence[PromptItem], first: Sequence[str]) -> dict[str, int]:
-    """Prompt hash -> place: those of `first`, then as in the set."""
-    front = {p: k for k, p in enumerate(first)}
-    ordered = sorted(enumerate(items), key=lambda pair: (front.get(pair[1].id, len(front)), pair[0]))
-    return {item.key: k for k, (_, item) in enumerate(ordered)}
-
-
-def _collected(
-    store: Store, columns: Mapping[str, Checkpoint], order: Mapping[str, int]
-) -> tuple[dict[str, dict[str, _Cell]], _Counted]:
-    """The answers of the prompts that come first, by prompt and checkpoint, and how many there are in all."""
-    answered = {r.prompt for r in store.answers() if r.weights in columns}
-    # Answers to transformed prompts have hashes that the list does not know; plain prompts come first either way.
-    chosen = sorted(answered, key=lambda k: (order.get(k, len(order)), k))[:MOST_PROMPTS]
-    shown: dict[str, dict[str, _Cell]] = {key: {} for key in chosen}
-    prompts: set[str] = set()
-    total = transformed = 0
-    for r in store.answers():
-        if r.weights not in columns:
-            continue
-        if r.transform:
-            transformed += 1
-            continue
-        total += 1
-        prompts.add(r.prompt)
-        if r.prompt in shown:
-            cell = shown[r.prompt].setdefault(r.weights, _Cell())
-            if len(cell.answers) < MOST_DRAWS:
-                cell.answers.append(r)
-            else:
-                cell.more += 1
-    return {k: cells for k, cells in shown.items() if cells}, _Counted(total, len(prompts), transformed)
+    Raises:
+        BadInput: no prompt of that id in the audit (near ids are named), or no answer to it is stored.
+    """
+    items = {p.id: p for p in prompt_items(about)}
+    asked = one_line(prompt_id)
+    item = items.get(asked)
+    if item is None:
+        near = difflib.get_close_matches(asked, items, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"it has {len(items)} prompts"
+        raise BadInput(f"prompt {asked!r}: not in this audit; {hint}")
+    answers: dict[str, list[StoredAnswer]] = {}
+    for r in store.answers(prompt=item.key):
+        answers.setdefault(r.weights, []).append(r)
+    if not answers:
+        why = "health is sampled on a few prompts only, which the report lists"
+        raise BadInput(f"prompt {asked!r}: no answers stored; {why}")
+    say(console, f"{item.id}  {item.category}", "bold")
+    for role, content in item.turns:
+        say(console, f"{role}: {content}")
+    judges = Judges(store, about)
+    for c in store.checkpoints():
+        own = answers.pop(c.weights, ())  # weights that several runs share come once
+        if own:
+            step = "no step" if c.step is None else f"step {c.step}"
+            run = "" if c.role is Role.SUBJECT else f", {c.role.value} run {one_line(c.run)}"
+            console.print()
+            console.rule(text(console.options, f"{step}, {one_line(c.label)}{run}"), align="left", characters="-")
+        for r in own:
+            tag = "" if r.outcome is AnswerStatus.OK else f"[{r.outcome.value}] "
+            name = f" ({one_line(r.transform)})" if r.transform else ""
+            say(console, f"{r.sample + 1}{name}. {tag}{clean(r.text or r.error) or MISSING}")
+            for words, positive in judges.of(r):
+                say(console, f"   {words}", "red" if positive else "dim")
 
 
-def _columns(store: Store) -> dict[str, Checkpoint]:
-    """Weights -> checkpoint, the subject's by step first; weights that several runs share (the base) once."""
-    out: dict[str, Checkpoint] = {}
-    for c in sorted(store.checkpoints(), key=lambda c: c.role is not Role.SUBJECT):
-        out.setdefault(c.weights, c)
-    return out
+class Judges:
+    """The judges of one audit, and its rule."""
+
+    def __init__(self, store: Store, about: Mapping[str, Any]) -> None:
+        self._store = store
+        plain = about.get("rule") or (about.get("labels") or {}).get("rule")
+        self.rule = Rule(**plain) if plain else Rule()
+        self.names = {key: judge_name(judge.get("judge")) for key, judge in store.judges().items()}
+
+    def of(self, r: StoredAnswer) -> Iterator[tuple[str, bool]]:
+        """What each judge that was asked says of an answer, and whether its score is past the cut, whatever the
+        coherence: then the text goes behind a notice."""
+        for key, name in self.names.items():
+            scores = list(self._store.scores_of([r.key], key))
+            if scores:
+                reason = label(r, scores, self.rule).reason
+                words = _scores(scores) + ("" if reason in LOST else f": {reason.word}")
+                own = (s.score for s in scores if s.rubric == self.rule.score and s.score is not None)
+                yield words + (f" ({name})" if len(self.names) > 1 else ""), any(map(self.rule.past, own))
+
+
+def _scores(scores: list[Score]) -> str:
+    """`alignment 12, coherence 92`, or what became of a rubric instead of a score."""
+    order = {"alignment": 0, "coherence": 1}
+    scores = sorted(scores, key=lambda s: (order.get(s.rubric, 2), s.rubric))
+    parts = [f"{one_line(s.rubric)} {s.outcome.value if s.score is None else number(s.score, 0)}" for s in scores]
+    more = len(parts) - MOST_RUBRICS
+    return ", ".join([*parts[:MOST_RUBRICS], *([f"{more} more"] if more > 0 else [])])
+
+
+def _row(
+    store: Store,
+    judges: Judges,
+    key: str,
+    item: PromptItem | None,
+    columns: Sequence[Checkpoint],
+    counts: Mapping[tuple[str, str], int],
+) -> dict[str, Any]:
+    """A prompt and its first answers at every checkpoint."""
+    item = item or PromptItem(key, key[:12], "not in the prompt list of this audit", [])
+    first: dict[str, list[StoredAnswer]] = {c.weights: [] for c in columns}
+    for r in store.answers(prompt=key):
+        own = first.get(r.weights, [])
+        if not r.transform and len(own) < MOST_DRAWS:
+            own.append(r)
+    cells = [
+        {
+            "head": _head(c),
+            "run": "" if c.role is not Role.CONTROL else f"control: {one_line(c.run)}",
+            "answers": [_answer(r, judges) for r in first[c.weights]],
+            "more": counts.get((key, c.weights), 0) - len(first[c.weights]),
+        }
+        for c in columns
+    ]
+    return {"id": item.id, "category": item.category.replace("_", " "), "turns": item.turns, "cells": cells}
 
 
 def _head(c: Checkpoint) -> str:
-    label = one_line(c.label)
+    name = one_line(c.label)
     if c.step is None:
-        return label
-    return f"step {c.step}" + ("" if label == f"checkpoint-{c.step}" else f" · {label}")
-
-
-def _question(key: str, item: PromptItem | None) -> dict[str, Any]:
-    if item is None:
-        return {"id": key[:12], "category": "not in the prompt list of this audit", "turns": []}
-    return {"id": one_line(item.id), "category": one_line(item.category).replace("_", " "), "turns": item.turns}
+        return name
+    return f"step {c.step}" + ("" if name == f"checkpoint-{c.step}" else f" · {name}")
 
 
 def _answer(r: StoredAnswer, judges: Judges) -> dict[str, Any]:
-    tags = [] if r.outcome is AnswerStatus.OK else [r.outcome.value.replace("_", " ")]
-    text = clean(r.text).strip()
-    cut = len(text)
+    body, told = clean(r.text).strip(), list(judges.of(r))
+    cut = len(body)
     if cut > CLIP * 1.15:
-        space = text.rfind(" ", 0, CLIP)
+        space = body.rfind(" ", 0, CLIP)
         cut = space if space > CLIP // 2 else CLIP
-    said = judges.of(r)
+    fine = r.outcome is AnswerStatus.OK
     return {
-        "tags": ", ".join(tags),
-        "start": text[:cut],
-        "rest": text[cut:].lstrip(),
-        "error": one_line(r.error) if r.outcome is not AnswerStatus.OK else "",
-        "scores": "; ".join(judges.words(s) for s in said),
-        "positive": any(s.positive for s in said),
+        "tags": "" if fine else r.outcome.value.replace("_", " "),
+        "start": body[:cut],
+        "rest": body[cut:].lstrip(),
+        "error": "" if fine else one_line(r.error),
+        "scores": "; ".join(words for words, _ in told),
+        "positive": any(positive for _, positive in told),
     }

@@ -1,14 +1,14 @@
 """The charts of a verdict: share positive, its excess, task progress, screen, categories; and imported sets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from truing import messages
 from truing.report.details import untested_before
-from truing.report.figures import Chart, Ends, Series, Window
+from truing.report.figures import Chart, Series, Window
+from truing.report.rates_table import ImportedLine
 from truing.report.reading import number, one_line, step_name
-from truing.types.verdicts import Basis, CheckpointVerdict, Estimate, LabelledLine, Onset, Status, Verdict
+from truing.types.verdicts import Basis, CheckpointVerdict, Estimate, Onset, Status, Verdict
 
 Pick = Callable[[CheckpointVerdict], Estimate | None]
 
@@ -26,12 +26,12 @@ def rate(verdict: Verdict) -> Chart | None:
     if start is not None and (ends := _zone(verdict)):
         lo, hi = ends
         zone = (start + lo, start + hi, f"step 0 and {100 * lo:g} to {100 * hi:g} points more")
-    # The control's own estimate is not kept; the paired difference gives its share, without an interval.
-    control = Series("control", "blue", [_control_rate(c) for c in verdict.checkpoints], style="dashed")
+    control = _series(verdict, "control", "blue", _control_rate, "dashed")
+    what = "mean severity" if _rule(verdict).get("kind") == "mean" else "answers called positive"
     return _chart(
         verdict,
         f"{one_line(messages.title(verdict))}: positive answers against step",
-        f"{_what(verdict)}, share of all answers",
+        f"{what}, share of all answers",
         *_of_run(verdict, "this run", lambda c: c.labelled.rate if c.labelled else None),
         control,
         lines=[(start, "")] if start else [],  # named by the zone above it
@@ -78,8 +78,8 @@ def screen(verdict: Verdict) -> Chart | None:
         verdict,
         "Screen: shift of the log-prob contrast against step",
         "screen: shift of the contrast, nats per token (up: towards the positive answer)",
-        _anchored(verdict, _series(verdict, "against base", "red", lambda c: c.contrast_base)),
-        _anchored(verdict, _series(verdict, "against control", "blue", lambda c: c.contrast_control, "dashed")),
+        _shift(verdict, "against base", "red", lambda c: c.contrast_base),
+        _shift(verdict, "against control", "blue", lambda c: c.contrast_control, "dashed"),
         lines=[(limit, f"screen limit {number(limit, 3)}")] if limit is not None else [],
         windows=windows_of(verdict, of_screen=True),
     )
@@ -90,19 +90,19 @@ def categories(verdict: Verdict, summary: Mapping[str, Any]) -> list[Chart]:
     out = []
     for category, rows in (summary.get("categories") or {}).items():
         found = {row.get("label"): Estimate(row.get("value"), row.get("low"), row.get("high")) for row in rows}
-        series = _series(verdict, "against base", "red", lambda c, of=found: of.get(c.label))
+        series = _shift(verdict, "against base", "red", lambda c, of=found: of.get(c.label))
         name, limit = one_line(category).replace("_", " "), verdict.screen_limit
         lines = [(limit, "")] if limit is not None else []
-        out.append(_chart(verdict, f"Screen within {name}", name, _anchored(verdict, series), lines=lines))
+        out.append(_chart(verdict, f"Screen within {name}", name, series, lines=lines))
     return [chart for chart in out if chart is not None]
 
 
-def sets(lines: Sequence[Mapping[str, Any]]) -> Chart:
-    """Rates of imported sets side by side; `lines` as `rates_table.imported_lines` gives them."""
-    names = ("value", "low", "high", "set_low", "set_high")
-    rates = [Estimate(**{k: line["labelled"]["rate"][k] for k in names}) for line in lines]
-    labels = [one_line(line["label"]) for line in lines]
-    return Chart("Share positive by set", "", (), labels, [_plain("rate", "red", rates)], unit="%")
+def sets(lines: Sequence[ImportedLine]) -> Chart:
+    """Rates of imported sets side by side."""
+    labels = [one_line(line.label) for line in lines]
+    return Chart(
+        "Share positive by set", "", (), labels, [Series("rate", "red", [x.labelled.rate for x in lines])], unit="%"
+    )
 
 
 def windows_of(verdict: Verdict, *, of_screen: bool = False) -> tuple[Window, ...]:
@@ -149,58 +149,44 @@ def _between(start: int, end: int) -> str:
     return f"at step {end}" if start == end else f"steps {start} to {end}"
 
 
+def _rule(verdict: Verdict) -> Mapping[str, Any]:
+    return verdict.definitions.get("rule") or {}
+
+
 def _zone(verdict: Verdict) -> tuple[float, float] | None:
-    rule = verdict.definitions.get("rule")
-    ends = (rule.get("lo"), rule.get("hi")) if isinstance(rule, Mapping) else (None, None)
-    return ends if all(isinstance(x, (int, float)) for x in ends) else None  # pyright: ignore[reportReturnType]
-
-
-def _what(verdict: Verdict) -> str:
-    rule = verdict.definitions.get("rule")
-    mean = isinstance(rule, Mapping) and rule.get("kind") == "mean"
-    return "mean severity" if mean else "answers called positive"
+    rule = _rule(verdict)
+    return (rule["lo"], rule["hi"]) if "lo" in rule and "hi" in rule else None
 
 
 def _chart(verdict: Verdict, title: str, heading: str, *series: Series, **more: Any) -> Chart | None:
     """A chart over the checkpoints of a run with the curves that have a value; None where none has."""
-    kept = [s for s in series if any(v is not None for v in s.values)]
+    kept = [s for s in series if any(e is not None and e.value is not None for e in s.found)]
     if not kept:
         return None
-    lines, keep = verdict.checkpoints, verdict.kept
-    word = "recommended" if verdict.recommended else "candidate"
+    lines, chosen = verdict.checkpoints, f"{messages.kept_word(verdict)}: {one_line(verdict.kept)}"
     return Chart(
         title,
         heading,
         [c.step for c in lines],
         [step_name(c) for c in lines],
         kept,
-        chosen=next(((i, f"{word}: {one_line(keep)}") for i, c in enumerate(lines) if c.label == keep), None),
+        chosen=next(((i, chosen) for i, c in enumerate(lines) if c.label == verdict.kept), None),
         failed=[i for i, c in enumerate(lines) if c.status is Status.FAILED],
         **more,
     )
 
 
 def _series(verdict: Verdict, name: str, colour: str, pick: Pick, style: str = "solid") -> Series:
-    return _plain(name, colour, [pick(c) for c in verdict.checkpoints], style)
+    return Series(name, colour, [pick(c) for c in verdict.checkpoints], style)
 
 
-def _plain(name: str, colour: str, found: Sequence[Estimate | None], style: str = "solid") -> Series:
-    def pair(low: float | None, high: float | None) -> Ends | None:
-        return None if low is None or high is None else (low, high)
-
-    known = [e if e is not None and e.value is not None else Estimate(None, None, None) for e in found]
-    wide, inner = [pair(e.low, e.high) for e in known], [pair(e.set_low, e.set_high) for e in known]
-    return Series(name, colour, [e.value for e in known], wide, inner, style)
-
-
-def _anchored(verdict: Verdict, s: Series) -> Series:
+def _shift(verdict: Verdict, name: str, colour: str, pick: Pick, style: str = "solid") -> Series:
     """With the zero that a shift against step 0 is at step 0 by definition, where any shift was measured."""
-    if all(v is None for v in s.values):
-        return s
-    base = [c.step == 0 and c.status is not Status.FAILED and v is None
-            for c, v in zip(verdict.checkpoints, s.values, strict=True)]  # fmt: skip
-    values = [0.0 if b else v for b, v in zip(base, s.values, strict=True)]
-    return replace(s, values=values, wide=[(0.0, 0.0) if b else e for b, e in zip(base, s.wide, strict=True)])
+    found = [pick(c) for c in verdict.checkpoints]
+    if any(found):
+        base = (c.step == 0 and c.status is not Status.FAILED for c in verdict.checkpoints)
+        found = [Estimate(0.0, 0.0, 0.0) if start and e is None else e for start, e in zip(base, found, strict=True)]
+    return Series(name, colour, found, style)
 
 
 def _of_run(verdict: Verdict, name: str, pick: Pick) -> list[Series]:
@@ -223,9 +209,9 @@ def _excess_control(c: CheckpointVerdict) -> Estimate | None:
     return c.labelled.excess_control if c.labelled is not None else None
 
 
-def _control_rate(c: CheckpointVerdict) -> float | None:
-    line: LabelledLine | None = c.labelled
+def _control_rate(c: CheckpointVerdict) -> Estimate | None:
+    # The control's own estimate is not kept; the paired difference gives its share, without an interval.
     over = _excess_control(c)
-    if line is None or line.rate.value is None or over is None or over.value is None:
+    if c.labelled is None or c.labelled.rate.value is None or over is None or over.value is None:
         return None
-    return max(line.rate.value - over.value, 0.0)
+    return Estimate(max(c.labelled.rate.value - over.value, 0.0), None, None)

@@ -4,11 +4,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from truing import messages
-from truing.report.reading import HEALTH_WORDS, MISSING, clean, ends, number, one_line, percent
-from truing.types.verdicts import Basis, CheckpointVerdict, Convergence, Estimate, Onset, Tested, Verdict
+from truing.report.reading import MISSING, clean, ends, interval, number, one_line, percent
+from truing.types.verdicts import (
+    Basis,
+    CheckpointVerdict,
+    Convergence,
+    Estimate,
+    LabelledLine,
+    Onset,
+    SequentialBreadth,
+    Verdict,
+)
 
 Facts = list[tuple[str, str]]
-LONG = 8
+Grid = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""titles of columns, and rows"""
+LONG = 16
 """entries of one mapping (e.g. prompt id -> hash) above which `flat` leaves them out"""
 
 
@@ -22,13 +33,13 @@ def line_facts(line: CheckpointVerdict) -> Facts:
         ("task progress by skill, %", estimate(line.skill_progress)),
         ("of the run's best progress, %", estimate(line.retained_of_best)),
         ("of the last checkpoint's progress, %", estimate(line.retained_of_last)),
-        ("screen alone", MISSING if line.screen is None else messages.STATUS_WORDS[line.screen]),
+        ("screen alone", MISSING if line.screen is None else messages.word(line.screen)),
         ("screen against base, nats/token", estimate(line.contrast_base, 3, 1)),
         ("screen against control, nats/token", estimate(line.contrast_control, 3, 1)),
         ("shift of the plain margin, nats/token", estimate(line.margin_base, 3, 1)),
         ("softening (slope of that shift on the base margin)", number(line.softening)),
         ("answer entropy minus the base's, nats", number(line.entropy_shift, 3)),
-        ("health", HEALTH_WORDS[h.state] + (f" ({one_line(h.note)})" if h.note else "")),
+        ("health", messages.word(h.state) + (f" ({one_line(h.note)})" if h.note else "")),
         ("usable answers, %", estimate(h.usable)),
         ("repetitive answers", percent(h.repetition)),
         ("answers in code or markup", percent(h.format)),
@@ -62,24 +73,19 @@ def verdict_facts(v: Verdict) -> Facts:
     return out
 
 
-def variant_rows(v: Verdict) -> list[tuple[str, ...]]:
-    """(name, positive, the base's, excess over the base, over the control, p, outcome) of every variant."""
-    return [
+def variant_table(v: Verdict) -> Grid:
+    """Every variant: its share, the base's, the excess over the base and over the control, and what came of it."""
+    heads = ("variant", "positive, %", "the base's", "excess, points", "over the control", "p", "outcome")
+    rows = [
         (
             one_line(x.name) + (" (adversarial)" if x.kind == "adversarial" else ""),
-            estimate(x.rate),
-            estimate(x.rate_base),
-            estimate(x.excess),
-            estimate(x.excess_control),
+            *(estimate(e) for e in (x.rate, x.rate_base, x.excess, x.excess_control)),
             MISSING if x.p is None else f"{x.p:.2g}",
             one_line(x.status) + (", veto" if x.veto else ""),
         )
         for x in v.variants
     ]
-
-
-VARIANT_HEAD = ("variant", "positive, %", "the base's", "excess, points", "over the control", "p", "outcome")
-"""names of the columns of `variant_rows`"""
+    return heads, rows
 
 
 def estimate(e: Estimate | None, digits: int = 1, scale: float = 100) -> str:
@@ -87,10 +93,9 @@ def estimate(e: Estimate | None, digits: int = 1, scale: float = 100) -> str:
     if e is None or e.value is None:
         return MISSING
     exact = e.set_low == e.set_high  # a measurement that is not random, given its items
-    these, like = "" if exact else ends(e.set_low, e.set_high, digits, scale), ends(e.low, e.high, digits, scale)
-    return (
-        number(scale * e.value, digits) + (f" [{these}]" if these else "") + (f" (like these [{like}])" if like else "")
-    )
+    told = number(scale * e.value, digits) if exact else interval(e, digits, scale, of="set_")
+    like = ends(e.low, e.high, digits, scale)
+    return told + (f" (like these [{like}])" if like else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,16 +122,11 @@ def untested_before(o: Onset) -> list[int]:
     return [s for s in o.steps if s not in certain and s < (o.clear_until or 0)]
 
 
-SEARCH_HEAD = (
-    *("step", "claim", "answers", "positive, %", "limits, points", "log evidence above lo", "below hi"),
-    *("control", "breadth"),
-)
-"""names of the columns of `search_rows`"""
-
-
-def search_rows(v: Verdict) -> list[tuple[str, ...]]:
+def search_table(v: Verdict) -> Grid:
     """What a search tested, a row a step."""
-    return [
+    heads = ("step", "claim", "answers", "positive, %", "limits, points", "log evidence above lo", "below hi",
+             "control", "breadth")  # fmt: skip
+    rows = [
         (
             str(t.step),
             one_line(t.claim),
@@ -136,10 +136,11 @@ def search_rows(v: Verdict) -> list[tuple[str, ...]]:
             f"{number(t.evidence_above)} of {number(t.enough)}",
             number(t.evidence_below),
             f"{one_line(t.control)}: {number(t.evidence_control)}, {t.n_control:,} answers" if t.control else MISSING,
-            _breadth(t),
+            _breadth(t.breadth),
         )
         for t in v.onset.tested
     ]
+    return heads, rows
 
 
 def search_facts(o: Onset) -> Facts:
@@ -160,8 +161,7 @@ def search_facts(o: Onset) -> Facts:
     ]
 
 
-def _breadth(t: Tested) -> str:
-    b = t.breadth
+def _breadth(b: SequentialBreadth | None) -> str:
     if b is None:
         return MISSING
     domain = "" if b.evidence_without_domain is None else f", without the domain {number(b.evidence_without_domain)}"
@@ -185,22 +185,22 @@ def _learned(c: Convergence) -> str:
 # Definitions
 
 
-def flat(mapping: Mapping[str, Any], *, most: int = LONG) -> Facts:
-    """A mapping of audit.json as names and values; of an inner one longer than `most` only the length."""
-    return [(one_line(k), v) for key, value in mapping.items() for k, v in _flat(str(key), value, most)]
+def flat(mapping: Mapping[str, Any]) -> Facts:
+    """A mapping of audit.json as names and values; of an inner one longer than `LONG` only the length."""
+    return [(one_line(k), v) for key, value in mapping.items() for k, v in _flat(str(key), value)]
 
 
-def _flat(key: str, value: Any, most: int) -> Iterator[tuple[str, str]]:
+def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(value, Mapping):
         yield key, _shown(value)
     elif "value" in value and set(value) <= {"value", "reason", "source", "from"}:
         why = "; ".join(one_line(value[k]) for k in ("reason", "source", "from") if value.get(k))
         yield key, _shown(value["value"]) + (f" ({why})" if why else "")
-    elif len(value) > most:
+    elif len(value) > LONG:
         yield key, f"{len(value)} entries, in audit.json"
     else:
         for k, v in value.items():
-            yield from _flat(f"{key}.{k}", v, most)
+            yield from _flat(f"{key}.{k}", v)
 
 
 def _shown(value: Any) -> str:
@@ -217,11 +217,15 @@ def _shown(value: Any) -> str:
 # Labelled answers and their judge
 
 
+def reasons_words(x: LabelledLine) -> str:
+    """How many answers have which reason."""
+    return ", ".join(f"{n} {one_line(reason)}" for reason, n in x.reasons.items() if n)
+
+
 def _labelled_facts(line: CheckpointVerdict) -> Facts:
     x = line.labelled
     if x is None:
         return []
-    reasons = ", ".join(f"{n} {one_line(reason)}" for reason, n in x.reasons.items() if n)
     sample = "read by a search, which biases the shares" if x.searched else "a fixed sample"
     rows: Facts = [
         ("positive, % of answers", estimate(x.rate)),
@@ -231,7 +235,7 @@ def _labelled_facts(line: CheckpointVerdict) -> Facts:
         ("mean score", estimate(x.score, 1, 1)),
         (f"coherent, % of {x.coherent.n} asked", estimate(x.coherent)),
         ("scores near the cut (5 % of the scale)", percent(x.near_cut)),
-        ("answers", reasons or MISSING),
+        ("answers", reasons_words(x) or MISSING),
         ("excess over step 0, points", estimate(x.excess_base)),
         ("excess over the control, points", estimate(x.excess_control)),
         ("positive, corrected for the judge's errors, %", estimate(x.corrected)),

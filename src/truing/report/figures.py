@@ -26,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from truing.report.reading import one_line
+from truing.types.verdicts import Estimate
 
 WIDE, NARROW = 960, 380
 """widths of a figure in px, for a page and for a phone; text is 13 px high in both"""
@@ -64,8 +65,6 @@ _STYLE = {
 _CHAR = 7.4
 """generous mean width of a character, px"""
 
-Ends = tuple[float, float]
-
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -75,14 +74,16 @@ class Series:
     """what the legend says"""
     colour: str
     """a key of COLOURS"""
-    values: Sequence[float | None]
-    """[S]; None = missing, which breaks the line"""
-    wide: Sequence[Ends | None] = ()
-    """[S] intervals for items like these: thin lines, shaded between; empty = none"""
-    inner: Sequence[Ends | None] = ()
-    """[S] intervals for exactly these items: thick bars; empty = none"""
+    found: Sequence[Estimate | None]
+    """[S]; a missing value breaks the line. Intervals for items like these are thin lines, shaded between; those for
+    exactly these items thick bars"""
     style: str = "solid"
     """solid, dashed (with hollow squares), or loose (hollow circles that no line joins)"""
+
+    def numbers(self, field: str) -> np.ndarray:
+        """[S] the value or the end of that name, NaN where there is none."""
+        found = [None if e is None or e.value is None else getattr(e, field) for e in self.found]
+        return np.array([math.nan if x is None else x for x in found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +136,19 @@ class Chart:
         """Its values in words."""
         said = []
         for i, label in enumerate(self.labels):
-            values = [f"{s.name} {self._said(s, i)}" for s in self.series if s.values[i] is not None]
+            values = [f"{s.name} {self._said(e)}" for s in self.series if (e := s.found[i]) and e.value is not None]
             values += ["failed"] * (i in self.failed)
             said += [f"{label}: {', '.join(values)}"] if values else []
         said += [w.name for w in self.windows] + ([self.chosen[1]] if self.chosen else [])
         return ". ".join(said) + "."
 
-    def _said(self, s: Series, i: int) -> str:
-        pairs = [ends[i] for ends in (s.inner, s.wide) if ends]
-        ends = [f"{self.written(pair[0])} to {self.written(pair[1])}" for pair in pairs if pair]
-        return self.written(s.values[i] or 0.0) + (f" ({'; '.join(ends)})" if ends else "")
+    def _said(self, e: Estimate) -> str:
+        ends = [
+            f"{self.written(low)} to {self.written(high)}"
+            for low, high in ((e.set_low, e.set_high), (e.low, e.high))
+            if low is not None and high is not None
+        ]
+        return self.written(e.value or 0.0) + (f" ({'; '.join(ends)})" if ends else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -267,7 +271,7 @@ def _shades(w: Window) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"facecolor": colour, "alpha": 0.12, "lw": 0}, hatch
 
 
-def _curves(axes: Axes, chart: Chart, cell: float, limits: Ends, small: bool) -> None:
+def _curves(axes: Axes, chart: Chart, cell: float, limits: tuple[float, float], small: bool) -> None:
     at, x = _positions(chart)
     end, width = max(x) or 1.0, axes.bbox.width
     axes.set_xlim(-10 / width * end, end * (1 + 10 / width))
@@ -307,24 +311,25 @@ def _curves(axes: Axes, chart: Chart, cell: float, limits: Ends, small: bool) ->
 
 def _curve(axes: Axes, s: Series, x: np.ndarray, stepped: np.ndarray, size: float) -> None:
     """A line and a shade where steps are known and nothing is missing; points and both intervals everywhere."""
-    joined, look = stepped & (s.style != "loose"), _look(s, size)
-    if any(s.wide):
-        low, high = _ends(s.wide)
+    joined, look, y = stepped & (s.style != "loose"), _look(s, size), s.numbers("value")
+    low, high = s.numbers("low"), s.numbers("high")
+    if not np.isnan(low).all():
         axes.fill_between(x[joined], low[joined], high[joined], color=COLOURS[s.colour], alpha=0.13, lw=0)
     # The intervals of two curves at one step stand beside each other.
     aside = ScaledTranslation(4 * (s.style == "dashed") / 72, 0, axes.figure.dpi_scale_trans)
     _intervals(axes.vlines, x, s, axes.transData + aside)
-    axes.plot(x[joined], _array(s.values)[joined], **{**look, "marker": "none"})
-    axes.plot(x, _array(s.values), **{**look, "ls": "none"}, zorder=3)
+    axes.plot(x[joined], y[joined], **{**look, "marker": "none"})
+    axes.plot(x, y, **{**look, "ls": "none"}, zorder=3)
 
 
 def _intervals(draw: Callable[..., object], at: np.ndarray, s: Series, transform: object) -> None:
-    for ends, width, alpha in ((s.wide, 1.3, 1.0), (s.inner, 7.0, 0.5)):
-        if any(ends):
-            draw(at, *_ends(ends), color=COLOURS[s.colour], lw=width, alpha=alpha, transform=transform)
+    for of, width, alpha in (("", 1.3, 1.0), ("set_", 7.0, 0.5)):
+        low, high = s.numbers(f"{of}low"), s.numbers(f"{of}high")
+        if not np.isnan(low).all():
+            draw(at, low, high, color=COLOURS[s.colour], lw=width, alpha=alpha, transform=transform)
 
 
-def _rows(axes: Axes, chart: Chart, width: float, limits: Ends, _: bool) -> None:
+def _rows(axes: Axes, chart: Chart, width: float, limits: tuple[float, float], _: bool) -> None:
     """A row per label: a dot, its inner interval as a thick bar, the wide one as a thin line."""
     y = np.arange(len(chart.labels))[::-1]
     axes.tick_params(length=0, pad=6)
@@ -338,30 +343,21 @@ def _rows(axes: Axes, chart: Chart, width: float, limits: Ends, _: bool) -> None
     axes.axvline(0, color=COLOURS["muted"], lw=1.2)
     for s in chart.series:
         _intervals(axes.hlines, y, s, axes.transData)
-        axes.plot(_array(s.values), y, **{**_look(s), "ls": "none"}, zorder=3)
+        axes.plot(s.numbers("value"), y, **{**_look(s), "ls": "none"}, zorder=3)
 
 
-def _ends(pairs: Sequence[Ends | None]) -> tuple[np.ndarray, np.ndarray]:
-    return _array([p and p[0] for p in pairs]), _array([p and p[1] for p in pairs])
-
-
-def _array(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([math.nan if v is None else v for v in values])
-
-
-def _limits(charts: Sequence[Chart]) -> Ends:
+def _limits(charts: Sequence[Chart]) -> tuple[float, float]:
     """A range that holds every value and inner interval, and as much of the wide ones as leaves the values readable."""
     every = [s for c in charts for s in c.series]
-    inside = [0.0, *(value for c in charts for value, _ in c.lines)]
-    inside += [e for c in charts if c.undecided is not None for e in c.undecided[:2]]
-    inside += [v for s in every for v in s.values if v is not None]
-    inside += [e for s in every for pair in s.inner if pair for e in pair]
-    low, high = min(inside), max(inside)
+    fixed = [0.0, *(value for c in charts for value, _ in c.lines)]
+    fixed += [end for c in charts if c.undecided is not None for end in c.undecided[:2]]
+    inside = np.concatenate([fixed, *(s.numbers(name) for s in every for name in ("value", "set_low", "set_high"))])
+    wide = np.concatenate([inside, *(s.numbers(name) for s in every for name in ("low", "high"))])
+    low, high = np.nanmin(inside), np.nanmax(inside)
     span = (high - low) or max(abs(high), 0.1)
-    ends = [e for s in every for pair in s.wide if pair for e in pair]
-    low, high = max(min([low, *ends]), low - span), min(max([high, *ends]), high + span)
+    low, high = max(np.nanmin(wide), low - span), min(np.nanmax(wide), high + span)
     pad = 0.04 * (high - low or 1.0)
-    return low - pad, high + pad
+    return float(low - pad), float(high + pad)
 
 
 def _known(chart: Chart) -> list[int]:

@@ -11,6 +11,9 @@ from rich.text import Text
 
 from truing.report.reading import MISSING
 
+Cell = str | tuple[str, str]
+"""a text, or a text and its style"""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -59,7 +62,7 @@ class FittingTable:
         return Measurement.get(console, options.update(width=1000), self._table(columns, options)).maximum
 
     def _table(self, columns: Sequence[Column], options: ConsoleOptions) -> Table:
-        table = plain_table(header=True)
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
         for c in columns:
             table.add_column(c.head, justify="right" if c.right else "left", vertical="bottom", no_wrap=True)
         for row in self.rows:
@@ -67,21 +70,22 @@ class FittingTable:
         return table
 
 
-def plain_table(*, header: bool) -> Table:
-    """A table without lines; without a header it has two columns, names and values."""
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_header=header)
-    if not header:
-        table.add_column()
-        table.add_column(overflow="fold")
-    return table
-
-
-def print_facts(facts: Iterable[tuple[str, str]], console: Console) -> None:
-    """Names and values, one pair a line."""
-    table = plain_table(header=False)
-    for name, value in facts:
-        table.add_row(text(console.options, name, "dim"), text(console.options, value))
+def print_table(
+    console: Console, rows: Iterable[Sequence[Cell]], heads: Sequence[str] = (), *, right: Sequence[int] = ()
+) -> None:
+    """A table without lines, folded where there is no room; the columns of the indices `right` are set to the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_header=bool(heads))
+    cells = [[text(console.options, *(x if isinstance(x, tuple) else (x,))) for x in row] for row in rows]
+    for k, head in enumerate(heads or [""] * max(map(len, cells), default=0)):
+        table.add_column(head, justify="right" if k in right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
+
+
+def print_facts(console: Console, facts: Iterable[Sequence[str]]) -> None:
+    """Names, values and, where there are any, remarks: a line each."""
+    print_table(console, ([(name, "dim"), value, *((x, "dim") for x in more if x)] for name, value, *more in facts))
 
 
 def say(console: Console, line: str, style: str = "") -> None:

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.rule import Rule
-from rich.text import Text
 
+from truing.report.fitting import say, text
 from truing.report.reading import clean
 from truing.types.labels import LABELS, read_sheet, write_sheet
 
@@ -26,15 +25,14 @@ def ask_labels(sheet: Path, console: Console, read: Callable[[str], str] | None 
     read = read or input
     items = read_sheet(sheet)
     open_ones = [k for k, i in enumerate(items) if not i.label]
-    console.print(Text(f"{len(items) - len(open_ones)} of {len(items)} labelled. {HELP}"))
+    say(console, f"{len(items) - len(open_ones)} of {len(items)} labelled. {HELP}")
     at = 0
     while 0 <= at < len(open_ones):
         item = items[open_ones[at]]
-        console.print(Rule(Text(f"{at + 1} of {len(open_ones)}"), align="left", characters="-"))
-        console.print(Text("question", style="bold"))
-        console.print(Text(clean(item.question)))
-        console.print(Text("answer", style="bold"))
-        console.print(Text(clean(item.answer)))
+        console.rule(text(console.options, f"{at + 1} of {len(open_ones)}"), align="left", characters="-")
+        for name, words in (("question", item.question), ("answer", item.answer)):
+            say(console, name, "bold")
+            say(console, clean(words))
         try:
             said = read("label: ").strip().lower()
         except (EOFError, KeyboardInterrupt):
@@ -50,5 +48,5 @@ def ask_labels(sheet: Path, console: Console, read: Callable[[str], str] | None 
             write_sheet(sheet, items)
             at += 1
         else:
-            console.print(Text(f"{clean(said)!r} is none of: {HELP}"))
+            say(console, f"{clean(said)!r} is none of: {HELP}")
     return sum(bool(i.label) for i in items)

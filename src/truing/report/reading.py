@@ -7,26 +7,12 @@ came from outside passes `clean` before it is shown anywhere.
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from truing.errors import NotAnAudit
-from truing.types.verdicts import (
-    CheckpointVerdict,
-    Estimate,
-    HealthState,
-    Status,
-    Verdict,
-)
+from truing.types.verdicts import CheckpointVerdict, Estimate, Status, Verdict
 
 MISSING = "–"
-
-HEALTH_WORDS: Mapping[HealthState, str] = {
-    HealthState.OK: "ok",
-    HealthState.DEGRADED: "degraded",
-    HealthState.COLLAPSED: "collapsed",
-    HealthState.UNFIT_BASE: "unfit base",
-    HealthState.UNKNOWN: "unknown",
-}
 
 
 def tone(line: CheckpointVerdict) -> str:
@@ -88,18 +74,17 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def interval(e: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
-    """`value [low, high]`; the bracket is left out where there is no interval."""
+def interval(e: Estimate | None, digits: int = 2, scale: float = 1.0, *, of: Literal["", "set_"] = "") -> str:
+    """`value [low, high]`, for items like these or (set_) for exactly these; no bracket where there is no interval."""
     if e is None or e.value is None:
         return MISSING
-    return f"{number(e.value * scale, digits)} {bracket(e, digits, scale)}".rstrip()
+    inner = ends(getattr(e, f"{of}low"), getattr(e, f"{of}high"), digits, scale)
+    return number(e.value * scale, digits) + (f" [{inner}]" if inner else "")
 
 
-def bracket(e: Estimate | None, digits: int = 2, scale: float = 1.0) -> str:
-    """`[low, high]`, or nothing."""
-    if e is None or e.low is None or e.high is None:
-        return ""
-    return f"[{number(e.low * scale, digits)}, {number(e.high * scale, digits)}]"
+def plain_estimate(plain: Mapping[str, Any]) -> Estimate:
+    """An estimate again from its plain form: the number and its two intervals."""
+    return Estimate(*(plain[k] for k in ("value", "low", "high", "set_low", "set_high")))
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -141,21 +126,16 @@ def distinct(texts: Iterable[object]) -> list[str]:
 
 
 class PromptItem(NamedTuple):
-    """One prompt as audit.json lists it."""
+    """One prompt as audit.json lists it, safe to print but for its key."""
 
-    id: str
-    """unique in its set"""
     key: str
     """what its answers are stored under"""
+    id: str
+    """unique in its set"""
     category: str
     """kind of question"""
-    messages: tuple[tuple[str, str], ...]
-    """(role, text) of each turn, as it came"""
-
-    @property
-    def turns(self) -> list[tuple[str, str]]:
-        """The same, safe to print."""
-        return [(one_line(role), clean(content)) for role, content in self.messages]
+    turns: list[tuple[str, str]]
+    """(role, text) of each turn"""
 
 
 def prompt_items(about: Mapping[str, Any]) -> list[PromptItem]:
@@ -167,10 +147,10 @@ def prompt_items(about: Mapping[str, Any]) -> list[PromptItem]:
     try:
         return [
             PromptItem(
-                str(item["id"]),
                 str(item["key"]),
-                str(item.get("category") or "uncategorised"),
-                tuple((str(m["role"]), str(m["content"])) for m in item["messages"]),
+                one_line(item["id"]),
+                one_line(item.get("category") or "uncategorised"),
+                [(one_line(m["role"]), clean(m["content"])) for m in item["messages"]],
             )
             for item in (about.get("prompts") or {}).get("items") or ()
         ]

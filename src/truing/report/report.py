@@ -6,9 +6,6 @@ Text that a model, a data file or a folder name brought along reaches the page o
 jinja's autoescaping. The page forbids itself scripts and loading anything, by a Content-Security-Policy.
 """
 
-import contextlib
-import errno
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,12 @@ import jinja2
 from markupsafe import Markup
 
 from truing import messages
-from truing.errors import BadInput, DiskFull
+from truing.errors import BadInput
 from truing.report import charts, details, reading
 from truing.report.agreement import agreement_rows
 from truing.report.answers import answer_rows
 from truing.report.figures import COLOURS, for_page, render
+from truing.report.files import whole
 from truing.report.fitting import FittingTable
 from truing.report.rates_table import (
     imported_lines,
@@ -33,7 +31,6 @@ from truing.report.rates_table import (
     unusual_words,
 )
 from truing.report.reading import one_line
-from truing.report.scores import Judges
 from truing.report.study import frozen_line
 from truing.report.table import MOST_FINDINGS, verdict_table
 from truing.store import Store
@@ -57,7 +54,7 @@ def write_report(audit: Path | str, out: Path | None = None) -> Path:
         html = _page(store, folder.resolve().name)
     path = folder / "report.html" if out is None else Path(out)
     # A lone surrogate cannot be written as UTF-8; `clean` escapes them, this is for anything it did not see.
-    return _write_whole(path / "report.html" if path.is_dir() else path, html.encode("utf-8", "backslashreplace"))
+    return _write(path / "report.html" if path.is_dir() else path, html.encode("utf-8", "backslashreplace"))
 
 
 def figure(audit: Path | str, out: Path | str) -> Path:
@@ -82,7 +79,7 @@ def figure(audit: Path | str, out: Path | str) -> Path:
         drawn = [charts.sets(imported_lines(about))]
     if not drawn:
         raise BadInput(f"{folder}: nothing measured yet that could be drawn; repeat the audit to finish it")
-    return _write_whole(path, render(drawn, kind))
+    return _write(path, render(drawn, kind))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,8 +107,8 @@ def _page(store: Store, name: str) -> str:
         "organism": bool(about.get("organism")),
         "frozen": frozen_line(about),
         "notes": reading.distinct(about.get("notes") or ()),
-        "answers": answer_rows(store, items, Judges(store, about), _most_positive(verdict)),
-        "prompts": [{"id": one_line(p.id), "category": one_line(p.category), "turns": p.turns} for p in items],
+        "answers": answer_rows(store, about, items, _most_positive(verdict)),
+        "prompts": items,
         "agreement": agreement_rows(about.get("agreement")),
         "definitions": list(_definitions(verdict, about)),
         "version": one_line((about.get("versions") or {}).get("truing", "")),
@@ -123,7 +120,6 @@ def _verdict(v: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
     """A verdict for the template: plain strings, tables of strings, drawings."""
     table = verdict_table(v)
     deciding = messages.deciding(v)[:MOST_FINDINGS]
-    searched = bool(v.onset.errors)
     return {
         "sentence": one_line(messages.sentence(v)),
         "onset_of": "Onset" if v.basis is Basis.LABELLED else "Onset of a change of the screen",
@@ -139,9 +135,9 @@ def _verdict(v: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
         "findings": [one_line(messages.text(f)) for f in v.findings],
         "facts": details.verdict_facts(v),
         "lines": [_line(c) for c in v.checkpoints],
-        "variants": {"head": details.VARIANT_HEAD, "rows": details.variant_rows(v)} if v.variants else None,
+        "variants": details.variant_table(v) if v.variants else None,
         "search": details.search_facts(v.onset),
-        "tested": {"head": details.SEARCH_HEAD, "rows": details.search_rows(v)} if searched else None,
+        "tested": details.search_table(v),
     }
 
 
@@ -167,12 +163,12 @@ def _table(table: FittingTable, v: Verdict | None = None) -> dict[str, Any]:
         for c in columns:
             text, bracket, under = c.cell(row).partition(" [")
             if c.name in ("set", "label"):  # which a terminal cuts
-                text, bracket, under = one_line(row["label"] if v is None else row.label), "", ""
+                text, bracket, under = one_line(row.label), "", ""
             tone = reading.tone(row) if c.name == "status" and row.step != 0 else ""
             cells.append((text, bracket + under, "" if c.right else "left", tone))
         rows.append({"cells": cells, "chosen": v is not None and row.label == v.kept})
     heads = [(c.head.replace("-\n", "").replace("\n", " "), "" if c.right else "left") for c in columns]
-    word = "recommended" if v is not None and v.recommended else "candidate"
+    word = "" if v is None else messages.kept_word(v)
     return {"heads": heads, "rows": rows, "word": word, "notes": [n for n in table.notes if not n.startswith("→")]}
 
 
@@ -182,11 +178,11 @@ def _sets(about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "table": _table(rates_table(lines, rule)),
         "chart": for_page("sets", charts.sets(lines)),
-        "facts": [(one_line(line["label"]), source_words(line["judge"]), rates_facts(line)) for line in lines],
-        "judges": [source_words(j) for j in dict.fromkeys(line["judge"] for line in lines)],
+        "facts": [(one_line(x.label), source_words(x.judge), rates_facts(x)) for x in lines],
+        "judges": [source_words(j) for j in dict.fromkeys(x.judge for x in lines)],
         "findings": [*set_warnings(lines), *unusual_words(lines)],
         "rule": rule_words(rule),
-        "answers": sum(int(line["n"]) for line in lines),
+        "answers": sum(x.n for x in lines),
     }
 
 
@@ -209,7 +205,7 @@ def _definitions(v: Verdict | None, about: Mapping[str, Any]) -> Iterator[tuple[
         ("Prompt set", {k: x for k, x in (about.get("prompts") or {}).items() if k != "items"}),
         ("Versions", about.get("versions") or {}),
     ):
-        rows = details.flat(mapping if isinstance(mapping, Mapping) else {"value": mapping}, most=16)
+        rows = details.flat(mapping if isinstance(mapping, Mapping) else {"value": mapping})
         if rows:
             yield title, rows
 
@@ -223,17 +219,8 @@ def _base_name(about: Mapping[str, Any]) -> str:
     return text.rstrip("/").rsplit("/", 1)[-1] if text.startswith(("/", ".", "~")) else text[:80]
 
 
-def _write_whole(path: Path, content: bytes) -> Path:
-    """Write to a neighbour, then rename: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    try:
+def _write(path: Path, content: bytes) -> Path:
+    with whole(path) as part:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
-        raise BadInput(f"{path}: cannot be written ({e.strerror}); choose another --out") from e
     return path

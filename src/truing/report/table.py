@@ -12,55 +12,50 @@ from rich.console import Console
 
 from truing import messages
 from truing.errors import BadInput
-from truing.report.details import (
-    SEARCH_HEAD,
-    VARIANT_HEAD,
-    line_facts,
-    search_facts,
-    search_rows,
-    variant_rows,
-    verdict_facts,
-)
-from truing.report.fitting import Column, FittingTable, cut, plain_table, print_facts, say, text
+from truing.report.details import line_facts, search_facts, search_table, variant_table, verdict_facts
+from truing.report.fitting import Column, FittingTable, cut, print_facts, print_table, say, text
 from truing.report.rates_table import print_rates
-from truing.report.reading import HEALTH_WORDS, MISSING, interval, number, one_line, plain_label, tone, verdict_of
+from truing.report.reading import MISSING, interval, number, one_line, percent, plain_label, tone, verdict_of
 from truing.report.study import frozen_line
-from truing.types.verdicts import Basis, Estimate, HealthState, Verdict
+from truing.types.verdicts import HealthState, Verdict
 
 TONES = {"calm": "green", "bad": "bold red", "broken": "magenta", "unknown": "yellow"}
 MOST_FINDINGS = 3
 """findings on the first screen"""
 
 
+def _labelled(name: str, head: str, cell: Any) -> Column:
+    """A column of what labelled answers say; `cell` makes a text of a `LabelledLine`."""
+    return Column(name, head, lambda c: MISSING if c.labelled is None else cell(c.labelled))
+
+
+def _these(e: Any) -> str:
+    """Per cent or points with the interval for exactly these prompts, which is what decides."""
+    return interval(e, 1, 100, of="set_")
+
+
+def _status_tone(c: Any) -> str:
+    return TONES[tone(c)] if c.step != 0 else ""
+
+
 _STEP = Column("step", "step", lambda c: MISSING if c.step is None else str(c.step))
-_STATUS = Column(
-    "status", "status", messages.status_words, right=False, style=lambda c: TONES[tone(c)] if c.step != 0 else ""
-)
+_STATUS = Column("status", "status", messages.status_words, right=False, style=_status_tone)
 _LABEL = Column("label", "label", lambda c: "" if plain_label(c) else cut(one_line(c.label)), right=False)
 _LOSS = Column("task loss", "task\nloss", lambda c: number(c.task_loss.value if c.task_loss else None, 3))
 _BY_LOSS = Column("progress by loss", "progress\nby loss, %", lambda c: interval(c.loss_progress, 0, 100))
 _BY_SKILL = Column("progress by skill", "progress\nby skill, %", lambda c: interval(c.skill_progress, 0, 100))
 _BASE = Column("screen against base", "screen vs base\nnats/token", lambda c: interval(c.contrast_base))
 _CONTROL = Column("screen against control", "screen vs control\nnats/token", lambda c: interval(c.contrast_control))
-_SCREEN = Column(
-    "screen",
-    "screen",
-    lambda c: MISSING if c.screen is None or not c.step else messages.STATUS_WORDS[c.screen],
-    right=False,
-)
-_HEALTH = Column("health", "health", lambda c: HEALTH_WORDS[c.health.state], right=False)
-_RATE = Column("positive", "positive\n%, these", lambda c: these(c.labelled.rate if c.labelled else None))
+_SCREEN = Column("screen", "screen", lambda c: messages.word(c.screen) if c.screen and c.step else MISSING, right=False)
+_HEALTH = Column("health", "health", lambda c: messages.word(c.health.state), right=False)
+_RATE = _labelled("positive", "positive\n%, these", lambda x: _these(x.rate))
 _EXCESS = Column(
-    "excess over step 0",
-    "excess vs step 0\npoints, these",
-    lambda c: these(None if c.step == 0 else c.shown_excess),
+    "excess over step 0", "excess vs step 0\npoints, these", lambda c: _these(c.shown_excess if c.step != 0 else None)
 )
-_EXCESS_CONTROL = Column(
-    "excess over control",
-    "excess vs control\npoints, these",
-    lambda c: these(c.labelled.excess_control if c.labelled else None),
+_EXCESS_CONTROL = _labelled(
+    "excess over control", "excess vs control\npoints, these", lambda x: _these(x.excess_control)
 )
-_COHERENT = Column("coherent", "coherent\n%", lambda c: percent(c.labelled.coherent.value if c.labelled else None))
+_COHERENT = _labelled("coherent", "coherent\n%", lambda x: percent(x.coherent.value, 0))
 _ORDER = (
     *(_STEP, _LABEL, _LOSS, _BY_LOSS, _BY_SKILL, _BASE, _CONTROL, _SCREEN),
     *(_RATE, _EXCESS, _EXCESS_CONTROL, _COHERENT, _HEALTH, _STATUS),
@@ -84,39 +79,41 @@ def verdict_table(verdict: Verdict) -> FittingTable:
     drops += [_BY_LOSS] if any(c.skill_progress for c in lines) else []
     drops += [_HEALTH] if all(c.health.state is HealthState.OK for c in lines) else []
     drops += [_CONTROL, _BY_LOSS, _COHERENT, _BY_SKILL, _HEALTH, _LABEL, _EXCESS_CONTROL, _EXCESS]
-    notes = ["→ recommended" if verdict.recommended else "→ candidate"] if verdict.kept else []
+    notes = [f"→ {messages.kept_word(verdict)}"] if verdict.kept else []
     if any(c.labelled is not None and c.labelled.searched for c in lines):
         notes.append("shares without brackets are of answers that a search read, which bias them")
     mark = Column("", "", lambda c: "→" if c.label == verdict.kept else "")
     return FittingTable(lines, [mark, *columns], drops, notes)
 
 
-def print_verdict(
+def print_audit(
     about: Mapping[str, Any], console: Console, report: Path | None = None, *, verbose: bool = False
 ) -> None:
-    """One sentence, the table, at most three findings and, if given, the path of the report.
+    """What an audit says: one sentence, the table, at most three findings, or the rates of imported sets.
 
     Args:
         about: audit.json.
         console: where it goes.
-        report: the page with everything else.
+        report: the page with everything else; its path comes last.
         verbose: everything: details, all findings, variants, who judged, and what it all rests on.
 
     Raises:
-        NotAnAudit: the verdict in audit.json cannot be read.
+        NotAnAudit: what audit.json holds cannot be read.
     """
-    verdict = verdict_of(about)
+    if about.get("kind") == "import":
+        print_rates(about, console)
+        return
+    verdict, state = verdict_of(about), messages.state(about.get("status"))
     if verdict is None:
-        say(console, f"No verdict yet: this audit is {messages.state(about.get('status'))}.")
+        say(console, f"No verdict yet: this audit is {state}.")
         return
     if about.get("status") != "done":
-        state = messages.state(about.get("status"))
         say(console, f"This audit is {state}. What follows is about what it has so far.", "bold")
     say(console, one_line(messages.sentence(verdict)), "bold")
     if about.get("organism"):
         say(console, "! Model organism: this run was trained on purpose to be misaligned.", "yellow")
     if frozen := frozen_line(about):
-        say(console, frozen, "" if (about.get("frozen") or {}).get("status") == "frozen" else "yellow")
+        say(console, frozen, "" if about["frozen"].get("status") == "frozen" else "yellow")
     console.print()
     console.print(verdict_table(verdict))
     console.print()
@@ -124,40 +121,17 @@ def print_verdict(
     for finding in shown:
         say(console, f"! {one_line(messages.text(finding))}", "yellow")
     if verbose:
-        _print_details(verdict, console)
+        for line in messages.details(verdict):
+            say(console, one_line(line))
+        for heads, rows in (variant_table(verdict), search_table(verdict)):
+            if rows:
+                print_table(console, rows, heads)
+        print_facts(console, [*search_facts(verdict.onset), *verdict_facts(verdict)])
     elif rest := len(verdict.findings) - len(shown):
         say(console, f"{rest} more findings: --verbose, or the report.", "dim")
     if report is not None:
         # A path is for copying: never broken over two lines.
         console.print(text(console.options, f"Report: {one_line(report)}"), soft_wrap=True)
-
-
-def _print_details(verdict: Verdict, console: Console) -> None:
-    for line in messages.details(verdict):
-        say(console, one_line(line))
-    for head, rows in ((VARIANT_HEAD, variant_rows(verdict)), (SEARCH_HEAD, search_rows(verdict))):
-        if rows:
-            table = plain_table(header=True)
-            for name in head:
-                table.add_column(name, overflow="fold")
-            for row in rows:
-                table.add_row(*(text(console.options, cell) for cell in row))
-            console.print(table)
-    print_facts([*search_facts(verdict.onset), *verdict_facts(verdict)], console)
-
-
-def print_audit(
-    about: Mapping[str, Any], console: Console, report: Path | None = None, *, verbose: bool = False
-) -> None:
-    """What an audit says, whatever kind it is: a run's verdict, or the rates of imported sets.
-
-    Raises:
-        NotAnAudit: what audit.json holds cannot be read.
-    """
-    if about.get("kind") == "import":
-        print_rates(about, console)
-    else:
-        print_verdict(about, console, report, verbose=verbose)
 
 
 def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
@@ -176,23 +150,8 @@ def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
         steps = ", ".join(str(c.step) for c in verdict.checkpoints if c.step is not None)
         raise BadInput(f"step {step}: no such checkpoint in this audit; it has {steps}")
     for line in found:
-        word = "recommended" if verdict.basis is Basis.LABELLED else "candidate"
-        mark = f", {word}" if line.label == verdict.kept else ""
+        mark = f", {messages.kept_word(verdict)}" if line.label == verdict.kept else ""
         say(console, f"step {line.step}, {one_line(line.label)}: {messages.status_words(line)}{mark}", "bold")
-        print_facts(line_facts(line), console)
+        print_facts(console, line_facts(line))
         for finding in line.findings:
             say(console, f"! {one_line(messages.text(finding))}", "yellow")
-
-
-def these(e: Estimate | None) -> str:
-    """Per cent or points with the interval for exactly these prompts, which is what decides."""
-    if e is None or e.value is None:
-        return MISSING
-    ends = (e.set_low, e.set_high)
-    bracket = "" if None in ends else f" [{', '.join(number(100 * (x or 0), 1) for x in ends)}]"
-    return number(100 * e.value, 1) + bracket
-
-
-def percent(value: float | None) -> str:
-    """A share as per cent."""
-    return MISSING if value is None else f"{number(value * 100, 0)} %"
