@@ -1,7 +1,6 @@
 """Every stored answer with what each judge said of it, as exports read an audit."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from truing.runs.tables import with_scores
@@ -11,36 +10,24 @@ from truing.types.judging import Score
 from truing.types.records import AnswerStatus
 from truing.types.traits import Label, Rule
 
-Kind = tuple[str, str]
-"""hash of the sampling parameters, name of the prompt variant"""
+Judged = Mapping[str, tuple[Label, list[Score]]]
+"""judge key -> an answer's label and scores under it, for each judge that counts the answer"""
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeUse:
+class JudgeUse(NamedTuple):
     """A judge that has scored answers of an audit."""
 
     name: str
     """its name"""
     names: tuple[str, ...]
     """of its scores"""
-    kinds: frozenset[Kind]
-    """kinds of answers that it has scored"""
-
-
-class JudgedAnswer(NamedTuple):
-    """An answer with its label and scores under each judge that counts it."""
-
-    answer: StoredAnswer
-    """the answer"""
-    judged: Mapping[str, tuple[Label, list[Score]]]
-    """judge key -> label and scores"""
+    kinds: frozenset[tuple[str, str]]
+    """(hash of the sampling parameters, prompt variant) of answers that it has scored"""
 
 
 def judges_used(store: Store) -> dict[str, JudgeUse]:
     """Judge key -> how it was used; only judges with scores."""
-    names: dict[str, dict[str, None]] = {}
-    kinds: dict[str, set[Kind]] = {}
-    about = store.judges()
+    about, names, kinds = store.judges(), {}, {}
     for key, judge in about.items():
         names[key] = dict.fromkeys(name for r in judge["rubrics"] for name in r["parts"] or [r["name"]])
     for s in store.scores():
@@ -49,7 +36,7 @@ def judges_used(store: Store) -> dict[str, JudgeUse]:
     return {key: JudgeUse(about[key]["judge"], tuple(names[key]), frozenset(found)) for key, found in kinds.items()}
 
 
-def judged_answers(store: Store, judges: Mapping[str, JudgeUse], rule: Rule) -> Iterator[JudgedAnswer]:
+def judged_answers(store: Store, judges: Mapping[str, JudgeUse], rule: Rule) -> Iterator[tuple[StoredAnswer, Judged]]:
     """All stored answers in key order, streamed, with their stored labels, or with labels made now.
 
     A judge counts the answers that it has scored, and those of the same kinds that have no text to score.
@@ -57,15 +44,12 @@ def judged_answers(store: Store, judges: Mapping[str, JudgeUse], rule: Rule) -> 
     # All are read in key order from one state of the database, so one pass over each is enough.
     stored = (store.labelled(key, rule) for key in judges)
     for (answer, scores), *labels in zip(with_scores(store), *stored, strict=True):
-        own: dict[str, list[Score]] = {}
-        for s in scores:
-            own.setdefault(s.judge_key, []).append(s)
         judged = {}
         for (key, use), (_, found) in zip(judges.items(), labels, strict=True):
-            if key in own or (not has_text(answer) and (answer.params, answer.transform) in use.kinds):
-                said = own.get(key, [])
-                judged[key] = (label(answer, said, rule) if found is None else found, said)
-        yield JudgedAnswer(answer, judged)
+            own = [s for s in scores if s.judge_key == key]
+            if own or (not has_text(answer) and (answer.params, answer.transform) in use.kinds):
+                judged[key] = (label(answer, own, rule) if found is None else found, own)
+        yield answer, judged
 
 
 def has_text(answer: StoredAnswer) -> bool:

@@ -15,9 +15,7 @@ again); Parquet holds the exact text.
 """
 
 import csv
-import errno
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from truing import errors
 from truing._version import __version__
 from truing.bridges.answers import JudgeUse, judged_answers, judges_used
 from truing.data.judged_files import guarded
+from truing.report.files import whole
 from truing.runs.scope import stored_rule
 from truing.store import Store, StoredAnswer
 from truing.types.records import Checkpoint
@@ -65,7 +64,7 @@ def export(audit: str | Path, *, to: str, out: str | Path | None = None) -> Path
     if to == "inspect":
         return _write_logs(Path(audit), Path(out) if out is not None else Path(audit) / "inspect")
     path = Path(out) if out is not None else Path(audit) / f"answers.{to}"
-    with Store.read(Path(audit)) as store, _whole(path) as part:
+    with Store.read(Path(audit)) as store, whole(path) as part:
         judges = judges_used(store)
         columns = _score_columns(judges.values())
         table = rows(store, judges, columns)
@@ -162,28 +161,10 @@ def _write_logs(audit: Path, folder: Path) -> Path:
     written = 0
     with Store.read(audit) as store:
         for name, log in logs(store):
-            with _whole(folder / f"{name}.eval") as part:
+            with whole(folder / f"{name}.eval") as part:
                 folder.mkdir(parents=True, exist_ok=True)
                 save(log, part)
             written += 1
     if not written:
         raise errors.BadInput(f"{audit}: holds no answers yet, so there is nothing to export; let the audit run first")
     return folder
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of `path` if all goes well."""
-    if path.is_dir():
-        raise errors.BadInput(f"{path}: is a folder; name a file with --out")
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        part.replace(path)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise errors.DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
-        raise errors.BadInput(f"{path}: cannot be written ({e.strerror or e}); choose another --out") from e
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -16,7 +16,7 @@ Epochs are samples: every answer is scored alone, nothing is averaged over epoch
 # pyright: reportMissingImports=false
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import exp, nan, sqrt
 from typing import Any
@@ -102,10 +102,11 @@ def rates() -> scorer.Metric:
             return {}
         table, prompts, rule = _table(scores)
         searched = any((s.score.metadata or {}).get("searched") for s in scores)
-        if searched:
-            line = sequential_line(table, prompts, rule, None, level=LEVEL)
-        else:
-            line = labelled_line(table, prompts, rule, level=LEVEL)
+        line = (
+            sequential_line(table, prompts, rule, None, level=LEVEL)
+            if searched
+            else labelled_line(table, prompts, rule, level=LEVEL)
+        )
         found: dict[str, float | None] = {}
         for name, e in (("rate", line.rate), ("score", line.score), ("coherent", line.coherent)):
             found |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
@@ -276,16 +277,15 @@ def prompt_metadata(prompt: Prompt) -> dict[str, Any]:
 
 
 def _answer(output: model.ModelOutput, key: AnswerKey) -> StoredAnswer:
-    text, error = output.completion, output.error or ""
+    text, error, stop = output.completion, output.error or "", output.stop_reason
     if output.empty:
         outcome = AnswerStatus.FAILED
-    elif error or output.stop_reason == "content_filter":
+    elif error or stop == "content_filter":
         outcome = AnswerStatus.REFUSED_BY_API
     elif not text.strip():
         outcome = AnswerStatus.EMPTY
     else:
-        is_cut = output.stop_reason in ("max_tokens", "model_length")
-        outcome = AnswerStatus.TRUNCATED if is_cut else AnswerStatus.OK
+        outcome = AnswerStatus.TRUNCATED if stop in ("max_tokens", "model_length") else AnswerStatus.OK
     return StoredAnswer(*key, text, outcome, output.usage.output_tokens if output.usage else 0, error)
 
 
@@ -311,13 +311,11 @@ class _AskedJudge:
 
     async def works(self) -> bool:
         """Whether it can be asked so. By log-probabilities: whether they come back, and a number is one token."""
-        for n in TRIED if self.method is ScoreMethod.LOGPROBS else TRIED[:1]:
-            request = model.ChatMessageUser(content=f"Reply with this number and with nothing else: {n}")
-            if self.method is ScoreMethod.REPORTED:
-                await self.reply([request])
-                continue
-            first = _first_token(await self.reply([request], max_tokens=4))
-            if first is None or not first.top_logprobs or integer(first.token) != n:
+        by_logprobs = self.method is ScoreMethod.LOGPROBS
+        for n in TRIED:
+            asked = model.ChatMessageUser(content=f"Reply with this number and with nothing else: {n}")
+            first = _first_token(await self.reply([asked], max_tokens=4 if by_logprobs else None))
+            if by_logprobs and (first is None or not first.top_logprobs or integer(first.token) != n):
                 return False
         return True
 
@@ -325,16 +323,14 @@ class _AskedJudge:
 async def _tried(judge: model.Model, method: ScoreMethod | None) -> _AskedJudge:
     """The judge with the best method that works: log-probabilities, else the number it writes at temperature 0, else
     at its own temperature."""
-    by_logprobs, reported = _AskedJudge(judge, ScoreMethod.LOGPROBS), _AskedJudge(judge, ScoreMethod.REPORTED)
-    if method is ScoreMethod.LOGPROBS:
-        return by_logprobs
-    for way in (by_logprobs, reported) if method is None else (reported,):
-        try:
-            if await way.works():
+    ways = [_AskedJudge(judge, ScoreMethod.LOGPROBS), _AskedJudge(judge, ScoreMethod.REPORTED)]
+    ways.append(_AskedJudge(judge, ScoreMethod.REPORTED, None))
+    *tried, last = [way for way in ways if method in (None, way.method)]
+    for way in tried:
+        with suppress(Exception):  # providers refuse unknown options each with an error of its own; a judge that is
+            if await way.works():  # down fails again when it is asked for a score, and says so
                 return way
-        except Exception:  # providers refuse unknown options each with an error of its own; a judge that is down
-            pass  # fails again when it is asked for a score, and says so
-    return _AskedJudge(judge, ScoreMethod.REPORTED, None)
+    return last
 
 
 def _judge_model(judge: str | None) -> model.Model:

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from inspect_ai import log, model, scorer
 
-from truing.bridges.answers import JudgedAnswer, judged_answers, judges_used
+from truing.bridges.answers import Judged, judged_answers, judges_used
 from truing.bridges.inspect import as_score, chat, prompt_metadata
 from truing.runs.scope import stored_prompts, stored_rule
 from truing.runs.shares import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, Score, ScoreMethod
-from truing.types.records import AnswerStatus, Message, SamplingParams, to_plain
+from truing.types.judging import AnswerKey, ScoreMethod
+from truing.types.records import AnswerStatus, Message, Prompt, SamplingParams, to_plain
 from truing.types.traits import Label, Reason
 
 NO_ANSWER = (AnswerStatus.FAILED, AnswerStatus.UNSUPPORTED)
@@ -27,6 +27,10 @@ STOPS: Mapping[AnswerStatus, Any] = {
     AnswerStatus.REFUSED_BY_API: "content_filter",
 }
 SAMPLING = ("max_tokens", "temperature", "top_p")
+UNSCORED = (Label(None, Reason.UNSCORED, nan, nan), [])
+"""label and scores under a judge that was not asked"""
+
+Row = tuple[StoredAnswer, Judged]
 
 
 class _Kind(NamedTuple):
@@ -48,10 +52,10 @@ def logs(store: Store) -> Iterator[tuple[str, log.EvalLog]]:
     audit = _Audit(store)
     judged = {kind for use in audit.judges.values() for kind in use.kinds}
     rows = judged_answers(store, audit.judges, audit.rule)
-    for weights, of_weights in groupby(rows, key=lambda row: row.answer.weights):
-        found: dict[_Kind, list[JudgedAnswer]] = {}
+    for weights, of_weights in groupby(rows, key=lambda row: row[0].weights):
+        found: dict[_Kind, list[Row]] = {}
         for row in of_weights:
-            a = row.answer
+            a = row[0]
             if not judged or (a.params, a.transform) in judged:
                 kind = _Kind(weights, a.params, a.transform, a.sample < audit.fixed_from)
                 found.setdefault(kind, []).append(row)
@@ -69,15 +73,15 @@ class _Audit:
     """What all logs of an audit share."""
 
     def __init__(self, store: Store) -> None:
-        about, kept = store.about(), store.about().get("labels") or {}
+        about = store.about()
+        kept = about.get("labels") or {}
         self.id = digest([about.get("identity"), about.get("sets")], 16)
         self.created = datetime.fromtimestamp(round((store.path / "evidence.db").stat().st_mtime), UTC).isoformat()
         self.asked: Mapping[str, Any] = about.get("prompts") or {}
         self.prompts = {p.key: p for p in stored_prompts(about).prompts}
         self.clusters = {i["key"]: i["cluster"] for i in self.asked.get("items", ()) if i.get("cluster")}
         self.rule = stored_rule(about)
-        trait = kept.get("trait", "misalignment")
-        self.task = "em" if trait == "misalignment" else trait
+        self.task = "em" if kept.get("trait", "misalignment") == "misalignment" else kept["trait"]
         self.fixed_from: int = kept.get("fixed_from", 0)
         self.sampling = SamplingParams(**about["sampling"]) if about.get("sampling") else None
         self.checkpoints = {c.weights: c for c in reversed(store.checkpoints())}
@@ -95,36 +99,21 @@ class _Audit:
         plain = (re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.")[:60] for part in parts)
         return "_".join(p for p in plain if p)
 
-    def make(self, kind: _Kind, rows: Sequence[JudgedAnswer]) -> log.EvalLog:
+    def make(self, kind: _Kind, rows: Sequence[Row]) -> log.EvalLog:
         """A log whose results Inspect computes by our metric."""
-        c = self.checkpoints.get(kind.weights)
+        c, s, asked = self.checkpoints.get(kind.weights), self.sampling, self.asked
         name = kind.weights[:8] if c is None else c.label if c.run in ("subject", c.label) else f"{c.run}/{c.label}"
         subject = f"truing/{name}@{kind.weights[:12]}"
-        random = {key: self._random(key, rows) for key in self.judges if any(_said(row, key)[1] for row in rows)}
-        samples = [self._sample(kind, row, subject, random) for row in rows]
-        made = log.EvalLog(status="success", eval=self._spec(kind, subject, samples, list(random)), samples=samples)
-        log.recompute_metrics(made)
-        return made
-
-    def _random(self, judge: str, rows: Sequence[JudgedAnswer]) -> Collection[AnswerKey]:
-        """The answers whose coherence was asked at random: all of them unless the judge was asked lazily."""
-        about, keys = self.about[judge], [row.answer.key for row in rows]
-        if about["route"] == ScoreMethod.RECORDED.value:
-            return frozenset()
-        return random_coherence(keys, int(about.get("seed", 0))) if about.get("lazy", True) else frozenset(keys)
-
-    def _spec(
-        self, kind: _Kind, subject: str, samples: Sequence[log.EvalSample], judges: Sequence[str]
-    ) -> log.EvalSpec:
-        c, s, asked = self.checkpoints.get(kind.weights), self.sampling, self.asked
+        used = {key: self._random(key, rows) for key in self.judges if any(key in judged for _, judged in rows)}
+        samples = [self._sample(kind, row, subject, used) for row in rows]
+        ids = list(dict.fromkeys(x.id for x in samples))
         sampled = {} if s is None or s.key != kind.params else {k: getattr(s, k) for k in SAMPLING}
         who = {"label": c.label, "step": c.step, "run": c.run, "role": c.role.value, "kind": c.kind.value} if c else {}
-        ids = list(dict.fromkeys(x.id for x in samples))
         # Mappings, since Inspect does not export the record of a scorer.
         scorers: Any = [
-            {"name": self.scorers[k], "metrics": [{"name": "truing/rates"}], "metadata": self.about[k]} for k in judges
+            {"name": self.scorers[k], "metrics": [{"name": "truing/rates"}], "metadata": self.about[k]} for k in used
         ]
-        return log.EvalSpec(
+        spec = log.EvalSpec(
             eval_id=digest([self.id, *kind], 22),
             task_id=digest([self.id, *kind], 22),
             run_id=self.id,
@@ -142,43 +131,48 @@ class _Audit:
             tags=[tag for tag in (kind.transform, "searched" * kind.searched) if tag] or None,
             metadata={**who, **kind._asdict(), "prompts_sha256": asked.get("sha256"), "rule": to_plain(self.rule)},
             scorers=scorers,
-            headline_metric=log.HeadlineMetric(scorer=self.scorers[judges[0]], metric="rate") if judges else None,
+            headline_metric=log.HeadlineMetric(scorer=scorers[0]["name"], metric="rate") if scorers else None,
         )
+        made = log.EvalLog(status="success", eval=spec, samples=samples)
+        log.recompute_metrics(made)
+        return made
 
-    def _sample(
-        self, kind: _Kind, row: JudgedAnswer, subject: str, random: Mapping[str, Collection[AnswerKey]]
-    ) -> log.EvalSample:
-        r, own = row.answer, digest([*row.answer.key], 22)
-        prompt, cluster = self.prompts.get(r.prompt), self.clusters.get(r.prompt)
-        question = chat(prompt.messages if prompt else (Message("user", "(a prompt that audit.json does not hold)"),))
-        output = _output(r, subject)
+    def _random(self, judge: str, rows: Sequence[Row]) -> Collection[AnswerKey]:
+        """The answers whose coherence was asked at random: all of them unless the judge was asked lazily."""
+        about, keys = self.about[judge], [r.key for r, _ in rows]
+        if about["route"] == ScoreMethod.RECORDED.value:
+            return frozenset()
+        return random_coherence(keys, int(about.get("seed", 0))) if about.get("lazy", True) else frozenset(keys)
+
+    def _sample(self, kind: _Kind, row: Row, subject: str, used: Mapping[str, Collection[AnswerKey]]) -> log.EvalSample:
+        r, judged = row
+        own = digest([*r.key], 22)
+        lost = Prompt(r.prompt, (Message("user", "(a prompt that audit.json does not hold)"),))
+        prompt = self.prompts.get(r.prompt, lost)
+        question, output = chat(prompt.messages), _output(r, subject)
         messages: list[model.ChatMessage] = [*question, *(c.message for c in output.choices)]
         for k, m in enumerate(messages):
             m.id = f"{own}-{k}"  # not random, so that a repeat writes the same log
-        about = {**(prompt_metadata(prompt) if prompt else {}), "key": r.prompt, "outcome": r.outcome.value}
+        scores: dict[str, scorer.Score] = {}
+        for key, random in used.items():
+            by = {"judge": self.judges[key].name, "judge_key": key, "method": self.about[key]["route"]}
+            by |= {"random_coherence": r.key in random, "searched": kind.searched}
+            found = judged.get(key, UNSCORED)
+            scores[self.scorers[key]] = as_score(*found, self.rule, self.judges[key].names, by)
+        cluster = {"cluster": self.clusters[r.prompt]} if r.prompt in self.clusters else {}
         error = {"message": f"{r.outcome.value}: {r.error}".strip(": "), "traceback": "", "traceback_ansi": ""}
         return log.EvalSample(
-            id=prompt.id if prompt else r.prompt,
+            id=prompt.id,
             epoch=r.sample + 1 - (0 if kind.searched else self.fixed_from),
             input=question,
             target="",
             messages=messages,
             output=output,
-            scores={self.scorers[k]: self._score(kind, row, k, r.key in random[k]) for k in random} or None,
-            metadata=about | ({"cluster": cluster} if cluster else {}),
+            scores=scores or None,
+            metadata={**prompt_metadata(prompt), "key": r.prompt, "outcome": r.outcome.value, **cluster},
             uuid=own,
             error=log.EvalError(**error) if r.outcome in NO_ANSWER else None,
         )
-
-    def _score(self, kind: _Kind, row: JudgedAnswer, judge: str, random: bool) -> scorer.Score:
-        about = {"judge": self.judges[judge].name, "judge_key": judge, "method": self.about[judge]["route"]}
-        about |= {"random_coherence": random, "searched": kind.searched}
-        return as_score(*_said(row, judge), self.rule, self.judges[judge].names, about)
-
-
-def _said(row: JudgedAnswer, judge: str) -> tuple[Label, list[Score]]:
-    """Label and scores under a judge, which may not have been asked."""
-    return row.judged.get(judge, (Label(None, Reason.UNSCORED, nan, nan), []))
 
 
 def _output(r: StoredAnswer, subject: str) -> model.ModelOutput:
