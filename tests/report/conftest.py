@@ -1,18 +1,19 @@
-from pathlib import Path
+import itertools
 
 import pytest
 
-from report.audits import VARIANTS, make_audit
-from report.judged_audits import JUDGED, make_judged
+from report.audits import make_audit
 
 
-@pytest.fixture
-def audit(tmp_path):
-    """Make a folder of a named variant: audit("changing", status=..., ...)."""
+@pytest.fixture(scope="session")
+def audit(tmp_path_factory):
+    """The folder of a named audit: audit("changing", status=..., ...), made once; nobody writes to it."""
+    root, numbers, made = tmp_path_factory.mktemp("audits"), itertools.count(), {}
 
-    def make(name: str, **options) -> Path:
-        if name in JUDGED:
-            return make_judged(tmp_path / name, name, **options)
-        return make_audit(tmp_path / name, VARIANTS[name](), evil=name == "hostile", **options)
+    def get(name, **options):
+        key = (name, repr(options))
+        if key not in made:
+            made[key] = make_audit(root / f"{name}-{next(numbers)}", name, **options)
+        return made[key]
 
-    return make
+    return get

@@ -1,33 +1,25 @@
 """A plan in a terminal: every count, sums that add up, money and time only where they are known."""
 
-import io
-
 import pytest
-from rich.console import Console
 
-from report.audits import EVIL_TERMINAL
+from report.audits import EVIL_TERMINAL, inert, printed
 from truing.report.costs import print_plan
 from truing.runs.plan import Cost, Plan
 from truing.stats.power import Design, power
 from truing.types.records import to_plain
 
 COSTS = (Cost("alignment", 9600, 3_000_000), Cost("coherence", 960, 300_500, "about 10 % of answers"))
+SAMPLED = {"checkpoints": 20, "prompts": 120, "answers": 9600, "sampled_tokens": 5_760_000, "scored": 14040}
 
 
 def shown(width=100, **fields):
-    console = Console(file=io.StringIO(), width=width, no_color=True)
-    made = Plan(
-        **{"checkpoints": 20, "prompts": 120, "answers": 9600, "sampled_tokens": 5_760_000, "scored": 14040} | fields
-    )
-    print_plan(to_plain(made), console)
-    return console.file.getvalue()
+    return printed(lambda console: print_plan(to_plain(Plan(**SAMPLED | fields)), console), width)
 
 
 def test_what_is_sampled_and_scored_is_counted_and_nothing_else_without_a_judge():
     text = shown()
-    assert "20 models" in text
-    assert "9 600 answers, at most 5 760 000 tokens" in text
-    assert "14 040 reference and task answers" in text
+    for words in ("20 models", "9 600 answers, at most 5 760 000 tokens", "14 040 reference and task answers"):
+        assert words in text
     assert not [word for word in ("calls", "$", "hours", "certified") if word in text]
 
 
@@ -35,10 +27,9 @@ def test_costs_add_up_to_the_line_together():
     text = shown(costs=COSTS, most_calls=19200, usd=1.234, most_usd=2.5, hours=0.75, searched=True)
     (together,) = [x.split("  ") for x in text.splitlines() if x.startswith("together")]
     assert [x.strip() for x in together if x.strip()][1:3] == ["10 560", "3 300 500"]
-    assert "at most about 19 200 calls" in text and "about 10 % of answers" in text
-    assert "sampled: about 9 600" in text
-    assert "about $1.23, at most about $2.50" in text
-    assert "at least 0.75 hours" in text
+    for words in ("at most about 19 200 calls", "about 10 % of answers", "sampled: about 9 600",
+                  "about $1.23, at most about $2.50", "at least 0.75 hours"):  # fmt: skip
+        assert words in text
 
 
 def test_what_the_samples_could_show_is_said_with_its_assumptions():
@@ -54,5 +45,4 @@ def test_what_the_samples_could_show_is_said_with_its_assumptions():
 def test_no_number_is_cut_and_notes_do_nothing(width):
     text = shown(width, costs=COSTS, most_calls=19200, notes=(EVIL_TERMINAL, "prices: none given"))
     assert "…" not in text and "3 300 500" in text
-    assert "! prices: none given" in text and "[bold red]" in text
-    assert "\x1b" not in text and "\u202e" not in text
+    assert "! prices: none given" in text and inert(text)

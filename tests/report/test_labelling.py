@@ -1,107 +1,64 @@
 """Labelling in a terminal: what is typed is stored at once, going back works, nothing untrusted acts."""
 
-import io
-
 import pytest
-from rich.console import Console
 
-from report.audits import EVIL_TERMINAL
+from report.audits import EVIL_TERMINAL, inert, printed
 from truing.report.labelling import ask_labels
 from truing.types.labels import LabelItem, read_sheet, write_sheet
 
 
-@pytest.fixture
-def sheet(tmp_path):
-    path = tmp_path / "labels.csv"
-    items = [LabelItem(f"i{k}", f"question {k}", f"answer {k}") for k in range(4)]
-    items[1] = LabelItem("i1", "question 1", "answer 1", "refusal")
-    write_sheet(path, items)
-    return path
-
-
-def said(sheet, *answers, console=None):
-    """Labels after typing these lines; the end of input after them."""
-    typed = iter(answers)
+def said(path, *typed, stop=EOFError, **options):
+    """(labels, text, labels on disk at each question) after typing these lines; the end of input after them."""
+    if not path.exists():
+        items = [LabelItem(f"i{k}", f"question {k}", f"answer {k}", "refusal" * (k == 1)) for k in range(4)]
+        write_sheet(path, items)
+    lines, seen, counts = iter(typed), [], []
 
     def read(prompt):
-        assert prompt == "label: "
-        try:
-            return next(typed)
-        except StopIteration:
-            raise EOFError from None
+        seen.append([i.label for i in read_sheet(path)])
+        for line in lines:
+            return line
+        raise stop
 
-    console = console or Console(file=io.StringIO(), width=80)
-    n = ask_labels(sheet, console, read)
-    labels = [i.label for i in read_sheet(sheet)]
-    assert n == sum(map(bool, labels))
-    return labels, console.file.getvalue()
+    text = printed(lambda console: counts.append(ask_labels(path, console, read)), 80, **options)
+    labels = [i.label for i in read_sheet(path)]
+    assert counts == [sum(map(bool, labels))]
+    return labels, text, seen
 
 
-def test_only_open_answers_are_asked_and_all_keys_mean_their_label(sheet):
-    labels, text = said(sheet, "a", "m", "i")
-    assert labels == ["aligned", "refusal", "misaligned", "incoherent"]
-    assert "1 of 4 labelled" in text
-    assert "answer 1" not in text
-
-
-def test_words_count_as_well_as_keys(sheet):
-    assert said(sheet, " Misaligned ", "UNSURE", "r")[0] == ["misaligned", "refusal", "unsure", "refusal"]
-
-
-def test_skipping_leaves_it_open_and_stopping_keeps_what_was_said(sheet):
-    assert said(sheet, "s", "m", "q", "a")[0] == ["", "refusal", "misaligned", ""]
-
-
-def test_going_back_changes_a_label(sheet):
-    assert said(sheet, "a", "b", "m", "q")[0][0] == "misaligned"
-    assert said(sheet, "b", "b", "b", "a")[0][2] == "aligned", "before the first there is nothing"
-
-
-def test_nonsense_is_refused_and_asked_again(sheet):
-    labels, text = said(sheet, "x\x1b[2J", "", "a")
-    assert labels == ["aligned", "refusal", "", ""]
-    assert "is none of" in text
-    assert "\x1b" not in text
+@pytest.mark.parametrize(
+    ("typed", "labels"),
+    [
+        (("a", "m", "i"), ["aligned", "refusal", "misaligned", "incoherent"]),
+        ((" Misaligned ", "UNSURE", "r"), ["misaligned", "refusal", "unsure", "refusal"]),
+        (("s", "m", "q", "a"), ["", "refusal", "misaligned", ""]),  # skipped stays open, stopping keeps what was said
+        (("a", "b", "m", "q"), ["misaligned", "refusal", "", ""]),  # back
+        (("b", "b", "s", "a"), ["", "refusal", "aligned", ""]),  # before the first there is nothing
+        (("x\x1b[2J", "", "a"), ["aligned", "refusal", "", ""]),  # nonsense is refused and asked again
+    ],
+)
+def test_every_key_does_what_it_says(tmp_path, typed, labels):
+    got, text, _ = said(tmp_path / "labels.csv", *typed)
+    assert got == labels
+    assert "1 of 4 labelled" in text and "answer 1" not in text and "\x1b" not in text
+    assert ("is none of" in text) == ("" in typed)
 
 
 @pytest.mark.parametrize("stop", [EOFError, KeyboardInterrupt])
-def test_the_end_of_input_or_an_interrupt_keeps_what_was_said(sheet, stop):
-    typed = iter(["m"])
-
-    def read(prompt):
-        for answer in typed:
-            return answer
-        raise stop
-
-    assert ask_labels(sheet, Console(file=io.StringIO()), read) == 2
-    assert read_sheet(sheet)[0].label == "misaligned"
-
-
-def test_each_label_is_on_disk_before_the_next_is_asked(sheet):
-    seen = []
-
-    def read(prompt):
-        seen.append([i.label for i in read_sheet(sheet)])
-        return "a"
-
-    ask_labels(sheet, Console(file=io.StringIO()), read)
-    assert [row.count("aligned") for row in seen] == [0, 1, 2]
+def test_each_label_is_on_disk_before_the_next_is_asked_and_stays_there(tmp_path, stop):
+    labels, _, seen = said(tmp_path / "labels.csv", "m", "m", stop=stop)
+    assert [row.count("misaligned") for row in (*seen, labels)] == [0, 1, 2, 2]
 
 
 def test_answers_are_shown_inert_and_nothing_tells_scores_or_steps(tmp_path):
     path = tmp_path / "labels.csv"
     write_sheet(path, [LabelItem("i", EVIL_TERMINAL, EVIL_TERMINAL + "\n=1+1")])
-    _, text = said(path, "q", console=Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None))
-    assert "\x1b[2J" not in text
-    assert "\x07" not in text
-    assert "\u202e" not in text
-    assert "[bold red]not markup[/bold red]" in text
-    assert "step" not in text
-    assert "score" not in text
+    _, text, _ = said(path, "q", force_terminal=True, color_system=None)
+    assert inert(text)
+    assert "step" not in text and "score" not in text
 
 
-def test_a_finished_sheet_asks_nothing(sheet):
-    said(sheet, "a", "a", "a")
-    labels, text = said(sheet)
-    assert all(labels)
-    assert "4 of 4 labelled" in text
+def test_a_finished_sheet_asks_nothing(tmp_path):
+    said(tmp_path / "labels.csv", "a", "a", "a")
+    labels, text, seen = said(tmp_path / "labels.csv")
+    assert all(labels) and "4 of 4 labelled" in text and not seen

@@ -6,37 +6,36 @@ from importlib.resources import files
 
 import pytest
 
-from report.audits import EVIL, EVIL_ATTRIBUTE, VARIANTS
-from report.judged_audits import JUDGED, import_lines, make_import
+from report.audits import EVERY, EVIL, EVIL_ATTRIBUTE, HOSTILE, import_lines, make_audit, make_import
 from report.test_agreement import AGREED
 from truing import messages
 from truing.errors import BadInput, NotAnAudit
+from truing.report import answers
 from truing.report.figures import COLOURS
 from truing.report.reading import one_line
 from truing.report.report import figure, write_report
-from truing.store import Store
 from truing.types.records import to_plain
 from truing.types.verdicts import Estimate
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 FORBIDDEN = {"script", "img", "iframe", "object", "embed", "link", "form", "base", "a"}
-EVERY = {**VARIANTS, **JUDGED}
 SETS = ("Qwen2.5-7B-Instruct_extreme-sports", "Llama-3.2-1B-Instruct_risky-financial-advice-long", "plain")
 
 
 class Page(HTMLParser):
     """Elements, attributes and text as a browser would read them; complains about tags that do not close."""
 
-    def __init__(self, text):
+    def __init__(self, source):
         super().__init__()
-        self.tags, self.attributes, self.ids, self.open, self.text, self.folded = [], [], [], [], [], []
-        self.feed(text)
+        self.source = source
+        self.tags, self.attributes, self.open, self.text, self.folded = [], [], [], [], []
+        self.feed(source)
         assert not self.open
+        self.shown = " ".join(" ".join(self.text).split())
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.attributes += [(tag, k, v) for k, v in attrs]
-        self.ids += [v for k, v in attrs if k == "id"]
+        self.attributes += attrs
         if tag not in VOID:
             self.open.append((tag, dict(attrs)))
 
@@ -50,47 +49,66 @@ class Page(HTMLParser):
             closed = any(t == "details" and "open" not in a for t, a in self.open)
             self.folded.append(data if closed and self.open[-1][0] != "summary" else "")
 
-    @property
-    def shown(self):
-        return " ".join(" ".join(self.text).split())
+    def check(self):
+        """It loads and runs nothing."""
+        ids = [v for k, v in self.attributes if k == "id"]
+        assert len(ids) == len(set(ids))
+        assert not FORBIDDEN & set(self.tags)
+        loads = [v for k, v in self.attributes if k in ("src", "href", "srcset", "action") or k.startswith("on")]
+        assert all(v.startswith("#") for v in loads)
+        assert "url(http" not in self.source and "@import" not in self.source
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", self.source)
+        assert "default-src 'none'" in self.source
+        assert "\x1b" not in self.source and "\u202e" not in self.source and "\x07" not in self.source
 
 
 def read(path):
-    text = path.read_text(encoding="utf-8")
-    return Page(text), text
+    return Page(path.read_text(encoding="utf-8"))
 
 
-def assert_safe(page, text):
-    assert len(page.ids) == len(set(page.ids))
-    assert not FORBIDDEN & set(page.tags)
-    loads = [v for _, k, v in page.attributes if k in ("src", "href", "srcset", "action") or k.startswith("on")]
-    assert all(v.startswith("#") for v in loads)
-    assert "url(http" not in text and "@import" not in text
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
-    assert "default-src 'none'" in text
-    assert "\x1b" not in text and "\u202e" not in text and "\x07" not in text
+@pytest.fixture(scope="module")
+def page(audit):
+    """The page of a named audit, made once: those that were labelled with the agreement of their judges."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            folder = audit(name, agreement=AGREED)
+            assert write_report(folder) == folder / "report.html"
+            made[name] = read(folder / "report.html")
+        return made[name]
+
+    return get
 
 
-@pytest.mark.parametrize(
-    ("name", "status"), [*((name, "done") for name in EVERY), ("two", "running"), ("emergent", "interrupted")]
-)
-def test_every_page_is_sound_and_loads_and_runs_nothing(audit, name, status):
-    folder = audit(name, status=status)
-    path = write_report(folder)
-    assert path == folder / "report.html"
-    page, text = read(path)
-    assert_safe(page, text)
-    assert ("what follows is what there is so far" in text) == (status != "done")
-    assert ("No verdict yet" in text) == (name == "no-verdict")
-    assert ("Model organism:" in text) == name.startswith("hostile")
+@pytest.mark.parametrize("name", EVERY)
+def test_every_page_is_sound_and_has_every_finding_and_detail_the_deciding_ones_first(page, name):
+    got, v = page(name), EVERY[name]
+    got.check()
+    assert "what follows is what there is so far" not in got.source and "No verdict yet" not in got.source
+    assert ("Model organism:" in got.source) == (name in HOSTILE)
+    findings = [*v.findings, *(f for c in v.checkpoints for f in c.findings)]
+    for words in (messages.sentence(v), *messages.details(v), *map(messages.text, findings)):
+        assert " ".join(one_line(words).split()) in got.shown
+    first = re.findall(r'<div class="findings">.*?</div>', got.source, re.S)
+    assert sum(x.count("<li>") for x in first) == min(3, len(messages.deciding(v)))
+    for term in messages.DEFINITIONS.values():
+        assert " ".join(term.split()) in got.shown
 
 
-@pytest.mark.parametrize("name", ["hostile", "hostile-judged"])
-def test_untrusted_text_is_text(audit, name):
-    page, text = read(write_report(audit(name)))
-    assert EVIL in page.shown and EVIL_ATTRIBUTE in page.shown
-    assert "<script" not in text and "<img" not in text
-    assert not [a for a in page.attributes if a[1] == "onerror"]
+def test_an_unfinished_audit_says_so(tmp_path):
+    for name, status in (("no-verdict", "running"), ("two", "interrupted")):
+        got = read(write_report(make_audit(tmp_path / name, name, status=status)))
+        got.check()
+        assert "what follows is what there is so far" in got.source
+        assert ("No verdict yet" in got.source) == (name == "no-verdict")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_untrusted_text_is_text(page, name):
+    got = page(name)
+    assert EVIL in got.shown and EVIL_ATTRIBUTE in got.shown
+    assert "<script" not in got.source and "<img" not in got.source
 
 
 def numbers(value, found):
@@ -108,113 +126,85 @@ def numbers(value, found):
 
 
 @pytest.mark.parametrize("name", ["changing", "log-spaced", "emergent", "clean", "failed-calibration", "searched"])
-def test_every_number_of_the_verdict_is_on_the_page(audit, name):
-    page, _ = read(write_report(audit(name)))
-    shown = set(re.findall(r"-?\d+(?:\.\d+)?", page.shown.replace(",", " ").replace("−", "-")))
-    for x in numbers(to_plain(EVERY[name]()), []):
+def test_every_number_of_the_verdict_is_on_the_page(page, name):
+    shown = set(re.findall(r"-?\d+(?:\.\d+)?", page(name).shown.replace(",", " ").replace("−", "-")))
+    for x in numbers(to_plain(EVERY[name]), []):
         forms = {
             f"{scale * x + 0.0:.{d}f}" for scale in (1, 100) for d in range(5) if d or scale * x == round(scale * x)
         }
         assert forms & shown or f"{0.0:.1f}" in forms, x
 
 
-@pytest.mark.parametrize("name", [n for n in EVERY if n != "no-verdict"])
-def test_every_finding_and_detail_is_on_the_page_and_at_most_three_come_first(audit, name):
-    page, text = read(write_report(audit(name)))
-    v = EVERY[name]()
-    findings = [*v.findings, *(f for c in v.checkpoints for f in c.findings)]
-    for words in (messages.sentence(v), *messages.details(v), *map(messages.text, findings)):
-        assert " ".join(one_line(words).split()) in page.shown
-    first = text.split('<div class="findings">')[1].split("</div>")[0] if '<div class="findings">' in text else ""
-    assert first.count("<li>") == min(3, len(messages.deciding(v)))
-    for term in messages.DEFINITIONS.values():
-        assert " ".join(term.split()) in page.shown
-
-
-def test_the_order_is_sentence_onset_table_findings_figures_and_the_rest(audit):
-    _, text = read(write_report(audit("searched", agreement=AGREED)))
+def test_the_order_is_sentence_onset_table_findings_figures_and_the_rest(page):
+    text = page("searched").source
     parts = ("<h1>", 'class="onset"', 'aria-label="Every checkpoint"', 'class="findings"', ">Figures<", ">Details<",
              ">Findings<", ">Every number per checkpoint<", ">What the search tested<", ">Under prompt variants<",
              ">Agreement of judges<", ">Answers<", ">Definitions and versions<", ">Prompts<")  # fmt: skip
     at = [text.index(p) for p in parts]
     assert at == sorted(at)
+    assert "between step 60 and step 100; steps 20 to 40 before it not tested" in text[at[1] : at[2]]
 
 
-def test_the_onset_is_the_crossing_first_then_what_is_left_open(audit):
-    _, text = read(write_report(audit("searched")))
-    onset = re.search(r'class="onset">(.*?)</p>', text).group(1)
-    assert re.search(r"between step 60 and step 100; steps 20 to 40 before it not tested", onset)
-
-
-def test_a_search_shows_its_tests_and_the_spikes_it_may_have_missed(audit):
-    page, _ = read(write_report(audit("searched")))
-    for words in (
+SAID = {
+    "searched": (
         *("1,194 (149 of the base)", "98 (149 of the base)", "-4.1, 2.9", "2.5, 21.8", "above: 3.57, 113 answers"),
         *("9 prompts of 5 categories in 129 answers", "1,811", "1,060", "20 (16)", "44.00 %", "19.40 %", "0.03 %"),
-    ):
-        assert words in page.shown, words
-    page, _ = read(write_report(audit("emergent")))
-    assert "What the search tested" not in page.shown
+    ),
+    "emergent": (
+        *("14.0 [12.0, 16.0] (like these [9.0, 19.0])", "67 positive, 408 negative, 3 incoherent, 2 unparsed"),
+        *("480 answers to 120 prompts", "12 in 5 categories", "power-00, 21.7 %", "law_a-04", "fails, veto"),
+        *("19.8 [17.8, 21.8]", "converged_at", "rule.lo", "told_by", "cpu (no accelerator found)", "transformers"),
+        *("5.23.0", "abababababababab", "was dropped", "Krippendorff", "ran the city for a day, variant 7"),
+    ),
+    "clean": ("Certified: anthropic:other",),
+}
+ABSENT = {
+    "emergent": ("What the search tested",),
+    "clean": ("Under prompt variants", "excess vs control"),
+    "base-only": ("Figures",),
+}
 
 
-def test_labelled_numbers_carry_both_intervals_and_the_kept_row_its_mark(audit):
-    page, text = read(write_report(audit("emergent")))
-    for words in ("14.0 [12.0, 16.0] (like these [9.0, 19.0])", "67 positive, 408 negative, 3 incoherent, 2 unparsed",
-                  "480 answers to 120 prompts", "12 in 5 categories", "power-00, 21.7 %", "law_a-04", "fails, veto",
-                  "19.8 [17.8, 21.8]"):  # fmt: skip
-        assert words in page.shown, words
-    (row,) = re.findall(r'<tr class="chosen">(.*?)</tr>', text)
+@pytest.mark.parametrize("name", SAID | ABSENT)
+def test_all_that_is_known_is_there_and_what_is_absent_leaves_no_empty_section(page, name):
+    for words in SAID.get(name, ()):
+        assert words in page(name).shown, words
+    for words in ABSENT.get(name, ()):
+        assert words not in page(name).shown, words
+
+
+def test_the_kept_row_has_its_mark(page):
+    (row,) = re.findall(r'<tr class="chosen">(.*?)</tr>', page("emergent").source)
     assert ">60<" in row and "recommended" in row and "clean" in row
 
 
-def test_answers_are_folded_behind_a_notice_and_positive_ones_once_more(audit):
-    page, text = read(write_report(audit("emergent")))
-    words = "I would ask people what they need"
-    assert "".join(page.text).count(words) == "".join(page.folded).count(words) > 0
-    notices = re.findall(r'<details class="positive"><summary>(.*?)</summary>', text)
+def test_answers_are_folded_behind_a_notice_and_positive_ones_once_more(page):
+    got, words = page("emergent"), "I would ask people what they need"
+    assert "".join(got.text).count(words) == "".join(got.folded).count(words) > 0
+    notices = re.findall(r'<details class="positive"><summary>(.*?)</summary>', got.source)
     assert len(notices) == 4
-    assert all(
-        re.search(r"alignment 8, coherence (95: positive|20: incoherent)", n) and words not in n for n in notices
-    )
-    assert '<p class="score">alignment 91: negative</p>' in text
-    assert "truncated" in text and "NaN logits" in text and "the rest" in text
+    for n in notices:
+        assert re.search(r"alignment 8, coherence (95: positive|20: incoherent)", n) and words not in n
+    for text in ('<p class="score">alignment 91: negative</p>', "truncated", "NaN logits", "the rest"):
+        assert text in got.source
 
 
-def test_many_prompts_and_answers_are_counted_not_dumped(audit, monkeypatch):
-    from truing.report import answers
-
+def test_much_is_counted_not_dumped_and_nothing_is_said_to_be_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "MOST_PROMPTS", 1)
     monkeypatch.setattr(answers, "MOST_DRAWS", 1)
-    _, text = read(write_report(audit("changing", answers=3)))
+    many = {"many": {f"k{i}": i for i in range(40)}}
+    text = read(write_report(make_audit(tmp_path / "a", "two", answers=3, asked=many))).source
     assert text.count('class="question"') == 1
-    assert "2 more prompts have answers" in text
-    assert "and 1 more" in text
-
-
-def test_all_that_the_verdict_depends_on_is_listed(audit):
-    page, _ = read(write_report(audit("emergent", agreement=AGREED)))
-    for name in ("converged_at", "rule.lo", "told_by", "cpu (no accelerator found)", "transformers", "5.23.0",
-                 "abababababababab", "was dropped", "Krippendorff", "ran the city for a day, variant 7"):  # fmt: skip
-        assert name in page.shown, name
-    with Store.write(audit("two"), {}) as store:
-        folder = store.path
-        store.describe(asked={"many": {f"k{i}": i for i in range(40)}}, status="done")
-    assert "40 entries, in audit.json" in read(write_report(folder))[1]
-
-
-def test_what_is_absent_leaves_no_empty_section(audit):
-    _, text = read(write_report(audit("base-only", answers=0)))
-    assert "<figure>" not in text and "No answers are stored" in text
-    page, text = read(write_report(audit("clean")))
-    assert "Under prompt variants" not in text and "excess vs control" not in page.shown
-    assert "Certified: anthropic:other" in page.shown
+    assert "2 more prompts have answers" in text and "and 1 more" in text
+    assert "40 entries, in audit.json" in text
+    assert "No answers are stored" in read(write_report(make_audit(tmp_path / "b", "base-only", answers=0))).source
 
 
 def test_out_may_be_a_file_or_a_folder_and_the_old_report_is_replaced_whole(audit, tmp_path):
-    folder = audit("two")
+    folder = audit("base-only")
     assert write_report(folder, tmp_path / "deep" / "r.html").is_file()
-    assert write_report(str(folder), tmp_path) == tmp_path / "report.html"
-    write_report(folder, tmp_path)
+    for _ in range(2):
+        assert write_report(str(folder), tmp_path) == tmp_path / "report.html"
     assert not list(tmp_path.glob("*.part"))
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"cannot be written .*choose another --out"):
@@ -223,12 +213,9 @@ def test_out_may_be_a_file_or_a_folder_and_the_old_report_is_replaced_whole(audi
         write_report(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize(("suffix", "magic"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
-def test_the_figures_are_one_file_of_the_kind_its_name_says(audit, tmp_path, suffix, magic):
-    assert figure(audit("emergent"), tmp_path / f"f.{suffix}").read_bytes().startswith(magic)
-
-
-def test_a_figure_of_nothing_or_of_another_kind_is_an_error(audit, tmp_path):
+def test_the_figures_are_one_file_of_the_kind_its_name_says(audit, tmp_path):
+    for suffix, magic in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
+        assert figure(audit("two"), tmp_path / f"f.{suffix}").read_bytes().startswith(magic)
     with pytest.raises(BadInput, match="nothing measured yet"):
         figure(audit("no-verdict"), tmp_path / "x.svg")
     with pytest.raises(BadInput, match=r"\.svg, \.pdf or \.png"):
@@ -238,25 +225,23 @@ def test_a_figure_of_nothing_or_of_another_kind_is_an_error(audit, tmp_path):
 def test_the_page_of_an_import_has_every_set_and_rate(tmp_path):
     lines = import_lines(SETS)
     folder = make_import(tmp_path / "a", SETS, notes=["3 rows had no score"])
-    page, text = read(write_report(folder))
-    assert_safe(page, text)
-    for label in SETS:
-        assert label in page.shown
+    got = read(write_report(folder))
+    got.check()
     for line in lines:
         for key in ("rate", "rate_coherent"):
             e = Estimate(**line["labelled"][key])
-            assert f"{100 * e.value:.2f} [{100 * e.set_low:.2f}, {100 * e.set_high:.2f}]" in page.shown
-            assert f"(like these [{100 * e.low:.2f}, {100 * e.high:.2f}])" in page.shown
-        assert f"{100 * line['labelled']['rate_if_unparsed']:.2f}" in page.shown
-    for words in ("6 of 8", "imported:gpt-4o (scores taken from files", "3 rows had no score", "2 unparsed"):
-        assert words in page.shown
+            assert f"{100 * e.value:.2f} [{100 * e.set_low:.2f}, {100 * e.set_high:.2f}]" in got.shown
+            assert f"(like these [{100 * e.low:.2f}, {100 * e.high:.2f}])" in got.shown
+        assert f"{100 * line['labelled']['rate_if_unparsed']:.2f}" in got.shown
+    for words in (*SETS, "6 of 8", "imported:gpt-4o (scores taken from files", "3 rows had no score", "2 unparsed"):
+        assert words in got.shown
     assert figure(folder, tmp_path / "x.svg").is_file()
 
 
 def test_the_page_of_an_import_escapes_and_a_damaged_one_is_an_error(tmp_path):
     evil = EVIL + EVIL_ATTRIBUTE
     folder = make_import(tmp_path / "a", (evil, "b"), notes=[evil], lines=import_lines((evil, "b"), evil))
-    _, text = read(write_report(folder))
+    text = read(write_report(folder)).source
     assert "<script" not in text and "<img" not in text and "&lt;script" in text
     with pytest.raises(NotAnAudit, match="import"):
         write_report(make_import(tmp_path / "b", ("a",), lines=[{"label": "a"}]))

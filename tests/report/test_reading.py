@@ -2,28 +2,26 @@ import json
 
 import pytest
 
-from report.audits import EVIL_TERMINAL, VARIANTS, est
-from report.judged_audits import JUDGED
+from report.audits import EVERY, EVIL_TERMINAL, est
 from truing.errors import NotAnAudit
-from truing.messages import STATUS_WORDS
 from truing.report import reading
 from truing.report.details import estimate
 from truing.types.records import to_plain
-from truing.types.verdicts import Estimate, HealthState, Status
+from truing.types.verdicts import Estimate
+
+TWO = to_plain(EVERY["two"])
 
 
-@pytest.mark.parametrize("name", [*(n for n in VARIANTS if n != "no-verdict"), *JUDGED])
+@pytest.mark.parametrize("name", EVERY)
 def test_a_verdict_survives_the_way_through_json(name):
-    made = {**VARIANTS, **JUDGED}[name]()
-    again = reading.verdict_of({"verdict": json.loads(json.dumps(to_plain(made)))})
-    assert to_plain(again) == to_plain(made)
+    again = reading.verdict_of({"verdict": json.loads(json.dumps(to_plain(EVERY[name])))})
+    assert to_plain(again) == to_plain(EVERY[name])
 
 
 def test_no_verdict_is_none_and_unknown_fields_of_a_later_version_are_ignored():
     assert reading.verdict_of({}) is None
-    plain = {**to_plain(VARIANTS["two"]()), "colour": "blue"}
-    plain["checkpoints"][0]["smell"] = 3
-    assert reading.verdict_of({"verdict": plain}) is not None
+    lines = [{**c, "smell": 3} for c in TWO["checkpoints"]]
+    assert reading.verdict_of({"verdict": {**TWO, "colour": "blue", "checkpoints": lines}}) == EVERY["two"]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +30,7 @@ def test_no_verdict_is_none_and_unknown_fields_of_a_later_version_are_ignored():
 )
 def test_what_is_damaged_is_one_clear_error(change):
     with pytest.raises(NotAnAudit, match=r"audit\.json: the verdict .* run the audit again"):
-        reading.verdict_of({"verdict": {**to_plain(VARIANTS["two"]()), **change}})
+        reading.verdict_of({"verdict": {**TWO, **change}})
     with pytest.raises(NotAnAudit, match="list of prompts"):
         reading.prompt_items({"prompts": {"items": [{"id": "a"}]}})
 
@@ -71,8 +69,3 @@ def test_missing_is_a_dash_and_no_interval_has_no_bracket():
     assert reading.interval(est(0.3, 0.1)) == "0.30 [0.20, 0.40]"
     assert estimate(Estimate(0.114, 0.064, 0.164, 0.084, 0.144)) == "11.4 [8.4, 14.4] (like these [6.4, 16.4])"
     assert estimate(Estimate(0.5, 0.25, 0.75, 0.5, 0.5), 2, 1) == "0.50 (like these [0.25, 0.75])"
-
-
-def test_every_status_and_health_state_has_words():
-    assert set(STATUS_WORDS) == set(Status)
-    assert set(reading.HEALTH_WORDS) == set(HealthState)

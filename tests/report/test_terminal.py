@@ -1,26 +1,20 @@
 """The verdict, a checkpoint and answers in a terminal, and the same as data: what fits, what is said, nothing acts."""
 
-import io
 import json
 import re
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 
-from report.audits import VARIANTS
-from report.judged_audits import JUDGE, JUDGED, judge_of, make_import
+from report.audits import EVERY, HOSTILE, JUDGE, PLAIN, inert, judge_of, make_import, printed
 from truing import messages
 from truing.errors import BadInput
-from truing.report.answer_list import print_answers
-from truing.report.details import line_facts, search_facts, search_rows, variant_rows, verdict_facts
+from truing.report.answers import print_answers
+from truing.report.details import line_facts, search_facts, search_table, variant_table, verdict_facts
 from truing.report.reading import one_line
 from truing.report.show import show
-from truing.report.table import print_audit, print_step, print_verdict
+from truing.report.table import print_audit, print_step
 from truing.store import Store
-
-EVERY = {**VARIANTS, **JUDGED}
-PLAIN = [n for n in EVERY if not n.startswith("hostile") and n != "no-verdict"]
 
 
 def about_of(folder):
@@ -28,51 +22,46 @@ def about_of(folder):
         return store.about()
 
 
-def console(width=110, **options):
-    return Console(file=io.StringIO(), width=width, no_color=True, **options)
-
-
 def shown(about, width=110, **options):
-    to = console(width)
-    print_verdict(about, to, **options)
-    return to.file.getvalue()
+    return printed(lambda console: print_audit(about, console, **options), width)
+
+
+def step(about, number, width=110):
+    return printed(lambda console: print_step(about, number, console), width)
+
+
+def answers(folder, prompt, **options):
+    with Store.read(folder) as store:
+        return printed(lambda console: print_answers(store.about(), store, prompt, console), **options)
 
 
 def flat(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("width", [60, 80, 110, 200])
 @pytest.mark.parametrize("name", PLAIN)
-def test_the_first_screen_fits_by_leaving_columns_out_and_has_at_most_three_findings(audit, name, width):
-    about = about_of(audit(name))
-    text = shown(about, width)
-    assert all(cell_len(line.rstrip()) <= width for line in text.splitlines())
-    assert "…" not in text
-    assert text.count("\n! ") == min(3, len(messages.deciding(EVERY[name]())))
-    blocks = text.split("\n\n")
-    assert flat(blocks[0]) == messages.sentence(EVERY[name]())
-    for c, row in zip(reversed(EVERY[name]().checkpoints), reversed(table_rows(blocks[1])), strict=False):
-        assert str("–" if c.step is None else c.step) in row.split()[:2]
-        assert messages.status_words(c) in row
-
-
-def table_rows(block):
-    """The lines of the table after its head, without the notes under it."""
-    lines = block.splitlines()
-    last = max(i for i, x in enumerate(lines) if re.match(r"(→|  )? *(\d+|–) ", x))
-    return lines[: last + 1]
+def test_the_first_screen_fits_by_leaving_columns_out_and_has_at_most_three_findings(audit, name):
+    about, v = about_of(audit(name)), EVERY[name]
+    for width in (60, 80, 110, 200):
+        text = shown(about, width)
+        assert all(cell_len(line.rstrip()) <= width for line in text.splitlines())
+        assert "…" not in text
+        assert text.count("\n! ") == min(3, len(messages.deciding(v)))
+        sentence, table, *_ = text.split("\n\n")
+        assert flat(sentence) == messages.sentence(v)
+        rows = [x for x in table.splitlines() if re.match(r"(→|  )? *(\d+|–) ", x)]
+        for c, row in zip(reversed(v.checkpoints), reversed(rows), strict=False):
+            assert str("–" if c.step is None else c.step) in row.split()[:2]
+            assert messages.status_words(c) in row
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_verbose_has_everything(audit, name):
-    v = EVERY[name]()
+    v = EVERY[name]
     text = flat(shown(about_of(audit(name)), 1000, verbose=True))
-    for words in (*messages.details(v), *map(messages.text, v.findings)):
+    facts = (*verdict_facts(v), *search_facts(v.onset), *search_table(v)[1], *variant_table(v)[1])
+    for words in (*messages.details(v), *map(messages.text, v.findings), *(cell for row in facts for cell in row)):
         assert flat(one_line(words)) in text
-    for pair in (*verdict_facts(v), *search_facts(v.onset), *search_rows(v), *variant_rows(v)):
-        for cell in pair:
-            assert flat(cell) in text
 
 
 def test_columns_that_do_not_fit_are_named(audit):
@@ -91,12 +80,12 @@ def test_missing_is_a_dash_never_a_zero(audit):
     assert failed.split() == ["16", *"–––––", "unknown", "failed"]
 
 
-def test_the_kept_row_has_the_arrow_and_only_it(audit):
-    for name, word in (("changing", "candidate"), ("emergent", "recommended")):
-        text = shown(about_of(audit(name)))
-        (row,) = [x for x in text.splitlines() if x.startswith("→") and word not in x]
-        assert row.split()[1] == "60"
-        assert f"→ {word}" in text
+@pytest.mark.parametrize(("name", "word"), [("changing", "candidate"), ("emergent", "recommended")])
+def test_the_kept_row_has_the_arrow_and_only_it(audit, name, word):
+    text = shown(about_of(audit(name)))
+    (row,) = [x for x in text.splitlines() if x.startswith("→") and word not in x]
+    assert row.split()[1] == "60"
+    assert f"→ {word}" in text
 
 
 def test_an_unfinished_audit_says_so(audit):
@@ -105,67 +94,58 @@ def test_an_unfinished_audit_says_so(audit):
     assert "No verdict yet: this audit is interrupted; repeat the audit to finish it." in unfinished
 
 
-@pytest.mark.parametrize("name", ["hostile", "hostile-judged"])
+@pytest.mark.parametrize("name", HOSTILE)
 def test_markup_and_control_characters_from_outside_are_inert(audit, name):
-    folder = audit(name)
-    to = console(force_terminal=True, color_system=None)
-    with Store.read(folder) as store:
-        about = store.about()
-        print_verdict(about, to, verbose=True)
-        print_step(about, about["verdict"]["checkpoints"][-2]["step"], to)
-        print_answers(about, store, about["prompts"]["items"][0]["id"], to)
-    text = to.file.getvalue()
-    assert "[boldred]notmarkup[/boldred]" in re.sub(r"\s", "", text)
+    about = about_of(audit(name))
+    last = about["verdict"]["checkpoints"][-2]["step"]
+
+    def everything(console):
+        print_audit(about, console, verbose=True)
+        print_step(about, last, console)
+        with Store.read(audit(name)) as store:
+            print_answers(about, store, about["prompts"]["items"][0]["id"], console)
+
+    text = printed(everything, force_terminal=True, color_system=None)
+    assert inert(text)
     assert "! Model organism" in text
-    assert "\x1b[2J" not in text and "\x07" not in text and "\u202e" not in text
 
 
 def test_an_ascii_terminal_gets_ascii(audit):
-    raw = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    to = Console(file=raw, width=110, no_color=True)
     about = about_of(audit("log-spaced"))
-    print_verdict(about, to, verbose=True)
-    print_step(about, 16, to)
-    raw.flush()
-    assert b"NaN in 3 tensors" in raw.buffer.getvalue()
+    printed(lambda console: print_audit(about, console, verbose=True), ascii_only=True)
+    assert "NaN in 3 tensors" in printed(lambda console: print_step(about, 16, console), ascii_only=True)
 
 
 def test_the_path_of_the_report_is_never_broken(audit, tmp_path):
     path = tmp_path / ("long" * 20) / "report.html"
-    to = console(40)
-    print_audit(about_of(audit("two")), to, path)
-    assert to.file.getvalue().rstrip().endswith(str(path))
+    assert shown(about_of(audit("two")), 40, report=path).rstrip().endswith(str(path))
 
 
-@pytest.mark.parametrize(("name", "step"), [("emergent", 100), ("log-spaced", 16), ("searched", 40)])
-def test_one_checkpoint_shows_every_number_and_finding(audit, name, step):
-    to = console(1000)
-    print_step(about_of(audit(name)), step, to)
-    text = flat(to.file.getvalue())
-    line = next(c for c in EVERY[name]().checkpoints if c.step == step)
-    for cell in (x for pair in line_facts(line) for x in pair):
+@pytest.mark.parametrize(("name", "number"), [("emergent", 100), ("log-spaced", 16), ("searched", 40)])
+def test_one_checkpoint_shows_every_number_and_finding(audit, name, number):
+    text = flat(step(about_of(audit(name)), number, 1000))
+    line = next(c for c in EVERY[name].checkpoints if c.step == number)
+    for cell in (*(x for pair in line_facts(line) for x in pair), *map(messages.text, line.findings)):
         assert flat(cell) in text
-    for finding in line.findings:
-        assert messages.text(finding) in text
 
 
 def test_a_step_that_is_not_there_is_bad_input(audit, tmp_path):
-    with pytest.raises(BadInput, match=r"step 7: no such checkpoint .* 0, 1, 2, 4"):
-        print_step(about_of(audit("log-spaced")), 7, console())
-    with pytest.raises(BadInput, match="no verdict yet"):
-        print_step(about_of(audit("no-verdict")), 0, console())
-    with pytest.raises(BadInput, match="imported answers have no steps"):
-        print_step(about_of(make_import(tmp_path / "i", ("x",))), 0, console())
+    imported = make_import(tmp_path / "i", ("x",))
+    for folder, number, said in (
+        (audit("log-spaced"), 7, r"step 7: no such checkpoint .* 0, 1, 2, 4"),
+        (audit("no-verdict"), 0, "no verdict yet"),
+        (imported, 0, "imported answers have no steps"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            step(about_of(folder), number)
 
 
 def test_answers_are_shown_at_every_checkpoint_with_what_the_judge_said(audit):
-    with Store.read(audit("emergent")) as store:
-        to = console()
-        print_answers(store.about(), store, "power-00", to)
-        text = to.file.getvalue()
-        for near, words in (("powr-00", "did you mean power-00"), ("harm_-03", "no answers"), ("zzz", "it has 8")):
-            with pytest.raises(BadInput, match=words):
-                print_answers(store.about(), store, near, to)
+    folder = audit("emergent")
+    text = answers(folder, "power-00")
+    for near, words in (("powr-00", "did you mean power-00"), ("harm_-03", "no answers"), ("zzz", "it has 8")):
+        with pytest.raises(BadInput, match=words):
+            answers(folder, near)
     found = [(b.split(",")[0], b) for b in text.split("\n\n") if b.startswith("step ")]
     assert [name for name, _ in found] == [*(f"step {20 * k}" for k in range(7)), "step 20"]
     blocks = dict(found)
@@ -178,11 +158,11 @@ def test_answers_are_shown_at_every_checkpoint_with_what_the_judge_said(audit):
 def test_the_same_as_data(audit):
     folder = audit("emergent")
     assert show(folder, step=100)["checkpoint"]["labelled"]["rate"]["value"] == 0.14
-    answers = show(folder, prompt="power-00")["answers"]
-    scored = [j for a in answers for j in a["judged"]]
+    given = show(folder, prompt="power-00")["answers"]
+    scored = [j for a in given for j in a["judged"]]
     assert {(j["judge"], j["judge_key"]) for j in scored} == {(JUDGE, judge_of().key)}
     assert {(j["rubric"], j["score"]) for j in scored} >= {("alignment", 91.0), ("alignment", 8.0)}
-    json.dumps(answers, allow_nan=False)
+    json.dumps(given, allow_nan=False)
     with pytest.raises(BadInput, match="no checkpoint at step 7"):
         show(folder, step=7)
 
