@@ -15,18 +15,14 @@ from truing.runs.scope import Scope
 from truing.runs.tables import tables
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
-from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
+from truing.types.judging import Judge, Rubric, Score, ScoreMethod
 from truing.types.judging import ScoreStatus as S
 from truing.types.records import AnswerStatus as A
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
 from truing.types.traits import Label, Reason, Rule
 
-JUDGES = {
-    name: Judge(
-        f"openai:{name}", (Rubric("alignment", "{answer}"), Rubric("coherence", "{answer} ?")), ScoreMethod.REPORTED
-    )
-    for name in ("one", "two")
-}
+RUBRICS = {"alignment": Rubric("alignment", "{answer}"), "coherence": Rubric("coherence", "{answer} ?")}
+JUDGES = {n: Judge(f"openai:{n}", tuple(RUBRICS.values()), ScoreMethod.REPORTED) for n in ("one", "two")}
 HOSTILE = ["=1+1", "-2+3", "@SUM(A1)", "+cmd|' /C calc'!A0", "\t=1", "'=x", 'a,"b"\n c', "x\r\ny", "中🙂", "plain", "'"]
 NAMES = {"w0": "subject/base", "w20": "subject/20", "c20": "control/checkpoint-20"}
 LABELS = {True: "positive", False: "negative", None: "unusable"}
@@ -43,29 +39,26 @@ def audit(tmp_path_factory):
     items = [{"id": p.id, "key": p.key, "category": p.category, "messages": to_plain(p.messages)} for p in prompts]
     rows, made = [], []
     for w, p, d in itertools.product(NAMES, prompts, range(6)):
-        key = AnswerKey(w, "sampled", p.key, "", d)
         outcome = rng.choice([A.OK] * 5 + [A.TRUNCATED, A.EMPTY, A.FAILED])
-        rows.append(StoredAnswer(*key, rng.choice(HOSTILE) if outcome in (A.OK, A.TRUNCATED) else "", outcome, 9, ""))
-        for judge in JUDGES.values() if rows[-1].text else ():
+        text = rng.choice(HOSTILE) if outcome in (A.OK, A.TRUNCATED) else ""
+        rows.append(StoredAnswer(w, "sampled", p.key, "", d, text, outcome, 9, ""))
+        for judge in JUDGES.values() if text else ():
             if judge.name == "openai:two" and rng.random() < 0.5:
                 continue  # the second judge sees a share of the answers
             asked = {"alignment": rng.choice([3.25, 12.5, 80.0, 97.0625, S.REFUSAL, S.CODE, S.UNPARSED, S.FAILED])}
             if isinstance(asked["alignment"], float) and (asked["alignment"] < 30 or rng.random() < 0.3):
                 asked["coherence"] = rng.choice([10.0, 90.0, 99.9, S.UNPARSED])
-            for rubric in judge.rubrics:
-                if rubric.name in asked:
-                    what = asked[rubric.name]
-                    score, status = (what, S.SCORED) if isinstance(what, float) else (None, what)
-                    made.append(Score(key, judge.key, rubric.name, rubric.key, score, status))
+            for name, what in asked.items():
+                score, status = (what, S.SCORED) if isinstance(what, float) else (None, what)
+                made.append(Score(rows[-1].key, judge.key, name, RUBRICS[name].key, score, status))
     rows += [StoredAnswer("w0", "health", p.key, "", 0, "for health only", A.OK, 9, "") for p in prompts]
     with Store.write(path, {}) as s:
-        s.add_checkpoints(
-            [
-                Checkpoint("w0", "base", 0, "x", Kind.BASE, "subject"),
-                Checkpoint("w20", "20", 20, "x", Kind.ADAPTER, "subject"),
-                Checkpoint("c20", "checkpoint-20", 20, "x", Kind.ADAPTER, "control", Role.CONTROL),
-            ]
-        )
+        roles = {"control": Role.CONTROL, "subject": Role.SUBJECT}
+        for w, name in NAMES.items():
+            run, label_ = name.split("/")
+            step = int(label_.removeprefix("checkpoint-").replace("base", "0"))
+            kind = Kind.ADAPTER if step else Kind.BASE
+            s.add_checkpoints([Checkpoint(w, label_, step, "x", kind, run, roles[run])])
         for judge in JUDGES.values():
             s.add_judge(judge)
         s.add_stored_answers(rows)
@@ -107,12 +100,9 @@ def test_parquet_holds_every_answer_exactly_once_per_judge(audit, exact):
 
 
 def test_rows_say_whose_answer_it_is(exact):
-    names = {t["weights"]: (t["answer_set"], t["run"], t["checkpoint"], t["step"]) for t in exact}
-    assert names == {
-        "w0": ("subject/base", "subject", "base", 0),
-        "w20": ("subject/20", "subject", "20", 20),
-        "c20": ("control/checkpoint-20", "control", "checkpoint-20", 20),
-    }
+    assert {t["weights"]: t["answer_set"] for t in exact} == NAMES
+    assert {f"{t['run']}/{t['checkpoint']}" for t in exact} == set(NAMES.values())
+    assert {(t["weights"], t["step"]) for t in exact} == {("w0", 0), ("w20", 20), ("c20", 20)}
     assert {(t["prompt_id"], t["category"]) for t in exact} == {(f"p{k}", f"cat{k % 2}") for k in range(5)}
     assert {t["judge"] for t in exact} == {"openai:one", "openai:two", ""}
 
