@@ -28,6 +28,8 @@ from truing.types.verdicts import (
     VariantResult,
 )
 
+JUDGE = "openai:gpt-4.1-mini"
+NOWHERE = Onset("undecided", "", None, None, None)
 SOURCE = Path(truing.__file__).parent
 STRONG = re.compile(r"\b(emergent|clean|certified|recommend\w*|keep)\b", re.I)
 SCREEN = (Status.NO_CHANGE_SEEN, Status.CHANGED, Status.UNDECIDED, Status.FAILED)
@@ -63,9 +65,14 @@ def test_texts_are_filled_and_an_unknown_code_is_shown():
     for code in messages.TEXTS:
         bare = messages.text(Finding(code))
         assert bare and "{" not in bare
-    span = {"value": 0.101, "low": -0.02, "high": None}
-    assert "10.1 no interval points" in messages.text(Finding("in_zone", span))
-    assert "[-2.0, 5.0] points" in messages.text(Finding("unparsed_decide", {"low": -0.02, "high": 0.05}))
+    for code, params, words in (
+        ("in_zone", {"value": 0.101, "low": -0.02, "high": None}, "10.1 no interval points: neither"),
+        ("in_zone", {"low": 0.0, "high": 0.1, "level": 0.99}, "[0.0, 10.0] points at the corrected level 99.0%:"),
+        ("unparsed_decide", {"low": -0.02, "high": 0.05}, "[-2.0, 5.0] points"),
+        ("searched", {"answers": 1811, "untested": [20, 40]}, "1,811 answers. Not certified either way: 20, 40."),
+        ("searched", {"answers": 2, "needed": 1060}, "about 1,060 more."),
+    ):
+        assert words in messages.text(Finding(code, params))
 
 
 @pytest.mark.parametrize("hostile", ["{checkpoint}", "{0.__class__}", "%s{", "<script>", "a\nb"])
@@ -78,28 +85,25 @@ def test_hostile_names_stay_text(hostile):
 
 def run_of(statuses, basis=Basis.SCREEN, causes=(), broken=(), onset=None, **fields):
     """A verdict whose checkpoints have these statuses, the base first; `causes` are findings of the later ones."""
-    names = [*LABELS, *(f"c{k}" for k in range(20))][: len(statuses)]
-    steps = [*STEPS, *range(120, 500, 20)][: len(statuses)]
-    v = screened_of(names, steps, [*PROGRESS, *[1.0] * 20][: len(statuses)])
-    lines = tuple(
-        replace(
-            c,
-            status=s,
-            findings=causes if k else (),
-            health=replace(c.health, state=HealthState.COLLAPSED if k in broken else HealthState.OK),
-        )
-        for k, (c, s) in enumerate(zip(v.checkpoints, statuses, strict=True))
-    )
+    n = len(statuses)
+    names, steps = [*LABELS, *(f"c{k}" for k in range(20))][:n], [*STEPS, *range(120, 500, 20)][:n]
+    v = screened_of(names, steps, [*PROGRESS, *[1.0] * 20][:n])
+    lines = []
+    for k, (c, status) in enumerate(zip(v.checkpoints, statuses, strict=True)):
+        health = replace(c.health, state=HealthState.COLLAPSED if k in broken else HealthState.OK)
+        lines.append(replace(c, status=status, findings=causes if k else (), health=health))
     wrong = (Status.CHANGED,) if basis is Basis.SCREEN else EXCESS
     first = next((c.step for c in lines[1:] if c.status in wrong), None)
-    onset = onset or (Onset("found", "", first, first, 0) if first else Onset("undecided", "", None, None, None))
-    given = {
-        "trait": "misalignment",
-        "definitions": {"rule": to_plain(Rule())},
-        "judge": "openai:gpt-4.1-mini",
-        **fields,
-    }
-    return replace(v, basis=basis, checkpoints=lines, onset=onset, **given)
+    onset = onset or (Onset("found", "", first, first, 0) if first else NOWHERE)
+    given = {"trait": "misalignment", "definitions": {"rule": to_plain(Rule())}, "judge": JUDGE, **fields}
+    return replace(v, basis=basis, checkpoints=tuple(lines), onset=onset, **given)
+
+
+def labelled(v):
+    """With labelled answers at every checkpoint that was tested."""
+    line = decided(*reversed(random_case(np.random.default_rng(0), Rule()))).checkpoints[0].labelled
+    lines = (replace(c, labelled=None if c.status is Status.UNTESTED else line) for c in v.checkpoints)
+    return replace(v, checkpoints=tuple(lines))
 
 
 def check_sentence(v):
@@ -132,36 +136,30 @@ def test_sentences_of_every_pair_on_the_screen(statuses):
 
 @pytest.mark.parametrize("statuses", [*itertools.product(LABELLED, repeat=2)], ids=str)
 def test_sentences_of_every_pair_on_labels(statuses):
-    line = decided(*reversed(random_case(np.random.default_rng(0), Rule()))).checkpoints[0].labelled
-    for trait, causes, kept, curve in itertools.product(
-        ("misalignment", "shouting"), CAUSES, (None, "checkpoint-20"), (None, "skill")
+    for (trait, kept), causes, curve in itertools.product(
+        (("misalignment", None), ("shouting", "checkpoint-20")), CAUSES, (None, "skill")
     ):
-        v = run_of(
-            (Status.CLEAN, *statuses), Basis.LABELLED, causes, trait=trait, recommended=kept, retained_curve=curve
-        )
+        given = {"trait": trait, "recommended": kept, "retained_curve": curve}
+        v = run_of((Status.CLEAN, *statuses), Basis.LABELLED, causes, **given)
         check_sentence(v)
-        labelled = tuple(replace(c, labelled=None if c.status is Status.UNTESTED else line) for c in v.checkpoints)
-        check_sentence(replace(v, checkpoints=labelled))
-        check_sentence(replace(v, checkpoints=labelled, onset=Onset("undecided", "", None, None, None)))
+        v = labelled(v)
+        check_sentence(v)
+        check_sentence(replace(v, onset=NOWHERE))
         if set(statuses) == {Status.CLEAN}:
-            check_sentence(replace(v, checkpoints=labelled, onset=Onset("never", "", None, None, None)))
+            check_sentence(replace(v, onset=Onset("never", "", None, None, None)))
 
 
 def test_sentences_of_what_stops_everything():
-    line = decided(*reversed(random_case(np.random.default_rng(0), Rule()))).checkpoints[0].labelled
-    v = run_of((Status.UNDECIDED,) * 4, Basis.LABELLED, retained_curve="skill")
-    v = replace(v, checkpoints=tuple(replace(c, labelled=line) for c in v.checkpoints))
+    v = labelled(run_of((Status.UNDECIDED,) * 4, Basis.LABELLED, retained_curve="skill"))
     why = "it calls 12 of 920 good answers positive and may call up to 2.3%, over lo 1.0%"
     share = Estimate(0.1, 0.0, 0.2)
-    failed = JudgeCalibration("openai:gpt-4.1-mini", "k", share, share, {}, False, why)
-    check_sentence(replace(v, calibration=failed))
+    check_sentence(replace(v, calibration=JudgeCalibration(JUDGE, "k", share, share, {}, False, why)))
     vetoes = tuple(
         VariantResult(x, "trigger", "checkpoint-100", share, share, share, 0.01, "fails", True)
         for x in ("as_json", "as_python_code", "in_french")
     )
     check_sentence(replace(v, variants=vetoes))
-    many = (Status.NO_CHANGE_SEEN, *[Status.CHANGED] * 12)
-    unplaced = run_of(many, onset=Onset("undecided", "", None, None, None))
+    unplaced = run_of((Status.NO_CHANGE_SEEN, *[Status.CHANGED] * 12), onset=NOWHERE)
     check_sentence(replace(unplaced, checkpoints=tuple(replace(c, step=None) for c in unplaced.checkpoints)))
     check_sentence(replace(v, checkpoints=v.checkpoints[:1]))
     check_sentence(run_of((Status.NO_CHANGE_SEEN,) * 3, definitions={"scored": False}))

@@ -181,8 +181,7 @@ def text(finding: Finding) -> str:
     template = TEXTS.get(finding.code)
     if template is None:
         return f"{finding.code.replace('_', ' ')}: {dict(finding.params)}"
-    params = {**finding.params, **_derived(finding.params)}
-    return template.format_map(defaultdict(lambda: _Value(None), {k: _Value(v) for k, v in params.items()}))
+    return _filled(template, {**finding.params, **_derived(finding.params)})
 
 
 def word(value: Status | HealthState) -> str:
@@ -215,7 +214,7 @@ def sentence(v: Verdict) -> str:
 
 def details(v: Verdict) -> list[str]:
     """What stands behind the sentence: numbers with both intervals, before or after the task, who certifies it."""
-    out = [_numbers(v), _crossing_details(v.onset), _timing(v), _retained(v)]
+    out = [_numbers(v), _timing(v)]
     if v.basis is Basis.LABELLED:
         missing = "not certified: a judge of a second family or 60 blind labels must agree on the direction"
         out.append(f"Certified: {v.certified_by}." if v.certified else f"{(v.certified_by or missing).capitalize()}.")
@@ -237,11 +236,9 @@ def both(e: Estimate | None) -> str:
     """An excess in points with its two intervals."""
     if e is None or e.value is None:
         return "unmeasured"
-
-    def span(low: float | None, high: float | None) -> str:
-        return "no interval" if low is None or high is None else f"{points(low)}, {points(high)}"
-
-    return f"{points(e.value)} points [these prompts {span(e.set_low, e.set_high)}; like these {span(e.low, e.high)}]"
+    spans = (("these prompts", e.set_low, e.set_high), ("like these", e.low, e.high))
+    told = (f"{name} {'no interval' if None in (x, y) else f'{points(x)}, {points(y)}'}" for name, x, y in spans)
+    return f"{points(e.value)} points [{'; '.join(told)}]"
 
 
 def crossing(o: Onset) -> str:
@@ -288,25 +285,26 @@ class _Value:
 
 
 def _derived(p: Mapping[str, Any]) -> dict[str, str]:
-    out = {
-        "where": " (where the loss converges)" if p.get("converges_here") else "",
-        "far_": "far " if p.get("far") else "",
-        "at_level": f" at the corrected level {p['level']:.1%}" if p.get("level") else "",
-        "untested_": f" Not certified either way: {', '.join(p['untested'])}." if p.get("untested") else "",
-        "needed_": f" Testing every step before the crossing would take about {p['needed']:,} more."
-        if p.get("needed")
-        else "",
-        "monotone_": " That an excess, once there, stays is assumed." if p.get("assumed_monotone") else "",
+    """What texts need beside the parameters: clauses that are there or not, and a span in points."""
+    clauses = {
+        "where": ("converges_here", " (where the loss converges)"),
+        "far_": ("far", "far "),
+        "at_level": ("level", " at the corrected level {level:.1%}"),
+        "untested_": ("untested", " Not certified either way: {untested}."),
+        "needed_": ("needed", " Testing every step before the crossing would take about {needed:,} more."),
+        "monotone_": ("assumed_monotone", " That an excess, once there, stays is assumed."),
     }
+    out = {name: _filled(words, p) if p.get(given) else "" for name, (given, words) in clauses.items()}
+    parts = [points(p["value"])] if p.get("value") is not None else []
     if "low" in p and "high" in p:
-        value = f"{points(p['value'])} " if p.get("value") is not None else ""
-        ends = "no interval" if p["low"] is None or p["high"] is None else f"[{points(p['low'])}, {points(p['high'])}]"
-        out["span"] = f"{value}{ends} points"
-    elif "value" in p:
-        out["span"] = f"{points(p['value'])} points"
-    else:
-        out["span"] = "not certain"
-    return out
+        known = p["low"] is not None and p["high"] is not None
+        parts.append(f"[{points(p['low'])}, {points(p['high'])}]" if known else "no interval")
+    return {**out, "span": f"{' '.join(parts)} points" if parts else "not certain"}
+
+
+def _filled(template: str, params: Mapping[str, Any]) -> str:
+    """Parameters that are not there read `unknown`."""
+    return template.format_map(defaultdict(lambda: _Value(None), {k: _Value(v) for k, v in params.items()}))
 
 
 def _later(v: Verdict) -> list[CheckpointVerdict]:
@@ -446,20 +444,6 @@ def _numbers(v: Verdict) -> str:
     )
 
 
-def _crossing_details(o: Onset) -> str:
-    if o.status != "found" or not o.errors or (o.clear_until or 0) == (o.after or 0):
-        return ""
-    seen = {t.step for t in o.tested}
-    left = [s for s in o.steps if s not in seen and s <= (o.clear_until or 0)]
-    if not left:
-        return ""
-    known = [f"{100 * m.height:g} points with probability {m.probability:.2g}" for m in o.missed if m.width == 1][-2:]
-    chance = f"; spot checks miss a spike of {' and '.join(known)}" if known else ""
-    cost = f" Testing them would take about {o.answers_needed:,} answers." if o.answers_needed else ""
-    first = f"{left[0]}" if len(left) == 1 else f"{left[0]} to {left[-1]}"
-    return f"Earlier steps ({first}) were not tested{chance}: the set of all possible steps has {len(o.steps)}.{cost}"
-
-
 def _timing(v: Verdict) -> str:
     if not v.definitions.get("scored", True):
         return ""
@@ -486,15 +470,6 @@ def _learned(c: Convergence, what: str) -> str:
         "too_few_checkpoints": f"Too few checkpoints to say when {what} was learned.",
         "unmeasured": f"{what.capitalize()} could not be measured.",
     }[c.status]
-
-
-def _retained(v: Verdict) -> str:
-    e = v.retained_of_best
-    if v.kept is None or e is None or e.value is None:
-        return ""
-    ends = f" [{e.low:.0%}, {e.high:.0%}]" if e.low is not None and e.high is not None else ""
-    gain = "skill" if v.retained_curve == "skill" else "task gain (by loss)"
-    return f"{v.kept} keeps {e.value:.0%}{ends} of the best {gain}."
 
 
 def _window(after: int | None, until: int | None) -> str:

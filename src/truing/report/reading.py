@@ -30,7 +30,7 @@ def tone(line: CheckpointVerdict) -> str:
 
 def clean(value: object) -> str:
     """Text safe to print: control and direction-changing characters become visible escapes, newlines and tabs stay."""
-    return "".join(c if c in "\n\t" or not _hides(c) else _escape(c) for c in str(value).replace("\r\n", "\n"))
+    return "".join(c.encode("unicode_escape").decode() if _hides(c) else c for c in str(value).replace("\r\n", "\n"))
 
 
 def one_line(value: object) -> str:
@@ -41,11 +41,7 @@ def one_line(value: object) -> str:
 def _hides(char: str) -> bool:
     category = unicodedata.category(char)
     # Joiners shape emoji and Indic or Arabic script; every other format character can only mislead.
-    return category in ("Cc", "Cs") or (category == "Cf" and char not in "\u200c\u200d")
-
-
-def _escape(char: str) -> str:
-    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+    return (category in ("Cc", "Cs") and char not in "\n\t") or (category == "Cf" and char not in "\u200c\u200d")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """`truing show`: an audit read again, as data."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from truing.errors import BadInput
-from truing.store import Store, StoredAnswer
+from truing.store import Store
+from truing.types.records import Checkpoint
 from truing.types.traits import LOST, Rule
 
 
@@ -44,28 +45,17 @@ def _so_far(store: Store, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     kept = about.get("labels")
     if kept is None:
         return []
-    rule, params = Rule(**kept["rule"]), kept["params"]
-    names = {c.weights: c for c in reversed(store.checkpoints())}
+    rule, params, points = Rule(**kept["rule"]), kept["params"], _points(store)
     out = []
     for key, judge in store.judges().items():
-        totals: dict[str, Counter[str]] = {}
+        totals = defaultdict[str, Counter[str]](Counter)
         for (weights, _), counts in store.label_counts(key, rule, params).items():
-            totals.setdefault(weights, Counter()).update({r.word: n for r, n in counts.items()})
+            totals[weights].update({r.word: n for r, n in counts.items()})
         for weights, reasons in totals.items():
-            c = names.get(weights)
-            n = sum(reasons.values()) - sum(reasons[r.word] for r in LOST)
-            out.append(
-                {
-                    "judge": str(judge.get("judge")),
-                    "weights": weights,
-                    "checkpoint": c.label if c else weights,
-                    "step": c.step if c else None,
-                    "run": c.run if c else None,
-                    "n": n,
-                    "share": reasons["positive"] / n if n else None,
-                    "reasons": dict(reasons),
-                }
-            )
+            n = reasons.total() - sum(reasons[r.word] for r in LOST)
+            whose = {"judge": str(judge.get("judge")), "weights": weights, **_whose(points, weights)}
+            share = reasons["positive"] / n if n else None
+            out.append({**whose, "n": n, "share": share, "reasons": dict(reasons)})
     return out
 
 
@@ -75,29 +65,31 @@ def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]
         raise BadInput(
             f"no prompt {prompt} in this audit; `truing show AUDIT --json` of the audit lists none by that id"
         )
-    labels = {c.weights: c for c in reversed(store.checkpoints())}
-    judges = {key: str(judge.get("judge")) for key, judge in store.judges().items()}
+    points, judges = _points(store), store.judges()
     answers = [
         {
-            "checkpoint": labels[r.weights].label if r.weights in labels else r.weights,
-            "step": labels[r.weights].step if r.weights in labels else None,
-            "run": labels[r.weights].run if r.weights in labels else None,
+            **_whose(points, r.weights),
             "sample": r.sample,
             "transform": r.transform,
             "outcome": r.outcome.value,
             "text": r.text,
-            "judged": _judged(store, r, judges),
+            "judged": [
+                {"judge": str(judge.get("judge")), "judge_key": key, "rubric": s.rubric, "score": s.score,
+                 "outcome": s.outcome.value}
+                for key, judge in judges.items()
+                for s in store.scores_of([r.key], key)
+            ],
         }
         for r in store.answers(prompt=item["key"])
-    ]
+    ]  # fmt: skip
     answers.sort(key=lambda a: (a["run"] or "", a["step"] is None, a["step"] or 0, a["sample"]))
     return {"prompt": prompt, "messages": item["messages"], "answers": answers}
 
 
-def _judged(store: Store, r: StoredAnswer, judges: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Every score of one answer, by judge."""
-    return [
-        {"judge": name, "judge_key": judge_key, "rubric": j.rubric, "score": j.score, "outcome": j.outcome.value}
-        for judge_key, name in judges.items()
-        for j in store.scores_of([r.key], judge_key)
-    ]
+def _points(store: Store) -> dict[str, Checkpoint]:
+    return {c.weights: c for c in reversed(store.checkpoints())}
+
+
+def _whose(points: Mapping[str, Checkpoint], weights: str) -> dict[str, Any]:
+    c = points.get(weights)
+    return {"checkpoint": c.label if c else weights, "step": c.step if c else None, "run": c.run if c else None}
