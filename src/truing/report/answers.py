@@ -47,28 +47,36 @@ def answer_rows(
     columns: dict[str, Checkpoint] = {}
     for c in sorted(store.checkpoints(), key=lambda c: c.role is not Role.SUBJECT):
         columns.setdefault(c.weights, c)  # weights that several runs share (the base) once
-    plain = Counter[tuple[str, str]]()
-    total = 0
+    counts, transformed = Counter[tuple[str, str]](), 0
     for r in store.answers():
-        if r.weights in columns:
-            total += 1
-            plain[r.prompt, r.weights] += not r.transform
-    plain = +plain
+        if r.weights in columns and r.transform:
+            transformed += 1
+        elif r.weights in columns:
+            counts[r.prompt, r.weights] += 1
     front = {one_line(p): k for k, p in enumerate(first)}
     known = {p.key: p for p in sorted(items, key=lambda p: front.get(p.id, len(front)))}
     place = {key: k for k, key in enumerate(known)}
-    answered = sorted({key for key, _ in plain}, key=lambda k: (place.get(k, len(place)), k))
+    answered = sorted({key for key, _ in counts}, key=lambda k: (place.get(k, len(place)), k))
     shown = answered[:MOST_PROMPTS]
-    used = [c for w, c in columns.items() if any((key, w) in plain for key in shown)]
+    used = [c for w, c in columns.items() if any((key, w) in counts for key in shown)]
+    first_few: dict[tuple[str, str], list[StoredAnswer]] = {(key, c.weights): [] for key in shown for c in used}
+    for r in store.answers():
+        own = first_few.get((r.prompt, r.weights))
+        if own is not None and not r.transform and len(own) < MOST_DRAWS:
+            own.append(r)
     judges = Judges(store, about)
-    rows = [_row(store, judges, key, known.get(key), used, plain) for key in shown]
+    rows = []
+    for key in shown:
+        item = known.get(key) or PromptItem(key, key[:12], "not in the prompt list of this audit", [])
+        cells = [_cell(judges, c, first_few[key, c.weights], counts[key, c.weights]) for c in used]
+        rows.append({"id": item.id, "category": item.category.replace("_", " "), "turns": item.turns, "cells": cells})
     told = [a for row in rows for cell in row["cells"] for a in cell["answers"]]
     return {
         "rows": rows,
-        "total": plain.total(),
+        "total": counts.total(),
         "prompts": len(answered),
         "hidden": len(answered) - len(shown),
-        "transformed": total - plain.total(),
+        "transformed": transformed,
         "judged": any(a["scores"] for a in told),
         "positive": sum(a["positive"] for a in told),
     }
@@ -117,8 +125,8 @@ class Judges:
 
     def __init__(self, store: Store, about: Mapping[str, Any]) -> None:
         self._store = store
-        plain = about.get("rule") or (about.get("labels") or {}).get("rule")
-        self.rule = Rule(**plain) if plain else Rule()
+        counts = about.get("rule") or (about.get("labels") or {}).get("rule")
+        self.rule = Rule(**counts) if counts else Rule()
         self.names = {key: judge_name(judge.get("judge")) for key, judge in store.judges().items()}
 
     def of(self, r: StoredAnswer) -> Iterator[tuple[str, bool]]:
@@ -142,31 +150,11 @@ def _scores(scores: list[Score]) -> str:
     return ", ".join([*parts[:MOST_RUBRICS], *([f"{more} more"] if more > 0 else [])])
 
 
-def _row(
-    store: Store,
-    judges: Judges,
-    key: str,
-    item: PromptItem | None,
-    columns: Sequence[Checkpoint],
-    counts: Mapping[tuple[str, str], int],
-) -> dict[str, Any]:
-    """A prompt and its first answers at every checkpoint."""
-    item = item or PromptItem(key, key[:12], "not in the prompt list of this audit", [])
-    first: dict[str, list[StoredAnswer]] = {c.weights: [] for c in columns}
-    for r in store.answers(prompt=key):
-        own = first.get(r.weights, [])
-        if not r.transform and len(own) < MOST_DRAWS:
-            own.append(r)
-    cells = [
-        {
-            "head": _head(c),
-            "run": "" if c.role is not Role.CONTROL else f"control: {one_line(c.run)}",
-            "answers": [_answer(r, judges) for r in first[c.weights]],
-            "more": counts.get((key, c.weights), 0) - len(first[c.weights]),
-        }
-        for c in columns
-    ]
-    return {"id": item.id, "category": item.category.replace("_", " "), "turns": item.turns, "cells": cells}
+def _cell(judges: Judges, c: Checkpoint, answers: Sequence[StoredAnswer], n: int) -> dict[str, Any]:
+    """The first answers of one checkpoint to one prompt, of `n`."""
+    run = f"control: {one_line(c.run)}" if c.role is Role.CONTROL else ""
+    shown = [_answer(r, judges) for r in answers]
+    return {"head": _head(c), "run": run, "answers": shown, "more": n - len(shown)}
 
 
 def _head(c: Checkpoint) -> str:
