@@ -150,6 +150,7 @@ def search_facts(o: Onset) -> Facts:
     spots = ", ".join(f"{step} ({n})" for step, n in o.spots.items())
     return [
         ("answers read", f"{o.answers_used:,}"),
+        ("steps at which it may begin", ", ".join(map(str, o.steps)) or MISSING),
         ("to test every step before the crossing", f"about {o.answers_needed:,} more" if o.answers_needed else MISSING),
         ("errors of all claims together", one_line(o.errors)),
         ("an excess, once there, is assumed to stay", "yes" if o.assumed_monotone else "no"),
