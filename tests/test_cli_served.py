@@ -32,7 +32,7 @@ def call(run_cli, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def judge():
-    with running("--model", "judge-7b", scores=SCORES) as server:
+    with running(models=("judge-7b",), scores=SCORES) as server:
         yield f"{server.url}#judge-7b"
 
 
@@ -47,7 +47,7 @@ def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
         given = (run, "--base", f"{server.url}#base", "--judge", judge, "--control", control, *SMALL, "--out", "a")
         code, out, err = call("audit", *given, "--served-adapters", "1", "--domain", "finance")
         assert code == 0, err
-        assert server.count("load") > 2 * len(STEPS) and server.listed_adapters == []  # one at a time, and none left
+        assert server.count("load") > 2 * len(STEPS) and not server.loaded  # one at a time, and none left
     assert f"between step {STEPS[-2]} and step {ONSET}" in " ".join(out.split())
     assert "does not score given texts" in out
     assert " answers/s, " in err
@@ -73,7 +73,7 @@ def test_interrupted_adapters_are_unloaded_and_the_same_command_goes_on(call, ru
         with monkeypatch.context() as m:
             m.setattr(truing, "audit", cut)
             code, _, err = call(*given, "--out", "a")
-        assert (code, server.listed_adapters) == (130, []) and "the same command goes on" in err
+        assert (code, server.loaded) == (130, {}) and "the same command goes on" in err
         code, _, err = call(*given, "--out", "a")
         assert code == 0, err
 
@@ -97,7 +97,7 @@ def test_mistakes_are_one_line(call, run, judge, given, code, text):
         found, out, err = call("audit", run, *words, *SMALL)
         assert (found, out) == (code, ""), err
         assert text in err and "Traceback" not in err
-        assert server.listed_adapters == []
+        assert not server.loaded
 
 
 def test_what_a_server_says_when_it_was_not_started_for_this(call, run, judge):

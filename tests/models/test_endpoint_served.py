@@ -88,8 +88,8 @@ def blocks(names):
     return [name for name, _ in groupby(names)]
 
 
-def speaking(*names, flags=()):
-    return running("--speak", *(part for name in names for part in ("--model", name)), *flags)
+def speaking(*names, **ways):
+    return running(speaks=True, models=names, **ways)
 
 
 def collected(stream, error, match=None):
@@ -103,9 +103,9 @@ def collected(stream, error, match=None):
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [[], ["--no-system"], ["--faults", "0.1", "--kinds", "500,html,429"]])
-def test_served_names_keep_the_contract_of_a_backend(backend, flags):
-    with speaking("base", "s-10", "s-20", flags=flags) as server:
+@pytest.mark.parametrize("ways", [{}, {"system": False}, {"faults": 0.1, "kinds": ("500", "html", "429")}])
+def test_served_names_keep_the_contract_of_a_backend(backend, ways):
+    with speaking("base", "s-10", "s-20", **ways) as server:
         b = backend(server, retries=12)
         assert isinstance(b, Backend)
         check_backend(b, [b.served(f"step-{k}", f"{server.url}#s-{k}", k) for k in (10, 20)], PROMPTS)
@@ -156,8 +156,7 @@ def test_every_answer_has_a_stream_of_its_own():
      ("400", AnswerStatus.FAILED), ("500", AnswerStatus.FAILED), ("wrongmodel", AnswerStatus.FAILED)],
 )  # fmt: skip
 def test_failures_are_statuses(backend, fault, status):
-    plan = {"0": fault, "1": fault if fault in ("500", "wrongmodel") else None}
-    with speaking("base", flags=("--plan", json.dumps(plan))) as server:
+    with speaking("base", plan={0: fault, 1: fault if fault in ("500", "wrongmodel") else None}) as server:
         b = backend(server, concurrency=1, retries=1)
         first, *others = b.sample(requests_for([b.base_checkpoint()]), PARAMS)
     assert first.outcome is status and first.error and first.text == "" and first.tokens == 0
@@ -175,7 +174,7 @@ def test_truncated_empty_and_whole_answers_are_told_apart(backend):
 
 
 def test_a_temperature_that_is_refused_is_never_dropped_in_silence(backend):
-    with speaking("base", flags=("--refuse", "temperature")) as server:
+    with speaking("base", refuse=("temperature",)) as server:
         b = backend(server)
         collected(b.sample(requests_for([b.base_checkpoint()], samples=20), PARAMS), JudgeDown, "temperature")
         assert not server.stats()["answered"]
@@ -230,7 +229,7 @@ def test_checkpoint_after_checkpoint_each_loaded_before_use_and_at_most_so_many(
 
 
 def test_the_answers_are_those_of_the_adapter_whatever_the_order(backend, run):
-    with serving("--delay", "0.005") as server:
+    with serving(delay=0.005) as server:
         many = texts(backend(server, concurrency=8, keep=1).sample(requests_for(run), PARAMS))
         assert server.count("unload") == 2 and server.asked_while_unloading == []
         one_by_one = {}
@@ -265,19 +264,6 @@ def test_weights_that_were_trained_again_get_another_name_so_nothing_stale_answe
     with serving() as fresh_server:
         truth = texts(backend(fresh_server).sample(requests_for(run), PARAMS))
     assert found[1] == truth and not set(found[0].values()) & set(found[1].values()) - {""}
-
-
-def test_two_weights_under_one_name_are_refused(backend, run):
-    other = replace(run[0], weights=run[0].weights[:12] + "0" * 20)
-    with serving() as server:
-        b = backend(server)
-        b.prepare(run[:1])
-        with pytest.raises(BadEndpoint):
-            b.prepare([other])
-        one, two = (Checkpoint(w, w, 1, f"{server.url}#two-weights", Kind.SERVED) for w in ("first", "second"))
-        for c, error in ((one, BadModel), (one, BadModel), (two, BadEndpoint)):
-            with pytest.raises(error):
-                b.prepare([c])
 
 
 def test_files_that_changed_since_they_were_hashed_are_not_loaded(backend, run, tmp_path):
@@ -338,7 +324,7 @@ def interrupt_when(condition):
 
 
 def test_an_interruption_in_the_middle_unloads_and_keeps_what_is_there(backend, run):
-    with serving("--delay", "0.02") as server:
+    with serving(delay=0.02) as server:
         b = backend(server, concurrency=2)
         thread = interrupt_when(lambda: len(server.names("ask")) >= 12)
         got = collected(b.sample(requests_for(run, samples=20), PARAMS), KeyboardInterrupt)
@@ -385,7 +371,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("way", ["ends without close", "ctrl-c"])
 def test_a_process_that_ends_leaves_nothing_behind(run, tmp_path, way):
-    with serving("--delay", "0.02") as server:
+    with serving(delay=0.02) as server:
         url = server.url.replace("127.0.0.1", "localhost")
         command = [sys.executable, "-c", CHILD, url, str(tmp_path / "run"), "100" if way == "ctrl-c" else "3"]
         child = subprocess.Popen(
@@ -455,7 +441,7 @@ def test_what_only_looks_wrong_is_served(backend, run, server_is, base):
      (404, "NotFoundError", "{path}/adapter_config.json does not exist")],
 )  # fmt: skip
 def test_a_path_that_the_server_does_not_see_can_be_mapped(backend, run, tmp_path, error):
-    with serving(sees={"/mnt/theirs": tmp_path}, path_error=error) as server:
+    with serving(sees=("/mnt/theirs", tmp_path), path_error=error) as server:
         with pytest.raises(BadModel, match=r"path on the server's machine.*LOCAL=REMOTE") as caught:
             backend(server).prepare(run)
         assert str(tmp_path / "run" / "checkpoint-10") in str(caught.value)
