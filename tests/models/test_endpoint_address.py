@@ -11,12 +11,6 @@ from truing.models.client_errors import same_model, status_failure
 KEY = "sk-proj-Abc123_def456-ghi789"
 
 
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.mark.parametrize(
     ("text", "url", "model", "name", "remote"),
     [

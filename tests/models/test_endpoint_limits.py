@@ -50,9 +50,10 @@ def test_the_breaker_opens_after_the_first_eight_or_the_last_twenty():
 
 
 def test_rates_let_some_through_at_once_and_the_rest_one_after_the_other():
-    rate = Rate(600, 3)  # ten a second
-    assert [rate.book(1) for _ in range(5)] == [0, 0, 0, pytest.approx(0.1, abs=0.01), pytest.approx(0.2, abs=0.01)]
-    assert rate.book(10) == pytest.approx(1.2, abs=0.01), "what is more than may be taken at once waits, and is taken"
+    rate = Rate(600, ahead=0.15)  # ten a second
+    assert [rate.book(1) for _ in range(4)] == pytest.approx([0, 0, 0.05, 0.15], abs=0.02)
+    assert [rate.book(10), rate.book(1)] == pytest.approx([0.25, 1.25], abs=0.02)
+    assert [Rate(None).book(10**9) for _ in range(2)] == [0, 0]
 
 
 def test_prices_are_read_with_dots_in_names(tmp_path):

@@ -14,16 +14,10 @@ from itertools import groupby
 import pytest
 
 from runs.served_runs import write_run
+from servers.core import collected
 from servers.judge_server import running
 from servers.lora_server import BASE, serving
-from truing.errors import (
-    BadEndpoint,
-    BadModel,
-    BudgetSpent,
-    DamagedWeights,
-    JudgeDown,
-    Unsupported,
-)
+from truing.errors import BadEndpoint, BadModel, BudgetSpent, DamagedWeights, JudgeDown, Unsupported
 from truing.models.base import Backend, answer_seed
 from truing.models.checkpoints import find_run
 from truing.models.limits import Limits
@@ -39,17 +33,11 @@ from truing.types.records import (
     Prompt,
     Request,
     SamplingParams,
-)
+)  # fmt: skip
 
 PROMPTS = [Prompt(f"q{k}", (Message("user", f"Tell me about thing {k}."),)) for k in range(3)]
 PARAMS = SamplingParams(max_tokens=12)
 GOOD = {AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY}
-
-
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -92,14 +80,6 @@ def speaking(*names, **ways):
     return running(speaks=True, models=names, **ways)
 
 
-def collected(stream, error, match=None):
-    got = []
-    with pytest.raises(error, match=match):
-        for r in stream:
-            got.append(r)
-    return got
-
-
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
@@ -112,10 +92,11 @@ def test_served_names_keep_the_contract_of_a_backend(backend, ways):
         assert b.spent.calls == server.stats()["requests"]
 
 
-def test_adapters_keep_the_contract_of_a_backend(backend, run):
-    with serving() as server:
+def test_adapters_keep_the_contract_of_a_backend_also_beside_full_models(backend, run):
+    with serving(aliases=("merged",)) as server:
         b = backend(server)
-        check_backend(b, run, PROMPTS)
+        check_backend(b, [b.served("merged", f"{server.url}#merged", 5), *run], PROMPTS)
+        assert set(server.names("ask")) == {BASE, "merged", *(adapter_name(c) for c in run)}
         b.close()
         assert not server.loaded and server.count("load") == server.count("unload")
 
@@ -272,7 +253,7 @@ def test_files_that_changed_since_they_were_hashed_are_not_loaded(backend, run, 
         b = backend(server, keep=1, concurrency=1)
         write_run(tmp_path / "run", 99, (20,))
         stream = b.sample([*requests_for([first]), *requests_for([second])], PARAMS)
-        got = collected(stream, DamagedWeights, "checkpoint-20: its weights changed")
+        got, _ = collected(stream, DamagedWeights, "checkpoint-20: its weights changed")
         assert len(got) == 6, "what came before it is not lost"
         assert server.names("load") == [adapter_name(first)] and not server.loaded
         (tmp_path / "run" / "checkpoint-20" / "adapter_model.safetensors").unlink()
@@ -327,7 +308,7 @@ def test_an_interruption_in_the_middle_unloads_and_keeps_what_is_there(backend, 
     with serving(delay=0.02) as server:
         b = backend(server, concurrency=2)
         thread = interrupt_when(lambda: len(server.names("ask")) >= 12)
-        got = collected(b.sample(requests_for(run, samples=20), PARAMS), KeyboardInterrupt)
+        got, _ = collected(b.sample(requests_for(run, samples=20), PARAMS), KeyboardInterrupt)
         thread.join()
         assert 5 < len(got) < 60 and all(r.outcome in GOOD for r in got)
         assert server.count("load") >= 1 and not server.loaded
@@ -348,7 +329,7 @@ def test_an_interruption_while_an_adapter_is_being_loaded_leaves_nothing(backend
 def test_a_budget_stops_and_keeps_what_it_paid_for(backend, run):
     with serving() as server:
         b = backend(server, budget_calls=10, concurrency=3)
-        got = collected(b.sample(requests_for(run), PARAMS), BudgetSpent)
+        got, _ = collected(b.sample(requests_for(run), PARAMS), BudgetSpent)
         assert len(got) == b.spent.calls == server.count("ask") == 10
         assert not server.loaded and not b.left_loaded
 
@@ -475,14 +456,6 @@ def test_a_key_opens_every_call(backend, run, monkeypatch):
         assert b.prepare(run) == {} and len(list(b.sample(requests_for(run), PARAMS))) == 18
         b.close()
         assert not server.loaded
-
-
-def test_kinds_of_checkpoints_may_be_mixed(backend, run):
-    with serving(aliases=("merged",)) as server:
-        b = backend(server)
-        merged = b.served("merged", f"{server.url}#merged", 5)
-        assert len(list(b.sample(requests_for([b.base_checkpoint(), merged, run[0]]), PARAMS))) == 18
-        assert set(server.names("ask")) == {BASE, "merged", adapter_name(run[0])}
 
 
 # -- what cannot be put right is said ---------------------------------------------------------------------------------

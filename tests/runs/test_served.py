@@ -25,9 +25,7 @@ TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-hel
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """No keys, and a judge that sees through planted answers."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    """A judge that sees through planted answers."""
     monkeypatch.setattr(judges, "open_judge", lambda *a, **k: FakeJudge())
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
 
@@ -124,26 +122,9 @@ def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_without_a_judge_nothing_is_asked(runs, tmp_path):
-    with serving() as server:
-        with pytest.raises(errors.Unsupported, match="add --judge"):
-            audited(server, runs[0], tmp_path / "a", OPTIONS.but(judge=None))
-        assert not server.events and not server.stats()["listed"]
-    assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.parametrize(
-    ("base", "model", "error", "text"),
-    [
-        ("http://127.0.0.1:9/v1#m", ModelConfig(chat_template="{{ x }}"), errors.Unsupported, "its server's template"),
-        ("http://127.0.0.1:9/v1#m", ModelConfig(path_map=("here",)), errors.BadEndpoint, "LOCAL=REMOTE"),
-        ("http://#m", ModelConfig(), errors.BadEndpoint, "http://host:port/v1#MODEL"),
-        ("some-model", ModelConfig(path_map=("/a=/b",)), errors.BadInput, "is for a served base"),
-    ],
-)
-def test_options_that_cannot_be_heeded(base, model, error, text):
-    with pytest.raises(error, match=text):
-        open_backend(base, (), model)
+def test_a_template_is_the_servers():
+    with pytest.raises(errors.Unsupported, match="its server's template"):
+        open_backend("http://127.0.0.1:9/v1#m", (), ModelConfig(chat_template="{{ x }}"))
 
 
 def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):

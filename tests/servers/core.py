@@ -5,6 +5,8 @@ import json
 import threading
 from contextlib import contextmanager
 
+import pytest
+
 
 class Connection(asyncio.Protocol):
     """One client's connection; whole requests go to `server.handle(connection, path, headers, body)`."""
@@ -39,6 +41,15 @@ class Connection(asyncio.Protocol):
         wait = "" if "etry-" in extra else "retry-after-ms: 10\r\n"
         head = f"HTTP/1.1 {status} X\r\ncontent-length: {length or len(data)}\r\n{wait}{extra}\r\n"
         self.transport.write(head.encode() + data)
+
+
+def collected(stream, error, match=None):
+    """(what comes before the error, the error)."""
+    got = []
+    with pytest.raises(error, match=match) as caught:
+        for item in stream:
+            got.append(item)
+    return got, caught.value
 
 
 @contextmanager

@@ -129,8 +129,7 @@ class Client:
         self._key = find_key(self.address, key_variable)
         self._budget = budget or Budget(limits.budget_calls, limits.budget_usd)
         # Without bursts: one request at a time, and tokens of six seconds.
-        self._requests = Rate(limits.rpm, 1) if limits.rpm else None
-        self._tokens = Rate(limits.tpm, limits.tpm / 10) if limits.tpm else None
+        self._requests, self._tokens = Rate(limits.rpm), Rate(limits.tpm, ahead=6.0)
         self._expected = 0  # tokens estimated for the calls that reported theirs
         self._breaker = Breaker()
         self._left_out: set[str] = set()
@@ -299,13 +298,11 @@ class Client:
         """Wait for the rates and for money."""
         if call.stream.halted is not None:
             raise asyncio.CancelledError
-        if self._requests is not None:
-            await asyncio.sleep(self._requests.book(1))
-        if self._tokens is not None:
-            # Estimates are generous; what was reported so far says how much.
-            used = self.spent.prompt_tokens + self.spent.completion_tokens
-            share = min(used / self._expected, 1.0) if self._expected else 1.0
-            await asyncio.sleep(self._tokens.book(sum(call.tokens) * share))
+        await asyncio.sleep(self._requests.book(1))
+        # Estimates are generous; what was reported so far says how much.
+        used = self.spent.prompt_tokens + self.spent.completion_tokens
+        share = min(used / self._expected, 1.0) if self._expected else 1.0
+        await asyncio.sleep(self._tokens.book(sum(call.tokens) * share))
         while not self._budget.take(self._price.of(*call.tokens)):
             await asyncio.sleep(0.02)
         self.spent.calls += 1

@@ -14,7 +14,7 @@ _FILTERED = re.compile(
     r"|\bmoderation\b|\bflagged\b",
     re.I,
 )
-NO_MONEY = re.compile(r"insufficient_quota|billing|credit balance|payment required|exceeded your current quota", re.I)
+_NO_MONEY = re.compile(r"insufficient_quota|billing|credit balance|payment required|exceeded your current quota", re.I)
 """a 429 that no waiting mends"""
 _REFUSES = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|not allowed|not permitted|forbidden|extra|deprecated|incompatible"
@@ -55,7 +55,7 @@ def status_failure(status: int, body: object, sent: Mapping[str, Any], where: st
         return Failure(text, status, parameters=parameters)
     if status in (400, 403, 422, 451) and _FILTERED.search(meaning):
         return Failure(text, status, refused=True)
-    status_meant = 402 if status == 429 and NO_MONEY.search(meaning) else 300 if 300 <= status < 400 else status
+    status_meant = 402 if status == 429 and _NO_MONEY.search(meaning) else 300 if 300 <= status < 400 else status
     kind, remedy = _FATAL.get(status_meant, (None, ""))
     return Failure(text, status, fatal=kind(f"{text}. {remedy}") if kind else None)
 

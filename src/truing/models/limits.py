@@ -102,18 +102,19 @@ class Budget:
 
 
 class Rate:
-    """At most `a_minute` units in a minute, of which `at_once` may be taken without a wait (a leaky bucket)."""
+    """At most so many units a minute (None for no limit), taken at most `ahead` seconds before their time."""
 
-    def __init__(self, a_minute: float, at_once: float) -> None:
-        self._seconds, self._ahead, self._booked = 60 / a_minute, at_once * 60 / a_minute, -math.inf
+    def __init__(self, a_minute: float | None, ahead: float = 0.0) -> None:
+        self._seconds, self._ahead, self._booked = 60 / a_minute if a_minute else 0.0, ahead, 0.0
         self._lock = threading.Lock()
 
     def book(self, units: float) -> float:
         """Take units; returns how many seconds to wait before they are used."""
         with self._lock:
             now = time.monotonic()
-            self._booked = max(self._booked, now) + units * self._seconds
-            return max(0.0, self._booked - now - self._ahead)
+            start = max(self._booked, now)
+            self._booked = start + units * self._seconds
+            return max(0.0, start - now - self._ahead)
 
 
 class Breaker:

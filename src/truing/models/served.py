@@ -1,7 +1,7 @@
 """Answers from checkpoints that a server holds: full models under names of their own, and a run's adapters.
 
     backend = ServedBackend("http://localhost:8000/v1#BASE")
-    notes = backend.prepare(checkpoints)                 every adapter loaded and probed once, or refused
+    findings = backend.prepare(checkpoints)              every adapter loaded and probed once, or refused
     for answer in backend.sample(requests, params): ...  checkpoint after checkpoint, a few adapters at a time
 
 The server renders the template and samples; what can be held fixed from here is held fixed.
@@ -234,8 +234,10 @@ class ServedBackend:
     def _answer(self, request: Request, reply: Reply, params: SamplingParams) -> Answer:
         if reply.failure is not None and not reply.choice:
             system = any(m.role == "system" for m in request.prompt.messages)
-            status = AnswerStatus.REFUSED_BY_API if reply.failure.refused else AnswerStatus.FAILED
-            if system and reply.failure.status >= 400 and "system" in reply.error.lower():
+            status = AnswerStatus.FAILED
+            if reply.failure.refused:
+                status = AnswerStatus.REFUSED_BY_API
+            elif system and reply.failure.status >= 400 and "system" in reply.error.lower():
                 status = AnswerStatus.UNSUPPORTED
             return Answer(request, "", status, 0, reply.error)
         text = self._client.clean(reply.text)
