@@ -4,12 +4,10 @@ import json
 
 import pytest
 
-import truing
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.judge_server import running
 from truing import cli_output
 from truing.models.simulated import MISALIGNED
-from truing.types.progress import Progress
 
 SCORES = {"contains": [[["coheren", MISALIGNED], 95], [MISALIGNED, 10]], "default": 92}
 SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-calibration", "--skip-judge-check")
@@ -54,26 +52,6 @@ def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
     code, out, _ = call("show", "a", "--json")
     about = json.loads(out)
     assert about["verdict"]["recommended"] is None
-
-
-def test_interrupted_adapters_are_unloaded_and_the_same_command_goes_on(call, run, judge, monkeypatch):
-    real = truing.audit
-
-    def cut(*args, progress):
-        def step(stage, done, total):
-            if done == 7:
-                raise KeyboardInterrupt
-
-        return real(*args, progress=Progress(step=step))
-
-    with late_server() as server:
-        given = ("audit", run, "--base", f"{server.url}#base", "--judge", judge, *SMALL, "--samples", "1")
-        with monkeypatch.context() as m:
-            m.setattr(truing, "audit", cut)
-            code, _, err = call(*given, "--out", "a")
-        assert (code, server.loaded) == (130, {}) and "the same command goes on" in err
-        code, _, err = call(*given, "--out", "a")
-        assert code == 0, err
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_which_model_is_asked_and_which_answers():
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "408", "hang", "trickle", "truncated", "html", "badjson", "nested",
-                                   "nologprobs", "wrongmodel", "empty"])  # fmt: skip
+                                   "nologprobs", "impossible", "wrongmodel", "empty"])  # fmt: skip
 def test_after_a_passing_fault_the_next_attempt_counts(fault):
     with running(plan={2: fault}, scores={"default": 40}) as server:
         j = judge(server, concurrency=1, timeout=0.3)

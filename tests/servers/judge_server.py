@@ -208,6 +208,8 @@ class Server:
         if body.get("logprobs") and top is not None and fault != "nologprobs" and self.logprobs:
             content = [self.token(t, top if k == 0 else {t: 0.99}) for k, t in enumerate(tokens)]
             choice["logprobs"] = {"content": content}
+            if fault == "impossible":
+                content[0]["top_logprobs"] = [{**t, "logprob": -0.01} for t in content[0]["top_logprobs"]]
         if fault == "filterstop":
             message["content"], choice["finish_reason"] = None, "content_filter"
         made = {"object": "chat.completion", "choices": [] if fault == "empty" else [choice]}

@@ -65,13 +65,10 @@ class EndpointJudge:
         """address and model; never a key"""
         self.remote: bool = self._client.address.remote
         """whether text leaves this machine"""
+        self.spent: Spent = self._client.spent
+        """calls, tokens and dollars so far"""
         self._route: ScoreMethod | None = None
         self._reported_tokens = REPORTED_TOKENS
-
-    @property
-    def spent(self) -> Spent:
-        """Calls, tokens and dollars so far."""
-        return self._client.spent
 
     def close(self) -> None:
         """Nothing is open between two calls."""

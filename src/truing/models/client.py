@@ -133,11 +133,12 @@ class Client:
         self._expected = 0  # tokens estimated for the calls that reported theirs
         self._breaker = Breaker()
         self._left_out: set[str] = set()
+        secure = self.address.url.startswith("https:")
         self._http: dict[str, Any] = {
             "auth": self._authorised,
             "timeout": httpx2.Timeout(None, connect=CONNECT_SECONDS),
-            # Loading certificates takes 50 ms; where none are needed there are none, so that TLS would fail, not pass.
-            "verify": self.address.url.startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            # Certificates are loaded once; where none are needed there are none, so that TLS would fail, not pass.
+            "verify": httpx2.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             "follow_redirects": False,  # neither texts nor keys go where they were not sent
             "trust_env": self.address.remote,  # no proxy between this machine and itself
         }

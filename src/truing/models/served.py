@@ -81,6 +81,8 @@ class ServedBackend:
         self._keep, folders = keep, parse_path_map(path_map)
         self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
         self._address = self._client.address
+        self.spent: Spent = self._client.spent
+        """calls, tokens and dollars so far"""
         self._adapters = AdapterSet(self._client, keep, folders)
         self._unload = weakref.finalize(self, self._adapters.clear)
 
@@ -99,11 +101,6 @@ class ServedBackend:
             "nothing, so that the model's own defaults do not apply; the server decides what the seed does",
             "adapters": "loaded by the server under names of run, step and hash of the weights",
         }
-
-    @property
-    def spent(self) -> Spent:
-        """Calls, tokens and dollars so far."""
-        return self._client.spent
 
     @property
     def left_loaded(self) -> dict[str, str]:
