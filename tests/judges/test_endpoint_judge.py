@@ -212,7 +212,7 @@ def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(fault, e
     assert stats["requests"] == j.spent.calls == len(got) + 3, "two probes and the one refused; all others were kept"
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [200, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_judgements_under_mixed_faults_lose_and_double_nothing(n):
     asked = requests(n)
     with running(faults=0.2, seed=5, retry_after=0.02, calm=2) as server:
