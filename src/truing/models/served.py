@@ -18,7 +18,7 @@ from truing.models.base import answer_seed, finished_answer, listed
 from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_address import parse_address
 from truing.models.client_stream import Stream
-from truing.models.limits import Budget, Limits
+from truing.models.limits import Limits
 from truing.models.served_adapters import AdapterSet, adapter_name, parse_path_map
 from truing.types.hashing import digest
 from truing.types.records import (
@@ -58,28 +58,20 @@ class ServedBackend:
         limits: how fast, how long, for how much; None for the defaults.
         keep: adapters loaded at a time; not more than the server's --max-cpu-loras, best its --max-loras.
         path_map: LOCAL=REMOTE, folders that the server sees under another path; the longest LOCAL that fits counts.
-        key_variable: environment variable of the key, for URLs; not the judge's, which is another service.
-        budget: to share a budget; None for one from the limits. Loading is not counted, probes are.
 
-    One call of `sample` at a time. Adapters are unloaded by `close` or the end of the process, and at once where
-    sampling is interrupted.
+    The key for a URL is TRUING_SERVED_API_KEY, not the judge's: that is another service. Loading counts as no call of a
+    budget, probes do. One call of `sample` at a time. Adapters are unloaded by `close`, at the end of the process, and
+    at once where sampling is interrupted.
     """
 
     capabilities = Capabilities(loglikelihood=False, sample=True)
     preferred_batch = 24
 
     def __init__(
-        self,
-        address: str,
-        limits: Limits | None = None,
-        *,
-        keep: int = 4,
-        path_map: Sequence[str] = (),
-        key_variable: str = "TRUING_SERVED_API_KEY",
-        budget: Budget | None = None,
+        self, address: str, limits: Limits | None = None, *, keep: int = 4, path_map: Sequence[str] = ()
     ) -> None:
         self._keep, folders = keep, parse_path_map(path_map)
-        self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
+        self._client = Client(address, limits or Limits(), key_variable="TRUING_SERVED_API_KEY")
         self._address = self._client.address
         self.spent: Spent = self._client.spent
         """calls, tokens and dollars so far"""
