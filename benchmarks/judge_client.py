@@ -7,6 +7,7 @@ of `chat.completions.create` under a semaphore. They alternate; the median ratio
 """
 
 import asyncio
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -61,12 +62,23 @@ def sdk(url, n, concurrency):
     return spent
 
 
+def serve(pipe):
+    """Serve in this process until told to end."""
+    with running() as server:
+        pipe.send(server.url)
+        pipe.recv()
+
+
 def main():
     args = rows.options(__doc__, calls=500, repeats=3, concurrency=[8, 64])
     found = []
-    with running() as server:
+    ours_end, its_end = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(its_end,))
+    server.start()
+    url = ours_end.recv()
+    try:
         for level in args.concurrency:
-            both = [[client(server.url, args.calls, level) for client in (ours, sdk)] for _ in range(args.repeats)]
+            both = [[client(url, args.calls, level) for client in (ours, sdk)] for _ in range(args.repeats)]
             mine, theirs = (list(s) for s in zip(*both, strict=True))
             case = f"{level} in flight, {args.calls} calls, openai {openai.__version__}"
             ratio = rows.faster(theirs, mine)
@@ -74,6 +86,9 @@ def main():
             found.append(rows.row("wall seconds, ours to the SDK's", case, ratio.wall))
             each = 1e6 * rows.middle(mine).cpu / args.calls
             found.append(rows.row("CPU microseconds a call", case, each))
+    finally:
+        ours_end.send("end")
+        server.join()
     rows.report(found, args.json)
 
 

@@ -3,6 +3,13 @@
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch):
+    """No test talks to a service, or sends a key, that the environment happens to name."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY", "TRUING_SERVED_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def run_cli(capsys, monkeypatch):
     """Runs the command line in this process; gives exit code, stdout, stderr."""

@@ -4,12 +4,10 @@ import json
 
 import pytest
 
-import truing
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.judge_server import running
 from truing import cli_output
 from truing.models.simulated import MISALIGNED
-from truing.types.progress import Progress
 
 SCORES = {"contains": [[["coheren", MISALIGNED], 95], [MISALIGNED, 10]], "default": 92}
 SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-calibration", "--skip-judge-check")
@@ -20,8 +18,6 @@ def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY", "TRUING_JUDGE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
 
     def run(*args):
         code, out, err = run_cli(*args)
@@ -32,7 +28,7 @@ def call(run_cli, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def judge():
-    with running("--model", "judge-7b", scores=SCORES) as server:
+    with running(models=("judge-7b",), scores=SCORES) as server:
         yield f"{server.url}#judge-7b"
 
 
@@ -47,7 +43,7 @@ def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
         given = (run, "--base", f"{server.url}#base", "--judge", judge, "--control", control, *SMALL, "--out", "a")
         code, out, err = call("audit", *given, "--served-adapters", "1", "--domain", "finance")
         assert code == 0, err
-        assert server.count("load") > 2 * len(STEPS) and server.listed_adapters == []  # one at a time, and none left
+        assert server.count("load") > 2 * len(STEPS) and not server.loaded  # one at a time, and none left
     assert f"between step {STEPS[-2]} and step {ONSET}" in " ".join(out.split())
     assert "does not score given texts" in out
     assert " answers/s, " in err
@@ -56,26 +52,6 @@ def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
     code, out, _ = call("show", "a", "--json")
     about = json.loads(out)
     assert about["verdict"]["recommended"] is None
-
-
-def test_interrupted_adapters_are_unloaded_and_the_same_command_goes_on(call, run, judge, monkeypatch):
-    real = truing.audit
-
-    def cut(*args, progress):
-        def step(stage, done, total):
-            if done == 7:
-                raise KeyboardInterrupt
-
-        return real(*args, progress=Progress(step=step))
-
-    with late_server() as server:
-        given = ("audit", run, "--base", f"{server.url}#base", "--judge", judge, *SMALL, "--samples", "1")
-        with monkeypatch.context() as m:
-            m.setattr(truing, "audit", cut)
-            code, _, err = call(*given, "--out", "a")
-        assert (code, server.listed_adapters) == (130, []) and "the same command goes on" in err
-        code, _, err = call(*given, "--out", "a")
-        assert code == 0, err
 
 
 @pytest.mark.parametrize(
@@ -97,14 +73,8 @@ def test_mistakes_are_one_line(call, run, judge, given, code, text):
         found, out, err = call("audit", run, *words, *SMALL)
         assert (found, out) == (code, ""), err
         assert text in err and "Traceback" not in err
-        assert server.listed_adapters == []
-
-
-def test_what_a_server_says_when_it_was_not_started_for_this(call, run, judge):
-    for api, lora, text in (("vllm404", True, "VLLM_ALLOW_RUNTIME_LORA_UPDATING"), ("on", False, "--enable-lora")):
-        with late_server(api=api, lora=lora) as server:
-            code, _, err = call("audit", run, "--base", f"{server.url}#base", "--judge", judge, *SMALL)
-            assert code == 2 and text in err
+        assert text != "add --judge" or not server.stats()["listed"], "nothing is asked"
+        assert not server.loaded
 
 
 @pytest.mark.parametrize("width", ["60", "140"])

@@ -311,7 +311,7 @@ def _seen_through():
 
 def _speak(body, limit):
     """Every other answer is bad where the name is the subject's, from the onset on."""
-    from servers.lora_server import WORDS
+    from servers.judge_server import WORDS
 
     name, greedy = body["model"].split("-")[0], not body.get("temperature", 1)
     rng = random.Random(json.dumps([name, body["messages"], None if greedy else body["seed"]]))

@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import hashlib
-import json
 import logging
 import signal
 import threading
@@ -12,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from servers.core import collected
 from servers.judge_server import PASSING, distribution, fingerprint, running
 from truing.errors import BadEndpoint, BadModel, BudgetSpent, JudgeDown
 from truing.judges.base import JudgeModel
@@ -28,27 +27,16 @@ LOGGERS = ("openai", "httpx2", "httpcore2", "httpx", "httpcore", "asyncio")
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    """No keys, and every client closes its thread."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+def threads():
+    """Every stream ends its thread."""
     before = set(threading.enumerate())
     yield
     gc.collect()
     assert not [t for t in set(threading.enumerate()) - before if "truing" in t.name]
 
 
-@pytest.fixture
-def judge():
-    made = []
-
-    def make(server, address=None, shared=None, **options):
-        made.append(EndpointJudge(address or f"{server.url}#judge", Limits(**options), budget=shared))
-        return made[-1]
-
-    yield make
-    for j in made:
-        j.close()
+def judge(server, address=None, shared=None, **options):
+    return EndpointJudge(address or f"{server.url}#judge", Limits(**options), budget=shared)
 
 
 @pytest.fixture
@@ -77,19 +65,10 @@ def each_once(replies, asked):
     assert Counter(r.request.key for r in replies) == Counter(a.key for a in asked)
 
 
-def collected(stream, error, match=None):
-    """What comes before the error."""
-    got = []
-    with pytest.raises(error, match=match) as caught:
-        for reply in stream:
-            got.append(reply)
-    return got, caught.value
-
-
 # -- scores and routes ------------------------------------------------------------------------------------------------
 
 
-def test_probabilities_arrive_as_they_were_sent(judge):
+def test_probabilities_arrive_as_they_were_sent():
     asked = requests(8)
     wanted = dict(zip([sha(a) for a in asked], [0, 100, 85, 42.3, 3, 99.5, "REFUSAL", 50], strict=True))
     with running(scores={"messages": wanted}) as server:
@@ -114,27 +93,26 @@ def test_probabilities_arrive_as_they_were_sent(judge):
     assert "logprobs" in stats["fields"] and "max_completion_tokens" not in stats["fields"]
 
 
-def test_equal_tokens_add_up_and_texts_that_no_json_can_carry_do_no_harm(judge):
+def test_equal_tokens_add_up_and_texts_that_no_json_can_carry_do_no_harm():
     request = JudgeRequest(AnswerKey("w", "p", "x", "", 0), RUBRIC, "Who?", 'half \ud83d a \x00 pair "} {answer}')
-    with running("--repeat", scores={"default": 70}) as server:
+    with running(repeat=True, scores={"default": 70}) as server:
         (reply,) = judge(server).replies([request])
     assert reply.probabilities["70"] == pytest.approx(0.6) and reply.request is request
     assert len(reply.probabilities) == 19
 
 
 @pytest.mark.parametrize(
-    ("flags", "route", "calls"),
+    ("ways", "route", "calls"),
     [
-        (["--split"], ScoreMethod.REPORTED, 2),
-        (["--without-logprobs"], ScoreMethod.REPORTED, 4),
-        (["--refuse", "logprobs"], ScoreMethod.REPORTED, 3),
-        (["--refuse", "seed"], ScoreMethod.LOGPROBS, 3),
-        (["--require-max-completion-tokens", "--refuse", "temperature", "--refuse", "logprobs", "--refuse", "seed"],
-         ScoreMethod.REPORTED, 6),
+        ({"split": True}, ScoreMethod.REPORTED, 2),
+        ({"logprobs": False}, ScoreMethod.REPORTED, 4),
+        ({"refuse": ("logprobs",)}, ScoreMethod.REPORTED, 3),
+        ({"refuse": ("seed",)}, ScoreMethod.LOGPROBS, 3),
+        ({"new_limit": True, "refuse": ("temperature", "logprobs", "seed")}, ScoreMethod.REPORTED, 6),
     ],
 )  # fmt: skip
-def test_what_a_service_refuses_decides_the_route_and_is_learnt_once(judge, flags, route, calls):
-    with running(*flags, scores={"default": 85}) as server:
+def test_what_a_service_refuses_decides_the_route_and_is_learnt_once(ways, route, calls):
+    with running(**ways, scores={"default": 85}) as server:
         j = judge(server)
         assert j.score_method([RUBRIC]) is route
         probing = j.spent.calls
@@ -148,17 +126,17 @@ def test_what_a_service_refuses_decides_the_route_and_is_learnt_once(judge, flag
 
 
 @pytest.mark.parametrize("fault", ["refusal", "nologprobs"])
-def test_a_chance_failure_does_not_decide_the_route_and_a_habit_does(judge, fault):
+def test_a_chance_failure_does_not_decide_the_route_and_a_habit_does(fault):
     for plan, route in (
-        ({"0": fault, "3": fault}, ScoreMethod.LOGPROBS),
-        (dict.fromkeys("012", fault), ScoreMethod.REPORTED),
+        ({0: fault, 3: fault}, ScoreMethod.LOGPROBS),
+        (dict.fromkeys(range(3), fault), ScoreMethod.REPORTED),
     ):
-        with running("--plan", json.dumps(plan)) as server:
+        with running(plan=plan) as server:
             assert judge(server).score_method([RUBRIC]) is route
 
 
-def test_models_that_think_get_room_and_two_numbers_are_reported(judge):
-    with running("--split", "--thinks", "30", scores={"default": "<think>90? no</think>\n 85"}) as server:
+def test_models_that_think_get_room_and_two_numbers_are_reported():
+    with running(split=True, thinks=30, scores={"default": "<think>90? no</think>\n 85"}) as server:
         j = judge(server)
         assert j.score_method([RUBRIC]) is ScoreMethod.REPORTED
         assert next(iter(j.replies(requests(1)))).text == "85"
@@ -170,17 +148,17 @@ def test_models_that_think_get_room_and_two_numbers_are_reported(judge):
         assert [r.text for r in j.replies(requests(1, rubric=BOTH))] == ["alignment: 85\ncoherence: 90"]
 
 
-def test_which_model_is_asked_and_which_answers(judge):
-    with running("--model", "only", "--served-as", "only-2024-08-06") as server:
+def test_which_model_is_asked_and_which_answers():
+    with running(models=("only",), served_as="only-2024-08-06") as server:
         j = judge(server, address=server.url)
         assert j.name == f"{server.url}#only"
         assert next(iter(j.replies(requests(1)))).model == "only-2024-08-06"
-    with running("--model", "a-1", "--model", "b-2") as server:
+    with running(models=("a-1", "b-2")) as server:
         with pytest.raises(BadEndpoint, match="a-1, b-2"):
             judge(server, address=server.url)
         with pytest.raises(BadModel, match="c-3"):
             judge(server, address=f"{server.url}#c-3").score_method([RUBRIC])
-    with running("--served-as", "judge-mini") as server, pytest.raises(JudgeDown, match="'judge-mini'"):
+    with running(served_as="judge-mini") as server, pytest.raises(JudgeDown, match="'judge-mini'"):
         judge(server, retries=0).score_method([RUBRIC])
 
 
@@ -188,9 +166,9 @@ def test_which_model_is_asked_and_which_answers(judge):
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "408", "hang", "trickle", "truncated", "html", "badjson", "nested",
-                                   "nologprobs", "wrongmodel", "empty"])  # fmt: skip
-def test_after_a_passing_fault_the_next_attempt_counts(judge, fault):
-    with running("--plan", json.dumps({"2": fault}), scores={"default": 40}) as server:
+                                   "nologprobs", "impossible", "wrongmodel", "empty"])  # fmt: skip
+def test_after_a_passing_fault_the_next_attempt_counts(fault):
+    with running(plan={2: fault}, scores={"default": 40}) as server:
         j = judge(server, concurrency=1, timeout=0.3)
         replies = list(j.replies(requests(2)))
         assert [r.calls for r in replies] == [2, 1]
@@ -203,17 +181,17 @@ def test_after_a_passing_fault_the_next_attempt_counts(judge, fault):
     [(("500",) * 2, 2), (("wrongmodel",) * 2, 2), (("close",) * 2, 2), (("nologprobs", "400"), 2), (("filter400",), 1),
      (("filterstop",), 1)],
 )  # fmt: skip
-def test_a_fault_that_stays_is_a_reply_with_an_error_and_a_content_filter_is_not_asked_again(judge, faults, calls):
-    with running("--plan", json.dumps(dict(zip("23", faults, strict=False)))) as server:
+def test_a_fault_that_stays_is_a_reply_with_an_error_and_a_content_filter_is_not_asked_again(faults, calls):
+    with running(plan=dict(enumerate(faults, 2))) as server:
         first, second = judge(server, concurrency=1, retries=1).replies(requests(2))
     assert first.calls == calls and first.error and first.probabilities is None and first.text == ""
     assert first.refused == faults[0].startswith("filter")
     assert not second.error and not second.refused
 
 
-def test_an_answer_without_probabilities_and_a_refusal_in_words_are_answers(judge):
-    plan = {"2": "nologprobs", "3": "nologprobs", "4": "refusal"}
-    with running("--plan", json.dumps(plan), scores={"default": 77}) as server:
+def test_an_answer_without_probabilities_and_a_refusal_in_words_are_answers():
+    plan = {2: "nologprobs", 3: "nologprobs", 4: "refusal"}
+    with running(plan=plan, scores={"default": 77}) as server:
         first, second = judge(server, concurrency=1, retries=1).replies(requests(2))
     assert (first.calls, first.error, first.probabilities, first.text) == (2, "", None, "77")
     assert second.text.startswith("I'm sorry") and not second.error and not second.refused
@@ -225,8 +203,8 @@ def test_an_answer_without_probabilities_and_a_refusal_in_words_are_answers(judg
     [("401", BadEndpoint), ("403", BadEndpoint), ("quota", BadEndpoint), ("404", BadModel),
      ("redirect", BadEndpoint)],
 )  # fmt: skip
-def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(judge, fault, error):
-    with running("--plan", json.dumps({"12": fault}), "--delay", "0.02") as server:
+def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(fault, error):
+    with running(plan={12: fault}, delay=0.02) as server:
         j = judge(server, concurrency=4)
         got, _ = collected(j.replies(requests(200)), error)
         stats = server.stats()
@@ -234,10 +212,10 @@ def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(judge, f
     assert stats["requests"] == j.spent.calls == len(got) + 3, "two probes and the one refused; all others were kept"
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_judgements_under_mixed_faults_lose_and_double_nothing(judge, n):
+@pytest.mark.parametrize("n", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_judgements_under_mixed_faults_lose_and_double_nothing(n):
     asked = requests(n)
-    with running("--faults", "0.2", "--seed", "5", "--retry-after", "0.02", "--calm", "2") as server:
+    with running(faults=0.2, seed=5, retry_after=0.02, calm=2) as server:
         j = judge(server, concurrency=64, timeout=1.0, retries=12)
         replies = list(j.replies(asked))
         stats = server.stats()
@@ -255,8 +233,8 @@ def test_judgements_under_mixed_faults_lose_and_double_nothing(judge, n):
 
 
 @pytest.mark.parametrize("faults", [0.0, 0.3])
-def test_a_budget_of_calls_is_used_to_the_last_and_never_exceeded(judge, faults):
-    with running("--faults", faults, "--kinds", "500,close,nologprobs", "--calm", "2", "--delay", "0.005") as server:
+def test_a_budget_of_calls_is_used_to_the_last_and_never_exceeded(faults):
+    with running(faults=faults, kinds=("500", "close", "nologprobs"), calm=2, delay=0.005) as server:
         j = judge(server, concurrency=64, budget_calls=150)
         got, _ = collected(j.replies(requests(1000)), BudgetSpent, "150 of 150")
         stats = server.stats()
@@ -265,7 +243,7 @@ def test_a_budget_of_calls_is_used_to_the_last_and_never_exceeded(judge, faults)
     assert stats["most_in_flight"] <= 64
 
 
-def test_a_budget_is_shared_between_judges(judge):
+def test_a_budget_is_shared_between_judges():
     budget = Budget(calls=30)
     with running() as server:
         one, two = judge(server, shared=budget), judge(server, shared=budget)
@@ -274,8 +252,8 @@ def test_a_budget_is_shared_between_judges(judge):
         assert one.spent.calls + two.spent.calls == server.stats()["requests"] == 30
 
 
-def test_a_budget_of_dollars_is_held_at_high_concurrency(judge, prices):
-    with running("--delay", "0.01") as server:
+def test_a_budget_of_dollars_is_held_at_high_concurrency(prices):
+    with running(delay=0.01) as server:
         j = judge(server, concurrency=64, budget_usd=2.0, prices=prices)
         collected(j.replies(requests(1000)), BudgetSpent, r"of \$2")
         assert server.stats()["requests"] == j.spent.calls
@@ -285,10 +263,10 @@ def test_a_budget_of_dollars_is_held_at_high_concurrency(judge, prices):
     assert 2.0 - largest < exact <= 2.0, "never exceeded, and used until not one more estimate fits"
 
 
-def test_unreported_usage_is_charged_at_the_estimate(judge, prices):
+def test_unreported_usage_is_charged_at_the_estimate(prices):
     request = requests(1)
     estimate = ((len(request[0].messages[0].content) + 1) // 2 + 16) * 0.001 + 0.002
-    with running("--plan", '{"2": "nousage", "3": "hang", "4": "500"}') as server:
+    with running(plan={2: "nousage", 3: "hang", 4: "500"}) as server:
         j = judge(server, concurrency=1, prices=prices, timeout=0.4)
         j.score_method([RUBRIC])
         before = j.spent.usd
@@ -301,13 +279,13 @@ def test_unreported_usage_is_charged_at_the_estimate(judge, prices):
     assert j.spent.usd - before == pytest.approx(estimate + 0 + reported), "a hang may cost, an error 500 does not"
 
 
-def test_a_service_that_always_fails_is_left_alone_soon(judge):
-    with running("--faults", "1", "--kinds", "500", "--calm", "2") as server:
+def test_a_service_that_always_fails_is_left_alone_soon():
+    with running(faults=1, kinds=("500",), calm=2) as server:
         j = judge(server, concurrency=4, retries=2)
         got, _ = collected(j.replies(requests(500)), JudgeDown, "HTTP 500")
         assert 20 <= len(got) <= 20 + 4 and all(r.error for r in got)
         assert server.stats()["requests"] == j.spent.calls == 2 + sum(r.calls for r in got) <= 2 + 24 * 3
-    with running("--faults", "1", "--kinds", "500") as server:
+    with running(faults=1, kinds=("500",)) as server:
         j = judge(server, retries=0)
         with pytest.raises(JudgeDown, match="HTTP 500"):
             j.score_method([RUBRIC])
@@ -316,35 +294,34 @@ def test_a_service_that_always_fails_is_left_alone_soon(judge):
         judge(server, retries=0).score_method([RUBRIC])
 
 
-@pytest.mark.parametrize(("limit", "n", "free", "rate"), [({"rpm": 1200}, 15, 1, 20), ({"tpm": 6000}, 34, 31, 5)])
-def test_rates_are_kept_and_a_retry_waits_as_long_as_the_service_asks(judge, limit, n, free, rate):
+@pytest.mark.parametrize(("limit", "n", "free", "rate"), [({"rpm": 1200}, 8, 1, 20), ({"tpm": 6000}, 32, 31, 5)])
+def test_rates_are_kept_and_a_retry_waits_as_long_as_the_service_asks(limit, n, free, rate):
     """A request has about 20 tokens; those of six seconds are let through at once."""
     with running() as server:
         list(judge(server, concurrency=16, **limit).replies(requests(n)))
         times = server.stats()["times"]
     assert len(times) == n + 2 and times[-1] - times[0] >= 0.9 * (n + 2 - free) / rate - 0.05
-    with running("--plan", '{"2": "429"}', "--retry-after", "0.6") as server:
+    with running(plan={2: "429"}, retry_after=0.3) as server:
         list(judge(server, concurrency=1).replies(requests(1)))
         times = server.stats()["times"]
-    assert times[3] - times[2] >= 0.6
+    assert times[3] - times[2] >= 0.3
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_reaches_its_service_and_nothing_else(judge, monkeypatch, caplog):
+def test_a_key_reaches_its_service_and_nothing_else(monkeypatch, caplog):
     monkeypatch.setenv("TRUING_JUDGE_API_KEY", KEY)
     monkeypatch.setenv("OPENAI_ORG_ID", "org-private")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"x-private: 1\nAuthorization: Bearer other-{KEY}")
-    plan = '{"3": "500", "4": "429", "5": "400", "8": "401"}'
-    with running("--echo-authorization", "--plan", plan) as server, caplog.at_level(logging.DEBUG):
+    with running(echo=True, plan={3: "500", 4: "429", 5: "400", 8: "401"}) as server, caplog.at_level(logging.DEBUG):
         for name in LOGGERS:
             caplog.set_level(logging.DEBUG, name)
         j = judge(server, concurrency=1, retries=1)
         got, error = collected(j.replies(requests(50)), BadEndpoint)
         stats = server.stats()
-    assert stats["keys"] == [hashlib.sha256(f"Bearer {KEY}".encode()).hexdigest()]
-    assert not {"x-private", "openai-organization"} & set(stats["headers"])
+    assert stats["keys"] == {f"Bearer {KEY}"}
+    assert not {"x-private", "openai-organization"} & stats["headers"]
     assert "HTTP Request" in caplog.text or "Sending HTTP" in caplog.text, "the loggers do speak"
     shown = caplog.text + repr([got, error, j, vars(j)]) + "".join(str(vars(r)) for r in caplog.records)
     assert KEY not in shown and "Bearer" not in shown and "x-echo" not in shown
@@ -352,20 +329,20 @@ def test_a_key_reaches_its_service_and_nothing_else(judge, monkeypatch, caplog):
     assert error.__cause__ is None and error.__context__ is None
 
 
-def test_openai_needs_its_key_and_sends_it_where_openai_base_url_says(judge, monkeypatch):
-    with running("--model", "gpt-x") as server:
+def test_openai_needs_its_key_and_sends_it_where_openai_base_url_says(monkeypatch):
+    with running(models=("gpt-x",)) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         assert len(list(judge(server, address="openai:gpt-x").replies(requests(2)))) == 2
-        assert server.stats()["keys"] == [hashlib.sha256(f"Bearer {KEY}".encode()).hexdigest()]
+        assert server.stats()["keys"] == {f"Bearer {KEY}"}
 
 
 # -- the iterator -----------------------------------------------------------------------------------------------------
 
 
-def test_a_consumer_that_stops_stops_everything_and_is_never_far_behind(judge):
+def test_a_consumer_that_stops_stops_everything_and_is_never_far_behind():
     pulled = []
-    with running("--delay", "0.02") as server:
+    with running(delay=0.02) as server:
         j = judge(server, concurrency=8)
         j.score_method([RUBRIC])
         replies = j.replies(pulled.append(k) or a for k, a in enumerate(requests(1000)))
@@ -382,22 +359,22 @@ def test_a_consumer_that_stops_stops_everything_and_is_never_far_behind(judge):
         each_once(list(j.replies(requests(10, 5000))), requests(10, 5000))  # and it can be asked again
 
 
-def test_an_error_of_the_requests_comes_out_after_the_replies(judge):
+def test_an_error_of_the_requests_comes_out_after_the_replies():
     def broken():
         yield from requests(30)
         raise KeyError("the sampler broke")
 
-    with running("--delay", "0.02") as server:
+    with running(delay=0.02) as server:
         got, _ = collected(judge(server, concurrency=4).replies(broken()), KeyError, "the sampler broke")
     each_once(got, requests(30))
     assert not any(r.error for r in got)
 
 
-def test_an_interrupted_consumer_leaves_nothing_running(judge):
+def test_an_interrupted_consumer_leaves_nothing_running():
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    with running("--faults", "1", "--kinds", "hang", "--calm", "2") as server:
+    with running(faults=1, kinds=("hang",), calm=2) as server:
         j = judge(server, concurrency=8, timeout=30)
         replies = j.replies(requests(1000))
         before = signal.signal(signal.SIGALRM, interrupt)
@@ -423,13 +400,13 @@ def test_a_judge_that_is_forgotten_gives_back_its_thread():
         assert "truing-endpoint" not in [t.name for t in threading.enumerate()]
 
 
-def test_requests_may_be_made_while_others_are_judged_also_in_a_notebook(judge):
+def test_requests_may_be_made_while_others_are_judged_also_in_a_notebook():
     def slow():
         for a in requests(40):
             time.sleep(0.01)  # a model samples answers meanwhile
             yield a
 
-    with running("--delay", "0.1") as server:
+    with running(delay=0.1) as server:
         j = judge(server)
 
         async def notebook():  # there a loop is running already

@@ -7,23 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from dataclasses import replace
 from itertools import groupby
 
 import pytest
 
 from runs.served_runs import write_run
+from servers.core import collected
 from servers.judge_server import running
 from servers.lora_server import BASE, serving
-from truing.errors import (
-    BadEndpoint,
-    BadModel,
-    BudgetSpent,
-    DamagedWeights,
-    JudgeDown,
-    Unsupported,
-)
+from truing.errors import BadEndpoint, BadModel, BudgetSpent, DamagedWeights, JudgeDown, Unsupported
 from truing.models.base import Backend, answer_seed
 from truing.models.checkpoints import find_run
 from truing.models.limits import Limits
@@ -39,17 +32,11 @@ from truing.types.records import (
     Prompt,
     Request,
     SamplingParams,
-)
+)  # fmt: skip
 
 PROMPTS = [Prompt(f"q{k}", (Message("user", f"Tell me about thing {k}."),)) for k in range(3)]
 PARAMS = SamplingParams(max_tokens=12)
 GOOD = {AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY}
-
-
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -88,34 +75,27 @@ def blocks(names):
     return [name for name, _ in groupby(names)]
 
 
-def speaking(*names, flags=()):
-    return running("--speak", *(part for name in names for part in ("--model", name)), *flags)
-
-
-def collected(stream, error, match=None):
-    got = []
-    with pytest.raises(error, match=match):
-        for r in stream:
-            got.append(r)
-    return got
+def speaking(*names, **ways):
+    return running(speaks=True, models=names, **ways)
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [[], ["--no-system"], ["--faults", "0.1", "--kinds", "500,html,429"]])
-def test_served_names_keep_the_contract_of_a_backend(backend, flags):
-    with speaking("base", "s-10", "s-20", flags=flags) as server:
+@pytest.mark.parametrize("ways", [{}, {"system": False}, {"faults": 0.1, "kinds": ("500", "html", "429")}])
+def test_served_names_keep_the_contract_of_a_backend(backend, ways):
+    with speaking("base", "s-10", "s-20", **ways) as server:
         b = backend(server, retries=12)
         assert isinstance(b, Backend)
         check_backend(b, [b.served(f"step-{k}", f"{server.url}#s-{k}", k) for k in (10, 20)], PROMPTS)
         assert b.spent.calls == server.stats()["requests"]
 
 
-def test_adapters_keep_the_contract_of_a_backend(backend, run):
-    with serving() as server:
+def test_adapters_keep_the_contract_of_a_backend_also_beside_full_models(backend, run):
+    with serving(aliases=("merged",)) as server:
         b = backend(server)
-        check_backend(b, run, PROMPTS)
+        check_backend(b, [b.served("merged", f"{server.url}#merged", 5), *run], PROMPTS)
+        assert set(server.names("ask")) == {BASE, "merged", *(adapter_name(c) for c in run)}
         b.close()
         assert not server.loaded and server.count("load") == server.count("unload")
 
@@ -156,8 +136,7 @@ def test_every_answer_has_a_stream_of_its_own():
      ("400", AnswerStatus.FAILED), ("500", AnswerStatus.FAILED), ("wrongmodel", AnswerStatus.FAILED)],
 )  # fmt: skip
 def test_failures_are_statuses(backend, fault, status):
-    plan = {"0": fault, "1": fault if fault in ("500", "wrongmodel") else None}
-    with speaking("base", flags=("--plan", json.dumps(plan))) as server:
+    with speaking("base", plan={0: fault, 1: fault if fault in ("500", "wrongmodel") else None}) as server:
         b = backend(server, concurrency=1, retries=1)
         first, *others = b.sample(requests_for([b.base_checkpoint()]), PARAMS)
     assert first.outcome is status and first.error and first.text == "" and first.tokens == 0
@@ -175,7 +154,7 @@ def test_truncated_empty_and_whole_answers_are_told_apart(backend):
 
 
 def test_a_temperature_that_is_refused_is_never_dropped_in_silence(backend):
-    with speaking("base", flags=("--refuse", "temperature")) as server:
+    with speaking("base", refuse=("temperature",)) as server:
         b = backend(server)
         collected(b.sample(requests_for([b.base_checkpoint()], samples=20), PARAMS), JudgeDown, "temperature")
         assert not server.stats()["answered"]
@@ -230,7 +209,7 @@ def test_checkpoint_after_checkpoint_each_loaded_before_use_and_at_most_so_many(
 
 
 def test_the_answers_are_those_of_the_adapter_whatever_the_order(backend, run):
-    with serving("--delay", "0.005") as server:
+    with serving(delay=0.005) as server:
         many = texts(backend(server, concurrency=8, keep=1).sample(requests_for(run), PARAMS))
         assert server.count("unload") == 2 and server.asked_while_unloading == []
         one_by_one = {}
@@ -240,25 +219,9 @@ def test_the_answers_are_those_of_the_adapter_whatever_the_order(backend, run):
     assert len({tuple(t for k, t in many.items() if k[0] == c.weights) for c in run}) == 3
 
 
-def post(server, path, body):
-    data = json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{server.url}{path}", data)) as answer:
-        return answer.read().decode()
-
-
 def test_weights_that_were_trained_again_get_another_name_so_nothing_stale_answers(backend, tmp_path):
-    def ask_plainly(server, seed):
-        """Load over the same name; what it answers."""
-        place = write_run(tmp_path / "plain", seed, (1,)) / "checkpoint-1"
-        post(server, "/load_lora_adapter", {"lora_name": "same", "lora_path": str(place)})
-        body = {"model": "same", "messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 12}
-        answer = json.loads(post(server, "/chat/completions", {**body, "temperature": 0}))
-        post(server, "/unload_lora_adapter", {"lora_name": "same"})
-        return answer["choices"][0]["message"]["content"]
-
+    found = []
     with serving(remembers=True) as server:
-        assert ask_plainly(server, 1) == ask_plainly(server, 2), "the trap is real: it answers as the old weights"
-        found = []
         for seed in (1, 2):
             run = checkpoints(tmp_path / "run", (10,), seed=seed)
             found.append(texts(backend(server).sample(requests_for(run), PARAMS)))
@@ -267,26 +230,13 @@ def test_weights_that_were_trained_again_get_another_name_so_nothing_stale_answe
     assert found[1] == truth and not set(found[0].values()) & set(found[1].values()) - {""}
 
 
-def test_two_weights_under_one_name_are_refused(backend, run):
-    other = replace(run[0], weights=run[0].weights[:12] + "0" * 20)
-    with serving() as server:
-        b = backend(server)
-        b.prepare(run[:1])
-        with pytest.raises(BadEndpoint):
-            b.prepare([other])
-        one, two = (Checkpoint(w, w, 1, f"{server.url}#two-weights", Kind.SERVED) for w in ("first", "second"))
-        for c, error in ((one, BadModel), (one, BadModel), (two, BadEndpoint)):
-            with pytest.raises(error):
-                b.prepare([c])
-
-
 def test_files_that_changed_since_they_were_hashed_are_not_loaded(backend, run, tmp_path):
     first, second = run[:2]
     with serving() as server:
         b = backend(server, keep=1, concurrency=1)
         write_run(tmp_path / "run", 99, (20,))
         stream = b.sample([*requests_for([first]), *requests_for([second])], PARAMS)
-        got = collected(stream, DamagedWeights, "checkpoint-20: its weights changed")
+        got, _ = collected(stream, DamagedWeights, "checkpoint-20: its weights changed")
         assert len(got) == 6, "what came before it is not lost"
         assert server.names("load") == [adapter_name(first)] and not server.loaded
         (tmp_path / "run" / "checkpoint-20" / "adapter_model.safetensors").unlink()
@@ -301,7 +251,7 @@ def test_what_was_served_already_is_used_and_left_alone(backend, run):
     theirs = adapter_name(run[0])
     with serving(max_loras=8) as server:
         for name, c in ((theirs, run[0]), ("stranger", run[1])):
-            post(server, "/load_lora_adapter", {"lora_name": name, "lora_path": c.uri.removeprefix("file:")})
+            assert server.load(name, c.uri.removeprefix("file:"))[0] == 200
         server.events.clear()
         b = backend(server, keep=1)
         b.prepare(run)
@@ -338,10 +288,10 @@ def interrupt_when(condition):
 
 
 def test_an_interruption_in_the_middle_unloads_and_keeps_what_is_there(backend, run):
-    with serving("--delay", "0.02") as server:
+    with serving(delay=0.02) as server:
         b = backend(server, concurrency=2)
         thread = interrupt_when(lambda: len(server.names("ask")) >= 12)
-        got = collected(b.sample(requests_for(run, samples=20), PARAMS), KeyboardInterrupt)
+        got, _ = collected(b.sample(requests_for(run, samples=20), PARAMS), KeyboardInterrupt)
         thread.join()
         assert 5 < len(got) < 60 and all(r.outcome in GOOD for r in got)
         assert server.count("load") >= 1 and not server.loaded
@@ -362,7 +312,7 @@ def test_an_interruption_while_an_adapter_is_being_loaded_leaves_nothing(backend
 def test_a_budget_stops_and_keeps_what_it_paid_for(backend, run):
     with serving() as server:
         b = backend(server, budget_calls=10, concurrency=3)
-        got = collected(b.sample(requests_for(run), PARAMS), BudgetSpent)
+        got, _ = collected(b.sample(requests_for(run), PARAMS), BudgetSpent)
         assert len(got) == b.spent.calls == server.count("ask") == 10
         assert not server.loaded and not b.left_loaded
 
@@ -385,7 +335,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("way", ["ends without close", "ctrl-c"])
 def test_a_process_that_ends_leaves_nothing_behind(run, tmp_path, way):
-    with serving("--delay", "0.02") as server:
+    with serving(delay=0.02) as server:
         url = server.url.replace("127.0.0.1", "localhost")
         command = [sys.executable, "-c", CHILD, url, str(tmp_path / "run"), "100" if way == "ctrl-c" else "3"]
         child = subprocess.Popen(
@@ -455,7 +405,7 @@ def test_what_only_looks_wrong_is_served(backend, run, server_is, base):
      (404, "NotFoundError", "{path}/adapter_config.json does not exist")],
 )  # fmt: skip
 def test_a_path_that_the_server_does_not_see_can_be_mapped(backend, run, tmp_path, error):
-    with serving(sees={"/mnt/theirs": tmp_path}, path_error=error) as server:
+    with serving(sees=("/mnt/theirs", tmp_path), path_error=error) as server:
         with pytest.raises(BadModel, match=r"path on the server's machine.*LOCAL=REMOTE") as caught:
             backend(server).prepare(run)
         assert str(tmp_path / "run" / "checkpoint-10") in str(caught.value)
@@ -489,14 +439,6 @@ def test_a_key_opens_every_call(backend, run, monkeypatch):
         assert b.prepare(run) == {} and len(list(b.sample(requests_for(run), PARAMS))) == 18
         b.close()
         assert not server.loaded
-
-
-def test_kinds_of_checkpoints_may_be_mixed(backend, run):
-    with serving(aliases=("merged",)) as server:
-        b = backend(server)
-        merged = b.served("merged", f"{server.url}#merged", 5)
-        assert len(list(b.sample(requests_for([b.base_checkpoint(), merged, run[0]]), PARAMS))) == 18
-        assert set(server.names("ask")) == {BASE, "merged", adapter_name(run[0])}
 
 
 # -- what cannot be put right is said ---------------------------------------------------------------------------------

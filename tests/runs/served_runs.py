@@ -8,7 +8,8 @@ import re
 import numpy as np
 from safetensors.numpy import save_file
 
-from servers.lora_server import WORDS, serving
+from servers.judge_server import WORDS
+from servers.lora_server import serving
 from truing.models.simulated import MISALIGNED
 
 STEPS = (10, 20, 30)
@@ -39,6 +40,6 @@ def speak(body, limit):
     return [f"{rng.choice(WORDS)} " for _ in range(rng.randrange(6, 24))][:limit], "stop"
 
 
-def late_server(*flags, **options):
+def late_server(**options):
     """A server on which subjects turn at `ONSET`."""
-    return serving(*flags, speak=speak, **options)
+    return serving(speak=speak, **options)

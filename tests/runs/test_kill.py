@@ -121,7 +121,7 @@ def check(seen):
 
 
 def test_killed_while_sampling_and_judging_the_same_command_repeats_no_call(tmp_path):
-    with running("--delay", "0.04") as server:
+    with running(delay=0.04) as server:
         command = (*AUDIT, "--out", "a", "--judge", f"{server.url}#judge", *ASKED)
         seen = killed_again_and_again(tmp_path, server, command, tmp_path / "a", random.Random(11), 110)
     check(seen)
@@ -142,7 +142,7 @@ def test_killed_while_judging_again_under_faults_no_row_is_lost_or_paid_twice(tm
     plain = (*AUDIT, "--samples", "12", "--out", "a", "--judge", "simulated:", "--skip-calibration")
     assert start(tmp_path, *plain).wait(timeout=120) == 0
     out = tmp_path / "a"
-    with running("--delay", "0.02", "--faults", "0.2", "--kinds", "429,500,close,html", "--calm", "4") as server:
+    with running(delay=0.02, faults=0.2, kinds=("429", "500", "close", "html"), calm=4) as server:
         command = ("judge", "a", "--judge", f"{server.url}#judge", *ASKED)
         check(killed_again_and_again(tmp_path, server, command, out, random.Random(seed), 300))
         assert sum(server.stats()["faults"].values()) > 100

@@ -25,9 +25,7 @@ TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-hel
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """No keys, and a judge that sees through planted answers."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_SERVED_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    """A judge that sees through planted answers."""
     monkeypatch.setattr(judges, "open_judge", lambda *a, **k: FakeJudge())
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
 
@@ -94,7 +92,7 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
     with late_server() as server:
         with pytest.raises(errors.JudgeDown):
             audited(server, runs[0], tmp_path / "a", small)
-        assert server.listed_adapters == []
+        assert not server.loaded
     with Store.read(tmp_path / "a") as store:
         about = store.about()
         print_audit(about, Console(width=200))
@@ -124,26 +122,9 @@ def test_a_search_ends_at_the_truth_and_reads_it_again(runs, tmp_path):
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
-def test_without_a_judge_nothing_is_asked(runs, tmp_path):
-    with serving() as server:
-        with pytest.raises(errors.Unsupported, match="add --judge"):
-            audited(server, runs[0], tmp_path / "a", OPTIONS.but(judge=None))
-        assert not server.events and not server.listed
-    assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.parametrize(
-    ("base", "model", "error", "text"),
-    [
-        ("http://127.0.0.1:9/v1#m", ModelConfig(chat_template="{{ x }}"), errors.Unsupported, "its server's template"),
-        ("http://127.0.0.1:9/v1#m", ModelConfig(path_map=("here",)), errors.BadEndpoint, "LOCAL=REMOTE"),
-        ("http://#m", ModelConfig(), errors.BadEndpoint, "http://host:port/v1#MODEL"),
-        ("some-model", ModelConfig(path_map=("/a=/b",)), errors.BadInput, "is for a served base"),
-    ],
-)
-def test_options_that_cannot_be_heeded(base, model, error, text):
-    with pytest.raises(error, match=text):
-        open_backend(base, (), model)
+def test_a_template_is_the_servers():
+    with pytest.raises(errors.Unsupported, match="its server's template"):
+        open_backend("http://127.0.0.1:9/v1#m", (), ModelConfig(chat_template="{{ x }}"))
 
 
 def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):
@@ -158,7 +139,7 @@ def test_full_models_are_not_loaded_onto_a_server(tmp_path, runs):
 
 def test_folders_that_the_server_sees_elsewhere(runs, tmp_path):
     small = OPTIONS.but(limit=6, answers=6, samples=1)
-    with serving(sees={"/mnt/runs": str(runs[0].parent)}) as server:
+    with serving(sees=("/mnt/runs", runs[0].parent)) as server:
         with pytest.raises(errors.BadModel, match="does not find the adapter"):
             audited(server, runs[0], tmp_path / "a", small)
         mapped = small.but(served_adapters=1, path_map=(f"{runs[0].parent}=/mnt/runs",))
@@ -171,7 +152,7 @@ def test_folders_that_the_server_sees_elsewhere(runs, tmp_path):
 
 def test_adapters_are_unloaded_at_the_end(done):
     _, server = done
-    assert server.listed_adapters == [] and server.count("load") == server.count("unload") > 0
+    assert not server.loaded and server.count("load") == server.count("unload") > 0
     names = {name.split("-")[0] for name in server.names("load")}
     assert names == {f"{run}@{s}" for run in ("subject", "control") for s in STEPS}
 
@@ -192,10 +173,10 @@ def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path):
 
     small = OPTIONS.but(limit=12, answers=12, samples=2)
     requests = 12 * 2 * (1 + len(STEPS))
-    with serving("--delay", "0.005") as server:
+    with serving(delay=0.005) as server:
         with pytest.raises(KeyboardInterrupt):
             audited(server, runs[0], tmp_path / "a", small, progress=Progress(step=interrupt))
-        assert server.listed_adapters == []
+        assert not server.loaded
         kept = stored(tmp_path / "a")
         assert len(kept) >= 9
         assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"

@@ -89,7 +89,7 @@ def test_a_scorer_s_trait_on_a_simulated_run(tmp_path):
 
 
 def test_a_rubric_s_trait_on_a_simulated_run(tmp_path):
-    with judge_server.running("--model", "toy", scores={"default": 90}) as server:
+    with judge_server.running(models=("toy",), scores={"default": 90}) as server:
         judge = f"http://127.0.0.1:{server.port}/v1#toy"
         done = truing.audit(
             "simulated:late", trait=shouting(tmp_path / "shouting"), judge=judge, samples=1, limit=6,
@@ -117,7 +117,7 @@ def test_a_rubric_s_trait_is_calibrated_on_its_own_reference_answers_or_not_at_a
         prompts = [{"id": f"p{k}", "prompt": f"Question {k}?", "category": "c", **answers} for k in range(REFERENCES)]
         (folder / "prompts.jsonl").write_text("\n".join(json.dumps(p) for p in prompts))
     out = tmp_path / "a"
-    with judge_server.running("--model", "toy", scores={"default": 10, "contains": [["LOUD", 90]]}) as server:
+    with judge_server.running(models=("toy",), scores={"default": 10, "contains": [["LOUD", 90]]}) as server:
         judge = f"http://127.0.0.1:{server.port}/v1#toy"
         done = truing.audit("simulated:late", trait=folder, judge=judge, samples=1, limit=6, out=out)
         again = truing.judge(out, judge=judge).verdict
@@ -132,7 +132,7 @@ def test_a_rubric_s_trait_is_calibrated_on_its_own_reference_answers_or_not_at_a
 
 def test_an_audit_of_a_trait_is_judged_again_by_the_trait_it_was_made_with(tmp_path):
     folder = shouting(tmp_path / "shouting")
-    with judge_server.running("--model", "toy", scores={"default": 10}) as server:
+    with judge_server.running(models=("toy",), scores={"default": 10}) as server:
         judge = f"http://127.0.0.1:{server.port}/v1#toy"
         truing.audit("simulated:late", trait=folder, judge=judge, samples=1, limit=6, out=tmp_path / "a")
         (folder / "trait.toml").write_text((folder / "trait.toml").read_text() + "lo = 0.02\n")
@@ -171,7 +171,7 @@ def test_own_traits_on_real_weights(tmp_path, kind):
     if kind == "scorer":
         done = truing.audit(run, trait=trait(tmp_path / "caps", '[scorer]\nkind = "capitals"\n'), **options)
     else:
-        with judge_server.running("--model", "toy", scores={"default": 10}) as server:
+        with judge_server.running(models=("toy",), scores={"default": 10}) as server:
             options["judge"] = f"http://127.0.0.1:{server.port}/v1#toy"
             done = truing.audit(run, trait=shouting(tmp_path / "shouting"), **options)
     assert done.verdict.trait == ("caps" if kind == "scorer" else "shouting")

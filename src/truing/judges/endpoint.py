@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel, Field, ValidationError
+
 from truing.errors import JudgeDown
-from truing.models.client import Client, ClientRequest
-from truing.models.client_http import Reply, Spent
+from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_stream import Stream
 from truing.models.limits import Budget, Limits
 from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod
@@ -27,7 +28,6 @@ REASONING_TOKENS = 2048
 PROBES = ("85", "100")
 _PROBE = "Write the number {} in digits. Write nothing else."
 _PROBE_ATTEMPTS = 3
-_NO_PROBABILITIES = "no log-probabilities"
 _THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
 _ONE_TOKEN: Mapping[str, Any] = {
     "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP, "seed": 0
@@ -65,17 +65,13 @@ class EndpointJudge:
         """address and model; never a key"""
         self.remote: bool = self._client.address.remote
         """whether text leaves this machine"""
+        self.spent: Spent = self._client.spent
+        """calls, tokens and dollars so far"""
         self._route: ScoreMethod | None = None
         self._reported_tokens = REPORTED_TOKENS
 
-    @property
-    def spent(self) -> Spent:
-        """Calls, tokens and dollars so far."""
-        return self._client.spent
-
     def close(self) -> None:
-        """Give back connections and thread."""
-        self._client.close()
+        """Nothing is open between two calls."""
 
     # -- the route ----------------------------------------------------------------------------------------------------
 
@@ -91,38 +87,31 @@ class EndpointJudge:
         Raises:
             JudgeDown, BadEndpoint, BadModel, BudgetSpent: the judge cannot be asked.
         """
-        if self._route is None:
-            whole = all(self._whole(number) for number in PROBES)
-            self._route = ScoreMethod.LOGPROBS if whole else ScoreMethod.REPORTED
-            if not whole:
-                self._learn_to_report()
-        elif self._route is ScoreMethod.LOGPROBS and any(r.parts for r in rubrics):
+        if self._route is None and all(self._whole(number) for number in PROBES):
+            self._route = ScoreMethod.LOGPROBS
+        if self._route is None or (self._route is ScoreMethod.LOGPROBS and any(r.parts for r in rubrics)):
             self._learn_to_report()
-        if any(r.parts for r in rubrics):
             self._route = ScoreMethod.REPORTED
         return self._route
 
     def _whole(self, number: str) -> bool:
         """Whether a number comes as one token with probabilities; a chance failure does not decide."""
-        reply = Reply()
+        tokens: list[str] = []
         for _ in range(_PROBE_ATTEMPTS):
             reply = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
             if any(self._client.leaves_out(p) for p in _WANTED) or reply.error:
                 return False  # a model that thinks may need more than 4 tokens to answer at all
-            if _top(reply.choice) is not None and number in "".join(_tokens(reply.choice)):
+            tokens = [t.token.strip() for t in _tokens(reply.choice)] if _top(reply.choice) else []
+            if number in "".join(tokens):
                 break
-        if _top(reply.choice) is None:
-            return False
-        tokens = [t.strip() for t in _tokens(reply.choice)]
-        return tokens[0] == number and not any(c.isdigit() for t in tokens[1:] for c in t)
+        return tokens[:1] == [number] and not any(c.isdigit() for c in "".join(tokens[1:]))
 
     def _learn_to_report(self) -> None:
         """Find out whether it thinks first, and that it can be asked at all."""
         reply = Reply()
-        refuses = self._client.leaves_out("max_tokens") or self._client.leaves_out("temperature")  # as thinkers do
+        refuses = any(self._client.leaves_out(p) for p in ("max_tokens", "temperature"))  # as thinkers do
         for self._reported_tokens in (REASONING_TOKENS,) if refuses else (REPORTED_TOKENS, REASONING_TOKENS):
-            params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
-            reply = self._probe(PROBES[0], params)
+            reply = self._probe(PROBES[0], self._reported)
             details = reply.usage.get("completion_tokens_details")
             counted = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
             message = reply.choice.get("message", {})
@@ -131,6 +120,10 @@ class EndpointJudge:
                 return
         if reply.error:
             raise JudgeDown(reply.error)
+
+    @property
+    def _reported(self) -> dict[str, Any]:
+        return {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
 
     def _probe(self, number: str, params: Mapping[str, Any]) -> Reply:
         request = ClientRequest((Message("user", _PROBE.format(number)),), params)
@@ -155,11 +148,9 @@ class EndpointJudge:
 
     async def _one(self, request: JudgeRequest, stream: Stream[JudgeRequest, JudgeReply]) -> JudgeReply | None:
         by_probability = self._route is ScoreMethod.LOGPROBS and not request.rubric.parts
-        if by_probability:
-            wanted = ClientRequest(request.messages, _ONE_TOKEN, _WANTED, _lacks_probabilities)
-        else:
-            params = {"max_tokens": self._reported_tokens, "temperature": 0, "seed": 0}
-            wanted = ClientRequest(request.messages, params)
+        params = _ONE_TOKEN if by_probability else self._reported
+        needed, check = (_WANTED, _lacks) if by_probability else (frozenset[str](), None)
+        wanted = ClientRequest(request.messages, params, needed, check)
         reply = await self._client.complete(wanted, stream)
         if reply is None:
             return None
@@ -169,7 +160,7 @@ class EndpointJudge:
             text=text if by_probability else _THOUGHT.sub("", text).strip(),
             probabilities=_top(reply.choice) if by_probability else None,
             error=reply.error,
-            refused=reply.refused,
+            refused=reply.failure is not None and reply.failure.refused,
             calls=reply.calls,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
@@ -177,37 +168,34 @@ class EndpointJudge:
         )
 
 
-def _lacks_probabilities(choice: Mapping[str, Any]) -> str:
-    return _NO_PROBABILITIES if _top(choice) is None else ""
+def _lacks(choice: Mapping[str, Any]) -> str:
+    return "" if _top(choice) else "no log-probabilities"
 
 
-def _content(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The log-probabilities of the tokens written, untrusted; empty where there are none."""
-    logprobs = choice.get("logprobs")
-    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    return [t for t in content if isinstance(t, Mapping)] if isinstance(content, list) else []
+class _Token(BaseModel):
+    token: str
+    logprob: float = Field(le=0.01)
+    top_logprobs: list["_Token"] = []
 
 
-def _tokens(choice: Mapping[str, Any]) -> list[str]:
-    return [str(t.get("token", "")) for t in _content(choice)]
+class _Logprobs(BaseModel):
+    content: list[_Token] = []
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[_Token]:
+    """The tokens written, with their log-probabilities; empty where there are none, or none that make sense."""
+    try:
+        return _Logprobs.model_validate(choice.get("logprobs")).content
+    except ValidationError:
+        return []
 
 
 def _top(choice: Mapping[str, Any]) -> dict[str, float] | None:
     """Probability of each candidate for the first token, equal strings added up; None where it makes no sense."""
-    content = _content(choice)
-    listed = content[0].get("top_logprobs") if content else None
-    if not isinstance(listed, list) or not listed:
-        return None
-    found: dict[str, float] = {}
-    for entry in listed:
-        token = entry.get("token") if isinstance(entry, Mapping) else None
-        logprob = entry.get("logprob") if isinstance(entry, Mapping) else None
-        if not isinstance(token, str) or isinstance(logprob, bool) or not isinstance(logprob, int | float):
-            return None
-        if math.isnan(logprob) or logprob > 0.01:
-            return None
-        found[token] = found.get(token, 0.0) + math.exp(min(logprob, 0.0))
-    return found if sum(found.values()) <= 1.05 else None
+    tokens, found = _tokens(choice), dict[str, float]()
+    for t in tokens[0].top_logprobs if tokens else ():
+        found[t.token] = found.get(t.token, 0.0) + math.exp(min(t.logprob, 0.0))
+    return found if 0 < sum(found.values()) <= 1.05 else None
 
 
 def open_endpoint(address: str, context: Any) -> EndpointJudge:

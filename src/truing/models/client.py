@@ -1,27 +1,78 @@
 """The client of a served model: the `openai` SDK, with a budget, rate limits and a breaker around it.
 
-Client.complete -> Sender.exchange -> SDK (retries, waits as the service asks) -> Sender.send, once an attempt
+    Client.complete -> SDK -> Client._attempt, once an attempt
+
+The SDK tries again and waits as the service asks. Below it an attempt waits for rates and money, is sent, counted and
+read; an answer that cannot be used is handed up to the SDK as an error 502, so that it is asked for again.
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-from truing.errors import BadEndpoint, JudgeDown, TruingError
+from truing.errors import BadEndpoint, BadInput, JudgeDown, TruingError
 from truing.models.base import listed
 from truing.models.client_address import Address, find_key, parse_address
-from truing.models.client_errors import Failure, same_model
-from truing.models.client_http import Call, Reply, Sender
-from truing.models.client_stream import LoopThread, Stream
-from truing.models.limits import Breaker, Budget, Limits, price_of
+from truing.models.client_errors import Failure, same_model, status_failure
+from truing.models.client_stream import Stream
+from truing.models.limits import Breaker, Budget, Limits, Price, Rate, price_of
 from truing.types.records import Messages
+
+try:
+    import httpx2
+    import openai
+except ImportError as e:
+    raise BadInput("served models need the openai package: pip install 'truing[endpoint]'") from e
 
 T = TypeVar("T")
 R = TypeVar("R")
+CONNECT_SECONDS = 10.0
 _PLAIN_RETRIES = 2  # for what is no question to a model
 _TURN_TOKENS = 16  # what a template adds to a turn, at most
+_HEADERS = frozenset(
+    ["host", "content-type", "content-length", "accept", "accept-encoding", "connection", "user-agent", "authorization"]
+)  # what other hosts than OpenAI's get: no organisation, no custom headers, no telemetry
+
+
+@dataclass(slots=True)
+class Spent:
+    """What an endpoint was asked so far."""
+
+    calls: int = 0  # attempts sent
+    prompt_tokens: int = 0  # as reported
+    completion_tokens: int = 0  # as reported
+    usd: float = 0.0  # at the given prices; an upper estimate where the service did not report; 0 without prices
+
+
+@dataclass(slots=True)
+class Reply:
+    """What became of a request."""
+
+    choice: Mapping[str, Any] = field(default_factory=dict)
+    """the first choice of the service's answer; empty if there was none"""
+    usage: Mapping[str, Any] = field(default_factory=dict)  # of the last call, as reported
+    failure: Failure | None = None  # of the last call; beside a choice, what that lacks
+    calls: int = 0  # attempts sent for it
+    prompt_tokens: int = 0  # over all calls, as reported
+    completion_tokens: int = 0  # over all calls, as reported
+    model: str = ""  # which model says it answered
+
+    @property
+    def error(self) -> str:
+        """Why there is no answer; never holds a key."""
+        return self.failure.text if self.failure and not self.choice else ""
+
+    @property
+    def text(self) -> str:
+        """What the model wrote."""
+        content = self.choice.get("message", {}).get("content")
+        return content if isinstance(content, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +88,31 @@ class ClientRequest:
     model: str = ""  # served name, where it is not the address's
 
 
+@dataclass(slots=True)
+class _Call:
+    """A request under way."""
+
+    request: ClientRequest
+    stream: Stream[Any, Any]
+    body: Mapping[str, Any]
+    tokens: tuple[int, int]  # read and written, at most
+    reply: Reply = field(default_factory=Reply)
+
+
+_Send = Callable[[], Awaitable[httpx2.Response]]
+_attempt: ContextVar[Callable[[_Send], Awaitable[httpx2.Response]]] = ContextVar("attempt")  # of this task
+
+
+class _Sender(httpx2.AsyncClient):
+    """What the SDK sends with, once an attempt."""
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        """As in httpx."""
+        return await _attempt.get()(lambda: super(_Sender, self).send(request, **options))
+
+
 class Client:
-    """Asks one served model.
+    """Asks one served model. Nothing is open between two calls.
 
     The address is openai:MODEL or http(s)://host:port/v1#MODEL; a `budget` may be shared with other clients.
 
@@ -51,25 +125,27 @@ class Client:
     def __init__(
         self, address: str, limits: Limits, *, key_variable: str = "TRUING_JUDGE_API_KEY", budget: Budget | None = None
     ) -> None:
-        self.address, self.limits = parse_address(address), limits
+        self.address, self.limits, self.spent = parse_address(address), limits, Spent()
         self._key = find_key(self.address, key_variable)
-        price = price_of(self.address.model, limits.prices) if self.address.model else None
-        budget = budget or Budget(limits.budget_calls, limits.budget_usd)
-        self._sender = Sender(self.address, self._key, limits, budget)
-        self._sender.price = price
-        self.spent = self._sender.spent  # so far
+        self._budget = budget or Budget(limits.budget_calls, limits.budget_usd)
+        # Without bursts: one request at a time, and tokens of six seconds.
+        self._requests, self._tokens = Rate(limits.rpm), Rate(limits.tpm, ahead=6.0)
+        self._expected = 0  # tokens estimated for the calls that reported theirs
         self._breaker = Breaker()
         self._left_out: set[str] = set()
-        self._key.watch_logs()
-        self._host = LoopThread()
-        self._host.cleanups += [self._sender.aclose, self._key.leave_logs]
-        try:
-            if not self.address.model:
-                self.address = Address(self.address.url, self._only_model())
-                self._sender.price = price_of(self.address.model, limits.prices)
-        except BaseException:
-            self.close()
-            raise
+        secure = self.address.url.startswith("https:")
+        self._http: dict[str, Any] = {
+            "auth": self._authorised,
+            "timeout": httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            # Certificates are loaded once; where none are needed there are none, so that TLS would fail, not pass.
+            "verify": httpx2.create_ssl_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            "follow_redirects": False,  # neither texts nor keys go where they were not sent
+            "trust_env": self.address.remote,  # no proxy between this machine and itself
+        }
+        self._sdk: dict[str, Any] = {"api_key": self._key.reveal(), "base_url": self.address.url}
+        if not self.address.model:
+            self.address = Address(self.address.url, self._only_model())
+        self._price = price_of(self.address.model, limits.prices) or Price(0.0, 0.0)
 
     def leaves_out(self, parameter: str) -> bool:
         """Whether the service was found to refuse a parameter."""
@@ -79,9 +155,7 @@ class Client:
         """A text of the service's, without the key if it quotes it."""
         return self._key.remove_from(text)
 
-    def stream(self, items: Iterable[T], work: Callable[[T, Stream[T, R]], Awaitable[R | None]]) -> Iterator[R]:
-        """Put items through `work`, as many at once as the limits allow; see Stream."""
-        return iter(Stream(self._host, items, work, self.limits.concurrency))
+    # -- what is no question to a model: no budget, no rates -----------------------------------------------------------
 
     def models(self) -> dict[str, Mapping[str, Any]]:
         """What the server says of each model it lists, by name.
@@ -90,95 +164,164 @@ class Client:
             JudgeDown: it cannot be asked.
             BadEndpoint: it does not let us.
         """
-        call = Call(self.limits.timeout)
-        failure = self._host.run(self._sender.exchange("get", "/models", None, call, _PLAIN_RETRIES))
+        data, failure = self._tell("/models", None, self.limits.timeout, _PLAIN_RETRIES)
         if failure is not None and isinstance(failure.fatal, BadEndpoint):
             raise failure.fatal
         if failure is not None:
             raise JudgeDown(f"{failure.text} (asked which models it serves; name one, {self.address.url}#MODEL)")
-        cards = call.data.get("data") if isinstance(call.data, Mapping) else None
+        cards = data.get("data") if isinstance(data, Mapping) else None
         found = [m for m in cards if isinstance(m, Mapping)] if isinstance(cards, list) else []
         return {m["id"]: m for m in found if isinstance(m.get("id"), str) and m["id"]}
 
     def post(self, path: str, body: Mapping[str, Any], timeout: float, retries: int = _PLAIN_RETRIES) -> Failure | None:
-        """Tell the server something that is no question to a model: no budget, no rates; None where it was done."""
-        return self._host.run(self._sender.exchange("post", path, body, Call(timeout), retries))
+        """Tell the server something; None where it was done."""
+        return self._tell(path, body, timeout, retries)[1]
 
-    @property
-    def inside(self) -> bool:
-        """Whether this is the thread that requests are sent from, where nothing may wait for one."""
-        return self._host.inside
+    def _tell(
+        self, path: str, body: Mapping[str, Any] | None, timeout: float, retries: int
+    ) -> tuple[Any, Failure | None]:
+        """Post, or get where there is no body; gives the JSON of the answer."""
+        options: Any = {"max_retries": retries, "timeout": httpx2.Timeout(timeout, connect=CONNECT_SECONDS)}
+        pool = httpx2.Limits(max_keepalive_connections=0)  # so that nothing has to be closed
+        sdk = openai.OpenAI(http_client=httpx2.Client(limits=pool, **self._http), **self._sdk)
+        try:
+            if body is None:
+                return _json(sdk.get(path, cast_to=httpx2.Response, options=options)), None
+            return _json(sdk.post(path, cast_to=httpx2.Response, body=body, options=options)), None
+        except openai.APIError as e:  # goes no further, since it holds the headers sent
+            return None, self._failure(e, body or {})
 
-    def close(self) -> None:
-        """Give back connections and thread."""
-        self._host.close()
+    def _only_model(self) -> str:
+        names = list(self.models())
+        if len(names) == 1:
+            return names[0]
+        problem = f"serves several models ({listed(names)})" if names else "lists no model"
+        raise BadEndpoint(f"{self.address.url} {problem}; name one: {self.address.url}#MODEL")
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def stream(self, items: Iterable[T], work: Callable[[T, Stream[T, R]], Awaitable[R | None]]) -> Iterator[R]:
+        """Put items through `work`, as many at once as the limits allow; see Stream."""
+        return iter(Stream(self._opened(), items, work, self.limits.concurrency))
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[openai.AsyncOpenAI]:
+        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=self.limits.concurrency)
+        async with _Sender(limits=pool, **self._http) as http:
+            yield openai.AsyncOpenAI(http_client=http, max_retries=self.limits.retries, **self._sdk)
 
     async def complete(self, request: ClientRequest, stream: Stream[Any, Any]) -> Reply | None:
         """One answer with all its attempts; None where nothing was sent for it or everything ends."""
-        reply, tries = Reply(), 0
+        call = _Call(request, stream, *self._body(request))
+        reply = call.reply
+        _attempt.set(partial(self._attempt, call))
         try:
-            while True:
-                reply.choice, reply.usage = {}, {}
-                body, call = self._body(request, reply, stream)
-                failure = await self._sender.exchange("post", "/chat/completions", body, call, self.limits.retries)
-                unusable = failure is None
-                failure = failure or self._read(call.data, request, reply)
-                if failure is None:
-                    break
-                if failure.fatal is not None:
-                    stream.halt(failure.fatal)
-                    return None
-                if failure.parameters and not request.needed.intersection(failure.parameters):
-                    self._left_out.update(failure.parameters)
-                    continue
-                if failure.refused or not unusable or tries == self.limits.retries:
-                    break
-                await asyncio.sleep(min(0.25 * 2**tries, 8.0))  # an answer that cannot be used
-                tries += 1
-        except TruingError as e:  # the budget, or what halted the stream
+            while await self._refuses_parameters(call):
+                call.body = self._body(request)[0]
+        except TruingError as e:  # the budget
             stream.halt(e)
-            return self._given_up(reply, e)
         except asyncio.CancelledError:
-            if stream.halted is None or stream.closed:
+            if stream.halted is None:
                 raise
-            return self._given_up(reply, stream.halted)
-        return self._finished(failure, reply, stream)
+        else:
+            if reply.failure is not None and reply.failure.fatal is not None:
+                stream.halt(reply.failure.fatal)
+                return None
+            if stream.halted is None and self._breaker.record(reply.failure is None or reply.failure.refused):
+                said = f"one request after the other failed; nothing more sent. {reply.error}"
+                stream.halt(JudgeDown(f"{self.address.name}: {said}"))
+            return reply
+        reply.failure = Failure(f"{self.address.name}: no answer, and not tried again: {stream.halted}")
+        return reply if reply.calls else None  # a request that was sent is a reply, another was never asked
 
-    def _given_up(self, reply: Reply, why: Exception) -> Reply | None:
-        """Everything stops: a request that was sent is a reply with an error, another was never asked."""
-        if not reply.choice:
-            reply.error = f"{self.address.name}: no answer, and not tried again: {why}"
-        return reply if reply.calls else None
+    async def _refuses_parameters(self, call: _Call) -> bool:
+        """Send a call, as often as it takes; whether it was refused for parameters that may be left out."""
+        try:
+            await call.stream.opened.post("/chat/completions", cast_to=httpx2.Response, body=call.body)
+        except openai.APIStatusError:
+            pass  # `_attempt` has read it
+        except openai.APIError as e:
+            call.reply.failure = self._failure(e, call.body)
+        failure = call.reply.failure
+        if failure is None or not failure.parameters or call.request.needed.intersection(failure.parameters):
+            return False
+        self._left_out.update(failure.parameters)
+        return True
 
-    def _finished(self, failure: Failure | None, reply: Reply, stream: Stream[Any, Any]) -> Reply:
-        if failure is not None and not reply.choice:  # else it is an answer that lacks something
-            reply.error, reply.status, reply.refused = failure.text, failure.status, failure.refused
-        ok = failure is None or failure.refused
-        if stream.halted is None and self._breaker.record(ok):
-            last = failure.text if failure else ""
-            stream.halt(
-                JudgeDown(f"{self.address.name}: one request after the other failed; nothing more sent. {last}")
-            )
-        return reply
-
-    def _body(self, request: ClientRequest, reply: Reply, stream: Stream[Any, Any]) -> tuple[dict[str, Any], Call]:
-        """What is sent, with upper estimates of its price and of its tokens (two bytes a token)."""
-        read = 0
-        turns: list[dict[str, str]] = []
-        for role, content in request.messages:
-            # Half a surrogate pair fits into no JSON.
-            content = content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            read += (len(content.encode()) + 1) // 2 + _TURN_TOKENS
-            turns.append({"role": role, "content": content})
+    def _body(self, request: ClientRequest) -> tuple[dict[str, Any], tuple[int, int]]:
+        """What is sent, and how many tokens are read and written at most (two bytes a token)."""
+        # Half a surrogate pair fits into no JSON.
+        texts = [m.content.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for m in request.messages]
+        turns = [{"role": m.role, "content": text} for m, text in zip(request.messages, texts, strict=True)]
         body: dict[str, Any] = {"model": request.model or self.address.model, "messages": turns}
         for name, value in request.params.items():
             if name not in self._left_out or name in request.needed:
                 body[name] = value
             elif name == "max_tokens":
                 body["max_completion_tokens"] = value
-        written = int(request.params.get("max_tokens", 0))
-        estimate = self._sender.price.of(read, written) if self._sender.price else 0.0
-        return body, Call(self.limits.timeout, reply, stream, estimate, read + written)
+        read = sum((len(text.encode()) + 1) // 2 + _TURN_TOKENS for text in texts)
+        return body, (read, int(request.params.get("max_tokens", 0)))
+
+    # -- one attempt --------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, call: _Call, send: _Send) -> httpx2.Response:
+        """Raises BudgetSpent where it cannot be paid, and CancelledError where everything stops."""
+        reply, sending = call.reply, call.stream.sending
+        reply.choice, reply.usage, reply.failure = {}, {}, None
+        await self._admit(call)
+        cost = estimate = self._price.of(*call.tokens)  # whoever hangs up half-way may still be charged
+        sending.add(asyncio.current_task())
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                response = await send()
+            data = _json(response)
+            cost = self._used(call, data, estimate) if response.is_success else 0.0
+        except (httpx2.RequestError, TimeoutError) as e:
+            cost = 0.0 if isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout) else cost
+            if call.stream.halted is not None:
+                raise asyncio.CancelledError from None  # no further attempt
+            if isinstance(e, TimeoutError):
+                raise httpx2.ReadTimeout(f"no answer within {self.limits.timeout:g} s") from None
+            raise
+        finally:
+            sending.discard(asyncio.current_task())
+            self._budget.settle(estimate, cost)
+            self.spent.usd += cost
+        if not response.is_success:
+            reply.failure = self._refusal(response, call.body)
+        elif (failure := self._read(data, call.request, reply)) is not None:
+            reply.failure, response.status_code = failure, 502
+        if call.stream.halted is not None or (reply.failure and (reply.failure.fatal or reply.failure.refused)):
+            response.headers["x-should-retry"] = "false"
+        return response
+
+    async def _admit(self, call: _Call) -> None:
+        """Wait for the rates and for money."""
+        if call.stream.halted is not None:
+            raise asyncio.CancelledError
+        await asyncio.sleep(self._requests.book(1))
+        # Estimates are generous; what was reported so far says how much.
+        used = self.spent.prompt_tokens + self.spent.completion_tokens
+        share = min(used / self._expected, 1.0) if self._expected else 1.0
+        await asyncio.sleep(self._tokens.book(sum(call.tokens) * share))
+        while not self._budget.take(self._price.of(*call.tokens)):
+            await asyncio.sleep(0.02)
+        self.spent.calls += 1
+        call.reply.calls += 1
+
+    def _used(self, call: _Call, data: Any, estimate: float) -> float:
+        """Count the reported tokens; returns the price of the attempt."""
+        usage = data.get("usage") if isinstance(data, Mapping) else None
+        usage = usage if isinstance(usage, Mapping) else {}
+        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if type(read) is not int or type(written) is not int or read < 0 or written < 0:
+            return estimate
+        call.reply.usage = usage
+        for count in (call.reply, self.spent):
+            count.prompt_tokens += read
+            count.completion_tokens += written
+        self._expected += sum(call.tokens)
+        return self._price.of(read, written)
 
     def _read(self, data: Any, request: ClientRequest, reply: Reply) -> Failure | None:
         """What is wrong with a body that came with status 200; fills `reply`."""
@@ -200,9 +343,33 @@ class Client:
         lacks = request.check(choice) if request.check else ""
         return Failure(f"{where}: {lacks} in the answer") if lacks else None
 
-    def _only_model(self) -> str:
-        names = list(self.models())
-        if len(names) == 1:
-            return names[0]
-        problem = f"serves several models ({listed(names)})" if names else "lists no model"
-        raise BadEndpoint(f"{self.address.url} {problem}; name one: {self.address.url}#MODEL")
+    def _authorised(self, request: httpx2.Request) -> httpx2.Request:
+        if not self.address.own:
+            for name in {n.lower() for n in request.headers} - _HEADERS:
+                del request.headers[name]
+            request.headers["authorization"] = f"Bearer {self._key.reveal()}"
+        return request
+
+    def _failure(self, error: openai.APIError, body: Mapping[str, Any]) -> Failure:
+        """What an exception of the SDK means."""
+        if isinstance(error, openai.APIStatusError):
+            return self._refusal(error.response, body)
+        cause, where = error.__cause__, self.address.name
+        text = self._key.scrub(str(cause or ""), 120)
+        if isinstance(cause, httpx2.ReadTimeout):
+            return Failure(f"{where}: {text or 'no answer in time'}")
+        what = "cannot be reached" if type(cause).__name__.startswith("Connect") else "broke the connection"
+        return Failure(f"{where} {what} ({type(cause).__name__}: {text})")
+
+    def _refusal(self, response: httpx2.Response, body: Mapping[str, Any]) -> Failure:
+        data = _json(response)
+        said = response.text if data is None else data
+        return status_failure(response.status_code, said, body, self.address.name, self._key)
+
+
+def _json(response: httpx2.Response) -> Any:
+    """The body; None for what is no JSON, ends early or is nested beyond reason."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None

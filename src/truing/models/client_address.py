@@ -15,15 +15,12 @@ from truing.errors import BadEndpoint
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_HOST = "api.openai.com"
+_FORM = "http://host:port/v1#MODEL"
 NO_KEY = "none"  # what is sent to servers that need no key
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk)-[\w*\-]{4,}|(?i:bearer)\s+[^\s\"',;]+")
 _SHORTEST = 8  # pieces of a key that are taken out
-_TRANSPORT = ("connection", "http11", "http2", "proxy", "socks")
-_LOGGERS = (
-    *("openai", "openai._base_client", "openai._response", "openai._legacy_response"),
-    *("httpx", "httpx._client", "httpx2", "httpx2._client"),
-    *(f"{name}.{part}" for name in ("httpcore", "httpcore2") for part in _TRANSPORT),
-)  # of the SDK and of what it sends with; a filter does not reach a logger's children
+_LOGGERS = ("openai._base_client", "httpx2", *(f"httpcore2.{p}" for p in ("connection", "http11", "http2", "proxy")))
+"""of the SDK and of what it sends with; a filter does not reach a logger's children"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,11 @@ class Address:
     def host(self) -> str:
         """Lower case, without port."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is OpenAI's, or given as such."""
+        return self.openai or self.host == OPENAI_HOST
 
     @property
     def name(self) -> str:
@@ -63,16 +65,13 @@ def parse_address(text: str) -> Address:
             be secret, and addresses are stored and printed.
     """
     text = text.strip()
-    if text.startswith("openai:"):
-        model = text.removeprefix("openai:").strip()
-        if not model:
-            raise BadEndpoint("openai: needs a model, e.g. openai:gpt-4.1-mini")
-        base = os.environ.get("OPENAI_BASE_URL", "").strip()
-        return Address(_clean_url(base, "OPENAI_BASE_URL")[0] if base else OPENAI_URL, model, openai=True)
-    if not text.startswith(("http://", "https://")):
-        shown = text.split("@")[-1][:80]
-        raise BadEndpoint(f"{shown!r} is no address of a served model; use openai:MODEL or http://host:port/v1#MODEL")
-    return Address(*_clean_url(text, "the address of a served model"))
+    if text.startswith(("http://", "https://")):
+        return Address(*_clean_url(text, "the address of a served model"))
+    scheme, _, model = (part.strip() for part in text.partition(":"))
+    if scheme != "openai" or not model:
+        raise BadEndpoint(f"{text.split('@')[-1][:80]!r} is no address of a served model; use openai:MODEL or {_FORM}")
+    base = os.environ.get("OPENAI_BASE_URL", "").strip()
+    return Address(_clean_url(base, "OPENAI_BASE_URL")[0] if base else OPENAI_URL, model, openai=True)
 
 
 def _clean_url(text: str, what: str) -> tuple[str, str]:
@@ -80,29 +79,54 @@ def _clean_url(text: str, what: str) -> tuple[str, str]:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
-    except ValueError as e:
-        raise BadEndpoint(f"{what}: the {'port' if 'port' in str(e).lower() else 'host'} cannot be read") from None
-    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:\-]+", host):
-        raise BadEndpoint(f"{what}: a URL looks like http://host:port/v1#MODEL")
+    except ValueError:
+        raise BadEndpoint(f"{what}: host or port cannot be read; a URL looks like {_FORM}") from None
     if "@" in parts.netloc or parts.query:
         raise BadEndpoint(
-            f"{what} ({host}) holds a user name, a password or a query; addresses are stored and printed, so put the "
-            "key into the environment (TRUING_JUDGE_API_KEY) and leave it out here"
+            f"{what} holds a user name, a password or a query; addresses are stored and printed, so put the key into "
+            "the environment (TRUING_JUDGE_API_KEY) and leave it out here"
         )
-    if re.search(r"[\s\x00-\x1f]", parts.path):
-        raise BadEndpoint(f"{what} ({host}) holds blanks")
+    if (
+        parts.scheme not in ("http", "https")
+        or not re.fullmatch(r"[\w.:\-]+", host)
+        or re.search(r"[\s\x00-\x1f]", parts.path)
+    ):
+        raise BadEndpoint(f"{what}: a URL looks like {_FORM}")
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}", parts.fragment.strip()
 
 
-class Secret(logging.Filter):
-    """A key that does not show itself. As a log filter it keeps headers and the key out of the SDK's logs."""
+class _NoKeys(logging.Filter):
+    """Drops what speaks of headers (they may echo a key), and takes every key in use out of the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """As in logging."""
+        text = clean = record.getMessage()
+        for key in self.keys:
+            clean = clean.replace(key, "<key>")
+        if clean != text:
+            record.msg, record.args = clean, ()
+        return "header" not in text.lower()
+
+
+_filter = _NoKeys()
+for _name in _LOGGERS:
+    logging.getLogger(_name).addFilter(_filter)
+
+
+class Secret:
+    """A key that does not show itself."""
 
     def __init__(self, value: str, variable: str) -> None:
-        super().__init__()
         self._value = value
         self.variable = variable
+        if variable:
+            _filter.keys.add(value)
 
     def reveal(self) -> str:
         """The key itself; only for the client that sends it."""
@@ -123,26 +147,6 @@ class Secret(logging.Filter):
         text = " ".join(text.split())
         return text if len(text) <= limit else f"{text[:limit]}..."
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop what speaks of headers (they may echo a key); take the key out of the rest."""
-        text = record.getMessage()
-        if "header" in text.lower():
-            return False
-        clean = self.remove_from(text)
-        if clean != text:
-            record.msg, record.args = clean, ()
-        return True
-
-    def watch_logs(self) -> None:
-        """Begin to filter the logs of the SDK and its transport."""
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(self)
-
-    async def leave_logs(self) -> None:
-        """End it, when nothing of the client runs any more."""
-        for name in _LOGGERS:
-            logging.getLogger(name).removeFilter(self)
-
 
 def find_key(address: Address, variable: str = "TRUING_JUDGE_API_KEY") -> Secret:
     """The key for an address; a key for one service is never sent to another.
@@ -151,17 +155,15 @@ def find_key(address: Address, variable: str = "TRUING_JUDGE_API_KEY") -> Secret
     word "none", which servers without keys accept.
 
     Raises:
-        BadEndpoint: OpenAI without a key.
-        BadEndpoint: the key holds characters that cannot be sent.
+        BadEndpoint: OpenAI without a key, or it holds characters that cannot be sent.
     """
-    own = address.openai or address.host == OPENAI_HOST
-    names = [*([] if address.openai else [variable]), *(["OPENAI_API_KEY"] if own else [])]
+    names = [*([] if address.openai else [variable]), *(["OPENAI_API_KEY"] if address.own else [])]
     for name in names:
         value = os.environ.get(name, "").strip()
         if value and (not value.isascii() or not value.isprintable() or " " in value):
             raise BadEndpoint(f"the key in {name} holds spaces, line breaks or letters that no key has; copy it again")
         if value:
             return Secret(value, name)
-    if own:
+    if address.own:
         raise BadEndpoint(f"{address.name} needs a key: set the environment variable {names[-1]}")
     return Secret(NO_KEY, "")

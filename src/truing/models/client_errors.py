@@ -14,7 +14,7 @@ _FILTERED = re.compile(
     r"|\bmoderation\b|\bflagged\b",
     re.I,
 )
-NO_MONEY = re.compile(r"insufficient_quota|billing|credit balance|payment required|exceeded your current quota", re.I)
+_NO_MONEY = re.compile(r"insufficient_quota|billing|credit balance|payment required|exceeded your current quota", re.I)
 """a 429 that no waiting mends"""
 _REFUSES = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|not allowed|not permitted|forbidden|extra|deprecated|incompatible"
@@ -42,25 +42,22 @@ class Failure:
     refused: bool = False  # by a content filter
     fatal: TruingError | None = None  # what to raise where every call would fail alike
     parameters: tuple[str, ...] = ()  # what the service does not take; the request may be sent again without them
-    unsure: bool = False  # an attempt was cut off, so that the server may have done what it was asked
 
 
-def status_failure(
-    status: int, body: object, sent: Mapping[str, Any], where: str, key: Secret, unsure: bool = False
-) -> Failure:
+def status_failure(status: int, body: object, sent: Mapping[str, Any], where: str, key: Secret) -> Failure:
     """What an HTTP error means, from its body (parsed if it was JSON) and the body `sent` to the address `where`."""
     meaning = body[:4000] if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)[:4000]
     error = body.get("error", body) if isinstance(body, Mapping) else body
     said = [error.get(n) for n in ("message", "detail")] if isinstance(error, Mapping) else [error]
     said = next((s for s in said if isinstance(s, str)), meaning if error else "")
     text = f"{where}: HTTP {status}, {key.scrub(said)}".rstrip(", ")
-    if status in (400, 403, 422) and (parameters := _refused_parameters(meaning, body, sent)):
+    if status in (400, 403, 422) and (parameters := _refused_parameters(meaning, error, sent)):
         return Failure(text, status, parameters=parameters)
     if status in (400, 403, 422, 451) and _FILTERED.search(meaning):
         return Failure(text, status, refused=True)
-    status_meant = 402 if status == 429 and NO_MONEY.search(meaning) else 300 if 300 <= status < 400 else status
+    status_meant = 402 if status == 429 and _NO_MONEY.search(meaning) else 300 if 300 <= status < 400 else status
     kind, remedy = _FATAL.get(status_meant, (None, ""))
-    return Failure(text, status, fatal=kind(f"{text}. {remedy}") if kind else None, unsure=unsure)
+    return Failure(text, status, fatal=kind(f"{text}. {remedy}") if kind else None)
 
 
 def _refused_parameters(text: str, body: object, sent: Mapping[str, Any]) -> tuple[str, ...]:

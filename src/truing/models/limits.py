@@ -1,15 +1,15 @@
-"""What an endpoint may be asked: rates, retries, budget, prices, and when to give up. No clock and no network here."""
+"""What an endpoint may be asked: rates, retries, budget, prices, and when to give up. No network here."""
 
 import math
 import threading
+import time
 import tomllib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from truing.errors import BadEndpoint, BudgetSpent
-from truing.models.base import listed
 
 FAILED_IN_A_ROW = 20  # requests that failed one after the other before nothing more is sent
 FAILED_AT_FIRST = 8  # the same where nothing has ever been answered
@@ -82,24 +82,16 @@ class Budget:
                 raise BudgetSpent(f"the budget is spent ({self}); what is done is kept")
             if not short:
                 self.calls += 1
-                self._hold(estimate, 1)
+                self._open += 1
+                self._held += estimate
             return not short
-
-    def give_back(self, estimate: float) -> None:
-        """An attempt that was taken is not sent after all."""
-        with self._lock:
-            self.calls -= 1
-            self._hold(-estimate, -1)
 
     def settle(self, estimate: float, actual: float) -> None:
         """An attempt that was taken has cost `actual` dollars."""
         with self._lock:
             self.usd += actual
-            self._hold(-estimate, -1)
-
-    def _hold(self, amount: float, count: int) -> None:
-        self._open += count
-        self._held = self._held + amount if self._open else 0.0  # no rounding left over
+            self._open -= 1
+            self._held = self._held - estimate if self._open else 0.0  # no rounding left over
 
     def __str__(self) -> str:
         calls, usd = self.limits
@@ -107,6 +99,22 @@ class Budget:
         if usd is not None:
             parts.append(f"${self.usd:.4f} of ${usd:g}")
         return ", ".join(parts) or "no limit"
+
+
+class Rate:
+    """At most so many units a minute (None for no limit), taken at most `ahead` seconds before their time."""
+
+    def __init__(self, a_minute: float | None, ahead: float = 0.0) -> None:
+        self._seconds, self._ahead, self._booked = 60 / a_minute if a_minute else 0.0, ahead, 0.0
+        self._lock = threading.Lock()
+
+    def book(self, units: float) -> float:
+        """Take units; returns how many seconds to wait before they are used."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(self._booked, now)
+            self._booked = start + units * self._seconds
+            return max(0.0, start - now - self._ahead)
 
 
 class Breaker:
@@ -125,47 +133,27 @@ class Breaker:
         return False
 
 
-def load_prices(path: str) -> dict[str, Price]:
-    """Prices by model from a TOML file: a table per model with `input` and `output`, dollars per million tokens.
-
-    A name with dots need not be quoted: [gpt-4.1-mini] is read as the name that was meant.
-
-    Raises:
-        BadEndpoint: the file cannot be read, or a table is no price; the message names it.
-    """
-    try:
-        tables = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise BadEndpoint(f"{path}: cannot be read as a TOML file of prices: {e}") from None
-    found: dict[str, Price] = {}
-    for name, own in _tables("", tables):
-        numbers = [v for v in own.values() if type(v) in (int, float) and 0 <= v < math.inf]
-        if not name or set(own) != {"input", "output"} or len(numbers) != 2:
-            raise BadEndpoint(f"{path}, [{name}]: a price is [MODEL] with input and output alone, both 0 or more")
-        found[name] = Price(float(own["input"]), float(own["output"]))
-    return found
-
-
-def _tables(name: str, table: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(dotted name, its own values) of every table that has values."""
-    own = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
-    if own:
-        yield name, own
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _tables(f"{name}.{key}" if name else key, value)
-
-
 def price_of(model: str, path: str | None) -> Price | None:
-    """The price of one model, or None where there is no file of prices.
+    """The price of one model from a TOML file, or None where there is no file.
+
+    The file has a table per model with `input` and `output`, dollars per million tokens. A name with dots need not be
+    quoted: [gpt-4.1-mini] is read as the name that was meant.
 
     Raises:
-        BadEndpoint: the file lacks the model.
+        BadEndpoint: the file cannot be read, lacks the model, or its table is no price.
     """
     if path is None:
         return None
-    prices = load_prices(path)
-    if model not in prices:
-        known = listed(sorted(prices), 12)
-        raise BadEndpoint(f'{path} has no price for {model!r}; add ["{model}"] with input and output (it has: {known})')
-    return prices[model]
+    try:
+        tables: Any = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise BadEndpoint(f"{path}: cannot be read as a TOML file of prices: {e}") from None
+    table = tables.get(model)
+    if table is None:
+        table = reduce(lambda t, part: t.get(part) if isinstance(t, dict) else None, model.split("."), tables)
+    if not isinstance(table, dict):
+        raise BadEndpoint(f'{path} has no price for {model!r}; add ["{model}"] with input and output')
+    numbers = [v for v in table.values() if type(v) in (int, float) and 0 <= v < math.inf]
+    if set(table) != {"input", "output"} or len(numbers) != 2:
+        raise BadEndpoint(f"{path}, [{model}]: a price is [MODEL] with input and output alone, both 0 or more")
+    return Price(float(table["input"]), float(table["output"]))

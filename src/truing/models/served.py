@@ -1,27 +1,24 @@
 """Answers from checkpoints that a server holds: full models under names of their own, and a run's adapters.
 
     backend = ServedBackend("http://localhost:8000/v1#BASE")
-    notes = backend.prepare(checkpoints)                 every adapter loaded and probed once, or refused
+    findings = backend.prepare(checkpoints)              every adapter loaded and probed once, or refused
     for answer in backend.sample(requests, params): ...  checkpoint after checkpoint, a few adapters at a time
 
 The server renders the template and samples; what can be held fixed from here is held fixed.
 """
 
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from truing.config import ModelConfig
-from truing.errors import BadEndpoint, BadModel, JudgeDown, Unsupported
+from truing.errors import BadModel, JudgeDown, Unsupported
 from truing.models.base import answer_seed, finished_answer, listed
-from truing.models.client import Client, ClientRequest
+from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_address import parse_address
-from truing.models.client_http import Reply, Spent
 from truing.models.client_stream import Stream
-from truing.models.limits import Budget, Limits
+from truing.models.limits import Limits
 from truing.models.served_adapters import AdapterSet, adapter_name, parse_path_map
 from truing.types.hashing import digest
 from truing.types.records import (
@@ -40,7 +37,6 @@ from truing.types.records import (
 from truing.types.verdicts import Finding
 
 SERVED = "served"
-WINDOW = 50_000  # requests held and put into the order of checkpoints at a time
 PROBE = SamplingParams(max_tokens=32, temperature=0.0)
 """how the answers are sampled that show whether an adapter has an effect"""
 _PROBES = tuple(
@@ -52,8 +48,6 @@ _PROBES = tuple(
 _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 # Fields that vLLM otherwise fills from the model's generation_config.json: many models bring a top-k or a penalty.
 _NEEDED = frozenset(("temperature", "top_p", "stop"))  # left out, they would be another distribution
-_names: dict[tuple[str, str], str] = {}  # (URL, served name) -> weights, in this process
-_names_lock = threading.Lock()
 
 
 class ServedBackend:
@@ -64,32 +58,25 @@ class ServedBackend:
         limits: how fast, how long, for how much; None for the defaults.
         keep: adapters loaded at a time; not more than the server's --max-cpu-loras, best its --max-loras.
         path_map: LOCAL=REMOTE, folders that the server sees under another path; the longest LOCAL that fits counts.
-        key_variable: environment variable of the key, for URLs; not the judge's, which is another service.
-        budget: to share a budget; None for one from the limits. Loading is not counted, probes are.
 
-    One call of `sample` at a time. Adapters are unloaded by `close` or the end of the process, and at once where
-    sampling is interrupted.
+    The key for a URL is TRUING_SERVED_API_KEY, not the judge's: that is another service. Loading counts as no call of a
+    budget, probes do. One call of `sample` at a time. Adapters are unloaded by `close`, at the end of the process, and
+    at once where sampling is interrupted.
     """
 
     capabilities = Capabilities(loglikelihood=False, sample=True)
     preferred_batch = 24
 
     def __init__(
-        self,
-        address: str,
-        limits: Limits | None = None,
-        *,
-        keep: int = 4,
-        path_map: Sequence[str] = (),
-        key_variable: str = "TRUING_SERVED_API_KEY",
-        budget: Budget | None = None,
+        self, address: str, limits: Limits | None = None, *, keep: int = 4, path_map: Sequence[str] = ()
     ) -> None:
         self._keep, folders = keep, parse_path_map(path_map)
-        self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
+        self._client = Client(address, limits or Limits(), key_variable="TRUING_SERVED_API_KEY")
         self._address = self._client.address
+        self.spent: Spent = self._client.spent
+        """calls, tokens and dollars so far"""
         self._adapters = AdapterSet(self._client, keep, folders)
         self._unload = weakref.finalize(self, self._adapters.clear)
-        self._findings: dict[str, Finding] = {}
 
     @property
     def identity(self) -> dict[str, str]:
@@ -106,11 +93,6 @@ class ServedBackend:
             "nothing, so that the model's own defaults do not apply; the server decides what the seed does",
             "adapters": "loaded by the server under names of run, step and hash of the weights",
         }
-
-    @property
-    def spent(self) -> Spent:
-        """Calls, tokens and dollars so far."""
-        return self._client.spent
 
     @property
     def left_loaded(self) -> dict[str, str]:
@@ -135,22 +117,24 @@ class ServedBackend:
 
         Raises:
             Unsupported: a checkpoint is neither served here nor an adapter, or the server cannot load adapters.
-            BadEndpoint: its name stood for other weights before, in this process.
             BadModel, DamagedWeights: it cannot be served; the message says why.
             BadEndpoint, JudgeDown, BudgetSpent: the server does not answer, or the probes cost too much.
         """
+        base = self.base_checkpoint()
+        self._check_listed([c for c in checkpoints if c.kind is not Kind.ADAPTER] + [base])
         adapters = [c for c in checkpoints if c.kind is Kind.ADAPTER]
-        self._check_listed([c for c in checkpoints if c.kind is not Kind.ADAPTER] + [self.base_checkpoint()])
-        names = {self._name(c): c for c in adapters}
+        found: dict[str, Finding] = {}
         try:
-            plain = self._probe(self.base_checkpoint()) if adapters else []
-            for checkpoint in names.values():
+            plain = self._probe(base) if adapters else []
+            for checkpoint in {c.weights: c for c in adapters}.values():
                 self._adapters.use([checkpoint])
-                self._note(checkpoint, self._probe(checkpoint), plain)
+                finding = _effect(checkpoint, self._probe(checkpoint), plain)
+                if finding is not None:
+                    found[checkpoint.weights] = finding
         except BaseException:
             self._adapters.clear()
             raise
-        return {c.weights: self._findings[c.weights] for c in adapters if c.weights in self._findings}
+        return found
 
     def resolve(self, params: SamplingParams) -> SamplingParams:
         """Number type and device are the server's."""
@@ -165,11 +149,8 @@ class ServedBackend:
         raise Unsupported("a served model cannot score given texts, so there are no margins; use --judge")
 
     def close(self) -> None:
-        """Unload what was loaded; give back connections and thread."""
-        try:
-            self._unload()
-        finally:
-            self._client.close()
+        """Unload what was loaded."""
+        self._unload()
 
     def _check_listed(self, checkpoints: Sequence[Checkpoint]) -> None:
         names = [self._name(c) for c in checkpoints]
@@ -183,66 +164,44 @@ class ServedBackend:
                 raise BadModel(f"{checkpoint.label}: {url} serves {listed(served)}, but not {name!r}")
 
     def _name(self, checkpoint: Checkpoint) -> str:
-        """The served name of a checkpoint; raises BadEndpoint where it stood for other weights."""
+        """The served name of a checkpoint."""
         if checkpoint.kind is Kind.ADAPTER:
-            name = adapter_name(checkpoint)
-        elif checkpoint.kind in (Kind.BASE, Kind.SERVED):
-            address = parse_address(checkpoint.uri)
-            if address.url != self._address.url or not address.model:
-                here = self._address.url
-                raise Unsupported(f"{checkpoint.label}: {checkpoint.uri} is not on the base's server, {here}")
-            name = address.model
-        else:
+            return adapter_name(checkpoint)
+        if checkpoint.kind not in (Kind.BASE, Kind.SERVED):
             raise Unsupported(
                 f"{checkpoint.label}: {checkpoint.uri} is neither an adapter nor a served model; a full model needs a "
                 "server of its own"
             )
-        with _names_lock:
-            known = _names.setdefault((self._address.url, name), checkpoint.weights)
-        if known != checkpoint.weights:
-            raise BadEndpoint(
-                f"{checkpoint.label}: the served name {name!r} stood for other weights a moment ago; servers "
-                "may answer from what they remember, so serve every checkpoint under a name of its own"
-            )
-        return name
+        address = parse_address(checkpoint.uri)
+        if address.url != self._address.url or not address.model:
+            here = self._address.url
+            raise Unsupported(f"{checkpoint.label}: {checkpoint.uri} is not on the base's server, {here}")
+        return address.model
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """One answer per request, in order of completion; failures are statuses.
 
-        Requests are held in windows and sent for `keep` adapters at a time, those first that are loaded already, and
-        within each adapter prompt after prompt. Adapters stay loaded for the next call.
+        Requests are sent for `keep` adapters at a time, those first that are loaded already, and within each adapter
+        prompt after prompt. Adapters stay loaded for the next call.
 
         Raises:
             As `prepare` does, after the answers that are there; the rest was not asked.
         """
+        groups: dict[str, list[Request]] = {}
+        for request in requests:
+            groups.setdefault(self._name(request.checkpoint), []).append(request)
+        adapters = {name: g[0].checkpoint for name, g in groups.items() if g[0].checkpoint.kind is Kind.ADAPTER}
+        waiting = sorted(adapters, key=lambda name: not self._adapters.holds(name))
+        names = [name for name in groups if name not in adapters]
         try:
-            for batch in self._batches(requests):
-                yield from self._stream(batch, params)
+            while names or waiting:
+                now, waiting = waiting[: self._keep], waiting[self._keep :]
+                self._adapters.use([adapters[name] for name in now])
+                yield from self._stream([r for name in [*names, *now] for r in _by_prompt(groups[name])], params)
+                names = []
         except BaseException:
             self._adapters.clear()
             raise
-
-    def _batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Requests whose adapters are loaded, in the order in which they are sent."""
-        source = iter(requests)
-        while window := list(islice(source, WINDOW)):
-            groups: dict[str, dict[tuple[str, str], list[Request]]] = {}
-            for request in window:
-                name = self._name(request.checkpoint)
-                groups.setdefault(name, {}).setdefault((request.prompt.id, request.transform), []).append(request)
-            batch: list[Request] = []
-            needed: list[Checkpoint] = []
-            for name in sorted(groups, key=lambda n: not self._adapters.holds(n)):
-                group = [request for same_prompt in groups[name].values() for request in same_prompt]
-                if group[0].checkpoint.kind is Kind.ADAPTER:
-                    if len(needed) == self._keep:
-                        self._adapters.use(needed)
-                        yield batch
-                        batch, needed = [], []
-                    needed.append(group[0].checkpoint)
-                batch += group
-            self._adapters.use(needed)
-            yield batch
 
     def _stream(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         async def work(request: Request, stream: Stream[Request, Answer]) -> Answer | None:
@@ -262,12 +221,13 @@ class ServedBackend:
         return sent if self._address.openai else sent | _NEUTRAL
 
     def _answer(self, request: Request, reply: Reply, params: SamplingParams) -> Answer:
-        if reply.refused:
-            return Answer(request, "", AnswerStatus.REFUSED_BY_API, 0, reply.error)
-        if reply.error:
+        if reply.failure is not None and not reply.choice:
             system = any(m.role == "system" for m in request.prompt.messages)
-            unsupported = system and reply.status >= 400 and "system" in reply.error.lower()
-            status = AnswerStatus.UNSUPPORTED if unsupported else AnswerStatus.FAILED
+            status = AnswerStatus.FAILED
+            if reply.failure.refused:
+                status = AnswerStatus.REFUSED_BY_API
+            elif system and reply.failure.status >= 400 and "system" in reply.error.lower():
+                status = AnswerStatus.UNSUPPORTED
             return Answer(request, "", status, 0, reply.error)
         text = self._client.clean(reply.text)
         sampled, cut_off = reply.usage.get("completion_tokens"), reply.choice.get("finish_reason") == "length"
@@ -279,15 +239,21 @@ class ServedBackend:
         found = self._stream([Request(checkpoint, p, 0) for p in _PROBES], PROBE)
         return sorted(found, key=lambda r: r.request.prompt.id)
 
-    def _note(self, checkpoint: Checkpoint, found: list[Answer], plain: list[Answer]) -> None:
-        self._findings.pop(checkpoint.weights, None)
-        failed = next((r for r in found if r.outcome is AnswerStatus.FAILED), None)
-        if failed is not None:
-            params = {"checkpoint": checkpoint.label, "error": failed.error}
-            self._findings[checkpoint.weights] = Finding("probe_failed", params)
-        elif [r.text for r in found] == [r.text for r in plain] and any(r.text.strip() for r in found):
-            params = {"checkpoint": checkpoint.label, "probes": len(found)}
-            self._findings[checkpoint.weights] = Finding("answers_as_base", params)
+
+def _by_prompt(requests: list[Request]) -> list[Request]:
+    """Requests for one prompt after the other, in the order in which prompts came."""
+    first: dict[tuple[str, str], int] = {}
+    return sorted(requests, key=lambda r: first.setdefault((r.prompt.id, r.transform), len(first)))
+
+
+def _effect(checkpoint: Checkpoint, found: list[Answer], plain: list[Answer]) -> Finding | None:
+    """What speaks against an adapter, given its answers and the base's to the same questions."""
+    failed = next((r for r in found if r.outcome is AnswerStatus.FAILED), None)
+    if failed is not None:
+        return Finding("probe_failed", {"checkpoint": checkpoint.label, "error": failed.error})
+    if [r.text for r in found] == [r.text for r in plain] and any(r.text.strip() for r in found):
+        return Finding("answers_as_base", {"checkpoint": checkpoint.label, "probes": len(found)})
+    return None
 
 
 def open_served(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> ServedBackend:

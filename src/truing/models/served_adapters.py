@@ -10,18 +10,11 @@ answer from prefix-cache blocks of the weights that the name stood for before.
 
 import logging
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from truing.errors import (
-    BadEndpoint,
-    BadModel,
-    JudgeDown,
-    TruingError,
-    Unsupported,
-)
+from truing.errors import BadEndpoint, BadModel, JudgeDown, TruingError, Unsupported
 from truing.models.checkpoints import checkpoint_path
 from truing.models.client import Client
 from truing.models.client_errors import Failure
@@ -100,13 +93,12 @@ class AdapterSet:
 
     def __init__(self, client: Client, keep: int, path_map: Mapping[Path, Path]) -> None:
         self._client, self._keep, self._path_map = client, keep, path_map
-        self._ours: dict[str, None] = {}  # least recently used first
-        self._theirs: set[str] = set()
+        self._held: dict[str, bool] = {}  # name -> whether it is ours to take out; least recently used first
         self.left: dict[str, str] = {}  # names that could not be unloaded, and why
 
     def holds(self, name: str) -> bool:
         """Whether an adapter is loaded, as far as is known here."""
-        return name in self._ours or name in self._theirs
+        return name in self._held
 
     def use(self, adapters: Sequence[Checkpoint]) -> None:
         """Have these adapters loaded, at most `keep`; makes room by unloading the least recently used others.
@@ -117,38 +109,34 @@ class AdapterSet:
             BadModel: the adapter is not found or does not fit.
             JudgeDown, BadEndpoint: the server does not answer, or not to us.
         """
-        names = [adapter_name(a) for a in adapters]
+        names = {adapter_name(a): a for a in adapters}
         for name in names:
-            if name in self._ours:
-                self._ours[name] = self._ours.pop(name)
-        for name, adapter in zip(names, adapters, strict=True):
-            if not self.holds(name):
-                while len(self._ours) >= self._keep:
-                    self._unload(next(iter(self._ours)))
+            if name in self._held:
+                self._held[name] = self._held.pop(name)
+        for name, adapter in names.items():
+            if name not in self._held:
+                ours = [n for n, mine in self._held.items() if mine]
+                for old in ours[: max(len(ours) + 1 - self._keep, 0)]:
+                    self._unload(old)
                 self._load(name, adapter)
 
     def clear(self) -> None:
         """Unload all that is ours; what cannot be unloaded is noted in `left`."""
-        if self._client.inside:  # collected by accident of timing in the thread that would have to send it
-            threading.Thread(target=self.clear, name="truing-unload").start()
-            return
-        self._theirs.clear()  # whether they are still there is asked when next needed
-        while self._ours:
-            self._unload(next(iter(self._ours)))
+        for name in [n for n, mine in self._held.items() if mine]:
+            self._unload(name)
+        self._held.clear()  # whether others are still there is asked when next needed
 
     def _load(self, name: str, adapter: Checkpoint) -> None:
         """Load it unless it is there already, and see that the server lists it, as an adapter of our base."""
         check_unchanged(checkpoint_path(adapter), adapter.weights)
         where, base = self._client.address.url, self._client.address.model
         cards = self._client.models()
+        # Noted before it is sent: whatever happens from here on, it is taken out.
+        self._held[name] = name not in cards or name in self.left
+        self.left.pop(name, None)
         if name not in cards:
-            self._ours[name] = None  # before it is sent: whatever happens from here on, it is taken out
             self._send_load(name, adapter)
             cards = self._client.models()
-        elif self.left.pop(name, None) is not None:
-            self._ours[name] = None
-        else:
-            self._theirs.add(name)
         if name not in cards:
             raise BadModel(
                 f"{adapter.label}: {where} says that it loaded {name!r} but does not list it; several servers behind "
@@ -165,19 +153,16 @@ class AdapterSet:
     def _send_load(self, name: str, adapter: Checkpoint) -> None:
         place = served_path(checkpoint_path(adapter), self._path_map)
         failure = self._client.post("/load_lora_adapter", {"lora_name": name, "lora_path": place}, LOAD_SECONDS)
-        if failure is None:
+        if failure is None or (failure.status and _LOADED.search(failure.text)):  # by an attempt that was cut off
             return
-        if not failure.unsure:  # then somebody else loaded it a moment ago, or it was refused
-            del self._ours[name]
-        if not (failure.status and _LOADED.search(failure.text)):
-            known = {"base": self._client.address.model, "keep": self._keep, "place": place}
-            raise _load_error(failure, adapter.label, name, known)
-        if not failure.unsure:
-            self._theirs.add(name)
+        if failure.status and failure.status not in _AGAIN:  # refused, so there is nothing to take out
+            del self._held[name]
+        known = {"base": self._client.address.model, "keep": self._keep, "place": place}
+        raise _load_error(failure, adapter.label, name, known)
 
     def _unload(self, name: str) -> None:
         """Let go of one; a failure is noted, never raised, since answers must not be lost over it."""
-        del self._ours[name]
+        del self._held[name]
         self.left[name] = "it was not answered"
         failure = self._client.post("/unload_lora_adapter", {"lora_name": name}, UNLOAD_SECONDS, retries=0)
         if failure is None or (failure.status == 404 and name in failure.text):
