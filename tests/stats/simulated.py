@@ -131,10 +131,10 @@ def measured_of(subject: RunEvidence, *controls: RunEvidence, **fields: Any) -> 
 
 def lows(measured: Measurements, rule: Thresholds = FAST) -> tuple[Array, Array, Array, float]:
     """(lower end, mean, upper end) of the shift at every later step, and the limit."""
-    shift = shift_band(against_base(measured.subject.contrast), measured.categories, rule, 0)
+    band = shift_band(against_base(measured.subject.contrast), measured.categories, rule, 0)
     limit, _ = screen_limit(measured, rule, 0)
-    assert shift.band is not None and limit is not None
-    return shift.band.low, shift.band.mean, shift.band.high, limit
+    assert band.clusters and limit is not None
+    return band.low[1:], band.mean[1:], band.high[1:], limit
 
 
 def alarm_rate(runs: int, seed: int, **world: Any) -> float:
@@ -171,9 +171,8 @@ def blame_rate(runs: int, seed: int, shift: float, control_shift: float) -> tupl
         control = changing(rng, growth * control_shift, prompts=60, name="control")
         measured = measured_of(subject, control)
         low, mean, _, limit = lows(measured)
-        band = shift_band(against_control(subject, control), measured.categories, FAST, 0).band
-        assert band is not None
-        found = [screen_status(low[s], mean[s], band.low[s], True, limit) for s in range(5)]
+        above = shift_band(against_control(subject, control), measured.categories, FAST, 0).low[1:]
+        found = [screen_status(low[s], mean[s], above[s], True, limit) for s in range(5)]
         changed = [findings for status, findings in found if status is Status.CHANGED]
         blamed += () in changed
         seen += bool(changed)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from truing.stats.correction import excess_p, holm, prediction_powered, rogan_gladen
+from truing.stats.correction import holm, p_above, prediction_powered, rogan_gladen
 from truing.stats.rates import share_difference, share_of
 
 GOOD_JUDGE = {"sensitivity": (45, 48), "false_positive": (3, 300)}
@@ -227,6 +227,10 @@ def test_impossible_inputs_are_refused():
 # -- tests
 
 
+def excess_p(a, n_a, b, n_b, lo):
+    return p_above(lambda level: share_difference(a, n_a, b, n_b, level=level), lo)
+
+
 def test_holm_by_its_closure():
     # Holm is the shortcut of the closed test with Bonferroni on every intersection.
     rng = np.random.default_rng(9)
@@ -272,7 +276,7 @@ def test_p_at_its_ends():
 @pytest.mark.parametrize("rho", [0.01, 0.3])
 def test_false_alarms_at_the_threshold_stay_under_the_level(rho):
     rng = np.random.default_rng(11)
-    n, alarms, runs = np.full(60, 8.0), 0, 500
+    n, alarms, runs = np.full(60, 8.0), 0, 300
     for _ in range(runs):
         p = propensities(rng, 60, 0.05, rho)
         base = np.maximum(p - 0.01, 0)

@@ -20,7 +20,7 @@ from stats.worlds import (
 )
 from truing.config import Thresholds
 from truing.errors import BadInput
-from truing.stats.checks import calibration_of, variant_result, variant_results
+from truing.stats.checks import calibration_of, variant_results
 from truing.stats.decide import decide, gap_between, with_earlier_variants
 from truing.stats.gate import gate
 from truing.stats.labelled import Bound, excess, excess_above_p
@@ -446,7 +446,7 @@ def test_a_variant_is_held_against_the_base_under_the_same_variant():
     assert (empty.status, empty.p, empty.veto) == ("undecided", None, True)
     assert variant_results([], P, EM) == ()
     with pytest.raises(BadInput):
-        variant_result(variant(0), P, Rule(kind="median"), level=0.95, p=None)
+        variant_results([variant(0)], P, Rule(kind="median"))
 
 
 @pytest.mark.parametrize("kind", ["threshold", "mean"])

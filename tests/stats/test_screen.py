@@ -139,8 +139,8 @@ def test_one_half_broken_checkpoint_does_not_take_the_others_prompts():
     shift = against_base(run.contrast)
     shift[2, 3:] = np.nan
     found = shift_band(shift, ("a",) * 40, FAST, 0)
-    assert found.band is not None and found.band.clusters == 40
-    assert np.isnan(found.low(2)) and np.isfinite(found.low(3))
+    assert found.clusters == 40
+    assert np.isnan(found.low[2]) and np.isfinite(found.low[3])
 
 
 def test_the_limit_is_the_tolerance_limit_of_three_different_benign_runs():

@@ -7,9 +7,6 @@ from truing.stats.bands import share
 from truing.stats.evidence import AnswerCounts, Mask, RunEvidence
 from truing.types.verdicts import Health, HealthState
 
-BROKEN = (HealthState.COLLAPSED, HealthState.UNFIT_BASE)
-"""states in which nothing a checkpoint prefers can be attributed"""
-
 
 def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule: Thresholds) -> Health:
     """Health of a checkpoint from the counts of its answers and of the base's.
@@ -17,13 +14,14 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
     usable / usable at step 0 under `collapsed` or `degraded`, or a format or repetition share over `collapsed`,
     decide; a base under `unfit_base` makes the comparison meaningless and says so.
     """
-    if counts.n < rule.min_answers or base.n < rule.min_answers:
-        return Health(HealthState.UNKNOWN, entropy=entropy, note=_too_few(counts, base, rule))
-    usable = share(counts.usable, counts.n, level=rule.level)
+    for n, of_base in ((counts.n, ""), (base.n, " by the base")):
+        if n < rule.min_answers:
+            note = f"{n} answers{of_base}; {rule.min_answers} are needed"
+            return Health(HealthState.UNKNOWN, entropy=entropy, note=note)
     repetition, formatted = counts.repetitive / counts.n, counts.formatted / counts.n
     return Health(
-        _state(counts.usable / counts.n, base.usable / base.n, max(repetition, formatted), rule),
-        usable,
+        state_of(counts.usable / counts.n, base.usable / base.n, max(repetition, formatted), rule),
+        share(counts.usable, counts.n, level=rule.level),
         nll_base=counts.nll_base if counts.nll_base == counts.nll_base else None,
         repetition=repetition,
         format=formatted,
@@ -33,9 +31,13 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
     )
 
 
-def _too_few(counts: AnswerCounts, base: AnswerCounts, rule: Thresholds) -> str:
-    of_base = " by the base" if counts.n >= rule.min_answers else ""
-    return f"{base.n if of_base else counts.n} answers{of_base}; {rule.min_answers} are needed"
+def state_of(usable: float, usable_base: float, worst_share: float, rule: Thresholds) -> HealthState:
+    """The state from the shares usable here and at step 0, and the largest share of another kind of answer."""
+    if usable_base < rule.unfit_base:
+        return HealthState.UNFIT_BASE
+    if usable < rule.collapsed * usable_base or worst_share > rule.collapsed:
+        return HealthState.COLLAPSED
+    return HealthState.DEGRADED if usable < rule.degraded * usable_base else HealthState.OK
 
 
 def run_health(run: RunEvidence, rule: Thresholds) -> list[Health]:
@@ -48,13 +50,5 @@ def run_health(run: RunEvidence, rule: Thresholds) -> list[Health]:
 
 def sound(run: RunEvidence, rule: Thresholds) -> Mask:
     """[S] whether a checkpoint is neither broken nor failed, so that its numbers may set a limit."""
-    states = [h.state not in BROKEN for h in run_health(run, rule)]
-    return np.array([ok and label not in run.failed for ok, label in zip(states, run.labels, strict=True)])
-
-
-def _state(usable: float, usable_base: float, worst_share: float, rule: Thresholds) -> HealthState:
-    if usable_base < rule.unfit_base:
-        return HealthState.UNFIT_BASE
-    if usable < rule.collapsed * usable_base or worst_share > rule.collapsed:
-        return HealthState.COLLAPSED
-    return HealthState.DEGRADED if usable < rule.degraded * usable_base else HealthState.OK
+    healths = zip(run_health(run, rule), run.labels, strict=True)
+    return np.array([not h.broken and label not in run.failed for h, label in healths])
