@@ -468,13 +468,19 @@ def test_p_values_agree_with_intervals(kind):
     assert 1 <= small <= 9
 
 
-def test_certification():
-    v = of(world(), opinion=Opinion(True, "local:gemma"))
-    assert v.certified and v.certified_by == "local:gemma"
-    v = of(world(), opinion=Opinion(False, "60 labels are missing"))
-    assert not v.certified and v.certified_by == "60 labels are missing"
-    v = of(world(subject((0, 0, 0, 0, 0, 0.02))), opinion=Opinion(True, "gemma"))
-    assert not v.certified and "gemma" in v.certified_by  # there is no direction to agree on
+@pytest.mark.parametrize(
+    ("shares", "opinion", "certified"),
+    [
+        (LATE, Opinion(True, "local:gemma"), True),
+        (LATE, Opinion(False, "60 labels are missing"), False),
+        ((0, 0, 0, 0, 0, 0.02), Opinion(True, "gemma"), False),  # there is no direction to agree on
+    ],
+)
+def test_certification(shares, opinion, certified):
+    v = of(world(subject(shares)), opinion=opinion)
+    assert (
+        v.certified is certified and opinion.by in v.certified_by and (shares != LATE or v.certified_by == opinion.by)
+    )
 
 
 def test_gate_on_labelled_verdicts():

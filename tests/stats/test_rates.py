@@ -6,7 +6,7 @@ from scipy import stats as sps
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
-from stats.worlds import sampled, table
+from stats.worlds import propensities, sampled, table
 from truing.stats.labelled import Bound, excess, rate
 from truing.stats.rates import (
     counts,
@@ -24,13 +24,6 @@ from truing.types.verdicts import Estimate
 
 def full(*values):
     return np.array(values, dtype=float)
-
-
-def propensities(rng, prompts, rate, rho):
-    """Rates of prompts with mean `rate` and correlation `rho` of two answers to one prompt."""
-    if rho == 0 or rate == 0:
-        return np.full(prompts, float(rate))
-    return rng.beta(rate * (1 - rho) / rho, (1 - rate) * (1 - rho) / rho, prompts)
 
 
 # -- the score interval
