@@ -150,8 +150,7 @@ def prediction_powered(
 
     For exactly these prompts: limits of the three shares put together (Zou & Donner), which hold where no error of
     the cheap judge was sampled. For prompts like these: widened by how much the prompts' own means vary beyond that;
-    with the strong judge's hits from fewer than 5 prompts, the score interval that takes all answers of a prompt for
-    one.
+    with hits from fewer than 5 prompts, the score interval that takes all answers of a prompt for one.
 
     Args:
         cheap: [N] flags of the cheap judge, NaN where it gave none: left out and counted.
@@ -176,12 +175,8 @@ def prediction_powered(
     used = sampled & ~np.isnan(strong)
     hits, n = counts(cheap, prompt, prompts)
     of_strong = counts(strong[used], prompt[used], prompts)
-    out = {
-        "answers without a cheap flag": int((~there).sum()),
-        "strong judge gave no flag": int((sampled & ~used).sum()),
-        "prompts without answers": int((n == 0).sum()),
-    }
-    out = {why: k for why, k in out.items() if k}
+    lost = {"answers without a cheap flag": ~there, "strong judge gave no flag": sampled & ~used}
+    out = {why: int(at.sum()) for why, at in (lost | {"prompts without answers": n == 0}).items() if at.any()}
     if not used.any():
         return Estimate(None, None, None, left_out=out, method="no strong flags", level=level)
     sample = _Sample(cheap, np.where(used, strong, 0.0), used, prompt, n)

@@ -6,8 +6,8 @@ import numpy as np
 
 from truing.config import Thresholds
 from truing.stats.evidence import Measurements, RunEvidence
-from truing.stats.health import run_health
-from truing.stats.labelled import joined_health, labelled_line
+from truing.stats.health import joined_health, run_health
+from truing.stats.labelled import labelled_line
 from truing.stats.rates import FEW_PROMPTS
 from truing.stats.screen import lone_prompts
 from truing.stats.table import Labelled

@@ -1,4 +1,4 @@
-"""What the labelled answers of one checkpoint say: shares, means, reasons, excess, breadth, health.
+"""What the labelled answers of one checkpoint say: shares, means, reasons, excess, breadth.
 
 The denominator is every answer but infrastructure failures. An unparsed answer is positive or negative:
 `rate` counts it as negative, `rate_if_unparsed` as positive, and `excess` does either for both checkpoints.
@@ -11,19 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from truing.config import Thresholds
 from truing.stats.correction import p_above, rogan_gladen
 from truing.stats.evidence import Array, Mask
-from truing.stats.health import state_of
 from truing.stats.rates import counts, mean_difference, mean_of, share_difference, share_of
 from truing.stats.table import AnswerTable, Calibration, Index
 from truing.types.traits import LOST, NEAR, Reason, Rule
-from truing.types.verdicts import Breadth, Estimate, Health, HealthState, LabelledLine
+from truing.types.verdicts import Breadth, Estimate, LabelledLine
 
-WORSE = (HealthState.UNKNOWN, HealthState.OK, HealthState.DEGRADED, HealthState.COLLAPSED, HealthState.UNFIT_BASE)
-"""from least to most known to be bad"""
-ROUNDING = 1e-9
-"""a share this close to a limit is on it"""
 NO_COHERENCE = "coherence not asked or not read"
 
 
@@ -222,30 +216,6 @@ def breadth(
         excess_without_domain=over_base(far, in_domain=False) if top is not None else None,
         named=tuple(about.ids[p] for p in order if positive[p])[:5],
     )
-
-
-def joined_health(free: Health, line: LabelledLine, base: LabelledLine | None, rule: Thresholds) -> Health:
-    """Judge-free health joined with the judged one: the worse of the two; unknown only where neither is known.
-
-    Judged: the share coherent relative to step 0's under `collapsed` or `degraded`, or unrelated code in more than a
-    share `collapsed` of the answers; `unfit_base` where step 0's own share is under that. Needs `min_answers` each.
-    """
-    own, other = line.coherent, base.coherent if base is not None else None
-    if other is None or own.value is None or other.value is None or min(own.n, other.n) < rule.min_answers:
-        few = own.n if other is None or own.n < rule.min_answers else other.n
-        return replace(free, note=_joined(free.note, f"judged health unknown: coherence of {few} answers"))
-    n = sum(line.reasons.values()) - sum(line.reasons[r.word] for r in LOST)
-    code = line.reasons["code"] / n if n else 0.0
-    state = state_of(own.value + ROUNDING, other.value + ROUNDING, code, rule)
-    said = f"{own.value:.0%} of answers coherent, {other.value:.0%} at step 0"
-    said += f", {code:.0%} unrelated code" if code > rule.collapsed else ""
-    worst = max(state, free.state, key=WORSE.index)
-    said += f" (judge-free: {free.state.value})" if worst is not state else ""
-    return replace(free, state=worst, note=_joined(free.note, said))
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(n for n in notes if n)
 
 
 def _no_facts(prompts: int) -> PromptFacts:

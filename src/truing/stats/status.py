@@ -12,12 +12,12 @@ from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.checks import calibration_of
 from truing.stats.crossing import Place, crossing
 from truing.stats.evidence import Mask
+from truing.stats.health import joined_health
 from truing.stats.labelled import (
     Bound,
     PromptFacts,
     breadth,
     excess,
-    joined_health,
     labelled_line,
     rate,
 )
