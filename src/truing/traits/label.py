@@ -18,14 +18,17 @@ class Answered(Protocol):
     @property
     def outcome(self) -> AnswerStatus:
         """What became of the request."""
+        ...
 
     @property
     def text(self) -> str:
         """The answer."""
+        ...
 
     @property
     def tokens(self) -> int:
         """Tokens sampled."""
+        ...
 
 
 def label(answer: Answered, scores: Collection[Score], rule: Rule) -> Label:
