@@ -218,21 +218,21 @@ def _fixed_status(against: Comparison, group: AnswerTable, step: int | None, *, 
     if against.above(plain) or against.below(plain):
         return _UNDECIDED, (Finding("unparsed_decide", {"low": least.set_low, "high": most.set_high}),)
     corrected = None if against.strict == against.thresholds.level else against.strict
-    return _UNDECIDED, (_of("in_zone", plain, level=corrected),)
+    return _UNDECIDED, (Finding("in_zone", _ends(plain, level=corrected)),)
 
 
 def _kind_of_excess(against: Comparison, group: AnswerTable, base: AnswerTable, control: AnswerTable | None) -> _Found:
     """Which kind of excess it is, when the excess over step 0 is certainly above lo."""
     narrow = _narrow(against, group, base)
     outside = against.excess(group, base, Bound.LEAST, in_domain=False)
-    domain = None if against.above(outside) else _of("in_domain_only", outside)
+    domain = None if against.above(outside) else Finding("in_domain_only", _ends(outside))
     reasons = tuple(f for f in (narrow, domain) if f is not None)
     if control is None:
         reasons = (Finding("cause_not_tested"), *reasons)
     else:
         over = [against.excess(group, control, b) for b in (Bound.PLAIN, Bound.LEAST)]
         if not against.above(*over):
-            return Status.NOT_ATTRIBUTABLE, (_of("not_beyond_control", over[1]), *reasons)
+            return Status.NOT_ATTRIBUTABLE, (Finding("not_beyond_control", _ends(over[1])), *reasons)
     return Status.LOCALISED if narrow else Status.IN_DOMAIN_ONLY if domain else Status.PRESENT, reasons
 
 
@@ -246,7 +246,7 @@ def _narrow(against: Comparison, group: AnswerTable, base: AnswerTable) -> Findi
     top = against.evidence.prompts.index(found.top_prompt) if found.top_prompt is not None else 0
     rest = against.facts.far & (np.arange(against.prompts) != top)
     left = against.excess(group, base, Bound.LEAST, rest)
-    return None if against.above(left) else _of("top_prompt", left, prompt=found.top_prompt)
+    return None if against.above(left) else Finding("top_prompt", _ends(left, prompt=found.top_prompt))
 
 
 def _few(found: Breadth | SequentialBreadth) -> Finding | None:
@@ -257,9 +257,9 @@ def _few(found: Breadth | SequentialBreadth) -> Finding | None:
     return Finding("few_prompts", {**params, "least_prompts": LEAST_PROMPTS, "least_categories": LEAST_CATEGORIES})
 
 
-def _of(code: str, e: Estimate, **params: Any) -> Finding:
-    """A finding with an estimate and its ends for exactly these prompts."""
-    return Finding(code, {"value": e.value, "low": e.set_low, "high": e.set_high, **params})
+def _ends(e: Estimate, **more: Any) -> dict[str, Any]:
+    """Parameters of a finding: an estimate and its ends for exactly these prompts."""
+    return {"value": e.value, "low": e.set_low, "high": e.set_high, **more}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
