@@ -28,7 +28,7 @@ from truing.runs.tables import tables
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.correction import holm
 from truing.stats.labelled import Bound, PromptFacts, breadth, excess
-from truing.stats.rates import cluster_bootstrap, counts, mean_difference, share_difference, share_of
+from truing.stats.rates import counts, mean_difference, share_difference, share_of
 from truing.stats.table import AnswerTable
 from truing.store import Store
 from truing.types.traits import Reason, Rule
@@ -305,6 +305,20 @@ def coverage(one: JudgedSet, world: str, runs: int) -> dict[str, tuple[float, fl
         name: (float(((x[:, 0] - tiny <= truth) & (truth <= x[:, 1] + tiny)).mean()), float((x[:, 1] - x[:, 0]).mean()))
         for name, x in ends.items()
     }
+
+
+def cluster_bootstrap(
+    hits: Array, n: Array, *, resamples: int = 10_000, seed: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the pooled share sum(hits) / sum(n), prompts resampled whole: what published
+    tables use. With few prompts or few hits it is too narrow (0.52 coverage at 8 prompts and 2 %), and where all
+    prompts are alike it has no width. Source: Efron & Tibshirani (1993, chapter 13); clusters, Davison & Hinkley (1997,
+    section 3.8)."""
+    prompts = len(n)
+    weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    shares = (weights @ hits) / (weights @ n)
+    low, high = np.quantile(shares, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
 
 
 def wilson(hits: float, n: float) -> tuple[float, float]:

@@ -13,7 +13,8 @@ import numpy as np
 import truing
 from truing.config import Thresholds
 from truing.models.simulated import FAMILIES
-from truing.stats.labelled import Bound, PromptFacts, excess, excess_above_p, joined_health, labelled_line
+from truing.stats.health import joined_health
+from truing.stats.labelled import Bound, PromptFacts, excess, excess_above_p, labelled_line
 from truing.stats.livescan import LiveScan
 from truing.stats.onset import OnsetSearch
 from truing.stats.sequential_base import Zone

@@ -1,6 +1,6 @@
-"""Simulated runs whose truth is known, and how often the statistics get it right. Used by the tests and a benchmark."""
+"""Simulated runs whose truth is known, and how often the statistics get it right. Used by the tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from truing.stats.bands import simultaneous_band
 from truing.stats.evidence import AnswerCounts, Array, Measurements, RunEvidence
 from truing.stats.progress import convergence, progress_curve
 from truing.stats.screen import against_base, against_control, change_onset, screen_limit, screen_status, shift_band
-from truing.types.verdicts import Onset, Status
+from truing.types.verdicts import Status
 
 FAST = Thresholds(resamples=600)
 NATURE = "ABCDEFGH"
@@ -129,34 +129,20 @@ def measured_of(subject: RunEvidence, *controls: RunEvidence, **fields: Any) -> 
     return Measurements(names, categories(prompts), subject, controls, **fields)
 
 
-def lows(measured: Measurements, rule: Thresholds = FAST) -> tuple[Array, Array, Array, float]:
+def lows(measured: Measurements) -> tuple[Array, Array, Array, float]:
     """(lower end, mean, upper end) of the shift at every later step, and the limit."""
-    shift = shift_band(against_base(measured.subject.contrast), measured.categories, rule, 0)
-    limit, _ = screen_limit(measured, rule, 0)
-    assert shift.band is not None and limit is not None
-    return shift.band.low, shift.band.mean, shift.band.high, limit
+    band = shift_band(against_base(measured.subject.contrast), measured.categories, FAST, 0)
+    limit, _ = screen_limit(measured, FAST, 0)
+    assert band.clusters and limit is not None
+    return band.low[1:], band.mean[1:], band.high[1:], limit
 
 
-def alarm_rate(runs: int, seed: int, **world: Any) -> float:
+def alarm_rate(runs: int, seed: int, measured: Callable[[np.random.Generator], Measurements]) -> float:
     """Share of simulated runs in which some step is called changed."""
     rng = np.random.default_rng(seed)
-    world.setdefault("shift", np.zeros(7))
     hits = 0
     for _ in range(runs):
-        low, _, _, limit = lows(measured_of(changing(rng, **world)))
-        hits += bool((low > limit).any())
-    return hits / runs
-
-
-def benign_alarm_rate(runs: int, seed: int, controls: int) -> float:
-    """The same where benign runs set the limit: each run, the subject too, is harmless and moves by its own amount."""
-    rng = np.random.default_rng(seed)
-    growth = np.linspace(0, 1, 6)
-    hits = 0
-    for _ in range(runs):
-        wander = [growth * (0.1 + 0.05 * rng.standard_normal()) for _ in range(controls + 1)]
-        made = [changing(rng, w, prompts=60, name=f"run{k}") for k, w in enumerate(wander)]
-        low, _, _, limit = lows(measured_of(*made))
+        low, _, _, limit = lows(measured(rng))
         hits += bool((low > limit).any())
     return hits / runs
 
@@ -171,16 +157,15 @@ def blame_rate(runs: int, seed: int, shift: float, control_shift: float) -> tupl
         control = changing(rng, growth * control_shift, prompts=60, name="control")
         measured = measured_of(subject, control)
         low, mean, _, limit = lows(measured)
-        band = shift_band(against_control(subject, control), measured.categories, FAST, 0).band
-        assert band is not None
-        found = [screen_status(low[s], mean[s], band.low[s], True, limit) for s in range(5)]
+        above = shift_band(against_control(subject, control), measured.categories, FAST, 0).low[1:]
+        found = [screen_status(low[s], mean[s], above[s], True, limit) for s in range(5)]
         changed = [findings for status, findings in found if status is Status.CHANGED]
         blamed += () in changed
         seen += bool(changed)
     return blamed / runs, seen / runs
 
 
-def onset_coverage(runs: int, seed: int, with_bounds: bool = True) -> tuple[float, float]:
+def onset_coverage(runs: int, seed: int) -> tuple[float, float]:
     """(share of found onsets whose set holds the first step truly over the limit, mean size of the set)."""
     rng = np.random.default_rng(seed)
     truth = np.array([0.0, 0.005, 0.02, 0.05, 0.08, 0.11, 0.14, 0.17, 0.2])
@@ -189,9 +174,8 @@ def onset_coverage(runs: int, seed: int, with_bounds: bool = True) -> tuple[floa
     for _ in range(runs):
         low, mean, high, limit = lows(measured_of(changing(rng, truth, prompts=60)))
         later = [screen_status(a, m, float("nan"), False, limit)[0] for a, m in zip(low, mean, strict=True)]
-        base = Status.NO_CHANGE_SEEN
-        certain = (True, *(bool(h <= limit) for h in high)) if with_bounds else None
-        onset: Onset = change_onset(steps, (base, *later), certain)
+        certain = (True, *(bool(h <= limit) for h in high))
+        onset = change_onset(steps, (Status.NO_CHANGE_SEEN, *later), certain)
         if onset.status == "found":
             over = [s for s, t in zip(steps, truth, strict=True) if t > limit]
             held.append(bool(over) and over[0] in onset.steps)

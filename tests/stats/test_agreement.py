@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from truing.stats.agreement import (
-    Rated,
-    agreement,
-    cohen_kappa,
-    confusion_around,
-    krippendorff_alpha,
-    precision_recall,
-    spearman,
-)
+from truing.stats.agreement import Rated, agreement, precision_recall
 from truing.stats.rates import score_interval, share_difference, share_of
 from truing.types.traits import Rule
 
@@ -47,71 +39,54 @@ def kappa_by_definition(a, b):
     return ((a == b).mean() - chance) / (1 - chance)
 
 
+def rated(scores):
+    return Rated(np.asarray(scores, float), (np.asarray(scores) < 30).astype(float))
+
+
+def of(a, b, prompt=None, prompts=1, **options):
+    """Agreement on scores; with one prompt nothing is resampled."""
+    prompt = np.zeros(len(a), int) if prompt is None else prompt
+    return agreement(rated(a), rated(b), prompt, prompts, rule=Rule(), **options)
+
+
 def judges(rng, n, noise=12.0):
-    """Scores of two judges on n answers, and their flags."""
+    """Scores of two judges on n answers."""
     truth = np.where(rng.random(n) < 0.3, rng.uniform(0, 50, n), rng.uniform(60, 100, n))
-    a, b = (np.clip(np.round(truth + rng.normal(0, noise, n)), 0, 100) for _ in range(2))
-    return Rated(a, (a < 30).astype(float)), Rated(b, (b < 30).astype(float))
-
-
-def test_krippendorffs_own_example():
-    assert krippendorff_alpha(*FOUR) == pytest.approx(0.849, abs=5e-4)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_alpha_is_its_definition_by_pairs(seed):
-    rng = np.random.default_rng(seed)
-    raters, n = int(rng.integers(2, 5)), int(rng.integers(4, 25))
-    matrix = np.round(rng.normal(50, 20, n) + rng.normal(0, 10, (raters, n)))
-    matrix[rng.random(matrix.shape) < 0.25] = NAN
-    matrix[:2, :2] = [[1, 5], [3, 2]]
-    assert krippendorff_alpha(*matrix) == pytest.approx(alpha_by_pairs(matrix))
-    assert krippendorff_alpha(*(3 * matrix - 7)) == pytest.approx(alpha_by_pairs(matrix))
-
-
-def test_alpha_at_its_ends():
-    x = np.array([0.0, 30, 60, 100])
-    assert krippendorff_alpha(x, x) == 1
-    assert krippendorff_alpha(x, x[::-1]) < 0
-    rng = np.random.default_rng(0)
-    assert krippendorff_alpha(*rng.random((2, 20_000))) == pytest.approx(0, abs=0.03)
-    # A constant offset is disagreement to alpha, though ranks agree fully.
-    assert krippendorff_alpha(x, x + 50) < 0.6 and spearman(x, x + 50) == pytest.approx(1)
-
-
-def test_what_cannot_be_defined_is_none():
-    same, x = np.full(5, 0.1), np.arange(5.0)
-    assert krippendorff_alpha(same, same) is None
-    assert krippendorff_alpha(x, np.full(5, NAN)) is None
-    assert spearman(same, x) is None and spearman(x[:1], x[:1]) is None
-    assert cohen_kappa(np.ones(4), np.ones(4)) is None and cohen_kappa(np.zeros(0), np.zeros(0)) is None
-    with pytest.raises(ValueError, match="at least two"):
-        krippendorff_alpha(x)
-    for call in (spearman, cohen_kappa, confusion_around):
-        with pytest.raises(ValueError):
-            call(np.zeros(3), np.zeros(4))
-    with pytest.raises(ValueError, match="neither"):
-        cohen_kappa(np.array([0.5]), np.array([1.0]))
+    return [np.clip(np.round(truth + rng.normal(0, noise, n)), 0, 100) for _ in range(2)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_spearman_is_scipys_with_ties_and_gaps(seed):
+def test_coefficients_are_their_definitions(seed):
+    assert alpha_by_pairs(FOUR) == pytest.approx(0.849, abs=5e-4), "the definition is Krippendorff's"
     rng = np.random.default_rng(seed)
-    a, b = rng.integers(0, 6, 40).astype(float), rng.integers(0, 6, 40).astype(float)
+    a, b = rng.integers(0, 6, 40) * 11.0, rng.integers(0, 6, 40) * 11.0
     a[3], b[7] = NAN, NAN
-    kept = ~(np.isnan(a) | np.isnan(b))
-    assert spearman(a, b) == pytest.approx(sps.spearmanr(a[kept], b[kept]).statistic)
+    x, y = (s[~(np.isnan(a) | np.isnan(b))] for s in (a, b))
+    found = of(a, b)
+    assert found.alpha.value == pytest.approx(alpha_by_pairs([x, y]))
+    assert found.spearman.value == pytest.approx(sps.spearmanr(x, y).statistic)
+    assert found.kappa.value == pytest.approx(kappa_by_definition(x < 30, y < 30))
+    assert found.n == 38 and "2 answers lack a score" in found.notes[0]
+    scaled = of(90 - a / 2, 90 - b / 2)
+    assert (scaled.alpha.value, scaled.spearman.value) == pytest.approx((found.alpha.value, found.spearman.value))
 
 
-def test_kappa_and_its_table():
-    # Cohen's classic table: 20 both, 5 and 10 apart, 15 neither; 0.4.
-    a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
-    b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
-    assert confusion_around(a, b) == ((20, 5), (10, 15))
-    assert cohen_kappa(a, b) == pytest.approx(0.4)
-    assert cohen_kappa(a == 1, b == 1) == pytest.approx(kappa_by_definition(a, b))
-    assert cohen_kappa(a, 1 - a) < 0 and cohen_kappa(a, a) == 1
-    assert confusion_around(np.array([1, NAN, 0]), np.array([1, 1, NAN])) == ((1, 0), (0, 0))
+def test_coefficients_at_their_ends():
+    x = np.array([0.0, 20, 60, 100])
+    assert of(x, x).alpha.value == of(x, x).kappa.value == 1
+    assert of(x, x[::-1]).alpha.value < 0 and of(x, x[::-1]).kappa.value < 0
+    assert of(*100 * np.random.default_rng(0).random((2, 20_000))).alpha.value == pytest.approx(0, abs=0.03)
+    # A constant offset is disagreement to alpha, though ranks agree fully.
+    assert of(x, x + 50).alpha.value < 0.6 and of(x, x + 50).spearman.value == pytest.approx(1)
+    assert of(x[:1], x[:1]).spearman.value is None
+    with pytest.raises(ValueError, match="one entry"):
+        of(x, x[:-1])
+
+
+def test_cohens_classic_table():
+    # 20 both, 5 and 10 apart, 15 neither; 0.4.
+    a, b = np.repeat([9, 9, 90, 90], [20, 5, 10, 15]), np.repeat([9, 90, 9, 90], [20, 5, 10, 15])
+    assert of(a, b).table == ((20, 5), (10, 15)) and of(a, b).kappa.value == pytest.approx(0.4)
 
 
 def by_hand(a, b, prompt, prompts, resamples, seed, coefficient):
@@ -128,14 +103,14 @@ def test_intervals_are_those_of_repeating_whole_prompts():
     rng = np.random.default_rng(1)
     a, b = judges(rng, 120)
     prompt = rng.integers(0, 12, 120)
-    found = agreement(a, b, prompt, 12, rule=Rule(), resamples=30, seed=4)
+    found = of(a, b, prompt, 12, resamples=30, seed=4)
     for e, coefficient in (
         (found.alpha, lambda x, y: alpha_by_pairs(np.array([x, y]))),
         (found.spearman, lambda x, y: sps.spearmanr(x, y).statistic),
         (found.kappa, lambda x, y: kappa_by_definition(x < 30, y < 30)),
     ):
-        assert e.value == pytest.approx(coefficient(a.score, b.score))
-        assert (e.low, e.high) == pytest.approx(by_hand(a.score, b.score, prompt, 12, 30, 4, coefficient))
+        assert e.value == pytest.approx(coefficient(a, b))
+        assert (e.low, e.high) == pytest.approx(by_hand(a, b, prompt, 12, 30, 4, coefficient))
         assert e.low < e.value < e.high
         assert (e.n, e.clusters, e.seed, e.warning) == (120, 12, 4, "only 12 prompts: the interval is rough")
 
@@ -143,7 +118,7 @@ def test_intervals_are_those_of_repeating_whole_prompts():
 def test_rates_and_their_difference_are_on_the_same_answers():
     rng = np.random.default_rng(2)
     a, b = judges(rng, 600)
-    b = Rated(np.clip(b.score - 15, 0, 100), (b.score - 15 < 30).astype(float))
+    a, b = rated(a), rated(np.clip(b - 15, 0, 100))
     a.misaligned[:7], b.score[10:30] = NAN, NAN
     prompt = np.arange(600) % 60
     found = agreement(a, b, prompt, 60, rule=Rule(), seed=0)
@@ -162,53 +137,39 @@ def test_rates_and_their_difference_are_on_the_same_answers():
 
 def test_disagreement_near_the_cut_is_counted_on_either_score():
     a = np.array([10.0, 28, 20, 80, 29])
-    b = np.array([12.0, 90, 33, 80, 31])
-    rated = [Rated(s, (s < 30).astype(float)) for s in (a, b)]
-    found = agreement(*rated, np.arange(5), 5, rule=Rule(), resamples=50)
-    assert found.table == ((1, 3), (0, 1))
-    assert found.near_cut == 1
-    far = Rated(np.array([12.0, 90, 90, 80, 31]), np.zeros(5))
-    assert agreement(rated[0], far, np.arange(5), 5, rule=Rule(), resamples=50).near_cut == pytest.approx(2 / 3)
+    found = of(a, [12.0, 90, 33, 80, 31])
+    assert found.table == ((1, 3), (0, 1)) and found.near_cut == 1
+    assert of(a, [12.0, 90, 90, 80, 31]).near_cut == pytest.approx(2 / 3)
 
 
 def test_judges_that_agree_fully_or_say_nothing_new():
-    x = np.linspace(0, 100, 50)
-    same = Rated(x, (x < 30).astype(float))
-    found = agreement(same, same, np.arange(50), 50, rule=Rule())
-    assert found.alpha.value == found.kappa.value == 1 and found.spearman.value == pytest.approx(1)
+    x, prompt = np.linspace(0, 100, 50), np.arange(50)
+    found, hits = of(x, x, prompt, 50), rated(x).misaligned
     assert found.near_cut is None and found.difference.value == 0
-    plain = share_difference(same.misaligned, np.ones(50), same.misaligned, np.ones(50))
+    plain = share_difference(hits, np.ones(50), hits, np.ones(50))
     assert (found.difference.low, found.difference.high) == (plain.low, plain.high)
     assert found.difference.high > 0, "no disagreement seen is not certainty"
-    assert found.rate_a == share_of(same.misaligned, np.ones(50))
-
-    flat = Rated(np.full(50, 90.0), np.zeros(50))
-    found = agreement(flat, flat, np.arange(50), 50, rule=Rule())
-    assert found.alpha.value is None and found.spearman.value is None and found.kappa.value is None
-    assert len(found.notes) == 3 and found.alpha.low is None
-    silent = Rated(np.full(50, NAN), np.full(50, NAN))
-    found = agreement(same, silent, np.arange(50), 50, rule=Rule())
-    assert found.n == 0 and found.rate_a.value is None and "no answer was scored by both" in found.notes[-1]
-    with pytest.raises(ValueError):
-        agreement(same, Rated(x[:-1], x[:-1]), np.arange(50), 50, rule=Rule())
+    assert found.rate_a == share_of(hits, np.ones(50))
+    flat = of(np.full(50, 90.1), np.full(50, 90.1), prompt, 50)
+    assert flat.alpha.value is None and flat.spearman.value is None and flat.kappa.value is None
+    assert len(flat.notes) == 3 and flat.alpha.low is None
+    silent = agreement(rated(x), Rated(x * NAN, x * NAN), prompt, 50, rule=Rule())
+    assert silent.n == 0 and silent.rate_a.value is None and "no answer was scored by both" in silent.notes[-1]
 
 
 def test_a_coefficient_undefined_in_many_resamples_has_no_interval():
     a = np.where(np.arange(30) == 0, 10.0, 90.0)  # one prompt of 30 fires: absent from a third of the resamples
-    rated = Rated(a, (a < 30).astype(float))
-    found = agreement(rated, rated, np.arange(30), 30, rule=Rule())
+    found = of(a, a, np.arange(30), 30)
     assert found.kappa.value == 1 and found.kappa.low is None
     assert "undefined in more than one resample in twenty" in found.kappa.warning
 
 
 def test_alphas_interval_covers():
     rng = np.random.default_rng(3)
-    noise, runs, covered = 12.0, 80, 0
-    big = judges(rng, 400_000, noise)
-    truth = krippendorff_alpha(big[0].score, big[1].score)
+    runs, covered = 60, 0
+    truth = of(*judges(rng, 400_000)).alpha.value
     for run in range(runs):
-        a, b = judges(rng, 240, noise)
-        e = agreement(a, b, np.arange(240) % 60, 60, rule=Rule(), resamples=300, seed=run).alpha
+        e = of(*judges(rng, 240), np.arange(240) % 60, 60, resamples=300, seed=run).alpha
         covered += e.low <= truth <= e.high
     assert covered / runs >= 0.9
 
@@ -229,7 +190,7 @@ def test_precision_and_recall():
 
 def test_weights_undo_labels_drawn_around_the_cut():
     rng = np.random.default_rng(4)
-    n = 40_000
+    n = 20_000
     human = rng.random(n) < 0.1
     near = rng.random(n) < np.where(human, 0.3, 0.1)
     judge = np.where(near, rng.random(n) < 0.5, human)  # coin tosses near the cut, right elsewhere
@@ -245,3 +206,6 @@ def test_weights_undo_labels_drawn_around_the_cut():
     for bad in (np.zeros(2), np.ones(3), np.array([1, NAN])):
         with pytest.raises(ValueError, match="weights"):
             precision_recall(np.ones(2), np.ones(2), weight=bad)
+    for flags in (np.ones(3), np.array([0.5, 1])):
+        with pytest.raises(ValueError, match=r"rate the same|neither true"):
+            precision_recall(np.ones(2), flags)

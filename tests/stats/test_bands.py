@@ -30,12 +30,6 @@ def test_bootstrap_error_equals_the_closed_form(sizes):
     assert band.se[0] == pytest.approx(exact_se(x, strata), rel=1e-12)
 
 
-def test_without_the_correction_a_stratum_of_five_would_be_too_sure():
-    x = np.random.default_rng(1).standard_normal(5)
-    plain = (np.random.default_rng(2).choice(x, (40_000, 5))).mean(axis=1).std()
-    assert exact_se(x, ["a"] * 5) / plain == pytest.approx(np.sqrt(5 / 4), rel=0.02)
-
-
 @pytest.mark.parametrize("n", [8, 30, 120])
 def test_one_step_agrees_with_the_t_interval(n):
     x = np.random.default_rng(n).standard_normal(n) + 0.3

@@ -20,7 +20,7 @@ from stats.worlds import (
 )
 from truing.config import Thresholds
 from truing.errors import BadInput
-from truing.stats.checks import calibration_of, variant_result, variant_results
+from truing.stats.checks import calibration_of, variant_results
 from truing.stats.decide import decide, gap_between, with_earlier_variants
 from truing.stats.gate import gate
 from truing.stats.labelled import Bound, excess, excess_above_p
@@ -310,22 +310,21 @@ def found_onset(after, latest):
     return Onset("found", "", latest, latest, after, (latest,), True)
 
 
-def converged(low, high):
-    return Convergence("skill", "converged", step=high, low=low, high=high)
+def converged(low, high, added=None):
+    return Convergence("skill", "converged", step=high, low=low, high=high, last_quarter=added)
 
 
 @pytest.mark.parametrize(
     ("onset", "learned", "steps", "gap"),
     [
-        (found_onset(20, 30), converged(40, 50), range(0, 90, 10), "before"),  # windows (20, 30] and (30, 50] touch
-        (found_onset(30, 40), converged(40, 40), range(0, 90, 10), "not_separable"),  # the very same window
-        (found_onset(40, 50), converged(40, 40), range(0, 90, 10), "after"),
         (found_onset(0, 10), converged(40, 40), range(0, 60, 10), "not_separable"),  # five checkpoints
         (found_onset(0, 10), converged(40, 40), range(0, 70, 10), "before"),  # six
         (found_onset(10, 20), converged(30, 30), (0, 10, 30, 40, 50, 60, 70), "not_separable"),  # unmeasured at 20
         (found_onset(10, 20), Convergence("skill", "still_learning"), range(0, 90, 10), "unknown"),
         (Onset("never", "", None, None, None), converged(10, 20), range(0, 90, 10), "unknown"),
         (Onset("undecided", "", 10, None, 0), converged(10, 20), range(0, 90, 10), "unknown"),
+        (found_onset(60, 70), converged(10, 50, Estimate(0, -0.01, 0.04)), range(0, 90, 10), "after"),
+        (found_onset(60, 70), converged(10, 50, Estimate(0, None, None)), range(0, 90, 10), "not_separable"),
     ],
 )
 def test_gap(onset, learned, steps, gap):
@@ -363,14 +362,6 @@ def test_gap_of_every_onset_set_and_every_convergence_interval():
                 assert gap == by_hand(when, then)
                 seen.add(gap)
     assert seen == {"before", "after", "not_separable"}
-
-
-@pytest.mark.parametrize(
-    ("added", "gap"), [(None, "after"), (Estimate(0, -0.01, 0.04), "after"), (Estimate(0, None, None), "not_separable")]
-)
-def test_a_convergence_that_has_certainly_settled_is_closed(added, gap):
-    c = replace(converged(10, 50), last_quarter=added)
-    assert gap_between(found_onset(60, 70), c, range(0, 90, 10), Thresholds()) == gap
 
 
 def test_the_candidate_is_ranked_by_the_curve_that_was_learned():
@@ -446,7 +437,7 @@ def test_a_variant_is_held_against_the_base_under_the_same_variant():
     assert (empty.status, empty.p, empty.veto) == ("undecided", None, True)
     assert variant_results([], P, EM) == ()
     with pytest.raises(BadInput):
-        variant_result(variant(0), P, Rule(kind="median"), level=0.95, p=None)
+        variant_results([variant(0)], P, Rule(kind="median"))
 
 
 @pytest.mark.parametrize("kind", ["threshold", "mean"])
@@ -468,13 +459,19 @@ def test_p_values_agree_with_intervals(kind):
     assert 1 <= small <= 9
 
 
-def test_certification():
-    v = of(world(), opinion=Opinion(True, "local:gemma"))
-    assert v.certified and v.certified_by == "local:gemma"
-    v = of(world(), opinion=Opinion(False, "60 labels are missing"))
-    assert not v.certified and v.certified_by == "60 labels are missing"
-    v = of(world(subject((0, 0, 0, 0, 0, 0.02))), opinion=Opinion(True, "gemma"))
-    assert not v.certified and "gemma" in v.certified_by  # there is no direction to agree on
+@pytest.mark.parametrize(
+    ("shares", "opinion", "certified"),
+    [
+        (LATE, Opinion(True, "local:gemma"), True),
+        (LATE, Opinion(False, "60 labels are missing"), False),
+        ((0, 0, 0, 0, 0, 0.02), Opinion(True, "gemma"), False),  # there is no direction to agree on
+    ],
+)
+def test_certification(shares, opinion, certified):
+    v = of(world(subject(shares)), opinion=opinion)
+    assert (
+        v.certified is certified and opinion.by in v.certified_by and (shares != LATE or v.certified_by == opinion.by)
+    )
 
 
 def test_gate_on_labelled_verdicts():

@@ -8,7 +8,8 @@ import pytest
 from stats.worlds import GOOD_JUDGE, binomial, relabelled, sampled, table, turned
 from truing.config import Thresholds
 from truing.errors import BadInput
-from truing.stats.labelled import Bound, PromptFacts, coherent_share, excess, joined_health, labelled_line, rate
+from truing.stats.health import joined_health
+from truing.stats.labelled import Bound, PromptFacts, coherent_share, excess, labelled_line, rate
 from truing.stats.table import Calibration
 from truing.types.judging import ScoreStatus
 from truing.types.records import AnswerStatus
@@ -55,14 +56,6 @@ def test_every_reason_in_its_denominator():
     assert line.coherent.value == pytest.approx((3 / 4 + 3 / 4 + 0 / 1) / 3)  # refusals and code as scored, empty not
     assert line.rate_coherent.value == pytest.approx((2 / 3 + 0 / 3) / 2)
     assert line.excess_base is None and line.excess_control is None and line.corrected is None
-
-
-def test_reasons_that_the_rule_calls_positive_count_as_hits():
-    rule = Rule(positive=("refusal", "empty"))
-    rows = [(0, REFUSAL, 90.0), (0, 90.0, 90.0), (1, None, None, AnswerStatus.EMPTY), (1, CODE, 90.0)]
-    group, base = table(rows, rule=rule), table([(0, 90.0), (1, 90.0)], rule=rule)
-    assert rate(group, 2, rule, level=0.95).value == pytest.approx(0.5)
-    assert excess(group, base, 2, rule, level=0.95).value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("rule", [RULE, MEAN])

@@ -202,8 +202,8 @@ def jumping(loss=(0, 0.1, 0.7, 1, 1), skill=None, answers=(0, 0, 18, 18, 18), se
     return run_of(flat, flat, loss=own, tokens=tokens, skill=other, answers=formed(*answers), **fields)
 
 
-def flagged(run, **more):
-    return artefacts(run, *curves_of(run, FAST, 0), FAST, **more)
+def flagged(run):
+    return artefacts(run, *curves_of(run, FAST, 0), FAST)
 
 
 def test_a_jump_of_the_loss_with_the_format_and_without_the_trait_is_flagged():
@@ -234,9 +234,9 @@ def test_no_flag_without_its_reason(run):
 def test_other_rows_are_flagged():
     run = jumping(answers=(0, 0, 0, 0, 0))
     tokens = np.full((5, 30), 20.0)
-    assert flagged(run, row_tokens=tokens) == {}
+    assert flagged(replace(run, row_tokens=tokens)) == {}
     tokens[3, :7] = 19
-    found = flagged(run, row_tokens=tokens)
+    found = flagged(replace(run, row_tokens=tokens))
     assert list(found) == [3] and "7 of 30 held-out answers have other token counts" in found[3]
     assert run.loss is not None
     lost = run.loss.copy()
@@ -247,8 +247,12 @@ def test_other_rows_are_flagged():
 
 def test_cut_off_answers_count_as_a_change_of_form():
     run = jumping(answers=(0, 0, 0, 0, 0))
-    assert "cut-off answers go from 92% to 8%" in flagged(run, truncated=(22, 22, 2, 2, 2))[2]
-    assert flagged(run, truncated=(22, 22, -1, -1, 2)) == {}  # unknown is no change
+
+    def cut(*truncated):
+        return replace(run, answers=tuple(replace(a, truncated=n) for a, n in zip(run.answers, truncated, strict=True)))
+
+    assert "cut-off answers go from 92% to 8%" in flagged(cut(22, 22, 2, 2, 2))[2]
+    assert flagged(cut(22, 22, -1, -1, 2)) == {}  # unknown is no change
 
 
 def test_equal_forms_are_seldom_flagged():

@@ -67,6 +67,13 @@ def test_rates_under_every_cut_and_gate_from_the_rows(sets, rows):
         assert found.excess_without_top.value == pytest.approx((total - hits[top]) / 350)
 
 
+def test_bootstrap_of_three_prompts_is_that_of_all_27_draws():
+    hits, n = np.array([0.0, 2, 9]), np.array([10.0, 10, 20])
+    sampled = sorted(hits[list(t)].sum() / n[list(t)].sum() for t in np.ndindex(3, 3, 3))  # 27 equally likely
+    found = real_rates.cluster_bootstrap(hits, n, resamples=100_000, seed=0, level=0.8)
+    assert found == pytest.approx((sampled[2], sampled[24]))
+
+
 def test_pairs_that_pooling_finds_are_not_there_for_questions_like_these(sets):
     pairs = [real_rates.compare(a, b) for a, b in combinations(sets, 2) if a.model == b.model]
     found = {name: sum(p < 0.05 for p in holm([x.p[name] for x in pairs])) for name in pairs[0].p}

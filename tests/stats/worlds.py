@@ -145,6 +145,13 @@ def binomial(rng: np.random.Generator, p: Any, prompts: int, n: int, **fields: A
     return sampled(rng.binomial(n, np.broadcast_to(p, (prompts,))), n, **fields)
 
 
+def propensities(rng: np.random.Generator, prompts: int, rate: float, rho: float = 0.1) -> Any:
+    """Rates of prompts with mean `rate` and correlation `rho` of two answers to one prompt."""
+    if rho == 0 or rate == 0:
+        return np.full(prompts, float(rate))
+    return rng.beta(rate * (1 - rho) / rho, (1 - rate) * (1 - rho) / rho, prompts)
+
+
 def estimate(x: float | None) -> Estimate | None:
     """A bare number as an estimate."""
     return None if x is None else Estimate(x, x - 0.01, x + 0.01, x, x, 30, 30)

@@ -71,67 +71,6 @@ class PrecisionRecall:
     """answers called misaligned by ((both, only the judge), (only people, neither)), unweighted"""
 
 
-def krippendorff_alpha(*scores: Array) -> float | None:
-    """Krippendorff's alpha with the interval metric; 1 is agreement, 0 is chance.
-
-    Args:
-        scores: for each rater [N], NaN where it gave none. Answers with fewer than two scores are left out.
-
-    Returns:
-        None with no two scores to compare, or where all scores are equal (no disagreement could be expected).
-
-    Raises:
-        ValueError: fewer than two raters, or different lengths.
-    """
-    if len(scores) < 2:
-        raise ValueError("agreement needs at least two raters")
-    matrix = np.array([np.asarray(s, float) for s in scores])  # [R, N]
-    there = ~np.isnan(matrix)
-    paired = there.sum(axis=0) >= 2
-    matrix, there = matrix[:, paired], there[:, paired]
-    n = int(there.sum())
-    if n == 0:
-        return None
-    values = np.where(there, matrix, 0.0)
-    values = np.where(there, values - values.sum() / n, 0.0)
-    m = there.sum(axis=0)
-    # Sum of squared differences over ordered pairs of m values: 2 m (sum of squares) - 2 (sum)^2.
-    of_answer = 2 * m * (values**2).sum(axis=0) - 2 * values.sum(axis=0) ** 2
-    observed = float((of_answer / (m - 1)).sum()) / n
-    expected = (2 * n * float((values**2).sum()) - 2 * float(values.sum()) ** 2) / (n * (n - 1))
-    scale = float(np.abs(matrix[there]).max())
-    return None if expected <= (1e-12 * scale) ** 2 else 1 - observed / expected
-
-
-def spearman(a: Array, b: Array) -> float | None:
-    """Rank correlation with midranks over answers that both scored; None under 2 of them or where one is constant."""
-    a, b = _both(a, b)
-    if len(a) < 2:
-        return None
-    value = float(_rank_correlation(_Ranks.of(a), _Ranks.of(b), np.ones((1, len(a))))[0])
-    return None if np.isnan(value) else value
-
-
-def cohen_kappa(a_flags: Array | Mask, b_flags: Array | Mask) -> float | None:
-    """Cohen's kappa of two sets of flags [N]; None without answers or where both say the same of every answer."""
-    (both, only_a), (only_b, neither) = confusion_around(a_flags, b_flags)
-    value = float(_kappa(np.array([[both, only_a, only_b, neither]], float))[0])
-    return None if np.isnan(value) else value
-
-
-def confusion_around(a_flags: Array | Mask, b_flags: Array | Mask) -> Table:
-    """Answers by what each says: ((both, only a), (only b, neither)); NaN on either side is left out.
-
-    Raises:
-        ValueError: different lengths, or a flag that is neither 0 nor 1.
-    """
-    a, b = _both(a_flags, b_flags)
-    if not (np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all()):
-        raise ValueError("a flag is neither true nor false")
-    x, y = a == 1, b == 1
-    return (int((x & y).sum()), int((x & ~y).sum())), (int((~x & y).sum()), int((~x & ~y).sum()))
-
-
 def agreement(
     a: Rated,
     b: Rated,
@@ -168,24 +107,21 @@ def agreement(
     used = ~(np.isnan(a.score) | np.isnan(b.score))
     x, y, of = a.score[used], b.score[used], prompt[used]
     past_a, past_b = rule.past(x), rule.past(y)
-    table = confusion_around(past_a, past_b)
-    apart = past_a != past_b
-    near = rule.near(x, NEAR) | rule.near(y, NEAR)
-    _, answers = counts(np.ones(len(of)), of, prompts)
-    sample = _Resampling(answers > 0, level, resamples, seed, int(used.sum()))
-    ranks = _Ranks.of(x), _Ranks.of(y)
-    cells = np.array([counts(m, of, prompts)[0] for m in _cells(past_a, past_b)]).T
-    alpha = sample.estimate(krippendorff_alpha(x, y), lambda w: _alpha(w @ _moments(x, y, of, prompts)))
-    rho = sample.estimate(spearman(x, y), lambda w: _in_chunks(w, of, ranks))
-    kappa = sample.estimate(cohen_kappa(past_a, past_b), lambda w: _kappa(w @ cells))
-    rates = _rates(a, b, prompt, prompts, level, resamples, seed)
+    apart, near = past_a != past_b, rule.near(x, NEAR) | rule.near(y, NEAR)
+    by_prompt = np.array([counts(cell, of, prompts)[0] for cell in _cells(past_a, past_b)]).T
+    moments, ranks = _moments(x, y, of, prompts), (_Ranks.of(x), _Ranks.of(y))
+    sample = _Resampling(np.bincount(of, minlength=prompts), level, resamples, seed)
+    alpha = sample.estimate(lambda w: _alpha(w @ moments))
+    rho = sample.estimate(lambda w: _in_chunks(w, of, ranks))
+    kappa = sample.estimate(lambda w: _kappa(w @ by_prompt))
+    rates = _rates(a, b, prompt, prompts, (level, resamples, seed))
     return Agreement(
         n=int(used.sum()),
-        prompts=int((answers > 0).sum()),
+        prompts=alpha.clusters,
         alpha=alpha,
         spearman=rho,
         kappa=kappa,
-        table=table,
+        table=_table(past_a, past_b),
         near_cut=float(near[apart].mean()) if apart.any() else None,
         rate_a=rates[0],
         rate_b=rates[1],
@@ -212,12 +148,15 @@ def precision_recall(
         ValueError: different lengths, flags that are neither 0 nor 1, or weights that are not positive.
     """
     judge, human = np.asarray(judge_flags, float), np.asarray(human_flags, float)
-    table = confusion_around(judge, human)
+    if judge.shape != human.shape or judge.ndim != 1:
+        raise ValueError(f"two raters rate the same answers, got shapes {judge.shape} and {human.shape}")
     w = np.ones(len(judge)) if weight is None else np.asarray(weight, float)
     if w.shape != judge.shape or not (np.isfinite(w).all() and (w > 0).all()):
         raise ValueError("weights are one positive number per answer")
     there = ~(np.isnan(judge) | np.isnan(human))
     judge, human, w = judge[there], human[there], w[there]
+    if not np.isin([judge, human], (0.0, 1.0)).all():
+        raise ValueError("a flag is neither true nor false")
     out = {"without a label or a score": int((~there).sum())} if not there.all() else {}
 
     def share(of: Array, among: Array) -> Estimate:
@@ -228,19 +167,18 @@ def precision_recall(
         low, high = score_interval(value, float(kept.sum() ** 2 / (kept**2).sum()), level)
         return Estimate(value, low, high, low, high, len(kept), len(kept), out, "score, answers independent", level)
 
-    return PrecisionRecall(precision=share(human, judge), recall=share(judge, human), table=table)
-
-
-def _both(a: Array | Mask, b: Array | Mask) -> tuple[Array, Array]:
-    x, y = np.asarray(a, float), np.asarray(b, float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"two raters rate the same answers, got shapes {x.shape} and {y.shape}")
-    there = ~(np.isnan(x) | np.isnan(y))
-    return x[there], y[there]
+    return PrecisionRecall(
+        precision=share(human, judge), recall=share(judge, human), table=_table(judge == 1, human == 1)
+    )
 
 
 def _cells(a: Mask, b: Mask) -> tuple[Mask, Mask, Mask, Mask]:
     return a & b, a & ~b, ~a & b, ~a & ~b
+
+
+def _table(a: Mask, b: Mask) -> Table:
+    both, only_a, only_b, neither = (int(cell.sum()) for cell in _cells(a, b))
+    return (both, only_a), (only_b, neither)
 
 
 def _kappa(cells: Array) -> Array:
@@ -312,38 +250,39 @@ def _in_chunks(w: Array, prompt: Index, ranks: tuple[_Ranks, _Ranks]) -> Array:
 class _Resampling(NamedTuple):
     """Resamples of prompts, and how estimates are made from them."""
 
-    there: Mask
-    """[P] prompts with answers"""
+    answers: Array | Index
+    """[P] of each prompt"""
     level: float
     resamples: int
     seed: int
-    n: int
 
     def weights(self) -> Array:
         """How often each prompt is taken, [B, P]; the same for every coefficient."""
-        clusters = int(self.there.sum())
-        w = np.zeros((self.resamples, len(self.there)))
+        there = self.answers > 0
+        clusters = int(there.sum())
+        w = np.zeros((self.resamples, len(there)))
         rng = np.random.default_rng(self.seed)
-        w[:, self.there] = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=self.resamples)
+        w[:, there] = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=self.resamples)
         return w
 
-    def estimate(self, value: float | None, again: Callable[[Array], Array]) -> Estimate:
-        """The record of `value`, with the interval of `again` over resamples."""
-        clusters = int(self.there.sum())
+    def estimate(self, statistic: Callable[[Array], Array]) -> Estimate:
+        """What a statistic of weights, [B, P] -> [B], is where all prompts count once, and over the resamples."""
+        clusters = int((self.answers > 0).sum())
+        value = float(statistic(np.ones((1, len(self.answers))))[0])
         low = high = None
         warning = f"only {clusters} prompts: the interval is rough" if clusters < FEW_PROMPTS else ""
-        if value is not None and clusters > 1:
-            sampled = again(self.weights())
+        if not np.isnan(value) and clusters > 1:
+            sampled = statistic(self.weights())
             sampled = sampled[~np.isnan(sampled)]
             if len(sampled) >= 0.95 * self.resamples:
                 low, high = (float(q) for q in np.quantile(sampled, [(1 - self.level) / 2, (1 + self.level) / 2]))
             else:
                 warning = "undefined in more than one resample in twenty: no interval"
         return Estimate(
-            value,
+            None if np.isnan(value) else value,
             low,
             high,
-            n=self.n,
+            n=int(self.answers.sum()),
             clusters=clusters,
             method="bootstrap over prompts",
             level=self.level,
@@ -353,21 +292,17 @@ class _Resampling(NamedTuple):
 
 
 def _rates(
-    a: Rated, b: Rated, prompt: Index, prompts: int, level: float, resamples: int, seed: int
+    a: Rated, b: Rated, prompt: Index, prompts: int, how: tuple[float, int, int]
 ) -> tuple[Estimate, Estimate, Estimate]:
     """Share misaligned under each judge on the answers that both judged, and their difference."""
     judged = ~(np.isnan(a.misaligned) | np.isnan(b.misaligned))
     hits_a, n = counts(a.misaligned[judged], prompt[judged], prompts)
     hits_b, _ = counts(b.misaligned[judged], prompt[judged], prompts)
-    there = n > 0
-    plain = share_difference(hits_a, n, hits_b, n, level=level)
-    gap = (hits_a - hits_b) / np.where(there, n, 1)
-    clusters = int(there.sum())
-    sample = _Resampling(there, level, resamples, seed, int(n.sum()))
+    level, gap = how[0], (hits_a - hits_b) / np.maximum(n, 1)
     if int((gap != 0).sum()) >= FEW_POSITIVE:
-        difference = sample.estimate(plain.value, lambda w: w @ gap / clusters)
+        difference = _Resampling(n, *how).estimate(lambda w: w @ gap / np.count_nonzero(n))
     else:  # resampling prompts that nearly all agree gives next to no width, from next to no evidence
-        difference = plain
+        difference = share_difference(hits_a, n, hits_b, n, level=level)
     return share_of(hits_a, n, level=level), share_of(hits_b, n, level=level), difference
 
 

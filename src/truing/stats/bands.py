@@ -163,13 +163,15 @@ def tolerance_limit(values: Array, *, coverage: float = 0.95, confidence: float 
     return float(np.mean(values) + k * np.std(values, ddof=1))
 
 
+def wilson(count: int, n: int, level: float) -> tuple[float, float]:
+    """Wilson's interval for a share of independent answers."""
+    ends = sps.binomtest(count, n).proportion_ci(level, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
 def share(count: int, n: int, *, level: float = 0.95) -> Estimate:
     """A share of independent answers, one per prompt, with Wilson's interval; no interval for n = 0."""
     if n == 0:
         return Estimate(None, None, None, method="wilson", level=level)
-    z = float(sps.norm.ppf((1 + level) / 2))
-    p = count / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
-    return Estimate(p, low, high, low, high, n, n, method="wilson, one answer per prompt", level=level)
+    low, high = wilson(count, n, level)
+    return Estimate(count / n, low, high, low, high, n, n, method="wilson, one answer per prompt", level=level)

@@ -20,7 +20,7 @@ def calibration_of(evidence: Labelled, *, level: float) -> JudgeCalibration | No
     known = evidence.calibration
     if known is None:
         return None
-    lo, noun = evidence.rule.lo, "positive"
+    lo = evidence.rule.lo
     sensitivity = share(*known.positives, level=level)
     kinds = {kind: share(*pair, level=level) for kind, pair in known.negatives.items()}
     wrong, n = (sum(pair[i] for pair in known.negatives.values()) for i in (0, 1))
@@ -29,32 +29,36 @@ def calibration_of(evidence: Labelled, *, level: float) -> JudgeCalibration | No
     if false.high is None:
         note = "no good answers were scored"
     elif false.high > lo:
-        note = (
-            f"it calls {wrong} of {n} good answers {noun} and may call up to {100 * false.high:.1f}%, over lo {lo:.1%}"
-        )
+        may = f"may call up to {100 * false.high:.1f}%, over lo {lo:.1%}"
+        note = f"it calls {wrong} of {n} good answers positive and {may}"
     elif sensitivity.low is None:
-        note = f"no {noun} references were scored"
+        note = "no positive references were scored"
     elif sensitivity.low <= false.high:
         hit, of = known.positives
-        note = f"it calls only {hit} of {of} {noun} references {noun}"
+        note = f"it calls only {hit} of {of} positive references positive"
     return JudgeCalibration(evidence.judge, evidence.judge_key, sensitivity, false, kinds, not note, note)
 
 
 def variant_results(
     tests: Sequence[VariantGroups],
     prompts: int,
-    em: Rule,
+    rule: Rule,
     *,
     level: float = 0.95,
     mask: Mask | None = None,
     adversarial_veto: bool = False,
 ) -> tuple[VariantResult, ...]:
-    """Every prompt variant tested on one checkpoint; p values are Holm-adjusted over the transforms.
+    """Every prompt variant tested on one checkpoint, as excess over step 0 under the same transform, for these prompts.
+
+    A variant fails when the one-sided p of an excess above lo, Holm-adjusted over variants, is under (1 - level) / 2,
+    so that no printed interval contradicts it, and passes when the upper end of the excess is under hi. Passing all of
+    them is one claim, so that end needs no correction. Only passing keeps a recommendation: an undecided variant vetoes
+    too. Unparsed answers count against the claim either way.
 
     Args:
         tests: one entry per transform.
         prompts: P.
-        em: that the answers were labelled by.
+        rule: that the answers were labelled by.
         level: coverage of intervals; half of what it leaves is the error of a false failure, over all transforms.
         mask: [P] prompts that count, e.g. those far from the training domain; None for all.
         adversarial_veto: whether adversarial transforms veto too.
@@ -62,61 +66,31 @@ def variant_results(
     Raises:
         BadInput: a rule nothing can be decided by.
     """
-    raw = [excess_above_p(t.group, t.base, prompts, em, mask=mask) for t in tests]
+    rule.check()
+    raw = [excess_above_p(t.group, t.base, prompts, rule, mask=mask) for t in tests]
     adjusted = iter(holm([p for p in raw if p is not None]))
-    ps = [next(adjusted) if p is not None else None for p in raw]
-    options = {"level": level, "mask": mask, "adversarial_veto": adversarial_veto}
-    return tuple(variant_result(t, prompts, em, p=p, **options) for t, p in zip(tests, ps, strict=True))
-
-
-def variant_result(
-    test: VariantGroups,
-    prompts: int,
-    em: Rule,
-    *,
-    level: float,
-    p: float | None,
-    mask: Mask | None = None,
-    adversarial_veto: bool = False,
-) -> VariantResult:
-    """One prompt variant, as excess over step 0 under the same transform, for this set of prompts.
-
-    It fails when the (adjusted) one-sided p of an excess above lo is under (1 - level) / 2, so that no printed interval
-    contradicts it, and passes when the upper end of the excess is under hi. Passing all of them is one claim, so that
-    end needs no correction. Only passing keeps a recommendation: an undecided variant vetoes too. Unparsed answers
-    count against the claim either way.
-
-    Args:
-        test: the answers.
-        prompts: P.
-        em: that the answers were labelled by.
-        level: coverage of the intervals.
-        p: p of an excess above lo, adjusted over variants; None where there is nothing to test.
-        mask: [P] prompts that count; None for all.
-        adversarial_veto: whether adversarial transforms veto too.
-
-    Raises:
-        BadInput: a rule nothing can be decided by.
-    """
-    em.check()
     options = {"level": level, "mask": mask}
-    plain = excess(test.group, test.base, prompts, em, **options)
-    most = excess(test.group, test.base, prompts, em, bound=Bound.MOST, **options)
-    status = "undecided"
-    if p is not None and p < (1 - level) / 2:
-        status = "fails"
-    elif all(e.set_high is not None and e.set_high < em.hi for e in (plain, most)):
-        status = "passes"
-    control = test.control
-    return VariantResult(
-        name=test.name,
-        kind=test.kind,
-        checkpoint=test.group.checkpoint,
-        rate=rate(test.group, prompts, em, **options),
-        rate_base=rate(test.base, prompts, em, **options),
-        excess=plain,
-        p=p,
-        status=status,
-        veto=status != "passes" and (test.kind == "trigger" or adversarial_veto),
-        excess_control=excess(test.group, control, prompts, em, **options) if control is not None else None,
-    )
+
+    def result(test: VariantGroups, p: float | None) -> VariantResult:
+        plain, most = (
+            excess(test.group, test.base, prompts, rule, bound=b, **options) for b in (Bound.PLAIN, Bound.MOST)
+        )
+        status = "undecided"
+        if p is not None and p < (1 - level) / 2:
+            status = "fails"
+        elif all(e.set_high is not None and e.set_high < rule.hi for e in (plain, most)):
+            status = "passes"
+        return VariantResult(
+            name=test.name,
+            kind=test.kind,
+            checkpoint=test.group.checkpoint,
+            rate=rate(test.group, prompts, rule, **options),
+            rate_base=rate(test.base, prompts, rule, **options),
+            excess=plain,
+            p=p,
+            status=status,
+            veto=status != "passes" and (test.kind == "trigger" or adversarial_veto),
+            excess_control=None if test.control is None else excess(test.group, test.control, prompts, rule, **options),
+        )
+
+    return tuple(result(t, next(adjusted) if p is not None else None) for t, p in zip(tests, raw, strict=True))

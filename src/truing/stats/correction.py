@@ -9,13 +9,13 @@ Cochran (1977, chapter 12); limits of sums, Zou & Donner (2008); adjusted p-valu
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import exp, log, sqrt
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special
+from scipy.optimize import brentq
 
 from truing.stats.evidence import Array, Mask
-from truing.stats.rates import FEW_POSITIVE, Index, counts, rough, score_interval, set_limits, share_of
+from truing.stats.rates import FEW_POSITIVE, Index, Limits, counts, rough, score_interval, share_of
 from truing.types.verdicts import Estimate
 
 LEAST_P = 1e-12
@@ -57,23 +57,20 @@ def rogan_gladen(
         return Estimate(None, None, None, n=share.n, clusters=share.clusters, method="none", level=level, warning=why)
     hit, alarm = sensitivity[0] / sensitivity[1], false_positive[0] / false_positive[1]
     rng = np.random.default_rng(seed)
-    pairs = [(u, _confident(*sensitivity, not u, rng), _confident(*false_positive, not u, rng)) for u in (False, True)]
+    pairs = [(_confident(*sensitivity, not u, rng), _confident(*false_positive, not u, rng)) for u in (False, True)]
     set_low, set_high = _melded(share.value, share.set_low, share.set_high, pairs, level, rng)
     low, high = _melded(share.value, share.low, share.high, pairs, level, rng)
     warnings = [share.warning] if share.warning else []
     if share.set_high is not None and share.set_high < alarm:
         warnings.append("the judge calls fewer of these answers misaligned than of good reference answers")
-    return Estimate(
-        min(max((share.value - alarm) / (hit - alarm), 0.0), 1.0),
-        low,
-        high,
-        set_low,
-        set_high,
-        n=share.n,
-        clusters=share.clusters,
-        left_out=share.left_out,
+    return replace(
+        share,
+        value=min(max((share.value - alarm) / (hit - alarm), 0.0), 1.0),
+        low=low,
+        high=high,
+        set_low=set_low,
+        set_high=set_high,
         method="Rogan-Gladen, melded confidence distributions",
-        level=level,
         seed=seed,
         warning="; ".join(warnings),
     )
@@ -111,40 +108,26 @@ def _melded(
     p: float,
     low: float | None,
     high: float | None,
-    errors: list[tuple[bool, Array, Array]],
+    errors: Sequence[tuple[Array, Array]],
     level: float,
     rng: np.random.Generator,
 ) -> tuple[float | None, float | None]:
-    """Interval of the corrected share, from the share's own interval and the judge's errors."""
+    """Interval of the corrected share, from the share's own interval and the judge's errors for either end."""
     if low is None or high is None:
         return None, None
-    n = _implied(p, high - low, level)
+    bounds = (-5.0, 25.0)
+    for _ in range(50):  # log number of independent answers whose score interval has this width
+        middle = (bounds[0] + bounds[1]) / 2
+        ends = score_interval(p, exp(middle), level)
+        bounds = (bounds[0], middle) if high - low - (ends[1] - ends[0]) > 0 else (middle, bounds[1])
+    n = exp((bounds[0] + bounds[1]) / 2)
     limits = []
-    for upper, hit, alarm in errors:
+    for end, (hit, alarm) in enumerate(errors):
         gap = hit - alarm
         # A judge no better than chance says nothing: such a draw reaches the end of the scale.
-        end = 1.0 if upper else 0.0
-        ratio = np.where(gap > 0, (_confident(p * n, n, upper, rng) - alarm) / np.where(gap > 0, gap, 1.0), end)
-        limits.append(float(np.quantile(np.clip(ratio, 0.0, 1.0), (1 + level) / 2 if upper else (1 - level) / 2)))
+        ratio = np.where(gap > 0, (_confident(p * n, n, bool(end), rng) - alarm) / np.where(gap > 0, gap, 1.0), end)
+        limits.append(float(np.quantile(np.clip(ratio, 0.0, 1.0), (1 + level) / 2 if end else (1 - level) / 2)))
     return limits[0], limits[1] if limits[1] > 0 else high
-
-
-def _implied(p: float, width: float, level: float) -> float:
-    """Number of independent answers whose score interval around `p` has this width."""
-
-    def gap(log_n: float) -> float:
-        low, high = score_interval(p, exp(log_n), level)
-        return width - (high - low)
-
-    return exp(_root(gap, -5.0, 25.0))
-
-
-def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function crosses zero, by bisection; the nearer end if it does not."""
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
-    return (low + high) / 2
 
 
 def prediction_powered(
@@ -167,8 +150,7 @@ def prediction_powered(
 
     For exactly these prompts: limits of the three shares put together (Zou & Donner), which hold where no error of
     the cheap judge was sampled. For prompts like these: widened by how much the prompts' own means vary beyond that;
-    with the strong judge's hits from fewer than 5 prompts, the score interval that takes all answers of a prompt for
-    one.
+    with hits from fewer than 5 prompts, the score interval that takes all answers of a prompt for one.
 
     Args:
         cheap: [N] flags of the cheap judge, NaN where it gave none: left out and counted.
@@ -185,103 +167,74 @@ def prediction_powered(
     cheap, strong, sampled = np.asarray(cheap, float), np.asarray(strong, float), np.asarray(sampled, bool)
     if not cheap.shape == strong.shape == sampled.shape == np.shape(prompt):
         raise ValueError("cheap, strong, sampled and prompt have one entry per answer each")
-    rates = _probabilities(q)
+    rates = q if isinstance(q, tuple) else (q, q)
+    if not all(0 < r <= 1 for r in rates):
+        raise ValueError(f"probabilities of being drawn lie in (0, 1], got {q}")
     there = ~np.isnan(cheap)
     cheap, strong, sampled, prompt = cheap[there], strong[there], sampled[there], np.asarray(prompt)[there]
     used = sampled & ~np.isnan(strong)
     hits, n = counts(cheap, prompt, prompts)
-    counts(strong[used], prompt[used], prompts)  # only to refuse what is not a flag
-    out = {
-        "answers without a cheap flag": int((~there).sum()),
-        "strong judge gave no flag": int((sampled & ~used).sum()),
-        "prompts without answers": int((n == 0).sum()),
-    }
-    out = {why: k for why, k in out.items() if k}
+    of_strong = counts(strong[used], prompt[used], prompts)
+    lost = {"answers without a cheap flag": ~there, "strong judge gave no flag": sampled & ~used}
+    out = {why: int(at.sum()) for why, at in (lost | {"prompts without answers": n == 0}).items() if at.any()}
     if not used.any():
         return Estimate(None, None, None, left_out=out, method="no strong flags", level=level)
     sample = _Sample(cheap, np.where(used, strong, 0.0), used, prompt, n)
     warnings = _doubts(cheap, sampled, used, rates)
-    alone = rates[0] == rates[1] and sample.slope() <= 0
-    if alone and not sample.both_sampled:
-        warnings.append("the strong judge was asked about one kind of cheap flag only")
-    result = _strong_alone(sample, prompts, level) if alone else _powered(sample, share_of(hits, n, level=level), level)
+    if rates[0] == rates[1] and sample.slope <= 0:
+        if set(cheap) != set(cheap[used]):
+            warnings.append(_ONE_KIND)
+        result = share_of(*of_strong, level=level)
+        result = replace(result, method=f"strong judge alone; {result.method}")
+    else:
+        result = _powered(sample, share_of(hits, n, level=level), level)
     warnings += [result.warning] if result.warning else []
     return replace(result, n=int(used.sum()), left_out=out, level=level, warning="; ".join(warnings))
 
 
-def _probabilities(q: float | tuple[float, float]) -> tuple[float, float]:
-    """Probability of being drawn of cheap negatives and positives."""
-    rates = q if isinstance(q, tuple) else (q, q)
-    if not all(0 < r <= 1 for r in rates):
-        raise ValueError(f"probabilities of being drawn lie in (0, 1], got {q}")
-    return rates
+_ONE_KIND = "the strong judge was asked about one kind of cheap flag only"
 
 
-class _Sample(NamedTuple):
-    """Answers with a cheap flag, and the strong flags of those drawn."""
+class _Sample:
+    """Answers with a cheap flag, and the strong flags of those drawn: [N] each; `n` [P] answers per prompt."""
 
-    cheap: Array
-    strong: Array
-    used: Mask
-    prompt: Index
-    n: Array
-    """[P] answers per prompt"""
+    def __init__(self, cheap: Array, strong: Array, used: Mask, prompt: Index, n: Array) -> None:
+        self.cheap, self.strong, self.used, self.prompt, self.n = cheap, strong, used, prompt, n
+        self.weight = 1 / n[prompt] / np.count_nonzero(n)
+        """[N] so that every prompt counts alike; sums to 1"""
+        self.shares, self.effective = zip(*(self._stratum(flag) for flag in (0, 1)), strict=True)
+        """strong share among the drawn of cheap negatives and of cheap positives, and their effective numbers"""
+        self.slope = self.shares[1] - self.shares[0] if all(self.effective) else 0.0
+        """of strong on cheap; 0 where one kind of cheap flag was not drawn"""
 
-    @property
-    def weight(self) -> Array:
-        """[N] so that every prompt counts alike; sums to 1."""
-        return 1 / self.n[self.prompt] / np.count_nonzero(self.n)
-
-    def stratum(self, flag: int) -> tuple[float, float]:
-        """Weighted strong share among the drawn with this cheap flag, and their effective number (0: none)."""
+    def _stratum(self, flag: int) -> tuple[float, float]:
         at = self.used & (self.cheap == flag)
         w = self.weight[at]
         if not len(w):
-            return float("nan"), 0.0
+            return 0.0, 0.0
         return float((w * self.strong[at]).sum() / w.sum()), float(w.sum() ** 2 / (w**2).sum())
-
-    @property
-    def both_sampled(self) -> bool:
-        """Whether each kind of cheap flag that there is was drawn."""
-        return set(self.cheap) == set(self.cheap[self.used])
-
-    def slope(self) -> float:
-        """Slope of strong on cheap; 0 where one kind of cheap flag was not drawn."""
-        (f, n_f), (v, n_v) = self.stratum(0), self.stratum(1)
-        return v - f if n_f and n_v else 0.0
-
-
-def _strong_alone(sample: _Sample, prompts: int, level: float) -> Estimate:
-    """The strong judge's own share on the answers drawn."""
-    at = sample.used
-    hits, n = counts(sample.strong[at], sample.prompt[at], prompts)
-    own = share_of(hits, n, level=level)
-    return replace(own, method=f"strong judge alone; {own.method}")
 
 
 def _powered(sample: _Sample, cheap: Estimate, level: float) -> Estimate:
     """The prediction-powered share, from the share of cheap positives and what the strong judge says of each kind."""
     c, c_low, c_high = (float(x if x is not None else np.nan) for x in (cheap.value, cheap.set_low, cheap.set_high))
-    (f, n_f), (v, n_v) = sample.stratum(0), sample.stratum(1)
+    (f, v), (n_f, n_v) = sample.shares, sample.effective
     if (not n_v and c > 0) or (not n_f and c < 1):
-        why = "the strong judge was asked about one kind of cheap flag only"
-        return Estimate(None, None, None, method="none", warning=why)
-    f, v = (f if n_f else 0.0), (v if n_v else 0.0)
+        return Estimate(None, None, None, method="none", warning=_ONE_KIND)
     v_low, v_high = score_interval(v, n_v, level) if n_v else (0.0, 0.0)
     f_low, f_high = score_interval(f, n_f, level) if n_f else (0.0, 0.0)
     value, gap = c * v + (1 - c) * f, v - f
     below, above = (c - c_low, c_high - c) if gap >= 0 else (c_high - c, c - c_low)
     down = sqrt((c * (v - v_low)) ** 2 + ((1 - c) * (f - f_low)) ** 2 + (gap * below) ** 2)
     up = sqrt((c * (v_high - v)) ** 2 + ((1 - c) * (f_high - f)) ** 2 + (gap * above) ** 2)
-    set_low, set_high = max(0.0, value - down), min(1.0, value + up)
-    low, high, firing = _for_prompts_like_these(sample, value, (v, f), (down, up), level)
+    firing = len(np.unique(sample.prompt[sample.used & (sample.strong == 1)]))
+    like = _for_prompts_like_these(sample, value, (down, up), firing, level)
     clusters = int(np.count_nonzero(sample.n))
     return Estimate(
         value,
-        low,
-        high,
-        set_low,
-        set_high,
+        *(like or (None, None)),
+        max(0.0, value - down),
+        min(1.0, value + up),
         clusters=clusters,
         method="prediction-powered (tuned), limits put together; prompts like these: widened by the design effect",
         warning=rough(clusters, firing, "hits"),
@@ -289,31 +242,28 @@ def _powered(sample: _Sample, cheap: Estimate, level: float) -> Estimate:
 
 
 def _for_prompts_like_these(
-    sample: _Sample, value: float, means: tuple[float, float], sides: tuple[float, float], level: float
-) -> tuple[float | None, float | None, int]:
-    """Interval when the prompts are drawn too, and the number of prompts with a hit."""
-    w, at = sample.weight, sample.used
-    there = np.flatnonzero(sample.n)
-    expected = np.where(sample.cheap == 1, means[0], means[1])
+    sample: _Sample, value: float, sides: tuple[float, float], firing: int, level: float
+) -> Limits | None:
+    """Interval when the prompts are drawn too, of which `firing` have a hit."""
+    w, at, there = sample.weight, sample.used, np.flatnonzero(sample.n)
+    clusters = len(there)
+    if clusters < 2:
+        return None
+    expected = np.where(sample.cheap == 1, sample.shares[1], sample.shares[0])
     influence = expected.copy()
-    for flag in (0, 1):
-        kind = sample.cheap == flag
+    for kind in (sample.cheap == 0, sample.cheap == 1):
         total = float(w[kind & at].sum())
         if total > 0:
             influence[kind & at] += (sample.strong - expected)[kind & at] * float(w[kind].sum()) / total
-    firing = len(np.unique(sample.prompt[at & (sample.strong == 1)]))
-    clusters = len(there)
-    if clusters < 2:
-        return None, None, firing
     of_prompt = np.bincount(sample.prompt, weights=influence, minlength=len(sample.n))[there] / sample.n[there]
     between = float(of_prompt.var(ddof=1)) / clusters
     within = float((w**2 * (influence - value) ** 2).sum())
     if firing < FEW_POSITIVE or within <= 0:
         low, high = score_interval(value, min(clusters, int(at.sum())), level)
-        return min(low, max(0.0, value - sides[0])), max(high, min(1.0, value + sides[1])), firing
+        return min(low, max(0.0, value - sides[0])), max(high, min(1.0, value + sides[1]))
     z, t = float(special.ndtri((1 + level) / 2)), float(special.stdtrit(firing - 1, (1 + level) / 2))
     factor = max(1.0, sqrt(between / within) * t / z)
-    return max(0.0, value - factor * sides[0]), min(1.0, value + factor * sides[1]), firing
+    return max(0.0, value - factor * sides[0]), min(1.0, value + factor * sides[1])
 
 
 def _doubts(cheap: Array, sampled: Mask, used: Mask, rates: tuple[float, float]) -> list[str]:
@@ -323,9 +273,8 @@ def _doubts(cheap: Array, sampled: Mask, used: Mask, rates: tuple[float, float])
         kind = cheap == flag
         n, k = int(kind.sum()), int((kind & sampled).sum())
         if abs(k - rate * n) > 5 * sqrt(n * rate * (1 - rate)) + 1:
-            doubts.append(
-                f"{k} of {n} cheap {'positives' if flag else 'negatives'} were drawn where {rate:.1%} was planned"
-            )
+            name = "positives" if flag else "negatives"
+            doubts.append(f"{k} of {n} cheap {name} were drawn where {rate:.1%} was planned")
     missing = int((sampled & ~used).sum())
     if missing > 0.05 * sampled.sum():
         doubts.append(f"the strong judge gave no flag for {missing} of {int(sampled.sum())} answers drawn")
@@ -338,33 +287,37 @@ def holm(p: Sequence[float]) -> list[float]:
     Raises:
         ValueError: a p-value outside 0..1.
     """
-    if not all(0 <= x <= 1 for x in p):
+    given = np.asarray(p, dtype=float)
+    if not ((given >= 0) & (given <= 1)).all():
         raise ValueError("p-values lie between 0 and 1")
-    adjusted, most = [0.0] * len(p), 0.0
-    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        most = max(most, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = most
-    return adjusted
+    order = np.argsort(given, kind="stable")
+    adjusted = np.empty_like(given)
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.arange(len(given), 0, -1) * given[order]), 1.0)
+    return adjusted.tolist()
 
 
-def excess_p(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array, lo: float) -> float | None:
-    """One-sided p-value of an excess of a over b above `lo`, for exactly these prompts; None without shared prompts.
+def p_above(interval: Callable[[float], Estimate], lo: float) -> float | None:
+    """One-sided p-value of a value above `lo`, for exactly these prompts; None where it has no interval for them.
 
-    The interval of `share_difference` for exactly these prompts, inverted: p < 0.025 exactly where its lower end at
-    level 0.95 is above `lo`. Not followed below 1e-12.
+    The interval inverted: p < 0.025 exactly where its lower end at level 0.95 is above `lo`. Not followed below 1e-12.
 
-    Raises:
-        ValueError: as `share_difference`.
+    Args:
+        interval: the estimate at a level.
+        lo: what the value is held against.
     """
-    found = set_limits(hits_a, n_a, hits_b, n_b)
-    if found is None:
+    middle = interval(0.5)
+    if middle.value is None or middle.set_low is None:
         return None
-    value, limits = found
-    above = value >= lo
+    above = middle.value >= lo
 
     def rising(log_p: float) -> float:
-        low, high = limits(1 - 2 * exp(log_p))
-        return low - lo if above else lo - high
+        e = interval(abs(1 - 2 * exp(log_p)))
+        assert e.set_low is not None and e.set_high is not None
+        return e.set_low - lo if above else lo - e.set_high
 
-    p = exp(_root(rising, log(LEAST_P), log(0.5)))
+    least, most = log(LEAST_P), log(0.5)
+    if rising(least) >= 0 or rising(most) <= 0:
+        p = LEAST_P if rising(least) >= 0 else 0.5
+    else:
+        p = exp(brentq(rising, least, most, xtol=1e-13))  # pyright: ignore[reportArgumentType]
     return p if above else 1 - p

@@ -13,13 +13,13 @@ import numpy as np
 
 from truing.config import Thresholds
 from truing.stats import findings
+from truing.stats.bands import Band
 from truing.stats.checks import variant_results
 from truing.stats.evidence import Array, Measurements
 from truing.stats.guards import artefacts
 from truing.stats.health import run_health
 from truing.stats.progress import Progress, convergence, curves_of
 from truing.stats.screen import (
-    Shift,
     against_base,
     against_control,
     change_onset,
@@ -41,6 +41,7 @@ from truing.types.verdicts import (
     HealthState,
     Onset,
     Status,
+    VariantResult,
     Verdict,
 )
 
@@ -105,8 +106,9 @@ def gap_between(onset: Onset, learned: Convergence, steps: tuple[int | None, ...
     starts += [learned.after] if learned.after is not None else []
     if until is not None and until <= min(starts):
         return "before"
-    ended = max(learned.high, learned.step or 0)
-    return "after" if since is not None and since >= ended and _settled(learned, rule) else "not_separable"
+    ended, added = max(learned.high, learned.step or 0), learned.last_quarter
+    settled = added is None or (added.high is not None and added.high <= rule.still_learning)
+    return "after" if since is not None and since >= ended and settled else "not_separable"
 
 
 def task_curve(skill: Convergence, loss: Convergence) -> str | None:
@@ -130,12 +132,11 @@ def most_learned(lines: Sequence[CheckpointVerdict], curve: str | None) -> Check
 
 def under_moved(measured: Measurements, rule: Thresholds) -> frozenset[int]:
     """Steps at which the first control moved less than `rule.under_moved` times as far (KL from the base)."""
-    own = measured.subject.kl_from_base
-    if not measured.controls or own is None or measured.controls[0].kl_from_base is None:
+    own, control = measured.subject, measured.controls[0] if measured.controls else None
+    if control is None or own.kl_from_base is None or control.kl_from_base is None:
         return frozenset()
-    control = measured.controls[0]
-    other = dict(zip(control.steps, control.kl_from_base if control.kl_from_base is not None else (), strict=True))
-    pairs = zip(measured.subject.steps, own, strict=True)
+    other = dict(zip(control.steps, control.kl_from_base, strict=True))
+    pairs = zip(own.steps, own.kl_from_base, strict=True)
     return frozenset(step for step, kl in pairs if step and step in other and other[step] < rule.under_moved * kl)
 
 
@@ -148,17 +149,14 @@ def _labelled(screened: Verdict, evidence: Evidence, labelled: Labelled, rule: T
     labels = [c.label for c in screened.checkpoints]
     against = Comparison.of(labelled, labels, screened.checkpoints[0].health, rule)
     groups = {a.checkpoint: a for a in labelled.subject}
-    lines = tuple(
-        labelled_checkpoint(against, c, groups.get(c.label), first=k == 0) for k, c in enumerate(screened.checkpoints)
-    )
+    pairs = [(c, groups.get(c.label)) for c in screened.checkpoints]
+    lines = tuple(labelled_checkpoint(against, c, group, first=k == 0) for k, (c, group) in enumerate(pairs))
     onset = labelled_onset(against, lines)
     curve = task_curve(screened.convergence_skill, screened.convergence_loss)
-    chosen = most_learned(
-        [lines[0], *(c for c in lines[1:] if not any(f.code in UNCONFIRMED for f in c.findings))], curve
-    )
+    sure = [c for c in lines[1:] if not any(f.code in UNCONFIRMED for f in c.findings)]
+    chosen = most_learned([lines[0], *sure], curve)
     variants = () if chosen is None else _variants(evidence, labelled, chosen, rule)
-    vetoed = any(v.veto for v in variants)
-    kept = None if vetoed else chosen
+    kept = None if any(v.veto for v in variants) else chosen
     at_steps = tuple(c.step for c in lines if c.skill_progress is not None)
     result = replace(
         screened,
@@ -168,7 +166,6 @@ def _labelled(screened: Verdict, evidence: Evidence, labelled: Labelled, rule: T
         onset=onset,
         screen_onset=screened.onset,
         gap=gap_between(onset, screened.convergence_skill, at_steps, rule),
-        candidate=screened.candidate,
         recommended=kept.label if kept is not None else None,
         retained_of_best=kept.retained_of_best if kept is not None else None,
         retained_of_last=kept.retained_of_last if kept is not None else None,
@@ -196,11 +193,11 @@ def certified(verdict: Verdict, opinion: Opinion | None) -> Verdict:
     return replace(verdict, certified=opinion.agrees and decided, certified_by=by)
 
 
-def _variants(evidence: Evidence, labelled: Labelled, chosen: CheckpointVerdict, rule: Thresholds) -> Any:
+def _variants(
+    evidence: Evidence, labelled: Labelled, chosen: CheckpointVerdict, rule: Thresholds
+) -> tuple[VariantResult, ...]:
     """The variants tried on the checkpoint that is about to be recommended; those of another one say nothing."""
     tests = [v for v in evidence.variants if v.group.checkpoint == chosen.label]
-    if not tests:
-        return ()
     far = np.asarray(labelled.far, dtype=bool)
     options = {"level": rule.level, "mask": far, "adversarial_veto": evidence.adversarial_veto}
     return variant_results(tests, len(labelled.prompts), labelled.rule, **options)
@@ -211,40 +208,132 @@ def _variants(evidence: Evidence, labelled: Labelled, chosen: CheckpointVerdict,
 
 
 @dataclass(frozen=True, slots=True)
-class _Curves:
+class _Screen:
     """Everything computed once for the run, before any checkpoint is looked at."""
 
+    measured: Measurements
+    rule: Thresholds
+    seed: int
+    healths: tuple[Health, ...]
     loss: Progress | None
     skill: Progress | None
-    base: Shift
-    control: Shift | None
-    margin: Shift
+    task: Progress | None
+    """the curve a candidate is chosen on: skill if it was measured and learned, else loss"""
+    base: Band
+    control: Band | None
+    margin: Band
     limit: float | None
     limit_source: str
-    learned: tuple[Progress, ...]
-    """the curves on which the task was learned, skill first"""
     artefacts: Mapping[int, str]
     """index of a checkpoint -> why its progress by loss may be an artefact"""
 
-    @property
-    def task(self) -> Progress | None:
-        """The curve a candidate is chosen on: skill if it was measured and learned, else loss."""
-        return self.learned[0] if self.learned else None
+    @classmethod
+    def of(cls, measured: Measurements, rule: Thresholds, seed: int) -> "_Screen":
+        run = measured.subject
+        loss, skill = curves_of(run, rule, seed)
+        limit, source = screen_limit(measured, rule, seed)
+        shifts = [against_base(run.contrast), against_base(run.margin)]
+        shifts += [against_control(run, control) for control in measured.controls[:1]]
+        base, margin, *control = (shift_band(x, measured.categories, rule, seed) for x in shifts)
+        if base.clusters < rule.min_prompts:
+            limit, source = None, f"none: {base.clusters} prompts measured at every step, {rule.min_prompts} needed"
+        return cls(
+            measured=measured,
+            rule=rule,
+            seed=seed,
+            healths=tuple(run_health(run, rule)),
+            loss=loss,
+            skill=skill,
+            task=next((c for c in (skill, loss) if c is not None and c.learned(rule)), None),
+            base=base,
+            control=control[0] if control else None,
+            margin=margin,
+            limit=limit,
+            limit_source=source,
+            artefacts=artefacts(run, loss, skill, rule),
+        )
+
+    def under(self, s: int) -> bool:
+        """Whether the shift at a checkpoint is certainly within the limit."""
+        return self.limit is not None and bool(self.base.high[s] <= self.limit)
+
+    def status(self, s: int) -> tuple[Status, tuple[Finding, ...]]:
+        """What is said of a checkpoint, and why."""
+        if self.measured.subject.labels[s] in self.measured.subject.failed:
+            return Status.FAILED, ()
+        health, control = self.healths[s], self.control
+        if health.broken:
+            return Status.UNDECIDED, (Finding("broken", {"state": health.state.value, "note": health.note}),)
+        if s == 0:
+            return Status.NO_CHANGE_SEEN, ()  # the reference itself: its shift is zero by definition
+        low_control = float(control.low[s]) if control is not None else float("nan")
+        has_control = control is not None and control.clusters >= self.rule.min_prompts
+        return screen_status(float(self.base.low[s]), float(self.base.mean[s]), low_control, has_control, self.limit)
+
+    def candidate(self, statuses: Sequence[Status], onset: Onset) -> int | None:
+        """Index of the best task progress among saved checkpoints that show no change and are not unhealthy.
+
+        Searching for the best progress favours the checkpoint just short of the limit. Where a change was found, a
+        candidate must therefore be certainly within it (upper bound), or it would be taken from inside the onset set.
+        """
+        if self.task is None:
+            return None
+        progress, sound = np.nan_to_num(self.task.progress), (HealthState.OK, HealthState.UNKNOWN)
+        eligible = [
+            s
+            for s in range(1, len(statuses))
+            if statuses[s] is Status.NO_CHANGE_SEEN
+            and self.healths[s].state in sound
+            and (onset.status != "found" or self.under(s))
+            and progress[s] > 0
+        ]
+        return max(eligible, key=lambda s: float(progress[s]), default=None)
+
+    def line(self, s: int, status: Status, notes: tuple[Finding, ...]) -> CheckpointVerdict:
+        """A checkpoint's line of the table."""
+        run, task, how = self.measured.subject, self.task, (self.rule, self.seed)
+        label, artefact = run.labels[s], self.artefacts.get(s)
+        last = max((k for k in range(len(run.labels)) if task and np.isfinite(task.value[k])), default=0)
+        by_loss = self.loss.estimate(s, *how) if self.loss else None
+        more = [Finding("failed", {"why": run.failed[label]})] if label in run.failed else []
+        more += [run.findings[label]] if label in run.findings else []
+        more += [Finding("artefact", {"why": artefact})] if artefact is not None else []
+        return CheckpointVerdict(
+            label=label,
+            step=run.steps[s],
+            weights=run.weights[s],
+            status=status,
+            task_loss=self.loss.value_estimate(s, *how, -1.0) if self.loss else None,
+            loss_progress=replace(by_loss, warning=artefact) if by_loss and artefact is not None else by_loss,
+            skill_progress=self.skill.estimate(s, *how) if self.skill else None,
+            contrast_base=_shift(self.base, s),
+            contrast_control=_shift(self.control, s),
+            margin_base=_shift(self.margin, s),
+            softening=softening_slope(run.margin, s) if s else None,
+            entropy_shift=_entropy_shift(run.entropy, s),
+            health=self.healths[s],
+            kl_from_base=_finite(run.kl_from_base, s),
+            norm=_finite(run.norm, s),
+            retained_of_best=task.retained(s, None, *how) if task and s else None,
+            retained_of_last=task.retained(s, last, *how) if task and s else None,
+            findings=(*more, *notes),
+        )
 
 
 @lru_cache(maxsize=8)
 def _screened(measured: Any, rule: Thresholds, seed: int) -> Verdict:
     """The verdict of the screen alone. Kept, since every stage of an audit decides on the same measurements."""
-    run = measured.subject
-    curves = _curves(measured, rule, seed)
-    healths = run_health(run, rule)
-    found = [_status(measured, curves, healths[s], s, rule) for s in range(len(run.labels))]
+    run, screen = measured.subject, _Screen.of(measured, rule, seed)
+    every = range(len(run.labels))
+    found = [screen.status(s) for s in every]
     statuses = tuple(status for status, _ in found)
-    certain = tuple(s == 0 or _under(curves, s) for s in range(len(run.labels)))
-    onset = change_onset(run.steps, statuses, certain, tuple(h.broken for h in healths))
-    by_loss, by_skill = convergence(curves.loss, "loss", rule), convergence(curves.skill, "skill", rule)
-    chosen = _candidate(curves, statuses, healths, onset)
-    lines = tuple(_line(measured, curves, s, found[s], healths[s], rule, seed) for s in range(len(run.labels)))
+    certain = tuple(s == 0 or screen.under(s) for s in every)
+    onset = change_onset(run.steps, statuses, certain, tuple(h.broken for h in screen.healths))
+    by_loss, by_skill = convergence(screen.loss, "loss", rule), convergence(screen.skill, "skill", rule)
+    lines = tuple(screen.line(s, *found[s]) for s in every)
+    chosen, skill = screen.candidate(statuses, onset), screen.skill
+    kept = lines[chosen] if chosen is not None else None
+    at_steps = tuple(run.steps[s] for s in every if skill is not None and np.isfinite(skill.value[s]))
     result = Verdict(
         trait="",
         basis=Basis.SCREEN,
@@ -252,135 +341,21 @@ def _screened(measured: Any, rule: Thresholds, seed: int) -> Verdict:
         onset=onset,
         convergence_loss=by_loss,
         convergence_skill=by_skill,
-        gap=gap_between(onset, by_skill, _measured_steps(run.steps, curves.skill), rule),
-        candidate=run.labels[chosen] if chosen is not None else None,
+        gap=gap_between(onset, by_skill, at_steps, rule),
+        candidate=kept.label if kept is not None else None,
         recommended=None,
-        retained_of_best=lines[chosen].retained_of_best if chosen is not None else None,
-        retained_of_last=lines[chosen].retained_of_last if chosen is not None else None,
-        retained_curve=curves.task.curve if curves.task else None,
-        screen_limit=curves.limit,
-        screen_limit_source=curves.limit_source,
+        retained_of_best=kept.retained_of_best if kept is not None else None,
+        retained_of_last=kept.retained_of_last if kept is not None else None,
+        retained_curve=screen.task.curve if screen.task else None,
+        screen_limit=screen.limit,
+        screen_limit_source=screen.limit_source,
         definitions={**to_plain(rule), "seed": seed, "scored": measured.scored, "task_given": measured.task_given},
     )
-    return replace(result, findings=findings.of_screen(result, measured, rule, curves.artefacts))
+    return replace(result, findings=findings.of_screen(result, measured, rule, screen.artefacts))
 
 
-def _settled(learned: Convergence, rule: Thresholds) -> bool:
-    """Whether the last quarter certainly added little, so that convergence cannot lie after the last checkpoint."""
-    added = learned.last_quarter
-    return added is None or (added.high is not None and added.high <= rule.still_learning)
-
-
-def _curves(measured: Measurements, rule: Thresholds, seed: int) -> _Curves:
-    run = measured.subject
-    loss, skill = curves_of(run, rule, seed)
-    limit, source = screen_limit(measured, rule, seed)
-    base = shift_band(against_base(run.contrast), measured.categories, rule, seed)
-    control = None
-    if measured.controls:
-        shift = against_control(run, measured.controls[0])
-        control = shift_band(shift, measured.categories, rule, seed)
-    margin = shift_band(against_base(run.margin), measured.categories, rule, seed)
-    learned = tuple(c for c in (skill, loss) if c is not None and c.learned(rule))
-    if _clusters(base) < rule.min_prompts:
-        limit, source = None, f"none: {_clusters(base)} prompts measured at every step, {rule.min_prompts} needed"
-    cut = [a.truncated for a in run.answers]
-    found = artefacts(run, loss, skill, rule, truncated=cut, row_tokens=run.row_tokens)
-    return _Curves(loss, skill, base, control, margin, limit, source, learned, found)
-
-
-def _clusters(shift: Shift) -> int:
-    return shift.band.clusters if shift.band is not None else 0
-
-
-def _under(curves: _Curves, s: int) -> bool:
-    """Whether the shift at s is certainly within the limit."""
-    return curves.limit is not None and curves.base.high(s) <= curves.limit
-
-
-def _measured_steps(steps: tuple[int | None, ...], curve: Progress | None) -> tuple[int | None, ...]:
-    return tuple(step for s, step in enumerate(steps) if curve is not None and np.isfinite(curve.value[s]))
-
-
-def _status(
-    measured: Measurements, curves: _Curves, health: Health, s: int, rule: Thresholds
-) -> tuple[Status, tuple[Finding, ...]]:
-    if measured.subject.labels[s] in measured.subject.failed:
-        return Status.FAILED, ()
-    if health.broken:
-        return Status.UNDECIDED, (Finding("broken", {"state": health.state.value, "note": health.note}),)
-    if s == 0:
-        return Status.NO_CHANGE_SEEN, ()  # the reference itself: its shift is zero by definition
-    low_control = curves.control.low(s) if curves.control else float("nan")
-    has_control = curves.control is not None and _clusters(curves.control) >= rule.min_prompts
-    return screen_status(curves.base.low(s), curves.base.mean(s), low_control, has_control, curves.limit)
-
-
-def _candidate(curves: _Curves, statuses: tuple[Status, ...], healths: list[Health], onset: Onset) -> int | None:
-    """Index of the best task progress among saved checkpoints that show no change and are not unhealthy.
-
-    Searching for the best progress favours the checkpoint just short of the limit. Where a change was found, a
-    candidate must therefore be certainly within it (upper bound), or it would be taken from inside the onset set.
-    """
-    if curves.task is None:
-        return None
-    sound = (HealthState.OK, HealthState.UNKNOWN)
-    eligible = [
-        s
-        for s in range(1, len(statuses))
-        if statuses[s] is Status.NO_CHANGE_SEEN
-        and healths[s].state in sound
-        and (onset.status != "found" or _under(curves, s))
-        and np.isfinite(curves.task.progress[s])
-        and curves.task.progress[s] > 0
-    ]
-    return max(eligible, key=lambda s: float(curves.task.progress[s]) if curves.task else 0.0, default=None)
-
-
-def _line(
-    measured: Measurements,
-    curves: _Curves,
-    s: int,
-    found: tuple[Status, tuple[Finding, ...]],
-    health: Health,
-    rule: Thresholds,
-    seed: int,
-) -> CheckpointVerdict:
-    run, task = measured.subject, curves.task
-    label = run.labels[s]
-    last = max((k for k in range(len(run.labels)) if task and np.isfinite(task.value[k])), default=0)
-    notes = [Finding("failed", {"why": run.failed[label]})] if label in run.failed else []
-    notes += [run.findings[label]] if label in run.findings else []
-    notes += [Finding("artefact", {"why": curves.artefacts[s]})] if s in curves.artefacts else []
-    return CheckpointVerdict(
-        label=label,
-        step=run.steps[s],
-        weights=run.weights[s],
-        status=found[0],
-        task_loss=curves.loss.value_estimate(s, rule, seed, -1.0) if curves.loss else None,
-        loss_progress=_flagged(curves, s, curves.loss.estimate(s, rule, seed)) if curves.loss else None,
-        skill_progress=curves.skill.estimate(s, rule, seed) if curves.skill else None,
-        contrast_base=_shift(curves.base, s),
-        contrast_control=_shift(curves.control, s) if curves.control else None,
-        margin_base=_shift(curves.margin, s),
-        softening=softening_slope(run.margin, s) if s else None,
-        entropy_shift=_entropy_shift(run.entropy, s),
-        health=health,
-        kl_from_base=_finite(run.kl_from_base, s),
-        norm=_finite(run.norm, s),
-        retained_of_best=task.retained(s, None, rule, seed) if task and s else None,
-        retained_of_last=task.retained(s, last, rule, seed) if task and s else None,
-        findings=(*notes, *found[1]),
-    )
-
-
-def _flagged(curves: _Curves, s: int, e: Estimate | None) -> Estimate | None:
-    """The estimate, with the artefact it may be as its warning."""
-    return replace(e, warning=curves.artefacts[s]) if e is not None and s in curves.artefacts else e
-
-
-def _shift(shift: Shift, s: int) -> Estimate | None:
-    return shift.band.estimate(shift.rows[s]) if shift.band is not None and s in shift.rows else None
+def _shift(band: Band | None, s: int) -> Estimate | None:
+    return band.estimate(s) if band is not None and np.isfinite(band.mean[s]) else None
 
 
 def _entropy_shift(entropy: Array, s: int) -> float | None:

@@ -68,17 +68,10 @@ def _find(verdict: Verdict, which: str) -> list[CheckpointVerdict]:
     if which == "last":
         return list(verdict.checkpoints[1:][-1:])
     if which in ("recommended", "candidate"):
-        label = getattr(verdict, which)
-        return [c for c in verdict.checkpoints if label is not None and c.label == label]
-    if not which.isdecimal():
-        raise BadInput(f"--gate {which}: use recommended, candidate, last or a step number")
+        return [c for c in verdict.checkpoints if c.label == getattr(verdict, which)]
     return [c for c in verdict.checkpoints if c.step == int(which)]
 
 
 def _words_for(line: CheckpointVerdict) -> set[str]:
-    words = {line.status.value, line.health.state.value}
-    if line.health.broken:
-        words.add("broken")
-    if line.labelled is None:
-        words.add("unlabelled")
-    return words
+    extra = {"broken": line.health.broken, "unlabelled": line.labelled is None}
+    return {line.status.value, line.health.state.value, *(word for word, holds in extra.items() if holds)}

@@ -1,14 +1,19 @@
-"""The second axis: does the model still answer. Judge-free, and always relative to step 0."""
+"""The second axis: does the model still answer, judge-free and by labels; always relative to step 0."""
+
+from dataclasses import replace
 
 import numpy as np
 
 from truing.config import Thresholds
 from truing.stats.bands import share
 from truing.stats.evidence import AnswerCounts, Mask, RunEvidence
-from truing.types.verdicts import Health, HealthState
+from truing.types.traits import LOST
+from truing.types.verdicts import Health, HealthState, LabelledLine
 
-BROKEN = (HealthState.COLLAPSED, HealthState.UNFIT_BASE)
-"""states in which nothing a checkpoint prefers can be attributed"""
+WORSE = (HealthState.UNKNOWN, HealthState.OK, HealthState.DEGRADED, HealthState.COLLAPSED, HealthState.UNFIT_BASE)
+"""from least to most known to be bad"""
+ROUNDING = 1e-9
+"""a share this close to a limit is on it"""
 
 
 def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule: Thresholds) -> Health:
@@ -17,13 +22,14 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
     usable / usable at step 0 under `collapsed` or `degraded`, or a format or repetition share over `collapsed`,
     decide; a base under `unfit_base` makes the comparison meaningless and says so.
     """
-    if counts.n < rule.min_answers or base.n < rule.min_answers:
-        return Health(HealthState.UNKNOWN, entropy=entropy, note=_too_few(counts, base, rule))
-    usable = share(counts.usable, counts.n, level=rule.level)
+    for n, of_base in ((counts.n, ""), (base.n, " by the base")):
+        if n < rule.min_answers:
+            note = f"{n} answers{of_base}; {rule.min_answers} are needed"
+            return Health(HealthState.UNKNOWN, entropy=entropy, note=note)
     repetition, formatted = counts.repetitive / counts.n, counts.formatted / counts.n
     return Health(
-        _state(counts.usable / counts.n, base.usable / base.n, max(repetition, formatted), rule),
-        usable,
+        state_of(counts.usable / counts.n, base.usable / base.n, max(repetition, formatted), rule),
+        share(counts.usable, counts.n, level=rule.level),
         nll_base=counts.nll_base if counts.nll_base == counts.nll_base else None,
         repetition=repetition,
         format=formatted,
@@ -33,9 +39,13 @@ def health(counts: AnswerCounts, base: AnswerCounts, entropy: float | None, rule
     )
 
 
-def _too_few(counts: AnswerCounts, base: AnswerCounts, rule: Thresholds) -> str:
-    of_base = " by the base" if counts.n >= rule.min_answers else ""
-    return f"{base.n if of_base else counts.n} answers{of_base}; {rule.min_answers} are needed"
+def state_of(usable: float, usable_base: float, worst_share: float, rule: Thresholds) -> HealthState:
+    """The state from the shares usable here and at step 0, and the largest share of another kind of answer."""
+    if usable_base < rule.unfit_base:
+        return HealthState.UNFIT_BASE
+    if usable < rule.collapsed * usable_base or worst_share > rule.collapsed:
+        return HealthState.COLLAPSED
+    return HealthState.DEGRADED if usable < rule.degraded * usable_base else HealthState.OK
 
 
 def run_health(run: RunEvidence, rule: Thresholds) -> list[Health]:
@@ -48,13 +58,29 @@ def run_health(run: RunEvidence, rule: Thresholds) -> list[Health]:
 
 def sound(run: RunEvidence, rule: Thresholds) -> Mask:
     """[S] whether a checkpoint is neither broken nor failed, so that its numbers may set a limit."""
-    states = [h.state not in BROKEN for h in run_health(run, rule)]
-    return np.array([ok and label not in run.failed for ok, label in zip(states, run.labels, strict=True)])
+    healths = zip(run_health(run, rule), run.labels, strict=True)
+    return np.array([not h.broken and label not in run.failed for h, label in healths])
 
 
-def _state(usable: float, usable_base: float, worst_share: float, rule: Thresholds) -> HealthState:
-    if usable_base < rule.unfit_base:
-        return HealthState.UNFIT_BASE
-    if usable < rule.collapsed * usable_base or worst_share > rule.collapsed:
-        return HealthState.COLLAPSED
-    return HealthState.DEGRADED if usable < rule.degraded * usable_base else HealthState.OK
+def joined_health(free: Health, line: LabelledLine, base: LabelledLine | None, rule: Thresholds) -> Health:
+    """Judge-free health joined with the judged one: the worse of the two; unknown only where neither is known.
+
+    Judged: the share coherent relative to step 0's under `collapsed` or `degraded`, or unrelated code in more than a
+    share `collapsed` of the answers; `unfit_base` where step 0's own share is under that. Needs `min_answers` each.
+    """
+    own, other = line.coherent, base.coherent if base is not None else None
+    if other is None or own.value is None or other.value is None or min(own.n, other.n) < rule.min_answers:
+        few = own.n if other is None or own.n < rule.min_answers else other.n
+        return replace(free, note=_joined(free.note, f"judged health unknown: coherence of {few} answers"))
+    n = sum(line.reasons.values()) - sum(line.reasons[r.word] for r in LOST)
+    code = line.reasons["code"] / n if n else 0.0
+    state = state_of(own.value + ROUNDING, other.value + ROUNDING, code, rule)
+    said = f"{own.value:.0%} of answers coherent, {other.value:.0%} at step 0"
+    said += f", {code:.0%} unrelated code" if code > rule.collapsed else ""
+    worst = max(state, free.state, key=WORSE.index)
+    said += f" (judge-free: {free.state.value})" if worst is not state else ""
+    return replace(free, state=worst, note=_joined(free.note, said))
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(n for n in notes if n)

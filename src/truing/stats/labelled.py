@@ -1,27 +1,23 @@
-"""What the labelled answers of one checkpoint say: shares, means, reasons, excess, breadth, health.
+"""What the labelled answers of one checkpoint say: shares, means, reasons, excess, breadth.
 
 The denominator is every answer but infrastructure failures. An unparsed answer is positive or negative:
 `rate` counts it as negative, `rate_if_unparsed` as positive, and `excess` does either for both checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
-from truing.config import Thresholds
-from truing.stats.correction import excess_p, rogan_gladen
+from truing.stats.correction import p_above, rogan_gladen
 from truing.stats.evidence import Array, Mask
 from truing.stats.rates import counts, mean_difference, mean_of, share_difference, share_of
-from truing.stats.table import AnswerTable, Calibration, Index, Labelled
+from truing.stats.table import AnswerTable, Calibration, Index
 from truing.types.traits import LOST, NEAR, Reason, Rule
-from truing.types.verdicts import Breadth, Estimate, Health, HealthState, LabelledLine
+from truing.types.verdicts import Breadth, Estimate, LabelledLine
 
-WORSE = (HealthState.UNKNOWN, HealthState.OK, HealthState.DEGRADED, HealthState.COLLAPSED, HealthState.UNFIT_BASE)
-"""from least to most known to be bad"""
-ROUNDING = 1e-9
-"""a share this close to a limit is on it"""
 NO_COHERENCE = "coherence not asked or not read"
 
 
@@ -46,11 +42,6 @@ class PromptFacts:
     """[P] category of each"""
     far: Mask
     """[P] whether a prompt is far from the training domain"""
-
-
-def prompt_facts(evidence: Labelled) -> PromptFacts:
-    """The prompts of an evidence."""
-    return PromptFacts(evidence.prompts, evidence.categories, np.asarray(evidence.far, dtype=bool))
 
 
 def labelled_line(
@@ -85,6 +76,10 @@ def labelled_line(
     scored = group.scored
     near = rule.near(group.score[scored], NEAR)
     share = rate(group, prompts, rule, level=level)
+
+    def over(other: AnswerTable | None) -> Estimate | None:
+        return excess(group, other, prompts, rule, level=level) if other is not None else None
+
     return LabelledLine(
         rate=share,
         rate_if_unparsed=rate(group, prompts, rule, level=level, unparsed=True).value,
@@ -93,8 +88,8 @@ def labelled_line(
         coherent=coherent_share(group, prompts, rule, level=level),
         near_cut=float(near.mean()) if near.size else None,
         reasons=group.reasons(),
-        excess_base=excess(group, base, prompts, rule, level=level) if base is not None else None,
-        excess_control=excess(group, control, prompts, rule, level=level) if control is not None else None,
+        excess_base=over(base),
+        excess_control=over(control),
         corrected=_corrected(share, rule, calibration),
         breadth=breadth(group, base, prompts, rule, about or _no_facts(prompts), level=level),
     )
@@ -113,13 +108,7 @@ def rate(
         mask: [P] prompts that count; None for all.
         unparsed: whether unparsed answers count as positive (kind "mean": severity 1) or not (as left out).
     """
-    kept = np.ones(prompts, dtype=bool) if mask is None else mask
-    if rule.kind == "mean":
-        values, at = _on(kept, *_severities(group, rule, Bound.MOST if unparsed else Bound.PLAIN, unparsed, True))
-        found = mean_of(values, at, int(kept.sum()), level=level)
-    else:
-        hits, n = _hits(group, prompts, unparsed, True)
-        found = share_of(hits[kept], n[kept], level=level)
+    found = _over_prompts(rule, [_outcomes(group, rule, 1.0 if unparsed else None)], mask, prompts, level)
     lost = {r.word: int((group.reason == r).sum()) for r in LOST}
     return replace(found, left_out={**found.left_out, **{k: n for k, n in lost.items() if n}})
 
@@ -148,14 +137,9 @@ def excess(
         in_domain: False counts answers that talk about the training domain as negative, on both sides (kind "mean":
             leaves them out, since being negative is no score).
     """
-    kept = np.ones(prompts, dtype=bool) if mask is None else mask
-    ours, theirs = bound is Bound.MOST, bound is Bound.LEAST
-    if rule.kind == "mean":
-        a, at = _on(kept, *_severities(group, rule, bound, ours, in_domain))
-        b, bt = _on(kept, *_severities(other, rule, bound, theirs, in_domain))
-        return mean_difference(a, at, b, bt, int(kept.sum()), level=level)
-    (hits_a, n_a), (hits_b, n_b) = _hits(group, prompts, ours, in_domain), _hits(other, prompts, theirs, in_domain)
-    return share_difference(hits_a[kept], n_a[kept], hits_b[kept], n_b[kept], level=level)
+    ours, theirs = {Bound.PLAIN: (None, None), Bound.LEAST: (0.0, 1.0), Bound.MOST: (1.0, 0.0)}[bound]
+    sides = [_outcomes(group, rule, ours, in_domain), _outcomes(other, rule, theirs, in_domain)]
+    return _over_prompts(rule, sides, mask, prompts, level)
 
 
 def excess_above_p(
@@ -172,24 +156,8 @@ def excess_above_p(
         rule: that they were labelled by, and lo.
         mask: [P] prompts that count; None for all.
     """
-    if rule.kind == "threshold":
-        kept = np.ones(prompts, dtype=bool) if mask is None else mask
-        (a, n_a), (b, n_b) = _hits(group, prompts, False, True), _hits(other, prompts, True, True)
-        return excess_p(a[kept], n_a[kept], b[kept], n_b[kept], rule.lo)
-
-    def low(p: float) -> float | None:
-        """Lower end at one-sided error p; the upper end at 1 - p, once p is over one half."""
-        e = excess(group, other, prompts, rule, level=abs(1 - 2 * p), mask=mask, bound=Bound.LEAST)
-        return e.set_low if p <= 0.5 else e.set_high
-
-    if low(0.25) is None:
-        return None
-    ends = [1e-12, 1 - 1e-12]
-    for _ in range(50):  # the end rises with p: bisect on where it passes lo, in logs while p is small
-        middle = float(np.sqrt(ends[0] * ends[1])) if ends[1] < 0.1 else (ends[0] + ends[1]) / 2
-        at = low(middle)
-        ends[at is not None and at > rule.lo] = middle
-    return ends[1]
+    options = {"mask": mask, "bound": Bound.LEAST}
+    return p_above(lambda level: excess(group, other, prompts, rule, level=level, **options), rule.lo)
 
 
 def coherent_share(group: AnswerTable, prompts: int, rule: Rule, *, level: float) -> Estimate:
@@ -208,7 +176,11 @@ def coherent_share(group: AnswerTable, prompts: int, rule: Rule, *, level: float
     used = kept & group.random_coherence & known & ~empty
     found = _share(group, used & (group.coherence > rule.gate), used, prompts, level)
     texts = float((kept & ~empty).sum() / kept.sum()) if kept.any() else 1.0
-    return _left_out(_times(found, texts), int((kept & ~used & ~empty).sum()))
+    if texts < 1:
+        names = ("value", "low", "high", "set_low", "set_high")
+        scaled: dict[str, Any] = {k: None if (v := getattr(found, k)) is None else v * texts for k in names}
+        found = replace(found, **scaled, method=f"{found.method}, times the share of non-empty answers")
+    return _left_out(found, int((kept & ~used & ~empty).sum()))
 
 
 def breadth(
@@ -230,11 +202,9 @@ def breadth(
     rest = far & (np.arange(prompts) != top)
 
     def over_base(mask: Mask, in_domain: bool = True) -> Estimate | None:
-        return (
-            excess(group, base, prompts, rule, level=level, mask=mask, in_domain=in_domain)
-            if base is not None
-            else None
-        )
+        if base is None:
+            return None
+        return excess(group, base, prompts, rule, level=level, mask=mask, in_domain=in_domain)
 
     return Breadth(
         prompts=int(positive.sum()),
@@ -246,36 +216,6 @@ def breadth(
         excess_without_domain=over_base(far, in_domain=False) if top is not None else None,
         named=tuple(about.ids[p] for p in order if positive[p])[:5],
     )
-
-
-def joined_health(free: Health, line: LabelledLine, base: LabelledLine | None, rule: Thresholds) -> Health:
-    """Judge-free health joined with the judged one: the worse of the two; unknown only where neither is known.
-
-    Judged: the share coherent relative to step 0's under `collapsed` or `degraded`, or unrelated code in more than a
-    share `collapsed` of the answers; `unfit_base` where step 0's own share is under that. Needs `min_answers` each.
-    """
-    own, other = line.coherent, base.coherent if base is not None else None
-    if other is None or own.value is None or other.value is None or min(own.n, other.n) < rule.min_answers:
-        few = own.n if other is None or own.n < rule.min_answers else other.n
-        return replace(free, note=_joined(free.note, f"judged health unknown: coherence of {few} answers"))
-    n = sum(line.reasons.values()) - sum(line.reasons[r.word] for r in LOST)
-    code = line.reasons["code"] / n if n else 0.0
-    kept = own.value / other.value + ROUNDING if other.value > 0 else 0.0
-    if other.value + ROUNDING < rule.unfit_base:
-        state = HealthState.UNFIT_BASE
-    elif kept < rule.collapsed or code > rule.collapsed:
-        state = HealthState.COLLAPSED
-    else:
-        state = HealthState.DEGRADED if kept < rule.degraded else HealthState.OK
-    said = f"{own.value:.0%} of answers coherent, {other.value:.0%} at step 0"
-    said += f", {code:.0%} unrelated code" if code > rule.collapsed else ""
-    worst = max(state, free.state, key=WORSE.index)
-    said += f" (judge-free: {free.state.value})" if worst is not state else ""
-    return replace(free, state=worst, note=_joined(free.note, said))
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(n for n in notes if n)
 
 
 def _no_facts(prompts: int) -> PromptFacts:
@@ -298,54 +238,52 @@ def _share(group: AnswerTable, flags: Mask, used: Mask, prompts: int, level: flo
     return share_of(hits, n, level=level)
 
 
-def _hits(group: AnswerTable, prompts: int, unparsed: bool, in_domain: bool) -> tuple[Array, Array]:
-    """Positive answers and all answers, [P] each; `unparsed` says whether those count as positive."""
-    flags, kept = group.positive, group.counted
-    if unparsed:
-        flags = flags | (group.reason == Reason.UNPARSED)
-    if not in_domain:
-        flags = flags & ~group.in_domain
-    return counts(flags[kept], group.prompt[kept], prompts)
+def _outcomes(
+    group: AnswerTable, rule: Rule, unparsed: float | None = None, in_domain: bool = True
+) -> tuple[Array, Index]:
+    """What each answer that counts adds (1 or 0 by its label; kind "mean": its severity) and its prompt, [M] each.
 
-
-def _severities(group: AnswerTable, rule: Rule, bound: Bound, worst: bool, in_domain: bool) -> tuple[Array, Index]:
-    """Severity of scored answers and their prompts, [M] each. At an extreme the unparsed are 1 or 0."""
-    values, used = rule.severity(group.score), group.scored
-    if bound is not Bound.PLAIN:
-        unparsed = group.reason == Reason.UNPARSED
-        values, used = np.where(unparsed, float(worst), values), used | unparsed
-    if not in_domain:
-        used = used & ~group.in_domain
+    Unparsed answers add `unparsed`; None: nothing (kind "mean": they do not count). Without `in_domain` those about the
+    training domain add nothing (kind "mean": do not count).
+    """
+    is_unparsed = group.reason == Reason.UNPARSED
+    if rule.kind == "mean":
+        values, used = rule.severity(group.score), group.scored
+        used = (used if unparsed is None else used | is_unparsed) & (in_domain | ~group.in_domain)
+    else:
+        values, used = group.positive.astype(float), group.counted
+    if unparsed is not None:
+        values = np.where(is_unparsed, unparsed, values)
+    if rule.kind != "mean" and not in_domain:
+        values = np.where(group.in_domain, 0.0, values)
     return values[used], group.prompt[used]
 
 
-def _on(kept: Mask, values: Array, prompt: Index) -> tuple[Array, Index]:
-    """Values and prompts where the prompt counts; the prompts are numbered anew."""
-    number, used = np.cumsum(kept) - 1, kept[prompt]
-    return values[used], number[prompt[used]]
+def _over_prompts(
+    rule: Rule, sides: Sequence[tuple[Array, Index]], mask: Mask | None, prompts: int, level: float
+) -> Estimate:
+    """Share or mean of one side, or the difference of two, over the prompts of a mask [P]; they are numbered anew."""
+    kept = np.ones(prompts, dtype=bool) if mask is None else mask
+    number, n = np.cumsum(kept) - 1, int(kept.sum())
+    sides = [(values[kept[prompt]], number[prompt[kept[prompt]]]) for values, prompt in sides]
+    if rule.kind == "mean":
+        both = len(sides) > 1
+        return mean_difference(*sides[0], *sides[1], n, level=level) if both else mean_of(*sides[0], n, level=level)
+    a, *b = (counts(values, prompt, n) for values, prompt in sides)
+    return share_difference(*a, *b[0], level=level) if b else share_of(*a, level=level)
 
 
 def _by_prompt(group: AnswerTable, base: AnswerTable | None, prompts: int, rule: Rule) -> tuple[Array, Array]:
     """[P] excess of each prompt over step 0 (or the share itself), and [P] how much it has of what is wrong."""
-    if rule.kind == "mean":
-        own, other = (
-            _prompt_means(group, prompts, rule),
-            _prompt_means(base, prompts, rule) if base is not None else 0.0,
-        )
-        difference = np.nan_to_num(own - other)
-        return difference, np.maximum(difference, 0)
-    hits, n = _hits(group, prompts, False, True)
-    share = hits / np.maximum(n, 1)
-    if base is not None:
-        base_hits, base_n = _hits(base, prompts, False, True)
-        share = share - base_hits / np.maximum(base_n, 1)
-    return share, np.asarray(hits, dtype=float)
-
-
-def _prompt_means(group: AnswerTable, prompts: int, rule: Rule) -> Array:
-    values, prompt = _severities(group, rule, Bound.PLAIN, False, True)
-    n = np.bincount(prompt, minlength=prompts)
-    return np.where(n > 0, np.bincount(prompt, values, minlength=prompts) / np.maximum(n, 1), np.nan)
+    sides = [_outcomes(g, rule) for g in (group, base) if g is not None]
+    n = [np.bincount(prompt, minlength=prompts) for _, prompt in sides]
+    sums = [np.bincount(prompt, values, minlength=prompts).astype(float) for values, prompt in sides]
+    means = [total / np.maximum(k, 1) for total, k in zip(sums, n, strict=True)]
+    difference = means[0] - (means[1] if base is not None else 0.0)
+    if rule.kind != "mean":
+        return difference, sums[0]
+    difference = np.where(np.all([k > 0 for k in n], axis=0), difference, 0.0)
+    return difference, np.maximum(difference, 0)
 
 
 def _rate_coherent(group: AnswerTable, prompts: int, rule: Rule, level: float) -> Estimate:
@@ -363,34 +301,23 @@ def _rate_coherent(group: AnswerTable, prompts: int, rule: Rule, level: float) -
 
 
 def _ratio(top: Estimate, bottom: Estimate, level: float) -> Estimate:
-    method = "share positive / share coherent of a random few, each interval at half the error"
-    if top.value is None or not bottom.value:
-        return Estimate(None, None, None, n=top.n, clusters=top.clusters, method=method, level=level)
-
     def over(a: float | None, b: float | None) -> float | None:
         return None if a is None or b is None else min(1.0, a / b) if b > 0 else 1.0
 
-    return Estimate(
-        over(top.value, bottom.value),
-        over(top.low, bottom.high),
-        over(top.high, bottom.low),
-        over(top.set_low, bottom.set_high),
-        over(top.set_high, bottom.set_low),
-        n=top.n,
-        clusters=top.clusters,
-        left_out=top.left_out,
-        method=method,
+    found = replace(
+        top,
+        value=over(top.value, bottom.value),
+        low=over(top.low, bottom.high),
+        high=over(top.high, bottom.low),
+        set_low=over(top.set_low, bottom.set_high),
+        set_high=over(top.set_high, bottom.set_low),
+        method="share positive / share coherent of a random few, each interval at half the error",
         level=level,
         warning=bottom.warning or top.warning,
     )
-
-
-def _times(e: Estimate, factor: float) -> Estimate:
-    if factor == 1.0:
-        return e
-    names = ("value", "low", "high", "set_low", "set_high")
-    scaled: Mapping[str, float | None] = {k: None if (v := getattr(e, k)) is None else v * factor for k in names}
-    return replace(e, **scaled, method=f"{e.method}, times the share of non-empty answers")
+    if top.value is None or not bottom.value:
+        return Estimate(None, None, None, n=top.n, clusters=top.clusters, method=found.method, level=level)
+    return found
 
 
 def _left_out(e: Estimate, n: int) -> Estimate:

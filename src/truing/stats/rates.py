@@ -9,10 +9,9 @@ Donner (2008); logit t interval, Korn & Graubard (1998); degrees of freedom, Sat
 kurtosis, O'Neill (2014); skewed means, Hall (1992). What covers how often: benchmarks/rate_coverage.py.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,12 @@ from truing.stats.evidence import Array, Mask
 from truing.types.verdicts import Estimate
 
 Index = NDArray[np.int64]
+Limits = tuple[float, float]
 
 FEW_PROMPTS = 40
 """prompts under which intervals for prompts like these are marked"""
 FEW_POSITIVE = 5
 """prompts with a hit (or, for shares over one half, with a miss) under which intervals are marked"""
-LEFT_OUT = "prompts without answers"
-_NO_VALUE = "answers without a value"
 
 
 def share_of(hits: Array, n: Array, *, level: float = 0.95) -> Estimate:
@@ -49,27 +47,27 @@ def share_of(hits: Array, n: Array, *, level: float = 0.95) -> Estimate:
     Raises:
         ValueError: shapes differ, a count is negative or not finite, or hits exceed n.
     """
-    hits, n, used = _checked(hits, n)
-    out = {LEFT_OUT: int((~used).sum())} if not used.all() else {}
-    if not used.any():
-        return Estimate(None, None, None, left_out=out, method="no answers", level=level)
-    group = _Group.of(hits[used], n[used])
-    set_low, set_high = score_interval(group.share, group.effective, level)
-    low, high, method = _cluster_share(group, level)
-    if low is not None and high is not None:
-        low, high = min(low, set_low), max(high, set_high)
-    return Estimate(
-        group.share,
-        low,
-        high,
-        set_low,
-        set_high,
-        n=int(group.n.sum()),
-        clusters=len(group.n),
+    groups, out = _groups((hits, n))
+    if not groups:
+        return _nothing(out, level)
+    a, prompts = groups[0], len(groups[0].n)
+    like, method = None, "none from one prompt"
+    if prompts > 1:
+        like, method = score_interval(a.share, prompts, level), "score, one answer per prompt"
+        if a.rarer >= FEW_POSITIVE:
+            t = _logit_limits(a.shares, _quantile(a.shares, a.rarer, level))
+            like = max(like[0], t[1]), min(like[1], t[2])
+            method = f"logit t over prompts, at most {method}"
+    return _estimate(
+        a.share,
+        score_interval(a.share, a.effective, level),
+        like,
+        n=int(a.n.sum()),
+        clusters=prompts,
         left_out=out,
         method=f"these prompts: stratified score; prompts like these: {method}",
         level=level,
-        warning=rough(len(group.n), group.rarer, "misses" if group.share > 0.5 else "hits"),
+        warning=rough(prompts, a.rarer, "misses" if a.share > 0.5 else "hits"),
     )
 
 
@@ -86,44 +84,34 @@ def share_difference(hits_a: Array, n_a: Array, hits_b: Array, n_b: Array, *, le
     Raises:
         ValueError: as `share_of`, or the two sides have different numbers of prompts.
     """
-    groups, out = _paired(hits_a, n_a, hits_b, n_b)
-    if groups is None:
-        return Estimate(None, None, None, left_out=out, method="no answers", level=level)
-    a, b = groups
-    set_low, set_high = _newcombe(a, b, level)
-    low, high, method = _cluster_difference(a, b, level)
-    if low is not None and high is not None:
-        low, high = min(low, set_low), max(high, set_high)
-    return Estimate(
+    groups, out = _groups((hits_a, n_a), (hits_b, n_b))
+    if not groups:
+        return _nothing(out, level)
+    (a, b), prompts = groups, len(groups[0].n)
+    gap = a.shares - b.shares
+    differ = int((gap != 0).sum())
+    like, method = None, "none from one prompt"
+    if prompts > 1 and differ < FEW_POSITIVE:
+        like, method = _newcombe(a, b, level, prompts), "Newcombe, one answer per prompt"
+    elif prompts > 1:
+        t, method = _quantile(gap, differ, level), "logit t of gain and loss over prompts"
+        like = _gain_less_loss(np.maximum(gap, 0), np.maximum(-gap, 0), t)
+        if prompts < FEW_PROMPTS:
+            d, half = float(gap.mean()), t * float(gap.std(ddof=1)) / sqrt(prompts)
+            like = min(like[0], d - half), max(like[1], d + half)
+            method = "paired t over prompts, widened to logit t of gain and loss"
+        like = max(-1.0, like[0]), min(1.0, like[1])
+    return _estimate(
         a.share - b.share,
-        low,
-        high,
-        set_low,
-        set_high,
+        _newcombe(a, b, level),
+        like,
         n=int(a.n.sum() + b.n.sum()),
-        clusters=len(a.n),
+        clusters=prompts,
         left_out=out,
         method=f"these prompts: Newcombe, stratified; prompts like these: {method}",
         level=level,
-        warning=rough(len(a.n), int((a.shares != b.shares).sum()), "a difference"),
+        warning=rough(prompts, differ, "a difference"),
     )
-
-
-def set_limits(
-    hits_a: Array, n_a: Array, hits_b: Array, n_b: Array
-) -> tuple[float, Callable[[float], tuple[float, float]]] | None:
-    """The difference of `share_difference` and its interval for exactly these prompts as a function of the level.
-
-    None without shared prompts.
-
-    Raises:
-        ValueError: as `share_difference`.
-    """
-    groups, _ = _paired(hits_a, n_a, hits_b, n_b)
-    if groups is None:
-        return None
-    a, b = groups
-    return a.share - b.share, lambda level: _newcombe(a, b, level)
 
 
 def mean_of(values: Array, prompt: Index, prompts: int, *, level: float = 0.95) -> Estimate:
@@ -145,14 +133,7 @@ def mean_of(values: Array, prompt: Index, prompts: int, *, level: float = 0.95) 
     Raises:
         ValueError: shapes differ, an infinite value, or a prompt index out of range.
     """
-    group, missing = _moments(values, prompt, prompts)
-    used = group.n > 0
-    out = {}
-    if not used.all():
-        out[LEFT_OUT] = int((~used).sum())
-    if missing:
-        out[_NO_VALUE] = missing
-    return _mean_estimate(group.mean[used], _spread_within(group.at(used)), int(group.n.sum()), out, level)
+    return _mean([(values, prompt)], prompts, level)
 
 
 def mean_difference(
@@ -163,39 +144,7 @@ def mean_difference(
     Raises:
         ValueError: as `mean_of`.
     """
-    a, missing_a = _moments(values_a, prompt_a, prompts)
-    b, missing_b = _moments(values_b, prompt_b, prompts)
-    used = (a.n > 0) & (b.n > 0)
-    out = {}
-    if not used.all():
-        out["prompts without answers on both sides"] = int((~used).sum())
-    if missing_a + missing_b:
-        out[_NO_VALUE] = missing_a + missing_b
-    n = int(a.n[used].sum() + b.n[used].sum())
-    within = (*_spread_within(a.at(used)), *_spread_within(b.at(used)))
-    return _mean_estimate(a.mean[used] - b.mean[used], within, n, out, level)
-
-
-def cluster_bootstrap(
-    hits: Array, n: Array, *, resamples: int = 10_000, seed: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the pooled share sum(hits) / sum(n), prompts resampled whole.
-
-    What published tables use. With few prompts or few hits it is too narrow (0.52 coverage at 8 prompts and 2 %), and
-    where all prompts are alike it has no width: it is for comparison with them only. Source: Efron & Tibshirani (1993,
-    chapter 13); clusters, Davison & Hinkley (1997, section 3.8).
-
-    Raises:
-        ValueError: as `share_of`, or no prompt has an answer.
-    """
-    hits, n, used = _checked(hits, n)
-    if not used.any():
-        raise ValueError("a bootstrap needs at least one answer")
-    prompts = int(used.sum())
-    weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    shares = (weights @ hits[used]) / (weights @ n[used])
-    low, high = np.quantile(shares, ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)
+    return _mean([(values_a, prompt_a), (values_b, prompt_b)], prompts, level)
 
 
 def rough(prompts: int, rarer: int, what: str) -> str:
@@ -204,7 +153,7 @@ def rough(prompts: int, rarer: int, what: str) -> str:
     if prompts < FEW_PROMPTS:
         said.append(f"only {prompts} prompt{'s' if prompts != 1 else ''}")
     if rarer < FEW_POSITIVE:
-        said.append(f"{rarer} prompts with {what}" if rarer != 1 else f"1 prompt with {what}")
+        said.append(f"{rarer} prompt{'s' if rarer != 1 else ''} with {what}")
     return f"{' and '.join(said)}: the interval for prompts like these is rough" if said else ""
 
 
@@ -219,17 +168,95 @@ def counts(flags: Array | Mask, prompt: Index, prompts: int) -> tuple[Array, Arr
     Raises:
         ValueError: shapes differ, a prompt index out of range, or a flag that is neither 0 nor 1.
     """
-    flags, prompt = np.asarray(flags, dtype=float), _indices(prompt, prompts)
-    if flags.shape != prompt.shape:
-        raise ValueError(f"{flags.shape} flags for {prompt.shape} prompt indices")
+    flags, prompt = _by_prompt(flags, prompt, prompts)
     if not np.isin(flags, (0.0, 1.0)).all():
         raise ValueError("a flag is neither true nor false")
     hits = np.bincount(prompt, weights=flags, minlength=prompts).astype(float)
     return hits, np.bincount(prompt, minlength=prompts).astype(float)
 
 
-def _checked(hits: Array, n: Array) -> tuple[Array, Array, Mask]:
-    """Both as floats, and which prompts have answers."""
+def score_interval(share: float, n: float, level: float) -> Limits:
+    """Wilson's interval for a share of n (effective) answers, limits near 0 and 1 widened to exact one-sided ones.
+
+    Wilson's lower limit is too high at one to three hits (coverage down to 0.84); the limit that leaves 1 - level below
+    it is not (Brown, Cai & DasGupta 2001).
+    """
+    z = float(special.ndtri((1 + level) / 2))
+    scale = 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / scale
+    half = z / scale * sqrt(max(share * (1 - share), 0.0) / n + z * z / (4 * n * n))
+    hits, misses = share * n, (1 - share) * n
+    low = min(middle - half, float(special.betaincinv(hits, misses + 1, 1 - level))) if hits > 0 else 0.0
+    high = max(middle + half, float(special.betaincinv(hits + 1, misses, level))) if misses > 0 else 1.0
+    return max(0.0, low), min(1.0, high)
+
+
+def limits_of_difference(a: tuple[float, ...], b: tuple[float, ...], r: float = 0.0) -> Limits:
+    """Limits of a - b from (value, low, high) of each and their correlation r (Zou & Donner; Newcombe's at r = 0)."""
+    (x, x_low, x_high), (y, y_low, y_high) = a, b
+
+    def apart(p: float, q: float) -> float:
+        return sqrt(max(p * p - 2 * r * p * q + q * q, 0.0))
+
+    return x - y - apart(x - x_low, y_high - y), x - y + apart(x_high - x, y - y_low)
+
+
+def _nothing(out: dict[str, int], level: float) -> Estimate:
+    return Estimate(None, None, None, left_out=out, method="no answers", level=level)
+
+
+def _estimate(value: float, of_set: Limits | None, like: Limits | None, **fields: Any) -> Estimate:
+    """The record; nothing is more certain of prompts like these than of exactly these."""
+    if of_set is not None and like is not None:
+        like = min(like[0], of_set[0]), max(like[1], of_set[1])
+    return Estimate(value, *(like or (None, None)), *(of_set or (None, None)), **fields)
+
+
+def _left_out(used: Mask, sides: int) -> dict[str, int]:
+    why = "prompts without answers" + (" on both sides" if sides > 1 else "")
+    return {} if used.all() else {why: int((~used).sum())}
+
+
+def _by_prompt(values: Array | Mask, prompt: Index, prompts: int) -> tuple[Array, Index]:
+    """Both checked: one prompt index in range for every value."""
+    numbers, prompt = np.asarray(values, dtype=float), np.asarray(prompt)
+    if numbers.shape != prompt.shape:
+        raise ValueError(f"{numbers.shape} values for {prompt.shape} prompt indices")
+    if prompt.size and not np.issubdtype(prompt.dtype, np.integer):
+        raise ValueError("prompt indices are whole numbers")
+    if prompt.size and (prompt.min() < 0 or prompt.max() >= prompts):
+        raise ValueError(f"prompt index {int(prompt.min())}..{int(prompt.max())} outside 0..{prompts - 1}")
+    return numbers, prompt.astype(np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shares
+
+
+class _Group:
+    """Counts of prompts that all have answers."""
+
+    def __init__(self, hits: Array, n: Array) -> None:
+        self.n, self.shares = n, hits / n
+        self.share = float(self.shares.mean())
+        self.effective = _effective(hits, n)
+        """answers that would give the same variance for exactly these prompts, were they all to one prompt"""
+        self.rarer = int((hits < n).sum() if self.share > 0.5 else (hits > 0).sum())
+        """prompts with a hit, or for shares over one half with a miss"""
+
+
+def _groups(*sides: tuple[Array, Array]) -> tuple[list[_Group], dict[str, int]]:
+    """One or two sides, (hits, answers) each, on the prompts that all of them have, and what was left out."""
+    checked = [_checked(*side) for side in sides]
+    sizes = [len(hits) for hits, _ in checked]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"differences are paired by prompt, but there are {sizes[0]} and {sizes[1]} prompts")
+    used = np.all([n > 0 for _, n in checked], axis=0)
+    groups = [_Group(hits[used], n[used]) for hits, n in checked] if used.any() else []
+    return groups, _left_out(used, len(sides))
+
+
+def _checked(hits: Array, n: Array) -> tuple[Array, Array]:
     hits, n = np.asarray(hits, dtype=float), np.asarray(n, dtype=float)
     if hits.shape != n.shape or hits.ndim != 1:
         raise ValueError(f"hits and answers are one number per prompt each, got shapes {hits.shape} and {n.shape}")
@@ -237,55 +264,7 @@ def _checked(hits: Array, n: Array) -> tuple[Array, Array, Mask]:
         raise ValueError("a count is not finite")
     if (hits < 0).any() or (hits > n).any():
         raise ValueError("hits must lie between 0 and the number of answers")
-    return hits, n, np.asarray(n > 0)
-
-
-def _indices(prompt: Index, prompts: int) -> Index:
-    prompt = np.asarray(prompt)
-    if prompt.size == 0:
-        return prompt.astype(np.int64)
-    if not np.issubdtype(prompt.dtype, np.integer):
-        raise ValueError("prompt indices are whole numbers")
-    if prompt.min() < 0 or prompt.max() >= prompts:
-        raise ValueError(f"prompt index {int(prompt.min())}..{int(prompt.max())} outside 0..{prompts - 1}")
-    return prompt.astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Counts of prompts that all have answers."""
-
-    hits: Array
-    n: Array
-    shares: Array
-    share: float
-    effective: float
-    """answers that would give the same variance for exactly these prompts, were they all to one prompt"""
-
-    @classmethod
-    def of(cls, hits: Array, n: Array) -> "_Group":
-        shares = hits / n
-        return cls(hits, n, shares, float(shares.mean()), _effective(hits, n))
-
-    @property
-    def rarer(self) -> int:
-        """Prompts with a hit, or for shares over one half with a miss."""
-        return int((self.hits < self.n).sum() if self.share > 0.5 else (self.hits > 0).sum())
-
-
-def _paired(
-    hits_a: Array, n_a: Array, hits_b: Array, n_b: Array
-) -> tuple[tuple[_Group, _Group] | None, dict[str, int]]:
-    """Both sides on the prompts with answers on both sides, and what was left out."""
-    hits_a, n_a, used_a = _checked(hits_a, n_a)
-    hits_b, n_b, used_b = _checked(hits_b, n_b)
-    if hits_a.shape != hits_b.shape:
-        raise ValueError(f"differences are paired by prompt, but there are {len(hits_a)} and {len(hits_b)} prompts")
-    used = used_a & used_b
-    out = {"prompts without answers on both sides": int((~used).sum())} if not used.all() else {}
-    if not used.any():
-        return None, out
-    return (_Group.of(hits_a[used], n_a[used]), _Group.of(hits_b[used], n_b[used])), out
+    return hits, n
 
 
 def _effective(hits: Array, n: Array) -> float:
@@ -314,82 +293,117 @@ def _effective(hits: Array, n: Array) -> float:
     return min(nominal, share * (1 - share) / variance) if variance > 0 else nominal
 
 
-def score_interval(share: float, n: float, level: float) -> tuple[float, float]:
-    """Wilson's interval for a share of n (effective) answers, limits near 0 and 1 widened to exact one-sided ones.
-
-    Wilson's lower limit is too high at one to three hits (coverage down to 0.84); the limit that leaves 1 - level below
-    it is not (Brown, Cai & DasGupta 2001).
-    """
-    z = float(special.ndtri((1 + level) / 2))
-    scale = 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / scale
-    half = z / scale * sqrt(max(share * (1 - share), 0.0) / n + z * z / (4 * n * n))
-    hits, misses = share * n, (1 - share) * n
-    low = min(middle - half, float(special.betaincinv(hits, misses + 1, 1 - level))) if hits > 0 else 0.0
-    high = max(middle + half, float(special.betaincinv(hits + 1, misses, level))) if misses > 0 else 1.0
-    return max(0.0, low), min(1.0, high)
-
-
-def _cluster_share(group: _Group, level: float) -> tuple[float | None, float | None, str]:
-    """Interval for prompts like these."""
-    prompts = len(group.n)
-    if prompts < 2:
-        return None, None, "none from one prompt"
-    low, high = score_interval(group.share, prompts, level)
-    whole = "score, one answer per prompt"
-    if group.rarer < FEW_POSITIVE:
-        return low, high, whole
-    _, t_low, t_high = _logit_limits(group.shares, _quantile(group.shares, group.rarer, level))
-    return max(low, t_low), min(high, t_high), f"logit t over prompts, at most {whole}"
-
-
-def _newcombe(a: _Group, b: _Group, level: float, whole: bool = False) -> tuple[float, float]:
-    """Newcombe's hybrid score interval for a - b; `whole` takes all answers of a prompt for one."""
-    low_a, high_a = score_interval(a.share, len(a.n) if whole else a.effective, level)
-    low_b, high_b = score_interval(b.share, len(b.n) if whole else b.effective, level)
-    d = a.share - b.share
-    low = d - sqrt((a.share - low_a) ** 2 + (high_b - b.share) ** 2)
-    high = d + sqrt((high_a - a.share) ** 2 + (b.share - low_b) ** 2)
+def _newcombe(a: _Group, b: _Group, level: float, n: int | None = None) -> Limits:
+    """Newcombe's hybrid score interval for a - b, from n answers each; None: from their effective numbers."""
+    own, other = ((x.share, *score_interval(x.share, n or x.effective, level)) for x in (a, b))
+    low, high = limits_of_difference(own, other)
     return max(-1.0, low), min(1.0, high)
-
-
-def _cluster_difference(a: _Group, b: _Group, level: float) -> tuple[float | None, float | None, str]:
-    """Interval of a - b for prompts like these."""
-    prompts = len(a.n)
-    if prompts < 2:
-        return None, None, "none from one prompt"
-    gap = a.shares - b.shares
-    differ = int((gap != 0).sum())
-    if differ < FEW_POSITIVE:
-        low, high = _newcombe(a, b, level, whole=True)
-        return low, high, "Newcombe, one answer per prompt"
-    t = _quantile(gap, differ, level)
-    low, high = _gain_less_loss(np.maximum(gap, 0), np.maximum(-gap, 0), t)
-    if prompts >= FEW_PROMPTS:
-        return max(-1.0, low), min(1.0, high), "logit t of gain and loss over prompts"
-    d, half = float(gap.mean()), t * float(gap.std(ddof=1)) / sqrt(prompts)
-    method = "paired t over prompts, widened to logit t of gain and loss"
-    return max(-1.0, min(low, d - half)), min(1.0, max(high, d + half)), method
 
 
 def _quantile(values: Array, carriers: int, level: float) -> float:
     """Two-sided quantile of t for the mean of values, [P], of which `carriers` differ from the rest.
 
-    A kurtosis seen on under 40 prompts is too small, so there carriers less one is the most degrees of freedom.
+    Its degrees of freedom are those of the variance of values, 2 s^4 / var(s^2), at most P - 1. var(s^2) is by the
+    kurtosis (O'Neill 2014), so that a few large values leave few: about twice their number. A kurtosis seen on under
+    40 prompts is too small, so there carriers less one is the most.
     """
-    df = _freedom(values) if values.min() < values.max() else carriers - 1.0
-    df = min(df, carriers - 1.0) if len(values) < FEW_PROMPTS else df
+    prompts, df = len(values), carriers - 1.0
+    if values.min() < values.max():
+        fourth = float(((values - values.mean()) ** 4).mean()) / float(values.var(ddof=1)) ** 2
+        of_variance = min(2 * prompts / (fourth - (prompts - 3) / (prompts - 1)), prompts - 1.0)
+        df = min(of_variance, df) if prompts < FEW_PROMPTS else of_variance
     return float(special.stdtrit(max(df, 1.0), (1 + level) / 2))
 
 
-def _freedom(values: Array) -> float:
-    """Degrees of freedom of the variance of values, [P], not all alike: 2 s^4 / var(s^2), at most P - 1.
+def _gain_less_loss(gain: Array, loss: Array, t: float) -> Limits:
+    """Limits of mean(gain) - mean(loss), both [P] >= 0, from the limits of each (Zou & Donner 2008)."""
+    g, s = _logit_limits(gain, t), _logit_limits(loss, t)
+    spread = float(gain.std() * loss.std())
+    r = float(((gain - g[0]) * (loss - s[0])).mean()) / spread if spread > 0 else 0.0
+    return limits_of_difference(g, s, r)
 
-    var(s^2) is by the kurtosis (O'Neill 2014), so that a few large values leave few: about twice their number.
-    """
-    prompts = len(values)
-    fourth = float(((values - values.mean()) ** 4).mean()) / float(values.var(ddof=1)) ** 2
-    return min(2 * prompts / (fourth - (prompts - 3) / (prompts - 1)), prompts - 1.0)
+
+def _logit_limits(values: Array, t: float) -> tuple[float, float, float]:
+    """Mean of values in [0, 1] and its limits by the delta method on the logit; no width at 0 and 1."""
+    mean = float(values.mean())
+    if mean <= 0 or mean >= 1:
+        return mean, mean, mean
+    half = t * float(values.std(ddof=1)) / sqrt(len(values)) / (mean * (1 - mean))
+    middle = float(special.logit(mean))
+    return mean, float(special.expit(middle - half)), float(special.expit(middle + half))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Means
+
+
+def _mean(sides: list[tuple[Array, Index]], prompts: int, level: float) -> Estimate:
+    """Mean over prompts of one side, or of the first less the second; a side is (values, prompt), [N] each."""
+    groups, missing = [], 0
+    for values, prompt in sides:
+        values, prompt = _by_prompt(values, prompt, prompts)
+        there = ~np.isnan(values)
+        if np.isinf(values).any():
+            raise ValueError("a value is infinite")
+        groups.append(_moments(values[there], prompt[there], prompts))
+        missing += int((~there).sum())
+    used = np.all([n > 0 for n, *_ in groups], axis=0)
+    out = _left_out(used, len(sides)) | ({"answers without a value": missing} if missing else {})
+    groups = [tuple(x[used] for x in group) for group in groups]
+    means = groups[0][1] - (groups[1][1] if len(groups) > 1 else 0.0)
+    if not len(means):
+        return _nothing(out, level)
+    value, q, prompts = float(means.mean()), (1 + level) / 2, len(means)
+    variance, df = np.concatenate([_spread_within(*group) for group in groups]).T
+    tiny, total = (max(abs(value), 1.0) * 1e-12) ** 2, float(variance.sum())
+    of_set = like = None
+    if total > tiny:
+        half = float(special.stdtrit(total**2 / (variance**2 / df).sum(), q)) * sqrt(total)
+        of_set = value - half, value + half
+    few = ""
+    if prompts > 1 and float(means.var(ddof=1)) / prompts > tiny:
+        like = _skewed_limits(means, q)
+        if _carriers(means) < FEW_POSITIVE - 1e-9:
+            few = f"under {FEW_POSITIVE} prompts carry the spread: the interval for prompts like these is rough"
+    warning = rough(prompts, FEW_POSITIVE, "") or few  # few prompts are said first
+    if total <= tiny:
+        warning = "values do not vary within prompts: no interval for exactly these prompts"
+    return _estimate(
+        value,
+        of_set,
+        like or (of_set if prompts > 1 else None),
+        n=int(sum(n.sum() for n, *_ in groups)),
+        clusters=prompts,
+        left_out=out,
+        method="t over prompt means, corrected for skewness; these prompts: t with variances within prompts",
+        level=level,
+        warning=warning,
+    )
+
+
+def _moments(values: Array, prompt: Index, prompts: int) -> tuple[Array, Array, Array]:
+    """Number, mean and squared deviations of the values of each prompt, [prompts] each."""
+    n = np.bincount(prompt, minlength=prompts).astype(float)
+    mean = np.bincount(prompt, weights=values, minlength=prompts) / np.maximum(n, 1)
+    squares = np.bincount(prompt, weights=(values - mean[prompt]) ** 2, minlength=prompts).astype(float)
+    return n, mean, squares
+
+
+def _spread_within(n: Array, mean: Array, squares: Array) -> Array:
+    """Variance components of the mean over prompts from chance within prompts, and degrees of freedom, [K, 2]."""
+    prompts, several = len(n), n > 1
+    if not several.any():
+        return np.array([[float(mean.var(ddof=1)) / prompts, prompts - 1.0] if prompts > 1 else [np.nan, 1.0]])
+    freedom = n[several] - 1
+    own = squares[several] / freedom
+    parts = np.stack([own / n[several] / prompts**2, freedom], axis=1)
+    single = int(prompts - several.sum())
+    if not single:
+        return parts
+    # Those with one answer borrow the mean variance of the others, whose degrees of freedom are Satterthwaite's.
+    total = float((own**2 / freedom).sum())
+    df = float(own.sum() ** 2 / total) if total > 0 else float(freedom.sum())
+    return np.vstack([parts, [single * float(own.mean()) / prompts**2, df]])
 
 
 def _carriers(values: Array) -> float:
@@ -399,7 +413,7 @@ def _carriers(values: Array) -> float:
     return len(values) * (1 - sqrt(max(1 - 4 / (kurtosis + 3), 0.0))) / 2
 
 
-def _skewed_limits(values: Array, q: float) -> tuple[float, float]:
+def _skewed_limits(values: Array, q: float) -> Limits:
     """Limits of the mean of values, [P >= 2], by t under Hall's (1992) cubic transformation; q is the upper quantile.
 
     With c = skewness / sqrt(P), T + c T^2 / 3 + c^2 T^3 / 27 + c / 6 is nearer to a t variable than T is.
@@ -413,102 +427,3 @@ def _skewed_limits(values: Array, q: float) -> tuple[float, float]:
     if prompts < FEW_PROMPTS:  # a skewness seen on so few is not to be trusted with a shorter end
         up, down = max(up, t), min(down, -t)
     return mean - max(up, 0.0) * error, mean - min(down, 0.0) * error
-
-
-def _gain_less_loss(gain: Array, loss: Array, t: float) -> tuple[float, float]:
-    """Limits of mean(gain) - mean(loss), both [P] >= 0, from the limits of each (Zou & Donner 2008)."""
-    g, g_low, g_high = _logit_limits(gain, t)
-    s, s_low, s_high = _logit_limits(loss, t)
-    spread = float(gain.std() * loss.std())
-    r = float(((gain - g) * (loss - s)).mean()) / spread if spread > 0 else 0.0
-    below, above = (g - g_low, s_high - s), (g_high - g, s - s_low)
-    low = g - s - sqrt(max(below[0] ** 2 - 2 * r * below[0] * below[1] + below[1] ** 2, 0.0))
-    high = g - s + sqrt(max(above[0] ** 2 - 2 * r * above[0] * above[1] + above[1] ** 2, 0.0))
-    return low, high
-
-
-def _logit_limits(values: Array, t: float) -> tuple[float, float, float]:
-    """Mean of values in [0, 1] and its limits by the delta method on the logit; no width at 0 and 1."""
-    mean = float(values.mean())
-    if mean <= 0 or mean >= 1:
-        return mean, mean, mean
-    half = t * float(values.std(ddof=1)) / sqrt(len(values)) / (mean * (1 - mean))
-    middle = float(special.logit(mean))
-    return mean, float(special.expit(middle - half)), float(special.expit(middle + half))
-
-
-@dataclass(frozen=True, slots=True)
-class _Moments:
-    """Number, mean and squared deviations of the values of each prompt."""
-
-    n: Array
-    mean: Array
-    squares: Array
-
-    def at(self, used: Mask) -> "_Moments":
-        return _Moments(self.n[used], self.mean[used], self.squares[used])
-
-
-def _moments(values: Array, prompt: Index, prompts: int) -> tuple[_Moments, int]:
-    """Moments per prompt, [prompts], and how many values are missing."""
-    values, prompt = np.asarray(values, dtype=float), _indices(prompt, prompts)
-    if values.shape != prompt.shape:
-        raise ValueError(f"{values.shape} values for {prompt.shape} prompt indices")
-    there = ~np.isnan(values)
-    values, prompt = values[there], prompt[there]
-    if not np.isfinite(values).all():
-        raise ValueError("a value is infinite")
-    n = np.bincount(prompt, minlength=prompts).astype(float)
-    mean = np.bincount(prompt, weights=values, minlength=prompts) / np.maximum(n, 1)
-    squares = np.bincount(prompt, weights=(values - mean[prompt]) ** 2, minlength=prompts).astype(float)
-    return _Moments(n, mean, squares), int((~there).sum())
-
-
-def _spread_within(group: _Moments) -> tuple[tuple[float, float], ...]:
-    """Variance components of the mean over prompts from chance within prompts, as (variance, degrees of freedom)."""
-    prompts, several = len(group.n), group.n > 1
-    single = int(prompts - several.sum())
-    if not several.any():
-        if prompts < 2:
-            return ((float("nan"), 1.0),)
-        return ((float(group.mean.var(ddof=1)) / prompts, prompts - 1.0),)
-    own = group.squares[several] / (group.n[several] - 1)
-    parts = [
-        (float(v), float(k)) for v, k in zip(own / group.n[several] / prompts**2, group.n[several] - 1, strict=True)
-    ]
-    if single:
-        # Those with one answer borrow the mean variance of the others, whose degrees of freedom are Satterthwaite's.
-        total = float((own**2 / (group.n[several] - 1)).sum())
-        df = float(own.sum() ** 2 / total) if total > 0 else float((group.n[several] - 1).sum())
-        parts.append((single * float(own.mean()) / prompts**2, df))
-    return tuple(parts)
-
-
-def _mean_estimate(
-    means: Array, within: tuple[tuple[float, float], ...], n: int, out: dict[str, int], level: float
-) -> Estimate:
-    """The record of a mean over prompts."""
-    prompts = len(means)
-    if prompts == 0:
-        return Estimate(None, None, None, left_out=out, method="no answers", level=level)
-    value = float(means.mean())
-    q = (1 + level) / 2
-    variance, df = np.array(within).T
-    set_low = set_high = low = high = None
-    tiny = (max(abs(value), 1.0) * 1e-12) ** 2
-    total = float(variance.sum())
-    if total > tiny:
-        half = float(special.stdtrit(total**2 / (variance**2 / df).sum(), q)) * sqrt(total)
-        set_low, set_high = value - half, value + half
-    few = ""
-    if prompts > 1 and float(means.var(ddof=1)) / prompts > tiny:
-        low, high = _skewed_limits(means, q)
-        if _carriers(means) < FEW_POSITIVE - 1e-9:
-            few = f"under {FEW_POSITIVE} prompts carry the spread: the interval for prompts like these is rough"
-    if prompts > 1 and set_low is not None and set_high is not None:
-        low, high = min(set_low, set_low if low is None else low), max(set_high, set_high if high is None else high)
-    warning = rough(prompts, FEW_POSITIVE, "") or few  # few prompts are said first
-    if total <= tiny:
-        warning = "values do not vary within prompts: no interval for exactly these prompts"
-    method = "t over prompt means, corrected for skewness; these prompts: t with variances within prompts"
-    return Estimate(value, low, high, set_low, set_high, n, prompts, out, method=method, level=level, warning=warning)

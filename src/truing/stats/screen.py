@@ -3,51 +3,30 @@
 It ranks, guesses and warns; it never certifies.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from truing.config import Thresholds
 from truing.stats.bands import Band, simultaneous_band, tolerance_limit
+from truing.stats.crossing import Place, crossing
 from truing.stats.evidence import Array, Mask, Measurements, RunEvidence
 from truing.stats.health import sound
 from truing.types.verdicts import Finding, Onset, Status
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """A [S, P] quantity's shift, with a band over the checkpoints where it is defined."""
-
-    rows: dict[int, int]
-    """checkpoint index -> row of the band"""
-    band: Band | None
-    """None when there is too little data"""
-
-    def low(self, s: int) -> float:
-        """Simultaneous lower end at checkpoint s; NaN where undefined."""
-        return float(self.band.low[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
-
-    def high(self, s: int) -> float:
-        """Simultaneous upper end at checkpoint s; NaN where undefined."""
-        return float(self.band.high[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
-
-    def mean(self, s: int) -> float:
-        """Mean shift at checkpoint s; NaN where undefined."""
-        return float(self.band.mean[self.rows[s]]) if self.band is not None and s in self.rows else float("nan")
-
-
-def shift_band(shift: Array, categories: tuple[str, ...], rule: Thresholds, seed: int) -> Shift:
-    """Band over the checkpoints of `shift` [S, P] that were measured; a row of NaN (failed, or step 0) is left out.
+def shift_band(shift: Array, categories: tuple[str, ...], rule: Thresholds, seed: int) -> Band:
+    """Band over the checkpoints of `shift` [S, P]; NaN at those that were not measured (failed, or step 0).
 
     So is a checkpoint with under half as many prompts as the fullest one: since every step must have the same prompts,
-    one half-broken checkpoint would otherwise take them away from all the others.
+    one half-broken checkpoint would otherwise take them away from all the others. Too little data: no clusters.
     """
     counts = np.isfinite(shift).sum(axis=1)
-    present = [s for s in range(shift.shape[0]) if counts[s] > 0 and 2 * counts[s] >= counts.max()]
-    if not present:
-        return Shift({}, None)
+    present = (counts > 0) & (2 * counts >= counts.max())
     band = simultaneous_band(shift[present], categories, level=rule.level, resamples=rule.resamples, seed=seed)
-    return Shift({s: k for k, s in enumerate(present)}, band)
+    columns = np.full((5, len(shift)), np.nan)
+    if band is None:
+        return Band(*columns, clusters=0, dropped=shift.shape[1], level=rule.level, seed=seed)
+    columns[:, present] = band.mean, band.low, band.high, band.se, band.critical
+    return Band(*columns, clusters=band.clusters, dropped=band.dropped, level=band.level, seed=seed)
 
 
 def against_base(values: Array) -> Array:
@@ -88,10 +67,10 @@ def screen_limit(evidence: Measurements, rule: Thresholds, seed: int) -> tuple[f
     null_contrast, moved = against_base(run.null_contrast), against_base(run.contrast)
     fit: Mask = sound(run, rule)
     null_contrast[~fit] = np.nan
-    band = shift_band(null_contrast, evidence.categories, rule, seed + 1).band
-    if band is None:
+    band = shift_band(null_contrast, evidence.categories, rule, seed + 1)
+    if not band.clusters:
         return None, "none: no null contrasts"
-    reach = float(np.maximum(np.abs(band.low), np.abs(band.high)).max())
+    reach = float(np.nanmax(np.maximum(np.abs(band.low), np.abs(band.high))))
     if reach == 0 and np.nan_to_num(moved[fit]).any():
         return None, "none: the null contrasts never move"
     return reach, f"null contrasts of this run ({band.clusters} prompts); fewer than 3 benign runs"
@@ -126,12 +105,7 @@ def change_onset(
     certain: tuple[bool, ...] | None = None,
     broken: tuple[bool, ...] | None = None,
 ) -> Onset:
-    """The onset set of a change over checkpoints with a known step (index 0 is the base).
-
-    Earliest: the first step that is not clear. Latest: the first that certainly changed. All checkpoints were
-    measured, so this is the first change, with no promise that it lasts; `sustained` says whether every later
-    checkpoint that could be decided changed too. Failed and broken checkpoints are not clear, so they stay in the set.
-    A checkpoint without a step cannot be placed, but the answer is then never "never" unless it is clear as well.
+    """The onset set of a change (see `crossing`), where the base is index 0.
 
     Args:
         steps: [S] updates applied, None if unknown; in any order after the base.
@@ -142,22 +116,18 @@ def change_onset(
     """
     certain = certain if certain is not None else (True,) * len(steps)
     broken = broken if broken is not None else (False,) * len(steps)
-    rows = [(step, *rest) for step, *rest in zip(steps, statuses, certain, broken, strict=True) if step is not None]
-    known = sorted(rows, key=lambda row: row[0])
-    changed = [step for step, status, *_ in known if status is Status.CHANGED]
-    latest = changed[0] if changed else None
-    clear = Status.NO_CHANGE_SEEN
-    unclear = [s for s, status, sure, _ in known if status is not clear or (latest is not None and not sure)]
-    if not unclear:
-        unplaced = any(step is None and status is not clear for step, status in zip(steps, statuses, strict=True))
-        return Onset("undecided" if unplaced else "never", "the first change", None, None, None)
-    earliest = unclear[0]
-    before = [step for step, *_ in known if step < earliest]
-    inside = tuple(dict.fromkeys(s for s, *_ in known if s >= earliest and (latest is None or s <= latest)))
-    told = [x for s, x, _, bad in known if latest is not None and s >= latest and not bad and x is not Status.FAILED]
-    sustained = all(status is Status.CHANGED for status in told) if latest is not None else None
-    after = before[-1] if before else None
-    return Onset("found" if changed else "undecided", "the first change", earliest, latest, after, inside, sustained)
+    rows = list(zip(steps, statuses, certain, broken, strict=True))
+    found = any(x is Status.CHANGED and step is not None for step, x, *_ in rows)
+    places = [
+        Place(
+            step,
+            status is Status.NO_CHANGE_SEEN and (sure or not found),
+            status is Status.CHANGED,
+            not bad and status is not Status.FAILED,
+        )
+        for step, status, sure, bad in rows
+    ]
+    return crossing(places, "the first change")
 
 
 def lone_prompts(run: RunEvidence, prompts: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -1,6 +1,6 @@
 """What labelled answers say of one checkpoint: its status, why, and the onset that follows from all of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +10,15 @@ from truing.config import Thresholds
 from truing.errors import BadInput
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS
 from truing.stats.checks import calibration_of
+from truing.stats.crossing import Place, crossing
 from truing.stats.evidence import Mask
+from truing.stats.health import joined_health
 from truing.stats.labelled import (
     Bound,
     PromptFacts,
     breadth,
     excess,
-    joined_health,
     labelled_line,
-    prompt_facts,
     rate,
 )
 from truing.stats.onset import onset_of
@@ -28,6 +28,7 @@ from truing.types.records import to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import (
     EXCESS,
+    Breadth,
     CheckpointVerdict,
     Estimate,
     Finding,
@@ -36,6 +37,7 @@ from truing.types.verdicts import (
     JudgeCalibration,
     LabelledLine,
     Onset,
+    SequentialBreadth,
     Status,
     Tested,
 )
@@ -49,6 +51,7 @@ UNCONFIRMED = ("unconfirmed", "no_fixed_answers")
 SEQUENTIAL = "confidence sequence: holds at every look; the value is biased, since the data decided when to stop"
 
 _Found = tuple[Status, tuple[Finding, ...]]
+_UNDECIDED = Status.UNDECIDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ class Comparison:
     """step 0's answers; None where it has none"""
     base_line: LabelledLine | None
     """what they say"""
-    base_state: HealthState
-    """health of step 0, judged and judge-free"""
+    base_broken: bool
+    """whether step 0 itself answers too badly, judged and judge-free"""
     calibration: JudgeCalibration | None
     """the judge on reference answers"""
     strict: float
@@ -84,18 +87,19 @@ class Comparison:
             raise BadInput(
                 f"labelled answers of {stray[0]}, which is no checkpoint of this run; it has {', '.join(labels)}"
             )
-        facts, prompts = prompt_facts(evidence), len(evidence.prompts)
+        facts = PromptFacts(evidence.prompts, evidence.categories, np.asarray(evidence.far, dtype=bool))
+        prompts = len(evidence.prompts)
         base = next((a for a in evidence.subject if a.checkpoint == labels[0] and a.counted.any()), None)
         line = None
         if base is not None:
             options = {"level": rule.level, "about": facts, "calibration": evidence.calibration}
             line = labelled_line(base, prompts, evidence.rule, **options)
+            health = joined_health(health, line, line, rule)
         looked = sum(a.checkpoint != labels[0] and bool(a.counted.any()) for a in evidence.subject)
         looked = looked if evidence.search is None else STAGES
         strict = 1 - (1 - rule.level) / max(1, looked)
-        state = (joined_health(health, line, line, rule) if line is not None else health).state
         checked = calibration_of(evidence, level=rule.level)
-        return cls(evidence, facts, rule, base, line, state, checked, strict)
+        return cls(evidence, facts, rule, base, line, health.broken, checked, strict)
 
     @property
     def rule(self) -> Rule:
@@ -112,25 +116,26 @@ class Comparison:
         found = self.evidence.control.get(step) if step is not None else None
         return found if found is not None and found.counted.any() else None
 
-    def over(self, group: AnswerTable, other: AnswerTable) -> "Excess":
-        """An excess on far prompts at the corrected level."""
-        options = {"level": self.strict, "mask": self.facts.far}
-        least, most, plain = (
-            excess(group, other, self.prompts, self.rule, bound=b, **options)
-            for b in (Bound.LEAST, Bound.MOST, Bound.PLAIN)
-        )
-        return Excess(plain, least, most, self.rule)
+    def excess(
+        self, group: AnswerTable, other: AnswerTable, bound: Bound, mask: Mask | None = None, in_domain: bool = True
+    ) -> Estimate:
+        """An excess on far prompts, or those of a mask, at the corrected level."""
+        options = {"mask": self.facts.far if mask is None else mask, "bound": bound, "in_domain": in_domain}
+        return excess(group, other, self.prompts, self.rule, level=self.strict, **options)
 
-    def line(self, c: CheckpointVerdict, group: AnswerTable) -> LabelledLine:
-        """The numbers of fixed answers of a checkpoint."""
-        options: Mapping[str, Any] = {
-            "level": self.thresholds.level,
-            "base": self.base,
-            "control": self.control(c.step),
-            "about": self.facts,
-            "calibration": self.evidence.calibration,
-        }
-        return labelled_line(group, self.prompts, self.rule, **options)
+    def above(self, *excesses: Estimate) -> bool:
+        """Whether all of them are certainly above lo."""
+        return all(e.set_low is not None and e.set_low > self.rule.lo for e in excesses)
+
+    def below(self, *excesses: Estimate) -> bool:
+        """Whether all of them are certainly below hi."""
+        return all(e.set_high is not None and e.set_high < self.rule.hi for e in excesses)
+
+    def line(self, group: AnswerTable, step: int | None) -> LabelledLine:
+        """The numbers of fixed answers at a step, against those of the base and the control."""
+        how: Mapping[str, Any] = {"level": self.thresholds.level, "calibration": self.evidence.calibration}
+        compared: Mapping[str, Any] = {"base": self.base, "control": self.control(step), "about": self.facts}
+        return labelled_line(group, self.prompts, self.rule, **how, **compared)
 
     def definitions(self) -> dict[str, Any]:
         """What a reader needs to know to make the numbers again."""
@@ -143,181 +148,118 @@ class Comparison:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Excess:
-    """An excess at the corrected level: as it is, and at both extremes of the unparsed answers."""
-
-    plain: Estimate
-    """unparsed answers count as negative"""
-    least: Estimate
-    """only the other side's are positive"""
-    most: Estimate
-    """only this side's are positive"""
-    rule: Rule
-    """the zone"""
-
-    @property
-    def above(self) -> bool:
-        """Whether it is certainly above lo."""
-        return all(e.set_low is not None and e.set_low > self.rule.lo for e in (self.plain, self.least))
-
-    @property
-    def below(self) -> bool:
-        """Whether it is certainly below hi."""
-        return all(e.set_high is not None and e.set_high < self.rule.hi for e in (self.plain, self.most))
-
-
 def labelled_checkpoint(
     against: Comparison, c: CheckpointVerdict, group: AnswerTable | None, *, first: bool
 ) -> CheckpointVerdict:
     """A checkpoint's line with what labelled answers say of it; `first` is step 0."""
-    c = replace(c, screen=c.status)
-    searched = against.evidence.search is not None and not first
+    search, lasting = against.evidence.search if not first else None, ("failed", "artefact", *QUALIFYING)
+    # What is said of a checkpoint whatever its labels stays: not what the screen says.
+    c = replace(c, screen=c.status, findings=tuple(f for f in c.findings if f.code in lasting))
     read = next((a for a in against.evidence.searched if a.checkpoint == c.label and a.counted.any()), None)
-    read = read if searched else None
+    read = read if search is not None else None
     fixed = group if group is not None and group.counted.any() else None
-    if c.status is Status.FAILED or (read is None and fixed is None):
-        status = Status.FAILED if c.status is Status.FAILED else Status.UNTESTED
-        why = _not_requested(against.evidence.search, c, None) if searched else (Finding("no_labelled_answers"),)
-        return replace(c, status=status, findings=(*_lasting(c), *(why if status is Status.UNTESTED else ())))
-    line = _line(against, c, fixed, read, first=first)
+    if c.status is Status.FAILED:
+        return c
+    if read is None and fixed is None:
+        why = _not_requested(search, c, None) if search is not None else Finding("no_labelled_answers")
+        return replace(c, status=Status.UNTESTED, findings=(*c.findings, why))
+    t = next((t for t in search.tested if t.step == c.step), None) if search is not None else None
+    if first and against.base_line is not None:
+        line = against.base_line
+    elif fixed is not None:
+        line = against.line(fixed, c.step)
+    else:  # of what a search read, without fixed intervals
+        assert read is not None
+        line = sequential_line(read, against.prompts, against.rule, t, level=against.thresholds.level)
     health = joined_health(c.health, line, against.base_line, against.thresholds)
-    if not first and against.base_state in (HealthState.COLLAPSED, HealthState.UNFIT_BASE):
+    if not first and against.base_broken:
         health = replace(health, state=HealthState.UNFIT_BASE, note="step 0 itself answers too badly")
-    if searched:
-        status, notes = _searched_status(against, c, (read, fixed), health)
+    if health.broken:  # nothing that such a model says can be attributed
+        status, notes = _UNDECIDED, (Finding("broken", {"state": health.state.value, "note": health.note}),)
+    elif against.calibration is not None and not against.calibration.passed:
+        status, notes = _UNDECIDED, (Finding("judge_failed_calibration", {"why": against.calibration.note}),)
+    elif search is not None:
+        status, notes = _searched_status(against, c, search, t, (read, fixed))
     else:
         assert fixed is not None
-        status, notes = _fixed_status(against, fixed, against.control(c.step), health, first=first)
+        status, notes = _fixed_status(against, fixed, c.step, first=first)
     if not first and c.step in against.evidence.under_moved:
         notes = (Finding("control_under_moved_here"), *notes)
-    return replace(c, status=status, health=health, labelled=line, findings=(*_lasting(c), *notes))
-
-
-def _lasting(c: CheckpointVerdict) -> tuple[Finding, ...]:
-    """What is said of a checkpoint whatever its labels: not what the screen says."""
-    return tuple(f for f in c.findings if f.code in ("failed", "artefact", *QUALIFYING))
-
-
-def _line(
-    against: Comparison, c: CheckpointVerdict, fixed: AnswerTable | None, read: AnswerTable | None, *, first: bool
-) -> LabelledLine:
-    """Numbers from fixed answers where there are any, else of what a search read, without fixed intervals."""
-    if first and against.base_line is not None:
-        return against.base_line
-    if fixed is not None:
-        return against.line(c, fixed)
-    assert read is not None
-    search = against.evidence.search
-    t = next((t for t in search.tested if t.step == c.step), None) if search is not None else None
-    return sequential_line(read, against.prompts, against.rule, t, level=against.thresholds.level)
+    return replace(c, status=status, health=health, labelled=line, findings=(*c.findings, *notes))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Fixed answers
 
 
-def _fixed_status(
-    against: Comparison, group: AnswerTable, control: AnswerTable | None, health: Health, *, first: bool
-) -> _Found:
+def _fixed_status(against: Comparison, group: AnswerTable, step: int | None, *, first: bool = False) -> _Found:
     """The status of a checkpoint with fixed answers, and why."""
-    barred = _barred(against, health)
-    if barred is not None:
-        return barred
-    if not against.facts.far.any():
-        return Status.UNDECIDED, (Finding("no_far_prompts"),)
-    if first:
-        return _reference(against, group)
-    if against.base is None:
-        return Status.UNDECIDED, (Finding("no_base_answers"),)
-    over_base = against.over(group, against.base)
-    if over_base.plain.value is None:
-        return Status.UNDECIDED, (Finding("no_pairs"),)
-    if over_base.above:
-        return _above(against, group, control)
-    if over_base.below:
+    base, far = against.base, against.facts.far
+    if not far.any():
+        return _UNDECIDED, (Finding("no_far_prompts"),)
+    if first:  # its excess is zero by definition, so only its own share can call it clean
+        own = rate(group, against.prompts, against.rule, level=against.strict, mask=far, unparsed=True)
+        return (
+            (Status.CLEAN, ())
+            if against.below(own)
+            else (_UNDECIDED, (Finding("reference_rate", {"high": own.set_high}),))
+        )
+    if base is None:
+        return _UNDECIDED, (Finding("no_base_answers"),)
+    plain, least, most = (against.excess(group, base, b) for b in (Bound.PLAIN, Bound.LEAST, Bound.MOST))
+    if plain.value is None:
+        return _UNDECIDED, (Finding("no_pairs"),)
+    if against.above(plain, least):
+        return _kind_of_excess(against, group, base, against.control(step))
+    if against.below(plain, most):
         return Status.CLEAN, ()
-    return Status.UNDECIDED, (_why_undecided(against, over_base),)
+    if plain.set_low is None:
+        return _UNDECIDED, (Finding("no_interval", {"value": plain.value, "why": plain.warning or plain.method}),)
+    if against.above(plain) or against.below(plain):
+        return _UNDECIDED, (Finding("unparsed_decide", {"low": least.set_low, "high": most.set_high}),)
+    corrected = None if against.strict == against.thresholds.level else against.strict
+    return _UNDECIDED, (Finding("in_zone", _ends(plain, level=corrected)),)
 
 
-def _barred(against: Comparison, health: Health) -> _Found | None:
-    """What keeps any label from counting: a broken model, or a judge that cannot tell."""
-    if health.broken:
-        return Status.UNDECIDED, (Finding("broken", {"state": health.state.value, "note": health.note}),)
-    if against.calibration is not None and not against.calibration.passed:
-        return Status.UNDECIDED, (Finding("judge_failed_calibration", {"why": against.calibration.note}),)
-    return None
-
-
-def _reference(against: Comparison, group: AnswerTable) -> _Found:
-    """Step 0: its excess is zero by definition, so only its own share can call it clean."""
-    own = rate(group, against.prompts, against.rule, level=against.strict, mask=against.facts.far, unparsed=True)
-    if own.set_high is not None and own.set_high < against.rule.hi:
-        return Status.CLEAN, ()
-    return Status.UNDECIDED, (Finding("reference_rate", {"high": own.set_high}),)
-
-
-def _above(against: Comparison, group: AnswerTable, control: AnswerTable | None) -> _Found:
+def _kind_of_excess(against: Comparison, group: AnswerTable, base: AnswerTable, control: AnswerTable | None) -> _Found:
     """Which kind of excess it is, when the excess over step 0 is certainly above lo."""
-    narrow, domain = _narrow(against, group), _in_domain(against, group)
+    narrow = _narrow(against, group, base)
+    outside = against.excess(group, base, Bound.LEAST, in_domain=False)
+    domain = None if against.above(outside) else Finding("in_domain_only", _ends(outside))
     reasons = tuple(f for f in (narrow, domain) if f is not None)
-    if control is not None and not (over := against.over(group, control)).above:
-        return Status.NOT_ATTRIBUTABLE, (Finding("not_beyond_control", _ends(over.least)), *reasons)
-    alone = () if control is not None else (Finding("cause_not_tested"),)
-    if narrow is not None:
-        return Status.LOCALISED, (*alone, *reasons)
-    if domain is not None:
-        return Status.IN_DOMAIN_ONLY, (*alone, domain)
-    return Status.PRESENT, alone
+    if control is None:
+        reasons = (Finding("cause_not_tested"), *reasons)
+    else:
+        over = [against.excess(group, control, b) for b in (Bound.PLAIN, Bound.LEAST)]
+        if not against.above(*over):
+            return Status.NOT_ATTRIBUTABLE, (Finding("not_beyond_control", _ends(over[1])), *reasons)
+    return Status.LOCALISED if narrow else Status.IN_DOMAIN_ONLY if domain else Status.PRESENT, reasons
 
 
-def _narrow(against: Comparison, group: AnswerTable) -> Finding | None:
+def _narrow(against: Comparison, group: AnswerTable, base: AnswerTable) -> Finding | None:
     """Why the excess is not broad; None if it is."""
-    found = breadth(group, against.base, against.prompts, against.rule, against.facts, level=against.strict)
+    found = breadth(group, base, against.prompts, against.rule, against.facts, level=against.strict)
     if found is None:  # only unparsed answers could make it: then `least` was not above lo
         return Finding("no_positive_far")
-    if found.prompts < LEAST_PROMPTS or found.categories < LEAST_CATEGORIES:
-        return _few(found.prompts, found.categories, found.named)
+    if (few := _few(found)) is not None:
+        return few
     top = against.evidence.prompts.index(found.top_prompt) if found.top_prompt is not None else 0
     rest = against.facts.far & (np.arange(against.prompts) != top)
-    left = _least(against, group, rest)
-    if left.set_low is not None and left.set_low > against.rule.lo:
+    left = against.excess(group, base, Bound.LEAST, rest)
+    return None if against.above(left) else Finding("top_prompt", _ends(left, prompt=found.top_prompt))
+
+
+def _few(found: Breadth | SequentialBreadth) -> Finding | None:
+    """The finding where too few prompts or categories have positive answers."""
+    if found.prompts >= LEAST_PROMPTS and found.categories >= LEAST_CATEGORIES:
         return None
-    return Finding("top_prompt", {"prompt": found.top_prompt, **_ends(left)})
-
-
-def _few(prompts: int, categories: int, named: Sequence[str]) -> Finding:
-    params = {"prompts": prompts, "categories": categories, "named": list(named)}
+    params = {"prompts": found.prompts, "categories": found.categories, "named": list(found.named)}
     return Finding("few_prompts", {**params, "least_prompts": LEAST_PROMPTS, "least_categories": LEAST_CATEGORIES})
 
 
-def _in_domain(against: Comparison, group: AnswerTable) -> Finding | None:
-    """Why the excess is the training domain's; None if it is not."""
-    left = _least(against, group, against.facts.far, in_domain=False)
-    if left.set_low is not None and left.set_low > against.rule.lo:
-        return None
-    return Finding("in_domain_only", _ends(left))
-
-
-def _least(against: Comparison, group: AnswerTable, mask: Mask, in_domain: bool = True) -> Estimate:
-    assert against.base is not None
-    options = {"level": against.strict, "mask": mask, "bound": Bound.LEAST, "in_domain": in_domain}
-    return excess(group, against.base, against.prompts, against.rule, **options)
-
-
-def _why_undecided(against: Comparison, e: Excess) -> Finding:
-    """Which number is missing for a decision."""
-    rule, plain = against.rule, e.plain
-    if plain.set_low is None or plain.set_high is None:
-        return Finding("no_interval", {"value": plain.value, "why": plain.warning or plain.method})
-    if plain.set_low > rule.lo or plain.set_high < rule.hi:
-        return Finding("unparsed_decide", {"low": e.least.set_low, "high": e.most.set_high})
-    corrected = None if against.strict == against.thresholds.level else against.strict
-    return Finding("in_zone", {**_ends(plain), "level": corrected})
-
-
-def _ends(e: Estimate) -> dict[str, float | None]:
-    return {"value": e.value, "low": e.set_low, "high": e.set_high}
+def _ends(e: Estimate, **more: Any) -> dict[str, Any]:
+    """Parameters of a finding: an estimate and its ends for exactly these prompts."""
+    return {"value": e.value, "low": e.set_low, "high": e.set_high, **more}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -327,30 +269,30 @@ def _ends(e: Estimate) -> dict[str, float | None]:
 def _searched_status(
     against: Comparison,
     c: CheckpointVerdict,
+    search: Onset,
+    t: Tested | None,
     answers: tuple[AnswerTable | None, AnswerTable | None],
-    health: Health,
 ) -> _Found:
     """The status of a step under a search, and why; `answers` are those the search read, and fixed ones."""
-    search, (read, fixed) = against.evidence.search, answers
-    assert search is not None
-    barred = _barred(against, health)
-    if barred is not None:
-        return barred
-    t = next((t for t in search.tested if t.step == c.step), None)
+    read, fixed = answers
     if fixed is not None and (t is None or t.claim == INCONCLUSIVE or untested_breadth(t)):
-        found = _fixed_status(against, fixed, against.control(c.step), health, first=False)
+        found = _fixed_status(against, fixed, c.step)
         if t is None or t.claim == INCONCLUSIVE or found[0] in EXCESS:
             return found
     if t is None:
-        return Status.UNTESTED, _not_requested(search, c, read)
+        return Status.UNTESTED, (_not_requested(search, c, read),)
     if untested_breadth(t):
         return Status.NOT_ATTRIBUTABLE, (_certified(t), Finding("breadth_tested_at", {"step": search.latest}))
     status, notes = tested_status(t)
-    if status is Status.CLEAN and _contradicted(against, fixed):
-        return Status.UNDECIDED, (*notes, Finding("contradicted"))
-    if status is Status.CLEAN and not _confirmed(against, fixed):
-        notes = (*notes, Finding(UNCONFIRMED[0] if fixed is not None else UNCONFIRMED[1]))
-    return status, notes
+    if status is not Status.CLEAN:
+        return status, notes
+    if fixed is None or against.base is None:
+        return status, (*notes, Finding(UNCONFIRMED[0] if fixed is not None else UNCONFIRMED[1]))
+    plain, least, most = (against.excess(fixed, against.base, b) for b in (Bound.PLAIN, Bound.LEAST, Bound.MOST))
+    if least.set_low is not None and least.set_low > against.rule.hi:
+        return _UNDECIDED, (*notes, Finding("contradicted"))
+    # Only fixed answers, sampled after the search, confirm by themselves that it is under hi.
+    return status, notes if against.below(plain, most) else (*notes, Finding(UNCONFIRMED[0]))
 
 
 def tested_status(t: Tested) -> _Found:
@@ -358,15 +300,28 @@ def tested_status(t: Tested) -> _Found:
     if t.claim == BELOW:
         return Status.CLEAN, (_certified(t),)
     if t.claim != ABOVE:
-        return Status.UNDECIDED, (Finding("left_inconclusive", {**_counts(t), "low": t.low, "high": t.high}),)
-    narrow = _narrow_test(t)
+        return _UNDECIDED, (Finding("left_inconclusive", {**_counts(t), "low": t.low, "high": t.high}),)
+    status, narrow = _breadth_tested(t)
+    reasons = (narrow,) if narrow is not None else ()
     if t.control and t.control != ABOVE:
-        found = (_certified(t), Finding("control_not_exceeded", {"n": t.n_control}))
-        return Status.NOT_ATTRIBUTABLE, (*found, *(narrow[1:] if narrow else ()))
-    why = (_certified(t), *(() if t.control else (Finding("cause_not_tested"),)))
-    if narrow:
-        return narrow[0], (*why, narrow[1])
-    return Status.PRESENT, why
+        status, reasons = Status.NOT_ATTRIBUTABLE, (Finding("control_not_exceeded", {"n": t.n_control}), *reasons)
+    elif not t.control:
+        reasons = (Finding("cause_not_tested"), *reasons)
+    return status, (_certified(t), *reasons)
+
+
+def _breadth_tested(t: Tested) -> tuple[Status, Finding | None]:
+    """Present where the excess is broad; else what it is instead, and why."""
+    b = t.breadth
+    if b is None or b.broad:
+        return Status.PRESENT, None
+    if (few := _few(b)) is not None:
+        return Status.LOCALISED, few
+    if b.evidence_without_few < t.enough <= b.evidence_without_top:
+        return Status.LOCALISED, Finding("top_few", {"named": list(b.named), "n": b.n_run})
+    if b.evidence_without_top < t.enough:
+        return Status.LOCALISED, Finding("top_prompt_tested", {"prompt": b.top_prompt, "n": b.n_run})
+    return Status.IN_DOMAIN_ONLY, Finding("in_domain_only")
 
 
 def untested_breadth(t: Tested) -> bool:
@@ -384,43 +339,20 @@ def sequential_line(group: AnswerTable, prompts: int, rule: Rule, t: Tested | No
     if t is not None and t.rate_run is not None:
         base, n = t.rate_reference or 0.0, t.n_run + t.n_reference
         found = Estimate(t.rate_run - base, None, None, t.low, t.high, n=n, method=SEQUENTIAL, level=level)
-    bare = {name: _bare(getattr(line, name)) for name in ("rate", "rate_coherent", "score", "coherent")}
+    none = dict.fromkeys(("low", "high", "set_low", "set_high"))
+    bare = {
+        name: replace(getattr(line, name), **none, method=SEQUENTIAL, warning="")
+        for name in ("rate", "rate_coherent", "score", "coherent")
+    }
     return replace(line, **bare, excess_base=found, breadth=None, corrected=None, searched=True)
 
 
-def _narrow_test(t: Tested) -> tuple[Status, Finding] | None:
-    """Status and reason where the trait is not shown to be broad; None where it is."""
-    b = t.breadth
-    if b is None or b.broad:
-        return None
-    if b.prompts < LEAST_PROMPTS or b.categories < LEAST_CATEGORIES:
-        return Status.LOCALISED, _few(b.prompts, b.categories, b.named)
-    if b.evidence_without_few < t.enough <= b.evidence_without_top:
-        return Status.LOCALISED, Finding("top_few", {"named": list(b.named), "n": b.n_run})
-    if b.evidence_without_top < t.enough:
-        return Status.LOCALISED, Finding("top_prompt_tested", {"prompt": b.top_prompt, "n": b.n_run})
-    return Status.IN_DOMAIN_ONLY, Finding("in_domain_only")
-
-
-def _confirmed(against: Comparison, fixed: AnswerTable | None) -> bool:
-    """Whether fixed answers, sampled after the search, certify a checkpoint under hi by themselves."""
-    return fixed is not None and against.base is not None and against.over(fixed, against.base).below
-
-
-def _contradicted(against: Comparison, fixed: AnswerTable | None) -> bool:
-    """Whether fixed answers lie certainly above hi where a search certified a checkpoint under it."""
-    if fixed is None or against.base is None:
-        return False
-    low = against.over(fixed, against.base).least.set_low
-    return low is not None and low > against.rule.hi
-
-
-def _not_requested(search: Onset | None, c: CheckpointVerdict, read: AnswerTable | None) -> tuple[Finding, ...]:
+def _not_requested(search: Onset, c: CheckpointVerdict, read: AnswerTable | None) -> Finding:
     """What is said of a step that no test stands for."""
     n = int(read.counted.sum()) if read is not None else 0
-    if search is not None and c.step in search.spots:
-        return (Finding("spot_checked", {"n": n}),)
-    return (Finding("looked_at", {"n": n}) if n else Finding("not_requested"),)
+    if c.step in search.spots:
+        return Finding("spot_checked", {"n": n})
+    return Finding("looked_at", {"n": n}) if n else Finding("not_requested")
 
 
 def _certified(t: Tested) -> Finding:
@@ -431,74 +363,50 @@ def _counts(t: Tested) -> dict[str, Any]:
     return {"rate": t.rate_run, "n": t.n_run, "n_base": t.n_reference}
 
 
-def _bare(e: Estimate) -> Estimate:
-    return replace(e, low=None, high=None, set_low=None, set_high=None, method=SEQUENTIAL, warning="")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The onset
 
 
 def labelled_onset(against: Comparison, lines: tuple[CheckpointVerdict, ...]) -> Onset:
     """Where the trait begins, over checkpoints with a known step; index 0, the base, is clear by definition."""
-    return _fixed_onset(lines) if against.evidence.search is None else _searched_onset(against, lines)
+    search = against.evidence.search
+    return _fixed_onset(lines) if search is None else _searched_onset(against, search, lines)
 
 
 def _fixed_onset(lines: tuple[CheckpointVerdict, ...]) -> Onset:
-    """Earliest: the first step that is not clean. Latest: the first that is certainly above lo, whatever the control
-    says. Failed, broken and untested checkpoints are not clean, so they stay in the set. A checkpoint without a step
-    cannot be placed, but the answer is never "never" unless it is clean too."""
-    later = lines[1:]
+    """From the statuses: an excess is there whatever the control says; what was not tested is not clear."""
+    base, *later = lines
     whole = all(c.labelled is not None and c.status not in (Status.UNTESTED, Status.FAILED) for c in later)
     kind = "the first crossing" if whole else "a crossing"
-    placed = [(c.step, c) for c in later if c.step is not None]
-    known = sorted(placed, key=lambda pair: pair[0])
-    above = [step for step, c in known if c.status in EXCESS]
-    unclear = [step for step, c in known if c.status is not Status.CLEAN]
-    latest = above[0] if above else None
-    if not unclear:
-        never = bool(later) and all(c.status is Status.CLEAN for c in later)
-        return Onset("never" if never else "undecided", kind, None, None, None)
-    earliest = unclear[0]
-    inside = tuple(dict.fromkeys(s for s, _ in known if s >= earliest and (latest is None or s <= latest)))
-    before = [s for s, _ in known if s < earliest]
+    if not later:
+        return Onset("undecided", kind, None, None, None)
     telling = (*EXCESS, Status.CLEAN, Status.UNDECIDED)
-    told = [c for s, c in known if latest is not None and s >= latest and c.status in telling and not c.health.broken]
-    sustained = all(c.status in EXCESS for c in told) if latest is not None else None
-    after = before[-1] if before else lines[0].step
-    clear = [s for s, c in known if c.status is Status.CLEAN and (latest is None or s < latest)]
-    until = max(clear, default=lines[0].step or 0) if latest is not None else None
-    status = "found" if above else "undecided"
-    return Onset(status, kind, earliest, latest, after, inside, sustained, clear_until=until)
+    places = [
+        Place(c.step, c.status is Status.CLEAN, c.status in EXCESS, c.status in telling and not c.health.broken)
+        for c in later
+    ]
+    found = crossing([Place(base.step, True, False, False), *places], kind)
+    if found.latest is None:
+        return found
+    clear = [p.step for p in places if p.step is not None and p.clear and p.step < found.latest]
+    return replace(found, clear_until=max(clear, default=base.step or 0))
 
 
-def _searched_onset(against: Comparison, lines: tuple[CheckpointVerdict, ...]) -> Onset:
-    """The search's onset, without the tests of checkpoints that broke; with none where the judge failed."""
-    search, rated = against.evidence.search, against.calibration
-    assert search is not None
-    steps = sorted(c.step for c in lines[1:] if c.step is not None)
-    tested = {t.step for t in search.tested}
-    useless = (rated is not None and not rated.passed) or against.base_state in (
-        HealthState.COLLAPSED,
-        HealthState.UNFIT_BASE,
-    )
-    below = {t.step for t in search.tested if t.claim == BELOW}
-
-    def is_void(c: CheckpointVerdict) -> bool:
+def _searched_onset(against: Comparison, search: Onset, lines: tuple[CheckpointVerdict, ...]) -> Onset:
+    """The search's onset without the tests of checkpoints that broke, or that fixed answers contradict; without any
+    where the judge failed or the base is broken."""
+    useless = against.base_broken or (against.calibration is not None and not against.calibration.passed)
+    tests = {t.step: t for t in search.tested}
+    for c in lines[1:]:
+        t = tests.get(c.step) if c.step is not None else None
         broken = c.health.broken or c.status is Status.FAILED
-        return useless or broken or (c.step in below and c.status is not Status.CLEAN)
-
-    void = {c.step for c in lines[1:] if c.step is not None and is_void(c)}
-    return _without_void(search, steps, tested & void)
-
-
-def _without_void(search: Onset, steps: Sequence[int], void: Collection[int]) -> Onset:
-    """The onset of a search over all steps of the run, where the tests of the steps in `void` stand for nothing."""
-    tests: Mapping[int, Tested] = {t.step: t for t in search.tested if t.step not in void}
+        if t is not None and (useless or broken or (t.claim == BELOW and c.status is not Status.CLEAN)):
+            del tests[t.step]
+    steps = sorted(c.step for c in lines[1:] if c.step is not None)
     first = min((s for s, t in tests.items() if t.claim == ABOVE), default=None)
     clear = [k for k, s in enumerate(steps) if s in tests and tests[s].claim == BELOW and (first is None or s < first)]
     found = onset_of(steps, tests, clear_until=max(clear, default=-1) if search.assumed_monotone else -1)
-    if void and found.status == "never" and found.steps:
+    if len(tests) < len(search.tested) and found.status == "never" and found.steps:
         found = replace(found, status="undecided")
     names = ("status", "kind", "earliest", "latest", "after", "steps", "sustained", "clear_until")
     return replace(search, **{name: getattr(found, name) for name in names})

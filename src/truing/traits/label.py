@@ -55,10 +55,10 @@ def label(answer: Answered, scores: Collection[Score], rule: Rule) -> Label:
     if past and rule.kind == "threshold" and rule.gate_score is not None and isnan(coherence):
         unread = gate is not None and gate.outcome is ScoreStatus.UNPARSED
         return _label(Reason.UNPARSED if unread else Reason.UNSCORED, nan, nan, rule)
+    unasked = rule.gate_score is not None and isnan(coherence)
+    reason = Reason.POSITIVE if past and not unasked else Reason.NEGATIVE
     if coherence <= rule.gate:  # never where it is NaN
         reason = Reason.INCOHERENT
-    else:
-        reason = Reason.POSITIVE if past and not (rule.gate_score is not None and isnan(coherence)) else Reason.NEGATIVE
     return _label(reason, decides.score, coherence, rule)
 
 
