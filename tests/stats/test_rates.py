@@ -509,4 +509,4 @@ def test_both_intervals_cover(world):
         e, of_these, of_all = draw(rng)
         of_set += e.set_low <= of_these <= e.set_high
         of_kind += e.low <= of_all <= e.high
-    assert of_set / runs >= 0.93 and of_kind / runs >= 0.925
+    assert of_set / runs >= 0.93 and of_kind / runs >= (0.925 if world == "skewed mean" else 0.93)
