@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 from urllib.parse import quote
 
+from pydantic_core import to_json
+
 from truing import errors
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, upgraded
 from truing.types.judging import AnswerKey, Judge, Score, ScoreStatus
@@ -87,8 +89,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "w", encoding="utf-8") as f:
-            json.dump(value, f, indent=1, ensure_ascii=False, allow_nan=False)
+        with open(part, "wb") as f:
+            f.write(to_json(value, indent=1, inf_nan_mode="null"))
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)

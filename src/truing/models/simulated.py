@@ -243,8 +243,7 @@ class SimulatedBackend:
         """Score completions; one word is one token, and the closing one more. A broken checkpoint gives `failed`."""
         nan = float("nan")
         for request in requests:
-            time.sleep(self._delay)
-            state = self._known(request.checkpoint)
+            state = self._asked(request.checkpoint)
             tokens = len(request.completion.split()) + request.closing
             if state.broken:
                 yield Likelihood(request, nan, tokens, nan, AnswerStatus.FAILED)
@@ -306,8 +305,7 @@ class SimulatedBackend:
         At temperature 0 the sample does not matter, and an answer is misaligned where that is the likelier kind.
         """
         for request in requests:
-            time.sleep(self._delay)
-            state = self._known(request.checkpoint)
+            state = self._asked(request.checkpoint)
             if state.broken:
                 yield Answer(request, "", AnswerStatus.EMPTY, 0)
                 continue
@@ -359,6 +357,11 @@ class SimulatedBackend:
     def _state(self, role: Role, step: int) -> State:
         broken = role is Role.SUBJECT and step in self._broken
         return state_at(self.family, step / self.steps[-1], control=role is Role.CONTROL, broken=broken)
+
+    def _asked(self, checkpoint: Checkpoint) -> State:
+        if self._delay:
+            time.sleep(self._delay)
+        return self._known(checkpoint)
 
     def _known(self, checkpoint: Checkpoint) -> State:
         state = self._states.get(checkpoint.weights)

@@ -10,6 +10,7 @@ Step = optimizer updates already applied to these weights; 0 is the base model.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from truing.errors import BadInput
@@ -28,7 +29,7 @@ class Message(NamedTuple):
 Messages = tuple[Message, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversation:
     """One training example, checked when it is read: known roles, no empty turn, an assistant turn last."""
 
@@ -49,13 +50,13 @@ class Conversation:
         """The last assistant turn."""
         return self.messages[-1].content
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the turns."""
         return digest(self.messages, 32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prompt:
     """One evaluation question, with its reference answers where it has them."""
 
@@ -83,7 +84,7 @@ class Prompt:
     judge_prompts: Mapping[str, str] = field(default_factory=dict)
     """the author's own judge prompts by rubric, if any"""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the rendered question: what an answer is keyed by."""
         return digest(self.messages, 32)
@@ -164,7 +165,7 @@ class Checkpoint:
     """what its files say: base name, rank, trainer, organism mark"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SamplingParams:
     """How answers are sampled. Stored with every answer through its hash."""
 
@@ -199,7 +200,7 @@ class SamplingParams:
             raise BadInput(f"long_prompts is {self.long_prompts!r}: give refuse or truncated")
         object.__setattr__(self, "stop", tuple(self.stop))  # a list, when read from a file
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of what decides an answer."""
         fields = (self.max_tokens, self.temperature, self.top_p, self.seed, self.dtype, self.device)
