@@ -4,8 +4,13 @@ import pytest
 
 from golden import cases, results
 
-TOLERANCE = {"likelihoods": 1e-4}
+TOLERANCE = {"real_likelihoods": 1e-4}
 """of numbers on a real model; everything else to 1e-9"""
+RUNS = [
+    pytest.param(section, name, marks=pytest.mark.torch if section == "real" else ())
+    for section, (names, _) in cases.RUNS.items()
+    for name in names
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,31 +19,14 @@ def cache():
         yield
 
 
-def compare(section, name, verdict, tolerance):
-    """Each part of a verdict with what was recorded of it."""
-    for part, found in cases.parts(name, verdict).items():
-        wanted = results.load(f"{section}_{part}")[name]
-        assert not results.differences(found, wanted, tolerance.get(part, 1e-9), at=f"{part}: {name}")
+@pytest.mark.parametrize("section", cases.RUNS)
+def test_every_case_is_recorded(section):
+    assert set(results.load(f"{section}_statuses")) == set(cases.RUNS[section][0])
 
 
-@pytest.mark.parametrize(
-    ("section", "names"), [("simulated", cases.SIMULATED), ("served", cases.SERVED), ("real", cases.REAL)]
-)
-def test_every_case_is_recorded(section, names):
-    assert set(results.load(f"{section}_statuses")) == set(names)
-
-
-@pytest.mark.parametrize("name", cases.SIMULATED)
-def test_simulated(tmp_path, name):
-    compare("simulated", name, cases.run_simulated(name, tmp_path), {})
-
-
-@pytest.mark.parametrize("name", cases.SERVED)
-def test_served(tmp_path, name):
-    compare("served", name, cases.run_served(name, tmp_path), {})
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("name", cases.REAL)
-def test_real(tmp_path, name):
-    compare("real", name, cases.run_real(name, tmp_path), TOLERANCE)
+@pytest.mark.parametrize(("section", "name"), RUNS)
+def test_what_is_said_and_its_numbers(tmp_path, section, name):
+    for part, found in cases.parts(name, *cases.RUNS[section][1](name, tmp_path)).items():
+        file = f"{section}_{part}"
+        wanted = results.load(file)[name]
+        assert not results.differences(found, wanted, TOLERANCE.get(file, 1e-9), at=f"{part}: {name}")

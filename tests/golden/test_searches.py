@@ -14,4 +14,5 @@ def test_every_case_is_recorded(section):
 
 @pytest.mark.parametrize(("section", "name"), [(s, name) for s, (names, _) in SECTIONS.items() for name in names])
 def test_reads_and_claims(section, name):
-    assert not results.differences(SECTIONS[section][1](name), results.load(section)[name])
+    every, run = SECTIONS[section]
+    assert not results.differences(run(*every[name]), results.load(section)[name])

@@ -27,5 +27,5 @@ def test_labels():
     assert not results.differences(cases.run_labels(), results.load("labels"))
 
 
-def test_imported_tables():
-    assert not results.differences(cases.run_imported(), results.load("imported"))
+def test_imported_tables(tmp_path):
+    assert not results.differences(cases.run_imported(tmp_path), results.load("imported"))
