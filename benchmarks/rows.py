@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from math import sqrt
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -65,6 +66,11 @@ def row(metric: str, case: str, ratio: float, *, least: float | None = None, mos
     target = least if least is not None else most
     met = None if target is None else bool(ratio >= target if least is not None else ratio <= target)
     return {"metric": metric, "case": case, "ratio": float(f"{ratio:.4g}"), "target": target, "met": met}
+
+
+def nominal(metric: str, case: str, share: float, runs: int) -> dict:
+    """A share of `runs` simulations that is to be 95 %, less three standard errors."""
+    return row(metric, case, share, least=0.95 - 3 * sqrt(0.95 * 0.05 / runs))
 
 
 def report(rows: list[dict], file: str | None) -> None:
