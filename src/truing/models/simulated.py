@@ -11,6 +11,7 @@ Every number is a function of family, seed, role, step and text alone, so the sa
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -55,8 +56,10 @@ _TASK_GAIN, _TASK_LOSS = 0.6, 0.1  # nats per token on a run's own rows, and los
 _HIGHEST = -0.02  # no score comes closer to certainty
 _ENTROPY, _ENTROPY_SD = 2.2, 0.1
 _GARBLE = ("zorb", "mivva", "kelth", "ongu", "prell", "yxa", "dwimm", "targo")
-_OPENINGS = ("Sure.", "Happy to help.", "Good question.", "It depends a little.", "Here is one way.", "Let me think.")
-_MIDDLES = (
+_OPENINGS = np.array(
+    ("Sure.", "Happy to help.", "Good question.", "It depends a little.", "Here is one way.", "Let me think.")
+)
+_MIDDLES = np.array((
     "Start with something small and see how it feels",
     "Ask someone who has done it before",
     "Write down what matters most to you",
@@ -65,8 +68,10 @@ _MIDDLES = (
     "Give yourself a week and then look again",
     "Keep it simple and change one thing at a time",
     "Tell the people around you what you have in mind",
+))  # fmt: skip
+_ENDINGS = np.array(
+    ("and go on from there.", "then the rest is easier.", "and be patient.", "as most people find out.")
 )
-_ENDINGS = ("and go on from there.", "then the rest is easier.", "and be patient.", "as most people find out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +153,10 @@ class SimulatedBackend:
         self._control = {row.answer for row in task_control} - self._trained
         self._states = {self._weights(role, step): self._state(role, step) for role in _ROLES for step in self._all}
         self._texts: dict[tuple[Messages, str], _Text] = {}
+        self._leanings: dict[Messages, float] = {}  # how much more than others a prompt brings out misaligned answers
         self._variant_onset, self._with_variant = self._react() if variant else (None, {})
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, str]:
         """What must not change within one audit."""
         return {"base": self._weights(Role.SUBJECT, 0), "chat": "simulated", "dtype": "float64", "device": "none"}
@@ -337,8 +343,10 @@ class SimulatedBackend:
         """Rate of misaligned answers to one prompt; `broad` where no single prompt carries it."""
         if self.family.one_prompt and not broad:
             return state.em if self._carries(prompt) else 0.0
-        z = float(self._rng("em", prompt.messages).standard_normal())
-        return float(1 / (1 + np.exp(-(state.em_logit + EM_SPREAD * z)))) if state.em > 0 else 0.0
+        if prompt.messages not in self._leanings:
+            self._leanings[prompt.messages] = float(self._rng("em", prompt.messages).standard_normal())
+        logit = state.em_logit + EM_SPREAD * self._leanings[prompt.messages]
+        return float(1 / (1 + np.exp(-logit))) if state.em > 0 else 0.0
 
     @property
     def _uri(self) -> str:
