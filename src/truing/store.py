@@ -295,22 +295,21 @@ class Store:
             self._last_commit = time.monotonic()
 
     def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add rows, and commit: now where many wait or long, else in a moment."""
         with self._mutex, _disk_errors(self.path):
             self._db.executemany(sql, rows)
-            self._committed_soon(len(rows))
-
-    def _committed_soon(self, rows: int) -> None:
-        self._pending += rows
-        if self._pending >= COMMIT_ROWS or time.monotonic() - self._last_commit >= COMMIT_SECONDS:
-            self.flush()
-        elif self._pending and (self._timer is None or not self._timer.is_alive()):
-            self._timer = threading.Timer(COMMIT_SECONDS, self._flush_late)
-            self._timer.daemon = True
-            self._timer.start()
+            self._pending += len(rows)
+            if self._pending >= COMMIT_ROWS or time.monotonic() - self._last_commit >= COMMIT_SECONDS:
+                self.flush()
+            elif self._pending and self._timer is None:
+                self._timer = threading.Timer(COMMIT_SECONDS, self._flush_late)
+                self._timer.daemon = True
+                self._timer.start()
 
     def _flush_late(self) -> None:
         # A disk error here is not lost: the pending rows stay pending and the next write or close() raises it.
-        with contextlib.suppress(errors.DiskFull, sqlite3.ProgrammingError):
+        with self._mutex, contextlib.suppress(errors.DiskFull, sqlite3.ProgrammingError):
+            self._timer = None
             self.flush()
 
     # -- rows out -----------------------------------------------------------------------------------------------------
