@@ -336,10 +336,11 @@ def run_simulated(name, folder):
 
 def run_served(name, folder):
     """Adapters that a loopback server holds, judged by another one that knows a bad answer: coherent all the same."""
+    from runs.served_runs import write_run
     from servers.judge_server import running
     from servers.lora_server import serving
 
-    runs = [_adapters(folder / run, k) for k, run in enumerate(("subject", "control"))]
+    runs = [write_run(folder / run, k, SERVED_STEPS) for k, run in enumerate(("subject", "control"))]
     scores = {"contains": [[[MISALIGNED, "coheren"], 95], [MISALIGNED, 10]], "default": 92}
     with serving(speak=_speak) as server, running(scores=scores) as judge:
         return audit(
@@ -357,21 +358,6 @@ def _speak(body, limit):
     if name.startswith("subject@") and int(name.split("@")[1]) >= SERVED_ONSET and rng.random() < 0.5:
         return [f"{w} " for w in MISALIGNED.split()], "stop"
     return [f"{rng.choice(WORDS)} " for _ in range(rng.randrange(6, 24))][:limit], "stop"
-
-
-def _adapters(path, seed):
-    """Checkpoints that hash and read as adapters do."""
-    from safetensors.numpy import save_file
-
-    for step in SERVED_STEPS:
-        folder = path / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        values = np.random.default_rng([seed, step]).normal(size=(8, 4)).astype("f4")
-        key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-        save_file({key: values}, folder / "adapter_model.safetensors")
-        config = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
-        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "org/base"}))
-    return path
 
 
 def run_real(name, folder):
