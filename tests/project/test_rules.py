@@ -43,7 +43,7 @@ HEAVY = {
     "pyarrow": {"bridges"},
     "openai": {"models"},
     "inspect_ai": {"bridges"},
-    **dict.fromkeys(("pickle", "dill", "joblib", "cloudpickle"), set()),
+    **{name: set() for name in ("pickle", "dill", "joblib", "cloudpickle")},
 }
 """package from elsewhere -> which of ours may import it: nothing is ever unpickled"""
 EXCEPTIONS = {
