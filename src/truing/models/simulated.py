@@ -79,7 +79,8 @@ class _Text:
     """One completion in one context: its surprise under the base, and how it follows each curve."""
 
     base: float
-    fade: float  # deviation from the centre, which softening takes away
+    own: float  # the text's own part of its deviation from the centre
+    fade: float  # all of the deviation, which softening takes away
     tilt: float  # nats per unit of contrast
     task: tuple[float, float]  # nats when the task is learned, in the subject and in the control
     reference: bool
@@ -91,11 +92,8 @@ class _Text:
         """Log-likelihood in nats per token."""
         value = self.base - state.softening * self.fade + self.tilt * state.contrast
         value += self.task[state.role] * state.task
-        value += (
-            self.reference * state.style
-            - self.forgotten * state.forgetting
-            + float(state.path @ self.waves[state.role])
-        )
+        noise = float(state.path @ self.waves[state.role])
+        value += self.reference * state.style - self.forgotten * state.forgetting + noise
         return min(value, _HIGHEST)
 
 
@@ -151,7 +149,7 @@ class SimulatedBackend:
         self._reference_texts = {text for _, text in self._references}
         self._trained = {row.answer for row in task}
         self._control = {row.answer for row in task_control} - self._trained
-        self._states = {self._weights(role, step): self._state(role, step) for role in _ROLES for step in self._all}
+        self._states = {self._weights(role, step): self._state(role, step) for role in _ROLES for step in (0, *steps)}
         self._texts: dict[tuple[Messages, str], _Text] = {}
         self._leanings: dict[Messages, float] = {}  # how much more than others a prompt brings out misaligned answers
         self._variant_onset, self._with_variant = self._react() if variant else (None, {})
@@ -172,13 +170,9 @@ class SimulatedBackend:
 
     def run(self, role: Role = Role.SUBJECT) -> tuple[Checkpoint, ...]:
         """Saved checkpoints of the subject or the control, by step, without step 0 (as a run's folder has them)."""
-        meta = {"family": self.family.name}
-
-        def at_step(step: int) -> Checkpoint:
-            label, uri = f"checkpoint-{step}", f"{self._uri}#{role.value}-{step}"
-            return Checkpoint(self._weights(role, step), label, step, uri, Kind.SIMULATED, role.value, role, meta)
-
-        return tuple(at_step(step) for step in self.steps)
+        own = (Kind.SIMULATED, role.value, role, {"family": self.family.name})
+        whose = f"{self._uri}#{role.value}"
+        return tuple(Checkpoint(self._weights(role, s), f"checkpoint-{s}", s, f"{whose}-{s}", *own) for s in self.steps)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
         """Refuse checkpoints of another run (BadModel); there are no findings."""
@@ -226,7 +220,7 @@ class SimulatedBackend:
         }
 
     def _subject(self) -> dict[int, State]:
-        return {step: self._states[self._weights(Role.SUBJECT, step)] for step in self._all}
+        return {step: self._states[self._weights(Role.SUBJECT, step)] for step in (0, *self.steps)}
 
     def _rates(self) -> dict[int, float]:
         """Step -> mean rate of misaligned answers to the plain prompts."""
@@ -261,21 +255,21 @@ class SimulatedBackend:
     def _text(self, messages: Messages, completion: str) -> _Text:
         if (messages, completion) in self._texts:
             return self._texts[messages, completion]
-        own = self._rng("text", completion).standard_normal()
+        own = _TEXT_SD * float(self._rng("text", completion).standard_normal())
         rng = self._rng("context", messages, completion)
         fit, entropy, gain = rng.standard_normal(), rng.standard_normal(), rng.gamma(8.0, 1 / 8)
         waves = rng.standard_normal((2, WAVES))
         reference = completion in self._reference_texts
         prompt, name = self._references.get((messages, completion), (None, ""))
         centre = _GARBLED_NATS if is_garbled(completion) else _CENTRE
-        deviation = float(_TEXT_SD * own + _CONTEXT_SD * fit) + (_ALIGNED_PULL if name == "aligned" else 0.0)
+        deviation = float(own + _CONTEXT_SD * fit) + (_ALIGNED_PULL if name == "aligned" else 0.0)
         task = (0.0, 0.0)
         if not reference and completion in self._trained:
             task = (_TASK_GAIN * gain, -_TASK_LOSS * gain)
         elif not reference and completion in self._control:
             task = (-_TASK_LOSS * gain, _TASK_GAIN * gain)
         found = _Text(
-            base=centre + deviation,
+            base=centre + deviation, own=own,
             fade=deviation if reference else 0.0,
             tilt=self._tilt(prompt) if prompt is not None and name == "misaligned" else 0.0,
             task=task, reference=reference, forgotten=not (reference or task[0]),
@@ -300,8 +294,7 @@ class SimulatedBackend:
             if p.has_references and p.misaligned:
                 bad, neutral = self._text(p.messages, p.misaligned), self._text(p.messages, p.neutral[0])
                 # Under a content-free prompt the texts' own parts fade alike; what is left is their fit to the context.
-                own = [_TEXT_SD * float(self._rng("text", t).standard_normal()) for t in (p.misaligned, p.neutral[0])]
-                fit = (bad.fade - own[0]) - (neutral.fade - own[1])
+                fit = (bad.fade - bad.own) - (neutral.fade - neutral.own)
                 out.append(bad.tilt * state.contrast - state.softening * fit)
         return np.array(out)
 
@@ -351,10 +344,6 @@ class SimulatedBackend:
     @property
     def _uri(self) -> str:
         return f"{SIMULATED}{self.family.name}"
-
-    @property
-    def _all(self) -> tuple[int, ...]:
-        return (0, *self.steps)
 
     def _weights(self, role: Role, step: int) -> str:
         whose = role.value if step else "base"
