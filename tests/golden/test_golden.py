@@ -1,4 +1,4 @@
-"""What is computed today is what was recorded: labels, numbers, reads and claims of searches, verdicts of whole runs."""
+"""What is computed today is what was recorded: labels, numbers, reads and claims of searches, verdicts of runs."""
 
 import pytest
 
