@@ -7,8 +7,9 @@
 Step = optimizer updates already applied to these weights; 0 is the base model.
 """
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -111,18 +112,13 @@ class PromptSet:
     def only(self, half: str | None = None, limit: int | None = None) -> "PromptSet":
         """A subset by half, thinned to `limit` prompts spread evenly over categories (deterministic)."""
         kept = [p for p in self.prompts if half is None or p.half == half]
-        if limit is not None and limit < len(kept):
-            queues: dict[str, list[Prompt]] = {}
-            for p in kept:
-                queues.setdefault(p.category, []).append(p)
-            chosen: list[Prompt] = []
-            while len(chosen) < limit:
-                for queue in queues.values():
-                    if queue and len(chosen) < limit:
-                        chosen.append(queue.pop(0))
-            ids = {p.id for p in chosen}
-            kept = [p for p in kept if p.id in ids]
-        return PromptSet(self.name, self.version, self.sha256, tuple(kept))
+        categories = list(dict.fromkeys(p.category for p in kept))
+        nth, places = Counter[str](), dict[str, tuple[int, int]]()
+        for p in kept:
+            places[p.id] = (nth[p.category], categories.index(p.category))
+            nth[p.category] += 1
+        chosen = set(sorted(places, key=places.__getitem__)[:limit])
+        return replace(self, prompts=tuple(p for p in kept if p.id in chosen))
 
 
 class Role(StrEnum):
