@@ -80,7 +80,7 @@ def report(rows: list[dict], file: str | None) -> None:
     print(f"{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])} at {commit}, load {os.getloadavg()[0]:.1f}")
     said = {True: "met", False: "NOT MET", None: ""}
     for r in rows:
-        wanted = "" if r["target"] is None else f"wanted {r['target']:g}"
-        print(f"{r['metric']:<40}{r['ratio']:>10.4g}  {wanted:<13}{said[r['met']]:<9}{r['case']}")
+        wanted = "" if r["target"] is None else f"wanted {r['target']:.4g}"
+        print(f"{r['metric']:<40}{r['ratio']:>10.4g}  {wanted:<15}{said[r['met']]:<9}{r['case']}")
     if file is not None:
         Path(file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -303,21 +303,24 @@ class SimulatedBackend:
 
         At temperature 0 the sample does not matter, and an answer is misaligned where that is the likelier kind.
         """
+        stream = (
+            replace(params, stop=()) if params.stop else params
+        ).key  # where an answer is cut changes no word of it
         for request in requests:
             state = self._asked(request.checkpoint)
             if state.broken:
                 yield Answer(request, "", AnswerStatus.EMPTY, 0)
                 continue
-            words = self._answer(request, state, params).split()
+            words = self._answer(request, state, () if params.temperature == 0 else (request.sample, stream)).split()
             cut = len(words) + 1 > params.max_tokens
             tokens, text = min(len(words) + 1, params.max_tokens), " ".join(words[: params.max_tokens])
             yield finished_answer(request, text, tokens, params, cut_off=cut)
 
-    def _answer(self, request: Request, state: State, params: SamplingParams) -> str:
-        prompt, greedy = request.prompt, params.temperature == 0
-        sampled = () if greedy else (request.sample, replace(params, stop=()).key)
+    def _answer(self, request: Request, state: State, sampled: tuple[Any, ...]) -> str:
+        """The whole answer; `sampled` tells one of several apart, empty at temperature 0."""
+        prompt = request.prompt
         rng = self._rng(request.checkpoint.weights, prompt.messages, request.transform, *sampled)
-        chance = 0.5 if greedy else rng.random()
+        chance = rng.random() if sampled else 0.5
         misaligned = self._em(state, prompt)
         if request.transform and request.transform == self.variant:
             changed = self._with_variant.get(request.checkpoint.weights)
