@@ -69,13 +69,13 @@ def labelled(status, alignment, coherence, rule):
     """What one answer is: its status and two cells (a number, what became of a score, or empty for not asked)."""
     key = AnswerKey("weights", "sampling", "prompt", "", 0)
     made = StoredAnswer(*key, "" if status in ("empty", "failed") else "Some words.", AnswerStatus(status), 2, "")
-    said = []
+    scores = []
     for name, cell in (("alignment", alignment), ("coherence", coherence)):
         score = float(cell) if cell[:1].isdigit() else None
         if cell:
             became = ScoreStatus.SCORED if score is not None else ScoreStatus(cell)
-            said.append(Score(key, "judge", name, "rubric", score, became))
-    return label(made, said, rule)
+            scores.append(Score(key, "judge", name, "rubric", score, became))
+    return label(made, scores, rule)
 
 
 def table(name, rule):
@@ -241,7 +241,7 @@ def run_search(curve, world, options):
     ids, batch, breadth = prompts(options.pop("prompts", 60)), options.pop("batch"), options.pop("breadth", False)
     categories = {p: "abcdef"[k % 6] for k, p in enumerate(ids)} if breadth else None
     design = OnsetSearch(options.pop("steps"), ids, options.pop("zone"), categories=categories, **options)
-    return _said(design, list(_followed(design, stream(curve, **world), batch)))
+    return _result(design, list(_followed(design, stream(curve, **world), batch)))
 
 
 def run_scan(curve, world, options):
@@ -252,7 +252,7 @@ def run_scan(curve, world, options):
     for step in STEPS:
         design.add(step, drift=step in drift, skip=step in skip)
         reads += _followed(design, stream(curve, **world), batch)
-    return _said(design, reads)
+    return _result(design, reads)
 
 
 def _followed(design, outcome, batch):
@@ -264,7 +264,7 @@ def _followed(design, outcome, batch):
         design.update([(s, outcome(*r)) for s, r in zip(wanted, reads, strict=True)])
 
 
-def _said(design, reads):
+def _result(design, reads):
     """What was asked, as a hash of the sequence and counts, beside what is claimed."""
     counted = Counter(f"{group} {step}" for group, step, _, _ in reads)
     order = hashlib.sha256(json.dumps(reads).encode()).hexdigest()[:32]
@@ -403,8 +403,8 @@ def _statuses(verdict, screened):
     onset = {k: v for k, v in to_plain(verdict.onset).items() if k not in ("tested", "missed")}
     return {
         **{
-            key: {c.step: [c.status, *(f.code for f in c.findings)] for c in said.checkpoints}
-            for key, said in (("status", verdict), ("screen", screened))
+            key: {c.step: [c.status, *(f.code for f in c.findings)] for c in v.checkpoints}
+            for key, v in (("status", verdict), ("screen", screened))
         },
         "health": {c.step: c.health.state for c in verdict.checkpoints},
         "onset": onset,
