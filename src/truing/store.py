@@ -446,39 +446,26 @@ def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
             db.close()
             raise _too_new(file, version)
         if read_only and 0 < version < SCHEMA_VERSION:
-            db = _migrated_copy(db)
-        if not read_only:
-            _migrate(db)
+            # Brought up to date in memory: the folder of an older audit may be read-only, and is left as it is.
+            old, db = db, sqlite3.connect(":memory:", check_same_thread=False)
+            old.backup(db)
+            old.close()
+        if version or not read_only:
+            for number in range(version, SCHEMA_VERSION):
+                db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
     return db
-
-
-def _migrated_copy(db: sqlite3.Connection) -> sqlite3.Connection:
-    """An older audit in memory, brought up to date there: its folder may be read-only, and is left as it is."""
-    copy = sqlite3.connect(":memory:", check_same_thread=False)
-    db.backup(copy)
-    db.close()
-    _migrate(copy)
-    return copy
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    for number in range(version, SCHEMA_VERSION):
-        db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
 
 
 def _merge_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for key, value in new.items():
-        if key not in old:
-            merged[key] = value
-        elif isinstance(value, Mapping) and isinstance(old[key], Mapping):
-            changed = [k for k in value if k in old[key] and old[key][k] != value[k]]
-            if changed:
-                text = f"{path}: made with another {key} ({changed[0]} changed); choose another --out"
-                raise errors.AuditChanged(text)
-            merged[key] = {**old[key], **value}
-        elif old[key] != value:
-            text = f"{path}: made with another {key} ({old[key]!s:.40} before, {value!s:.40} now); choose another --out"
-            raise errors.AuditChanged(text)
+        before = old.get(key, value)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            changed = [f"{k} changed" for k in value if before.get(k, value[k]) != value[k]]
+            value = {**before, **value}
+        else:
+            changed = [f"{before!s:.40} before, {value!s:.40} now"] if before != value else []
+        if changed:
+            raise errors.AuditChanged(f"{path}: made with another {key} ({changed[0]}); choose another --out")
+        merged[key] = value
     return merged
