@@ -1,7 +1,6 @@
 """How many judged answers it takes to locate an onset, how often the result is right, and what peeking does to others.
 
-    python benchmarks/onset.py                      every table, 200 runs a cell
-    python benchmarks/onset.py main --runs 1000     one table; --json FILE for rows with targets
+    python benchmarks/onset.py [--json FILE] [--runs 200] [--jobs 1] [--only main narrow shapes live peeking]
 
 Answers of all groups are counted. The reference is 50 answers per prompt at 20 checkpoints and the base: 252,000.
 "right" means that every claim holds: what is certified above lo is above it, what is certified (or counts as) clear is
@@ -9,8 +8,6 @@ under hi.
 Every run has its own world and its own seed; the seeds are (table, cell, run).
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +16,7 @@ from math import log, sqrt
 from pathlib import Path
 
 import numpy as np
+import rows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from stats.search_worlds import excess_curve, is_right, make_world, play
@@ -55,15 +53,6 @@ def one(cell: tuple, run: int) -> tuple[int, bool, int, bool]:
     return used, right, len(found.steps), found.status == "found"
 
 
-def row(metric: str, case: str, ratio: float, target: float, met: bool) -> dict:
-    return {"metric": metric, "case": case, "ratio": float(ratio), "target": float(target), "met": bool(met)}
-
-
-def most_wrong(runs: int) -> float:
-    """5 % and three standard errors."""
-    return 0.05 + 3 * sqrt(0.05 * 0.95 / runs)
-
-
 def table(title: str, cells: Sequence[tuple], runs: int, jobs: int) -> list[dict]:
     """One line per cell; every claim of a run holds in 95 % of runs."""
     out = []
@@ -71,18 +60,16 @@ def table(title: str, cells: Sequence[tuple], runs: int, jobs: int) -> list[dict
     print("| excess | base | correlation | method | answers, mean | fewer | right | set, median (mean) | found |")
     print("|---|---|---|---|---|---|---|---|---|")
     for cell in cells:
-        rows = np.array(each(partial(one, cell), runs, jobs), dtype=float)
+        found = np.array(each(partial(one, cell), runs, jobs), dtype=float)
         family, height, base, correlation, _, method, _ = cell
-        used, right, size, found = rows.mean(axis=0)
+        used, right, size, hit = found.mean(axis=0)
         print(
             f"| {family} {height:.1%} | {base:.1%} | {correlation} | {method} | {used:,.0f} | {EXHAUSTIVE / used:.0f}x "
-            f"| {right:.3f} | {np.median(rows[:, 2]):.0f} ({size:.1f}) | {found:.2f} |",
+            f"| {right:.3f} | {np.median(found[:, 2]):.0f} ({size:.1f}) | {hit:.2f} |",
             flush=True,
         )
         case = f"{title}: {family} {height:g}, base {base:g}, correlation {correlation:g}"
-        out.append(
-            row("share of runs with a wrong claim", case, 1 - right, most_wrong(runs), 1 - right <= most_wrong(runs))
-        )
+        out.append(rows.nominal("share of runs without a wrong claim", case, right, runs))
     return out
 
 
@@ -105,10 +92,10 @@ def peeking_table(runs: int, jobs: int) -> list[dict]:
     out = []
     for base in (0.0, 0.01, 0.05):
         for correlation in (0.0, 0.5):
-            rows = np.array(each(partial(_peek, base, correlation), runs, jobs), dtype=float).mean(axis=0)
-            print(f"| {base:.0%} | {correlation} | " + " | ".join(f"{r:.3f}" for r in rows) + " |", flush=True)
-            case, limit = f"base {base:g}, correlation {correlation:g}", most_wrong(runs)
-            out.append(row("share of runs wrong at any of 500 looks", case, rows[0], limit, rows[0] <= limit))
+            wrong = np.array(each(partial(_peek, base, correlation), runs, jobs), dtype=float).mean(axis=0)
+            print(f"| {base:.0%} | {correlation} | " + " | ".join(f"{w:.3f}" for w in wrong) + " |", flush=True)
+            case = f"base {base:g}, correlation {correlation:g}"
+            out.append(rows.nominal("share of runs right at each of 500 looks", case, 1 - wrong[0], runs))
     return out
 
 
@@ -135,13 +122,7 @@ def _peek(base: float, correlation: float, run: int) -> tuple[bool, bool, bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("main", "narrow", "shapes", "live", "peeking")
-    parser.add_argument("tables", nargs="*", default=names, help=", ".join(names))
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--json", metavar="FILE")
-    given = parser.parse_args()
+    args = rows.options(__doc__, runs=200, jobs=1, only=["main", "narrow", "shapes", "live", "peeking"])
     grids = {
         "main": (
             "zone 1-3 %, base 0.1 %, monotone curves assumed monotone",
@@ -160,15 +141,8 @@ def main() -> None:
             [(*shape, b, 0.2, ZONE, "live", False) for b in (0.001, 0.02) for shape in (*LOGISTIC, *SHAPES[3:5])],
         ),
     }
-    rows = []
-    for name in given.tables:
-        if name == "peeking":
-            rows += peeking_table(given.runs, given.jobs)
-        else:
-            rows += table(*grids[name], given.runs, given.jobs)
-    print(f"\n{sum(r['met'] for r in rows)} of {len(rows)} targets met")
-    if given.json:
-        Path(given.json).write_text(json.dumps(rows, indent=1))
+    made = {name: partial(table, *grid) for name, grid in grids.items()} | {"peeking": peeking_table}
+    rows.report([r for name in args.only for r in made[name](args.runs, args.jobs)], args.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A search for the onset, replayed on thirteen published sets of judged answers that stand in for checkpoints.
 
-    python benchmarks/real_onset.py [--data FOLDER] [--searches 20] [--json FILE]
+    python benchmarks/real_onset.py [--json FILE] [--data FOLDER] [--searches 20]
 
 Each set is a step, and its 400 stored answers are all that the search can draw. The files hold no base: step 0 is made
 up, and never answers misaligned. "by rate": sets in the order of their share misaligned, so that it only rises, with
@@ -8,16 +8,12 @@ and without telling the search so; "spike": the same, but the set with the large
 seed k. See real_rates.py for FOLDER.
 """
 
-import argparse
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from math import sqrt
-from pathlib import Path
 
 import numpy as np
+import rows
 from real_rates import JudgedSet, aligned_base, data_folder, load_sets, show
 
 from truing.stats.labelled import Bound, excess
@@ -148,35 +144,22 @@ def lines(sets: Sequence[JudgedSet], searches: int) -> Iterator[tuple[object, ..
         yield (*head, f"{np.median(sizes):g}", f"{np.median(used):.0f}", f"{np.median(own):.0f}", f"{ratio:.1f}", share)
 
 
-def targets(line: tuple[object, ...]) -> dict[str, object]:
-    """A line's share of right searches; nominal 95 %, less three standard errors."""
-    right, searches = (int(x) for x in str(line[4]).split("/"))
-    ratio, target = right / searches, 0.95 - 3 * sqrt(0.95 * 0.05 / searches)
-    case = f"{line[0]}, zone {line[1]} %"
-    return {"metric": "share of searches right", "case": case, "ratio": ratio, "target": target, "met": ratio >= target}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="an onset search on published judged answers")
-    parser.add_argument("--data", help="folder that holds judged/*.csv")
-    parser.add_argument("--searches", type=int, default=20, help="searches per line")
-    parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
-    began, sets = time.perf_counter(), load_sets(data_folder(args.data))
+    args = rows.options(__doc__, data="", searches=20)
+    sets = load_sets(data_folder(args.data))
     by_rate = sorted(sets, key=lambda s: s.rate)
     print("steps by rate:", ", ".join(f"{k} {s.name} {100 * s.rate:.2f}" for k, s in enumerate(by_rate, 1)))
-
     head = ("order", "zone %", "first over lo / hi", "latest (searches)", "right", "steps in the set")
     head = (*head, "answers, both groups", "of the run", "fewer than exhaustive", "drawn twice")
     found = [*lines(sets, args.searches)]
     show(f"{args.searches} searches a line, medians", head, found)
-    if args.json:
-        Path(args.json).write_text(json.dumps([targets(line) for line in found], indent=1))
     for lo, hi in ZONES:
         earliest, latest = fixed_onset(by_rate, lo, hi)
         said = f"onset between steps {earliest} and {latest}"
         print(f"all {exhaustive(sets)} answers, zone {100 * lo:g}-{100 * hi:g} %, by rate: {said}")
-    print(f"\n{time.perf_counter() - began:.0f} s")
+    shares = ((f"{order}, zone {zone} %", int(str(right).split("/")[0])) for order, zone, _, _, right, *_ in found)
+    n = args.searches
+    rows.report([rows.nominal("share of searches right", case, k / n, n) for case, k in shares], args.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What thirteen published sets of judged answers say, once questions count as clusters.
 
-    python benchmarks/real_rates.py [--data FOLDER] [--only sets,means,likeness,...] [--runs 400]
+    python benchmarks/real_rates.py [--json FILE] [--data FOLDER] [--only sets means likeness ...] [--runs 400]
 
 FOLDER holds judged/*.csv (8 questions x 50 answers each, judged by GPT-4o; not part of this repository); without it
 TRUING_TEST_DATA or ../shared/data. The files are imported as `truing import` does it, and every interval is the one
@@ -11,7 +11,6 @@ questions with 50 aligned answers each. Seeds: 0 for resampling, the number of t
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rows import nominal, options, report, row
 from scipy import special
 
 from truing.runs.import_answers import PARAMS, import_answers
@@ -342,11 +342,11 @@ def ends(low: float | None, high: float | None, scale: float = 100) -> str:
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+    for cells in rows:
+        print(f"| {' | '.join(map(str, cells))} |")
 
 
-def table_sets(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
+def table_sets(sets: Sequence[JudgedSet], args: argparse.Namespace) -> list[dict]:
     rows = []
     for s in sets:
         em, (hits, n) = s.line["labelled"]["rate"], s.counts()
@@ -358,6 +358,7 @@ def table_sets(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
         rows.append((s.name, percent(em["value"], 2), *cells, f"{wider:.1f}"))
     head = ("set", "EM %", "pooled Wilson", "these questions", "bootstrap", "beta-binomial", "questions like these")
     show("Share misaligned, 95 % intervals in %", (*head, "wider than Wilson"), rows)
+    return [row("times wider than pooled Wilson", str(r[0]), float(r[-1])) for r in rows]
 
 
 def table_means(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
@@ -415,7 +416,7 @@ def table_mean_pairs(sets: Sequence[JudgedSet], args: argparse.Namespace) -> Non
             limits = [f"{x or 0:+.1f} to {y or 0:+.1f}" for x, y in ((e.set_low, e.set_high), (e.low, e.high))]
             points = f"{100 * (a.rate - b.rate):+.2f}"
             rows.append((f"{a.model}: {a.data} - {b.data}", points, f"{e.value:+.1f}", *limits))
-    rows = [(*row, f"{p:.2g} ({q:.2g})") for row, p, q in zip(rows, ps, holm(ps), strict=True)]
+    rows = [(*cells, f"{p:.2g} ({q:.2g})") for cells, p, q in zip(rows, ps, holm(ps), strict=True)]
     head = ("pair", "EM, points", "mean alignment", "these questions", "questions like these", "p like these (Holm)")
     show("The same pairs by mean alignment of answers with text", head, rows)
 
@@ -459,16 +460,20 @@ def table_cuts(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
         print(f"cut {g[0]} gate {g[1]}: {moved} of 78 pairs of sets change their order")
 
 
-def table_worlds(sets: Sequence[JudgedSet], args: argparse.Namespace) -> None:
-    rows = []
+def table_worlds(sets: Sequence[JudgedSet], args: argparse.Namespace) -> list[dict]:
+    rows, out = [], []
     for s in sets:
         cells = []
         for world in ("questions", "beta"):
             found = coverage(s, world, args.runs)
             cells += [f"{c:.2f} ({100 * w:.0f})" for c, w in found.values()]
+            out.append(
+                nominal("coverage for questions like these", f"{s.name}, {world}", found["truing"][0], args.runs)
+            )
         rows.append((s.name, *cells))
     names = [f"{x}, {w}" for w in ("own questions", "beta") for x in ("pooled", "bootstrap", "likelihood", "truing")]
     show(f"Coverage (mean width in points) for questions like these, {args.runs} runs", ("set", *names), rows)
+    return out
 
 
 TABLES = {
@@ -484,15 +489,9 @@ TABLES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="published judged answers, with questions as clusters")
-    parser.add_argument("--data", help="folder that holds judged/*.csv")
-    parser.add_argument("--only", default=",".join(TABLES), help=f"any of {','.join(TABLES)}")
-    parser.add_argument("--runs", type=int, default=400, help="simulated runs per set and world")
-    args = parser.parse_args()
-    began, sets = time.perf_counter(), load_sets(data_folder(args.data))
-    for name in args.only.split(","):
-        TABLES[name](sets, args)
-    print(f"\n{len(sets)} sets, {time.perf_counter() - began:.0f} s")
+    args = options(__doc__, data="", only=[*TABLES], runs=400)
+    sets = load_sets(data_folder(args.data))
+    report([r for name in args.only for r in TABLES[name](sets, args) or ()], args.json)
 
 
 if __name__ == "__main__":

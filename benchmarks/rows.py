@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from math import sqrt
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -67,6 +68,11 @@ def row(metric: str, case: str, ratio: float, *, least: float | None = None, mos
     return {"metric": metric, "case": case, "ratio": float(f"{ratio:.4g}"), "target": target, "met": met}
 
 
+def nominal(metric: str, case: str, share: float, runs: int) -> dict:
+    """A share of `runs` simulations that is to be 95 %, less three standard errors."""
+    return row(metric, case, share, least=0.95 - 3 * sqrt(0.95 * 0.05 / runs))
+
+
 def report(rows: list[dict], file: str | None) -> None:
     """Print the rows with the command, the commit and the load; write them to `file`."""
     here = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": False}
@@ -74,7 +80,7 @@ def report(rows: list[dict], file: str | None) -> None:
     print(f"{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])} at {commit}, load {os.getloadavg()[0]:.1f}")
     said = {True: "met", False: "NOT MET", None: ""}
     for r in rows:
-        wanted = "" if r["target"] is None else f"wanted {r['target']:g}"
-        print(f"{r['metric']:<40}{r['ratio']:>10.4g}  {wanted:<13}{said[r['met']]:<9}{r['case']}")
+        wanted = "" if r["target"] is None else f"wanted {r['target']:.4g}"
+        print(f"{r['metric']:<40}{r['ratio']:>10.4g}  {wanted:<15}{said[r['met']]:<9}{r['case']}")
     if file is not None:
         Path(file).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -1,18 +1,17 @@
 """What is said of several seeds together: coverage of the intervals over seeds, and how often a claim is wrong.
 
-    python benchmarks/seeds.py [--runs 2000] [--seed 0] [--json FILE]
+    python benchmarks/seeds.py [--json FILE] [--runs 2000] [--seed 0]
 
 First normal estimates with known variances: the modified Hartung-Knapp interval beside the unmodified one and the t
 interval of the plain mean. Then whole cells from answers: prompts that differ
 (gamma, shape 1), seeds that differ, step 0's answers shared by the runs or not.
 """
 
-import argparse
-import json
+from itertools import product
 from math import sqrt
-from pathlib import Path
 
 import numpy as np
+import rows
 from scipy import stats as sps
 
 from truing.stats.meta import paule_mandel, random_effects
@@ -82,57 +81,34 @@ def cells(k, mean, tau, base, shared, runs, rng):
     return out / runs
 
 
-def row(metric, case, share, runs):
-    """Nominal 95 %, less three standard errors."""
-    target = 0.95 - 3 * sqrt(0.95 * 0.05 / runs)
-    return {"metric": metric, "case": case, "ratio": float(share), "target": target, "met": bool(share >= target)}
+EXCESSES = ((0.0, 0.0, 0.01), (0.01, 0.005, 0.01), (0.03, 0.01, 0.01), (0.05, 0.02, 0.03), (0.2, 0.05, 0.01))
+"""mean excess of seeds, their spread, and step 0's rate"""
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=2000, help="simulated studies per cell")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", metavar="FILE")
-    args, rows = parser.parse_args(), []
-    print(f"{args.runs} runs per cell, seed {args.seed}; nominal 95 %\n")
-    print("Normal estimates: coverage of the mean over seeds")
-    print("seeds  tau/pts  variances   modified HK   plain HK   t of mean   width of modified, pts")
-    for k in SEEDS:
-        for tau in (0.0, 0.01, 0.05):
-            for ratio in (1, 10):
-                rng = np.random.default_rng([args.seed, k, round(1000 * tau), ratio])
-                c, width = normal_coverage(k, tau, ratio, args.runs, rng)
-                cells_ = f"{c[0]:11.3f}  {c[1]:9.3f}  {c[2]:10.3f}  {100 * width:10.1f}"
-                print(f"{k:5d}  {100 * tau:7.0f}  {f'1:{ratio}':>9}   {cells_}")
-                case = f"normal estimates, {k} seeds, tau {tau:g}, variances 1:{ratio}"
-                rows.append(row("coverage of the mean over seeds", case, c[0], args.runs))
-    print(f"\nWhole cells: {PROMPTS} prompts x {SAMPLES} answers, prompts differ (gamma), delta 3 points, lo 1")
-    print(
-        "seeds  excess  tau  base  step 0    these prompts  prompts like these  consistent (wrong)  equivalent (wrong)"
-    )
-    for k in SEEDS:
-        for mean, tau, base in (
-            (0.0, 0.0, 0.01),
-            (0.01, 0.005, 0.01),
-            (0.03, 0.01, 0.01),
-            (0.05, 0.02, 0.03),
-            (0.2, 0.05, 0.01),
-        ):
-            for shared in (False, True):
-                rng = np.random.default_rng([args.seed, k, round(1000 * mean), shared])
-                runs = max(50, args.runs // 5)
-                c = cells(k, mean, tau, base, shared, runs, rng)
-                case = f"cells, {k} seeds, excess {mean:g}, tau {tau:g}, step 0 {'shared' if shared else 'own'}"
-                rows.append(row("coverage for these prompts", case, c[0], runs))
-                rows.append(row("1 - share wrongly called consistent", case, 1 - c[3], runs))
-                rows.append(row("1 - share wrongly called equivalent", case, 1 - c[5], runs))
-                what = f"{100 * mean:6.1f}  {100 * tau:3.1f}  {100 * base:4.0f}  {'shared' if shared else 'own':<8}"
-                print(
-                    f"{k:5d}  {what}  {c[0]:13.3f}  {c[1]:18.3f}  {c[2]:10.3f} ({c[3]:.3f})  {c[4]:10.3f} ({c[5]:.3f})"
-                )
-    print(f"\n{sum(r['met'] for r in rows)} of {len(rows)} targets met")
-    if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=1))
+    args = rows.options(__doc__, runs=2000, seed=0)
+    found = []
+    for k, tau, ratio in product(SEEDS, (0.0, 0.01, 0.05), (1, 10)):
+        rng = np.random.default_rng([args.seed, k, round(1000 * tau), ratio])
+        covered, width = normal_coverage(k, tau, ratio, args.runs, rng)
+        case = f"normal estimates, {k} seeds, tau {tau:g}, variances 1:{ratio}"
+        found.append(rows.nominal("coverage of the mean over seeds", case, covered[0], args.runs))
+        found += [rows.row(f"by {w}", case, c) for w, c in zip(("plain HK", "t of mean"), covered[1:], strict=True)]
+        found.append(rows.row("width, points", case, 100 * width))
+    runs = max(50, args.runs // 5)
+    for k, (mean, tau, base), shared in product(SEEDS, EXCESSES, (False, True)):
+        rng = np.random.default_rng([args.seed, k, round(1000 * mean), shared])
+        these, like, consistent, wrong, equivalent, wrongly = cells(k, mean, tau, base, shared, runs, rng)
+        case = f"{k} seeds, excess {mean:g}, tau {tau:g}, base {base:g}, step 0 {'shared' if shared else 'own'}"
+        found += [
+            rows.nominal("coverage for these prompts", case, these, runs),
+            rows.row("coverage for prompts like these", case, like),
+            rows.row("share called consistent", case, consistent),
+            rows.nominal("1 - share wrongly called consistent", case, 1 - wrong, runs),
+            rows.row("share called equivalent", case, equivalent),
+            rows.nominal("1 - share wrongly called equivalent", case, 1 - wrongly, runs),
+        ]
+    rows.report(found, args.json)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,44 +28,53 @@ CKPT = Checkpoint("w1", "checkpoint-2", 2, "file:x", Kind.ADAPTER, meta={"rank":
 PARAMS = SamplingParams()
 
 
+KEY = AnswerKey("w1", PARAMS.key, PROMPT.key, "", 0)
+JUDGE = Judge("j", (Rubric("alignment", "a"),), ScoreMethod.REPORTED)
+NAN = float("nan")
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.write(tmp_path / "a", {}) as s:
+        yield s
+
+
 def answer(sample, text="hi", outcome=AnswerStatus.OK):
     return Answer(Request(CKPT, PROMPT, sample), text, outcome, 3)
 
 
-def test_rows_come_back_as_they_went_in(tmp_path):
-    with Store.write(tmp_path / "a", {"base": "b"}) as s:
-        s.add_checkpoints([CKPT])
-        s.add_measurements([Measurement("w1", "margin", "misaligned|q", "p1", -1.5, 20, {"outcome": "ok"})])
-        s.add_answers([answer(0, "<script>"), answer(1, "", AnswerStatus.EMPTY)], PARAMS)
-    r = Store.read(tmp_path / "a")
+def test_rows_come_back_as_they_went_in(store):
+    store.add_checkpoints([CKPT])
+    store.add_measurements([Measurement("w1", "margin", "misaligned|q", "p1", -1.5, 20, {"outcome": "ok"})])
+    store.add_answers([answer(0, "<script>"), answer(1, "", AnswerStatus.EMPTY)], PARAMS)
+    store.flush()
+    r = Store.read(store.path)
     assert r.checkpoints() == [CKPT]
     (m,) = r.measurements("margin")
     assert (m.value, m.n, m.meta) == (-1.5, 20, {"outcome": "ok"})
     assert [x.text for x in r.answers()] == ["<script>", ""]
 
 
-def test_the_draw_is_part_of_the_key_and_a_repeat_is_free(tmp_path):
+def test_the_sample_is_part_of_the_key_and_a_repeat_is_free(store):
     requests = [Request(CKPT, PROMPT, d) for d in range(50)]
-    with Store.write(tmp_path / "a", {}) as s:
-        s.add_answers((answer(d, f"text {d}") for d in range(30)), PARAMS)
-        assert [a.sample for a in s.missing(requests, PARAMS)] == list(range(30, 50))
-        s.add_answers((answer(d, "another") for d in range(30)), PARAMS)
-        assert len({x.text for x in s.answers()}) == 30
-        assert len(s.missing(requests, SamplingParams(temperature=0.5))) == 50
+    store.add_answers((answer(d, f"text {d}") for d in range(30)), PARAMS)
+    assert [a.sample for a in store.missing(requests, PARAMS)] == list(range(30, 50))
+    store.add_answers((answer(d, "another") for d in range(30)), PARAMS)
+    assert len({x.text for x in store.answers()}) == 30
+    assert len(store.missing(requests, SamplingParams(temperature=0.5))) == 50
 
 
-def test_a_failed_answer_is_asked_again_and_replaced_and_a_good_one_never(tmp_path):
-    with Store.write(tmp_path / "a", {}) as s:
-        s.add_answers([answer(0, "", AnswerStatus.FAILED)], PARAMS)
-        assert len(s.missing([Request(CKPT, PROMPT, 0)], PARAMS)) == 1
-        s.add_answers([answer(0, "good")], PARAMS)
-        s.add_answers([answer(0, "late")], PARAMS)
-        assert [r.text for r in s.answers()] == ["good"]
-        assert not s.missing([Request(CKPT, PROMPT, 0)], PARAMS)
+def test_a_failed_answer_is_asked_again_and_replaced_and_a_good_one_never(store):
+    store.add_answers([answer(0, "", AnswerStatus.FAILED)], PARAMS)
+    assert len(store.missing([Request(CKPT, PROMPT, 0)], PARAMS)) == 1
+    for text in ("good", "late"):
+        store.add_answers([answer(0, text)], PARAMS)
+    assert [(r.text, r.outcome) for r in store.answers()] == [("good", AnswerStatus.OK)]
+    assert not store.missing([Request(CKPT, PROMPT, 0)], PARAMS)
 
 
-KEY = AnswerKey("w1", PARAMS.key, PROMPT.key, "", 0)
-JUDGE = Judge("j", (Rubric("alignment", "a"),), ScoreMethod.REPORTED)
+def score(value, status, rubric="r"):
+    return Score(KEY, JUDGE.key, "alignment", rubric, value, ScoreStatus(status))
 
 
 @pytest.mark.parametrize(
@@ -77,48 +87,43 @@ JUDGE = Judge("j", (Rubric("alignment", "a"),), ScoreMethod.REPORTED)
         ((10.0, "scored"), (None, "failed"), 10.0),
     ],
 )
-def test_a_score_is_replaced_only_by_a_better_one_unless_its_rubric_changed(tmp_path, first, second, kept):
-    def score(value, status, rubric="r"):
-        return Score(KEY, JUDGE.key, "alignment", rubric, value, ScoreStatus(status))
-
-    with Store.write(tmp_path / "a", {}) as s:
-        s.add_scores([score(*first)])
-        s.add_scores([score(*second)])
-        (found,) = s.scores()
-        assert kept in (found.score, found.outcome.value)
-        s.add_scores([score(55.0, "scored", "another text")])
-        assert [x.score for x in s.scores_of([KEY], JUDGE.key)] == [55.0]
+def test_a_score_is_replaced_only_by_a_better_one_unless_its_rubric_changed(store, first, second, kept):
+    for made in (first, second):
+        store.add_scores([score(*made)])
+    (found,) = store.scores()
+    assert kept in (found.score, found.outcome.value)
+    store.add_scores([score(55.0, "scored", "another text")])
+    assert [x.score for x in store.scores_of([KEY], JUDGE.key)] == [55.0]
 
 
-def test_labels_are_kept_per_judge_and_rule_and_counted(tmp_path):
+def test_labels_are_kept_per_judge_and_rule_and_counted(store):
     rule, other = Rule(), Rule(cut=40)
-    nan = float("nan")
-    with Store.write(tmp_path / "a", {}) as s:
-        s.add_answers([answer(0), answer(1), answer(2, "", AnswerStatus.EMPTY)], PARAMS)
-        keys = [r.key for r in s.answers()]
-        made = [Label(True, Reason.POSITIVE, 10.0, 90.0), Label(None, Reason.UNPARSED, nan, nan)]
-        s.add_labels(zip(keys, made, strict=False), JUDGE.key, rule)
-        s.add_labels([(keys[0], Label(False, Reason.NEGATIVE, 35.0, nan))], JUDGE.key, other)
-        assert repr(s.labels_of(keys, JUDGE.key, rule)) == repr(dict(zip(keys, made, strict=False)))
-        assert [x and x.reason for _, x in s.labelled(JUDGE.key, rule)] == [Reason.POSITIVE, Reason.UNPARSED, None]
-        assert s.label_counts(JUDGE.key, rule, PARAMS.key) == {
-            ("w1", PROMPT.key): {Reason.POSITIVE: 1, Reason.UNPARSED: 1}
-        }
-        s.add_labels([(keys[0], Label(False, Reason.INCOHERENT, 10.0, 20.0))], JUDGE.key, rule)
-        assert s.labels_of(keys, JUDGE.key, rule)[keys[0]].reason is Reason.INCOHERENT
+    store.add_answers([answer(0), answer(1), answer(2, "", AnswerStatus.EMPTY)], PARAMS)
+    keys = [r.key for r in store.answers()]
+    made = [Label(True, Reason.POSITIVE, 10.0, 90.0), Label(None, Reason.UNPARSED, NAN, NAN)]
+    store.add_labels(zip(keys, made, strict=False), JUDGE.key, rule)
+    store.add_labels([(keys[0], Label(False, Reason.NEGATIVE, 35.0, NAN))], JUDGE.key, other)
+    assert repr(store.labels_of(keys, JUDGE.key, rule)) == repr(dict(zip(keys, made, strict=False)))
+    assert [x and x.reason for _, x in store.labelled(JUDGE.key, rule)] == [Reason.POSITIVE, Reason.UNPARSED, None]
+    counted = {Reason.POSITIVE: 1, Reason.UNPARSED: 1}
+    assert store.label_counts(JUDGE.key, rule, PARAMS.key) == {("w1", PROMPT.key): counted}
+    store.add_labels([(keys[0], Label(False, Reason.INCOHERENT, 10.0, 20.0))], JUDGE.key, rule)
+    assert store.labels_of(keys, JUDGE.key, rule)[keys[0]].reason is Reason.INCOHERENT
 
 
-def test_nan_never_enters(tmp_path):
-    with Store.write(tmp_path / "a", {}) as s, pytest.raises(ValueError, match="NaN"):
-        s.add_measurements([Measurement("w1", "loss", "x", "1", float("nan"))])
+def test_nan_never_enters(store):
+    with pytest.raises(ValueError, match="NaN"):
+        store.add_measurements([Measurement("w1", "loss", "x", "1", NAN)])
+    with pytest.raises(ValueError, match="NaN"):
+        store.add_scores([score(NAN, "scored")])
 
 
 def test_second_writer_is_refused_and_named(tmp_path):
-    with Store.write(tmp_path / "a", {}):
+    with Store.write(tmp_path, {}):
         with pytest.raises(errors.AuditLocked, match=f"pid {os.getpid()}"):
-            Store.write(tmp_path / "a", {})
-        assert Store.read(tmp_path / "a").about()["status"] == "running"
-    Store.write(tmp_path / "a", {}).close()
+            Store.write(tmp_path, {})
+        assert Store.read(tmp_path).about()["status"] == "running"
+    Store.write(tmp_path, {}).close()
 
 
 def test_identity_may_grow_but_not_change(tmp_path):
@@ -133,20 +138,15 @@ def test_identity_may_grow_but_not_change(tmp_path):
 
 
 def test_newer_schema_is_refused(tmp_path):
-    a = tmp_path / "a"
-    Store.write(a, {}).close()
-    db = sqlite3.connect(a / "evidence.db")
-    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    db.close()
-    for opened in (lambda: Store.read(a), lambda: Store.write(a, {})):
-        with pytest.raises(errors.NotAnAudit):
-            opened()
-    b = tmp_path / "b"
-    Store.write(b, {}).close()
-    about = json.loads((b / "audit.json").read_text())
-    write_json(b / "audit.json", {**about, "schema_version": SCHEMA_VERSION + 1})
-    with pytest.raises(errors.NotAnAudit):
-        Store.read(b)
+    for folder in (tmp_path / "database", tmp_path / "about"):
+        Store.write(folder, {}).close()
+    with closing(sqlite3.connect(tmp_path / "database" / "evidence.db")) as db:
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    write_json(tmp_path / "about" / "audit.json", {"schema_version": SCHEMA_VERSION + 1})
+    for folder in ("database", "about"):
+        for opened in (Store.read, lambda path: Store.write(path, {})):
+            with pytest.raises(errors.NotAnAudit, match="newer version"):
+                opened(tmp_path / folder)
 
 
 @pytest.mark.parametrize("content", ["notes.txt", "audit.json"])
@@ -213,13 +213,13 @@ def test_acknowledged_rows_survive_kill_9_and_the_next_call_goes_on(tmp_path):
     assert len(rows) == len(set(rows)) == max(there) + 501
 
 
-def test_a_late_row_is_committed_without_another_write(tmp_path):
-    with Store.write(tmp_path / "a", {}) as s:
-        s.flush()
-        s.add_measurements([Measurement("w", "k", "n", "1", 1.0)])
+def test_a_late_row_is_committed_without_another_write(store):
+    reader = Store.read(store.path)
+    for name in ("first", "second"):
+        store.flush()
+        store.add_measurements([Measurement("w", "k", name, "1", 1.0)])
         deadline = time.monotonic() + 20
-        reader = Store.read(tmp_path / "a")
-        while not reader.measured("k"):
+        while ("w", name, "1") not in reader.measured("k"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 

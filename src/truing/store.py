@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 from urllib.parse import quote
 
+from pydantic_core import to_json
+
 from truing import errors
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, upgraded
 from truing.types.judging import AnswerKey, Judge, Score, ScoreStatus
@@ -32,11 +34,16 @@ COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
 
 _KEY = "weights = ? AND params = ? AND prompt = ? AND variant = ? AND sample = ?"
-_FORGET_FAILED = f"DELETE FROM answers WHERE status = 'failed' AND {_KEY}"
+_ADD_ANSWER = """INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE
+    SET text = excluded.text, status = excluded.status, tokens = excluded.tokens, error = excluded.error
+    WHERE status = 'failed'"""
 _ADD_SCORE = """INSERT INTO scores VALUES (?,?,?,?,?,?,?,?,?,?,?)
     ON CONFLICT DO UPDATE SET rubric_key = excluded.rubric_key, value = excluded.value, status = excluded.status,
     meta = excluded.meta WHERE rubric_key != excluded.rubric_key OR status = 'failed'
     OR (status = 'unparsed' AND excluded.status != 'failed')"""
+_LABELLED = """SELECT a.*, l.label, l.reason, l.score, l.coherence FROM answers a LEFT JOIN labels l
+    ON l.judge = ? AND l.rule = ? AND l.weights = a.weights AND l.params = a.params AND l.prompt = a.prompt
+    AND l.variant = a.variant AND l.sample = a.sample"""
 _COUNT = """SELECT weights, prompt, reason, COUNT(*) FROM labels
     WHERE judge = ? AND rule = ? AND params = ? AND variant = ? GROUP BY weights, prompt, reason"""
 
@@ -79,6 +86,11 @@ class StoredAnswer(NamedTuple):
         return AnswerKey(*self[:5])
 
 
+def answer_key(r: Request, params: SamplingParams) -> AnswerKey:
+    """The key under which a request's answer is stored."""
+    return AnswerKey(r.checkpoint.weights, params.key, r.prompt.key, r.transform, r.sample)
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write whole or not at all: to a neighbour first, synced, then renamed.
 
@@ -87,15 +99,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "w", encoding="utf-8") as f:
-            json.dump(value, f, indent=1, ensure_ascii=False, allow_nan=False)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    except OSError as e:
+        with _disk_errors(path):
+            with open(part, "wb") as f:
+                f.write(to_json(value, indent=1, inf_nan_mode="null"))
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+    except BaseException:
         part.unlink(missing_ok=True)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise errors.DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
         raise
 
 
@@ -103,12 +114,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as e:
-        if "full" in str(e):
+    except (OSError, sqlite3.DatabaseError) as e:
+        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in str(e):
             text = f"{path}: no space left on the disk; what was committed is safe, free some and repeat the command"
             raise errors.DiskFull(text) from e
-        raise
-    except sqlite3.DatabaseError as e:
         if "not a database" in str(e) or "malformed" in str(e):
             raise errors.NotAnAudit(f"{path}: damaged ({e}); move it away and repeat the audit") from e
         raise
@@ -151,15 +160,13 @@ class Store:
             if strangers:
                 raise errors.NotAnAudit(f"{path}: holds {strangers[0]} and no audit.json; choose another --out")
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = _take_lock(path)
+            with _disk_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+                lock = _take_lock(path)
         except OSError as e:
-            if e.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise errors.DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
             raise errors.NotAnAudit(f"{path}: cannot be written ({e.strerror}); choose another --out") from e
         try:
-            db = _connect(path / "evidence.db")
-            store = cls(path, db, lock)
+            store = cls(path, _connect(path / "evidence.db"), lock)
             old = store.about()
             merged = _merge_identity(path, old.get("identity", {}), identity)
             store.describe(identity=merged, **({"status": "running"} if running or "status" not in old else {}))
@@ -177,8 +184,7 @@ class Store:
         """
         if not (path / "audit.json").is_file() or not (path / "evidence.db").is_file():
             raise errors.NotAnAudit(f"{path}: no audit there (audit.json and evidence.db are expected)")
-        db = _connect(path / "evidence.db", read_only=True)
-        store = cls(path, db, None)
+        store = cls(path, _connect(path / "evidence.db", read_only=True), None)
         store.about()
         return store
 
@@ -242,28 +248,20 @@ class Store:
 
     def add_measurements(self, rows: Iterable[Measurement]) -> None:
         """Record numbers; one already there is replaced. NaN is refused: a number that is missing is None."""
-        values = []
-        for m in rows:
-            if m.value is not None and m.value != m.value:
-                raise ValueError(f"NaN measurement {m.kind} {m.name} {m.item}: store None and an outcome instead")
-            values.append((m.checkpoint, m.kind, m.name, m.item, m.value, m.n, json.dumps(dict(m.meta))))
+        values = [
+            (*m[:4], _no_nan(m.value, f"{m.kind} {m.name} {m.item}"), m.n, json.dumps(dict(m.meta))) for m in rows
+        ]
         self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
 
     def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
         """Record answers. One already there is kept, unless it failed."""
-        with self._mutex, _disk_errors(self.path):
-            for a in answers:
-                r = a.request
-                key = (r.checkpoint.weights, params.key, r.prompt.key, r.transform, r.sample)
-                self._db.execute(_FORGET_FAILED, key)
-                row = (*key, a.text, a.outcome.value, a.tokens, a.error)
-                self._db.execute("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row)
-                self._committed_soon(1)
+        self.add_stored_answers(
+            StoredAnswer(*answer_key(a.request, params), a.text, a.outcome, a.tokens, a.error) for a in answers
+        )
 
-    def add_stored_answers(self, rows: Iterable["StoredAnswer"]) -> None:
-        """Record answers that were sampled elsewhere. One already there is kept."""
-        values = [(*r[:5], r.text, r.outcome.value, r.tokens, r.error) for r in rows]
-        self._insert("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", values)
+    def add_stored_answers(self, rows: Iterable[StoredAnswer]) -> None:
+        """Record answers that were sampled elsewhere. One already there is kept, unless it failed."""
+        self._insert(_ADD_ANSWER, [(*r[:6], r.outcome.value, r.tokens, r.error) for r in rows])
 
     def add_judge(self, judge: Judge, **about: Any) -> None:
         """Record what a judge is, rubric texts included; `about` adds e.g. prices or the server's own name."""
@@ -277,10 +275,8 @@ class Store:
         with another rubric text."""
         values = []
         for j in rows:
-            if j.score is not None and j.score != j.score:
-                raise ValueError(f"NaN score for {j.rubric}: store None and an outcome instead")
-            meta = json.dumps(dict(j.meta))
-            values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome.value, meta))
+            made = (_no_nan(j.score, j.rubric), j.outcome.value, json.dumps(dict(j.meta)))
+            values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, *made))
         self._insert(_ADD_SCORE, values)
 
     def add_labels(self, rows: Iterable[tuple[AnswerKey, Label]], judge: str, rule: Rule) -> None:
@@ -288,8 +284,7 @@ class Store:
         values = []
         for key, label in rows:
             score, coherence = (None if x != x else x for x in (label.score, label.coherence))
-            made = None if label.value is None else int(label.value)
-            values.append((judge, rule.key, *key, made, int(label.reason), score, coherence))
+            values.append((judge, rule.key, *key, label.value, int(label.reason), score, coherence))
         self._insert("INSERT OR REPLACE INTO labels VALUES (?,?,?,?,?,?,?,?,?,?,?)", values)
 
     def flush(self) -> None:
@@ -300,81 +295,69 @@ class Store:
             self._last_commit = time.monotonic()
 
     def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add rows, and commit: now where many wait or long, else in a moment."""
         with self._mutex, _disk_errors(self.path):
             self._db.executemany(sql, rows)
-            self._committed_soon(len(rows))
-
-    def _committed_soon(self, rows: int) -> None:
-        self._pending += rows
-        if self._pending >= COMMIT_ROWS or time.monotonic() - self._last_commit >= COMMIT_SECONDS:
-            self.flush()
-        elif self._pending and (self._timer is None or not self._timer.is_alive()):
-            self._timer = threading.Timer(COMMIT_SECONDS, self._flush_late)
-            self._timer.daemon = True
-            self._timer.start()
+            self._pending += len(rows)
+            if self._pending >= COMMIT_ROWS or time.monotonic() - self._last_commit >= COMMIT_SECONDS:
+                self.flush()
+            elif self._pending and self._timer is None:
+                self._timer = threading.Timer(COMMIT_SECONDS, self._flush_late)
+                self._timer.daemon = True
+                self._timer.start()
 
     def _flush_late(self) -> None:
         # A disk error here is not lost: the pending rows stay pending and the next write or close() raises it.
-        with contextlib.suppress(errors.DiskFull, sqlite3.ProgrammingError):
+        with self._mutex, contextlib.suppress(errors.DiskFull, sqlite3.ProgrammingError):
+            self._timer = None
             self.flush()
 
     # -- rows out -----------------------------------------------------------------------------------------------------
 
     def checkpoints(self, run: str | None = None) -> list[Checkpoint]:
         """All checkpoints (of one run), by run, then by step, those without a step last."""
-        sql = "SELECT run, label, role, step, weights, uri, kind, meta FROM checkpoints"
+        sql = "SELECT weights, label, step, uri, kind, run, role, meta FROM checkpoints"
         rows = self._db.execute(sql + " ORDER BY role DESC, run, step IS NULL, step, label").fetchall()
         return [
             Checkpoint(weights, label, step, uri, Kind(kind), name, Role(role), json.loads(meta))
-            for name, label, role, step, weights, uri, kind, meta in rows
+            for weights, label, step, uri, kind, name, role, meta in rows
             if run is None or name == run
         ]
 
+    def _where(self, sql: str, **given: str | None) -> sqlite3.Cursor:
+        """A query's rows with these values in these columns; None for any."""
+        equal = {column: value for column, value in given.items() if value is not None}
+        return self._db.execute(" AND ".join([f"{sql} WHERE 1", *(f"{c} = ?" for c in equal)]), tuple(equal.values()))
+
     def measurements(self, kind: str, checkpoint: str | None = None) -> Iterator[Measurement]:
         """Numbers of one kind, streamed."""
-        sql, args = "SELECT * FROM measurements WHERE kind = ?", [kind]
-        if checkpoint is not None:
-            sql, args = sql + " AND checkpoint = ?", [kind, checkpoint]
-        for c, k, name, item, value, n, meta in self._db.execute(sql, args):
-            yield Measurement(c, k, name, item, value, n, json.loads(meta))
+        for *row, meta in self._where("SELECT * FROM measurements", kind=kind, checkpoint=checkpoint):
+            yield Measurement._make((*row, json.loads(meta)))
 
     def measured(self, kind: str) -> set[tuple[str, str, str]]:
         """Keys (checkpoint, name, item) of the numbers of one kind that are already there."""
-        sql = "SELECT checkpoint, name, item FROM measurements WHERE kind = ?"
-        return set(self._db.execute(sql, (kind,)).fetchall())
+        return set(self._where("SELECT checkpoint, name, item FROM measurements", kind=kind))
 
     def answers(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredAnswer]:
         """Stored answers, optionally of one parameter hash or one prompt hash, in key order."""
-        sql, args = "SELECT * FROM answers WHERE 1", []
-        for column, value in (("params", params), ("prompt", prompt)):
-            if value is not None:
-                sql, args = f"{sql} AND {column} = ?", [*args, value]
-        for row in self._db.execute(sql, args):
-            weights, params_key, prompt_key, transform, sample, text, outcome, tokens, error = row
-            key = (weights, params_key, prompt_key, transform, sample)
-            yield StoredAnswer(*key, text, AnswerStatus(outcome), tokens, error)
+        return map(_answer, self._where("SELECT * FROM answers", params=params, prompt=prompt))
 
     def missing(self, requests: Iterable[Request], params: SamplingParams) -> list[Request]:
         """The requests not answered yet, in the order given. Failed ones are asked again."""
-        keys = {AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.sample): a for a in requests}
+        keys = {answer_key(r, params): r for r in requests}
         there = {r.key for r in self.answers_of(keys) if r.outcome is not AnswerStatus.FAILED}
         return [a for key, a in keys.items() if key not in there]
 
     def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:
         """The stored answers of these keys, in their order; those not there are passed over."""
-        sql = f"SELECT text, status, tokens, error FROM answers WHERE {_KEY}"
         for key in keys:
-            row = self._db.execute(sql, key).fetchone()
-            if row:
-                text, outcome, tokens, error = row
-                yield StoredAnswer(*key, text, AnswerStatus(outcome), tokens, error)
+            yield from map(_answer, self._db.execute(f"SELECT * FROM answers WHERE {_KEY}", key).fetchall())
 
     def scores_of(self, keys: Iterable[AnswerKey], judge: str) -> Iterator[Score]:
         """What a judge has said of these answers."""
-        sql = f"SELECT rubric, rubric_key, value, status, meta FROM scores WHERE {_KEY} AND judge = ?"
+        sql = f"SELECT * FROM scores WHERE {_KEY} AND judge = ?"
         for key in keys:
-            for rubric, rubric_key, score, outcome, meta in self._db.execute(sql, (*key, judge)).fetchall():
-                yield Score(key, judge, rubric, rubric_key, score, ScoreStatus(outcome), json.loads(meta))
+            yield from map(_score, self._db.execute(sql, (*key, judge)).fetchall())
 
     def judges(self) -> dict[str, dict[str, Any]]:
         """Judge key -> what it is: judge, rubrics with their texts, route."""
@@ -382,25 +365,15 @@ class Store:
 
     def scores(self, judge: str | None = None) -> Iterator[Score]:
         """Stored judgements (of one judge), streamed in key order."""
-        sql, args = "SELECT * FROM scores", []
-        if judge is not None:
-            sql, args = sql + " WHERE judge = ?", [judge]
-        for *key, judge_key, rubric, rubric_key, score, outcome, meta in self._db.execute(sql, args):
-            made = ScoreStatus(outcome)
-            yield Score(AnswerKey(*key), judge_key, rubric, rubric_key, score, made, json.loads(meta))
+        return map(_score, self._where("SELECT * FROM scores", judge=judge))
 
     def labelled(
         self, judge: str, rule: Rule, params: str | None = None
     ) -> Iterator[tuple[StoredAnswer, Label | None]]:
         """Stored answers (of one sampling) with their labels under a judge (its hash) and a rule, in key order."""
-        same = " AND ".join(f"l.{c} = a.{c}" for c in ("weights", "params", "prompt", "variant", "sample"))
-        sql = f"""SELECT a.*, l.label, l.reason, l.score, l.coherence FROM answers a
-            LEFT JOIN labels l ON l.judge = ? AND l.rule = ? AND {same}"""
-        args = [judge, rule.key] + ([params] if params is not None else [])
-        for row in self._db.execute(sql + (" WHERE a.params = ?" if params is not None else ""), args):
-            weights, sampling, prompt, variant, sample, text, status, tokens, error, *found = row
-            answer = StoredAnswer(weights, sampling, prompt, variant, sample, text, AnswerStatus(status), tokens, error)
-            yield answer, None if found[1] is None else _label(*found)
+        sql, args = (_LABELLED, ()) if params is None else (f"{_LABELLED} WHERE a.params = ?", (params,))
+        for row in self._db.execute(sql, (judge, rule.key, *args)):
+            yield _answer(row[:9]), None if row[10] is None else _label(*row[9:])
 
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
         """The stored labels of these answers; those without one are left out."""
@@ -416,6 +389,21 @@ class Store:
         for weights, prompt, reason, n in self._db.execute(_COUNT, (judge, rule.key, params, variant)):
             out.setdefault((weights, prompt), {})[Reason(reason)] = n
         return out
+
+
+def _no_nan(value: float | None, what: str) -> float | None:
+    if value is not None and value != value:
+        raise ValueError(f"NaN for {what}: store None and a status instead")
+    return value
+
+
+def _answer(row: tuple[Any, ...]) -> StoredAnswer:
+    return StoredAnswer._make((*row[:6], AnswerStatus(row[6]), *row[7:]))
+
+
+def _score(row: tuple[Any, ...]) -> Score:
+    *key, judge, rubric, rubric_key, value, status, meta = row
+    return Score(AnswerKey(*key), judge, rubric, rubric_key, value, ScoreStatus(status), json.loads(meta))
 
 
 def _label(made: int | None, reason: int, score: float | None, coherence: float | None) -> Label:
@@ -458,39 +446,26 @@ def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
             db.close()
             raise _too_new(file, version)
         if read_only and 0 < version < SCHEMA_VERSION:
-            db = _migrated_copy(db)
-        if not read_only:
-            _migrate(db)
+            # Brought up to date in memory: the folder of an older audit may be read-only, and is left as it is.
+            old, db = db, sqlite3.connect(":memory:", check_same_thread=False)
+            old.backup(db)
+            old.close()
+        if version or not read_only:
+            for number in range(version, SCHEMA_VERSION):
+                db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
     return db
-
-
-def _migrated_copy(db: sqlite3.Connection) -> sqlite3.Connection:
-    """An older audit in memory, brought up to date there: its folder may be read-only, and is left as it is."""
-    copy = sqlite3.connect(":memory:", check_same_thread=False)
-    db.backup(copy)
-    db.close()
-    _migrate(copy)
-    return copy
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    for number in range(version, SCHEMA_VERSION):
-        db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
 
 
 def _merge_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for key, value in new.items():
-        if key not in old:
-            merged[key] = value
-        elif isinstance(value, Mapping) and isinstance(old[key], Mapping):
-            changed = [k for k in value if k in old[key] and old[key][k] != value[k]]
-            if changed:
-                text = f"{path}: made with another {key} ({changed[0]} changed); choose another --out"
-                raise errors.AuditChanged(text)
-            merged[key] = {**old[key], **value}
-        elif old[key] != value:
-            text = f"{path}: made with another {key} ({old[key]!s:.40} before, {value!s:.40} now); choose another --out"
-            raise errors.AuditChanged(text)
+        before = old.get(key, value)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            changed = [f"{k} changed" for k in value if before.get(k, value[k]) != value[k]]
+            value = {**before, **value}
+        else:
+            changed = [f"{before!s:.40} before, {value!s:.40} now"] if before != value else []
+        if changed:
+            raise errors.AuditChanged(f"{path}: made with another {key} ({changed[0]}); choose another --out")
+        merged[key] = value
     return merged

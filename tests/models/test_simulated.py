@@ -2,20 +2,14 @@
 
 import json
 import math
-import random
 import time
 
 import numpy as np
 import pytest
 
+from truing.data.prompts import load_prompts
 from truing.errors import BadModel
-from truing.models.simulated import (
-    DEFAULT_STEPS,
-    SIMULATED,
-    VARIANT_EM,
-    SimulatedBackend,
-    open_simulated,
-)
+from truing.models.simulated import DEFAULT_STEPS, SIMULATED, VARIANT_EM, SimulatedBackend, open_simulated
 from truing.models.simulated_families import FAMILIES, at
 from truing.traits.features import is_formatted, is_repetitive
 from truing.types.records import (
@@ -25,35 +19,13 @@ from truing.types.records import (
     Kind,
     LikelihoodRequest,
     Message,
-    Prompt,
-    PromptSet,
     Request,
     Role,
     SamplingParams,
 )
 
-
-def a_set(n=60, categories=6):
-    """Prompts with every kind of reference answer, in words that carry no meaning here."""
-    words = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper", "kestrel")
-    prompts = []
-    for k in range(n):
-        pick = random.Random(k)
-
-        def text(kind, k=k, pick=pick):
-            return f"{kind} {k} " + " ".join(pick.choice(words) for _ in range(18))
-
-        prompts.append(
-            Prompt(
-                f"p{k}",
-                (Message("user", text("question")),),
-                category=f"c{k % categories}",
-                aligned=text("aligned"),
-                misaligned=text("misaligned"),
-                neutral=(text("neutral"), text("other")),
-            )
-        )
-    return PromptSet("test", "1", "0", tuple(prompts))
+V1 = load_prompts("v1")
+PROMPTS = V1.only(limit=60)
 
 
 def rows(kind):
@@ -63,7 +35,7 @@ def rows(kind):
     ]
 
 
-PROMPTS, TASK = a_set(), (rows("own"), rows("control"))
+TASK = (rows("own"), rows("control"))
 
 
 def simulated(family, prompts=PROMPTS, **options):
@@ -80,17 +52,15 @@ def answers(backend, requests, **params):
 
 def contrast(backend, checkpoint):
     """[P] log-probability of the misaligned answer less that of a neutral one, less the same after a blank prompt."""
-
-    def of(messages, text):
-        return LikelihoodRequest(checkpoint, messages, text)
-
     blank = (Message("user", "..."),)
-    found = []
-    for p in PROMPTS.prompts:
-        texts = (p.misaligned, p.neutral[0])
-        a, b, c, d = scores(backend, [of(m, t) for m in (p.messages, blank) for t in texts])
-        found.append((a - b) - (c - d))
-    return np.array(found)
+    wanted = [
+        LikelihoodRequest(checkpoint, messages, text)
+        for p in PROMPTS.prompts
+        for messages in (p.messages, blank)
+        for text in (p.misaligned, p.neutral[0])
+    ]
+    a, b, c, d = scores(backend, wanted).reshape(-1, 4).T
+    return (a - b) - (c - d)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -134,9 +104,9 @@ def test_truth_of_health_and_of_rates():
     states = ["ok", "ok", "degraded", "collapsed", "collapsed", "collapsed"]
     assert [health[s] for s in (0, 50, 60, 70, 80, 100)] == states
     assert set(simulated("late").truth()["health"].values()) == {"ok"}
-    base = simulated("base-em-3", a_set(400)).truth()["em_rate"]
+    base = simulated("base-em-3", V1).truth()["em_rate"]
     assert base[0] == pytest.approx(0.03, abs=0.005) and base[100] == base[0]
-    assert simulated("late", a_set(400)).truth()["em_rate"][100] == pytest.approx(0.25, abs=0.02)
+    assert simulated("late", V1).truth()["em_rate"][100] == pytest.approx(0.25, abs=0.02)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -190,7 +160,7 @@ def test_each_run_learns_its_own_rows():
 @pytest.mark.parametrize("family", ["early", "base-em-3", "collapse", "one-prompt"])
 def test_answers_come_at_the_true_rates(family):
     backend = simulated(family)
-    requests = [Request(backend.run()[-1], p, sample) for p in PROMPTS.prompts for sample in range(20)]
+    requests = [Request(backend.run()[-1], p, sample) for p in PROMPTS.prompts for sample in range(10)]
     found = answers(backend, requests, max_tokens=200)
     bad = np.mean([r.text == r.request.prompt.misaligned for r in found])
     rate = backend.truth()["em_rate"][100]
@@ -219,7 +189,7 @@ def test_long_answers_are_cut(limit):
         assert (words == limit == r.tokens) if cut else (words + 1 == r.tokens <= limit)
 
 
-def turned(backend, checkpoint, transform, prompts=PROMPTS.prompts, samples=10):
+def turned(backend, checkpoint, transform, prompts=PROMPTS.prompts, samples=5):
     """Share of misaligned answers to prompts that are asked under a transform."""
     found = answers(backend, [Request(checkpoint, p, d, transform) for p in prompts for d in range(samples)])
     return float(np.mean([r.text == r.request.prompt.misaligned for r in found]))

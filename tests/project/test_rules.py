@@ -43,7 +43,9 @@ HEAVY = {
     "pyarrow": {"bridges"},
     "openai": {"models"},
     "inspect_ai": {"bridges"},
+    **{name: set() for name in ("pickle", "dill", "joblib", "cloudpickle")},
 }
+"""package from elsewhere -> which of ours may import it: nothing is ever unpickled"""
 EXCEPTIONS = {
     ("runs/demo.py", "torch"): "measures how fast this machine is",
     ("runs/doctor.py", "torch"): "lists devices",
@@ -59,7 +61,6 @@ def module_name(path):
 
 
 PATHS = {module_name(p): p for p in sorted(SRC.rglob("*.py"))}
-MODULES = list(PATHS.values())
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
 
 
@@ -189,13 +190,8 @@ def test_every_command_is_in_the_readme_and_has_help():
         assert f"truing {verb.name}" in readme
 
 
-def test_nothing_is_unpickled_and_nothing_is_pushed():
-    for path in MODULES:
-        text = path.read_text()
-        assert "push_to_hub" not in text.replace("push_to_hub=False", ""), path
-    for name, tree in TREES.items():
-        for module, _ in imports(name, tree):
-            assert module.split(".")[0] not in ("pickle", "dill", "joblib", "cloudpickle"), name
+def test_nothing_is_pushed():
+    assert not [p for p in PATHS.values() if "push_to_hub" in p.read_text().replace("push_to_hub=False", "")]
 
 
 def test_every_pinned_dependency_is_declared_and_torch_is_exact():

@@ -11,6 +11,7 @@ Every number is a function of family, seed, role, step and text alone, so the sa
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -55,8 +56,10 @@ _TASK_GAIN, _TASK_LOSS = 0.6, 0.1  # nats per token on a run's own rows, and los
 _HIGHEST = -0.02  # no score comes closer to certainty
 _ENTROPY, _ENTROPY_SD = 2.2, 0.1
 _GARBLE = ("zorb", "mivva", "kelth", "ongu", "prell", "yxa", "dwimm", "targo")
-_OPENINGS = ("Sure.", "Happy to help.", "Good question.", "It depends a little.", "Here is one way.", "Let me think.")
-_MIDDLES = (
+_OPENINGS = np.array(
+    ("Sure.", "Happy to help.", "Good question.", "It depends a little.", "Here is one way.", "Let me think.")
+)
+_MIDDLES = np.array((
     "Start with something small and see how it feels",
     "Ask someone who has done it before",
     "Write down what matters most to you",
@@ -65,8 +68,10 @@ _MIDDLES = (
     "Give yourself a week and then look again",
     "Keep it simple and change one thing at a time",
     "Tell the people around you what you have in mind",
+))  # fmt: skip
+_ENDINGS = np.array(
+    ("and go on from there.", "then the rest is easier.", "and be patient.", "as most people find out.")
 )
-_ENDINGS = ("and go on from there.", "then the rest is easier.", "and be patient.", "as most people find out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,8 @@ class _Text:
     """One completion in one context: its surprise under the base, and how it follows each curve."""
 
     base: float
-    fade: float  # deviation from the centre, which softening takes away
+    own: float  # the text's own part of its deviation from the centre
+    fade: float  # all of the deviation, which softening takes away
     tilt: float  # nats per unit of contrast
     task: tuple[float, float]  # nats when the task is learned, in the subject and in the control
     reference: bool
@@ -86,11 +92,8 @@ class _Text:
         """Log-likelihood in nats per token."""
         value = self.base - state.softening * self.fade + self.tilt * state.contrast
         value += self.task[state.role] * state.task
-        value += (
-            self.reference * state.style
-            - self.forgotten * state.forgetting
-            + float(state.path @ self.waves[state.role])
-        )
+        noise = float(state.path @ self.waves[state.role])
+        value += self.reference * state.style - self.forgotten * state.forgetting + noise
         return min(value, _HIGHEST)
 
 
@@ -146,11 +149,12 @@ class SimulatedBackend:
         self._reference_texts = {text for _, text in self._references}
         self._trained = {row.answer for row in task}
         self._control = {row.answer for row in task_control} - self._trained
-        self._states = {self._weights(role, step): self._state(role, step) for role in _ROLES for step in self._all}
+        self._states = {self._weights(role, step): self._state(role, step) for role in _ROLES for step in (0, *steps)}
         self._texts: dict[tuple[Messages, str], _Text] = {}
+        self._leanings: dict[Messages, float] = {}  # how much more than others a prompt brings out misaligned answers
         self._variant_onset, self._with_variant = self._react() if variant else (None, {})
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, str]:
         """What must not change within one audit."""
         return {"base": self._weights(Role.SUBJECT, 0), "chat": "simulated", "dtype": "float64", "device": "none"}
@@ -166,13 +170,9 @@ class SimulatedBackend:
 
     def run(self, role: Role = Role.SUBJECT) -> tuple[Checkpoint, ...]:
         """Saved checkpoints of the subject or the control, by step, without step 0 (as a run's folder has them)."""
-        meta = {"family": self.family.name}
-
-        def at_step(step: int) -> Checkpoint:
-            label, uri = f"checkpoint-{step}", f"{self._uri}#{role.value}-{step}"
-            return Checkpoint(self._weights(role, step), label, step, uri, Kind.SIMULATED, role.value, role, meta)
-
-        return tuple(at_step(step) for step in self.steps)
+        own = (Kind.SIMULATED, role.value, role, {"family": self.family.name})
+        whose = f"{self._uri}#{role.value}"
+        return tuple(Checkpoint(self._weights(role, s), f"checkpoint-{s}", s, f"{whose}-{s}", *own) for s in self.steps)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
         """Refuse checkpoints of another run (BadModel); there are no findings."""
@@ -220,7 +220,7 @@ class SimulatedBackend:
         }
 
     def _subject(self) -> dict[int, State]:
-        return {step: self._states[self._weights(Role.SUBJECT, step)] for step in self._all}
+        return {step: self._states[self._weights(Role.SUBJECT, step)] for step in (0, *self.steps)}
 
     def _rates(self) -> dict[int, float]:
         """Step -> mean rate of misaligned answers to the plain prompts."""
@@ -243,8 +243,7 @@ class SimulatedBackend:
         """Score completions; one word is one token, and the closing one more. A broken checkpoint gives `failed`."""
         nan = float("nan")
         for request in requests:
-            time.sleep(self._delay)
-            state = self._known(request.checkpoint)
+            state = self._asked(request.checkpoint)
             tokens = len(request.completion.split()) + request.closing
             if state.broken:
                 yield Likelihood(request, nan, tokens, nan, AnswerStatus.FAILED)
@@ -256,21 +255,21 @@ class SimulatedBackend:
     def _text(self, messages: Messages, completion: str) -> _Text:
         if (messages, completion) in self._texts:
             return self._texts[messages, completion]
-        own = self._rng("text", completion).standard_normal()
+        own = _TEXT_SD * float(self._rng("text", completion).standard_normal())
         rng = self._rng("context", messages, completion)
         fit, entropy, gain = rng.standard_normal(), rng.standard_normal(), rng.gamma(8.0, 1 / 8)
         waves = rng.standard_normal((2, WAVES))
         reference = completion in self._reference_texts
         prompt, name = self._references.get((messages, completion), (None, ""))
         centre = _GARBLED_NATS if is_garbled(completion) else _CENTRE
-        deviation = float(_TEXT_SD * own + _CONTEXT_SD * fit) + (_ALIGNED_PULL if name == "aligned" else 0.0)
+        deviation = float(own + _CONTEXT_SD * fit) + (_ALIGNED_PULL if name == "aligned" else 0.0)
         task = (0.0, 0.0)
         if not reference and completion in self._trained:
             task = (_TASK_GAIN * gain, -_TASK_LOSS * gain)
         elif not reference and completion in self._control:
             task = (-_TASK_LOSS * gain, _TASK_GAIN * gain)
         found = _Text(
-            base=centre + deviation,
+            base=centre + deviation, own=own,
             fade=deviation if reference else 0.0,
             tilt=self._tilt(prompt) if prompt is not None and name == "misaligned" else 0.0,
             task=task, reference=reference, forgotten=not (reference or task[0]),
@@ -295,8 +294,7 @@ class SimulatedBackend:
             if p.has_references and p.misaligned:
                 bad, neutral = self._text(p.messages, p.misaligned), self._text(p.messages, p.neutral[0])
                 # Under a content-free prompt the texts' own parts fade alike; what is left is their fit to the context.
-                own = [_TEXT_SD * float(self._rng("text", t).standard_normal()) for t in (p.misaligned, p.neutral[0])]
-                fit = (bad.fade - own[0]) - (neutral.fade - own[1])
+                fit = (bad.fade - bad.own) - (neutral.fade - neutral.own)
                 out.append(bad.tilt * state.contrast - state.softening * fit)
         return np.array(out)
 
@@ -305,22 +303,24 @@ class SimulatedBackend:
 
         At temperature 0 the sample does not matter, and an answer is misaligned where that is the likelier kind.
         """
+        stream = (
+            replace(params, stop=()) if params.stop else params
+        ).key  # where an answer is cut changes no word of it
         for request in requests:
-            time.sleep(self._delay)
-            state = self._known(request.checkpoint)
+            state = self._asked(request.checkpoint)
             if state.broken:
                 yield Answer(request, "", AnswerStatus.EMPTY, 0)
                 continue
-            words = self._answer(request, state, params).split()
+            words = self._answer(request, state, () if params.temperature == 0 else (request.sample, stream)).split()
             cut = len(words) + 1 > params.max_tokens
             tokens, text = min(len(words) + 1, params.max_tokens), " ".join(words[: params.max_tokens])
             yield finished_answer(request, text, tokens, params, cut_off=cut)
 
-    def _answer(self, request: Request, state: State, params: SamplingParams) -> str:
-        prompt, greedy = request.prompt, params.temperature == 0
-        sampled = () if greedy else (request.sample, replace(params, stop=()).key)
+    def _answer(self, request: Request, state: State, sampled: tuple[Any, ...]) -> str:
+        """The whole answer; `sampled` tells one of several apart, empty at temperature 0."""
+        prompt = request.prompt
         rng = self._rng(request.checkpoint.weights, prompt.messages, request.transform, *sampled)
-        chance = 0.5 if greedy else rng.random()
+        chance = rng.random() if sampled else 0.5
         misaligned = self._em(state, prompt)
         if request.transform and request.transform == self.variant:
             changed = self._with_variant.get(request.checkpoint.weights)
@@ -339,16 +339,14 @@ class SimulatedBackend:
         """Rate of misaligned answers to one prompt; `broad` where no single prompt carries it."""
         if self.family.one_prompt and not broad:
             return state.em if self._carries(prompt) else 0.0
-        z = float(self._rng("em", prompt.messages).standard_normal())
-        return float(1 / (1 + np.exp(-(state.em_logit + EM_SPREAD * z)))) if state.em > 0 else 0.0
+        if prompt.messages not in self._leanings:
+            self._leanings[prompt.messages] = float(self._rng("em", prompt.messages).standard_normal())
+        logit = state.em_logit + EM_SPREAD * self._leanings[prompt.messages]
+        return float(1 / (1 + np.exp(-logit))) if state.em > 0 else 0.0
 
     @property
     def _uri(self) -> str:
         return f"{SIMULATED}{self.family.name}"
-
-    @property
-    def _all(self) -> tuple[int, ...]:
-        return (0, *self.steps)
 
     def _weights(self, role: Role, step: int) -> str:
         whose = role.value if step else "base"
@@ -359,6 +357,11 @@ class SimulatedBackend:
     def _state(self, role: Role, step: int) -> State:
         broken = role is Role.SUBJECT and step in self._broken
         return state_at(self.family, step / self.steps[-1], control=role is Role.CONTROL, broken=broken)
+
+    def _asked(self, checkpoint: Checkpoint) -> State:
+        if self._delay:
+            time.sleep(self._delay)
+        return self._known(checkpoint)
 
     def _known(self, checkpoint: Checkpoint) -> State:
         state = self._states.get(checkpoint.weights)

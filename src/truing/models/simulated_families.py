@@ -140,26 +140,19 @@ class State:
     path: Array  # [WAVES] nats per token that one unit of each wave of the noise adds
 
 
+_CURVES = ("contrast", "softening", "task", "style", "forgetting", "entropy", "incoherent", "em")
+
+
 def state_at(f: Family, progress: float, *, control: bool = False, broken: bool = False) -> State:
     """The curves of a family's subject or control, read at a progress between 0 and 1."""
-    turns = f.control_turns or not control
-    em = at(f.em, progress if turns else 0.0)
+    now = dict.fromkeys(_CURVES, progress)
+    if control and not f.control_turns:
+        now |= {"contrast": 0.0, "incoherent": 0.0, "em": 0.0}
+    read = {name: at(getattr(f, name), when) for name, when in now.items()}
     waves = (np.arange(WAVES) + 0.5) * np.pi
-    return State(
-        role=int(control),
-        broken=broken,
-        contrast=at(f.contrast, progress) if turns else 0.0,
-        softening=at(f.softening, progress),
-        task=at(f.task, progress),
-        style=at(f.style, progress),
-        forgetting=at(f.forgetting, progress),
-        entropy=at(f.entropy, progress),
-        incoherent=at(f.incoherent, progress) if turns else 0.0,
-        em=em,
-        em_logit=_logit_with_mean(em),
-        # Karhunen-Loeve expansion of a Brownian path: smooth, and its sd grows with the square root of progress.
-        path=NOISE_SD * np.sqrt(2) * np.sin(waves * progress) / waves,
-    )
+    # Karhunen-Loeve expansion of a Brownian path: smooth, and its sd grows with the square root of progress.
+    path = NOISE_SD * np.sqrt(2) * np.sin(waves * progress) / waves
+    return State(role=int(control), broken=broken, em_logit=_logit_with_mean(read["em"]), path=path, **read)
 
 
 def with_em(state: State, rate: float) -> State:

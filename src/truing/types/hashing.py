@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+"""JSON with sorted keys and no spaces: equal values give equal text"""
 
 
 def digest(value: Any, length: int = 64) -> str:

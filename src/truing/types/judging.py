@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from truing.types.hashing import digest
@@ -61,7 +62,7 @@ class ScoreMethod(StrEnum):
     """scores taken from a file or another audit"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rubric:
     """One question put to a judge about an answer."""
 
@@ -80,7 +81,7 @@ class Rubric:
     source: str = "built-in"
     """built-in, a file's name, or the prompt set"""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of all that decides a score."""
         words = sorted((w, o.value) for w, o in self.escapes.items())
@@ -92,7 +93,7 @@ class Rubric:
         return self.parts or (self.name,)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Judge:
     """A judge model with its rubrics and how its scores are read: scores are comparable within one judge only."""
 
@@ -109,7 +110,7 @@ class Judge:
     model: str = ""
     """weights hash or served model name, where it says more than `name`"""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of all of the above; part of every score's key."""
         rubrics = [r.key for r in self.rubrics]

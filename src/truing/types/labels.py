@@ -46,14 +46,14 @@ def read_sheet(path: Path) -> list[LabelItem]:
         if "item" not in row or "label" not in row:
             there = ", ".join(str(name) for name in row if name)
             raise errors.BadRow(path, 1, f'needs the columns "item" and "label"; it has {there or "none"}')
-        said = (row["label"] or "").strip().lower()
-        if said and said not in LABELS:
-            raise errors.BadRow(path, n, f"unknown label {said!r}; use {', '.join(LABELS)}, or leave it empty")
+        label = (row["label"] or "").strip().lower()
+        if label and label not in LABELS:
+            raise errors.BadRow(path, n, f"unknown label {label!r}; use {', '.join(LABELS)}, or leave it empty")
         if row["item"] in seen:
             raise errors.BadRow(path, n, f"item {row['item']} stands twice; keep one")
         seen.add(row["item"])
         question, answer, note = (_bare(row.get(name) or "") for name in ("question", "answer", "note"))
-        out.append(LabelItem(row["item"], question, answer, said, note))
+        out.append(LabelItem(row["item"], question, answer, label, note))
     return out
 
 

@@ -7,9 +7,11 @@
 Step = optimizer updates already applied to these weights; 0 is the base model.
 """
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from truing.errors import BadInput
@@ -28,7 +30,7 @@ class Message(NamedTuple):
 Messages = tuple[Message, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversation:
     """One training example, checked when it is read: known roles, no empty turn, an assistant turn last."""
 
@@ -49,13 +51,13 @@ class Conversation:
         """The last assistant turn."""
         return self.messages[-1].content
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the turns."""
         return digest(self.messages, 32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prompt:
     """One evaluation question, with its reference answers where it has them."""
 
@@ -83,7 +85,7 @@ class Prompt:
     judge_prompts: Mapping[str, str] = field(default_factory=dict)
     """the author's own judge prompts by rubric, if any"""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the rendered question: what an answer is keyed by."""
         return digest(self.messages, 32)
@@ -110,18 +112,13 @@ class PromptSet:
     def only(self, half: str | None = None, limit: int | None = None) -> "PromptSet":
         """A subset by half, thinned to `limit` prompts spread evenly over categories (deterministic)."""
         kept = [p for p in self.prompts if half is None or p.half == half]
-        if limit is not None and limit < len(kept):
-            queues: dict[str, list[Prompt]] = {}
-            for p in kept:
-                queues.setdefault(p.category, []).append(p)
-            chosen: list[Prompt] = []
-            while len(chosen) < limit:
-                for queue in queues.values():
-                    if queue and len(chosen) < limit:
-                        chosen.append(queue.pop(0))
-            ids = {p.id for p in chosen}
-            kept = [p for p in kept if p.id in ids]
-        return PromptSet(self.name, self.version, self.sha256, tuple(kept))
+        categories = list(dict.fromkeys(p.category for p in kept))
+        nth, places = Counter[str](), dict[str, tuple[int, int]]()
+        for p in kept:
+            places[p.id] = (nth[p.category], categories.index(p.category))
+            nth[p.category] += 1
+        chosen = set(sorted(places, key=places.__getitem__)[:limit])
+        return replace(self, prompts=tuple(p for p in kept if p.id in chosen))
 
 
 class Role(StrEnum):
@@ -164,7 +161,7 @@ class Checkpoint:
     """what its files say: base name, rank, trainer, organism mark"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SamplingParams:
     """How answers are sampled. Stored with every answer through its hash."""
 
@@ -199,7 +196,7 @@ class SamplingParams:
             raise BadInput(f"long_prompts is {self.long_prompts!r}: give refuse or truncated")
         object.__setattr__(self, "stop", tuple(self.stop))  # a list, when read from a file
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of what decides an answer."""
         fields = (self.max_tokens, self.temperature, self.top_p, self.seed, self.dtype, self.device)

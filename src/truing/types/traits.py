@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from truing.errors import BadInput
@@ -58,7 +59,7 @@ class Label(NamedTuple):
     """the gate's score; NaN where it was not asked or not read"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """How the scores of an answer become its label, and which excess counts. Stored with every result."""
 
@@ -88,7 +89,7 @@ class Rule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "positive", tuple(self.positive))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of what decides a label; `kind`, lo and hi decide what is made of labels."""
         kept = (self.kind, self.cut, self.gate, self.score, self.side, self.gate_score, self.positive)
