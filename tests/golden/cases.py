@@ -24,7 +24,8 @@ import truing
 from golden.results import kept
 from truing.config import Thresholds
 from truing.models.simulated import FAMILIES, MISALIGNED
-from truing.stats.labelled import Bound, PromptFacts, excess, excess_above_p, joined_health, labelled_line
+from truing.stats.health import joined_health
+from truing.stats.labelled import Bound, PromptFacts, excess, excess_above_p, labelled_line
 from truing.stats.livescan import LiveScan
 from truing.stats.onset import OnsetSearch
 from truing.stats.sequential_base import Zone
