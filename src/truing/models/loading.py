@@ -17,7 +17,7 @@ from truing.config import ModelConfig
 from truing.models.base import listed, one_line
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
-from truing.models.engine.token_tree import head_of
+from truing.models.engine.runner import head_of
 from truing.models.weights import read_json
 from truing.types.records import Checkpoint
 

@@ -26,6 +26,20 @@ _ATTENTION = "truing_packed"
 _MOVING_ROPE = ("dynamic", "longrope")  # rotary embeddings that change with the longest sequence of a batch
 
 
+def inner_model(model: Any) -> Any:
+    """The causal model itself, with or without PEFT around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def head_of(model: Any) -> torch.nn.Module:
+    """The module that makes logits. Raises Unsupported where there is none."""
+    inner = inner_model(model)
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
+    return head
+
+
 class Attention(Protocol):
     """Attention over packed tokens."""
 
@@ -44,11 +58,10 @@ class ModelRunner:
     """
 
     def __init__(self, model: Any) -> None:
-        inner = _inner(model)
+        inner = inner_model(model)
         self.config = inner.config.get_text_config()
         kind = self.config.model_type
-        head = inner.get_output_embeddings()
-        if kind not in _ROTARY or inner.config is not self.config or head is None:
+        if kind not in _ROTARY or inner.config is not self.config or inner.get_output_embeddings() is None:
             raise Unsupported(f"{kind} models are not among those batched here ({', '.join(sorted(_ROTARY))})")
         ropes = getattr(self.config, "rope_parameters", None) or {}
         types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
@@ -61,15 +74,12 @@ class ModelRunner:
         self._kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * self.depth)
         heads = self.config.num_attention_heads
         self.kv_heads: int = getattr(self.config, "num_key_value_heads", None) or heads  # key-value heads of a layer
-        self.head_size: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
-        """size of a head"""
-        self.context: int | None = getattr(self.config, "max_position_embeddings", None)
-        """most tokens of a prompt and its answer"""
+        self.head_size: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads  # of a head
         self.dtype, self.device = self._core.embed_tokens.weight.dtype, self._core.embed_tokens.weight.device
 
     def bind(self, model: Any) -> bool:
         """Use another object that holds the same weights; returns whether it is another one."""
-        inner = _inner(model)
+        inner = inner_model(model)
         if inner.model is self._core:
             return False
         self._core, self._head = inner.model, inner.get_output_embeddings()
@@ -92,12 +102,7 @@ class ModelRunner:
         return self._core.embed_tokens(ids.unsqueeze(0))
 
     def run(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        attention: Attention,
-        first: int = 0,
-        last: int | None = None,
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> torch.Tensor:
         """Hidden states [1, T, d] at positions [T] through layers `first` up to `last` (excluded)."""
         rotary = self._rotary(self._core, hidden, positions.unsqueeze(0), set(self._kinds))
@@ -112,10 +117,6 @@ class ModelRunner:
         logits = self._head(self._core.norm(hidden))[0].float()
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _attention(
