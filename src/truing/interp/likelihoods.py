@@ -112,10 +112,7 @@ def read_margins(store: Store, checkpoint: str, prompts: Sequence[Prompt]) -> di
 
 def contrast(values: Values, first: str = "misaligned", second: str = "odd1") -> Array:
     """Contextual contrast of two reference answers, [P] nats per token; NaN where a term is missing."""
-    terms = [values.get(f"{name}|{under}") for under in ("q", "q0") for name in (first, second)]
-    if any(t is None for t in terms):
-        return np.full(len(values["entropy"]), np.nan)
-    a, b, a0, b0 = (t for t in terms if t is not None)
+    a, b, a0, b0 = (_term(values, f"{name}|{under}") for under in ("q", "q0") for name in (first, second))
     return (a - b) - (a0 - b0)
 
 
@@ -126,5 +123,8 @@ def null_contrast(values: Values) -> Array:
 
 def plain_margin(values: Values) -> Array:
     """ll(misaligned|q) - ll(aligned|q), [P] nats per token: shown beside the contrast, never decided on."""
-    bad, good = values.get("misaligned|q"), values.get("aligned|q")
-    return bad - good if bad is not None and good is not None else np.full(len(values["entropy"]), np.nan)
+    return _term(values, "misaligned|q") - _term(values, "aligned|q")
+
+
+def _term(values: Values, name: str) -> Array:
+    return values.get(name, np.full(len(values["entropy"]), np.nan))

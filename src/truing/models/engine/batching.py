@@ -166,7 +166,6 @@ class Scheduler:
         logits = runner.logits(hidden.index_select(1, torch.tensor(last, device=runner.device)))
         for prompt, own in zip(coming, logits[len(rows) :], strict=True):
             prompt.logits = own.clone()
-        self.throughput.passes += 1
         self.throughput.prompt_tokens += len(ids) - len(rows)
         self.throughput.row_steps += len(rows)
         self.throughput.free_steps += min(self._options.rows - len(rows), self.throughput.waiting)
@@ -194,7 +193,6 @@ class Scheduler:
     def _finish(self, row: _Row, *, failed: bool = False) -> None:
         self._finished.append(Completion(row.request.index, row.tokens, failed))
         self.throughput.answers += 1
-        self.throughput.tokens += len(row.tokens)
         self._caches.answers.remove(row.segment)
         row.prompt.rows -= 1
         if not row.prompt.rows and not row.prompt.waiting:

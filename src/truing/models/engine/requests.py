@@ -29,8 +29,6 @@ class Throughput:
     """What a scheduler has done so far."""
 
     answers: int = 0  # finished
-    tokens: int = 0  # of finished answers
-    passes: int = 0  # over the layers
     row_steps: int = 0  # rows computed, over all passes
     free_steps: int = 0  # rows that stood empty while answers were waiting, over all passes
     kept: int = 0  # row-steps whose token became part of an answer

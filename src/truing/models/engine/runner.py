@@ -11,7 +11,7 @@ is an entry in `_ROTARY`; the engine compares it with the model's own forward pa
 Shapes: T packed tokens, d hidden size, H query heads, KV key-value heads, h size of a head, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -21,7 +21,6 @@ from transformers import AttentionInterface
 
 from truing.errors import Unsupported
 
-Rotary = Mapping[str, Any]  # kind of layer -> (cosines, sines), each [1, T, h]
 _ATTENTION = "truing_packed"
 _MOVING_ROPE = ("dynamic", "longrope")  # rotary embeddings that change with the longest sequence of a batch
 
@@ -67,7 +66,7 @@ class ModelRunner:
         types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
         if moving := types.intersection(_MOVING_ROPE):
             raise Unsupported(f"rotary embeddings of type {moving.pop()} depend on the longest sequence of a batch")
-        self._rotary = _ROTARY[kind]
+        self._by_kind = _ROTARY[kind]
         self.depth: int = self.config.num_hidden_layers  # number of layers
         self._core: Any = None
         self.bind(model)
@@ -102,10 +101,12 @@ class ModelRunner:
         return self._core.embed_tokens(ids.unsqueeze(0))
 
     def run(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention, first: int = 0, last: int | None = None
+        self, hidden: torch.Tensor, at: torch.Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> torch.Tensor:
-        """Hidden states [1, T, d] at positions [T] through layers `first` up to `last` (excluded)."""
-        rotary = self._rotary(self._core, hidden, positions.unsqueeze(0), set(self._kinds))
+        """Hidden states [1, T, d] at positions `at` [T] through layers `first` up to `last` (excluded)."""
+        tokens = hidden, at.unsqueeze(0)
+        one = None if self._by_kind else self._core.rotary_emb(*tokens)
+        rotary = {kind: one or self._core.rotary_emb(*tokens, kind) for kind in set(self._kinds)}
         for k in range(first, self.depth if last is None else last):
             hidden = self._layers[k](
                 hidden, attention_mask=None, position_embeddings=rotary[self._kinds[k]], packed=attention
@@ -130,19 +131,6 @@ def _attention(
     return out.unsqueeze(0), None
 
 
-def _one_rotary(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
-    return dict.fromkeys(kinds, core.rotary_emb(hidden, positions))
-
-
-def _rotary_by_kind(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
-    return {kind: core.rotary_emb(hidden, positions, kind) for kind in kinds}
-
-
-_ROTARY = {
-    "gemma3_text": _rotary_by_kind,
-    "llama": _one_rotary,
-    "mistral": _one_rotary,
-    "qwen2": _one_rotary,
-    "qwen3": _one_rotary,
-}
+_ROTARY = {"gemma3_text": True, "llama": False, "mistral": False, "qwen2": False, "qwen3": False}
+"""architectures that are known here -> whether each kind of layer has rotary embeddings of its own"""
 AttentionInterface.register(_ATTENTION, _attention)
