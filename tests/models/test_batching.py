@@ -162,13 +162,15 @@ def test_other_methods_are_not_mistaken_for_lora(words):
 @pytest.mark.parametrize(("part", "value"), [("lora_A", float("nan")), ("lora_B", float("inf"))])
 @pytest.mark.parametrize("rows", [2, 16])
 def test_an_adapter_of_nan_fails_its_own_answers_and_leaves_nothing_behind(part, value, rows):
-    """Short prompts take the place of long ones whose keys and values were NaN."""
-    model, texts = with_adapters("llama"), prompts(6)
+    """Its prompts are long; short ones then take their place, beside long ones."""
+    model, texts = with_adapters("llama"), prompts(6, longest=30)
     with torch.no_grad():
         next(w for n, w in model.named_parameters() if ".two." in n and part in n).fill_(value)
-    given = [(t[:5] if name else t, name) for name in ("two", "one", "") for t in texts]
+    given = [(t if name == "two" or k % 2 else t[:2], name) for name in ("two", "one", "") for k, t in enumerate(texts)]
     requests = [GenerateRequest(k, *one, k, 8) for k, one in enumerate(given)]
-    found, _ = generated(side_by_side(model, ["one", "two"]), requests, rows=rows)
+    adapted = side_by_side(model, ["two", "one"])
+    assert adapted.lora.index("two") < adapted.lora.index("one"), "prompts come in this order"
+    found, _ = generated(adapted, requests, rows=rows)
     assert [found[k].failed for k in range(18)] == [True] * 6 + [False] * 12
     check(model, requests[6:], found)
 
