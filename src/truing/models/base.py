@@ -24,36 +24,46 @@ class Backend(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What it can do; asking for more is refused before anything runs."""
+        ...
 
     @property
     def identity(self) -> dict[str, str]:
         """What must not change within one audit: base weights, template, dtype, device."""
+        ...
 
     @property
     def definitions(self) -> Mapping[str, str]:
         """What decides how prompts are rendered, in words; stored with the result."""
+        ...
 
     @property
     def preferred_batch(self) -> int:
         """Requests that are worth sending at once; a caller may prefetch as many."""
+        ...
 
     def base_checkpoint(self) -> Checkpoint:
         """Step 0."""
+        ...
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
         """Refuse now what cannot be measured; returns weight hash -> what qualifies that checkpoint."""
+        ...
 
     def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
         """Score completions. A backend may hold as many requests as it likes before it answers the first."""
+        ...
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """Sample one answer per request."""
+        ...
 
     def resolve(self, params: SamplingParams) -> SamplingParams:
         """`params` with dtype and device filled in, so that they are part of every answer's key."""
+        ...
 
     def weight_norm(self, checkpoint: Checkpoint) -> float | None:
         """Frobenius norm of the change against the base; None where weights are out of reach."""
+        ...
 
 
 def close_backend(backend: Backend) -> list[str]:

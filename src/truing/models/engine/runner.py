@@ -46,6 +46,7 @@ class Attention(Protocol):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, window: int | None
     ) -> torch.Tensor:
         """q [T, H, h], k and v [T, KV, h] of one layer -> [T, H, h]; `window` is the most keys a token may look at."""
+        ...
 
 
 class ModelRunner:
