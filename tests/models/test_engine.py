@@ -222,8 +222,8 @@ def test_long_prompts_are_refused_or_truncated_as_told(backend):
     requests = [Request(backend.base_checkpoint(), p, 0) for p in (PROMPTS[0], long, close)]
     with pytest.raises(errors.BadInput, match=r"prompt long takes \d+ tokens, this model reads 512"):
         list(backend.sample(requests, PARAMS))
-    told = SamplingParams(max_tokens=60, temperature=0.0, long_prompts="truncated")
-    found = {r.request.prompt.id: r for r in backend.sample(requests, told)}
+    counted = SamplingParams(max_tokens=60, temperature=0.0, long_prompts="truncated")
+    found = {r.request.prompt.id: r for r in backend.sample(requests, counted)}
     assert (found["long"].outcome, found["long"].text) == (AnswerStatus.TRUNCATED, "")
     assert "takes" in found["long"].error
     prefix = len(backend.chat.prefix(close.messages))

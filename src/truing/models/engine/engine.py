@@ -108,7 +108,7 @@ class Engine:
         rows, one = rows_within(runner, prompt, answer, self._memory, options, nucleus=params.top_p < 1)
         if not rows:
             text = f"--memory {self._memory:g}: one answer of {answer} tokens to a prompt of {prompt} takes"
-            raise errors.BadInput(f"{text} {one:.2g} GiB; give as much, or draw shorter answers")
+            raise errors.BadInput(f"{text} {one:.2g} GiB; give as much, or sample shorter answers")
         # The bound is reckoned for buckets of this run's sizes only.
         return replace(options, rows=rows), (*key, rows, capacity(prompt), capacity(answer))
 

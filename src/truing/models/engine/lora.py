@@ -50,7 +50,8 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
     """The factors of an adapter that PEFT holds; views of its tensors.
 
     Raises:
-        Unsupported: it is more than plain LoRA on linear modules of the layers (DoRA, biases, heads, other methods).
+        Unsupported: it is more than plain LoRA on linear modules of the layers (DoRA, biases, heads, other methods), or
+            not finite: padding adds 0 times an adapter's factors to another's token, which has to be 0.
     """
     if not isinstance(model, PeftModel):
         raise Unsupported("no adapter is loaded")
@@ -72,6 +73,9 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
         if a.weight.dim() != 2 or b.bias is not None or getattr(layer, "fan_in_fan_out", False):
             raise Unsupported(f"{path} holds more than plain LoRA on a linear module")
         found[path] = Factors(a.weight.detach(), b.weight.detach(), layer.scaling[name])
+        most = torch.finfo(layer.get_base_layer().weight.dtype).max
+        if not (a.weight.abs().max() <= most and b.weight.abs().max() * abs(layer.scaling[name]) <= most):
+            raise Unsupported(f"{path} holds numbers that are not finite")
     return found
 
 
@@ -90,18 +94,13 @@ class _Stacked:
             self.down, self.up = (x.new_zeros(max(size, n), max(rank, r), x.shape[2]) for x in old)
             self.down[:n, :r], self.up[:n, :r] = old
 
-    def put(self, index: int, factors: Factors | None) -> bool:
-        """Set one adapter's factors, zeros for None; whether they are finite (if not, zeros are set)."""
+    def put(self, index: int, factors: Factors | None) -> None:
+        """Set one adapter's factors, zeros for None."""
         self.down[index], self.up[index] = 0, 0
-        if factors is None:
-            return True
-        rank = len(factors.down)
-        self.down[index, :rank] = factors.down
-        self.up[index, :rank] = factors.up.T * factors.scaling
-        finite = all(bool(f[index].sum(dtype=torch.float32).isfinite()) for f in (self.down, self.up))
-        if not finite:  # padding adds 0 times an adapter's factors to another's token, which has to be 0
-            self.down[index], self.up[index] = 0, 0
-        return finite
+        if factors is not None:
+            rank = len(factors.down)
+            self.down[index, :rank] = factors.down
+            self.up[index, :rank] = factors.up.T * factors.scaling
 
 
 @dataclass(slots=True)
@@ -111,7 +110,6 @@ class _Held:
     index: int
     bytes: int
     first: int  # first layer that it changes
-    broken: bool  # whether its factors are not all finite: what it adds is NaN
 
 
 @dataclass(slots=True)
@@ -126,7 +124,6 @@ class _Route:
     padding: torch.Tensor | None = None  # [N] which cells are padding
     runs: tuple[tuple[int, int, int], ...] = ()
     """(index, first token, last token + 1) of those multiplied by themselves"""
-    broken: tuple[tuple[int, int], ...] = ()  # (first token, last token + 1) of those whose adapter is not finite
     seen: tuple[Any, Any] = (None, None)  # an input and its grid: query, key and value projections share one
 
 
@@ -176,9 +173,10 @@ class BatchedLora:
         self._make_room(new)
         for name, adapter in new.items():
             index = self._free.pop()
-            finite = [stacked.put(index, adapter.get(path)) for path, stacked in self._stacked.items()]
+            for path, stacked in self._stacked.items():
+                stacked.put(index, adapter.get(path))
             first = min((int(_LAYER.findall(path)[0]) for path in adapter), default=1 << 30)
-            self._held[name] = _Held(index, bytes_of[name], first, not all(finite))
+            self._held[name] = _Held(index, bytes_of[name], first)
 
     def _make_room(self, new: Mapping[str, Adapter]) -> None:
         """Free indices and large enough tensors for these adapters."""
@@ -221,10 +219,8 @@ class BatchedLora:
         The first `rows` tokens are rows, which go into the grid, by `index`; the rest are prompts.
         """
         spans = _spans(names, 0, rows)
-        self._move_together([self._held[name] for name, _, _ in spans if not self._held[name].broken])
-        own = {
-            self._held[name].index: (start, end - start) for name, start, end in spans if not self._held[name].broken
-        }
+        self._move_together([self._held[name] for name, _, _ in spans])
+        own = {self._held[name].index: (start, end - start) for name, start, end in spans}
         runs: list[tuple[int, int, int]] = []
         route = _Route()
         if own:
@@ -242,10 +238,8 @@ class BatchedLora:
                 route.cells = torch.tensor(cells, device=self._device)
             if padding:
                 route.padding = torch.tensor(padding, device=self._device)
-        prompts = _spans(names, rows, len(names))
-        runs += [(self.index(name), start, end) for name, start, end in prompts if not self._held[name].broken]
+        runs += [(self.index(name), start, end) for name, start, end in _spans(names, rows, len(names))]
         route.runs = tuple(runs)
-        route.broken = tuple((start, end) for name, start, end in spans + prompts if self._held[name].broken)
         self._route = route
 
     def _move_together(self, asked: Sequence[_Held]) -> None:
@@ -283,8 +277,6 @@ class BatchedLora:
             for index, start, end in route.runs:
                 a, x = stacked.down[index], inputs[0, start:end]
                 y[start:end].addmm_((a @ x.T).T if len(a) <= _NARROW else x @ a.T, stacked.up[index])
-            for start, end in route.broken:
-                y[start:end] = torch.nan
 
         return add
 
