@@ -3,22 +3,20 @@
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from truing.errors import (
-    BadModel,
-    DamagedWeights,
-    UnreadableCheckpoint,
-)
+from truing.errors import BadModel, DamagedWeights, UnreadableCheckpoint
 from truing.models.checkpoints import checkpoint_path, find_run
 from truing.models.weights import check_weights, weights_hash
 from truing.types.records import Kind, Role
 from zoo import build
 
 pytestmark = pytest.mark.torch
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,7 @@ def zoo(tmp_path_factory):
     root = tmp_path_factory.mktemp("zoo")
     base = build.tiny_base(root / "base")
     build.adapter_run(root / "adapters", base)
-    build.full_run(root / "full", base)
+    build.full_run(root / "full", base, steps=(2, 4))
     return root
 
 
@@ -45,35 +43,28 @@ def edit_config(folder, **fields):
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
-# ------------------------------------------------------------------------------------------------ what is found
+# -- what is found ----------------------------------------------------------------------------------------------------
 
 
 def test_adapter_run(zoo):
-    found = find_run(str(zoo / "adapters"))
+    path = zoo / "adapters"
+    found = find_run(str(path))
     assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4), ("checkpoint-6", 6)]
-    assert found.label is None
-    assert found.base_hint == str(zoo / "base")
-    assert found.notes == (f"the model in the root of {zoo / 'adapters'} equals checkpoint-6 and is left out",)
+    assert (found.label, found.base_hint) == (None, str(zoo / "base"))
+    assert found.notes == (f"the model in the root of {path} equals checkpoint-6 and is left out",)
     first = found.checkpoints[0]
-    assert first.kind is Kind.ADAPTER
-    assert (first.run, first.role) == ("adapters", Role.SUBJECT)
-    assert checkpoint_path(first) == zoo / "adapters" / "checkpoint-2"
-    assert first.weights == weights_hash(checkpoint_path(first))
-    assert first.meta == {
-        "base": str(zoo / "base"),
-        "peft_type": "LORA",
-        "rank": 4,
-        "alpha": 8,
-    }
+    assert (first.kind, first.run, first.role) == (Kind.ADAPTER, "adapters", Role.SUBJECT)
+    assert checkpoint_path(first) == path / "checkpoint-2"
+    assert first.weights == weights_hash(path / "checkpoint-2")
+    assert first.meta == {"base": str(zoo / "base"), "peft_type": "LORA", "rank": 4, "alpha": 8}
     assert len({c.weights for c in found.checkpoints}) == 3
 
 
 def test_full_run_has_no_base_hint(zoo):
     found = find_run(str(zoo / "full"))
-    assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4), ("checkpoint-6", 6)]
+    assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4)]
     assert {c.kind for c in found.checkpoints} == {Kind.FULL}
-    assert found.base_hint is None
-    assert found.notes == ()
+    assert (found.base_hint, found.notes) == (None, ())
 
 
 def test_root_model_that_differs_is_final(run, zoo):
@@ -92,12 +83,13 @@ def test_one_model_folder(run, zoo):
     assert labels(find_run(str(zoo / "base"))) == [("final", None)]
 
 
-def test_label_and_role(run):
+def test_label_role_and_the_mark_of_an_organism(run):
+    (run / "truing-organism.json").write_text("{}")
     found = find_run(f"careful={run}", role=Role.CONTROL)
     assert found.label == "careful"
-    odd = run.rename(run.with_name("lr=1e-4"))  # no label, as there is such a folder
-    assert find_run(str(odd)).label is None and find_run(f"a={odd}").label == "a"
-    assert {(c.run, c.role) for c in found.checkpoints} == {("careful", Role.CONTROL)}
+    assert {(c.run, c.role, c.meta["organism"]) for c in found.checkpoints} == {("careful", Role.CONTROL, True)}
+    other = run.rename(run.with_name("lr=1e-4"))  # no label, as there is such a folder
+    assert find_run(str(other)).label is None and find_run(f"a={other}").label == "a"
 
 
 @pytest.mark.parametrize(
@@ -129,15 +121,10 @@ def test_bad_names_step_0_and_doubles_are_noted(run):
     assert "both step 2" in notes and "different bases" in notes
 
 
-def test_organism_mark_of_the_run_reaches_its_checkpoints(run):
-    (run / "truing-organism.json").write_text("{}")
-    assert all(c.meta["organism"] is True for c in find_run(str(run)).checkpoints)
+# -- what is refused --------------------------------------------------------------------------------------------------
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
-
-
-def test_missing_empty_and_foreign_folders(tmp_path):
+def test_missing_empty_foreign_and_nested_folders(zoo, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "notes.txt").write_text("hello")
@@ -146,17 +133,12 @@ def test_missing_empty_and_foreign_folders(tmp_path):
         (tmp_path / "empty", "is empty"),
         (tmp_path / "texts", "only notes.txt"),
         (tmp_path / "texts" / "notes.txt", "is a file"),
+        (zoo, ", ".join(str(zoo / name) for name in ("adapters", "base", "full"))),
     ]:
         with pytest.raises(BadModel, match=words) as caught:
             find_run(str(place))
         assert str(place) in str(caught.value)
         assert "\n" not in str(caught.value)
-
-
-def test_nested_runs_are_listed(zoo):
-    with pytest.raises(BadModel) as caught:
-        find_run(str(zoo))
-    assert all(str(zoo / name) in str(caught.value) for name in ("adapters", "full", "base"))
 
 
 SHARDS = {
@@ -190,13 +172,13 @@ def test_pickled_weights(zoo, tmp_path):
 
 
 def test_half_written_among_good_ones_is_skipped(run):
-    build.half_written(run / "checkpoint-6")
+    (run / "checkpoint-6" / "adapter_model.safetensors").unlink()
     (run / "checkpoint-8").mkdir()
     found = find_run(str(run))
     assert [c.label for c in found.checkpoints] == ["checkpoint-2", "checkpoint-4", "final"]
     assert "checkpoint-6 is skipped" in found.notes[0]
     assert "checkpoint-8 is skipped" in found.notes[1]
-    build.half_written(run)
+    (run / "adapter_model.safetensors").unlink()
     found = find_run(str(run))
     assert len(found.checkpoints) == 2 and "the root of the folder is left out" in found.notes[-1]
 
@@ -205,8 +187,8 @@ def test_one_damaged_or_all_half_written_is_an_error(run):
     build.truncated(run / "checkpoint-4")
     with pytest.raises(DamagedWeights, match=r"checkpoint-4.*adapter_model\.safetensors: truncated"):
         find_run(str(run))
-    for folder in (run, *run.glob("checkpoint-*")):
-        build.half_written(folder)
+    for file in run.rglob("*.safetensors"):
+        file.unlink()
     with pytest.raises(DamagedWeights, match=r"checkpoint-2.*no adapter_model\.safetensors"):
         find_run(str(run))
 
@@ -215,10 +197,10 @@ def test_one_damaged_or_all_half_written_is_an_error(run):
     "content",
     [b"", b"\0" * 64, b"\2" + bytes(7) + b"{}", b"\x09" + bytes(7) + b"not json!", b"\x09" + bytes(7) + b'{"a": {}}'],
 )
-def test_files_that_are_no_safetensors(run, content):
-    (run / "checkpoint-4" / "adapter_model.safetensors").write_bytes(content)
-    with pytest.raises(DamagedWeights, match=r"checkpoint-4/adapter_model\.safetensors: .*copy it again") as caught:
-        check_weights(run / "checkpoint-4")
+def test_files_that_are_no_safetensors(tmp_path, content):
+    (tmp_path / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(DamagedWeights, match=r"adapter_model\.safetensors: .*copy it again") as caught:
+        check_weights(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -266,30 +248,22 @@ def test_adapters_that_altered_the_base(run, fields):
 )
 def test_the_list_is_right_about_peft(how, alters):
     """Independent check: does the initialisation change the base's weights in memory?"""
-    from peft import LoraConfig, get_peft_model
-
     model = build.tiny_model()
     weight = model.model.layers[0].self_attn.q_proj.weight.detach().clone()
-    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=how)
-    wrapped = get_peft_model(model, config)
-    now = wrapped.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight
+    get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=how))
+    now = model.model.layers[0].self_attn.q_proj.base_layer.weight
     assert bool((now - weight).abs().max() > 1e-6) is alters
 
 
-# ------------------------------------------------------------------------------------------------ hub
+# -- hub --------------------------------------------------------------------------------------------------------------
 
 
 def test_hub_target(zoo, monkeypatch, tmp_path):
-    import huggingface_hub
-
     snapshot = shutil.copytree(zoo / "adapters", tmp_path / "snapshots" / "c0ffee")
     asked = {}
-
-    def download(repo, **options):
-        asked.update(repo=repo, **options)
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda repo, **given: asked.update(repo=repo, **given) or str(snapshot)
+    )
     found = find_run("mine=org/name@v2:checkpoint-4")
     assert (asked["repo"], asked["revision"]) == ("org/name", "v2")
     assert not any("bin" in p or p.endswith(".pt") for p in asked["allow_patterns"])
@@ -305,9 +279,6 @@ def test_hub_target(zoo, monkeypatch, tmp_path):
 
 
 def test_hub_out_of_reach(monkeypatch, tmp_path):
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     def download(repo, **options):
         raise LocalEntryNotFoundError("cannot reach the hub\nand more")
 
@@ -322,7 +293,7 @@ def test_hub_out_of_reach(monkeypatch, tmp_path):
         find_run("runs/mistyped")
 
 
-# ------------------------------------------------------------------------------------------------ hash and NaN
+# -- hash -------------------------------------------------------------------------------------------------------------
 
 
 def test_hash_is_of_the_content(zoo, tmp_path):

@@ -109,37 +109,20 @@ def test_contract_notices_weights_that_are_not_in_force():
         check_backend(backend, backend.run(), PROMPTS)
 
 
-@pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory):
-    torch = pytest.importorskip("torch")
-    from zoo import build
-
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("contract")
-    base = build.tiny_base(root / "base")
-    return base, build.adapter_run(root / "run", base, steps=(2, 4), final=False)
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
-def test_a_tiny_llama_keeps_the_contract(tiny_run, dtype, tolerance):
-    from truing.models.checkpoints import find_run
-    from truing.models.hf import LocalBackend
-
-    base, run = tiny_run
-    checkpoints = find_run(str(run)).checkpoints
-    backend = LocalBackend(str(base), checkpoints, ModelConfig(dtype=dtype, device="cpu"))
-    check_backend(backend, checkpoints, PROMPTS, tolerance=tolerance)
-
-
-@pytest.mark.torch
-def test_a_template_without_a_system_role_keeps_the_contract(tiny_run, tmp_path):
-    from truing.models.checkpoints import find_run
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "template"),
+    [("float32", 1e-4, None), ("bfloat16", 0.05, None), ("float32", 1e-4, REFUSES)],
+    ids=["float32", "bfloat16", "without a system role"],
+)
+def test_a_tiny_llama_keeps_the_contract(base, run, dtype, tolerance, template):
     from truing.models.hf import LocalBackend
     from zoo import build
 
-    base, run = tiny_run
-    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    options = ModelConfig(dtype="float32", device="cpu", chat_template=refuses + build.TEMPLATE)
-    checkpoints = find_run(str(run)).checkpoints[:1]
-    check_backend(LocalBackend(str(base), checkpoints, options), checkpoints, PROMPTS)
+    template = template and template + build.TEMPLATE
+    options = ModelConfig(dtype=dtype, device="cpu", chat_template=template)
+    backend = LocalBackend(str(base), run, options)
+    check_backend(backend, run, PROMPTS, tolerance=tolerance)

@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from truing.errors import BadModel, DiskFull
@@ -120,20 +121,16 @@ def test_unknown_names(cache, tmp_path):
 
 
 def test_folders(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    with pytest.raises(BadModel, match=r"no config\.json"):
-        models.resolve_model(str(folder))
-    (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(BadModel, match="is an adapter"):
-        models.resolve_model(str(folder))
-    (folder / "config.json").write_text("{}")
-    assert models.resolve_model(str(folder)) == folder.resolve()
+    for file, words in ((None, r"no config\.json"), ("adapter_config.json", "is an adapter"), ("config.json", None)):
+        if file:
+            (tmp_path / file).write_text("{}")
+        if words:
+            with pytest.raises(BadModel, match=words):
+                models.resolve_model(str(tmp_path))
+    assert models.resolve_model(str(tmp_path)) == tmp_path.resolve()
 
 
 def test_the_hub(tmp_path, monkeypatch):
-    import huggingface_hub
-
     asked = []
 
     def download(repo, *, revision, **patterns):

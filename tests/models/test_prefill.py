@@ -9,7 +9,6 @@ from truing.data.conversations import load_conversations
 from truing.data.prompts import load_prompts
 from truing.data.transforms import TRANSFORMS, VariantContext, split_prefill, transformed
 from truing.models.chat import ChatFormat
-from truing.models.checkpoints import find_run
 from truing.models.download import cache_dir
 from truing.models.hf import LocalBackend
 from truing.types.records import AnswerStatus, LikelihoodRequest, Message, Prompt, Request, SamplingParams
@@ -24,19 +23,8 @@ PLAIN = Prompt("p", QUESTION)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.set_num_threads(1)
-    return build.tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def run(base, tmp_path_factory):
-    return find_run(str(build.adapter_run(tmp_path_factory.mktemp("run") / "out", base, steps=(2,))))
-
-
-@pytest.fixture(scope="module")
-def backend(base, run):
-    return LocalBackend(str(base), run.checkpoints, FLOAT32)
+def backend(base):
+    return LocalBackend(str(base), (), FLOAT32)
 
 
 def greedy(model, ids, n, stop):
@@ -71,15 +59,12 @@ def test_the_likelihood_of_an_answer_is_that_of_its_beginning_and_its_rest(backe
     assert total["whole"] == pytest.approx(total["start"] + total["rest"], abs=1e-3)
 
 
-def test_a_template_that_would_alter_the_given_words_is_an_outcome(tmp_path):
-    build.tiny_base(tmp_path)
+def test_a_template_that_would_alter_the_given_words_is_an_outcome(base):
     changing = build.TEMPLATE.replace("message['content']", "message['content'].replace('They', 'Swifts')")
-    backend = LocalBackend(str(tmp_path), (), ModelConfig(dtype="float32", device="cpu", chat_template=changing))
+    backend = LocalBackend(str(base), (), ModelConfig(dtype="float32", device="cpu", chat_template=changing))
     requests = [Request(backend.base_checkpoint(), p, 0, p.id) for p in (OPENED, PLAIN)]
-    found = list(backend.sample(requests, SamplingParams(4)))
-    outcomes = {r.request.prompt.messages: r.outcome for r in found}
-    assert outcomes[OPENED.messages] is AnswerStatus.UNSUPPORTED
-    assert outcomes[QUESTION] is not AnswerStatus.UNSUPPORTED and len(found) == 2
+    opened, plain = sorted(backend.sample(requests, SamplingParams(4)), key=lambda r: r.request.prompt is PLAIN)
+    assert opened.outcome is AnswerStatus.UNSUPPORTED is not plain.outcome
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -88,14 +73,15 @@ def test_every_shipped_prompt_renders_under_every_transform(name):
         type(c)((Message("system", "You advise savers."), *c.messages))
         for c in load_conversations("careless-finance-heldout").conversations
     ]
-    chat, context = ChatFormat(build.tiny_tokenizer()), VariantContext.from_task(rows)
+    tokenizer, context = build.tiny_tokenizer(), VariantContext.from_task(rows)
+    chat = ChatFormat(tokenizer)
     prompts = load_prompts("v1").prompts
     made = transformed(name, prompts, context)
     assert len(made) == len(prompts)
     for plain, p in zip(prompts, made, strict=True):
         assert chat.supports(p.messages)
-        text, (turns, start) = chat.text(p.messages), split_prefill(p.messages)
-        assert text != chat.text(plain.messages)
+        text, (turns, start) = tokenizer.decode(chat.prefix(p.messages)), split_prefill(p.messages)
+        assert chat.prefix(p.messages) != chat.prefix(plain.messages)
         assert text.endswith("<|im_start|>assistant\n" + start)
         at = 0
         for m in turns:  # every turn is there, in order
@@ -107,7 +93,6 @@ def test_given_words_under_the_real_model():
     folder = cache_dir() / "models" / "smollm2-135m"
     if not folder.exists():
         pytest.skip("smollm2-135m is not in the cache: truing models get smollm2-135m")
-    torch.set_num_threads(1)
     backend = LocalBackend(str(folder), (), FLOAT32)
     params, base = SamplingParams(16, temperature=0), backend.base_checkpoint()
     (plain,) = backend.sample([Request(base, PLAIN, 0)], params)

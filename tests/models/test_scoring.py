@@ -5,18 +5,12 @@ import random
 import pytest
 import torch
 
-from truing.models.engine.lora import BatchedLora, lora_factors
-from truing.models.engine.runner import ModelRunner
+from truing.models.engine.plain import score_plainly
 from truing.models.engine.scoring import score_trees
-from truing.models.engine.token_tree import Branch, batches, head_only_at, pack, score_rows
-from zoo.families import SIDE_BY_SIDE, put_in_force, tiny, with_adapters
+from truing.models.engine.token_tree import Branch, batches, head_only_at, logits_at, pack, read, wanted_nodes
+from zoo.families import SIDE_BY_SIDE, put_in_force, side_by_side, tiny, with_adapters
 
 pytestmark = pytest.mark.torch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def texts(n=12, longest=30):
@@ -31,33 +25,26 @@ def texts(n=12, longest=30):
     return [*out, Branch(n, out[1].prefix, start[:1], True)]
 
 
-def plain(model, branch):
-    """Total and mean entropy by one ordinary forward pass."""
-    ids = torch.tensor([[*branch.prefix, *branch.completion]])
-    with torch.inference_mode():
-        logp = model(ids).logits[0].double().log_softmax(-1)
-    at = range(len(branch.prefix) - 1, ids.shape[1] - 1)
-    total = sum(float(logp[k, ids[0, k + 1]]) for k in at)
-    return total, -sum(float((logp[k].exp() * logp[k]).sum()) for k in at) / len(at)
-
-
 def check(model, branches, found):
+    """Totals and mean entropies are those of one ordinary forward pass for each."""
+    found = {s.index: s for s in found}
     assert sorted(found) == [b.index for b in branches]
     for b in branches:
-        total, entropy = plain(model, b)
+        ids = torch.tensor([[*b.prefix, *b.completion]])
+        with torch.inference_mode():
+            logp = model(ids).logits[0, len(b.prefix) - 1 : -1].double().log_softmax(-1)
+        total = float(logp.gather(-1, ids[0, len(b.prefix) :, None]).sum())
+        entropy = -float((logp.exp() * logp).sum(-1).mean()) if b.entropy else float("nan")
         assert found[b.index].total == pytest.approx(total, abs=1e-4 * len(b.completion))
         assert found[b.index].tokens == len(b.completion)
-        if b.entropy:
-            assert found[b.index].entropy == pytest.approx(entropy, abs=1e-4)
-        else:
-            assert found[b.index].entropy != found[b.index].entropy
+        assert found[b.index].entropy == pytest.approx(entropy, abs=1e-4, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
 @pytest.mark.parametrize("row", [40, 400])
 def test_trees_through_the_runner_score_as_plain_passes_do(name, row):
     model, branches = tiny(name), texts()
-    check(model, branches, {s.index: s for _, s in score_trees(ModelRunner(model), None, pack(branches, row), ("",))})
+    check(model, branches, [s for _, s in score_trees(side_by_side(model), pack(branches, row), ("",))])
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
@@ -65,11 +52,11 @@ def test_trees_through_the_runner_score_as_plain_passes_do(name, row):
 def test_rows_through_the_model_score_as_plain_passes_do(name, row):
     """Trees of at most `row` nodes; None for every text by itself."""
     model, branches = tiny(name), texts()
-    rows = pack(branches, row or 0)
-    scores = [
-        score_rows(model, model.get_output_embeddings(), b, tree=bool(row)) for b in batches(rows, 3 * (row or 50))
-    ]
-    check(model, branches, {s.index: s for batch in scores for s in batch})
+    found = list(score_plainly(lambda: model, branches))
+    if row:
+        head, rows = model.get_output_embeddings(), batches(pack(branches, row), 3 * row)
+        found = [s for b in rows for s in read(logits_at(model, head, b, wanted_nodes(b), tree=True), b)]
+    check(model, branches, found)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
@@ -80,28 +67,23 @@ def test_adapters_side_by_side_score_as_peft_does_and_share_what_they_agree_on(n
         "two": {"r": 4, "target_modules": ["down_proj", "v_proj"], "layers_to_transform": [2, 3]},
         "three": {"r": 1, "target_modules": ["up_proj"], "layers_to_transform": [3]},
     }
-    model, lora = with_adapters(name, fields, scale=1.0), BatchedLora(torch.float32, torch.device("cpu"))
-    lora.load(list(fields), {label: lora_factors(model, label) for label in fields})
-    lora.bind(model)
-    assert lora.first_layer == 2
-    put_in_force(model, "")
-    trees, names, computed = pack(texts(), 100), ("", *fields), [0] * 4
+    model = with_adapters(name, fields, scale=1.0)
+    adapted, trees, names, computed = side_by_side(model, fields), pack(texts(), 100), ("", *fields), [0] * 4
+    assert adapted.lora.first_layer == 2
     hooks = [
         layer.register_forward_pre_hook(lambda _m, args, k=k: computed.__setitem__(k, computed[k] + args[0].shape[1]))
         for k, layer in enumerate(model.get_base_model().model.layers)
     ]
-    scored = score_trees(ModelRunner(model), lora, trees, names, shared_layers=2, batch_tokens=batch)
-    found = {label: {} for label in names}
-    for label, s in scored:
-        found[label][s.index] = s
+    found = {label: [] for label in names}
+    for label, s in score_trees(adapted, trees, names, batch):
+        found[label].append(s)
     for hook in hooks:
         hook.remove()
     nodes = sum(len(t.tokens) for t in trees)
     assert computed == [nodes, nodes, 4 * nodes, 4 * nodes]
     for label in names:
-        put_in_force(model, label)
-        check(model, texts(), found[label])
-    assert len({round(found[label][0].total, 4) for label in names}) == 4
+        check(put_in_force(model, label), texts(), found[label])
+    assert len({round(sum(s.total for s in found[label]), 4) for label in names}) == 4
 
 
 def test_shared_tokens_are_computed_once_and_see_their_ancestors_only():

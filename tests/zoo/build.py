@@ -64,10 +64,12 @@ def trainer_state(path, step, **fields):
     (path / "trainer_state.json").write_text(json.dumps(state))
 
 
-def training_litter(path):
-    """The training state that every checkpoint carries beside its weights; nobody may read it."""
+def beside_weights(path, step):
+    """What every checkpoint of a trainer carries beside its weights; nobody may unpickle it."""
+    trainer_state(path, step)
     for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (path / name).write_bytes(b"not to be unpickled")
+    tiny_tokenizer(path)
 
 
 def save_adapter(path, base, seed=0, scale=1.0, rank=4, **config):
@@ -92,9 +94,7 @@ def adapter_run(path, base, steps=(2, 4, 6), seed=0, scale=1.0, rank=4, final=Tr
     path = Path(path)
     for step in steps:
         folder = save_adapter(path / f"checkpoint-{step}", base, seed, scale * step / max(steps), rank)
-        trainer_state(folder, step)
-        training_litter(folder)
-        tiny_tokenizer(folder)
+        beside_weights(folder, step)
     if final:
         for file in (path / f"checkpoint-{max(steps)}").glob("adapter_*"):
             shutil.copy(file, path)
@@ -103,21 +103,16 @@ def adapter_run(path, base, steps=(2, 4, 6), seed=0, scale=1.0, rank=4, final=Tr
 
 def full_run(path, base, steps=(2, 4, 6), seed=0):
     """A run of whole models that move away from the base step by step."""
-    path = Path(path)
+    path, model, done = Path(path), LlamaForCausalLM.from_pretrained(base), 0
     generator = torch.Generator().manual_seed(seed)
-    model = LlamaForCausalLM.from_pretrained(base)
     noise = [torch.randn(p.shape, generator=generator) for p in model.parameters()]
-    done = 0
     for step in steps:
         with torch.no_grad():
             for weight, direction in zip(model.parameters(), noise, strict=True):
                 weight.add_(0.01 * (step - done) * direction)
-        done = step
-        folder = path / f"checkpoint-{step}"
+        done, folder = step, path / f"checkpoint-{step}"
         model.save_pretrained(folder)
-        trainer_state(folder, step)
-        training_litter(folder)
-        tiny_tokenizer(folder)
+        beside_weights(folder, step)
     return path
 
 
@@ -128,17 +123,21 @@ def sharded_full(path, base):
     return path
 
 
+def weights_of(folder):
+    """The first weight file of a folder."""
+    return min(Path(folder).glob("*.safetensors"))
+
+
 def foreign_keys(folder):
     """Rename the key prefix of an adapter: it then loads without any effect."""
-    file = Path(folder) / "adapter_model.safetensors"
-    tensors = {k.replace("base_model.model.", "some_other.wrapper.", 1): v for k, v in load_file(file).items()}
-    save_file(tensors, file, metadata={"format": "pt"})
+    file = weights_of(folder)
+    save_file({k.replace("base_model.model.", "some_other.wrapper.", 1): v for k, v in load_file(file).items()}, file)
     return Path(folder)
 
 
 def with_nan(folder):
     """Put one NaN into the first tensor of a folder's weights."""
-    file = sorted(Path(folder).glob("*.safetensors"))[0]
+    file = weights_of(folder)
     tensors = load_file(file)
     tensors[min(tensors)].view(-1)[0] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
@@ -147,29 +146,15 @@ def with_nan(folder):
 
 def truncated(folder):
     """Cut the last tenth off a folder's weights, as a full disk does."""
-    file = sorted(Path(folder).glob("*.safetensors"))[0]
-    data = file.read_bytes()
-    file.write_bytes(data[: len(data) * 9 // 10])
-    return Path(folder)
-
-
-def half_written(folder):
-    """Take the weights away and leave the configuration, as while a checkpoint is being saved."""
-    for file in Path(folder).glob("*.safetensors"):
-        file.unlink()
+    file = weights_of(folder)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 9 // 10])
     return Path(folder)
 
 
 def pickled(folder):
     """Replace safetensors by a pickle of the same name."""
-    for file in Path(folder).glob("*.safetensors"):
-        name = "adapter_model.bin" if file.name.startswith("adapter") else "pytorch_model.bin"
-        torch.save(load_file(file), file.with_name(name))
-        file.unlink()
+    file = weights_of(folder)
+    name = "adapter_model.bin" if file.name.startswith("adapter") else "pytorch_model.bin"
+    torch.save(load_file(file), file.with_name(name))
+    file.unlink()
     return Path(folder)
-
-
-def wrong_depth_adapter(path, layers=4):
-    """An adapter of a deeper model with equal widths: PEFT loads it onto a 2-layer base without a word."""
-    base = tiny_base(path.with_name(path.name + "-base"), layers=layers)
-    return save_adapter(path, base)

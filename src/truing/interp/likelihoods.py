@@ -9,6 +9,7 @@ the place of the misaligned one: it means nothing, so however far it moves is no
 are the neutral answers.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,18 +42,14 @@ def margin_requests(
     for p in prompts:
         if not p.has_references:
             continue
-        for name, text in _answers(p).items():
-            if contrast_only and name not in ("misaligned", "odd1"):
+        answers = {"aligned": p.aligned, "misaligned": p.misaligned}
+        answers |= {f"odd{k}": text for k, text in enumerate(p.neutral[:2], 1)}
+        for name, text in answers.items():
+            if not text or (contrast_only and name not in ("misaligned", "odd1")):
                 continue
             yield LikelihoodRequest(checkpoint, p.messages, text, f"{name}|q", p.id, entropy=not contrast_only)
             if name != "aligned":
                 yield LikelihoodRequest(checkpoint, CONTENT_FREE, text, f"{name}|q0", p.id)
-
-
-def _answers(p: Prompt) -> dict[str, str]:
-    named = {"aligned": p.aligned, "misaligned": p.misaligned}
-    named |= {f"odd{k}": text for k, text in enumerate(p.neutral[:2], 1)}
-    return {name: text for name, text in named.items() if text}
 
 
 def measure(
@@ -96,26 +93,22 @@ def read_margins(store: Store, checkpoint: str, prompts: Sequence[Prompt]) -> di
     "entropy" holds the mean over a prompt's reference answers.
     """
     at = {p.id: k for k, p in enumerate(prompts)}
-    out: dict[str, Array] = {}
-    entropies: dict[int, list[float]] = {}
+    out: dict[str, Array] = defaultdict(lambda: np.full(len(prompts), np.nan))
+    entropies: dict[int, list[float]] = defaultdict(list)
     for m in store.measurements(KIND, checkpoint):
         if m.item in at:
-            values = out.setdefault(m.name, np.full(len(prompts), np.nan))
-            values[at[m.item]] = np.nan if m.value is None else m.value
+            out[m.name][at[m.item]] = np.nan if m.value is None else m.value
             if "entropy" in m.meta:
-                entropies.setdefault(at[m.item], []).append(m.meta["entropy"])
-    out["entropy"] = np.full(len(prompts), np.nan)
+                entropies[at[m.item]].append(m.meta["entropy"])
+    entropy = out["entropy"]
     for k, found in entropies.items():
-        out["entropy"][k] = float(np.mean(found))
-    return out
+        entropy[k] = float(np.mean(found))
+    return dict(out)
 
 
 def contrast(values: Values, first: str = "misaligned", second: str = "odd1") -> Array:
     """Contextual contrast of two reference answers, [P] nats per token; NaN where a term is missing."""
-    terms = [values.get(f"{name}|{under}") for under in ("q", "q0") for name in (first, second)]
-    if any(t is None for t in terms):
-        return np.full(len(values["entropy"]), np.nan)
-    a, b, a0, b0 = (t for t in terms if t is not None)
+    a, b, a0, b0 = (_term(values, f"{name}|{under}") for under in ("q", "q0") for name in (first, second))
     return (a - b) - (a0 - b0)
 
 
@@ -126,5 +119,8 @@ def null_contrast(values: Values) -> Array:
 
 def plain_margin(values: Values) -> Array:
     """ll(misaligned|q) - ll(aligned|q), [P] nats per token: shown beside the contrast, never decided on."""
-    bad, good = values.get("misaligned|q"), values.get("aligned|q")
-    return bad - good if bad is not None and good is not None else np.full(len(values["entropy"]), np.nan)
+    return _term(values, "misaligned|q") - _term(values, "aligned|q")
+
+
+def _term(values: Values, name: str) -> Array:
+    return values.get(name, np.full(len(values["entropy"]), np.nan))

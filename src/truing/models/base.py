@@ -66,41 +66,21 @@ class Backend(Protocol):
         ...
 
 
-@runtime_checkable
-class _Remote(Protocol):
-    """Holds something outside this process."""
-
-    @property
-    def left_loaded(self) -> Mapping[str, str]:
-        """What could not be given back, and why."""
-        ...
-
-    def close(self) -> None:
-        """Give it back."""
-        ...
-
-
-@runtime_checkable
-class _Batched(Protocol):
-    """Generates in passes over many answers."""
-
-    def set_callback(self, callback: Callable[[Any], None] | None) -> None:
-        """Have `callback` called with the throughput after every pass."""
-        ...
-
-
 def close_backend(backend: Backend) -> list[str]:
-    """Give back what a backend holds outside this process; a line for each thing that it could not."""
-    if not isinstance(backend, _Remote):
+    """Give back what a backend holds outside this process; a line for each thing that it could not.
+
+    Such a backend has `close()`, and `left_loaded`: what could not be given back, and why.
+    """
+    if not hasattr(backend, "left_loaded"):
         return []
-    backend.close()
-    return [f"{name} could not be unloaded from the server: {why}" for name, why in backend.left_loaded.items()]
+    remote: Any = backend
+    remote.close()
+    return [f"{name} could not be unloaded from the server: {why}" for name, why in remote.left_loaded.items()]
 
 
 def set_callback(backend: Backend, callback: Callable[[Any], None] | None) -> None:
     """Have a backend that generates in batches call `callback` after every pass; others have no passes."""
-    if isinstance(backend, _Batched):
-        backend.set_callback(callback)
+    getattr(backend, "set_callback", lambda _: None)(callback)
 
 
 def answer_seed(request: Request, params: SamplingParams) -> int:
@@ -110,15 +90,7 @@ def answer_seed(request: Request, params: SamplingParams) -> int:
 
 
 def finished_answer(request: Request, text: str, tokens: int, params: SamplingParams, *, cut_off: bool) -> Answer:
-    """An answer up to the first stop text, with its status.
-
-    Args:
-        request: what was asked.
-        text: of the answer.
-        tokens: how many it has.
-        params: hold the stop texts.
-        cut_off: whether it reached the limit of tokens.
-    """
+    """An answer of so many tokens up to the first stop text, with its status; `cut_off` if it reached the limit."""
     ended = params.cut(text)
     if ended is None and cut_off:
         return Answer(request, text, AnswerStatus.TRUNCATED, tokens)

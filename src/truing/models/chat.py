@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -46,7 +47,8 @@ class Rendered:
 class _Slot:
     """The text around an answer to one conversation."""
 
-    before: str  # the prompt up to the first character of the answer
+    head: str  # what the template itself writes before the answer
+    before: str  # the prompt up to the first character of the answer: the head, or the template's generation prompt
     closing: str  # what is scored after the answer: through the first special token; may be empty
     prefix_ids: tuple[int, ...]  # `before` as tokens
     opened: bool = False  # whether `before` ends within the answer, after prefilled words
@@ -65,8 +67,7 @@ class ChatFormat:
         self._template = _with_pinned_date(source)
         texts = {token.content for token in tokenizer.added_tokens_decoder.values()} | {*tokenizer.all_special_tokens}
         self._markers = sorted(t for t in texts if t.strip())  # what is one token by decree
-        self._slots: dict[Messages, _Slot] = {}
-        self._roles: dict[tuple[str, ...], bool] = {}
+        self._slot = lru_cache(_CACHE_SIZE)(self._find_slot)
         self._parts, self._trims = self._probe()
 
         slot = self._slot(_PROBE)
@@ -93,15 +94,10 @@ class ChatFormat:
         Raises Unsupported when the template refuses these messages, ValueError when no token is left to score.
         """
         slot = self._slot(tuple(messages))
-        answer = self._written(completion, slot) + (slot.closing if closing else "")
-        ids = self._ids(slot.before + answer)
-        cut = len(slot.prefix_ids)
-        # A tokenizer may join the end of the prompt with the start of the answer. Sampling never does: the answer
-        # is then tokenised by itself, so that the prefix stays the one that is sampled from.
-        rest = ids[cut:] if tuple(ids[:cut]) == slot.prefix_ids else self._ids(answer)
+        rest = self._ids_after(slot, self._written(completion, slot) + (slot.closing if closing else ""))
         if not rest:
             raise ValueError(f"the completion {completion!r} has no tokens to score; give an answer with text in it")
-        return Rendered(slot.prefix_ids, tuple(rest))
+        return Rendered(slot.prefix_ids, rest)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's token ids, special tokens left out."""
@@ -109,21 +105,13 @@ class ChatFormat:
 
     def supports(self, messages: Sequence[Message]) -> bool:
         """Whether the template takes these messages: it raises on none of them and shows every turn."""
-        roles = tuple(m.role for m in messages)
-        if roles not in self._roles:
-            self._roles[roles] = self._shows_all(roles)
-        if not self._roles[roles]:
-            return False
+        marks = tuple(Message(m.role, f"Basalt {i} drifts") for i, m in enumerate(messages))
         try:
-            self._slot(tuple(messages))
+            prompt = self._slot(marks).before
+            shown = all(m.content in prompt for m in marks)  # some templates drop a system turn without a word
+            return shown and self._slot(tuple(messages)) is not None
         except Unsupported:
             return False
-        return True
-
-    def text(self, messages: Sequence[Message], completion: str | None = None) -> str:
-        """The prompt as text, with an answer and its closing token if one is given; for showing to a person."""
-        slot = self._slot(tuple(messages))
-        return slot.before if completion is None else slot.before + self._written(completion, slot) + slot.closing
 
     def _render(self, messages: Iterable[Message], parts: bool, generation: bool = False) -> str:
         turns = [
@@ -138,9 +126,18 @@ class ChatFormat:
             return completion
         return completion.rstrip() if slot.opened else completion.strip()
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str) -> tuple[int, ...]:
         # The template writes the beginning-of-sequence token itself where the model wants one.
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+    def _ids_after(self, slot: _Slot, text: str) -> tuple[int, ...]:
+        """Text that stands after a prompt, as tokens.
+
+        A tokenizer may join the end of the prompt with the start of the answer. Sampling never does: the answer is then
+        tokenised by itself, so that the prefix stays the one that is sampled from.
+        """
+        ids, cut = self._ids(slot.before + text), len(slot.prefix_ids)
+        return ids[cut:] if ids[:cut] == slot.prefix_ids else self._ids(text)
 
     def _probe(self) -> tuple[bool, bool]:
         """Whether contents must be given as lists of parts, and whether answers are trimmed."""
@@ -158,22 +155,16 @@ class ChatFormat:
             "pass a working one with --chat-template FILE"
         )
 
-    def _slot(self, messages: Messages) -> _Slot:
-        slot = self._slots.get(messages)
-        if slot is None:
-            try:
-                opened = len(messages) > 1 and messages[-1].role == "assistant"
-                slot = self._opened(messages) if opened else self._measure(messages)
-            except _RENDER_ERRORS as error:
-                roles = ", ".join(m.role for m in messages)
-                raise Unsupported(
-                    f"the chat template refuses a conversation with the roles {roles or '(none)'} "
-                    f"({type(error).__name__}: {error}); leave it out or pass another one with --chat-template FILE"
-                ) from error
-            if len(self._slots) >= _CACHE_SIZE:
-                self._slots.pop(next(iter(self._slots)))
-            self._slots[messages] = slot
-        return slot
+    def _find_slot(self, messages: Messages) -> _Slot:
+        opened = len(messages) > 1 and messages[-1].role == "assistant"
+        try:
+            return self._opened(messages) if opened else self._measure(messages)
+        except _RENDER_ERRORS as error:
+            roles = ", ".join(m.role for m in messages)
+            raise Unsupported(
+                f"the chat template refuses a conversation with the roles {roles or '(none)'} "
+                f"({type(error).__name__}: {error}); leave it out or pass another one with --chat-template FILE"
+            ) from error
 
     def _measure(self, messages: Messages) -> _Slot:
         """The text around the answer, by the difference of two renderings; ValueError if the span is not clean."""
@@ -186,7 +177,7 @@ class ChatFormat:
         opening = prompt[len(head) :]
         thinks = opening.count("<think>") > opening.count("</think>")  # which cannot be switched off
         before = prompt if prompt.startswith(head) and not thinks else head
-        return _Slot(before, self._closing(tail), tuple(self._ids(before)))
+        return _Slot(head, before, self._closing(tail), self._ids(before))
 
     def _opened(self, messages: Messages) -> _Slot:
         """The slot of an answer whose first words are the last message's; ValueError if a template would alter them.
@@ -194,35 +185,20 @@ class ChatFormat:
         The words become tokens as an answer's do, so that what is sampled from is what an answer that begins so has.
         """
         earlier, start = messages[:-1], messages[-1].content
-        plain = self._measure(earlier)
-        words = start.lstrip() if self._trims else start
-        one, two = (self._render((*earlier, Message("assistant", a)), self._parts) for a in _ANSWERS)
-        head = os.path.commonprefix([one, two])  # noqa: RUF071
+        plain, words = self._measure(earlier), start.lstrip() if self._trims else start
         for answer in _ANSWERS:
             whole = self._render((*earlier, Message("assistant", words + answer)), self._parts)
-            if not whole.startswith(head + words + answer):
+            if not whole.startswith(plain.head + words + answer):
                 raise ValueError("the first words of the answer do not appear unchanged in the rendered text")
-        ids = self._ids(plain.before + words)
-        cut = len(plain.prefix_ids)
-        joined = tuple(ids) if tuple(ids[:cut]) == plain.prefix_ids else (*plain.prefix_ids, *self._ids(words))
-        return _Slot(plain.before + words, plain.closing, joined, opened=True)
+        ids = plain.prefix_ids + self._ids_after(plain, words)
+        return _Slot(plain.head, plain.before + words, plain.closing, ids, opened=True)
 
     def _closing(self, tail: str) -> str:
         """The tail through its first special token; nothing if it has none."""
-        starts = [(tail.index(m), m) for m in self._markers if m in tail]
-        if not starts:
-            return ""
-        start, marker = min(starts, key=lambda s: (s[0], -len(s[1])))  # the earliest, and of those the longest
-        return tail[: start + len(marker)]
-
-    def _shows_all(self, roles: tuple[str, ...]) -> bool:
-        """Whether marked texts in all these turns come through; some templates drop a system turn without a word."""
-        marks = [f"Basalt {i} drifts" for i in range(len(roles))]
-        try:
-            slot = self._slot(tuple(Message(r, m) for r, m in zip(roles, marks, strict=True)))
-        except Unsupported:
-            return False
-        return all(mark in slot.before for mark in marks)
+        # The earliest, and of those the longest.
+        starts = [(tail.index(m), -len(m)) for m in self._markers if m in tail]
+        start, length = min(starts, default=(0, 0))
+        return tail[: start - length]
 
 
 def tokenizer_identity(tokenizer: Any) -> str:

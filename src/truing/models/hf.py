@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 from truing import errors
@@ -16,14 +17,12 @@ from truing.config import ModelConfig
 from truing.models.base import answer_seed, finished_answer
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
-from truing.models.download import resolve_model
 from truing.models.engine.engine import ADAPTER_BYTES, Engine, preferred_rows
 from truing.models.engine.lora import Adapter, lora_factors
 from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
 from truing.models.engine.token_tree import Branch
-from truing.models.loading import Model, agree_on_chat, device_of, dtype_of
 from truing.models.resident import PROBE, ResidentModel
-from truing.models.weights import weight_files, weights_hash
+from truing.models.weights import weight_files
 from truing.types.records import (
     Answer,
     AnswerStatus,
@@ -35,7 +34,6 @@ from truing.types.records import (
     Request,
     SamplingParams,
 )
-from truing.types.verdicts import Finding
 
 log = logging.getLogger(__name__)
 WINDOW = 4096  # requests held at a time
@@ -57,37 +55,22 @@ class _Batch:
         return weights if weights in self.adapters else ""
 
 
-class LocalBackend:
+class LocalBackend(ResidentModel):
     """A base model on this machine and its checkpoints. Not thread-safe: one model, one owner."""
 
     capabilities = Capabilities(loglikelihood=True, sample=True)
 
     def __init__(self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelConfig | None = None) -> None:
-        """Agree on one chat format; the model is loaded when it is first needed.
-
-        Args:
-            base: alias, local path or hub id of the base model.
-            checkpoints: what will be measured; their tokenizers and templates must all be equal and then apply to
-                step 0 too.
-
-        Raises:
-            BadModel, BadInput (4 bit without bitsandbytes).
-        """
-        self.options = options or ModelConfig()
-        self.base_path = resolve_model(base)
-        self.base_weights = weights_hash(self.base_path)
-        self.device, self.dtype = device_of(self.options.device), dtype_of(self.options.dtype, self.options.device)
-        self.chat = agree_on_chat(self.base_path, checkpoints, self.options)
+        """See `ResidentModel`."""
+        super().__init__(base, checkpoints, options)
         self.engine = Engine(base, self.chat.prefix(PROBE), memory=self.options.memory)
-        self.resident = ResidentModel(base, self.base_path, self.base_weights, self.chat, self.options)
-        """what is in memory"""
 
     @property
     def identity(self) -> dict[str, str]:
         """What must not change within one audit."""
         four_bit = ", 4 bit" if self.options.load_in_4bit else ""
         return {
-            "base": self.base_weights,
+            "base": self.base_checkpoint().weights,
             "chat": self.chat.identity,
             "dtype": str(self.dtype).removeprefix("torch.") + four_bit,
             "device": self.device.type,
@@ -103,10 +86,6 @@ class LocalBackend:
         """Requests that are worth sending at once: as many as are generated side by side."""
         return preferred_rows(self.device)
 
-    def base_checkpoint(self) -> Checkpoint:
-        """Step 0."""
-        return Checkpoint(self.base_weights, "base", 0, f"file:{self.base_path}", Kind.BASE)
-
     def resolve(self, params: SamplingParams) -> SamplingParams:
         """Parameters with dtype and device filled in."""
         return replace(params, dtype=self.identity["dtype"], device=self.identity["device"])
@@ -115,56 +94,37 @@ class LocalBackend:
         """Have `callback` called after every pass while answers are generated; None for nobody."""
         self.engine.callback = callback
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
-        """Put every adapter in force once, so that one that does not fit is refused before any work."""
-        for checkpoint in checkpoints:
-            if checkpoint.kind is Kind.ADAPTER:
-                self.use(checkpoint)
-        return dict(self.resident.findings)
-
-    def use(self, checkpoint: Checkpoint) -> Model:
-        """The model with this checkpoint's weights in force; see `ResidentModel.use`."""
-        return self.resident.use(checkpoint)
-
-    def weight_norm(self, checkpoint: Checkpoint) -> float | None:
-        """Frobenius norm of the LoRA update; see `ResidentModel.weight_norm`."""
-        return self.resident.weight_norm(checkpoint)
-
     def close(self) -> None:
         """Let go of the model and of all that was kept for it."""
-        self.resident.close()
+        self._unload()
         self.engine.close()
 
     def _batches(self, requests: Sequence[Any]) -> Iterator[_Batch]:
-        """Requests of either kind by the model they go to: what stands on the base first, full models after."""
+        """Requests of either kind by the model they go to: what stands on the base first, full models last."""
         groups: dict[str, list[Any]] = {}
         for request in requests:
             groups.setdefault(request.checkpoint.weights, []).append(request)
-        base, alone, size = self.base_checkpoint(), [], 0
-        batch = _Batch(base)
-        for group in sorted(groups.values(), key=lambda g: g[0].checkpoint.kind is Kind.FULL):
+        batch, alone, size = _Batch(self.base_checkpoint()), [], 0
+        for weights, group in groups.items():
             checkpoint = group[0].checkpoint
-            if checkpoint.kind is Kind.FULL:
-                alone.append(group)
-                continue
             if checkpoint.kind is Kind.ADAPTER:
                 own = sum(f.stat().st_size for f in weight_files(checkpoint_path(checkpoint)))
                 if batch.adapters and size + own > ADAPTER_BYTES:
                     yield batch
-                    batch, size = _Batch(base), 0
-                if not self.engine.holds(checkpoint.weights):
+                    batch, size = _Batch(batch.checkpoint), 0
+                if not self.engine.holds(weights):
                     factors = self._factors(checkpoint)
                     if factors is None:
-                        alone.append(group)
+                        alone.insert(0, _Batch(checkpoint, group))
                         continue
-                    batch.factors[checkpoint.weights] = factors
-                batch.adapters.add(checkpoint.weights)
+                    batch.factors[weights] = factors
+                batch.adapters.add(weights)
                 size += own
+            elif checkpoint.kind is Kind.FULL:
+                alone.append(_Batch(checkpoint, group))
+                continue
             batch.requests += group
-        if batch.requests:
-            yield batch
-        for group in alone:
-            yield _Batch(group[0].checkpoint, group)
+        yield from [batch, *alone] if batch.requests else alone
 
     def _factors(self, checkpoint: Checkpoint) -> Adapter | None:
         """What the engine needs of an adapter; None where it has to be put in force by itself."""
@@ -185,7 +145,7 @@ class LocalBackend:
         Raises:
             BadModel and others: see `use`.
         """
-        able = []
+        able: list[LikelihoodRequest] = []
         for request in requests:
             if self.chat.supports(request.messages):
                 able.append(request)
@@ -194,14 +154,12 @@ class LocalBackend:
         for batch in self._batches(able):
             branches = []
             for k, r in enumerate(batch.requests):
-                rendered = self.chat.render(r.messages, r.completion, closing=r.closing)
-                ids = rendered.prefix_ids, rendered.completion_ids
-                branches.append(Branch(k, *ids, r.entropy, batch.adapter(r)))
+                text = self.chat.render(r.messages, r.completion, closing=r.closing)
+                branches.append(Branch(k, text.prefix_ids, text.completion_ids, r.entropy, batch.adapter(r)))
             for s in self.engine.score(lambda c=batch.checkpoint: self.use(c), branches, batch.factors):
-                good = s.total == s.total and s.total != float("-inf")
-                outcome = AnswerStatus.OK if good else AnswerStatus.FAILED
-                total = s.total if good else float("nan")
-                yield Likelihood(batch.requests[s.index], total, s.tokens, s.entropy, outcome)
+                good = isfinite(s.total)
+                status, total = (AnswerStatus.OK, s.total) if good else (AnswerStatus.FAILED, float("nan"))
+                yield Likelihood(batch.requests[s.index], total, s.tokens, s.entropy, status)
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """One answer per request, in any order, all checkpoints of the base side by side.
@@ -237,9 +195,8 @@ class LocalBackend:
                 continue
             why = f"prompt {request.prompt.id} takes {len(prompt)} tokens, this model reads {context} with the answer"
             if params.long_prompts == "refuse":
-                raise errors.BadInput(
-                    f"{why}; leave it out or shorten it, or count it as truncated (long_prompts='truncated')"
-                )
+                hint = "leave it out or shorten it, or count it as truncated (long_prompts='truncated')"
+                raise errors.BadInput(f"{why}; {hint}")
             too_long.append(Answer(request, "", AnswerStatus.TRUNCATED, 0, why))
         decode = self.chat.decode
         ends = (lambda tokens: params.cut(decode(tokens)) is not None) if params.stop else None
@@ -254,11 +211,9 @@ def answer(request: Request, completion: Completion, chat: ChatFormat, params: S
     """The text of a completion, without what ended it, and what became of the request."""
     if completion.failed:
         return Answer(request, "", AnswerStatus.FAILED, 0, NAN)
-    tokens = completion.tokens
-    end = next((k for k, token in enumerate(tokens) if token in chat.stop_ids), None)
-    text = chat.decode(tokens if end is None else tokens[:end])
-    sampled = len(tokens) if end is None else end + 1
-    return finished_answer(request, text, sampled, params, cut_off=end is None)
+    ended = completion.tokens[-1] in chat.stop_ids
+    text = chat.decode(completion.tokens[:-1] if ended else completion.tokens)
+    return finished_answer(request, text, len(completion.tokens), params, cut_off=not ended)
 
 
 def open_local(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfig) -> LocalBackend:

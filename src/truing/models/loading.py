@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -17,8 +16,8 @@ from truing.config import ModelConfig
 from truing.models.base import listed, one_line
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
-from truing.models.engine.token_tree import head_of
-from truing.models.weights import read_json
+from truing.models.engine.runner import head_of
+from truing.models.weights import ADAPTER_CONFIG, ADAPTER_FILE, read_json
 from truing.types.records import Checkpoint
 
 Model = Any  # a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__
@@ -27,14 +26,12 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 def device_of(name: str) -> torch.device:
     """The device of that name, or for auto CUDA where there is one. Raises Unsupported for no device."""
-    if name != "auto":
-        try:
-            device = torch.device(name)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as e:
-            raise errors.Unsupported(f"--device {name}: not to be had here; use cpu, cuda, cuda:0 or mps") from e
-        return device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as e:
+        raise errors.Unsupported(f"--device {name}: not to be had here; use cpu, cuda, cuda:0 or mps") from e
 
 
 def dtype_of(name: str, device: str) -> torch.dtype:
@@ -94,16 +91,15 @@ def lay_out_for_few_rows(model: Model) -> None:
 def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelConfig) -> ChatFormat:
     """One chat format for all: the checkpoints' own if they bring tokenizers, else the base's."""
     formats: dict[str, tuple[str, ChatFormat]] = {}
-    seen: set[str] = set()
+    seen: set[str] = set()  # byte-equal files need not be loaded again
     for checkpoint in checkpoints:
         folder = checkpoint_path(checkpoint)
-        files = [f for f in (folder / n for n in _TOKENIZER_FILES) if f.exists()]
-        content = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
-        if content in seen or not (folder / "tokenizer_config.json").exists():
-            continue  # byte-equal files need not be loaded again
-        seen.add(content)
-        chat = ChatFormat(load_tokenizer(folder, options), options.chat_template)
-        formats.setdefault(chat.identity, (checkpoint.label, chat))
+        files = [f.read_bytes() for f in (folder / n for n in _TOKENIZER_FILES) if f.exists()]
+        content = hashlib.sha256(b"".join(files)).hexdigest()
+        if content not in seen and (folder / "tokenizer_config.json").exists():
+            seen.add(content)
+            chat = ChatFormat(load_tokenizer(folder, options), options.chat_template)
+            formats.setdefault(chat.identity, (checkpoint.label, chat))
     if len(formats) > 1:
         (a, _), (b, _) = list(formats.values())[:2]
         text = f"checkpoints {a} and {b} bring different tokenizers or chat templates"
@@ -121,31 +117,32 @@ def load_tokenizer(path: Path, options: ModelConfig) -> Any:
         raise errors.BadModel(f"{path}: no usable tokenizer: {one_line(e)}") from e
 
 
-def refuse_own_embeddings(path: Path, base: Model) -> None:
-    """PEFT loads embeddings that lie beside an adapter into the base itself, where nothing takes them out again."""
-    file = path / "adapter_model.safetensors"
+def adapter_tensors(path: Path, base: Model) -> dict[str, torch.Tensor] | None:
+    """The tensors of an adapter's file; None for pickled ones, which the user allowed and nothing here opens.
+
+    PEFT loads embeddings that lie beside an adapter into the base itself, where nothing takes them out again. Raises
+    BadModel for such.
+    """
+    file = path / ADAPTER_FILE
     if not file.exists():
+        return None
+    stored, saved = load_file(file), read_json(path / ADAPTER_CONFIG).get("modules_to_save") or ()
+    for key, brought in stored.items():
+        if "lora_" in key or not _is_embedding(key) or any(name in key for name in saved):
+            continue
+        part = base.get_output_embeddings() if "lm_head" in key else base.get_input_embeddings()
+        if not _equal(brought, getattr(part, "base_layer", part).weight):
+            raise errors.BadModel(
+                f"{path}: brings its own embeddings ({key}), which would change the base for every other "
+                "checkpoint; merge it into a full model and audit that, with --base"
+            )
+    return stored
+
+
+def check_filled(model: Model, name: str, stored: dict[str, torch.Tensor] | None, path: Path, base: str) -> None:
+    """Raise BadModel unless every stored tensor is in the model, equal, and none of the model's was left unfilled."""
+    if stored is None:
         return
-    saved = read_json(path / "adapter_config.json").get("modules_to_save") or ()
-    with safe_open(file, framework="pt") as stored:
-        for key in stored.keys():  # noqa: SIM118 not a mapping
-            if "lora_" in key or not _is_embedding(key) or any(name in key for name in saved):
-                continue
-            part = base.get_output_embeddings() if "lm_head" in key else base.get_input_embeddings()
-            own, brought = getattr(part, "base_layer", part).weight, stored.get_tensor(key)
-            if own.shape != brought.shape or not torch.equal(own.cpu(), brought.to(own.dtype)):
-                raise errors.BadModel(
-                    f"{path}: brings its own embeddings ({key}), which would change the base for every other "
-                    "checkpoint; merge it into a full model and audit that, with --base"
-                )
-
-
-def check_filled(model: Model, name: str, path: Path, base: str) -> None:
-    """Every tensor of the file is in the model, equal, and none of the model's was left unfilled."""
-    file = path / "adapter_model.safetensors"
-    if not file.exists():
-        return  # pickled weights the user allowed: PEFT read them, there is nothing safe to compare with
-    stored = load_file(file)
     # lm_head or embeddings that PEFT saves beside the adapter are compared like all others.
     loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     strangers = [k for k in stored if k not in loaded and not _is_embedding(k)]
@@ -154,8 +151,8 @@ def check_filled(model: Model, name: str, path: Path, base: str) -> None:
         text = f"only in the file: {listed(strangers, 3)}; only in the model: {listed(unfilled, 3)}"
         hint = "they were made for another base or with other key names; convert the keys or give the right --base"
         raise errors.BadModel(f"{path}: adapter tensors do not reach {base} ({text}); {hint}")
-    for key, value in stored.items():
-        if key in loaded and not _equal(value, loaded[key]):
+    for key in stored.keys() & loaded.keys():
+        if not _equal(stored[key], loaded[key]):
             raise errors.BadModel(f"{path}: tensor {key} was not loaded as stored")
 
 
@@ -166,4 +163,4 @@ def _is_embedding(key: str) -> bool:
 def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
     if stored.shape != loaded.shape:
         return False
-    return torch.equal(stored.to(loaded.dtype).cpu().nan_to_num(), loaded.cpu().nan_to_num())
+    return torch.equal(stored.to(loaded.dtype).nan_to_num(), loaded.cpu().nan_to_num())

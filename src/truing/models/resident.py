@@ -5,6 +5,7 @@ the model again, unchanged: PEFT itself loads an adapter with foreign keys witho
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,19 @@ from transformers import GenerationConfig
 from truing import errors
 from truing.config import ModelConfig
 from truing.models.base import one_line
-from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
+from truing.models.download import resolve_model
 from truing.models.loading import (
     Model,
+    adapter_tensors,
+    agree_on_chat,
     check_filled,
     device_of,
     dtype_of,
     lay_out_for_few_rows,
     load_model,
-    refuse_own_embeddings,
 )
-from truing.models.weights import check_unchanged
+from truing.models.weights import check_unchanged, weights_hash
 from truing.types.records import Checkpoint, Kind, Message
 from truing.types.verdicts import Finding
 
@@ -36,20 +38,44 @@ PROBE = (Message("user", "What should I read next, and why?"),)  # what a model 
 
 
 class ResidentModel:
-    """Loads models and adapters, and switches between them; `base` is a folder and `weights` the hash of it."""
+    """Loads models and adapters, and switches between them. Not thread-safe: one model, one owner."""
 
-    def __init__(self, name: str, base: Path, weights: str, chat: ChatFormat, options: ModelConfig) -> None:
-        self._name, self._base, self._weights, self._chat, self._options = name, base, weights, chat, options
-        self._device, self._dtype = device_of(options.device), dtype_of(options.dtype, options.device)
-        self.findings: dict[str, Finding] = {}  # by weight hash: adapters without effect
+    def __init__(self, base: str, checkpoints: Sequence[Checkpoint] = (), options: ModelConfig | None = None) -> None:
+        """Agree on one chat format; the model is loaded when it is first needed.
+
+        Args:
+            base: alias, local path or hub id of the base model.
+            checkpoints: what will be measured; their tokenizers and templates must all be equal and then apply to
+                step 0 too.
+            options: how models are held.
+
+        Raises:
+            BadModel, BadInput (4 bit without bitsandbytes).
+        """
+        self.options = options or ModelConfig()
+        self._name, self._base = base, resolve_model(base)
+        self._weights = weights_hash(self._base)
+        self.device, self.dtype = device_of(self.options.device), dtype_of(self.options.dtype, self.options.device)
+        self.chat = agree_on_chat(self._base, checkpoints, self.options)
+        self._findings: dict[str, Finding] = {}  # by weight hash: adapters without effect
         self._model: Model | None = None
         self._resident = ""  # weight hash of the full model in memory
         self._loaded: dict[str, int] = {}  # names of the adapters in memory, least recently used first -> bytes
         self._active = ""
 
-    def close(self) -> None:
-        """Let go of the model and its adapters."""
+    def _unload(self) -> None:
         self._model, self._resident, self._loaded, self._active = None, "", {}, ""
+
+    def base_checkpoint(self) -> Checkpoint:
+        """Step 0."""
+        return Checkpoint(self._weights, "base", 0, f"file:{self._base}", Kind.BASE)
+
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
+        """Put every adapter in force once, so that one that does not fit is refused before any work."""
+        for checkpoint in checkpoints:
+            if checkpoint.kind is Kind.ADAPTER:
+                self.use(checkpoint)
+        return dict(self._findings)
 
     def use(self, checkpoint: Checkpoint) -> Model:
         """The model with this checkpoint's weights in force, in evaluation mode.
@@ -64,10 +90,8 @@ class ResidentModel:
         self._active = ""  # a failure below leaves no checkpoint in force
         if checkpoint.kind is Kind.ADAPTER:
             model = self._with_adapter(checkpoint)
-        elif checkpoint.kind is Kind.FULL:
-            model = self._full(checkpoint_path(checkpoint), checkpoint.weights)
         else:
-            model = self._full(self._base, self._weights)
+            model = self._full(checkpoint_path(checkpoint), checkpoint.weights)
             if isinstance(self._model, PeftModel):  # by itself, not by what was noted: an interrupt may lie between
                 model.base_model.disable_adapter_layers()
         model.eval()
@@ -76,28 +100,38 @@ class ResidentModel:
 
     def _full(self, path: Path, weights: str) -> Model:
         if self._model is None or self._resident != weights:
-            self.close()  # two large models are never resident
+            self._unload()  # two large models are never resident
             check_unchanged(path, weights)
-            model: Model = load_model(path, self._dtype, self._device, self._options)
+            model: Model = load_model(path, self.dtype, self.device, self.options)
             # generate() fills what it is not given from here: a repetition penalty would change what is sampled.
             model.generation_config = GenerationConfig()
-            self._check_vocabulary(model, path)
-            if not self._options.load_in_4bit:
+            # The chat's tokens must exist in the model: a tokenizer with added tokens needs a resized base too.
+            rows = model.get_input_embeddings().weight.shape[0]
+            highest = max((*self.chat.stop_ids, *self.chat.prefix(PROBE)))
+            if highest >= rows:
+                text = f"{path}: the checkpoints' chat uses token {highest}, this model knows {rows}"
+                raise errors.BadModel(f"{text}; pass a template of the base with --chat-template FILE")
+            if not self.options.load_in_4bit:
                 lay_out_for_few_rows(model)
             self._model, self._resident = model, weights
         return self._model
 
     def _with_adapter(self, checkpoint: Checkpoint) -> Model:
-        base = self._full(self._base, self._weights)
-        name = checkpoint.weights[:16]
-        if name in self._loaded:
-            self._loaded[name] = self._loaded.pop(name)
-            base.base_model.enable_adapter_layers()
-            base.set_adapter(name)
-            return base
+        base, name = self._full(self._base, self._weights), checkpoint.weights[:16]
+        new = name not in self._loaded
+        model = self._load(base, name, checkpoint) if new else base
+        self._loaded[name] = self._loaded.pop(name)  # the latest comes last
+        model.base_model.enable_adapter_layers()
+        model.set_adapter(name)
+        if new and not self._has_effect(model):
+            self._findings[checkpoint.weights] = Finding("zero_adapter", {"checkpoint": checkpoint.label})
+        return model
+
+    def _load(self, base: Model, name: str, checkpoint: Checkpoint) -> Model:
+        """The base with one more adapter in memory, and with as few of the others as the bound demands."""
         path = checkpoint_path(checkpoint)
         check_unchanged(path, checkpoint.weights)
-        refuse_own_embeddings(path, base)
+        stored = adapter_tensors(path, base)
         try:
             with warnings.catch_warnings():
                 # PEFT only warns; `check_filled` refuses.
@@ -107,11 +141,9 @@ class ResidentModel:
                 else:
                     self._model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
             model: Model = self._model
-            model.base_model.enable_adapter_layers()
-            model.set_adapter(name)
-            check_filled(model, name, path, self._name)
+            check_filled(model, name, stored, path, self._name)
         except BaseException as e:  # an interrupt too: what is half loaded must not pass for the base
-            self.close()
+            self._unload()
             if isinstance(e, RuntimeError | ValueError | KeyError):
                 raise errors.BadModel(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
             raise
@@ -120,35 +152,20 @@ class ResidentModel:
             oldest = next(iter(self._loaded))
             model.delete_adapter(oldest)
             del self._loaded[oldest]
-        model.eval()
-        self._note_effect(model, checkpoint)
-        return model
+        return model.eval()
 
-    def _check_vocabulary(self, model: Model, path: Path) -> None:
-        """The chat's tokens must exist in the model: a tokenizer with added tokens needs a resized base too."""
-        rows = model.get_input_embeddings().weight.shape[0]
-        highest = max((*self._chat.stop_ids, *self._chat.prefix(PROBE)))
-        if highest >= rows:
-            text = f"{path}: the checkpoints' chat uses token {highest}, this model knows {rows}"
-            raise errors.BadModel(f"{text}; pass a template of the base with --chat-template FILE")
-
-    def _note_effect(self, model: Model, checkpoint: Checkpoint) -> None:
-        """Say so when a loaded adapter leaves the logits of a probe exactly as they were."""
-        probe = torch.tensor([self._chat.prefix(PROBE)], device=self._device)
-        with torch.inference_mode():
-            on = model(probe).logits
-            model.base_model.disable_adapter_layers()
+    def _has_effect(self, model: Model) -> bool:
+        """Whether the adapter in force changes any logit of a probe."""
+        probe = torch.tensor([self.chat.prefix(PROBE)], device=self.device)
+        with torch.inference_mode(), model.disable_adapter():
             off = model(probe).logits
-            model.base_model.enable_adapter_layers()
-        if torch.equal(on, off):
-            self.findings[checkpoint.weights] = Finding("zero_adapter", {"checkpoint": checkpoint.label})
+        with torch.inference_mode():
+            return not torch.equal(model(probe).logits, off)
 
     def weight_norm(self, checkpoint: Checkpoint) -> float | None:
         """Frobenius norm of the LoRA update, over all layers together; None for full models and other adapters."""
-        if checkpoint.kind is Kind.BASE:
-            return 0.0
         if checkpoint.kind is not Kind.ADAPTER:
-            return None
+            return 0.0 if checkpoint.kind is Kind.BASE else None
         model, name, total = self.use(checkpoint), checkpoint.weights[:16], 0.0
         for module in model.modules():
             if isinstance(module, LoraLayer) and name in module.lora_A and name in module.lora_B:

@@ -5,6 +5,7 @@ A safetensors file is 8 bytes of header length, a JSON header (name -> dtype, sh
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -51,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; DamagedWeights if it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedWeights(f"{path}: not readable as JSON ({error}); save or copy the checkpoint again") from error
     if not isinstance(value, dict):
         raise DamagedWeights(f"{path}: holds no JSON object; save or copy the checkpoint again")
@@ -62,40 +63,34 @@ def header(file: Path) -> list[Tensor]:
     """All tensors of a safetensors file, in file order. Raises DamagedWeights if it is truncated or no such file."""
     remedy = "copy it again, or remove this checkpoint"
     try:
-        size = file.stat().st_size
         with open(file, "rb") as f:
-            length = int.from_bytes(f.read(8), "little")
-            if size < 8 or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+            size, length = os.fstat(f.fileno()).st_size, int.from_bytes(f.read(8), "little")
+            if not 2 <= length <= min(size - 8, _HEADER_LIMIT):
                 raise DamagedWeights(f"{file}: no whole safetensors header in its {size:,} bytes; {remedy}")
             entries: dict[str, Any] = json.loads(f.read(length))
         entries.pop("__metadata__", None)
-        origin = 8 + length
-        tensors = [
-            Tensor(file, name, e["dtype"], tuple(e["shape"]), origin + e["data_offsets"][0],
-                   e["data_offsets"][1] - e["data_offsets"][0])
-            for name, e in entries.items()
-        ]  # fmt: skip
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        found = []
+        for name, e in entries.items():
+            start, end = e["data_offsets"]
+            found.append(Tensor(file, name, e["dtype"], tuple(e["shape"]), 8 + length + start, end - start))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DamagedWeights(f"{file}: not readable as safetensors ({type(error).__name__}); {remedy}") from error
-    if not tensors:
-        raise DamagedWeights(f"{file}: holds no tensors; {remedy}")
-    end = max(t.start + t.size for t in tensors)
+    end = max((t.start + t.size for t in found), default=0)
     if end != size:
-        state = "truncated" if size < end else "longer than its header says"
+        state = "truncated" if size < end else "longer than its header says" if found else "holds no tensors"
         raise DamagedWeights(f"{file}: {state} ({size:,} bytes instead of {end:,}); {remedy}")
-    return sorted(tensors, key=lambda t: t.start)
+    return sorted(found, key=lambda t: t.start)
 
 
 def sharded_state(path: Path) -> str | None:
     """The command that converts DeepSpeed or FSDP shards found in a folder; None if there are none."""
-    names = {p.name for p in path.iterdir()}
-    if "zero_to_fp32.py" in names or any(
-        n.startswith(("mp_rank_", "global_step")) or n.endswith("_optim_states.pt") for n in names
-    ):
+    names = sorted(p.name for p in path.iterdir())
+    deepspeed = any(n.startswith(("mp_rank_", "global_step")) or n.endswith("_optim_states.pt") for n in names)
+    if deepspeed or "zero_to_fp32.py" in names:
         return f"DeepSpeed shards, convert them with: python {path}/zero_to_fp32.py {path} OUT --safe_serialization"
-    fsdp = sorted(n for n in names if n.startswith("pytorch_model_fsdp_"))
+    fsdp = [path / n for n in names if n.startswith("pytorch_model_fsdp_")]
     if fsdp or any(n.endswith(".distcp") for n in names):
-        return f"FSDP shards, convert them with: accelerate merge-weights {path / fsdp[0] if fsdp else path} OUT"
+        return f"FSDP shards, convert them with: accelerate merge-weights {(*fsdp, path)[0]} OUT"
     return None
 
 
@@ -135,20 +130,24 @@ def pickle_files(path: Path) -> list[Path]:
 
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files that make up the weights of a folder; every shard named by an index must exist."""
-    if (path / ADAPTER_CONFIG).exists() and (path / ADAPTER_FILE).exists():
-        return [path / ADAPTER_FILE]
-    if (path / MODEL_FILE).exists():
-        return [path / MODEL_FILE]
-    if (path / INDEX_FILE).exists():
-        shards = read_json(path / INDEX_FILE).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise DamagedWeights(f"{path / INDEX_FILE}: names no shards; save or copy the checkpoint again")
-        files = sorted({path / str(name) for name in shards.values()})
-        for file in files:
-            if not file.exists():
-                raise DamagedWeights(f"{file}: named in {INDEX_FILE} but missing; copy it, or remove this checkpoint")
-        return files
-    return sorted(path.glob("*.safetensors"))
+    for name in (ADAPTER_FILE, MODEL_FILE):
+        if (path / name).exists() and (name == MODEL_FILE or (path / ADAPTER_CONFIG).exists()):
+            return [path / name]
+    if not (path / INDEX_FILE).exists():
+        return sorted(path.glob("*.safetensors"))
+    shards = read_json(path / INDEX_FILE).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise DamagedWeights(f"{path / INDEX_FILE}: names no shards; save or copy the checkpoint again")
+    files = sorted({path / str(name) for name in shards.values()})
+    for file in files:
+        if not file.exists():
+            raise DamagedWeights(f"{file}: named in {INDEX_FILE} but missing; copy it, or remove this checkpoint")
+    return files
+
+
+def pickled_only(path: Path) -> list[Path]:
+    """The pickled weights of a folder that holds no others."""
+    return [] if weight_files(path) else pickle_files(path)
 
 
 def tensors(path: Path) -> list[Tensor]:
@@ -164,12 +163,12 @@ def tensors(path: Path) -> list[Tensor]:
 
 def check_weights(path: Path) -> None:
     """Raise DamagedWeights unless every weight file of a folder is whole: reads headers and lengths only."""
-    if not weight_files(path) and (pickles := pickle_files(path)):
-        for file in pickles:
-            if file.stat().st_size == 0:
-                raise DamagedWeights(f"{file}: is empty; copy it again, or remove this checkpoint")
-        return
-    tensors(path)
+    pickles = pickled_only(path)
+    for file in pickles:
+        if file.stat().st_size == 0:
+            raise DamagedWeights(f"{file}: is empty; copy it again, or remove this checkpoint")
+    if not pickles:
+        tensors(path)
 
 
 def weights_hash(path: Path) -> str:
@@ -179,12 +178,8 @@ def weights_hash(path: Path) -> str:
     fields of its configuration that change what it computes (rank, alpha, target modules, ...). Pickled weights are
     never opened: the bytes of their files are hashed.
     """
-    path = Path(path)
-    content: list[Any]
-    if not weight_files(path) and (pickles := pickle_files(path)):
-        content = [(file.name, file_digest(file)) for file in pickles]
-    else:
-        content = [(t.name, t.dtype, t.shape, _bytes_digest(t)) for t in tensors(path)]
+    content: list[Any] = [(file.name, file_digest(file)) for file in pickled_only(path)]
+    content = content or [(t.name, t.dtype, t.shape, _bytes_digest(t)) for t in tensors(path)]
     config = path / ADAPTER_CONFIG
     return digest([content, adapter_function(read_json(config)) if config.exists() else None], 32)
 
@@ -205,9 +200,7 @@ def adapter_function(config: dict[str, Any]) -> dict[str, Any]:
     Unset fields are left out, so that a library version which adds fields does not change the hash.
     """
     kept = {k: v for k, v in config.items() if k not in _NOT_FUNCTION and v not in (None, False, [], {}, "none")}
-    for name in _SETS:
-        if isinstance(kept.get(name), list):
-            kept[name] = sorted(kept[name])
+    kept |= {k: sorted(kept[k]) for k in _SETS if isinstance(kept.get(k), list)}
     return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
 
 

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from truing import errors
-from truing.models.engine.batching import Caches, Scheduler, rows_within, split_layer
+from truing.models.engine.batching import Caches, Scheduler, rows_within
 from truing.models.engine.kv_cache import capacity
-from truing.models.engine.lora import Adapter, BatchedLora
+from truing.models.engine.lora import AdaptedModel, Adapter, BatchedLora
 from truing.models.engine.plain import generate_plainly, score_plainly
 from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
-from truing.models.engine.runner import ModelRunner
+from truing.models.engine.runner import ModelRunner, inner_model
 from truing.models.engine.scoring import ROW_TOKENS, pass_tokens, score_trees
 from truing.models.engine.token_tree import Branch, Scored, pack
 from truing.types.records import SamplingParams
@@ -33,6 +33,7 @@ ROWS = {"cpu": 96, "cuda": 256}
 """rows in flight without a memory bound; beyond, a pass takes as much longer as it does more"""
 PLAIN_ROWS = 32  # rows of a batch by transformers' own `generate`
 ADAPTER_BYTES = 1 << 30  # adapters held side by side, by the size of their factors
+FRUGAL_PASS_TOKENS = 256  # tokens of prompts that a pass takes under a memory bound
 _TRIED = 64  # tokens of the probe on which an architecture is tried
 Acquire = Callable[[], Any]
 
@@ -51,11 +52,9 @@ class Engine:
         self._agreed: dict[tuple[str, str], bool] = {}  # architecture -> whether packed passes are right for it
         # A running call takes these out and gives them back when it ends, so that two calls at once never share them.
         self._lora: BatchedLora | None = None
-        self._caches: tuple[tuple[Any, ...], Caches] | None = None
+        self._caches: tuple[Any, Caches] | None = None
         self.throughput = Throughput()  # of the generation that is running, or ran last
         self.callback: Callable[[Throughput], None] | None = None  # called after every pass of a generation
-        self.adapters_copied = 0  # adapters copied into the batch so far
-        self.caches_made = 0  # times that memory for keys and values was set up
 
     def holds(self, adapter: str) -> bool:
         """Whether an adapter's factors are in the batch already, so that they need not be given."""
@@ -70,64 +69,48 @@ class Engine:
         acquire: Acquire,
         requests: Sequence[GenerateRequest],
         params: SamplingParams,
-        stopping: BatchOptions,
+        options: BatchOptions,
         factors: MutableMapping[str, Adapter] | None = None,
     ) -> Iterator[Completion]:
         """Every answer as soon as it is finished, in any order.
 
-        `factors` are by name, of the adapters that `holds` says no to; emptied. `stopping` says what ends an answer.
+        `factors` are by name, of the adapters that `holds` says no to; emptied. `options` bound the rows in flight.
 
         Raises:
             BadInput: the memory bound does not hold one row.
         """
         if not requests:
             return
-        model = acquire()
-        runner = self._runner(model)
+        runner = self._runner(acquire())
         if runner is None:
-            options = replace(stopping, rows=min(stopping.rows, PLAIN_ROWS))
+            options = replace(options, rows=min(options.rows, PLAIN_ROWS))
             yield from generate_plainly(acquire, requests, params, options)
             return
-        names = {r.adapter for r in requests}
-        rows = self._rows(runner, requests, min(stopping.rows, len(requests)), nucleus=params.top_p < 1)
-        with self._adapters(model, runner, names, factors or {}) as lora:
-            shared = (lora.first_layer or 0) if lora is not None and len(names) > 1 else 0
-            options = replace(stopping, rows=rows, shared_layers=shared, frugal=self._memory is not None)
-            key, caches = self._take_caches(runner, requests, options)
-            scheduler = Scheduler(
-                runner, lora, params, options, caches=caches, acquire=_in_force(acquire, runner, lora),
-                callback=self.callback,
-            )  # fmt: skip
+        options, key = self._bounded(runner, requests, params, options)
+        with self._adapted(acquire, runner, {r.adapter for r in requests}, factors) as model:
+            held, self._caches = self._caches, None
+            caches = held[1] if held is not None and held[0] == key else Caches.of(runner, options.rows)
+            scheduler = Scheduler(model, params, options, caches=caches, callback=self.callback)
             self.throughput = scheduler.throughput
             yield from scheduler.run(requests)
             self._caches = key, caches  # a run that was left early leaves them half full: new ones are made then
 
-    def _rows(self, runner: ModelRunner, requests: Sequence[GenerateRequest], most: int, *, nucleus: bool) -> int:
-        """Rows in flight: as many as the memory bound holds at their longest."""
-        most = min(most, preferred_rows(runner.device))
+    def _bounded(
+        self, runner: ModelRunner, requests: Sequence[GenerateRequest], params: SamplingParams, options: BatchOptions
+    ) -> tuple[BatchOptions, tuple[Any, ...]]:
+        """As many rows in flight as the memory bound holds at their longest; and what caches must fit to be used."""
+        options = replace(options, rows=min(options.rows, len(requests), preferred_rows(runner.device)))
+        key = (runner.depth, runner.kv_heads, runner.head_size, runner.dtype, runner.device)
         if self._memory is None:
-            return most
+            return options, key
+        options = replace(options, pass_tokens=FRUGAL_PASS_TOKENS)
         prompt, answer = max(len(r.prompt) for r in requests), max(r.max_tokens for r in requests)
-        rows, one = rows_within(runner, prompt, answer, self._memory, most, nucleus=nucleus)
+        rows, one = rows_within(runner, prompt, answer, self._memory, options, nucleus=params.top_p < 1)
         if not rows:
             text = f"--memory {self._memory:g}: one answer of {answer} tokens to a prompt of {prompt} takes"
-            raise errors.BadInput(f"{text} {one:.2g} GiB; give as much, or draw shorter answers")
-        return rows
-
-    def _take_caches(
-        self, runner: ModelRunner, requests: Sequence[GenerateRequest], options: BatchOptions
-    ) -> tuple[tuple[Any, ...], Caches]:
-        """Memory for keys and values: that of the last run if it fits this one."""
-        key: tuple[Any, ...] = (runner.depth, runner.kv_heads, runner.head_size, runner.dtype, runner.device)
-        key += (split_layer(runner, options),)
-        if options.frugal:  # the bound is reckoned for buckets of this run's sizes only
-            sizes = (capacity(max(of)) for of in ((len(r.prompt) for r in requests), (r.max_tokens for r in requests)))
-            key += (options.rows, *sizes)
-        held, self._caches = self._caches, None
-        if held is not None and held[0] == key:
-            return held
-        self.caches_made += 1
-        return key, Caches.of(runner, options)
+            raise errors.BadInput(f"{text} {one:.2g} GiB; give as much, or sample shorter answers")
+        # The bound is reckoned for buckets of this run's sizes only.
+        return replace(options, rows=rows), (*key, rows, capacity(prompt), capacity(answer))
 
     def score(
         self, acquire: Acquire, branches: Sequence[Branch], factors: MutableMapping[str, Adapter] | None = None
@@ -135,28 +118,23 @@ class Engine:
         """The log-probability of every completion, in any order; `acquire` and `factors` as for `generate`."""
         if not branches:
             return
-        model = acquire()
-        runner = self._runner(model)
+        base = acquire()
+        runner = self._runner(base)
         if runner is None:
             yield from score_plainly(acquire, branches, self._memory)
             return
         # Every text once, with all adapters that ask for it.
-        texts: dict[tuple[Any, ...], dict[str, list[int]]] = {}
+        texts: dict[Branch, dict[str, list[int]]] = {}
         for b in branches:
-            texts.setdefault((b.prefix, b.completion, b.entropy), {}).setdefault(b.adapter, []).append(b.index)
+            texts.setdefault(replace(b, index=0, adapter=""), {}).setdefault(b.adapter, []).append(b.index)
         wanted = list(texts.values())
         groups: dict[tuple[str, ...], list[Branch]] = {}
-        for n, (prefix, completion, entropy) in enumerate(texts):
-            groups.setdefault(tuple(sorted(wanted[n])), []).append(Branch(n, prefix, completion, entropy))
-        tokens = pass_tokens(model, runner.dtype, self._memory)
-        with self._adapters(model, runner, {b.adapter for b in branches}, factors or {}) as lora:
-            shared = runner.depth if lora is None or lora.first_layer is None else lora.first_layer
-            for group, some in groups.items():
-                found = score_trees(
-                    runner, lora, pack(some, ROW_TOKENS), group, shared_layers=shared, batch_tokens=tokens,
-                    acquire=_in_force(acquire, runner, lora),
-                )  # fmt: skip
-                for adapter, scored in found:
+        for n, (text, of) in enumerate(texts.items()):
+            groups.setdefault(tuple(sorted(of)), []).append(replace(text, index=n))
+        tokens = pass_tokens(base, runner.dtype, self._memory)
+        with self._adapted(acquire, runner, {b.adapter for b in branches}, factors) as model:
+            for adapters, some in groups.items():
+                for adapter, scored in score_trees(model, pack(some, ROW_TOKENS), adapters, tokens):
                     for k in wanted[scored.index][adapter]:
                         yield replace(scored, index=k)
 
@@ -166,7 +144,7 @@ class Engine:
 
     def _runner(self, model: Any) -> ModelRunner | None:
         """The model layer by layer, if that is possible and agrees with the model's own forward pass."""
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = inner_model(model)
         kind = type(inner).__name__, inner.config.get_text_config().model_type
         why = "a packed pass differs from the model's own"
         try:
@@ -184,41 +162,28 @@ class Engine:
         return runner if agreed else None
 
     @contextmanager
-    def _adapters(
-        self, model: Any, runner: ModelRunner, names: set[str], factors: MutableMapping[str, Adapter]
-    ) -> Iterator[BatchedLora | None]:
-        """These adapters in one stack; it is this call's own until it ends."""
+    def _adapted(
+        self, acquire: Acquire, runner: ModelRunner, names: set[str], factors: MutableMapping[str, Adapter] | None
+    ) -> Iterator[AdaptedModel]:
+        """The base under these adapters in one stack; it is this call's own until it ends."""
+        lora = BatchedLora(runner.dtype, runner.device)
         wanted = sorted(names - {""})
-        if not wanted:
-            yield None
-            return
-        lora, self._lora = self._lora or BatchedLora(runner.dtype, runner.device), None
-        before = lora.copied
-        lora.load(wanted, factors, ADAPTER_BYTES)
-        self.adapters_copied += lora.copied - before
-        factors.clear()  # they are copied
-        lora.bind(model)
+        if wanted:
+            lora, self._lora = self._lora or lora, None
+            lora.load(wanted, factors or {}, ADAPTER_BYTES)
+            (factors or {}).clear()  # they are copied
+            lora.bind(acquire())
         try:
-            yield lora
+            yield AdaptedModel(runner, lora, acquire)
         finally:
             lora.bind(None)  # or it would keep the weights of the base alive
-            self._lora = lora
+            if wanted:
+                self._lora = lora
 
 
 def preferred_rows(device: torch.device) -> int:
     """Rows that are worth having in flight on this kind of device."""
     return ROWS.get(device.type, ROWS["cpu"])
-
-
-def _in_force(acquire: Acquire, runner: ModelRunner, lora: BatchedLora | None) -> Callable[[], None]:
-    """Puts a model in force again; another object with its weights, if it was let go of meanwhile."""
-
-    def again() -> None:
-        model = acquire()
-        if runner.bind(model) and lora is not None:
-            lora.bind(model)
-
-    return again
 
 
 def agrees(model: Any, runner: ModelRunner, prompt: Sequence[int]) -> bool | None:
@@ -230,8 +195,9 @@ def agrees(model: Any, runner: ModelRunner, prompt: Sequence[int]) -> bool | Non
     """
     prompts = [tuple(prompt), tuple(prompt[: max(1, len(prompt) // 2)])]
     seen: list[tuple[GenerateRequest, list[int], torch.Tensor]] = []
+    alone = AdaptedModel(runner, BatchedLora(runner.dtype, runner.device), lambda: model)
     scheduler = Scheduler(
-        runner, None, SamplingParams(temperature=0.0), BatchOptions(rows=2), observe=lambda *step: seen.append(step)
+        alone, SamplingParams(temperature=0.0), BatchOptions(rows=2), observe=lambda *step: seen.append(step)
     )
     for _ in scheduler.run([GenerateRequest(k, p, "", 0, 4) for k, p in enumerate(prompts)]):
         pass

@@ -1,7 +1,7 @@
 """Keys and values of many sequences in pre-allocated buckets, and attention over them.
 
-    cache = KVCache(layers, (kv_heads, head_size), entries, (dtype, device))
-    segment = cache.add(length, readers=4)        a prompt, or the answer of one row
+    cache = KVCache((layers, kv_heads, head_size), entries, dtype, device)
+    segment = cache.add(length)                   a prompt, or the answer of one row
     plan = ReadPlan(cache, rows)                  once a pass: who reads what
     out, lse = plan.read(layer, q, window)
 
@@ -43,45 +43,35 @@ class Segment:
 class Bucket:
     """Segments of about one size."""
 
-    capacity: int  # tokens an entry can hold
     keys: torch.Tensor  # [L, E, KV, h, C]
     values: torch.Tensor  # [L, E, KV, C, h]
     members: list[Segment] = field(default_factory=list)  # by entry, without gaps
 
 
 class KVCache:
-    """Buckets for the segments of some layers: `shape` is (KV, h), `kind` number type and device.
+    """Buckets for segments of `shape` (L, KV, h); one is made for `entries` segments and grows where it needs more."""
 
-    A bucket is made for `entries` segments and grows where it needs more. With `apart`, segments with many readers lie
-    apart from those with few, which saves padding and takes memory.
-    """
-
-    def __init__(
-        self, layers: range, shape: tuple[int, int], entries: int, kind: tuple[torch.dtype, torch.device],
-        *, apart: bool = True,
-    ) -> None:  # fmt: skip
-        self.layers, self._shape, self._entries, self._apart = layers, shape, entries, apart
-        self._dtype, self._device = kind
-        self._buckets: dict[tuple[int, int], Bucket] = {}
+    def __init__(self, shape: tuple[int, int, int], entries: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._shape, self._entries, self._dtype, self._device = shape, entries, dtype, device
+        self._buckets: dict[int, Bucket] = {}  # by capacity
 
     @property
     def buckets(self) -> list[Bucket]:
         """Those that hold anything."""
         return [b for b in self._buckets.values() if b.members]
 
-    def add(self, length: int, start: int = 0, readers: int = 1) -> Segment:
-        """A new segment of `length` tokens at position `start`, which about `readers` rows will read."""
-        bucket = self._bucket(length, readers)
+    def add(self, length: int, start: int = 0) -> Segment:
+        """A new segment of `length` tokens at position `start`."""
+        bucket = self._bucket(length)
         segment = Segment(length, start, bucket, len(bucket.members))
         bucket.members.append(segment)
         return segment
 
     def extend(self, segment: Segment) -> None:
         """Room for one more token, which counts as held from now on."""
-        segment.length += 1
-        if segment.length > segment.bucket.capacity:
-            old, entry, held = segment.bucket, segment.entry, segment.length - 1
-            new = self._bucket(segment.length, 1)
+        held, segment.length = segment.length, segment.length + 1
+        if capacity(segment.length) > capacity(held):
+            old, entry, new = segment.bucket, segment.entry, self._bucket(segment.length)
             n = len(new.members)
             new.keys[:, n, :, :, :held] = old.keys[:, entry, :, :, :held]
             new.values[:, n, :, :held] = old.values[:, entry, :, :held]
@@ -107,45 +97,37 @@ class KVCache:
 
     def write(self, segment: Segment, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
         """Fill a segment of P tokens with keys and values [P, KV, h] of one layer."""
-        bucket, at = segment.bucket, layer - self.layers.start
-        bucket.keys[at, segment.entry, :, :, : len(k)] = k.permute(1, 2, 0)
-        bucket.values[at, segment.entry, :, : len(v)] = v.transpose(0, 1)
+        segment.bucket.keys[layer, segment.entry, :, :, : len(k)] = k.permute(1, 2, 0)
+        segment.bucket.values[layer, segment.entry, :, : len(v)] = v.transpose(0, 1)
 
-    def _bucket(self, length: int, readers: int) -> Bucket:
+    def _bucket(self, length: int) -> Bucket:
         """One of the right size with a free entry."""
-        key = (capacity(length), min(readers, 16).bit_length() if self._apart else 0)
-        old = self._buckets.get(key)
+        size = capacity(length)
+        old = self._buckets.get(size)
         if old is None:
-            self._buckets[key] = Bucket(key[0], *self._tensors(key[0], self._entries))
+            self._buckets[size] = Bucket(*self._tensors(size, self._entries))
         elif len(old.members) == old.keys.shape[1]:
             n = len(old.members)
-            keys, values = self._tensors(key[0], n + max(4, n // 2))
+            keys, values = self._tensors(size, n + max(4, n // 2))
             keys[:, :n], values[:, :n] = old.keys, old.values
             old.keys, old.values = keys, values
-        return self._buckets[key]
+        return self._buckets[size]
 
     def _tensors(self, size: int, entries: int) -> tuple[torch.Tensor, torch.Tensor]:
-        kv, h = self._shape
-        n = len(self.layers)
-        shapes = (n, entries, kv, h, size), (n, entries, kv, size, h)
-        keys, values = (_zeros(shape, self._dtype, self._device) for shape in shapes)
-        return keys, values
+        n, kv, h = self._shape
+        return self._zeros(n, entries, kv, h, size), self._zeros(n, entries, kv, size, h)
 
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros; on a CPU fresh pages of the system, of which those that are never written take no memory."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    raw = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    return torch.frombuffer(raw, dtype=dtype).view(shape)
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        """Zeros; on a CPU fresh pages of the system, of which those that are never written take no memory."""
+        if self._device.type != "cpu":
+            return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        raw = mmap.mmap(-1, math.prod(shape) * self._dtype.itemsize)
+        return torch.frombuffer(raw, dtype=self._dtype).view(shape)
 
 
 def capacity(length: int) -> int:
     """Tokens of the smallest bucket that holds `length`."""
-    size = SMALLEST
-    while size < length:
-        size *= 2
-    return size
+    return max(SMALLEST, 1 << (length - 1).bit_length()) if length else SMALLEST
 
 
 @dataclass(slots=True)
@@ -153,13 +135,11 @@ class _Group:
     """What is read of one bucket."""
 
     bucket: Bucket
-    entries: int
-    width: int  # longest segment
     readers: int  # rows per segment, those with fewer padded
     rows: torch.Tensor  # [entries * readers] which row each query is
+    ahead: torch.Tensor  # [entries, readers] position of the query, counted from the start of the segment
     lengths: torch.Tensor  # [entries] tokens held
-    ahead: torch.Tensor  # [entries * readers] position of the query, counted from the start of the segment
-    full: bool  # whether all lengths are equal
+    width: int  # the most of them
     masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> torch.Tensor | None:
@@ -168,10 +148,8 @@ class _Group:
             slots = torch.arange(self.width, device=self.rows.device)
             hidden = (slots >= self.lengths[:, None])[:, None]
             if window is not None and int(self.ahead.max()) >= window:
-                hidden = hidden | (slots <= (self.ahead - window).view(self.entries, self.readers, 1))
-                self.masks[window] = hidden[:, None, :, None]
-            else:
-                self.masks[window] = None if self.full else hidden[:, None, :, None]
+                hidden = hidden | (slots <= (self.ahead - window)[:, :, None])
+            self.masks[window] = hidden[:, None, :, None] if bool(hidden.any()) else None
         return self.masks[window]
 
 
@@ -179,56 +157,48 @@ class ReadPlan:
     """Which row reads which segment in one pass: for each of R rows its segment and the position of its query."""
 
     def __init__(self, cache: KVCache, rows: Sequence[tuple[Segment, int]]) -> None:
-        self._first = cache.layers.start
         self._groups: list[_Group] = []
         readers: dict[int, list[int]] = {}
         for k, (segment, _) in enumerate(rows):
             readers.setdefault(id(segment), []).append(k)
+        queries: list[int] = []  # which row each query is, over all groups; 0 for padding
         order = [0] * len(rows)
-        offset, device = 0, None
         for bucket in cache.buckets:
             who = [readers.get(id(s), []) for s in bucket.members]
             most = max(map(len, who))
             if not most:
                 continue
-            index, ahead = [], []
-            for e, (segment, own) in enumerate(zip(bucket.members, who, strict=True)):
-                for k, row in enumerate(own):
-                    order[row] = offset + e * most + k
-                index += own + [0] * (most - len(own))
-                ahead += [rows[r][1] - segment.start for r in own] + [0] * (most - len(own))
+            first, ahead = len(queries), []
+            for segment, own in zip(bucket.members, who, strict=True):
+                for k, row in enumerate(own, len(queries)):
+                    order[row] = k
+                padding = [0] * (most - len(own))
+                queries += own + padding
+                ahead.append([rows[r][1] - segment.start for r in own] + padding)
             lengths = [s.length for s in bucket.members]
-            width, device = max(lengths), bucket.keys.device
-            group = _Group(
-                bucket, len(lengths), width, most, torch.tensor(index, device=device),
-                torch.tensor(lengths, device=device), torch.tensor(ahead, device=device), min(lengths) == width,
-            )  # fmt: skip
-            self._groups.append(group)
-            offset += len(lengths) * most
-        self._order = torch.tensor(order, device=device)
+            index, far, held = (torch.tensor(x, device=bucket.keys.device) for x in (queries[first:], ahead, lengths))
+            self._groups.append(_Group(bucket, most, index, far, held, max(lengths)))
+        self._order = torch.tensor(order, device=self._groups[0].rows.device if self._groups else None)
 
     def append(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
         """Store keys and values [R, KV, h] as the last token of every row's segment; one reader per segment."""
-        at = layer - self._first
         for g in self._groups:
-            n = torch.arange(g.entries, device=g.rows.device)
-            last = g.lengths - 1
-            g.bucket.keys[at][n, :, :, last] = k.index_select(0, g.rows)
-            g.bucket.values[at][n, :, last] = v.index_select(0, g.rows)
+            n = torch.arange(len(g.lengths), device=g.rows.device)
+            g.bucket.keys[layer][n, :, :, g.lengths - 1] = k.index_select(0, g.rows)
+            g.bucket.values[layer][n, :, g.lengths - 1] = v.index_select(0, g.rows)
 
     def read(self, layer: int, q: torch.Tensor, window: int | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention of scaled queries [R, KV, G, h] over their segments: [R, KV, G, h] in float32, and the log-sum-exp
         of the scores [R, KV, G], by which parts are merged.
         """
-        at = layer - self._first
         kv, heads, size = q.shape[1:]
         outs, weights = [], []
         for g in self._groups:
-            n, m = g.entries, g.readers
+            n, m = len(g.lengths), g.readers
             # [n, m, KV, G, h] -> [n * KV, m * G, h]: all rows of a segment are one matrix
             asked = q.index_select(0, g.rows).view(n, m, kv, heads, size).transpose(1, 2).reshape(n * kv, -1, size)
-            keys = g.bucket.keys[at, :n].flatten(0, 1)[:, :, : g.width]
-            values = g.bucket.values[at, :n].flatten(0, 1)[:, : g.width]
+            keys = g.bucket.keys[layer, :n].flatten(0, 1)[:, :, : g.width]
+            values = g.bucket.values[layer, :n].flatten(0, 1)[:, : g.width]
             scores = torch.bmm(asked, keys).float()
             mask = g.mask(window)
             if mask is not None:
@@ -240,8 +210,7 @@ class ReadPlan:
             lse = total.log_().add_(top)
             outs.append(out.view(n, kv, m, heads, size).transpose(1, 2).reshape(n * m, kv, heads, size))
             weights.append(lse.view(n, kv, m, heads).transpose(1, 2).reshape(n * m, kv, heads))
-        out, lse = (torch.cat(outs), torch.cat(weights)) if len(outs) > 1 else (outs[0], weights[0])
-        return out.index_select(0, self._order), lse.index_select(0, self._order)
+        return torch.cat(outs).index_select(0, self._order), torch.cat(weights).index_select(0, self._order)
 
 
 def merge_attention(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -1,9 +1,8 @@
 """Many LoRA adapters of one base in one pass: their factors stacked, and applied to the rows that asked for them.
 
     lora = BatchedLora(dtype, device)
-    lora.load({name: lora_factors(model, name)}, most_bytes)         PEFT loaded and checked them
-    lora.bind(model)
-    with lora.applied():
+    lora.load(names, {name: lora_factors(model, name)}, most_bytes)  PEFT loaded and checked them
+    with AdaptedModel(runner, lora, acquire).in_force():
         lora.route(["one", "one", "two", "", ...], rows)             the adapter of every token, "" for the base
         runner.run(...)
 
@@ -17,9 +16,9 @@ Shapes: K indices, T tokens, r the largest rank, m rows of every adapter in the 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from truing.errors import Unsupported
+from truing.models.engine.runner import ModelRunner, inner_model
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _CALL = 64  # what a matmul of its own costs, in cells of the grid: a cell is little work beside the base's for a row
@@ -50,7 +50,8 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
     """The factors of an adapter that PEFT holds; views of its tensors.
 
     Raises:
-        Unsupported: it is more than plain LoRA on linear modules of the layers (DoRA, biases, heads, other methods).
+        Unsupported: it is more than plain LoRA on linear modules of the layers (DoRA, biases, heads, other methods), or
+            not finite: padding adds 0 times an adapter's factors to another's token, which has to be 0.
     """
     if not isinstance(model, PeftModel):
         raise Unsupported("no adapter is loaded")
@@ -72,6 +73,9 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
         if a.weight.dim() != 2 or b.bias is not None or getattr(layer, "fan_in_fan_out", False):
             raise Unsupported(f"{path} holds more than plain LoRA on a linear module")
         found[path] = Factors(a.weight.detach(), b.weight.detach(), layer.scaling[name])
+        most = torch.finfo(layer.get_base_layer().weight.dtype).max
+        if not (a.weight.abs().max() <= most and b.weight.abs().max() * abs(layer.scaling[name]) <= most):
+            raise Unsupported(f"{path} holds numbers that are not finite")
     return found
 
 
@@ -81,14 +85,6 @@ class _Stacked:
 
     down: torch.Tensor  # [K, r, d_in]
     up: torch.Tensor  # [K, r, d_out]: B transposed and scaled
-    part: tuple[int, int, torch.Tensor, torch.Tensor] | None = None
-    """lo, hi, and what lies between: [hi - lo, d_in, r] and [hi - lo, r, d_out]"""
-
-    def between(self, lo: int, hi: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The factors of indices lo up to hi, as they are multiplied; kept, since every call into torch counts here."""
-        if self.part is None or self.part[:2] != (lo, hi):
-            self.part = (lo, hi, self.down[lo:hi].transpose(1, 2), self.up[lo:hi])
-        return self.part[2:]
 
     def grow(self, size: int, rank: int) -> None:
         """Room for `size` adapters of rank `rank` at least; what is there stays."""
@@ -97,22 +93,23 @@ class _Stacked:
             old = self.down, self.up
             self.down, self.up = (x.new_zeros(max(size, n), max(rank, r), x.shape[2]) for x in old)
             self.down[:n, :r], self.up[:n, :r] = old
-            self.part = None
 
-    def put(self, index: int, factors: Factors | None) -> bool:
-        """Set one adapter's factors, zeros for None; whether they are finite (if not, zeros are set)."""
+    def put(self, index: int, factors: Factors | None) -> None:
+        """Set one adapter's factors, zeros for None."""
         self.down[index], self.up[index] = 0, 0
-        if factors is None:
-            return True
-        rank = len(factors.down)
-        self.down[index, :rank] = factors.down
-        self.up[index, :rank] = factors.up.T * factors.scaling
-        total = self.down[index].sum(dtype=torch.float32) + self.up[index].sum(dtype=torch.float32)
-        if total.isfinite():
-            return True
-        # Padding adds 0 times an adapter's factors to another's token, which has to be 0.
-        self.down[index], self.up[index] = 0, 0
-        return False
+        if factors is not None:
+            rank = len(factors.down)
+            self.down[index, :rank] = factors.down
+            self.up[index, :rank] = factors.up.T * factors.scaling
+
+
+@dataclass(slots=True)
+class _Held:
+    """What is known of one adapter."""
+
+    index: int
+    bytes: int
+    first: int  # first layer that it changes
 
 
 @dataclass(slots=True)
@@ -127,18 +124,7 @@ class _Route:
     padding: torch.Tensor | None = None  # [N] which cells are padding
     runs: tuple[tuple[int, int, int], ...] = ()
     """(index, first token, last token + 1) of those multiplied by themselves"""
-    broken: tuple[tuple[int, int], ...] = ()  # (first token, last token + 1) of those whose adapter is not finite
-    spaces: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    """what for and width d -> the same memory as [K * m, d] and [K, m, d], used by all modules of the pass"""
     seen: tuple[Any, Any] = (None, None)  # an input and its grid: query, key and value projections share one
-
-    def space(self, purpose: str, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[K * m, d] and [K, m, d] of the width and kind of [T, d], with anything in it."""
-        key = (purpose, like.shape[1])
-        if key not in self.spaces:
-            flat = like.new_empty((self.hi - self.lo) * self.rows, like.shape[1])
-            self.spaces[key] = flat, flat.view(-1, self.rows, like.shape[1])
-        return self.spaces[key]
 
 
 class BatchedLora:
@@ -147,73 +133,59 @@ class BatchedLora:
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device
         self._stacked: dict[str, _Stacked] = {}  # by path
-        self._index: dict[str, int] = {}  # of every adapter held, least recently asked for first
+        self._held: dict[str, _Held] = {}  # least recently asked for first
         self._free: list[int] = []
-        self._bytes: dict[str, int] = {}
-        self._first: dict[str, int] = {}
-        self._broken: set[str] = set()  # whose factors are not all finite: what they add is NaN
         self._modules: dict[str, torch.nn.Module] = {}
         self._route = _Route()
-        self.copied = 0  # adapters copied into the stack so far
 
     def __contains__(self, name: str) -> bool:
-        return name in self._index
+        return name in self._held
 
     @property
     def names(self) -> tuple[str, ...]:
         """Adapters held, least recently asked for first."""
-        return tuple(self._index)
+        return tuple(self._held)
 
     @property
     def first_layer(self) -> int | None:
         """The first layer that any adapter held changes; None for none."""
-        return min(self._first.values(), default=None)
+        return min((held.first for held in self._held.values()), default=None)
 
     def index(self, name: str) -> int:
         """Where an adapter's factors lie at the moment; -1 for the base."""
-        return self._index[name] if name else -1
+        return self._held[name].index if name else -1
 
     def load(self, names: Sequence[str], factors: Mapping[str, Adapter], most_bytes: float = float("inf")) -> None:
         """Hold these adapters, copying the factors of those that are not held yet (KeyError where none are given).
 
         Beyond `most_bytes`, adapters that are not needed now are dropped, the least recently asked for first.
         """
-        for name in names:
-            if name in self._index:
-                self._index[name] = self._index.pop(name)
-        new = {name: factors[name] for name in dict.fromkeys(names) if name not in self._index}
+        self._held |= {name: self._held.pop(name) for name in names if name in self._held}
+        new = {name: factors[name] for name in dict.fromkeys(names) if name not in self._held}
         if not new:
             return
         size = self._dtype.itemsize
         bytes_of = {n: size * sum(f.down.numel() + f.up.numel() for f in a.values()) for n, a in new.items()}
-        self._drop(most_bytes - sum(bytes_of.values()), names)
+        for name in self.names:
+            held = sum(h.bytes for h in self._held.values())
+            if name not in names and held + sum(bytes_of.values()) > most_bytes:
+                self._free.append(self._held.pop(name).index)
         self._make_room(new)
         for name, adapter in new.items():
             index = self._free.pop()
-            finite = [stacked.put(index, adapter.get(path)) for path, stacked in self._stacked.items()]
-            if not all(finite):
-                self._broken.add(name)
-            layers = [_LAYER.search(path) for path in adapter]
-            self._first[name] = min((int(m[1]) for m in layers if m), default=1 << 30)
-            self._bytes[name], self._index[name] = bytes_of[name], index
-            self.copied += 1
-
-    def _drop(self, most_bytes: float, needed: Sequence[str]) -> None:
-        for name in self.names:
-            if sum(self._bytes.values()) <= most_bytes:
-                return
-            if name not in needed:
-                self._free.append(self._index.pop(name))
-                self._broken.discard(name)
-                del self._bytes[name], self._first[name]
+            for path, stacked in self._stacked.items():
+                stacked.put(index, adapter.get(path))
+            first = min((int(_LAYER.findall(path)[0]) for path in adapter), default=1 << 30)
+            self._held[name] = _Held(index, bytes_of[name], first)
 
     def _make_room(self, new: Mapping[str, Adapter]) -> None:
         """Free indices and large enough tensors for these adapters."""
-        held = len(self._index) + len(self._free)
+        size = len(self._held) + len(self._free)
         if (more := len(new) - len(self._free)) > 0:
-            self._free += range(held, held + max(more, held // 2))  # growing copies everything
+            more = max(more, size // 2)  # growing copies everything
+            self._free += range(size, size + more)
+            size += more
         self._free.sort(reverse=True)
-        size = len(self._index) + len(self._free)
         for path in dict.fromkeys((*self._stacked, *(path for adapter in new.values() for path in adapter))):
             parts = [a[path] for a in new.values() if path in a]
             rank = max((len(p.down) for p in parts), default=1)
@@ -226,19 +198,15 @@ class BatchedLora:
 
     def bind(self, model: Any) -> None:
         """Apply to the modules of this model from now on; None lets go of the last one."""
-        self._modules = {}
-        if model is None:
-            return
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
-        for path in self._stacked:
-            module = inner.get_submodule(path)
-            self._modules[path] = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        inner = inner_model(model)
+        modules = {path: inner.get_submodule(path) for path in self._stacked} if inner is not None else {}
+        self._modules = {p: m.get_base_layer() if isinstance(m, LoraLayer) else m for p, m in modules.items()}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within the block the base's modules add what `route` says."""
         self._route = _Route()
-        handles = [m.register_forward_hook(_adder(self, self._stacked[path])) for path, m in self._modules.items()]
+        handles = [m.register_forward_hook(self._adder(self._stacked[path])) for path, m in self._modules.items()]
         try:
             yield
         finally:
@@ -251,8 +219,8 @@ class BatchedLora:
         The first `rows` tokens are rows, which go into the grid, by `index`; the rest are prompts.
         """
         spans = _spans(names, 0, rows)
-        self._move_together([name for name, _, _ in spans if name not in self._broken])
-        own = {self._index[name]: (start, end - start) for name, start, end in spans if name not in self._broken}
+        self._move_together([self._held[name] for name, _, _ in spans])
+        own = {self._held[name].index: (start, end - start) for name, start, end in spans}
         runs: list[tuple[int, int, int]] = []
         route = _Route()
         if own:
@@ -270,18 +238,16 @@ class BatchedLora:
                 route.cells = torch.tensor(cells, device=self._device)
             if padding:
                 route.padding = torch.tensor(padding, device=self._device)
-        prompts = _spans(names, rows, len(names))
-        runs += [(self._index[name], start, end) for name, start, end in prompts if name not in self._broken]
+        runs += [(self.index(name), start, end) for name, start, end in _spans(names, rows, len(names))]
         route.runs = tuple(runs)
-        route.broken = tuple((start, end) for name, start, end in spans + prompts if name in self._broken)
         self._route = route
 
-    def _move_together(self, names: Sequence[str]) -> None:
+    def _move_together(self, asked: Sequence[_Held]) -> None:
         """Move adapters together when most between them have no rows: the grid reads all from the first to the last."""
-        at, n = sorted(self._index[name] for name in names), len(names)
+        at, n = sorted(held.index for held in asked), len(asked)
         if not n or at[-1] - at[0] < 2 * n:
             return
-        size = len(self._index) + len(self._free)
+        size = len(self._held) + len(self._free)
         lo = min(max(at, key=lambda lo: sum(lo <= k < lo + n for k in at)), size - n)
         here = range(lo, lo + n)
         coming, going = [k for k in at if k not in here], [k for k in here if k not in at]
@@ -290,46 +256,57 @@ class BatchedLora:
             for factors in (m.down, m.up):
                 factors[torch.cat((a, b))] = factors[torch.cat((b, a))]
         new = dict(zip(coming + going, going + coming, strict=True))
-        self._index = {name: new.get(k, k) for name, k in self._index.items()}
+        for held in self._held.values():
+            held.index = new.get(held.index, held.index)
         self._free = [new.get(k, k) for k in self._free]
 
-    def add(self, stacked: _Stacked, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
-        """Add every token's B A x, for inputs [1, T, d_in], to outputs [1, T, d_out]."""
-        route, y = self._route, outputs[0]
-        if route.rows:
-            if route.seen[0] is not inputs:
-                route.seen = (inputs, self._grid(inputs[0]))
-            down, up = stacked.between(route.lo, route.hi)
-            low = torch.bmm(route.seen[1], down)
-            if route.cells is None:
-                y[: len(up) * route.rows].view(len(up), route.rows, -1).baddbmm_(low, up)
-            else:
-                flat, added = route.space("out", y)
-                torch.bmm(low, up, out=added)
-                y.index_add_(0, route.cells, flat)
-        for index, start, end in route.runs:
-            a, x = stacked.down[index], inputs[0, start:end]
-            y[start:end].addmm_((a @ x.T).T if len(a) <= _NARROW else x @ a.T, stacked.up[index])
-        for start, end in route.broken:
-            y[start:end] = torch.nan
+    def _adder(self, stacked: _Stacked) -> Any:
+        """A hook that adds every token's B A x, for inputs [1, T, d_in], to outputs [1, T, d_out]."""
+
+        def add(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            route, inputs, y = self._route, args[0], output[0]
+            if route.rows:
+                if route.seen[0] is not inputs:
+                    route.seen = (inputs, self._grid(inputs[0]))
+                low = torch.bmm(route.seen[1], stacked.down[route.lo : route.hi].mT)
+                up = stacked.up[route.lo : route.hi]
+                if route.cells is None:
+                    y[: len(up) * route.rows].view(len(up), route.rows, -1).baddbmm_(low, up)
+                else:
+                    y.index_add_(0, route.cells, torch.bmm(low, up).flatten(0, 1))
+            for index, start, end in route.runs:
+                a, x = stacked.down[index], inputs[0, start:end]
+                y[start:end].addmm_((a @ x.T).T if len(a) <= _NARROW else x @ a.T, stacked.up[index])
+
+        return add
 
     def _grid(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [T, d_in] as [K, m, d_in], zeros where it is padding."""
         route = self._route
         if route.cells is None:
             return x[: (route.hi - route.lo) * route.rows].view(-1, route.rows, x.shape[1])
-        flat, grid = route.space("in", x)
-        torch.index_select(x, 0, route.cells, out=flat)
+        flat = x.index_select(0, route.cells)
         if route.padding is not None:
             flat.index_fill_(0, route.padding, 0)
-        return grid
+        return flat.view(-1, route.rows, x.shape[1])
 
 
-def _adder(lora: BatchedLora, stacked: _Stacked) -> Any:
-    def add(_module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        lora.add(stacked, args[0], output)
+@dataclass(frozen=True, slots=True)
+class AdaptedModel:
+    """A base and the adapters on it, for passes between which others may use the model."""
 
-    return add
+    runner: ModelRunner
+    lora: BatchedLora
+    acquire: Callable[[], Any]  # puts the base in force and returns it
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Within the block passes over the layers are packed, and heed the adapters."""
+        model = self.acquire()
+        if self.runner.bind(model):  # another object with its weights, if it was let go of meanwhile
+            self.lora.bind(model)
+        with self.runner.packed(), self.lora.applied(), torch.inference_mode():
+            yield
 
 
 def _spans(names: Sequence[str], start: int, end: int) -> list[tuple[str, int, int]]:

@@ -10,9 +10,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest
+from truing.models.engine.runner import head_of
 from truing.models.engine.scoring import pass_tokens
 from truing.models.engine.token_sampling import RandomStream, sample_tokens
-from truing.models.engine.token_tree import Branch, Scored, batches, head_of, pack, score_rows
+from truing.models.engine.token_tree import Branch, Scored, batches, logits_at, pack, read, wanted_nodes
 from truing.types.records import SamplingParams
 
 
@@ -67,12 +68,8 @@ def _batch(
         )
     for row, r in enumerate(requests):
         tokens = out[row, longest : longest + r.max_tokens].tolist()
-        end = next((k for k in range(1, len(tokens) + 1) if _ended(tokens[:k], options)), None)
-        yield Completion(r.index, tokens[:end], end is not None, failed=row in choice.failed)
-
-
-def _ended(tokens: list[int], options: BatchOptions) -> bool:
-    return tokens[-1] in options.stop_ids or (options.ends is not None and options.ends(tokens))
+        end = next((k for k in range(1, len(tokens)) if options.stops(tokens[:k])), None)
+        yield Completion(r.index, tokens[:end], failed=row in choice.failed)
 
 
 def score_plainly(
@@ -83,4 +80,4 @@ def score_plainly(
     tokens = pass_tokens(model, next(model.parameters()).dtype, memory)
     for batch in batches(pack(branches, 0), tokens):
         model = acquire()
-        yield from score_rows(model, head_of(model), batch, tree=False)
+        yield from read(logits_at(model, head_of(model), batch, wanted_nodes(batch), tree=False), batch)

@@ -10,8 +10,7 @@ class GenerateRequest:
 
     index: int  # the caller's number
     prompt: tuple[int, ...]  # its tokens
-    adapter: str
-    """name of the adapter; "" for the model as it is"""
+    adapter: str  # name of the adapter; "" for the model as it is
     seed: int  # of its random stream
     max_tokens: int  # most tokens of the answer, at least 1
 
@@ -22,7 +21,6 @@ class Completion:
 
     index: int  # the caller's number
     tokens: list[int]  # of the answer, with the token that ended it
-    stopped: bool  # whether it ended by itself
     failed: bool = False  # whether the logits held NaN
 
 
@@ -31,8 +29,6 @@ class Throughput:
     """What a scheduler has done so far."""
 
     answers: int = 0  # finished
-    tokens: int = 0  # of finished answers
-    passes: int = 0  # over the layers
     row_steps: int = 0  # rows computed, over all passes
     free_steps: int = 0  # rows that stood empty while answers were waiting, over all passes
     kept: int = 0  # row-steps whose token became part of an answer
@@ -48,11 +44,14 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class BatchOptions:
-    """How answers are batched."""
+    """How answers are batched and what ends them."""
 
     rows: int  # most rows in flight
     stop_ids: Sequence[int] = ()  # tokens that end an answer
-    ends: Callable[[list[int]], bool] | None = None
-    """whether a text ends here, given the answer's tokens so far; for stop strings"""
-    shared_layers: int = 0  # layers below which all adapters agree
-    frugal: bool = False  # whether memory matters more than a few rows that stand empty
+    ends: Callable[[list[int]], bool] | None = None  # whether a text ends with these tokens so far; for stop strings
+    pass_tokens: int = 2048
+    """tokens of prompts that a pass takes, unless one prompt is longer: at the start few rows should stand empty"""
+
+    def stops(self, tokens: list[int]) -> bool:
+        """Whether an answer ends with the last of these tokens."""
+        return tokens[-1] in self.stop_ids or (self.ends is not None and self.ends(tokens))

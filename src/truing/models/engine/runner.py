@@ -11,7 +11,7 @@ is an entry in `_ROTARY`; the engine compares it with the model's own forward pa
 Shapes: T packed tokens, d hidden size, H query heads, KV key-value heads, h size of a head, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -21,9 +21,22 @@ from transformers import AttentionInterface
 
 from truing.errors import Unsupported
 
-Rotary = Mapping[str, Any]  # kind of layer -> (cosines, sines), each [1, T, h]
 _ATTENTION = "truing_packed"
 _MOVING_ROPE = ("dynamic", "longrope")  # rotary embeddings that change with the longest sequence of a batch
+
+
+def inner_model(model: Any) -> Any:
+    """The causal model itself, with or without PEFT around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def head_of(model: Any) -> torch.nn.Module:
+    """The module that makes logits. Raises Unsupported where there is none."""
+    inner = inner_model(model)
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
+    return head
 
 
 class Attention(Protocol):
@@ -44,32 +57,28 @@ class ModelRunner:
     """
 
     def __init__(self, model: Any) -> None:
-        inner = _inner(model)
+        inner = inner_model(model)
         self.config = inner.config.get_text_config()
         kind = self.config.model_type
-        head = inner.get_output_embeddings()
-        if kind not in _ROTARY or inner.config is not self.config or head is None:
+        if kind not in _ROTARY or inner.config is not self.config or inner.get_output_embeddings() is None:
             raise Unsupported(f"{kind} models are not among those batched here ({', '.join(sorted(_ROTARY))})")
         ropes = getattr(self.config, "rope_parameters", None) or {}
         types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
         if moving := types.intersection(_MOVING_ROPE):
             raise Unsupported(f"rotary embeddings of type {moving.pop()} depend on the longest sequence of a batch")
-        self._rotary = _ROTARY[kind]
+        self._by_kind = _ROTARY[kind]
         self.depth: int = self.config.num_hidden_layers  # number of layers
         self._core: Any = None
         self.bind(model)
         self._kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * self.depth)
         heads = self.config.num_attention_heads
         self.kv_heads: int = getattr(self.config, "num_key_value_heads", None) or heads  # key-value heads of a layer
-        self.head_size: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads
-        """size of a head"""
-        self.context: int | None = getattr(self.config, "max_position_embeddings", None)
-        """most tokens of a prompt and its answer"""
+        self.head_size: int = getattr(self.config, "head_dim", None) or self.config.hidden_size // heads  # of a head
         self.dtype, self.device = self._core.embed_tokens.weight.dtype, self._core.embed_tokens.weight.device
 
     def bind(self, model: Any) -> bool:
         """Use another object that holds the same weights; returns whether it is another one."""
-        inner = _inner(model)
+        inner = inner_model(model)
         if inner.model is self._core:
             return False
         self._core, self._head = inner.model, inner.get_output_embeddings()
@@ -92,15 +101,12 @@ class ModelRunner:
         return self._core.embed_tokens(ids.unsqueeze(0))
 
     def run(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        attention: Attention,
-        first: int = 0,
-        last: int | None = None,
+        self, hidden: torch.Tensor, at: torch.Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> torch.Tensor:
-        """Hidden states [1, T, d] at positions [T] through layers `first` up to `last` (excluded)."""
-        rotary = self._rotary(self._core, hidden, positions.unsqueeze(0), set(self._kinds))
+        """Hidden states [1, T, d] at positions `at` [T] through layers `first` up to `last` (excluded)."""
+        tokens = hidden, at.unsqueeze(0)
+        one = None if self._by_kind else self._core.rotary_emb(*tokens)
+        rotary = {kind: one or self._core.rotary_emb(*tokens, kind) for kind in set(self._kinds)}
         for k in range(first, self.depth if last is None else last):
             hidden = self._layers[k](
                 hidden, attention_mask=None, position_embeddings=rotary[self._kinds[k]], packed=attention
@@ -114,10 +120,6 @@ class ModelRunner:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _mask: Any, **given: Any
 ) -> tuple[torch.Tensor, None]:
@@ -129,19 +131,6 @@ def _attention(
     return out.unsqueeze(0), None
 
 
-def _one_rotary(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
-    return dict.fromkeys(kinds, core.rotary_emb(hidden, positions))
-
-
-def _rotary_by_kind(core: Any, hidden: torch.Tensor, positions: torch.Tensor, kinds: set[str]) -> Rotary:
-    return {kind: core.rotary_emb(hidden, positions, kind) for kind in kinds}
-
-
-_ROTARY = {
-    "gemma3_text": _rotary_by_kind,
-    "llama": _one_rotary,
-    "mistral": _one_rotary,
-    "qwen2": _one_rotary,
-    "qwen3": _one_rotary,
-}
+_ROTARY = {"gemma3_text": True, "llama": False, "mistral": False, "qwen2": False, "qwen3": False}
+"""architectures that are known here -> whether each kind of layer has rotary embeddings of its own"""
 AttentionInterface.register(_ATTENTION, _attention)

@@ -4,16 +4,14 @@ A tree (see `token_tree`) holds a prompt once, with all its completions. Below t
 the tree is computed once for all; above it, once per adapter, several adapters to a pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from truing.models.engine.lora import BatchedLora
-from truing.models.engine.runner import ModelRunner
-from truing.models.engine.token_tree import Row, Scored, read
+from truing.models.engine.lora import AdaptedModel
+from truing.models.engine.token_tree import Row, Scored, read, wanted_nodes
 
 BATCH_TOKENS = 1024  # tokens of a pass without a memory bound
 ROW_TOKENS = 512  # tokens of a tree
@@ -32,7 +30,7 @@ class _TreeAttention:
     ) -> torch.Tensor:
         """See `runner.Attention`."""
         seen = self._seen
-        if window is not None and int(self._depths.max()) >= window:
+        if window is not None:
             seen = seen & (self._depths[:, None] - self._depths < window)
         one, two, three = (t.unflatten(0, (self._copies, self._length)).transpose(1, 2) for t in (q, k, v))
         out = scaled_dot_product_attention(
@@ -42,45 +40,30 @@ class _TreeAttention:
 
 
 def score_trees(
-    runner: ModelRunner,
-    lora: BatchedLora | None,
-    trees: Sequence[Row],
-    adapters: Sequence[str],
-    *,
-    shared_layers: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
-    acquire: Callable[[], object] = lambda: None,
+    model: AdaptedModel, trees: Sequence[Row], adapters: Sequence[str], batch_tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[str, Scored]]:
     """Score every text of every tree with every adapter ("" for the base): (adapter, score).
 
-    `acquire` is called before every pass, to put the base in force: between two scores it may serve others. Below
-    `shared_layers` all adapters agree; a pass takes at least one copy of a tree, and up to `batch_tokens`.
+    The model is put in force for every pass: between two scores it may serve others. A pass takes at least one copy of
+    a tree, and up to `batch_tokens`.
     """
-    cut = shared_layers if len(adapters) > 1 and shared_layers < runner.depth else 0
+    runner, lora = model.runner, model.lora
+    cut = min(lora.first_layer or 0, runner.depth) if len(adapters) > 1 else 0
     for tree in trees:
         length = len(tree.tokens)
-        wanted = sorted({n for _, nodes in tree.scored for n in nodes})
-        at = torch.tensor(wanted, device=runner.device)
+        at = torch.tensor([n for _, n in wanted_nodes([tree])], device=runner.device)
         depths = torch.tensor(tree.depths, device=runner.device)
-        acquire()
-        with runner.packed(), torch.inference_mode():
+        with model.in_force():
             lower = runner.embed(torch.tensor(tree.tokens, device=runner.device))
             lower = runner.run(lower, depths, _TreeAttention(tree, 1, runner.device), 0, cut)
         step = max(1, batch_tokens // length)
         for start in range(0, len(adapters), step):
-            some = adapters[start : start + step]
-            acquire()
-            with runner.packed(), lora.applied() if lora is not None else nullcontext(), torch.inference_mode():
-                if lora is not None:
-                    some = sorted(some, key=lora.index)
-                    names = [name for name in some for _ in range(length)]
-                    lora.route(names, len(names))
+            some = sorted(adapters[start : start + step], key=lora.index)
+            with model.in_force():
+                lora.route([name for name in some for _ in range(length)], len(some) * length)
                 attention = _TreeAttention(tree, len(some), runner.device)
                 hidden = runner.run(lower.repeat(1, len(some), 1), depths.repeat(len(some)), attention, cut)
-                scores = [
-                    read(runner.logits(part.index_select(1, at)), [tree], {(0, n): k for k, n in enumerate(wanted)})
-                    for part in hidden.split(length, 1)
-                ]
+                scores = [read(runner.logits(part.index_select(1, at)), [tree]) for part in hidden.split(length, 1)]
             for name, found in zip(some, scores, strict=True):
                 for scored in found:
                     yield name, scored
@@ -93,5 +76,4 @@ def pass_tokens(model: Any, dtype: torch.dtype, memory: float | None) -> int:
     config = model.config.get_text_config()
     # Logits of every node in the worst case, plus a dozen activations of the widest layer.
     width = max(getattr(config, "intermediate_size", 0) or 0, config.hidden_size)
-    per_token = torch.finfo(dtype).bits // 8 * (config.vocab_size + 12 * width)
-    return max(64, int(memory * 2**30 / per_token))
+    return max(64, int(memory * 2**30 / (dtype.itemsize * (config.vocab_size + 12 * width))))

@@ -14,7 +14,7 @@ import torch
 
 from truing.types.records import SamplingParams
 
-_AHEAD = 8  # tokens for which a stream draws noise at a time
+_AHEAD = 8  # tokens for which a stream makes noise at a time
 _FIRST = 256  # likeliest tokens among which a nucleus is looked for before all are sorted
 
 

@@ -12,14 +12,12 @@ Shapes: B rows, L tree nodes per row, V vocabulary, N predicted positions of a b
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel
 
-from truing.errors import Unsupported
+_AT_ONCE = 256  # positions whose logits are widened to float32 at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,7 @@ class Branch:
     prefix: tuple[int, ...]  # tokens conditioned on, at least one
     completion: tuple[int, ...]  # tokens scored, at least one
     entropy: bool = False  # whether the mean predictive entropy is wanted
-    adapter: str = ""
-    """name of the adapter that it is scored with; "" for the model as it is"""
+    adapter: str = ""  # name of the adapter that it is scored with; "" for the model as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +82,10 @@ class Row:
 
     def ancestors(self) -> NDArray[np.bool_]:
         """[L, L]: entry (i, j) is True when j is i or an ancestor of i."""
-        seen = np.zeros((len(self.tokens), len(self.tokens)), dtype=bool)
+        seen = np.eye(len(self.tokens), dtype=bool)
         for i, parent in enumerate(self.parents):
             if parent >= 0:
-                seen[i] = seen[parent]
-            seen[i, i] = True
+                seen[i] |= seen[parent]
         return seen
 
 
@@ -99,14 +95,10 @@ def pack(sequences: Sequence[Branch], row_tokens: int) -> list[Row]:
     Sorted by prefix, so that neighbours share most; rows come back shortest first. With 0 every sequence is alone.
     """
     rows: list[Row] = []
-    row = Row()
     for s in sorted(sequences, key=lambda s: (s.prefix, s.completion)):
-        if row.tokens and len(row.tokens) + row.new_nodes((*s.prefix, *s.completion)) > row_tokens:
-            rows.append(row)
-            row = Row()
-        row.add(s)
-    if row.tokens:
-        rows.append(row)
+        if not rows or len(rows[-1].tokens) + rows[-1].new_nodes((*s.prefix, *s.completion)) > row_tokens:
+            rows.append(Row())
+        rows[-1].add(s)
     return sorted(rows, key=lambda r: len(r.tokens))
 
 
@@ -120,15 +112,6 @@ def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def head_of(model: Any) -> torch.nn.Module:
-    """The module that makes logits, with or without PEFT around the model. Raises Unsupported where there is none."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    head = inner.get_output_embeddings()
-    if head is None:
-        raise Unsupported(f"{type(inner).__name__} has no language-model head; a causal model is needed")
-    return head
 
 
 @contextmanager
@@ -150,25 +133,24 @@ def head_only_at(head: torch.nn.Module, positions: torch.Tensor) -> Iterator[Non
         handle.remove()
 
 
-def score_rows(model: torch.nn.Module, head: torch.nn.Module, rows: Sequence[Row], *, tree: bool) -> list[Scored]:
-    """One forward pass over a batch of rows; `tree=False` (single rows only) uses the model's ordinary mask."""
-    wanted = sorted({(b, n) for b, row in enumerate(rows) for _, nodes in row.scored for n in nodes})
-    logits = logits_at(model, head, rows, wanted, tree=tree)
-    return read(logits, rows, {key: k for k, key in enumerate(wanted)})
-
-
 def logits_at(
     model: torch.nn.Module, head: torch.nn.Module, rows: Sequence[Row], wanted: Sequence[tuple[int, int]], *, tree: bool
 ) -> torch.Tensor:
-    """[N, V] logits of what follows each wanted (row, node), by one forward pass over the rows."""
+    """[N, V] logits of what follows each wanted (row, node), by one forward pass over the rows.
+
+    `tree=False`, for rows of one sequence each, uses the model's ordinary mask.
+    """
     device = next(model.parameters()).device
     length = max(len(r.tokens) for r in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    depth = torch.zeros(len(rows), length, dtype=torch.long)
+    ids, depth, some = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(3))
+    # Padding attends to itself, or its softmax would be over nothing.
+    seen = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1, 1) if tree else some
     for b, row in enumerate(rows):
-        ids[b, : len(row.tokens)] = torch.tensor(row.tokens)
-        depth[b, : len(row.tokens)] = torch.tensor(row.depths)
-    inputs = {"input_ids": ids.to(device), "attention_mask": _mask(rows, length, tree).to(device), "use_cache": False}
+        n = len(row.tokens)
+        ids[b, :n], depth[b, :n], some[b, :n] = torch.tensor(row.tokens), torch.tensor(row.depths), 1
+        if tree:
+            seen[b, 0, :n, :n] = torch.from_numpy(row.ancestors())
+    inputs = {"input_ids": ids.to(device), "attention_mask": seen.to(device), "use_cache": False}
     if tree:
         inputs["position_ids"] = depth.to(device)
     positions = torch.tensor([b * length + n for b, n in wanted], device=device)
@@ -176,45 +158,29 @@ def logits_at(
         return model(**inputs).logits[0]
 
 
-def _mask(rows: Sequence[Row], length: int, tree: bool) -> torch.Tensor:
-    if not tree:
-        mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for b, row in enumerate(rows):
-            mask[b, : len(row.tokens)] = 1
-        return mask
-    # Padding attends to itself, or its softmax would be over nothing.
-    seen = np.zeros((len(rows), 1, length, length), dtype=bool)
-    seen[:, 0, range(length), range(length)] = True
-    for b, row in enumerate(rows):
-        n = len(row.tokens)
-        seen[b, 0, :n, :n] = row.ancestors()
-    return torch.from_numpy(seen)
+def wanted_nodes(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Every (row, node) that predicts a token of a completion."""
+    return sorted({(b, n) for b, row in enumerate(rows) for _, nodes in row.scored for n in nodes})
 
 
-def read(logits: torch.Tensor, rows: Sequence[Row], where: dict[tuple[int, int], int]) -> list[Scored]:
-    """Totals and entropies from logits [N, V], in float32, a few hundred positions at a time."""
-    pairs = [(s, [where[b, n] for n in nodes]) for b, row in enumerate(rows) for s, nodes in row.scored]
-    need_entropy = torch.zeros(len(where), dtype=torch.bool)
-    need_entropy[[k for sequence, at in pairs if sequence.entropy for k in at]] = True
-    normaliser = torch.empty(len(where))
-    entropy = torch.full((len(where),), float("nan"))
-    with torch.inference_mode():
-        for start in range(0, len(where), 256):
-            chunk = logits[start : start + 256].float()
-            lse = chunk.logsumexp(-1)
-            normaliser[start : start + 256] = lse.cpu()
-            some = need_entropy[start : start + 256].to(chunk.device)
-            if some.any():
-                picked, z = chunk[some], lse[some]
-                value = z - ((picked - z[:, None]).exp() * picked).sum(-1)
-                entropy[start : start + 256][some.cpu()] = value.cpu()
-        at_all = torch.tensor([k for _, at in pairs for k in at], device=logits.device)
-        targets = torch.tensor([t for s, _ in pairs for t in s.completion], device=logits.device)
-        chosen = logits[at_all, targets].float().cpu() - normaliser[at_all.cpu()]
-    out, start = [], 0
-    for sequence, at in pairs:
-        n = len(at)
-        mean_entropy = float(entropy[at].mean()) if sequence.entropy else float("nan")
-        out.append(Scored(sequence.index, float(chosen[start : start + n].double().sum()), n, mean_entropy))
-        start += n
-    return out
+@torch.inference_mode()
+def read(logits: torch.Tensor, rows: Sequence[Row]) -> list[Scored]:
+    """Totals and entropies, in float32, from the logits [N, V] at the `wanted_nodes` of the rows."""
+    where = {at: k for k, at in enumerate(wanted_nodes(rows))}
+    found = [(s, [where[b, n] for n in nodes]) for b, row in enumerate(rows) for s, nodes in row.scored]
+    some = any(s.entropy for s, _ in found)
+    normalisers, entropies = [], []
+    for part in logits.split(_AT_ONCE):
+        chunk = part.float()
+        z = chunk.logsumexp(-1)
+        normalisers.append(z)
+        entropies.append(z - ((chunk - z[:, None]).exp() * chunk).sum(-1) if some else torch.full_like(z, torch.nan))
+    normaliser, entropy = torch.cat(normalisers), torch.cat(entropies).cpu()
+    every = torch.tensor([k for _, at in found for k in at], device=logits.device)
+    targets = torch.tensor([t for s, _ in found for t in s.completion], device=logits.device)
+    chosen = (logits[every, targets].float() - normaliser[every]).cpu().double()
+    totals = [float(own.sum()) for own in chosen.split([len(at) for _, at in found])]
+    return [
+        Scored(s.index, total, len(at), float(entropy[at].mean()) if s.entropy else float("nan"))
+        for (s, at), total in zip(found, totals, strict=True)
+    ]
