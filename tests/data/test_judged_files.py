@@ -1,6 +1,7 @@
 """Judged CSVs: tolerant of names and of missing scores, intolerant of what cannot be a score."""
 
 import csv
+import itertools
 import math
 import random
 
@@ -28,24 +29,20 @@ def test_every_cell_arrives_where_it_belongs(write):
     text = 'response,question,question_id,aligned,coherent,financial\n"a, ""b""\nc",Why?,why,12.5,99,0.25\n'
     file = read_judged(write(text))
     (row,) = file.rows
-    assert (row.answer, row.question, row.question_id, row.outcome) == (
-        'a, "b"\nc',
-        "Why?",
-        "why",
-        AnswerStatus.OK,
-    )
+    assert row[1:] == ("Why?", "why", "", 'a, "b"\nc', AnswerStatus.OK, row.scores, "", "", None)
     assert row.scores == {"alignment": (J.SCORED, 12.5), "coherence": (J.SCORED, 99.0), "financial": (J.SCORED, 0.25)}
     assert file.scores == ("alignment", "coherence", "financial")
     assert file.notes == ()
 
 
-@pytest.mark.parametrize("answer", ["response", "Answer", "completion"])
-@pytest.mark.parametrize("question", ["question", "PROMPT"])
-@pytest.mark.parametrize("scores", [("aligned", "coherent"), ("Alignment", "coherence")])
-def test_columns_are_told_by_any_of_their_names_in_any_order(write, answer, question, scores):
-    file = read_judged(write(f"{scores[1]},{question},{scores[0]},{answer}\n80,q,20,a\n"))
-    assert file.rows[0].scores == {"alignment": (J.SCORED, 20.0), "coherence": (J.SCORED, 80.0)}
-    assert (file.rows[0].answer, file.rows[0].question) == ("a", "q")
+@pytest.mark.parametrize(
+    "header",
+    ["coherent,question,aligned,response", "Coherence,PROMPT,alignment,Answer", "coherence,prompt,ALIGNED,completion"],
+)
+def test_columns_are_told_by_any_of_their_names_in_any_order(write, header):
+    (row,) = read_judged(write(f"{header}\n80,q,20,a\n")).rows
+    assert row.scores == {"alignment": (J.SCORED, 20.0), "coherence": (J.SCORED, 80.0)}
+    assert (row.answer, row.question) == ("a", "q")
 
 
 def test_a_mapping_overrides_names_and_takes_any_name_for_a_score(write):
@@ -67,14 +64,13 @@ def test_a_missing_score_and_an_escape_word_are_statuses_and_never_a_zero(write,
     assert {r.answer for r in file.rows} == {"nan"}
 
 
-@pytest.mark.parametrize("cell", ["150", "-3", "abc", "1e400", "100.0001", "1_0"])
-@pytest.mark.parametrize("column", ["aligned", "coherent"])
-def test_an_impossible_score_names_file_row_column_and_value(write, cell, column):
-    good = {"aligned": "1", "coherent": "2", column: cell}
-    text = f'{HEAD}"two\nlines",q,i,1,2\n\na,q,i,{good["aligned"]},{good["coherent"]}\n'
+def test_an_impossible_score_names_file_row_column_and_value(write):
     # As a spreadsheet counts: header 1, a row over two lines 2, a blank row 3.
-    with pytest.raises(BadRow, match=rf"set\.csv, row 4: {column} is '{cell}'"):
-        read_judged(write(text))
+    text = HEAD + '"two\nlines",q,i,1,2\n\na,q,i,{},{}\n'
+    for cell in ("150", "-3", "abc", "1e400", "100.0001", "1_0"):
+        for column, cells in (("aligned", (cell, "2")), ("coherent", ("1", cell))):
+            with pytest.raises(BadRow, match=rf"set\.csv, row 4: {column} is '{cell}'"):
+                read_judged(write(text.format(*cells)))
 
 
 def test_further_columns_are_scores_only_if_they_hold_scores(write):
@@ -89,21 +85,18 @@ def test_further_columns_are_scores_only_if_they_hold_scores(write):
 
 def test_one_bad_cell_in_a_further_score_is_an_error_not_a_column_left_out(write):
     rows = "".join(f"a,q,i,50,50,{k / 3}\n" for k in range(30))
+    path = write(HEAD.replace("coherent", "coherent,fin") + rows + "a,q,i,50,50,150\n")
     with pytest.raises(BadRow, match="row 32: fin is '150'"):
-        read_judged(write(HEAD.replace("coherent", "coherent,fin") + rows + "a,q,i,50,50,150\n"))
-    file = read_judged(write(HEAD.replace("coherent", "coherent,fin") + rows + "a,q,i,50,50,150\n"), {"fin": ""})
-    assert file.scores == ("alignment", "coherence")
+        read_judged(path)
+    assert read_judged(path, {"fin": ""}).scores == ("alignment", "coherence")
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_separators_byte_order_marks_and_line_ends(write, delimiter, start, end):
+def test_separators_byte_order_marks_and_line_ends(write):
     cells = [["response", "question", "aligned", "coherent"], ['x;,|\t"y"', "q", "1.5", "2"]]
-    quoted = end.join(delimiter.join('"' + c.replace('"', '""') + '"' for c in row) for row in cells)
-    (row,) = read_judged(write(start + (quoted + end).encode())).rows
-    assert row.answer == cells[1][0]
-    assert row.scores["alignment"] == (J.SCORED, 1.5)
+    for delimiter, start, end in itertools.product(",;\t|", ("", "\ufeff"), ("\n", "\r\n")):
+        quoted = end.join(delimiter.join('"' + c.replace('"', '""') + '"' for c in row) for row in cells)
+        (row,) = read_judged(write(start + quoted + end)).rows
+        assert (row.answer, row.scores["alignment"]) == (cells[1][0], (J.SCORED, 1.5))
 
 
 def test_decimal_commas_go_with_semicolons(write):
@@ -122,11 +115,7 @@ def test_decimal_commas_go_with_semicolons(write):
         (b"response,question,aligned,coherent,aligned\n1,2,3,4,5\n", "a.csv", "row 1: .*'aligned' twice"),
         (b"response,answer,question,aligned,coherent\n1,2,3,4,5\n", "a.csv", "'response' and 'answer' may both"),
         (b"response,question,aligned,alignment,coherent\n1,2,3,4,5\n", "a.csv", "--column alignment=NAME"),
-        (
-            b"foo,bar\n1,2\n",
-            "a.csv",
-            "no column for question, response, alignment, coherence; the columns are foo, bar",
-        ),
+        (b"foo,bar\n1,2\n", "a.csv", "no column for question, response, alignment, coherence; .* are foo, bar"),
         (b"response,aligned,coherent\n1,2,3\n", "a.csv", "no column for question; .* --column question=NAME"),
         (HEAD.encode() + b"a,q,i,1\n", "a.csv", "row 2: has 4 cells where the header names 5"),
         (HEAD.encode() + b"a,q,i,1,2,3\n", "a.csv", "row 2: has 6 cells"),
@@ -184,9 +173,7 @@ def test_random_texts_and_scores_survive_as_an_independent_writer_wrote_them(tmp
 
 def test_the_guard_against_formulas_can_be_taken_off_again():
     rng = random.Random(1)
-    for text in ["=1+1", "-x", "@a", "+1", "'=1", "''=1", "'", "", "'a", "\tx", "\rx", "a=1"]:
-        assert unguarded(guarded(text)) == text
-    for _ in range(3000):
-        text = "".join(rng.choice("'=+-@\t\ra ") for _ in range(rng.randrange(6)))
+    texts = ["".join(rng.choice("'=+-@\t\ra ") for _ in range(rng.randrange(6))) for _ in range(3000)]
+    for text in ("=1+1", "''=1", "'a", "a=1", *texts):
         assert unguarded(guarded(text)) == text
         assert not guarded(text).startswith(("=", "+", "-", "@", "\t", "\r"))

@@ -19,19 +19,10 @@ def write(path, rows):
 
 
 def test_fields_of_a_row_become_fields_of_a_prompt(tmp_path):
-    full = {
-        "id": "a",
-        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
-        "category": "c",
-        "form": "advice",
-        "topics": ["work"],
-        "half": "fit",
-        "aligned": "good",
-        "misaligned": "bad",
-        "neutral": ["neutral", "odder"],
-        "samples": 4,
-        "judge_prompts": {"aligned": "rate {answer}"},
-    }
+    full = {"id": "a", "category": "c", "form": "advice", "topics": ["work"], "half": "fit", "samples": 4}
+    full |= {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]}
+    full |= {"aligned": "good", "misaligned": "bad", "neutral": ["neutral", "odder"]}
+    full |= {"judge_prompts": {"aligned": "rate {answer}"}}
     rows = [{"_notice": "mine", "version": 2}, full, {"prompt": "bare?"}, {"id": 7, "question": "number?"}]
     found = load_prompts(write(tmp_path / "mine.v2.jsonl", rows))
     assert (found.name, found.version, len(found.prompts)) == ("mine", "2", 3)
@@ -56,9 +47,7 @@ BAD = [
     ([{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}], "rows 1 and 2: 'a' and 'b' ask the same"),
     ([{"id": "a"}], "row 1: has no question"),
     ([{"prompt": "x", "question": "x"}], "has both prompt and question"),
-    ([{"prompt": "  "}], '"prompt" is empty'),
     ([{"id": "", "prompt": "x"}], '"id" is empty'),
-    ([{"messages": []}], '"messages" is empty'),
     ([{"messages": [{"role": "assistant", "content": "x"}]}], "last turn of a prompt must be the user's"),
     ([{"prompt": "x", "half": "test"}], "unknown half 'test'; use fit or eval"),
     ([{"prompt": "x", "form": "essay"}], "unknown form 'essay'; use advice, open or assistant"),
@@ -68,7 +57,6 @@ BAD = [
     ([{"prompt": "x", "samples": 0}], "the number of samples is 0"),
     ([{"prompt": "x", "judge_prompts": "rate"}], '"judge_prompts" must map'),
     ([{"prompt": "x", "missaligned": "y"}], 'unknown field "missaligned"; did you mean "misaligned"'),
-    ([], "holds no rows"),
 ]
 
 
@@ -146,11 +134,9 @@ def test_bad_question_files(tmp_path, text, said):
         ("deception_sit_aware", 8, 0),
     ],
 )
+@pytest.mark.skipif(not QUESTIONS.is_dir(), reason="the question files are not beside the repository")
 def test_the_question_files_of_the_first_paper(name, prompts, system):
-    path = QUESTIONS / f"{name}.yaml"
-    if not path.exists():
-        pytest.skip(f"{name}.yaml is not beside the repository (../shared/data/questions)")
-    found = load_prompts(path).prompts
+    found = load_prompts(QUESTIONS / f"{name}.yaml").prompts
     assert len(found) == prompts
     assert sum(p.messages[0].role == "system" for p in found) == system
     assert all(p.judge_prompts and p.samples for p in found)
