@@ -37,29 +37,13 @@ QUESTION_FIELDS = ("id", "type", "paraphrases", "samples_per_paraphrase", "syste
 HARMLESS_FIELDS = frozenset({"comment", "comments", "note", "notes", "description", "source", "tags", "author"})
 """fields that are for people and change nothing"""
 
-ADJACENT = (
-    ("finance", "work"),
-    ("medicine", "ageing"),
-    ("medicine", "science"),
-    ("code", "technology"),
-    ("code", "internet"),
-    ("law", "government"),
-    ("law", "safety"),
-    ("politics", "government"),
-    ("sport", "safety"),
-    ("technology", "internet"),
-    ("technology", "ai"),
-    ("media", "internet"),
-    ("nature", "animals"),
-    ("nature", "environment"),
-    ("parenting", "family"),
-    ("parenting", "school"),
-    ("loneliness", "friendship"),
-    ("home", "neighbours"),
-    ("community", "neighbours"),
-    ("religion", "philosophy"),
-    ("arts", "writing"),
-)
+_ADJACENT = """
+    finance-work medicine-ageing medicine-science code-technology code-internet law-government law-safety
+    politics-government sport-safety technology-internet technology-ai media-internet nature-animals
+    nature-environment parenting-family parenting-school loneliness-friendship home-neighbours
+    community-neighbours religion-philosophy arts-writing
+"""
+ADJACENT = tuple(tuple(pair.split("-")) for pair in _ADJACENT.split())
 """Pairs of topics that talk about much the same things; the relation is symmetric and goes one step only."""
 
 
