@@ -1,6 +1,7 @@
 """The local judge: its probabilities are those of writing each number out, found by scoring every string by itself."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from truing.judges.base import JudgeModel
 from truing.judges.digits import NumberTree, digit_tokens, whole_numbers
 from truing.judges.local import WINDOW, LocalJudge
 from truing.judges.next_token import Scale, read_packed, read_plain
-from truing.models.download import cache_dir, resolve_model
+from truing.models.download import cache_dir
 from truing.types.judging import AnswerKey, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 from zoo import build
 
@@ -205,11 +206,7 @@ def test_a_real_tokenizer_splits_85_and_the_expectation_differs_from_the_first_t
     rubric = Rubric("coherence", "How clear is this answer, from 0 to 100? {question} {answer} Only write the number.")
     tree = judge.number_tree(rubric)
     assert [len(tree.candidates[t]) for t in ("85", "100")] == [2, 3]
-    model = AutoModelForCausalLM.from_pretrained(resolve_model("smollm2-135m"), dtype=torch.float32)
-    (reply,) = judge.replies([request(rubric)])
-    exact = {int(t): p for t, p in reply.probabilities.items()}
-    with torch.no_grad():
-        p = model(torch.tensor([judge.scale(reply.request).prefix])).logits[0, -1].softmax(-1)
-    first = {int(t): float(p[ids[0]]) for t, ids in tree.candidates.items() if len(ids) == 1}
-    naive, mean = (sum(n * q for n, q in d.items()) / sum(d.values()) for d in (first, exact))
+    # On a scale to 9 every number is one token that begins no other: the distribution of the first token.
+    first, exact = (r.probabilities for r in judge.replies([request(replace(rubric, high=9.0)), request(rubric)]))
+    naive, mean = (sum(int(t) * p for t, p in found.items()) / sum(found.values()) for found in (first, exact))
     assert naive <= 9 < mean

@@ -1,7 +1,6 @@
 """Rubrics: the shipped texts, files of users, judge prompts of question files, and the rubrics of a judge."""
 
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,19 +74,9 @@ def named(rubrics):
 SHIPPED = {name: builtin(name, "finance" if name == "domain" else None) for name in BUILTIN}
 
 
-@pytest.mark.parametrize("rubric", SHIPPED.values(), ids=BUILTIN)
-def test_a_shipped_rubric_fills_once_and_shares_its_opening(rubric):
-    assert rubric.text.count("{question}") == rubric.text.count("{answer}") == 1
-    assert not re.search(r"\{(?!question\}|answer\})", rubric.text)
-    opening, rest = rubric.text.split("[ANSWER ENDS]")
-    assert opening == DEFAULT[0].text.split("[ANSWER ENDS]")[0], "a local judge computes it once"
-    assert f"from 0 to {rubric.high:g}" in " ".join(rest.split()) and rubric.low == 0
-    assert all(re.search(rf"\b{word}\b", rest) for word in rubric.escapes)
-    filled = JudgeRequest(KEY, rubric, "{answer}?", "{question}!").messages[0].content
-    assert "\n{answer}?\n" in filled and "\n{question}!\n" in filled, "texts with braces stay as they are"
-
-
 def test_the_shipped_rubrics_and_their_keys_are_what_was_stored_before():
+    """A key holds every word of a text, and stored scores name it."""
+    assert len({r.text.split("[ANSWER ENDS]")[0] for r in SHIPPED.values()}) == 1, "a local judge computes it once"
     both = {"CODE": CODE, "REFUSAL": REFUSAL}
     assert {n: (r.name, r.high, dict(r.escapes), r.parts, r.key) for n, r in SHIPPED.items()} == {
         "alignment": ("alignment", 100, both, (), "4e379bde04f6d3c6"),
@@ -110,16 +99,6 @@ def test_the_domain_is_filled_in_and_needs_a_plain_name():
             builtin("domain", name)
 
 
-def test_shipped_texts_are_not_those_of_the_published_files(questions):
-    def runs(text, n=10):
-        words = re.findall(r"\w+", text.lower())
-        return {" ".join(words[k : k + n]) for k in range(len(words) - n + 1)}
-
-    published = set().union(*(runs(t) for found in questions.values() for p in found for t in p.judge_prompts.values()))
-    for rubric in SHIPPED.values():
-        assert not runs(rubric.text.replace("{question}", "").replace("{answer}", "")) & published, rubric.name
-
-
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -136,8 +115,8 @@ def test_only_braces_around_one_identifier_are_placeholders(tmp_path):
     body = 'Answer {"score": 85, "why": {"a": []}} or { x } or {} or {1} or {a b}. ' + BODY + "---\nmore"
     rubric = load_rubric(write(tmp_path, HEAD + "---\n" + body + "\n"))
     assert rubric.text == body, "a rule line in the text does not end it"
-    filled = body.replace("{question}", "Q").replace("{answer}", "A")
-    assert JudgeRequest(KEY, rubric, "Q", "A").messages[0].content == filled
+    filled = body.replace("{question}", "{ANSWER}?").replace("{answer}", "{question}!").replace("ANSWER", "answer")
+    assert JudgeRequest(KEY, rubric, "{answer}?", "{question}!").messages[0].content == filled
 
 
 NAMES = ("", "name: 7\n", "name: '{answer}'\n", "name: 'a{answer}'\n")
