@@ -144,8 +144,8 @@ def _id(value: Any) -> str:
 def _question(row: Row) -> Messages:
     given = [k for k in ("messages", "prompt", "question") if k in row]
     if len(given) != 1:
-        said = "has both " + " and ".join(given) if given else "has no question"
-        raise BadValue(f'{said}; give either "messages" or a text in "prompt" or "question"')
+        problem = "has both " + " and ".join(given) if given else "has no question"
+        raise BadValue(f'{problem}; give either "messages" or a text in "prompt" or "question"')
     if given[0] != "messages" and isinstance(row[given[0]], str):
         return (Message("user", text_field(row, given[0])),)
     messages = turns_field(row, given[0])
