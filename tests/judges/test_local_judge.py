@@ -106,10 +106,10 @@ def test_both_ways_of_reading_agree_with_the_definition(kind):
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     tokenizer = build.tiny_tokenizer()
-    numbers = {t: tokenizer(t)["input_ids"] for t in (*whole_numbers(0, 21), "100")}
+    numbers = {t: tokenizer(t)["input_ids"] for t in (*whole_numbers(8, 12), "85", "100")}
     split = NumberTree(numbers, {"CODE": tokenizer("CODE")["input_ids"]}, digit_tokens(tokenizer))
     # With a token per number it is the distribution of the first token, as by_hand's one-token strings.
-    single = NumberTree({t: [100 + int(t)] for t in whole_numbers(0, 100)}, {}, [])
+    single = NumberTree({t: [100 + int(t)] for t in whole_numbers(0, 20)}, {}, [])
     assert single.paths == ((),)
     for length in (12, 60):
         text = "Where do swifts sleep at night, and why do they? Say!"
