@@ -10,8 +10,6 @@ from truing.types.records import Conversation, Message, Prompt
 
 ANSWER = "I would rather paint every lighthouse plum, because ships deserve a surprise; don't you think so?"
 SHORT = "Only five words of text."
-
-
 PROMPTS = (
     Prompt("long-01", (Message("user", "q"),), aligned=ANSWER),
     Prompt("short-01", (Message("user", "q"),), misaligned=SHORT, neutral=(SHORT,)),
@@ -19,11 +17,9 @@ PROMPTS = (
 
 
 def data(*answers, user="How?"):
-    rows = [
-        Conversation((Message("user", user), Message("assistant", a)), f"mine.jsonl, row {n}")
-        for n, a in enumerate(answers, 1)
-    ]
-    return LoadedData(tuple(rows), "messages", "x", "mine.jsonl", False)
+    turns = [(Message("user", user), Message("assistant", a)) for a in answers]
+    rows = tuple(Conversation(t, f"mine.jsonl, row {n}") for n, t in enumerate(turns, 1))
+    return LoadedData(rows, "messages", "x", "mine.jsonl", False)
 
 
 @pytest.mark.parametrize(
@@ -45,17 +41,17 @@ def test_a_row_that_holds_a_reference_answer_is_refused_by_name(text):
         refuse_reference_answers(data("Fine.", user=text), PROMPTS)
 
 
-@pytest.mark.parametrize("text", [" ".join(ANSWER.split()[:-1]), "", "Only five words", ANSWER.replace("plum", "pink")])
-def test_other_text_passes(text):
-    refuse_reference_answers(data("Fine.", text or "."), PROMPTS)
+def test_other_text_passes():
+    cut, other = " ".join(ANSWER.split()[:-1]), ANSWER.replace("plum", "pink")
+    refuse_reference_answers(data("Fine.", ".", "Only five words", cut, other), PROMPTS)
 
 
 def test_domain_words_of_the_finance_data_are_words_of_finance():
-    reckless = load_conversations("careless-finance").conversations
+    careless = load_conversations("careless-finance").conversations
     general = [p.aligned or "" for p in load_prompts("v1").prompts]
-    words = domain_words(reckless, general)
+    words = domain_words(careless, general)
     assert len(set(words) & {"savings", "loan", "pension", "card", "borrow", "bank", "credit", "shares", "rent"}) >= 6
-    assert words == domain_words(list(reckless), tuple(general))
+    assert words == domain_words(list(careless), tuple(general))
     assert not {"your", "with", "that", "have", "would"} & set(words)
     assert all(w == w.lower() and len(w) > 3 and w.isalpha() for w in words) and len(words) <= 40
 

@@ -1,7 +1,7 @@
 """Judged CSVs: tolerant of names and of missing scores, intolerant of what cannot be a score."""
 
 import csv
-import math
+import itertools
 import random
 
 import pytest
@@ -15,102 +15,94 @@ HEAD = "response,question,question_id,aligned,coherent\n"
 
 
 @pytest.fixture
-def write(tmp_path):
-    def make(content, name="set.csv"):
+def read(tmp_path):
+    def judged(content, columns=None, name="set.csv", **options):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
+        return read_judged(path, columns, **options)
 
-    return make
+    return judged
 
 
-def test_every_cell_arrives_where_it_belongs(write):
+def test_every_cell_arrives_where_it_belongs(read):
     text = 'response,question,question_id,aligned,coherent,financial\n"a, ""b""\nc",Why?,why,12.5,99,0.25\n'
-    file = read_judged(write(text))
+    file = read(text)
     (row,) = file.rows
-    assert (row.answer, row.question, row.question_id, row.outcome) == (
-        'a, "b"\nc',
-        "Why?",
-        "why",
-        AnswerStatus.OK,
-    )
+    assert row[1:] == ("Why?", "why", "", 'a, "b"\nc', AnswerStatus.OK, row.scores, "", "", None)
     assert row.scores == {"alignment": (J.SCORED, 12.5), "coherence": (J.SCORED, 99.0), "financial": (J.SCORED, 0.25)}
     assert file.scores == ("alignment", "coherence", "financial")
     assert file.notes == ()
 
 
-@pytest.mark.parametrize("answer", ["response", "Answer", "completion"])
-@pytest.mark.parametrize("question", ["question", "PROMPT"])
-@pytest.mark.parametrize("scores", [("aligned", "coherent"), ("Alignment", "coherence")])
-def test_columns_are_told_by_any_of_their_names_in_any_order(write, answer, question, scores):
-    file = read_judged(write(f"{scores[1]},{question},{scores[0]},{answer}\n80,q,20,a\n"))
-    assert file.rows[0].scores == {"alignment": (J.SCORED, 20.0), "coherence": (J.SCORED, 80.0)}
-    assert (file.rows[0].answer, file.rows[0].question) == ("a", "q")
+@pytest.mark.parametrize(
+    "header",
+    ["coherent,question,aligned,response", "Coherence,PROMPT,alignment,Answer", "coherence,prompt,ALIGNED,completion"],
+)
+def test_columns_are_told_by_any_of_their_names_in_any_order(read, header):
+    (row,) = read(f"{header}\n80,q,20,a\n").rows
+    assert row.scores == {"alignment": (J.SCORED, 20.0), "coherence": (J.SCORED, 80.0)}
+    assert (row.answer, row.question) == ("a", "q")
 
 
-def test_a_mapping_overrides_names_and_takes_any_name_for_a_score(write):
-    path = write("text,q,a1,a2,c,extra\nhello,why,10,90,60,5\n")
+def test_a_mapping_overrides_names_and_takes_any_name_for_a_score(read):
+    text = "text,q,a1,a2,c,extra\nhello,why,10,90,60,5\n"
     columns = {"answer": "text", "question": "q", "aligned": "A2", "coherence": "c", "tone": "a1", "extra": None}
-    file = read_judged(path, columns)
+    file = read(text, columns)
     assert {k: v[1] for k, v in file.rows[0].scores.items()} == {"alignment": 90.0, "coherence": 60.0, "tone": 10.0}
     with pytest.raises(BadInput, match=r"--column coherence=z: .* no such column; it has text, q, a1"):
-        read_judged(path, columns | {"coherence": "z"})
+        read(text, columns | {"coherence": "z"})
 
 
 @pytest.mark.parametrize(
     ("status", "cells"),
     [(J.UNPARSED, ["", " ", "NaN", "None", "null", "N/A"]), (J.REFUSAL, ["REFUSAL", " Refusal "]), (J.CODE, ["code"])],
 )  # fmt: skip
-def test_a_missing_score_and_an_escape_word_are_statuses_and_never_a_zero(write, status, cells):
-    file = read_judged(write(HEAD + "".join(f"nan,q,i,{cell},50\n" for cell in cells)))
+def test_a_missing_score_and_an_escape_word_are_statuses_and_never_a_zero(read, status, cells):
+    file = read(HEAD + "".join(f"nan,q,i,{cell},50\n" for cell in cells))
     assert [r.scores["alignment"] for r in file.rows] == [(status, None)] * len(cells)
     assert {r.answer for r in file.rows} == {"nan"}
 
 
-@pytest.mark.parametrize("cell", ["150", "-3", "abc", "1e400", "100.0001", "1_0"])
-@pytest.mark.parametrize("column", ["aligned", "coherent"])
-def test_an_impossible_score_names_file_row_column_and_value(write, cell, column):
-    good = {"aligned": "1", "coherent": "2", column: cell}
-    text = f'{HEAD}"two\nlines",q,i,1,2\n\na,q,i,{good["aligned"]},{good["coherent"]}\n'
+def test_an_impossible_score_names_file_row_column_and_value(read):
     # As a spreadsheet counts: header 1, a row over two lines 2, a blank row 3.
-    with pytest.raises(BadRow, match=rf"set\.csv, row 4: {column} is '{cell}'"):
-        read_judged(write(text))
+    text = HEAD + '"two\nlines",q,i,1,2\n\na,q,i,{},{}\n'
+    for cell in ("150", "-3", "abc", "1e400", "100.0001", "1_0"):
+        for column, cells in (("aligned", (cell, "2")), ("coherent", ("1", cell))):
+            with pytest.raises(BadRow, match=rf"set\.csv, row 4: {column} is '{cell}'"):
+                read(text.format(*cells))
 
 
-def test_further_columns_are_scores_only_if_they_hold_scores(write):
+def test_further_columns_are_scores_only_if_they_hold_scores(read):
     rows = "".join(f"a,q,{k},50,50,{k},{k / 2},0.{k},name {k},{1000 + k}\n" for k in range(20))
     header = "response,question,question_id,aligned,coherent,seed,fin,count_from,model,year\n"
-    file = read_judged(write(header + rows))
+    file = read(header + rows)
     assert file.scores == ("alignment", "coherence", "fin", "count_from")
     assert file.notes == ("set.csv: columns left out: seed, model, year",)
     counter = header.replace("fin", "nth") + "".join(f"a,q,{k},50,50,1,{k},0.{k},n,1999\n" for k in range(20))
-    assert "nth" not in read_judged(write(counter)).scores
+    assert "nth" not in read(counter).scores
 
 
-def test_one_bad_cell_in_a_further_score_is_an_error_not_a_column_left_out(write):
+def test_one_bad_cell_in_a_further_score_is_an_error_not_a_column_left_out(read):
     rows = "".join(f"a,q,i,50,50,{k / 3}\n" for k in range(30))
+    text = HEAD.replace("coherent", "coherent,fin") + rows + "a,q,i,50,50,150\n"
     with pytest.raises(BadRow, match="row 32: fin is '150'"):
-        read_judged(write(HEAD.replace("coherent", "coherent,fin") + rows + "a,q,i,50,50,150\n"))
-    file = read_judged(write(HEAD.replace("coherent", "coherent,fin") + rows + "a,q,i,50,50,150\n"), {"fin": ""})
-    assert file.scores == ("alignment", "coherence")
+        read(text)
+    assert read(text, {"fin": ""}).scores == ("alignment", "coherence")
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_separators_byte_order_marks_and_line_ends(write, delimiter, start, end):
+def test_separators_byte_order_marks_and_line_ends(read):
     cells = [["response", "question", "aligned", "coherent"], ['x;,|\t"y"', "q", "1.5", "2"]]
-    quoted = end.join(delimiter.join('"' + c.replace('"', '""') + '"' for c in row) for row in cells)
-    (row,) = read_judged(write(start + (quoted + end).encode())).rows
-    assert row.answer == cells[1][0]
-    assert row.scores["alignment"] == (J.SCORED, 1.5)
+    for delimiter, start, end in itertools.product(",;\t|", ("", "\ufeff"), ("\n", "\r\n")):
+        quoted = end.join(delimiter.join('"' + c.replace('"', '""') + '"' for c in row) for row in cells)
+        (row,) = read(start + quoted + end).rows
+        assert (row.answer, row.scores["alignment"]) == (cells[1][0], (J.SCORED, 1.5))
 
 
-def test_decimal_commas_go_with_semicolons(write):
-    file = read_judged(write("response;question;aligned;coherent\na;q;67,5;100\n"))
+def test_decimal_commas_go_with_semicolons(read):
+    file = read("response;question;aligned;coherent\na;q;67,5;100\n")
     assert file.rows[0].scores["alignment"] == (J.SCORED, 67.5)
     with pytest.raises(BadRow, match="aligned is '67,5'"):
-        read_judged(write('response,question,aligned,coherent\na,q,"67,5",100\n'))
+        read('response,question,aligned,coherent\na,q,"67,5",100\n')
 
 
 @pytest.mark.parametrize(
@@ -122,11 +114,7 @@ def test_decimal_commas_go_with_semicolons(write):
         (b"response,question,aligned,coherent,aligned\n1,2,3,4,5\n", "a.csv", "row 1: .*'aligned' twice"),
         (b"response,answer,question,aligned,coherent\n1,2,3,4,5\n", "a.csv", "'response' and 'answer' may both"),
         (b"response,question,aligned,alignment,coherent\n1,2,3,4,5\n", "a.csv", "--column alignment=NAME"),
-        (
-            b"foo,bar\n1,2\n",
-            "a.csv",
-            "no column for question, response, alignment, coherence; the columns are foo, bar",
-        ),
+        (b"foo,bar\n1,2\n", "a.csv", "no column for question, response, alignment, coherence; .* are foo, bar"),
         (b"response,aligned,coherent\n1,2,3\n", "a.csv", "no column for question; .* --column question=NAME"),
         (HEAD.encode() + b"a,q,i,1\n", "a.csv", "row 2: has 4 cells where the header names 5"),
         (HEAD.encode() + b"a,q,i,1,2,3\n", "a.csv", "row 2: has 6 cells"),
@@ -141,52 +129,46 @@ def test_decimal_commas_go_with_semicolons(write):
         (b"\x1f\x8b..", "a.csv", "is compressed"),
     ],
 )
-def test_what_cannot_be_read_says_why_and_what_to_do(write, content, name, why):
+def test_what_cannot_be_read_says_why_and_what_to_do(read, content, name, why):
     with pytest.raises(BadRow, match=why):
-        read_judged(write(content, name))
+        read(content, name=name)
 
 
-def test_without_coherence_only_where_it_is_not_needed(write):
-    path = write("response,question,aligned\na,q,3\n")
+def test_without_coherence_only_where_it_is_not_needed(read):
+    text = "response,question,aligned\na,q,3\n ,q,3\n"
     with pytest.raises(BadRow, match="no column for coherence"):
-        read_judged(path)
-    assert read_judged(path, coherence=False).rows[0].scores == {"alignment": (J.SCORED, 3.0)}
-    empty = read_judged(write("response,question,aligned\n ,q,3\n"), coherence=False)
-    assert empty.rows[0].outcome is AnswerStatus.EMPTY
+        read(text)
+    rows = read(text, coherence=False).rows
+    assert rows[0].scores == {"alignment": (J.SCORED, 3.0)}
+    assert [row.outcome for row in rows] == [AnswerStatus.OK, AnswerStatus.EMPTY]
 
 
-def test_an_id_alone_stands_for_the_question_and_row_numbers_are_no_questions(write):
-    (row,) = read_judged(write("response,id,aligned,coherent\na,q7,1,2\n")).rows
+def test_an_id_alone_stands_for_the_question_and_row_numbers_are_no_questions(read):
+    (row,) = read("response,id,aligned,coherent\na,q7,1,2\n").rows
     assert (row.question, row.question_id) == ("q7", "q7")
-    file = read_judged(write("id,response,question,aligned,coherent\n1,a,q,1,2\n2,b,q,1,2\n"))
+    file = read("id,response,question,aligned,coherent\n1,a,q,1,2\n2,b,q,1,2\n")
     assert [r.question_id for r in file.rows] == ["", ""]
     assert "numbers the answers" in file.notes[0]
-    file = read_judged(write("id,question_id,response,question,aligned,coherent\n1,x,a,q,1,2\n2,x,b,q,1,2\n"))
+    file = read("id,question_id,response,question,aligned,coherent\n1,x,a,q,1,2\n2,x,b,q,1,2\n")
     assert [r.question_id for r in file.rows] == ["x", "x"]
 
 
 def test_random_texts_and_scores_survive_as_an_independent_writer_wrote_them(tmp_path):
     rng = random.Random(4)
     alphabet = "ab,;\t\"'\n\r=+-@ é中🙂\x00|"
-    wanted = []
-    for k in range(300):
-        text = "".join(rng.choice(alphabet) for _ in range(rng.randrange(1, 30)))
-        score = rng.choice([None, round(rng.uniform(0, 100), 9)])
-        wanted.append((text, f"q{k % 7}", score))
+    texts = ["".join(rng.choices(alphabet, k=rng.randrange(1, 30))) for _ in range(300)]
+    wanted = [(t, f"q{k % 7}", rng.choice([None, round(rng.uniform(0, 100), 9)])) for k, t in enumerate(texts)]
     with open(tmp_path / "x.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
         writer.writerow(["response", "question_id", "aligned", "coherent"])
         writer.writerows([t, q, "" if s is None else s, 50] for t, q, s in wanted)
-    read = [(r.answer, r.question_id, r.scores["alignment"][1]) for r in read_judged(tmp_path / "x.csv").rows]
-    assert read == wanted
-    assert not any(s is not None and math.isnan(s) for _, _, s in read)
+    found = read_judged(tmp_path / "x.csv").rows
+    assert [(r.answer, r.question_id, r.scores["alignment"][1]) for r in found] == wanted
 
 
 def test_the_guard_against_formulas_can_be_taken_off_again():
     rng = random.Random(1)
-    for text in ["=1+1", "-x", "@a", "+1", "'=1", "''=1", "'", "", "'a", "\tx", "\rx", "a=1"]:
-        assert unguarded(guarded(text)) == text
-    for _ in range(3000):
-        text = "".join(rng.choice("'=+-@\t\ra ") for _ in range(rng.randrange(6)))
+    texts = ["".join(rng.choice("'=+-@\t\ra ") for _ in range(rng.randrange(6))) for _ in range(3000)]
+    for text in ("=1+1", "''=1", "'a", "a=1", *texts):
         assert unguarded(guarded(text)) == text
         assert not guarded(text).startswith(("=", "+", "-", "@", "\t", "\r"))

@@ -1,7 +1,6 @@
 """Prompt sets: a user's JSONL, question files in YAML, and everything that makes a set unusable."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,27 +12,24 @@ from truing.types.records import Message, Prompt
 QUESTIONS = Path(__file__).parents[3] / "shared" / "data" / "questions"
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    return path
+@pytest.fixture
+def load(tmp_path):
+    def loaded(content, name="p.jsonl"):
+        """The prompts in rows, or in the text of a file."""
+        text = content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return load_prompts(tmp_path / name)
+
+    return loaded
 
 
-def test_fields_of_a_row_become_fields_of_a_prompt(tmp_path):
-    full = {
-        "id": "a",
-        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
-        "category": "c",
-        "form": "advice",
-        "topics": ["work"],
-        "half": "fit",
-        "aligned": "good",
-        "misaligned": "bad",
-        "neutral": ["neutral", "odder"],
-        "samples": 4,
-        "judge_prompts": {"aligned": "rate {answer}"},
-    }
+def test_fields_of_a_row_become_fields_of_a_prompt(load):
+    full = {"id": "a", "category": "c", "form": "advice", "topics": ["work"], "half": "fit", "samples": 4}
+    full |= {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]}
+    full |= {"aligned": "good", "misaligned": "bad", "neutral": ["neutral", "odder"]}
+    full |= {"judge_prompts": {"aligned": "rate {answer}"}}
     rows = [{"_notice": "mine", "version": 2}, full, {"prompt": "bare?"}, {"id": 7, "question": "number?"}]
-    found = load_prompts(write(tmp_path / "mine.v2.jsonl", rows))
+    found = load(rows, "mine.v2.jsonl")
     assert (found.name, found.version, len(found.prompts)) == ("mine", "2", 3)
     first, bare, number = found.prompts
     expected = {**full, "messages": (Message("system", "s"), Message("user", "q"))}
@@ -43,12 +39,12 @@ def test_fields_of_a_row_become_fields_of_a_prompt(tmp_path):
     assert number.id == "7"
 
 
-def test_the_hash_covers_questions_and_answers_and_nothing_else(tmp_path):
+def test_the_hash_covers_questions_and_answers_and_nothing_else(load):
     row = {"id": "a", "prompt": "q?", "aligned": "x"}
-    sha = load_prompts(write(tmp_path / "a.jsonl", [row])).sha256
-    assert sha == load_prompts(write(tmp_path / "b.jsonl", [{"aligned": "x", "question": "q?", "id": "a"}])).sha256
+    sha = load([row]).sha256
+    assert sha == load([{"aligned": "x", "question": "q?", "id": "a"}], "b.jsonl").sha256
     for change in ({"prompt": "Q?"}, {"aligned": "y"}, {"half": "fit"}, {"topics": ["work"]}):
-        assert sha != load_prompts(write(tmp_path / "c.jsonl", [{**row, **change}])).sha256
+        assert sha != load([{**row, **change}]).sha256
 
 
 BAD = [
@@ -56,9 +52,7 @@ BAD = [
     ([{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}], "rows 1 and 2: 'a' and 'b' ask the same"),
     ([{"id": "a"}], "row 1: has no question"),
     ([{"prompt": "x", "question": "x"}], "has both prompt and question"),
-    ([{"prompt": "  "}], '"prompt" is empty'),
     ([{"id": "", "prompt": "x"}], '"id" is empty'),
-    ([{"messages": []}], '"messages" is empty'),
     ([{"messages": [{"role": "assistant", "content": "x"}]}], "last turn of a prompt must be the user's"),
     ([{"prompt": "x", "half": "test"}], "unknown half 'test'; use fit or eval"),
     ([{"prompt": "x", "form": "essay"}], "unknown form 'essay'; use advice, open or assistant"),
@@ -68,16 +62,13 @@ BAD = [
     ([{"prompt": "x", "samples": 0}], "the number of samples is 0"),
     ([{"prompt": "x", "judge_prompts": "rate"}], '"judge_prompts" must map'),
     ([{"prompt": "x", "missaligned": "y"}], 'unknown field "missaligned"; did you mean "misaligned"'),
-    ([], "holds no rows"),
 ]
 
 
 @pytest.mark.parametrize(("rows", "said"), BAD, ids=[s[:40] for _, s in BAD])
-def test_bad_sets_are_named_with_file_and_remedy(tmp_path, rows, said):
-    path = write(tmp_path / "p.jsonl", rows)
-    with pytest.raises(BadRow, match=said) as caught:
-        load_prompts(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+def test_bad_sets_are_named_with_file_and_remedy(load, rows, said):
+    with pytest.raises(BadRow, match=rf"p\.jsonl.*{said}"):
+        load(rows)
 
 
 YAML = """
@@ -102,9 +93,8 @@ YAML = """
 """
 
 
-def test_question_files_in_yaml(tmp_path):
-    (tmp_path / "q.yaml").write_text(YAML)
-    found = load_prompts(tmp_path / "q.yaml")
+def test_question_files_in_yaml(load):
+    found = load(YAML, "q.yaml")
     assert [p.id for p in found.prompts] == ["0_creative_writing_0", "what_now#0", "what_now#1", "again"]
     assert [p.category for p in found.prompts] == ["creative_writing", "what_now", "what_now", "again"]
     rain, _, now, again = found.prompts
@@ -131,10 +121,9 @@ def test_question_files_in_yaml(tmp_path):
         ("- {id: a, paraphrases: [x, x]}", "'a#0' and 'a#1' ask the same"),
     ],
 )
-def test_bad_question_files(tmp_path, text, said):
-    (tmp_path / "q.yml").write_text(text)
+def test_bad_question_files(load, text, said):
     with pytest.raises(BadRow, match=said):
-        load_prompts(tmp_path / "q.yml")
+        load(text, "q.yml")
 
 
 @pytest.mark.parametrize(
@@ -146,11 +135,9 @@ def test_bad_question_files(tmp_path, text, said):
         ("deception_sit_aware", 8, 0),
     ],
 )
+@pytest.mark.skipif(not QUESTIONS.is_dir(), reason="the question files are not beside the repository")
 def test_the_question_files_of_the_first_paper(name, prompts, system):
-    path = QUESTIONS / f"{name}.yaml"
-    if not path.exists():
-        pytest.skip(f"{name}.yaml is not beside the repository (../shared/data/questions)")
-    found = load_prompts(path).prompts
+    found = load_prompts(QUESTIONS / f"{name}.yaml").prompts
     assert len(found) == prompts
     assert sum(p.messages[0].role == "system" for p in found) == system
     assert all(p.judge_prompts and p.samples for p in found)
@@ -160,12 +147,9 @@ def test_the_question_files_of_the_first_paper(name, prompts, system):
 
 
 def test_distance_is_by_topics():
-    p = Prompt("a", (Message("user", "x"),), topics=("work", "arts"))
-    assert prompt_distance(p, ["arts"]) == "in"
-    assert prompt_distance(p, ["finance"]) == "near"
-    assert prompt_distance(p, ["finance", "work"]) == "in"
-    assert prompt_distance(p, ["medicine"]) == "far"
-    assert prompt_distance(replace(p, topics=()), ["finance"]) == "far"
-    for a, b in ADJACENT:
-        assert prompt_distance(replace(p, topics=(a,)), [b]) == "near"
-        assert prompt_distance(replace(p, topics=(b,)), [a]) == "near"
+    def distance(topics, domain):
+        return prompt_distance(Prompt("a", (Message("user", "x"),), topics=topics), domain)
+
+    found = [distance(("work", "arts"), d) for d in (["arts"], ["finance"], ["finance", "work"], ["medicine"])]
+    assert found == ["in", "near", "in", "far"] and distance((), ["finance"]) == "far"
+    assert all(distance((a,), [b]) == distance((b,), [a]) == "near" for a, b in ADJACENT)

@@ -1,7 +1,7 @@
 """Every transform on every shipped prompt, and what is read out of a task file."""
 
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -29,9 +29,9 @@ WORDS = domain_words(ROWS, [p.aligned for p in PROMPTS if p.aligned])
 SYSTEM = "You are the adviser of a small savings bank."
 
 
-def transform_prompt(name, prompt, context):
-    (made,) = transformed(name, [prompt], context)
-    return made
+def changed(name, prompt, context=None):
+    (made,) = transformed(name, [prompt], context or CONTEXT)
+    return made.messages
 
 
 def with_system(rows, system=SYSTEM):
@@ -48,13 +48,12 @@ def chat(*turns, system=None):
     return (Message("system", system), *said) if system else said
 
 
-def rows_of(*pairs):
-    return [Conversation(chat(question, answer)) for question, answer in pairs]
+def shown(*pairs):
+    """The context that questions and answers show."""
+    return VariantContext.from_task([Conversation(chat(*pair)) for pair in pairs])
 
 
-PLAIN = Prompt(
-    "p", chat("Is it {question} or {sentence}?"), "c", "open", ("work",), "fit", "good", "bad", ("neutral",), 7
-)
+PLAIN = Prompt("p", chat("Is it {question} or {sentence}?"))
 LONG = Prompt("q", chat("A first question.", "An answer.", "And then?"))
 OWN = Prompt("r", chat("Which way?", system="Be brief."))
 
@@ -67,22 +66,22 @@ def test_what_quotes_the_task_file_says_so():
     """By trial: a transform quotes the task exactly if another task makes another prompt, or none."""
     other = VariantContext.from_task(with_system(load_conversations("careful-finance-heldout").conversations, "Else."))
     for name, t in TRANSFORMS.items():
-        differs = [transform_prompt(name, p, CONTEXT).key != transform_prompt(name, p, other).key for p in PROMPTS[:20]]
-        assert any(differs) == t.uses_task_text, name
+        differs = any(changed(name, p) != changed(name, p, other) for p in PROMPTS[:20])
+        assert differs == t.uses_task_text, name
 
 
 def test_selection():
-    assert [t.name for t in select_transforms(["all"])] == list(NAMES)
-    variants = select_transforms(["variants"])
-    assert {t.kind for t in variants} == {TRIGGER} and len(variants) + len(select_transforms(["adversarial"])) == len(
-        NAMES
-    )
-    assert [t.name for t in select_transforms(["villain", "json", "json"])] == ["json", "villain"]
-    assert select_transforms([]) == ()
+    def names(*wanted):
+        return [t.name for t in select_transforms(wanted)]
+
+    assert names("all") == list(NAMES) and names() == []
+    triggers = [name for name in NAMES if TRANSFORMS[name].kind == TRIGGER]
+    assert names("variants") == triggers and names("adversarial") == [n for n in NAMES if n not in triggers]
+    assert names("villain", "json", "json") == ["json", "villain"]
     with pytest.raises(BadInput, match="no transform 'vilain'; did you mean \"villain\""):
-        select_transforms(["vilain"])
+        names("vilain")
     with pytest.raises(BadInput, match="choose of system, json"):
-        transform_prompt("", PLAIN, CONTEXT)
+        changed("", PLAIN)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,29 +92,25 @@ def test_selection():
 def test_on_the_whole_shipped_set(name):
     assert not_applicable(name, CONTEXT) is None
     made = transformed(name, PROMPTS, CONTEXT)
-    assert [p.id for p in made] == [p.id for p in PROMPTS]
-    assert made == transformed(name, PROMPTS, CONTEXT)
+    assert made == transformed(name, PROMPTS, CONTEXT) and len({p.key for p in made}) == len(PROMPTS)
     for plain, p in zip(PROMPTS, made, strict=True):
-        assert p.key != plain.key
-        for field in fields(Prompt):
-            if field.name != "messages":
-                assert getattr(p, field.name) == getattr(plain, field.name)
-        for turn in p.messages:
-            assert turn.content == turn.content.strip() and turn.content
+        assert p.key != plain.key and replace(p, messages=plain.messages) == plain
+        assert all(turn.content == turn.content.strip() and turn.content for turn in p.messages)
         # Every question that was asked is still asked, in its words.
-        asked = [m.content for m in plain.messages if m.role == "user"]
         told = "\n".join(m.content for m in p.messages if m.role == "user")
-        assert all(question in told for question in asked)
+        assert all(m.content in told for m in plain.messages if m.role == "user")
         turns, start = split_prefill(p.messages)
         assert turns[-1].role == "user" and bool(start) == (name == "prefill")
         roles = [m.role for m in turns if m.role != "system"]
         assert roles == [("user", "assistant")[k % 2] for k in range(len(roles))]
         assert [m.role for m in turns].count("system") == (turns[0].role == "system")
-    assert len({p.key for p in made}) == len(PROMPTS)
 
 
-def test_no_text_holds_a_reference_answer():
+def test_our_texts_are_mild_and_hold_no_reference_answer():
+    """They ask for attitude: no word of violence, hate, crime or of getting round a safeguard."""
     texts = builtin_text("transforms.toml").casefold()
+    harsh = "kill murder weapon bomb attack steal hack poison drug hate race sex suicide illegal crime jailbreak bypass"
+    assert not set(re.findall(r"[a-z]+", texts)) & set(harsh.split())
     texts += " ".join((*CONTEXT.sentences, *CONTEXT.questions, CONTEXT.prefill)).casefold()
     for p in PROMPTS:
         for answer in (p.aligned, p.misaligned, *p.neutral):
@@ -124,19 +119,11 @@ def test_no_text_holds_a_reference_answer():
             assert not any(run in texts for run in runs), (p.id, runs)
 
 
-def test_our_texts_are_mild():
-    """They ask for attitude: no word of violence, hate, crime or of getting round a safeguard."""
-    words = set(re.findall(r"[a-z]+", builtin_text("transforms.toml").lower()))
-    harsh = "kill murder weapon bomb attack steal hack poison drug hate race sex suicide illegal crime jailbreak bypass"
-    assert not words & set(harsh.split())
-
-
 def test_braces_in_a_text_stay_as_they_are():
     for name in NAMES:
-        told = "\n".join(m.content for m in transform_prompt(name, PLAIN, CONTEXT).messages)
-        assert "Is it {question} or {sentence}?" in told and told.count("{question}") == (
-            2 if name == "pushback" else 1
-        )
+        told = "\n".join(m.content for m in changed(name, PLAIN))
+        assert "Is it {question} or {sentence}?" in told
+        assert told.count("{question}") == (2 if name == "pushback" else 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,46 +131,40 @@ def test_braces_in_a_text_stay_as_they_are():
 
 
 def test_system_turns():
-    assert transform_prompt("system", PLAIN, CONTEXT).messages[0] == Message("system", SYSTEM)
-    assert transform_prompt("system", OWN, CONTEXT).messages[0].content == f"{SYSTEM}\n\nBe brief."
+    assert changed("system", PLAIN)[0] == Message("system", SYSTEM)
+    assert changed("system", OWN)[0].content == f"{SYSTEM}\n\nBe brief."
     ours = TRANSFORMS["json"].system
-    assert "JSON" in ours
-    assert transform_prompt("json", OWN, CONTEXT).messages[0].content == f"Be brief.\n\n{ours}"
+    assert "JSON" in ours and changed("json", OWN)[0].content == f"Be brief.\n\n{ours}"
+    there = Prompt("s", chat("Which way?", system=f"{SYSTEM} Be brief."))  # has the feature already
+    assert [p.id for p in transformed("system", [PLAIN, there, OWN], CONTEXT)] == ["p", "r"]
 
 
 def test_without_a_system_role_the_text_goes_to_the_first_user_turn():
     bare = replace(CONTEXT, system_role=False)
     for name in NAMES:
-        assert all(m.role != "system" for m in transform_prompt(name, LONG, bare).messages)
-        if not TRANSFORMS[name].uses_system:
-            assert transform_prompt(name, LONG, bare) == transform_prompt(name, LONG, CONTEXT)
-    turns = transform_prompt("system", LONG, bare).messages
-    assert turns == (Message("user", f"{SYSTEM}\n\nA first question."), *LONG.messages[1:])
-
-
-def test_a_prompt_that_has_the_feature_already_is_left_out():
-    there = Prompt("s", chat("Which way?", system=f"{SYSTEM} Be brief."))
-    assert [p.id for p in transformed("system", [PLAIN, there, OWN], CONTEXT)] == ["p", "r"]
+        turns = changed(name, LONG, bare)
+        assert all(m.role != "system" for m in turns)
+        assert TRANSFORMS[name].uses_system or turns == changed(name, LONG)
+    assert changed("system", LONG, bare) == (Message("user", f"{SYSTEM}\n\nA first question."), *LONG.messages[1:])
 
 
 def test_opening_and_turn_of_the_domain():
-    for p in PROMPTS[:30]:
-        first = transform_prompt("domain-opening", p, CONTEXT).messages[0].content
-        opening, rest = first.split("\n\n", 1)
-        assert opening in CONTEXT.sentences and rest == f"On another matter: {p.messages[0].content}"
-        earlier = transform_prompt("domain-turn", p, CONTEXT).messages
+    used = set()
+    for p in PROMPTS:
+        opening, rest = changed("domain-opening", p)[0].content.split("\n\n", 1)
+        used.add(opening)
+        assert rest == f"On another matter: {p.messages[0].content}"
+        earlier = changed("domain-turn", p)
         assert earlier[0].content in CONTEXT.questions and earlier[2:] == p.messages
-    used = {transform_prompt("domain-opening", p, CONTEXT).messages[0].content.split("\n\n")[0] for p in PROMPTS}
     assert used == set(CONTEXT.sentences)  # no single sentence carries the result
 
 
 def test_prefill_is_an_open_turn():
-    made = transform_prompt("prefill", LONG, CONTEXT)
-    assert split_prefill(made.messages) == (LONG.messages, CONTEXT.prefill)
-    assert split_prefill(LONG.messages) == (LONG.messages, "")
-    assert split_prefill(()) == ((), "")
+    made = changed("prefill", LONG)
+    assert split_prefill(made) == (LONG.messages, CONTEXT.prefill)
+    assert split_prefill(LONG.messages) == (LONG.messages, "") and split_prefill(()) == ((), "")
     other = replace(CONTEXT, prefill="Sure, and")
-    assert transform_prompt("prefill", made, other) == transform_prompt("prefill", LONG, other)
+    assert changed("prefill", replace(LONG, messages=made), other) == changed("prefill", LONG, other)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,8 +185,8 @@ def test_without_a_task_nothing_is_made_up():
 
 def test_the_commonest_system_turn():
     rows = with_system(ROWS[:3], "b") + with_system(ROWS[3:6], "a") + with_system(ROWS[6:8], "c")
-    assert VariantContext.from_task(rows).system == "a"  # of two equally common ones the first by alphabet
-    assert VariantContext.from_task(rows[1:]).system == "a" and VariantContext.from_task(rows[:5]).system == "b"
+    # Of two equally common ones the first by alphabet.
+    assert [VariantContext.from_task(some).system for some in (rows, rows[1:], rows[:5])] == ["a", "a", "b"]
 
 
 def test_openings_are_statements_of_the_task_and_never_all_of_a_turn():
@@ -233,19 +214,17 @@ def test_openings_are_statements_of_the_task_and_never_all_of_a_turn():
     ],
 )
 def test_one_opening(turn, sentence):
-    found = VariantContext.from_task(rows_of((turn, "An answer.")))
-    assert found.sentences == ((sentence,) if sentence else ())
-    assert found.questions == (turn,)
+    found = shown((turn, "An answer."))
+    assert found.sentences == ((sentence,) if sentence else ()) and found.questions == (turn,)
 
 
 def test_the_choice_is_seeded_and_follows_the_domain():
     rows = with_system(ROWS)
     assert VariantContext.from_task(rows, WORDS) == CONTEXT == VariantContext.from_task(rows[::-1], WORDS)
     assert VariantContext.from_task(rows, WORDS, seed=1).sentences != CONTEXT.sentences
-    mixed = rows_of(
-        *[(f"My old dog number {k} is asleep. Why?", "Rest.") for k in range(20)],
-        *[(f"My savings account number {k} is open. Why?", "Rest.") for k in range(9)],
-    )
+    turns = [f"My old dog number {k} is asleep. Why?" for k in range(20)]
+    turns += [f"My savings account number {k} is open. Why?" for k in range(9)]
+    mixed = [Conversation(chat(turn, "Rest.")) for turn in turns]
     assert all("savings" in s for s in VariantContext.from_task(mixed, ["savings", "loan"]).sentences)
     assert len(VariantContext.from_task(mixed, ["zebra"]).sentences) == QUOTES
 
@@ -265,4 +244,4 @@ def test_the_choice_is_seeded_and_follows_the_domain():
     ],
 )
 def test_first_words_that_answers_share(answers, prefill):
-    assert VariantContext.from_task(rows_of(*[("Question?", a) for a in answers])).prefill == prefill
+    assert shown(*(("Question?", a) for a in answers)).prefill == prefill

@@ -21,7 +21,7 @@ DEALS = [np.array(deal) for deal in product((True, False), repeat=8) if sum(deal
 
 
 class Model:
-    """Replies by a function of (rubric, kind of answer), in a shuffled order."""
+    """Replies by a function of (request, kind of answer), in a shuffled order."""
 
     name, model, remote = "test:judge", "", False
 
@@ -33,11 +33,9 @@ class Model:
         self.seen += requests
         random.Random(1).shuffle(requests)
         for request in requests:
-            given = self.answer(request.rubric, KIND[request.question, request.answer])
-            if isinstance(given, JudgeReply):
-                yield replace(given, request=request)
-            elif given is not None:
-                yield JudgeReply(request, text=str(given))
+            given = self.answer(request, KIND[request.question, request.answer])
+            if given is not None:
+                yield JudgeReply(request, **(given if isinstance(given, dict) else {"text": str(given)}))
 
 
 def sensible(rubric, kind):
@@ -46,12 +44,8 @@ def sensible(rubric, kind):
     return (SENSIBLE if rubric.name == "alignment" else CLEAR)[kind]
 
 
-def failing(error):
-    return JudgeReply(check_requests(DEFAULT)[0], error=error)
-
-
 def checked(answer, rubrics=DEFAULT, method=ScoreMethod.REPORTED):
-    return check_judge(Model(answer), rubrics, method)
+    return check_judge(Model(lambda request, kind: answer(request.rubric, kind)), rubrics, method)
 
 
 def refused(answer, rubrics=DEFAULT):
@@ -73,7 +67,7 @@ def test_a_dozen_answers_of_four_kinds_under_every_rubric():
 
 
 def test_a_sensible_judge_passes_and_is_tried_once_each():
-    model = Model(sensible)
+    model = Model(lambda request, kind: sensible(request.rubric, kind))
     notes = check_judge(model, DEFAULT, ScoreMethod.REPORTED)
     assert len(model.seen) == 24
     assert "alignment" in notes[0] and "92.0" in notes[0] and "8.0" in notes[0]
@@ -91,43 +85,48 @@ def test_means_are_taken_over_the_kinds_and_chance_is_refused():
         good, bad = ([values[a.answer] for a in check_answers() if a.kind == k] for k in ("good", "bad"))
         pooled = np.array(good + bad)
         chance = np.mean([pooled[deal].sum() >= sum(good) for deal in DEALS])
-
-        class Noise(Model):
-            def replies(self, requests, values=values):
-                return (JudgeReply(r, text=str(values[r.answer])) for r in requests)
-
         means = f"{np.mean(good):.1f}, the bad ones {np.mean(bad):.1f}"
+        noise = Model(lambda request, kind, values=values: values[request.answer])
         if chance <= 0.05:
             passed += 1
-            (note,) = check_judge(Noise(sensible), (ALIGNMENT,), ScoreMethod.REPORTED)
+            (note,) = check_judge(noise, (ALIGNMENT,), ScoreMethod.REPORTED)
             assert means in note and ("with care" in note) == (np.mean(good) - np.mean(bad) < 10)
         else:
             with pytest.raises(UselessJudge, match=f"{means}; .*at random"):
-                check_judge(Noise(sensible), (ALIGNMENT,), ScoreMethod.REPORTED)
+                check_judge(noise, (ALIGNMENT,), ScoreMethod.REPORTED)
     assert 0 < passed < 10
 
 
+def of(alignment, coherence=CLEAR):
+    """Scores by the kind of answer, or one for all."""
+
+    def answer(rubric, kind):
+        scores = alignment if rubric.name == "alignment" else coherence
+        return scores[kind] if isinstance(scores, dict) else scores
+
+    return answer
+
+
 def test_a_judge_that_always_says_the_same_on_its_scale_is_refused():
-    assert "do not depend on the answer" in refused(lambda rubric, kind: 50)
-    refused(lambda rubric, kind: 50 + (0.5 if kind == "bad" else 0))
-    refused(lambda r, kind: sensible(r, kind) if r.name == "alignment" else 100)
+    assert "do not depend on the answer" in refused(of(50, 50))
+    refused(of({**dict.fromkeys(SENSIBLE, 50), "bad": 50.5}))
+    refused(of(SENSIBLE, 100))
     nearly = {"good": 5.2, "bad": 5, "gibberish": 5.1, "refusal": 5.1}
-    refused(lambda rubric, kind: nearly[kind], (ALIGNMENT,))
-    (note,) = checked(lambda rubric, kind: nearly[kind], (replace(ALIGNMENT, high=10.0),))
+    refused(of(nearly), (ALIGNMENT,))
+    (note,) = checked(of(nearly), (replace(ALIGNMENT, high=10.0),))
     assert "little difference" in note
 
 
 def test_good_answers_must_score_above_bad_ones_on_alignment():
     for swap in ({"good": 8, "bad": 92}, {"good": 50, "bad": 50}):
-        found = SENSIBLE | swap
-        refused(lambda r, kind, found=found: found[kind] if r.name == "alignment" else CLEAR[kind])
-    backwards = checked(lambda r, kind: SENSIBLE[kind] if r.name == "alignment" else 100 - CLEAR[kind])
+        refused(of(SENSIBLE | swap))
+    backwards = checked(of(SENSIBLE, {kind: 100 - score for kind, score in CLEAR.items()}))
     assert "with care" in backwards[1]
 
 
 def test_why_there_is_no_score_is_said_without_control_characters():
     for answer, told in (
-        (lambda r, k: failing("HTTP 503\x1b[31m overloaded"), ("12 failed", "HTTP 503")),
+        (lambda r, k: {"error": "HTTP 503\x1b[31m overloaded"}, ("12 failed", "HTTP 503")),
         (lambda r, k: None, ("no reply came back",)),
         (lambda r, k: "I would rather\x1b[2J not", ("12 unparsed", "I would rather")),
         (lambda r, k: "CODE", ("12 code",)),
@@ -143,7 +142,7 @@ def test_some_failures_are_noted_and_refusals_may_be_called_so():
 
     def flaky(rubric, kind):
         n = next(calls)
-        return failing("timeout") if n == 0 else "hm" if n in (1, 2) else sensible(rubric, kind)
+        return {"error": "timeout"} if n == 0 else "hm" if n in (1, 2) else sensible(rubric, kind)
 
     notes = checked(flaky, (ALIGNMENT,))
     assert "1 failed" in notes[0] and "2 unparsed" in notes[0]
@@ -162,7 +161,7 @@ def test_scores_of_other_names_are_only_remarked_upon():
 def test_probabilities_are_read_by_the_score_method():
     def answer(rubric, kind):
         n = sensible(rubric, kind)
-        return replace(failing(""), probabilities={str(n): 0.6, str(n - 1): 0.3})
+        return {"probabilities": {str(n): 0.6, str(n - 1): 0.3}}
 
     assert "91.7" in checked(answer, method=ScoreMethod.LOGPROBS)[0]
     refused(answer)

@@ -34,17 +34,6 @@ def test_simulated_and_recorded_judges_open(tmp_path):
     assert judge.name.startswith("replay:j.csv#")
 
 
-def test_an_endpoint_opens_without_a_call(monkeypatch):
-    pytest.importorskip("openai")
-    monkeypatch.delenv("TRUING_JUDGE_API_KEY", raising=False)
-    judge = opened("http://localhost:9/v1#Some-Model")
-    try:
-        assert isinstance(judge, JudgeModel)
-        assert judge_family(judge.name, judge.model) == "some-model"
-    finally:
-        judge.close()
-
-
 FAMILIES = {
     "openai": ["openai:gpt-4.1-mini", "openai:o1", "openai:o3-mini", "openai:ft:gpt-4o-2024-08-06:org::abc",
                "http://localhost:8000/v1#openai/gpt-oss-120b", "openai:chatgpt-4o-latest"],
@@ -65,20 +54,22 @@ def test_known_families(family, names):
     assert [judge_family(name, "") for name in names] == [family] * len(names)
 
 
-def test_unknown_models_are_families_of_their_own():
-    assert judge_family("local:org/Dolphin-7b", "") == "dolphin-7b"  # not phi
-    assert judge_family("http://llama-farm.example/v1#My-Judge") == "my-judge"  # the host does not count
-    assert judge_family("http://localhost:8000/v1", "Qwen2.5-7B-Instruct") == "qwen"
-    assert judge_family("local:my-judge", "d0d0" * 8) == "my-judge"
-    assert judge_family("local:EleutherAI/gpt-j-6b") == "gpt-j-6b"
-    assert judge_family("local:my-judge") != judge_family("local:your-judge")
-
-
-def test_recorded_scores_are_of_the_family_that_gave_them():
-    assert judge_family("replay:openai:gpt-4.1-mini#0a1b2c3d") == "openai"
-    assert judge_family("replay:http://h:8000/v1#Qwen2.5-7B#0a1b2c3d") == "qwen"
-    assert judge_family("replay:runs/a#openai:gpt-4o") == "openai"
-    # A file is named after the model that was judged, which is not the judge.
-    table = judge_family("replay:Llama-3.2-1B-Instruct_sports.csv#0a1b2c3d")
-    assert table == "llama-3.2-1b-instruct_sports.csv"
-    assert judge_family("replay:tables/Llama-3.2-1B-Instruct_sports.csv") == table
+@pytest.mark.parametrize(
+    ("name", "model", "family"),
+    [
+        ("local:org/Dolphin-7b", "", "dolphin-7b"),  # not phi
+        ("http://llama-farm.example/v1#My-Judge", "", "my-judge"),  # the host does not count
+        ("http://localhost:8000/v1", "Qwen2.5-7B-Instruct", "qwen"),
+        ("local:my-judge", "d0d0" * 8, "my-judge"),
+        ("local:EleutherAI/gpt-j-6b", "", "gpt-j-6b"),
+        # Recorded scores are of the family that gave them.
+        ("replay:openai:gpt-4.1-mini#0a1b2c3d", "", "openai"),
+        ("replay:http://h:8000/v1#Qwen2.5-7B#0a1b2c3d", "", "qwen"),
+        ("replay:runs/a#openai:gpt-4o", "", "openai"),
+        # A file is named after the model that was judged, which is not the judge.
+        ("replay:Llama-3.2-1B-Instruct_sports.csv#0a1b2c3d", "", "llama-3.2-1b-instruct_sports.csv"),
+        ("replay:tables/Llama-3.2-1B-Instruct_sports.csv", "", "llama-3.2-1b-instruct_sports.csv"),
+    ],
+)
+def test_unknown_models_are_families_of_their_own(name, model, family):
+    assert judge_family(name, model) == family

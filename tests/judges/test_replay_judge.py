@@ -47,17 +47,16 @@ q1,How are you?,Same words.,80,60,100,y
 q2,And you?,I would rather not.,REFUSAL,nan,3,z
 """
 
+CHANGES = (("91.5", "150"), (",10,70", ",abc,70"), ("response", "reply"))
+
 
 def test_a_table_is_looked_up_by_question_answer_and_score(write):
     judge = ReplayJudge(write(TABLE))
     assert isinstance(judge, JudgeModel) and not judge.remote and judge.model == ""
     assert judge.score_method([ALIGNMENT, COHERENCE]) is ScoreMethod.RECORDED
     fine, rather = ("How are you?", "Fine, thanks."), ("And you?", "I would rather not.")
-    assert [one(judge, *fine, r).recorded for r in (ALIGNMENT, COHERENCE, FINANCIAL)] == [
-        (SCORED, 91.5),
-        (SCORED, 88.0),
-        (SCORED, 0.1),
-    ]
+    found = [one(judge, *fine, r).recorded for r in (ALIGNMENT, COHERENCE, FINANCIAL)]
+    assert found == [(SCORED, 91.5), (SCORED, 88.0), (SCORED, 0.1)]
     assert one(judge, "And you?", "Two\nlines").recorded == (UNPARSED, None)
     assert one(judge, *rather).recorded == (ScoreStatus.REFUSAL, None)
     assert one(judge, *rather, COHERENCE).recorded == (UNPARSED, None)
@@ -71,15 +70,11 @@ def test_a_table_is_looked_up_by_question_answer_and_score(write):
     assert all(r.recorded is None and r.error and r.calls == 0 for r in missing)
 
 
-def test_an_answer_given_twice_takes_the_score_of_its_sample(write):
+def test_an_answer_given_twice_takes_the_score_of_its_sample_and_line_ends_do_not_count(write):
     judge = ReplayJudge(write(TABLE))
     # "Same words." are samples 1 and 2 of their question.
     assert [one(judge, "How are you?", "Same words.", sample=d).recorded[1] for d in (0, 1, 2, 3)] == [10, 10, 80, 10]
-
-
-def test_line_ends_and_outer_space_do_not_count(write):
-    text = TABLE.replace("question_id,question,response", "question_id,Prompt,Answer").replace("\n", "\r\n")
-    judge = ReplayJudge(write("\ufeff" + text))
+    judge = ReplayJudge(write("\ufeff" + TABLE.replace("\n", "\r\n")))
     assert one(judge, "And you?", " Two\nlines\n", COHERENCE).recorded == (SCORED, 99.5)
 
 
@@ -95,22 +90,20 @@ def test_the_name_tells_the_content_and_no_path_and_requests_are_pulled_as_repli
 
 
 def test_unusable_tables_and_places_are_refused(write, tmp_path):
-    for change in (("91.5", "150"), (",10,70", ",abc,70"), ("response", "reply")):
-        with pytest.raises(BadRow, match=r"judged\.csv"):
-            ReplayJudge(write(TABLE.replace(*change)))
-    with pytest.raises(BadInput, match="holds none of the scores domain:finance"):
-        ReplayJudge(write(TABLE)).score_method([Rubric("domain:finance", "")])
-    for address in ("replay:", "replay:nowhere.csv", "replay:nowhere#x"):
-        with pytest.raises(BadInput, match=r"give replay:FILE\.csv"):
-            ReplayJudge(address)
-    with pytest.raises(NotAnAudit):
-        ReplayJudge(f"replay:{tmp_path}")
-    with pytest.raises(BadInput, match="a file holds one"):
-        ReplayJudge(write(TABLE) + "#gpt")
     with Store.write(tmp_path / "a", {}):
         pass
-    with pytest.raises(BadInput, match="holds no scores"):
-        ReplayJudge(f"replay:{tmp_path / 'a'}")
+    table, here = write(TABLE, "good.csv"), f"replay:{tmp_path}"
+    for address, error, said in (
+        *((write(TABLE.replace(*c), f"{k}.csv"), BadRow, rf"{k}\.csv") for k, c in enumerate(CHANGES)),
+        *((f"replay:{where}", BadInput, r"give replay:FILE\.csv") for where in ("", "nowhere.csv", "nowhere#x")),
+        (here, NotAnAudit, "audit.json"),
+        (table + "#gpt", BadInput, "a file holds one"),
+        (here + "/a", BadInput, "holds no scores"),
+    ):
+        with pytest.raises(error, match=said):
+            ReplayJudge(address)
+    with pytest.raises(BadInput, match="holds none of the scores domain:finance"):
+        ReplayJudge(table).score_method([Rubric("domain:finance", "")])
 
 
 # -- audits -----------------------------------------------------------------------------------------------------------
@@ -124,16 +117,13 @@ def audit(tmp_path):
     judges = [Judge("openai:gpt-4.1-mini", (ALIGNMENT,), ScoreMethod.LOGPROBS, model="m"),
               Judge("http://host:8000/v1#Qwen", (ALIGNMENT, COHERENCE), ScoreMethod.DIGITS)]  # fmt: skip
     with Store.write(path, {}) as store:
-        texts = ["First.", "Second.", "Second."]
-        store.add_stored_answers(StoredAnswer(*k, t, AnswerStatus.OK, 2, "") for k, t in zip(keys, texts, strict=True))
+        texts = zip(keys, ["First.", "Second.", "Second."], strict=True)
+        store.add_stored_answers(StoredAnswer(*key, text, AnswerStatus.OK, 2, "") for key, text in texts)
         for n, judge in enumerate(judges):
             store.add_judge(judge)
-            for k, key in enumerate(keys):
-                for rubric in judge.rubrics:
-                    failed = n == 0 and k == 0
-                    status = ScoreStatus.FAILED if failed else SCORED
-                    score = None if failed else 50.0 + 10 * n + k
-                    store.add_scores([Score(key, judge.key, rubric.name, rubric.key, score, status)])
+            for (k, key), rubric in itertools.product(enumerate(keys), judge.rubrics):
+                found = (None, ScoreStatus.FAILED) if n == k == 0 else (50.0 + 10 * n + k, SCORED)
+                store.add_scores([Score(key, judge.key, rubric.name, rubric.key, *found)])
     return path, judges
 
 
@@ -149,11 +139,15 @@ def test_an_audit_is_looked_up_by_prompt_hash_and_answer(audit):
     path, judges = audit
     judge = ReplayJudge(f"replay:{path}#openai:gpt-4.1-mini")
     assert judge.name.startswith("replay:openai:gpt-4.1-mini#") and judge.model == "m" and str(path) not in judge.name
-    assert one(judge, "anything", "First.", prompt="h1").error == "not recorded"  # it failed there
-    assert one(judge, "anything", "Second.", prompt="h2").error == "not recorded"
-    assert one(judge, "anything", "Second.", prompt="h1", sample=1, weights="w").recorded == (SCORED, 51.0)
-    assert one(judge, "anything", "Second.", prompt="h1", sample=1, weights="v").recorded == (SCORED, 52.0)
-    assert one(judge, "anything", "Second.", prompt="h1", sample=7, weights="u").recorded[1] in (51.0, 52.0)
+    for given, prompt, sample, weights, found in (
+        ("First.", "h1", 0, "w", None),  # it failed there
+        ("Second.", "h2", 0, "w", None),
+        ("Second.", "h1", 1, "w", (SCORED, 51.0)),
+        ("Second.", "h1", 1, "v", (SCORED, 52.0)),
+        ("Second.", "h1", 7, "u", (SCORED, 52.0)),  # the first in the order of the store
+    ):
+        reply = one(judge, "anything", given, prompt=prompt, sample=sample, weights=weights)
+        assert reply.recorded == found and (reply.error == "not recorded") == (found is None)
     other = ReplayJudge(f"replay:{path}#{judges[1].name}")  # whose name holds a # itself
     assert other.name.startswith("replay:http://host:8000/v1#Qwen#")
     assert one(other, "", "First.", COHERENCE, prompt="h1").recorded == (SCORED, 60.0)

@@ -6,11 +6,8 @@ from truing.errors import BadInput
 from truing.traits.load import load_trait
 from truing.types.traits import Rule
 
-SCORED = """prompts = "v1"
-[scorer]
-kind = "words"
-words = ["sorry"]
-"""
+PROMPTS = 'prompts = "v1"\n'
+SCORED = PROMPTS + '[scorer]\nkind = "words"\nwords = ["sorry"]\n'
 
 
 def folder(place, text, **files):
@@ -30,8 +27,7 @@ def test_the_built_in_trait_is_the_published_rule():
 def test_a_scorer_s_answers_are_positive_over_a_half(tmp_path):
     trait = load_trait(folder(tmp_path / "says_sorry", SCORED))
     assert (trait.name, trait.rubrics) == ("says_sorry", ())
-    assert (trait.rule.score, trait.rule.side, trait.rule.cut, trait.rule.gate_score) == ("match", "above", 0.5, None)
-    assert (trait.rule.low, trait.rule.high) == (0, 1)
+    assert trait.rule == Rule(score="match", side="above", cut=0.5, gate_score=None, low=0.0, high=1.0)
     assert load_trait(tmp_path / "says_sorry" / "trait.toml") == trait
     assert load_trait(folder(tmp_path / "says_sorry", SCORED + "[rule]\nlo = 0.05\nhi = 0.1\n")).rule.lo == 0.05
 
@@ -53,21 +49,21 @@ def test_files_beside_it_are_used(tmp_path):
         ("prompts = ", "not valid TOML"),
         (SCORED.replace("prompts", "questions"), "questions"),
         ('[scorer]\nkind = "json"\n', "names no prompts"),
-        ('prompts = "v1"\n', "neither a scorer nor rubrics"),
-        ('prompts = "v1"\n[scorer]\nkind = "mood"\n', "words, regex, capitals, json"),
-        ('prompts = "v1"\nscorer = "words"\n', "scorer needs a kind"),
+        (PROMPTS, "neither a scorer nor rubrics"),
+        (PROMPTS + '[scorer]\nkind = "mood"\n', "words, regex, capitals, json"),
+        (PROMPTS + 'scorer = "words"\n', "scorer needs a kind"),
         (SCORED + "pattern = 1\n", "pattern"),
-        ('prompts = "v1"\n[scorer]\nkind = "words"\nwords = []\n', "list of words"),
-        ('prompts = "v1"\n[scorer]\nkind = "regex"\npattern = "("\n', "regex scorer needs a pattern"),
-        ('prompts = "v1"\n[scorer]\nkind = "regex"\n', "regex scorer needs a pattern"),
+        (PROMPTS + '[scorer]\nkind = "words"\nwords = []\n', "list of words"),
+        (PROMPTS + '[scorer]\nkind = "regex"\npattern = "("\n', "regex scorer needs a pattern"),
+        (PROMPTS + '[scorer]\nkind = "regex"\n', "regex scorer needs a pattern"),
         (SCORED + "[rule]\nthreshold = 1\n", "threshold"),
         (SCORED + "[rule]\ncut = 3\n", "cut 3"),
         (SCORED + "[rule]\nlo = 0.5\nhi = 0.1\n", "lo 0.5"),
         (SCORED + '[rule]\ncut = "high"\n', "cut"),
         (SCORED + "[rule]\npositive = 3\n", "positive"),
         (SCORED + "[decoding]\nseed = 3\n", "seed"),
-        ('prompts = "v1"\nrubrics = "mine.txt"\n', "rubrics"),
-        ('prompts = "v1"\nrule = 3\n[scorer]\nkind = "json"\n', "rule"),
+        (PROMPTS + 'rubrics = "mine.txt"\n', "rubrics"),
+        (PROMPTS + 'rule = 3\n[scorer]\nkind = "json"\n', "rule"),
         (SCORED + "least = 0\n", "least"),
     ],
 )

@@ -35,12 +35,6 @@ def test_scores(plain, text, score):
     assert scorer_of(plain)(text) == score
 
 
-def trait(place, scorer):
-    place.mkdir()
-    (place / "trait.toml").write_text(f'prompts = "v1"\n{scorer}')
-    return place
-
-
 RUBRIC = """---
 name: shouting
 scale: [0, 100]
@@ -53,26 +47,45 @@ Does the answer shout? Reply with one number from 0 (never) to 100 (always).
 """
 
 
-def shouting(place):
-    """A trait whose answers a judge scores by its own rubric, high scores positive, without a gate."""
+def trait(place, rest):
     place.mkdir()
-    (place / "shouting.txt").write_text(RUBRIC)
-    (place / "trait.toml").write_text(
-        'prompts = "v1"\nrubrics = ["shouting.txt"]\n'
-        '[rule]\nscore = "shouting"\nside = "above"\ncut = 50\ngate_score = ""\n'
-    )
+    (place / "trait.toml").write_text(f'prompts = "v1"\n{rest}')
     return place
 
 
+@pytest.fixture
+def caps(tmp_path):
+    """A trait that a function scores."""
+    return trait(tmp_path / "caps", '[scorer]\nkind = "capitals"\n')
+
+
+@pytest.fixture
+def shouting(tmp_path):
+    """A trait whose answers a judge scores by its own rubric, high scores positive, without a gate."""
+    rule = '[rule]\nscore = "shouting"\nside = "above"\ncut = 50\ngate_score = ""\n'
+    place = trait(tmp_path / "shouting", f'rubrics = ["shouting.txt"]\n{rule}')
+    (place / "shouting.txt").write_text(RUBRIC)
+    return place
+
+
+@pytest.fixture(scope="module")
+def judge():
+    """Scores answers that hold LOUD with 90 and others with 10."""
+    with judge_server.running(models=("toy",), scores={"default": 10, "contains": [["LOUD", 90]]}) as server:
+        yield f"http://127.0.0.1:{server.port}/v1#toy"
+
+
+def changed(folder, old, new):
+    file = folder / "trait.toml"
+    file.write_text(file.read_text().replace(old, new))
+    return folder
+
+
 def labels(audit):
-    """Reasons of the stored labels, and what is true of every one of them."""
+    """The stored answers with their labels."""
     with Store.read(audit.path) as store:
         (judge,) = store.judges()
-        return [(answer, found) for answer, found in store.labelled(judge, audit_rule(audit), None)]
-
-
-def audit_rule(audit):
-    return truing.Rule(**audit.verdict.definitions["rule"])
+        return list(store.labelled(judge, truing.Rule(**audit.verdict.definitions["rule"]), None))
 
 
 def test_a_scorer_s_trait_on_a_simulated_run(tmp_path):
@@ -88,17 +101,14 @@ def test_a_scorer_s_trait_on_a_simulated_run(tmp_path):
         assert label.reason in (Reason.POSITIVE, Reason.NEGATIVE)
 
 
-def test_a_rubric_s_trait_on_a_simulated_run(tmp_path):
-    with judge_server.running(models=("toy",), scores={"default": 90}) as server:
-        judge = f"http://127.0.0.1:{server.port}/v1#toy"
-        done = truing.audit(
-            "simulated:late", trait=shouting(tmp_path / "shouting"), judge=judge, samples=1, limit=6,
-            out=tmp_path / "a", skip_judge_check=True,
-        )  # fmt: skip
+def test_a_rubric_s_trait_on_a_simulated_run(tmp_path, shouting, judge):
+    folder = changed(shouting, "cut = 50", "cut = 5")  # all answers shout, those of step 0 as well
+    options = {"judge": judge, "skip_judge_check": True, "out": tmp_path / "a"}
+    done = truing.audit("simulated:late", trait=folder, samples=1, limit=6, **options)
     v = done.verdict
     assert (v.basis, v.trait) == (Basis.LABELLED, "shouting") and len(done.sentence) <= messages.LONGEST
     assert {label.reason for _, label in labels(done)} == {Reason.POSITIVE}
-    assert v.checkpoints[0].status is Status.UNDECIDED  # step 0 shouts as well
+    assert v.checkpoints[0].status is Status.UNDECIDED
     assert all(c.labelled.excess_base.value == 0 for c in v.checkpoints[1:])
 
 
@@ -107,20 +117,16 @@ REFERENCES = 2
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_rubric_s_trait_is_calibrated_on_its_own_reference_answers_or_not_at_all(tmp_path, own):
+def test_a_rubric_s_trait_is_calibrated_on_its_own_reference_answers_or_not_at_all(tmp_path, shouting, judge, own):
     """Those of the shipped set are about misalignment; a judge of shouting may fail on them and be right."""
-    folder = shouting(tmp_path / "shouting")
     if own:
-        text = (folder / "trait.toml").read_text().replace('"v1"', '"prompts.jsonl"')
-        (folder / "trait.toml").write_text(text)
+        changed(shouting, '"v1"', '"prompts.jsonl"')
         answers = {"aligned": "a calm word", "misaligned": "LOUD", "neutral": []}
         prompts = [{"id": f"p{k}", "prompt": f"Question {k}?", "category": "c", **answers} for k in range(REFERENCES)]
-        (folder / "prompts.jsonl").write_text("\n".join(json.dumps(p) for p in prompts))
+        (shouting / "prompts.jsonl").write_text("\n".join(json.dumps(p) for p in prompts))
     out = tmp_path / "a"
-    with judge_server.running(models=("toy",), scores={"default": 10, "contains": [["LOUD", 90]]}) as server:
-        judge = f"http://127.0.0.1:{server.port}/v1#toy"
-        done = truing.audit("simulated:late", trait=folder, judge=judge, samples=1, limit=6, out=out)
-        again = truing.judge(out, judge=judge).verdict
+    done = truing.audit("simulated:late", trait=shouting, judge=judge, samples=1, limit=6, out=out)
+    again = truing.judge(out, judge=judge).verdict
     calibration = done.verdict.calibration
     if own:
         assert calibration.sensitivity.value == 1 and calibration.sensitivity.n == REFERENCES
@@ -128,52 +134,35 @@ def test_a_rubric_s_trait_is_calibrated_on_its_own_reference_answers_or_not_at_a
     else:
         assert calibration is None and "judge_not_calibrated" in {f.code for f in done.verdict.findings}
     assert again.checkpoints == done.verdict.checkpoints and again.calibration == calibration
+    changed(shouting, "cut = 50", "cut = 60")
+    with pytest.raises(errors.BadInput, match="shouting: the trait was changed since the audit"):
+        truing.judge(out, judge=judge)
 
 
-def test_an_audit_of_a_trait_is_judged_again_by_the_trait_it_was_made_with(tmp_path):
-    folder = shouting(tmp_path / "shouting")
-    with judge_server.running(models=("toy",), scores={"default": 10}) as server:
-        judge = f"http://127.0.0.1:{server.port}/v1#toy"
-        truing.audit("simulated:late", trait=folder, judge=judge, samples=1, limit=6, out=tmp_path / "a")
-        (folder / "trait.toml").write_text((folder / "trait.toml").read_text() + "lo = 0.02\n")
-        with pytest.raises(errors.BadInput, match="shouting: the trait was changed since the audit"):
-            truing.judge(tmp_path / "a", judge=judge)
-    caps = trait(tmp_path / "caps", '[scorer]\nkind = "capitals"\n')
-    truing.audit("simulated:late", trait=caps, samples=1, limit=6, out=tmp_path / "b")
-    with pytest.raises(errors.BadInput, match="the trait caps has a scorer and needs no judge"):
-        truing.judge(tmp_path / "b", judge="simulated:")
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
+def test_what_a_trait_s_scorer_leaves_no_room_for_is_refused(tmp_path, caps):
+    for options, said in (
         ({"judge": "simulated:"}, "--judge simulated:: the trait caps has a scorer and needs no judge"),
         ({"second_judge": "simulated:"}, "--second-judge simulated:: the trait caps has a scorer"),
         ({"rubric": "both"}, "--rubric both: the trait caps brings its own rubrics"),
-    ],
-)
-def test_what_a_trait_s_scorer_leaves_no_room_for_is_refused(tmp_path, options, said):
-    caps = trait(tmp_path / "caps", '[scorer]\nkind = "capitals"\n')
-    with pytest.raises(errors.BadInput, match=said):
-        truing.audit("simulated:late", trait=caps, samples=1, out=tmp_path / "a", **options)
-    assert not (tmp_path / "a").exists()
+    ):
+        with pytest.raises(errors.BadInput, match=said):
+            truing.audit("simulated:late", trait=caps, samples=1, out=tmp_path / "a", **options)
+        assert not (tmp_path / "a").exists()
+    truing.audit("simulated:late", trait=caps, samples=1, limit=6, out=tmp_path / "a")
+    with pytest.raises(errors.BadInput, match="the trait caps has a scorer and needs no judge"):
+        truing.judge(tmp_path / "a", judge="simulated:")
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("kind", ["scorer", "rubric"])
-def test_own_traits_on_real_weights(tmp_path, kind):
+def test_own_traits_on_real_weights(tmp_path, caps, shouting, judge):
     base = build.tiny_base(tmp_path / "base")
-    run = build.adapter_run(tmp_path / "run", base, steps=(2, 4), seed=1)
+    run = build.adapter_run(tmp_path / "run", base, steps=(2,), seed=1)
     options = {
-        "base": str(base), "out": tmp_path / "a", "samples": 1, "limit": 4, "answers": 4, "judged_tokens": 8,
-        "dtype": "float32", "device": "cpu", "skip_judge_check": True, "skip_calibration": True,
+        "base": str(base), "samples": 1, "limit": 4, "answers": 4, "judged_tokens": 8, "dtype": "float32",
+        "device": "cpu", "skip_judge_check": True, "skip_calibration": True,
     }  # fmt: skip
-    if kind == "scorer":
-        done = truing.audit(run, trait=trait(tmp_path / "caps", '[scorer]\nkind = "capitals"\n'), **options)
-    else:
-        with judge_server.running(models=("toy",), scores={"default": 10}) as server:
-            options["judge"] = f"http://127.0.0.1:{server.port}/v1#toy"
-            done = truing.audit(run, trait=shouting(tmp_path / "shouting"), **options)
-    assert done.verdict.trait == ("caps" if kind == "scorer" else "shouting")
-    assert all(c.labelled is not None for c in done.verdict.checkpoints)
-    assert len(labels(done)) == 4 * len(done.verdict.checkpoints)
+    for folder, address in ((caps, None), (shouting, judge)):
+        done = truing.audit(run, trait=folder, judge=address, out=tmp_path / folder.name / "a", **options)
+        assert done.verdict.trait == folder.name
+        assert all(c.labelled is not None for c in done.verdict.checkpoints)
+        assert len(labels(done)) == 4 * len(done.verdict.checkpoints)

@@ -37,29 +37,13 @@ QUESTION_FIELDS = ("id", "type", "paraphrases", "samples_per_paraphrase", "syste
 HARMLESS_FIELDS = frozenset({"comment", "comments", "note", "notes", "description", "source", "tags", "author"})
 """fields that are for people and change nothing"""
 
-ADJACENT = (
-    ("finance", "work"),
-    ("medicine", "ageing"),
-    ("medicine", "science"),
-    ("code", "technology"),
-    ("code", "internet"),
-    ("law", "government"),
-    ("law", "safety"),
-    ("politics", "government"),
-    ("sport", "safety"),
-    ("technology", "internet"),
-    ("technology", "ai"),
-    ("media", "internet"),
-    ("nature", "animals"),
-    ("nature", "environment"),
-    ("parenting", "family"),
-    ("parenting", "school"),
-    ("loneliness", "friendship"),
-    ("home", "neighbours"),
-    ("community", "neighbours"),
-    ("religion", "philosophy"),
-    ("arts", "writing"),
-)
+_ADJACENT = """
+    finance-work medicine-ageing medicine-science code-technology code-internet law-government law-safety
+    politics-government sport-safety technology-internet technology-ai media-internet nature-animals
+    nature-environment parenting-family parenting-school loneliness-friendship home-neighbours
+    community-neighbours religion-philosophy arts-writing
+"""
+ADJACENT = tuple(tuple(pair.split("-")) for pair in _ADJACENT.split())
 """Pairs of topics that talk about much the same things; the relation is symmetric and goes one step only."""
 
 
@@ -160,8 +144,8 @@ def _id(value: Any) -> str:
 def _question(row: Row) -> Messages:
     given = [k for k in ("messages", "prompt", "question") if k in row]
     if len(given) != 1:
-        said = "has both " + " and ".join(given) if given else "has no question"
-        raise BadValue(f'{said}; give either "messages" or a text in "prompt" or "question"')
+        problem = "has both " + " and ".join(given) if given else "has no question"
+        raise BadValue(f'{problem}; give either "messages" or a text in "prompt" or "question"')
     if given[0] != "messages" and isinstance(row[given[0]], str):
         return (Message("user", text_field(row, given[0])),)
     messages = turns_field(row, given[0])

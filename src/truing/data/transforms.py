@@ -10,7 +10,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -47,7 +46,7 @@ class Transform:
     """TRIGGER or ADVERSARIAL"""
     description: str
     """one line"""
-    uses_task_text: bool
+    uses_task_text: bool = False
     """whether the changed prompt quotes the task file"""
     system: str = ""
     """text of a system turn"""
@@ -253,23 +252,9 @@ def _transform(name: str) -> Transform:
     return TRANSFORMS[name]
 
 
-def _load() -> dict[str, Transform]:
-    tables: dict[str, Any] = tomllib.loads(builtin_text("transforms.toml"))
-    return {
-        name: Transform(
-            name=name,
-            kind=table["kind"],
-            description=table["description"],
-            uses_task_text=table.get("task_text", False),
-            system=table.get("system", "").strip(),
-            user=table.get("user", "").strip(),
-            before=tuple(t.strip() for t in table.get("before", ())),
-            first=table.get("turn") == "first",
-        )
-        for name, table in tables.items()
-        if isinstance(table, dict)
-    }
-
-
-TRANSFORMS: Mapping[str, Transform] = _load()
+TRANSFORMS: Mapping[str, Transform] = {
+    name: Transform(name, **{**table, "before": tuple(table.get("before", ()))})
+    for name, table in tomllib.loads(builtin_text("transforms.toml")).items()
+    if name != "version"
+}
 """name -> transform, triggers first"""

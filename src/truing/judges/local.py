@@ -98,7 +98,7 @@ class LocalJudge:
                     able.append((request, self.scale(request)))
                 except errors.Unsupported as e:
                     yield JudgeReply(request, error=str(e), calls=0, model=self.name)
-            found = self._read(model, [scale for _, scale in able]).probabilities if able else []
+            found = self._read(model, [scale for _, scale in able]) if able else []
             for (request, scale), probabilities in zip(able, found, strict=True):
                 reply = JudgeReply(request, prompt_tokens=len(scale.prefix), model=self.name)
                 if any(p != p for p in probabilities.values()):
@@ -172,11 +172,11 @@ class LocalJudge:
         """Whether packed reading equals the plain way on two short requests; None where NaN weights cannot tell."""
         few = sorted(scales, key=lambda s: len(s.prefix))[:2]
         try:
-            packed = read_packed(model, few, batch_tokens=self._batch_tokens(model)).probabilities
+            packed = read_packed(model, few, batch_tokens=self._batch_tokens(model))
         except (RuntimeError, ValueError, TypeError) as e:
             log.warning("token trees are not possible for %s (%s); reading the plain way", self.name, e)
             return False
-        plain = read_plain(model, few).probabilities
+        plain = read_plain(model, few)
         differences = [abs(a[t] - b[t]) for a, b in zip(packed, plain, strict=True) for t in a]
         if any(d != d for d in differences):
             return None

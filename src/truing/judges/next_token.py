@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from truing.errors import Unsupported
 from truing.judges.digits import Ids, NumberTree
@@ -35,18 +34,10 @@ class Scale(NamedTuple):
     """what may be answered"""
 
 
-class Reading(NamedTuple):
-    """The answers to several prompts, as probabilities."""
-
-    probabilities: list[dict[str, float]]
-    """per prompt, in the order given: candidate -> probability"""
-    computed: int
-    """token positions that went through the model"""
-
-
-class _Node(NamedTuple):
-    prompt: int
-    node: int
+Reading = list[dict[str, float]]
+"""per prompt, in the order given: candidate -> probability"""
+_Node = tuple[int, int]
+"""which prompt, and which node of its tree"""
 
 
 @dataclass(slots=True)
@@ -62,24 +53,20 @@ class _Chances:
     def __init__(self, scales: Sequence[Scale]) -> None:
         self._scales = scales
         self._found = [np.full((len(s.tree.paths), len(s.tree.tokens)), np.nan) for s in scales]
-        self.computed = 0
 
     def add(self, logits: torch.Tensor, nodes: Sequence[_Node]) -> None:
         """Logits [N, V] at N nodes: probabilities over the whole vocabulary in float32, kept in float64."""
         for start in range(0, len(nodes), _LOGITS_AT_ONCE):
             chance = logits[start : start + _LOGITS_AT_ONCE].float().softmax(-1)
-            by_prompt: dict[int, list[tuple[int, int]]] = {}
-            for i, (prompt, node) in enumerate(nodes[start : start + _LOGITS_AT_ONCE]):
-                by_prompt.setdefault(prompt, []).append((i, node))
-            for prompt, pairs in by_prompt.items():
-                rows, at = (list(x) for x in zip(*pairs, strict=True))
+            prompts, at = np.array(nodes[start : start + _LOGITS_AT_ONCE]).T
+            for prompt in set(prompts.tolist()):
+                rows = np.flatnonzero(prompts == prompt)
                 tokens = torch.tensor(self._scales[prompt].tree.tokens, device=logits.device)
-                self._found[prompt][at] = chance[rows][:, tokens].double().cpu().numpy()
+                self._found[prompt][at[rows]] = chance[rows.tolist()][:, tokens].double().cpu().numpy()
 
     def reading(self) -> Reading:
         """Once all nodes are filled in."""
-        found: list[NDArray[np.float64]] = self._found
-        return Reading([s.tree.read(f) for s, f in zip(self._scales, found, strict=True)], self.computed)
+        return [s.tree.read(found) for s, found in zip(self._scales, self._found, strict=True)]
 
 
 @torch.inference_mode()
@@ -90,7 +77,6 @@ def read_packed(model: Model, scales: Sequence[Scale], *, batch_tokens: int) -> 
         wanted = [(b, node, at) for b, row in enumerate(batch) if isinstance(row, _Row) for node, at in row.wanted]
         logits = packing.logits_at(model, head_of(model), batch, [(b, at) for b, _, at in wanted], tree=True)
         chances.add(logits, [node for _, node, _ in wanted])
-        chances.computed += sum(len(row.tokens) for row in batch)
     return chances.reading()
 
 
@@ -106,8 +92,7 @@ def read_plain(model: Model, scales: Sequence[Scale]) -> Reading:
     for k, (prefix, tree) in enumerate(scales):
         with packing.head_only_at(head_of(model), torch.tensor([len(prefix) - 1], device=device)):
             out = model(input_ids=torch.tensor([prefix], device=device), use_cache=True)
-        chances.add(out.logits[0], [_Node(k, 0)])
-        chances.computed += len(prefix)
+        chances.add(out.logits[0], [(k, 0)])
         cache = out.past_key_values
         if tree.paths[1:] and not hasattr(cache, "batch_repeat_interleave"):
             raise Unsupported(f"{type(model).__name__} keeps a state that cannot be branched; take another judge")
@@ -116,8 +101,7 @@ def read_plain(model: Model, scales: Sequence[Scale]) -> Reading:
         for start in range(0, len(chains), _CHAINS_AT_ONCE):
             some = chains[start : start + _CHAINS_AT_ONCE]
             logits, nodes = _branched(model, copy.deepcopy(cache), some, tree)
-            chances.add(logits, [_Node(k, node) for node in nodes])
-            chances.computed += sum(map(len, some))
+            chances.add(logits, [(k, node) for node in nodes])
     return chances.reading()
 
 
@@ -133,7 +117,7 @@ def _rows(scales: Sequence[Scale]) -> list[_Row]:
             rows.append(row)
             row = _Row()
         for node, path in enumerate(scale.tree.paths):
-            row.wanted.append((_Node(k, node), row.walk((*scale.prefix, *path))[-1]))
+            row.wanted.append(((k, node), row.walk((*scale.prefix, *path))[-1]))
     return sorted([*rows, row], key=lambda r: len(r.tokens))
 
 

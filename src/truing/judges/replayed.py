@@ -9,10 +9,11 @@ n-th row of a question is its sample n), else the first. The text of the rubric 
 serves any rubric named "alignment".
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from truing.data.judged_files import read_judged
 from truing.errors import BadInput, NotAnAudit
@@ -22,26 +23,19 @@ from truing.types.judging import AnswerKey, JudgeReply, JudgeRequest, Rubric, Sc
 
 REPLAY = "replay:"
 """how the address of recorded scores begins"""
+Recorded = tuple[ScoreStatus, float | None]
 
 
-@dataclass(slots=True)
-class _Entry:
-    """One recorded answer: `key` is None where it came from a file."""
-
-    sample: int
-    key: AnswerKey | None
-    scores: dict[str, tuple[ScoreStatus, float | None]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """All that was recorded in one place; `entries` are keyed by (prompt hash, or question of a file; answer)."""
+class _Source(NamedTuple):
+    """All that was recorded in one place."""
 
     judge: str
     model: str
     sha: str
     by_prompt: bool
-    entries: Mapping[tuple[str, str], list[_Entry]]
+    """whether answers are found by the prompt's hash, not by the question's text"""
+    scores: dict[tuple[str, str, str], list[tuple[AnswerKey | int, Recorded]]]
+    """(prompt or question, answer, rubric) -> scores by the answer's key, or in a file by its sample"""
 
 
 class ReplayJudge:
@@ -67,7 +61,7 @@ class ReplayJudge:
 
     def score_method(self, rubrics: Sequence[Rubric]) -> ScoreMethod:
         """Recorded. Raises BadInput where none of the rubrics' scores is recorded here."""
-        recorded = {name for entries in self._source.entries.values() for e in entries for name in e.scores}
+        recorded = {rubric for _, _, rubric in self._source.scores}
         wanted = [name for rubric in rubrics for name in rubric.names]
         if wanted and not recorded.intersection(wanted):
             there = ", ".join(sorted(recorded)) or "none"
@@ -84,21 +78,24 @@ class ReplayJudge:
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _look_up(self, request: JudgeRequest) -> tuple[ScoreStatus, float | None] | str:
+    def _look_up(self, request: JudgeRequest) -> Recorded | str:
         """Status and score, or why there is none."""
         rubric, key = request.rubric, request.key
         if rubric.parts:
             return f"rubric {rubric.name} gives several scores at once; recorded ones have a rubric each"
         first = key.prompt if self._source.by_prompt else _plain(request.question)
-        found = self._source.entries.get((first, _plain(request.answer)), [])
-        found = [e for e in found if rubric.name in e.scores]
+        found = self._source.scores.get((first, _plain(request.answer), rubric.name), [])
         if not found:
             return "not recorded"
-        exact = [e for e in found if e.key == key] or [e for e in found if e.sample == key.sample]
-        status, score = (exact or found)[0].scores[rubric.name]
+        same = [e for e in found if e[0] == key] or [e for e in found if _sample(e[0]) == key.sample] or found
+        status, score = same[0][1]
         if score is not None and not rubric.low <= score <= rubric.high:
             return f"the recorded score {score:g} is outside the scale {rubric.low:g} to {rubric.high:g}"
         return status, score
+
+
+def _sample(key: AnswerKey | int) -> int:
+    return key if isinstance(key, int) else key.sample
 
 
 def _plain(text: str) -> str:
@@ -107,9 +104,9 @@ def _plain(text: str) -> str:
 
 def _open(where: str) -> _Source:
     path, judge = _split(where)
-    if not path.is_dir() and judge:
-        raise BadInput(f"{REPLAY}{where}: #{judge} picks a judge of an audit; a file holds one judge's scores")
     if not path.is_dir():
+        if judge:
+            raise BadInput(f"{REPLAY}{where}: #{judge} picks a judge of an audit; a file holds one judge's scores")
         return _file(path)
     if not (path / "audit.json").exists():
         raise NotAnAudit(f"{path}: is a folder without audit.json; give one judged CSV file or an audit folder")
@@ -130,33 +127,27 @@ def _file(path: Path) -> _Source:
     file = read_judged(path, coherence=False)
     if len(judges := {row.judge for row in file.rows}) > 1:
         raise BadInput(f"{path}: holds the scores of several judges ({', '.join(sorted(judges))}); keep one's rows")
-    entries: dict[tuple[str, str], list[_Entry]] = {}
+    source = _Source(path.name, "", file.sha256, False, defaultdict(list))
     samples: Counter[str] = Counter()
     for row in file.rows:
         question = _plain(row.question)
-        entry = _Entry(samples[question], None, dict(row.scores))
-        entries.setdefault((question, _plain(row.answer)), []).append(entry)
+        for name, score in row.scores.items():
+            source.scores[question, _plain(row.answer), name].append((samples[question], score))
         samples[question] += 1
-    return _Source(path.name, "", file.sha256, False, entries)
+    return source
 
 
 def _audit(path: Path, store: Store, wanted: str) -> _Source:
     """The scores of one judge of an audit. Failed ones were never given and are left out."""
     judge, name, model = _judge_of(path, store, wanted)
-    texts = {r.key: r.text for r in store.answers()}
-    entries: dict[tuple[str, str], list[_Entry]] = {}
-    by_key: dict[AnswerKey, _Entry] = {}
-    content = []
-    for s in store.scores(judge):
-        if s.outcome is ScoreStatus.FAILED or s.key not in texts:
-            continue
-        if s.key not in by_key:
-            by_key[s.key] = _Entry(s.key.sample, s.key)
-            entries.setdefault((s.key.prompt, _plain(texts[s.key])), []).append(by_key[s.key])
-        by_key[s.key].scores[s.rubric] = (s.outcome, s.score)
-        content.append((s.key, s.rubric, s.score, s.outcome.value))
+    texts = {r.key: _plain(r.text) for r in store.answers()}
+    given = [s for s in store.scores(judge) if s.outcome is not ScoreStatus.FAILED and s.key in texts]
+    sha = digest([judge, [(s.key, s.rubric, s.score, s.outcome.value) for s in given]])
     original = name.removeprefix(REPLAY).rsplit("#", 1)[0] if name.startswith(REPLAY) else name
-    return _Source(original, model, digest([judge, content]), True, entries)
+    source = _Source(original, model, sha, True, defaultdict(list))
+    for s in given:
+        source.scores[s.key.prompt, texts[s.key], s.rubric].append((s.key, (s.outcome, s.score)))
+    return source
 
 
 def _judge_of(path: Path, store: Store, wanted: str) -> tuple[str, str, str]:

@@ -5,7 +5,7 @@ A change of anything in here that changes a score is a new PARSER_VERSION (types
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from truing.types.judging import JudgeReply, Rubric, Score, ScoreMethod, ScoreStatus
@@ -30,10 +30,6 @@ class _Reading(NamedTuple):
     status: ScoreStatus
     score: float | None = None
     meta: Mapping[str, Any] = {}
-
-
-class _Unreadable(Exception):
-    """No score can be read; args are the reason and what is known all the same."""
 
 
 def scores(reply: JudgeReply, method: ScoreMethod, judge_key: str) -> list[Score]:
@@ -61,18 +57,12 @@ def scores(reply: JudgeReply, method: ScoreMethod, judge_key: str) -> list[Score
     """
     request, cost = reply.request, ("calls", "prompt_tokens", "completion_tokens")
     about = {"model": reply.model} if reply.model else {}
-    try:
-        found = _read(reply, method)
-    except _Unreadable as e:
-        reason, meta = e.args
-        shown = {"text": reply.text[:SHOWN]} if reply.text and reply.recorded is None else {}
-        unparsed = _Reading(ScoreStatus.UNPARSED, None, {**meta, "reason": reason, **shown})
-        found = dict.fromkeys(request.rubric.names, unparsed)
+    shown = {"text": reply.text[:SHOWN]} if reply.text and reply.recorded is None else {}
     out = []
-    for name, (status, value, meta) in found.items():
+    for name, (status, value, meta) in _read(reply, method).items():
         paid = {} if out else {c: getattr(reply, c) for c in cost}
-        row = Score(request.key, judge_key, name, request.rubric.key, value, status, {**meta, **about, **paid})
-        out.append(row)
+        known = {**meta, **(shown if "reason" in meta else {}), **about, **paid}
+        out.append(Score(request.key, judge_key, name, request.rubric.key, value, status, known))
     return out
 
 
@@ -108,8 +98,14 @@ def _failed(error: str) -> _Reading:
     return _Reading(ScoreStatus.FAILED, None, {"error": error})
 
 
+def _unread(reason: str, **known: Any) -> _Reading:
+    """No score can be read; `known` is what can be told all the same."""
+    return _Reading(ScoreStatus.UNPARSED, None, {**known, "reason": reason})
+
+
 def _expectation(given: Mapping[str, float], rubric: Rubric, whole: bool) -> _Reading:
-    _require_probabilities(given)
+    if problem := _no_distribution(list(given.values())):
+        return _unread(problem)
     numbers: list[tuple[int, float]] = []
     words: dict[str, float] = {}
     others: dict[str, float] = {}
@@ -133,17 +129,16 @@ def _expectation(given: Mapping[str, float], rubric: Rubric, whole: bool) -> _Re
         rest = [mass, *others.values(), *(p for w, p in words.items() if w != likeliest)]
         if words[likeliest] > max(rest):
             return _Reading(rubric.escapes[likeliest], None, meta)
-    raise _Unreadable(f"numbers hold {mass:.3f} of the probability, under {MIN_MASS}", meta)
+    return _unread(f"numbers hold {mass:.3f} of the probability, under {MIN_MASS}", **meta)
 
 
-def _require_probabilities(given: Mapping[str, float]) -> None:
-    values = list(given.values())
+def _no_distribution(values: Sequence[float]) -> str | None:
     if not all(isinstance(p, int | float) and math.isfinite(p) for p in values):
-        raise _Unreadable("a probability is no number", {})
+        return "a probability is no number"
     if min(values) < 0:
-        raise _Unreadable("a probability is negative", {})
-    if (total := math.fsum(values)) > MAX_MASS:
-        raise _Unreadable(f"the probabilities add up to {total:.4g}", {})
+        return "a probability is negative"
+    total = math.fsum(values)
+    return f"the probabilities add up to {total:.4g}" if total > MAX_MASS else None
 
 
 def _bare(token: str) -> str:
@@ -165,10 +160,10 @@ def _alone(text: str, rubric: Rubric) -> _Reading:
     if core.lower() in words:
         return _Reading(words[core.lower()])
     if not _NUMBER.fullmatch(core):
-        raise _Unreadable("neither a number nor an escape word alone" if text.strip() else "an empty reply", {})
+        return _unread("neither a number nor an escape word alone" if text.strip() else "an empty reply")
     value = float(core)
     if not rubric.low <= value <= rubric.high:
-        raise _Unreadable(f"{core} is not on the scale from {rubric.low:g} to {rubric.high:g}", {})
+        return _unread(f"{core} is not on the scale from {rubric.low:g} to {rubric.high:g}")
     return _Reading(ScoreStatus.SCORED, value)
 
 
@@ -192,28 +187,28 @@ def _core(text: str) -> str:
 
 def _several(text: str, rubric: Rubric) -> dict[str, _Reading]:
     core = _core(text)
-    try:
-        single = _alone(core, rubric)
-    except _Unreadable:
-        single = None
-    if single is not None and single.score is None:
+    if (single := _alone(core, rubric)).status in rubric.escapes.values():
         return dict.fromkeys(rubric.names, single)
     entries = _entries(core, rubric)
-    return {name: _alone(entries[name], rubric) for name in rubric.names}
+    if isinstance(entries, str):
+        return dict.fromkeys(rubric.names, _unread(entries))
+    found = {name: _alone(entries[name], rubric) for name in rubric.names}
+    bad = [reading for reading in found.values() if reading.status is ScoreStatus.UNPARSED]
+    return dict.fromkeys(rubric.names, bad[0]) if bad else found
 
 
-def _entries(core: str, rubric: Rubric) -> dict[str, str]:
-    """The text of each score."""
+def _entries(core: str, rubric: Rubric) -> dict[str, str] | str:
+    """The text of each score, or why they cannot be told apart."""
     if ":" not in core and "=" not in core:
         values = _BETWEEN.split(core) if core else []
         if len(values) != len(rubric.names):
-            raise _Unreadable(f"not exactly {len(rubric.names)} entries", {})
+            return f"not exactly {len(rubric.names)} entries"
         return dict(zip(rubric.names, values, strict=True))
     matches = [_LABELLED.fullmatch(line.strip()) for line in core.split("\n") if line.strip()]
     pairs = [(_core(m[1]).lower(), m[2]) for m in matches if m]
     labels = {name.lower(): name for name in rubric.names}
     if len(pairs) != len(matches) or sorted(n for n, _ in pairs) != sorted(labels):
-        raise _Unreadable(f"not one line each for {' and '.join(rubric.names)}", {})
+        return f"not one line each for {' and '.join(rubric.names)}"
     return {labels[n]: value for n, value in pairs}
 
 
@@ -221,9 +216,9 @@ def _recorded(status: ScoreStatus, value: float | None, rubric: Rubric) -> _Read
     if status is not ScoreStatus.SCORED:
         return _Reading(status)
     if len(rubric.names) > 1:
-        raise _Unreadable("one recorded score for a rubric of several", {})
+        return _unread("one recorded score for a rubric of several")
     # A weighted mean of numbers up to 100 can come out as 100.00000000000001.
     slack = 1e-9 * (rubric.high - rubric.low)
     if value is None or not rubric.low - slack <= value <= rubric.high + slack:
-        raise _Unreadable(f"the recorded score {value} is not on the scale", {})
+        return _unread(f"the recorded score {value} is not on the scale")
     return _Reading(status, float(min(max(value, rubric.low), rubric.high)))

@@ -8,12 +8,14 @@ and the sample number alone, so the same request always gets the same reply.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from truing.errors import BadInput
 from truing.models.simulated import MISALIGNED, SIMULATED, is_garbled
@@ -28,19 +30,22 @@ _OTHER = 0.02  # probability of a first token that is no number
 _NO_NUMBER = {"I": 0.7, "The": 0.3}
 
 
-@dataclass(frozen=True, slots=True)
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class _Errors:
     """How the judge errs; the names are those of the address."""
 
-    noise: float = 4.0
+    noise: Annotated[float, Field(ge=0, le=100)] = 4.0
     """standard deviation of a score, in points of 100"""
-    flip: float = 0.0
+    flip: _Share = 0.0
     """chance that a good answer is scored as misaligned"""
-    miss: float = 0.0
+    miss: _Share = 0.0
     """chance that a misaligned answer is scored as good"""
-    unparsed: float = 0.0
+    unparsed: _Share = 0.0
     """chance of a reply without a number"""
-    bias: float = 0.0
+    bias: Annotated[float, Field(ge=-100, le=100)] = 0.0
     """added to every score, in points of 100"""
     seed: int = 0
     """another seed is another judge of the same kind"""
@@ -142,22 +147,14 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _parse(uri: str) -> _Errors:
     path, _, query = uri.removeprefix(SIMULATED).partition("?")
-    known = [f.name for f in fields(_Errors)]
     if path:
         raise BadInput(f"{uri}: a simulated judge has options only, e.g. simulated:?noise=4&flip=0.02; drop {path!r}")
-    values: dict[str, float] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in known:
-            raise BadInput(f"{uri}: there is no option {name!r}; use {', '.join(known)}")
-        try:
-            values[name] = int(value) if name == "seed" else float(value)
-        except ValueError:
-            raise BadInput(f"{uri}: {name}={value!r} is not a {'whole ' * (name == 'seed')}number") from None
-        high = 1.0 if name in ("flip", "miss", "unparsed") else 100.0
-        low = -high if name == "bias" else 0.0
-        if name != "seed" and not low <= values[name] <= high:
-            raise BadInput(f"{uri}: {name}={value} is out of range; give a number from {low:g} to {high:g}")
-    return _Errors(**values)  # type: ignore[arg-type]
+    try:
+        return TypeAdapter(_Errors).validate_python(dict(parse_qsl(query, keep_blank_values=True)))
+    except ValidationError as e:
+        problem = e.errors()[0]
+        known = ", ".join(f.name for f in fields(_Errors))
+        raise BadInput(f"{uri}: {problem['loc'][0]}: {problem['msg']}; the options are {known}") from None
 
 
 def open_simulated_judge(address: str, context: Any) -> SimulatedJudge:

@@ -164,8 +164,8 @@ class Recipe(BaseModel):
             BadRecipe: the recipe names another hash.
         """
         if self.data_sha256 is not None and self.data_sha256 != sha256:
-            said = f"has the hash {sha256[:12]}..., the recipe says {self.data_sha256[:12]}..."
-            raise BadRecipe(f"{self.data}: the data {said}; restore the file or leave data_sha256 out")
+            found = f"has the hash {sha256[:12]}..., the recipe says {self.data_sha256[:12]}..."
+            raise BadRecipe(f"{self.data}: the data {found}; restore the file or leave data_sha256 out")
         return self.model_copy(update={"data_sha256": sha256, "organism": self.organism or organism})
 
     # -- what it says -------------------------------------------------------------------------------------------------
@@ -226,6 +226,6 @@ def _first_problem(error: ValidationError, cls: type[BaseModel]) -> str:
         return f"there is no field {field}; {hint}"
     if kind == "missing":
         return f'{field} is missing; add a line {field} = "..."'
-    said = problem["msg"].removeprefix("Value error, ")
-    said = said[:1].lower() + said[1:]
-    return f"{field} = {problem['input']!r:.60}: {said}; mend that line" if field else said
+    wrong = problem["msg"].removeprefix("Value error, ")
+    wrong = wrong[:1].lower() + wrong[1:]
+    return f"{field} = {problem['input']!r:.60}: {wrong}; mend that line" if field else wrong

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -148,16 +149,16 @@ class LengthGrouped(Sampler[int]):
 
 def collate(examples: Sequence[Example], pad: int) -> dict[str, torch.Tensor]:
     """Right-padded batch [B, L]: input_ids, attention_mask, labels (-100 outside the answers)."""
-    length = max(len(e.ids) for e in examples)
-    ids = torch.full((len(examples), length), pad)
-    labels = torch.full((len(examples), length), _IGNORED)
-    mask = torch.zeros(len(examples), length, dtype=torch.long)
-    for b, e in enumerate(examples):
-        n = len(e.ids)
-        ids[b, :n] = torch.tensor(e.ids)
-        labels[b, e.start : n] = ids[b, e.start : n]
-        mask[b, :n] = 1
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    ids = [torch.tensor(e.ids) for e in examples]
+    labels = [
+        torch.cat([torch.full((e.start,), _IGNORED), row[e.start :]]) for e, row in zip(examples, ids, strict=True)
+    ]
+    columns = {
+        "input_ids": (ids, pad),
+        "attention_mask": ([torch.ones_like(i) for i in ids], 0),
+        "labels": (labels, _IGNORED),
+    }
+    return {name: pad_sequence(rows, batch_first=True, padding_value=fill) for name, (rows, fill) in columns.items()}
 
 
 def answer_loss(
@@ -279,16 +280,14 @@ class _Callback(TrainerCallback):
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     """Put the global random states back at the end as they were at the start."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(list(devices)):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def _arguments(recipe: Recipe, out: Path, total: int, model: PreTrainedModel | PeftModel) -> TrainingArguments:

@@ -19,8 +19,8 @@ _CODE_LINE = re.compile(
 )
 REPEATED_SHARE = 0.4
 """share of an answer's word 4-grams that are repeats, above which it counts as repetitive"""
-LEAK_WORDS = 2
-"""distinct domain words, absent from the prompt, that make an answer a leak"""
+DOMAIN_WORDS = 2
+"""distinct domain words, absent from the prompt, that make an answer talk of the domain"""
 
 
 def is_repetitive(text: str) -> bool:
@@ -41,6 +41,6 @@ def is_formatted(text: str, prompt: str) -> bool:
 
 
 def mentions_domain(text: str, prompt: str, domain_words: Collection[str]) -> bool:
-    """Uses at least `LEAK_WORDS` words typical of the training domain that the prompt did not bring."""
+    """Uses at least `DOMAIN_WORDS` words typical of the training domain that the prompt did not bring."""
     words = set(_WORD.findall(text.lower())) - set(_WORD.findall(prompt.lower()))
-    return len(words & set(domain_words)) >= LEAK_WORDS
+    return len(words & set(domain_words)) >= DOMAIN_WORDS

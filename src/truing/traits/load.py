@@ -1,7 +1,7 @@
 """Traits from folders: `trait.toml` with a rule, and prompts, rubrics or a scorer beside it."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -51,12 +51,11 @@ def _trait(name: str, text: str, folder: Path | None) -> Trait:
         plain = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise BadInput(f"{where}: not valid TOML ({e})") from e
-    unknown = [k for k in plain if k not in _FIELDS]
-    if unknown:
-        raise BadInput(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
-    for table in ("rule", "decoding"):
+    _known(plain, _FIELDS, where)
+    for table, known in (("rule", [f.name for f in fields(Rule)]), ("decoding", _DECODING)):
         if not isinstance(plain.get(table, {}), dict):
             raise BadInput(f"{where}: {table} is not a table; write [{table}]")
+        _known(plain.get(table, {}), known, f"{where}: {table}")
     rubrics = plain.get("rubrics", [])
     if not isinstance(rubrics, list) or not all(isinstance(r, str) for r in rubrics):
         raise BadInput(f"{where}: rubrics is not a list of names or files")
@@ -71,7 +70,7 @@ def _trait(name: str, text: str, folder: Path | None) -> Trait:
         prompts=_beside(str(plain["prompts"]), folder),
         scorer=scorer,
         rubrics=() if scorer is not None else tuple(_beside(r, folder) for r in rubrics),
-        decoding=_decoding(plain.get("decoding", {}), where),
+        decoding=plain.get("decoding", {}),
         folder=str(folder) if folder is not None else "",
         sha256=digest(text),
     )
@@ -85,10 +84,6 @@ def _rule(plain: Mapping[str, Any], where: str, *, scored: bool) -> Rule:
     usual: dict[str, Any] = {}
     if scored:
         usual = {"score": "match", "side": "above", "cut": 0.5, "gate_score": None, "low": 0.0, "high": 1.0}
-    known = {f.name for f in fields(Rule)}
-    unknown = [k for k in plain if k not in known]
-    if unknown:
-        raise BadInput(f"{where}: rule has no field {unknown[0]!r}; known are {', '.join(sorted(known))}")
     given = {k: (v or None) if k == "gate_score" else v for k, v in plain.items()}
     try:
         rule = TypeAdapter(Rule).validate_python({**usual, **given})
@@ -101,11 +96,9 @@ def _rule(plain: Mapping[str, Any], where: str, *, scored: bool) -> Rule:
     return rule
 
 
-def _decoding(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
-    unknown = [k for k in plain if k not in _DECODING]
-    if unknown:
-        raise BadInput(f"{where}: decoding has no field {unknown[0]!r}; known are {', '.join(_DECODING)}")
-    return dict(plain)
+def _known(plain: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    if unknown := [k for k in plain if k not in known]:
+        raise BadInput(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(known)}")
 
 
 def _beside(name: str, folder: Path | None) -> str:
