@@ -138,7 +138,8 @@ def _cells(bound: float) -> tuple[tuple[float, ...], _Bets, _Bets]:
 def _wealth(sampled: Sampled, bound: float, ours: bool) -> Array:
     """[K] log wealth of one group in every cell: the mean over bets of the product of 1 + stake (y - null), which for a
     yes or no is the likelihood ratio. One group often stands still while the other grows."""
-    bets = _cells(bound)[1 if ours else 2]
+    _, run, reference = _cells(bound)
+    bets = run if ours else reference
     total = bets.weight.copy()
     for value, count in zip(sampled.values, sampled.counts, strict=True):
         if count:
