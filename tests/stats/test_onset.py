@@ -304,14 +304,14 @@ def test_unparsed_answers_count_against_every_claim():
     assert tested.claim == "inconclusive" and tested.low < 0.01 and tested.high > 0.15
 
 
-def test_many_unparsed_answers_end_a_search_undecided():
+@pytest.mark.parametrize("r", [0, 1])
+def test_many_unparsed_answers_end_a_search_undecided(r):
     """They count against both claims in both groups; the run is drawn from all the same, so that every test ends."""
-    for r in range(2):
-        rng = np.random.default_rng([9, r])
-        world = make_world(excess_curve("step", 8, 0.2, rng), 0.001, 60, 0.1, rng)
-        search = OnsetSearch(world.steps, world.prompt_ids, ZONE, seed=r)
-        answered(search, lambda d: "unparsed" if rng.random() < 0.2 else world.answer(d, rng), 48)
-        assert is_right(search.result(), world.excess, 0.01, 0.03, world.steps)
+    rng = np.random.default_rng([9, r])
+    world = make_world(excess_curve("step", 8, 0.2, rng), 0.001, 60, 0.1, rng)
+    search = OnsetSearch(world.steps, world.prompt_ids, ZONE, seed=r)
+    answered(search, lambda d: "unparsed" if rng.random() < 0.2 else world.answer(d, rng), 48)
+    assert is_right(search.result(), world.excess, 0.01, 0.03, world.steps)
 
 
 def test_missing_answers_are_sampled_again_and_in_no_count():
