@@ -8,6 +8,7 @@ import pytest
 from scipy import stats as sps
 
 from stats.worlds import RULE, binomial, decided, labelled_of, sampled, screened_of
+from truing.stats.meta import implied_variance, random_effects
 from truing.stats.rates import share_difference, share_of
 from truing.stats.studies import (
     UNKNOWN,
@@ -101,6 +102,11 @@ def test_shared_answers_of_step_0_widen_the_interval():
     assert wide.value == pytest.approx(narrow.value, abs=0.002)
     assert wide.set_high - wide.set_low > narrow.set_high - narrow.set_low
     assert "shared" in wide.method and "shared" not in narrow.method
+    # Only a run's own part is its error; the base's is added once.
+    v, n = np.array([implied_variance(r.rate) for r in shared]), np.array([r.excess.n for r in shared])
+    pooled = random_effects(np.array([r.excess.value for r in shared]), (v * n).mean() / n).mean
+    by_hand = pooled.plus(implied_variance(shared[0].base)).limits(0.95)
+    assert (wide.set_low, wide.set_high) == pytest.approx(by_hand)
 
 
 def test_a_run_with_few_misaligned_answers_by_chance_weighs_no_more():
