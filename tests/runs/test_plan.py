@@ -38,6 +38,8 @@ def test_counts_of_a_search_add_up():
     assert made.calls < made.most_calls
     whole = planned(JUDGE, every_coherence=True, control="simulated")
     assert by_purpose(whole)["search"] == 2 * about and "coherence" not in by_purpose(whole)
+    varied = planned(JUDGE, control="simulated", variants=("all",))
+    assert varied.most_calls - made.most_calls == 2 * by_purpose(varied)["variants"] > 0, "their coherence too"
     fewer = planned(JUDGE, assume_monotone=True, control="simulated")
     assert by_purpose(fewer)["search"] < about
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from truing.stats.evidence import Array
+from truing.stats.evidence import Array, Mask
 
 _FINE = 20
 """cells of the reference's mean up to the bound"""
@@ -117,8 +117,8 @@ class _Bets(NamedTuple):
     """[K, J] what is put on an answer above the null"""
     weight: Array
     """[K, J] logarithms of the weights"""
-    settled: Array
-    """[K] 0 where nothing can speak against the null, inf where it cannot be true, else NaN"""
+    vacuous: Mask
+    """[K] nulls that nothing can speak against"""
 
 
 @lru_cache(maxsize=64)
@@ -146,7 +146,7 @@ def _wealth(sampled: Sampled, bound: float, ours: bool) -> Array:
             total += count * np.log1p(bets.stake * (value - bets.null))
     most = total.max(axis=1)
     wealth = most + np.log(np.exp(total - most[:, None]).sum(axis=1))
-    return np.where(np.isnan(bets.settled), wealth, bets.settled)
+    return np.where(bets.vacuous, 0.0, wealth)
 
 
 def _bets(null: Array, *, above: bool, scale: float) -> _Bets:
@@ -155,11 +155,10 @@ def _bets(null: Array, *, above: bool, scale: float) -> _Bets:
     Near zero most is put on far alternatives, which a few answers settle; at means much larger than the scale of the
     excess, on near ones, since the excess is small beside them.
     """
-    impossible, vacuous = (null <= 0, null >= 1) if above else (null > 1, null <= 0)
     a = np.clip(null, 1e-12, 1 - 1e-12)[:, None]
     far = np.minimum(1.0, scale / a)
     ratio, near_zero, elsewhere = _ABOVE if above else _BELOW
     weight = far * np.array(near_zero) + (1 - far) * np.array(elsewhere)
     odds = np.array(ratio) * a / (1 - a)
     stake = (odds / (1 + odds) - a) / (a * (1 - a))
-    return _Bets(a, stake, np.log(weight), np.where(impossible, np.inf, np.where(vacuous, 0.0, np.nan)))
+    return _Bets(a, stake, np.log(weight), null >= 1 if above else null <= 0)
