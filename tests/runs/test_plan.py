@@ -89,17 +89,9 @@ def test_exhaustive_and_runs_that_cannot_be_searched_have_a_rectangle(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"rate": 1.5},
-        {"base_rate": -0.1},
-        {"correlation": 1.0},
-        {"rate": float("nan")},
-        {"lo": 0.03, "hi": 0.01},
-        {"level": 1.0},
-        {"judge": "telepathy:x"},
-        {"judge": "http://"},
-    ],
-)
+    [{"rate": 1.5}, {"base_rate": -0.1}, {"correlation": 1.0}, {"rate": float("nan")}, {"lo": 0.03, "hi": 0.01},
+     {"level": 1.0}, {"judge": "telepathy:x"}, {"judge": "http://"}],
+)  # fmt: skip
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(errors.BadInput):
         planned(**wrong)
