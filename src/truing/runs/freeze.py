@@ -27,8 +27,6 @@ from truing.types.records import to_plain
 
 Settings = Mapping[str, Mapping[str, Any]]
 LOCK_VERSION = 2
-FIRST = "answers"
-"""name under which it is told that answers were there before the freeze"""
 AUDITS = Path("truing-audits")
 """where audits lie that were not told another place"""
 # What decides nothing about a number: how fast, how dear, where it lies.
@@ -179,7 +177,7 @@ def keep_freeze(store: Store, plan: Plan, lock: str | Path | None) -> Frozen | N
     if kept is None:
         kept = {"lock": held.id, "settings": held.settings}
         if next(store.answers(), None) is not None:
-            changed.insert(0, f"{FIRST}: drawn before the freeze, so nothing was frozen before the first answer")
+            changed.insert(0, "answers: drawn before the freeze, so nothing was frozen before the first answer")
     else:
         if kept["lock"] != held.id:
             changed.append(f"lock: {kept['lock'][:12]} before, {held.id[:12]} now")
