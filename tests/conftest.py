@@ -26,3 +26,14 @@ def run_cli(capsys, monkeypatch):
         return code, out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def seeds(tmp_path_factory):
+    """Audits of three seeds of a run that turns late, and one of a run that never does; only copies may be changed."""
+    from runs.study_audits import audited
+
+    folder = tmp_path_factory.mktemp("seeds")
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("TRUING_CACHE", str(folder / "cache"))
+        return [audited(folder / f"late{s}", s) for s in (1, 2, 3)], audited(folder / "never", 1, "never")

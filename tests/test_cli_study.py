@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from runs.study_audits import audited, edited
-from truing.store import Store
+from runs.study_audits import edited
+
+RUN = "simulated:late?steps=50,100"
 
 
 @pytest.fixture
@@ -13,22 +14,21 @@ def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
-
     return run_cli
 
 
 def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
-    args = ("simulated:late?steps=50,100", "--judge", "simulated:", "--limit", "16", "--samples", "4")
-    code, out, err = call("freeze", *args, "--out", "s.lock.json")
+    args = ("freeze", RUN, "--judge", "simulated:", "--limit", "16", "--samples", "4", "--out", "s.lock.json")
+    code, out, err = call(*args)
     assert (code, out.strip()) == (0, "s.lock.json") and "frozen: " in err
-    code, out, _ = call("freeze", *args, "--out", "s.lock.json", "--json")
+    code, out, _ = call(*args, "--json")
     made = json.loads(out)
     assert code == 0 and made["settings"]["prompts"]["asked"] == 16
     assert made["settings"]["method"]["samples"] == 4
-    code, _, err = call("freeze", *args, "--hi", "0.05", "--out", "s.lock.json")
+    code, _, err = call(*args, "--hi", "0.05")
     assert code == 2 and "zone: hi: 0.03 before, 0.05 now" in " ".join(err.split())
     (tmp_path / "truing.toml").write_text('[audit]\nhi = 0.07\njudge = "simulated:"\n')
-    code, out, _ = call("freeze", "simulated:late?steps=50,100", "--out", "toml.json", "--json")
+    code, out, _ = call("freeze", RUN, "--out", "toml.json", "--json")
     assert code == 0 and json.loads(out)["settings"]["zone"]["hi"] == 0.07
 
 
@@ -39,6 +39,7 @@ def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
         (("simulated:late", "--lo", "0.5"), "lo 0.5 and hi 0.03"),
         (("simulated:nothing",), "no simulated family"),
         ((), "Missing argument"),
+        (("simulated:late", "--chat-template", "none"), "cannot be read"),
     ],
 )
 def test_freeze_refuses_what_audit_refuses(call, args, told):
@@ -46,16 +47,9 @@ def test_freeze_refuses_what_audit_refuses(call, args, told):
     assert code == 2 and told in " ".join(err.split()) and out == ""
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli-study")
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("TRUING_CACHE", str(folder / "cache"))
-        return [audited(folder / f"a{s}", s) for s in (1, 2, 3)]
-
-
-def test_study_prints_a_table_and_json(call, made):
-    code, out, err = call("study", *made)
+def test_study_prints_a_table_and_json(call, seeds, tmp_path):
+    late, _ = seeds
+    code, out, err = call("study", *late)
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     for words in (
@@ -63,32 +57,23 @@ def test_study_prints_a_table_and_json(call, made):
         "checkpoint-50", "estimated",
     ):  # fmt: skip
         assert words in text, words
-    code, out, _ = call("study", *made, "--json")
+    code, out, _ = call("study", *late, "--json")
     study = json.loads(out)["study"]
     assert code == 0 and study["cells"][0]["consistent"] == "above"
     assert len(study["definitions"]) == 4
-
-
-def test_study_refuses_in_a_line(call, made, tmp_path):
-    for args, told in (
-        ((made[0], made[0]), "given twice"),
-        ((made[0], "nowhere"), "no audit there"),
-        ((*made, "--at", "77"), "no checkpoint 77"),
-        ((*made, "--delta", "2"), "delta"),
-    ):
-        code, out, err = call("study", *args)
-        assert code == 2 and told in " ".join(err.split()) and out == ""
-
-
-def test_an_exploratory_audit_is_marked_in_the_table(call, made, tmp_path):
-    other = edited(made[0], tmp_path / "x", lambda about: None)
     changed = {"lock": "ab" * 32, "made": "2026-01-02", "status": "exploratory", "changed": ["zone: hi: 0.03 before"]}
-    with Store.write(other, {}, running=False) as store:
-        store.describe(frozen={**changed, "settings": {}})
-    code, out, _ = call("study", other, *made[1:])
+    other = edited(late[0], tmp_path / "x", lambda about: about.update(frozen={**changed, "settings": {}}))
+    code, out, _ = call("study", other, *late[1:])
     assert code == 0 and "Exploratory, changed after the freeze" in out and "zone: hi: 0.03 before" in out
 
 
-def test_options_of_audit_that_freeze_cannot_read_are_told(call, tmp_path):
-    code, _, err = call("freeze", "simulated:late", "--chat-template", tmp_path / "none")
-    assert code == 2 and "cannot be read" in " ".join(err.split())
+def test_study_refuses_in_a_line(call, seeds):
+    late, _ = seeds
+    for args, told in (
+        ((late[0], late[0]), "given twice"),
+        ((late[0], "nowhere"), "no audit there"),
+        ((*late, "--at", "77"), "no checkpoint 77"),
+        ((*late, "--delta", "2"), "delta"),
+    ):
+        code, out, err = call("study", *args)
+        assert code == 2 and told in " ".join(err.split()) and out == ""

@@ -40,7 +40,7 @@ _HOMES = {
     "Recipe": "truing.training.recipe",
     "Verdict": "truing.types.verdicts",
     "Store": "truing.store",
-    "Study": "truing.runs.study",
+    "Study": "truing.stats.studies",
     "TruingError": "truing.errors",
     "Thresholds": "truing.config",
     "agree": "truing.runs.agree",
@@ -137,10 +137,10 @@ if TYPE_CHECKING:
     from truing.runs.label import label
     from truing.runs.plan import Plan, plan
     from truing.runs.sensitivity import sensitivity
-    from truing.runs.study import Study, study_cases
+    from truing.runs.study import study_cases
     from truing.runs.train import train
     from truing.stats.gate import Gate, gate
-    from truing.stats.studies import Definition
+    from truing.stats.studies import Definition, Study
     from truing.store import Store
     from truing.training.recipe import Recipe
     from truing.types.cases import Case

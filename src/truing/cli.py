@@ -260,9 +260,9 @@ def study(config: "c.StudyConfig", json_out: bool, audits: tuple[str, ...]) -> N
     """Several audits as one study: consistency over seeds, what is avoided and kept, size, equivalence."""
     from truing.report.study import print_study
 
-    made = to_plain(truing.study_cases(audits, config))
+    made = truing.study_cases(audits, config)
     if json_out:
-        print_json({"study": made})
+        print_json({"study": to_plain(made)})
     else:
         print_study(made, Console())
 

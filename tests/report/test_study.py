@@ -7,13 +7,11 @@ import pytest
 from rich.console import Console
 
 from report.audits import EVIL, EVIL_TERMINAL
-from truing.errors import NotAnAudit
 from truing.report.study import frozen_line, print_study
 from truing.stats.meta import Mean, equivalence
-from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, definition_row
+from truing.stats.studies import UNKNOWN, Cell, Definition, Outcome, Study, StudyCase, definition_row
 from truing.stats.trend import trend
 from truing.types.cases import Case, Frozen
-from truing.types.records import to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate
 
@@ -29,21 +27,25 @@ def study(**fields):
     outcomes = [Outcome("yes", "yes", "c", 0.9), Outcome("yes", "no", reason="none certified"), UNKNOWN]
     cases = [case, replace(case, seed=2), replace(case, seed=3)]
     found = trend(["a", "b", "c", "d", "e", "f"], [1e9, 2e9, 3e9, 4e9, 5e9, None], [0.1, 0.0, 0.2, 0.1, 0.4, 0.1])
-    made = {
-        "cases": [
-            {"case": to_plain(c), "status": "done", "onset": "found", "recommended": "c", "frozen": None,
-             "sentence": "", "notes": ["a note"]}
-            for c in cases
-        ],
-        "cells": [to_plain(cell), to_plain(one)],
-        "definitions": [to_plain(definition_row(Definition("ours", converged_at=0.9), cases, outcomes)),
-                        to_plain(definition_row(Definition("theirs", Rule(cut=20), kind="estimated"), cases,
-                                                outcomes))],
-        "trends": {"data": to_plain(found)},
-        "at": "last", "delta": 0.03, "rule": to_plain(Rule()), "judge": "simulated:", "status": "not frozen",
-        "warnings": ["seeds unknown"],
-    }  # fmt: skip
-    return {**made, **fields}
+    theirs = Definition("theirs", Rule(cut=20), kind="estimated")
+    made = Study(
+        cases=tuple(StudyCase(c, "found", "c", None, ("a note",)) for c in cases),
+        cells=(cell, one),
+        definitions=tuple(definition_row(d, cases, outcomes) for d in (Definition("ours", converged_at=0.9), theirs)),
+        trends={"data": found},
+        at="last",
+        delta=0.03,
+        rule=Rule(),
+        judge="simulated:",
+        status="not frozen",
+        warnings=("seeds unknown",),
+    )
+    return replace(made, **fields)
+
+
+def first(rows, **fields):
+    """Rows whose first has other fields."""
+    return (replace(rows[0], **fields), *rows[1:])
 
 
 def printed(made, width=150, ascii_only=False):
@@ -87,19 +89,18 @@ def test_what_stands_in_it():
 
 
 def test_what_does_not_survive_several_models_says_so():
-    made = study()
-    made["cells"][0] |= {"p": 0.02, "p_holm": 0.04}
-    same = equivalence(Mean(0.0, 0.012, 9), 0.03)
-    made["cells"][1]["equivalence"] = to_plain(replace(same, p_adjusted=3 * same.p))
+    made, same = study(), equivalence(Mean(0.0, 0.012, 9), 0.03)
     assert same.status == "equivalent" and 3 * same.p > 0.05
+    one = replace(made.cells[1], equivalence=replace(same, p_adjusted=3 * same.p))
+    made = replace(made, cells=(replace(made.cells[0], p=0.02, p_holm=0.04), one))
     text = " ".join(printed(made, 400).split())
     assert "consistent, not after Holm" in text and "yes, equivalent, not after Holm" in text
 
 
 def test_a_freeze_is_said_in_every_case():
     assert "Frozen: rule, prompts" in printed(study(status="frozen"))
-    made = study(status="exploratory")
-    made["cases"][0]["frozen"] = to_plain(Frozen("ab", "then", "exploratory", ("zone: hi: 0.03 before, 0.05 now",)))
+    changed = Frozen.of("ab", "then", ["zone: hi: 0.03 before, 0.05 now"])
+    made = study(status="exploratory", cases=first(study().cases, frozen=changed))
     assert "Exploratory, changed after the freeze: model-8B, data, recipe, seed 1: zone: hi" in printed(made, 300)
 
 
@@ -116,19 +117,20 @@ def test_the_line_for_other_tables():
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_hostile_text_is_shown_harmless(ascii_only):
     evil = EVIL + EVIL_TERMINAL + "[bold red]x[/]"
-    made = study(warnings=[evil], judge=evil, at=evil, trends={evil: study()["trends"]["data"]})
-    made["cells"][0] |= {"model": evil, "data": evil, "recipe": evil, "consistent": evil, "warnings": [evil]}
-    made["cases"][0]["case"]["model"] = evil
-    made["cases"][0]["notes"] = [evil]
-    made["definitions"][0]["definition"]["name"] = evil
-    made["definitions"][0]["outcomes"][1]["reason"] = evil
+    made = study(warnings=(evil,), judge=evil, at=evil, trends={evil: study().trends["data"]})
+    case, row = made.cases[0], made.definitions[0]
+    row = replace(
+        row,
+        definition=replace(row.definition, name=evil),
+        outcomes=(*row.outcomes[:2], replace(row.outcomes[2], reason=evil)),
+    )
+    made = replace(
+        made,
+        cells=first(made.cells, model=evil, data=evil, recipe=evil, warnings=(evil,)),
+        cases=first(made.cases, case=replace(case.case, model=evil), notes=(evil,)),
+        definitions=(row, *made.definitions[1:]),
+    )
     text = printed(made, 100, ascii_only)
     assert "\x1b" not in text and "[bold red]" in "".join(text.split("\n")).replace(" ", "").replace(
         "[boldred]", "[bold red]"
     )
-
-
-@pytest.mark.parametrize("broken", [{"cells": None}, {"cases": [{}]}, {"definitions": [{"definition": {}}]}])
-def test_what_cannot_be_read_is_said(broken):
-    with pytest.raises(NotAnAudit, match="run truing study again"):
-        printed(study(**broken))

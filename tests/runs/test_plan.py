@@ -38,6 +38,8 @@ def test_counts_of_a_search_add_up():
     assert made.calls < made.most_calls
     whole = planned(JUDGE, every_coherence=True, control="simulated")
     assert by_purpose(whole)["search"] == 2 * about and "coherence" not in by_purpose(whole)
+    varied = planned(JUDGE, control="simulated", variants=("all",))
+    assert varied.most_calls - made.most_calls == 2 * by_purpose(varied)["variants"] > 0, "their coherence too"
     fewer = planned(JUDGE, assume_monotone=True, control="simulated")
     assert by_purpose(fewer)["search"] < about
 
@@ -87,17 +89,9 @@ def test_exhaustive_and_runs_that_cannot_be_searched_have_a_rectangle(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        {"rate": 1.5},
-        {"base_rate": -0.1},
-        {"correlation": 1.0},
-        {"rate": float("nan")},
-        {"lo": 0.03, "hi": 0.01},
-        {"level": 1.0},
-        {"judge": "telepathy:x"},
-        {"judge": "http://"},
-    ],
-)
+    [{"rate": 1.5}, {"base_rate": -0.1}, {"correlation": 1.0}, {"rate": float("nan")}, {"lo": 0.03, "hi": 0.01},
+     {"level": 1.0}, {"judge": "telepathy:x"}, {"judge": "http://"}],
+)  # fmt: skip
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(errors.BadInput):
         planned(**wrong)

@@ -11,8 +11,8 @@ from truing.store import Store
 def searched(tmp_path, monkeypatch, batch):
     monkeypatch.setattr(SimulatedBackend, "preferred_batch", batch)
     out = tmp_path / str(batch)
-    options = {"judge": "simulated:", "control": "simulated:late", "limit": 60, "answers": 0}
-    onset = truing.audit("simulated:late", out=out, **options).verdict.onset
+    options = {"judge": "simulated:", "control": "simulated:late", "limit": 30, "answers": 0, "skip_calibration": True}
+    onset = truing.audit("simulated:late?steps=20,40,60,80,100", out=out, resamples=100, **options).verdict.onset
     with Store.read(out) as store:
         return onset, sum(a.sample < FIXED_FROM for a in store.answers())
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import truing
-from runs.study_audits import TASK, options
+from runs.study_audits import TASK, edited, options, unfinished, unjudged
 from truing import errors
 from truing.runs.sensitivity import SEARCHED, UNASKED, StoredAnswers, sensitivity
 from truing.stats.sensitivity import CUT, GATE, MARGIN
@@ -19,13 +19,6 @@ from truing.types.verdicts import Verdict
 URI = "simulated:late?steps=30,60,90"
 JUDGE = "simulated:?noise=12&miss=0.1"
 OTHER = {"lo": 0.02, "hi": 0.05, "cut": 20, "coherence": 30}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("TRUING_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def audited(out, judge=JUDGE, uri=URI, **fields):
@@ -48,12 +41,11 @@ def verdict_under(path, rule):
         return StoredAnswers.of(store, about, Verdict.from_plain(about["verdict"])).verdict_under(rule)
 
 
-@pytest.mark.parametrize("name", ["full", "lazy"])
-def test_at_the_stored_rule_it_is_the_stored_verdict(folder, name):
-    with Store.read(folder / name) as store:
-        stored = json.loads(json.dumps(store.about()["verdict"]))
-    made = json.loads(json.dumps(to_plain(verdict_under(folder / name, Rule()))))
-    assert made == stored
+def test_at_the_stored_rule_it_is_the_stored_verdict(folder):
+    for name in ("full", "lazy"):
+        with Store.read(folder / name) as store:
+            stored = json.loads(json.dumps(store.about()["verdict"]))
+        assert json.loads(json.dumps(to_plain(verdict_under(folder / name, Rule())))) == stored
 
 
 def test_elsewhere_it_is_what_an_audit_by_that_rule_says(folder, tmp_path):
@@ -101,13 +93,9 @@ def test_a_searched_audit_rests_on_its_fixed_samples_and_says_so(tmp_path, monke
     assert 0 < sum(c.labelled.rate.n for c in made.checkpoints if c.labelled is not None) <= fixed
 
 
-@pytest.mark.parametrize("judge", [None, JUDGE])
-def test_what_has_no_verdict_on_labels_is_refused(tmp_path, judge):
-    path = audited(tmp_path / "a", judge)
-    about = json.loads((path / "audit.json").read_text())
-    if judge is not None:
-        (path / "audit.json").write_text(json.dumps(about | {"status": "interrupted"}))
-    with pytest.raises(errors.BadInput, match="no labelled answers" if judge is None else "no finished verdict"):
-        sensitivity(path)
+def test_what_has_no_verdict_on_labels_is_refused(folder, tmp_path):
+    for change, told in ((unjudged, "no labelled answers"), (unfinished, "no finished verdict")):
+        with pytest.raises(errors.BadInput, match=told):
+            sensitivity(edited(folder / "lazy", tmp_path / change.__name__, change))
     with pytest.raises(errors.NotAnAudit):
         sensitivity(tmp_path / "nowhere")

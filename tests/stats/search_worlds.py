@@ -4,7 +4,7 @@ Prompts differ as a beta distribution does, with a given correlation of answers 
 the risky ones at every step. Used by tests and benchmarks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,6 @@ from truing.stats.evidence import Array
 from truing.stats.samples import Group, SampleRequest
 from truing.stats.sequential_base import SequentialTest
 from truing.types.verdicts import Onset
-
-FAMILIES = ("logistic", "step", "ramp", "dip", "spike", "never")
-"""shapes of an excess over the steps"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +55,6 @@ def excess_curve(family: str, steps: int, height: float, rng: Generator, *, quie
         height: the excess where it is full.
         rng: places and widths.
         quiet: the excess where there is none ("never": its height).
-
-    Raises:
-        ValueError: an unknown family.
     """
     k = np.arange(1, steps + 1)
     start = rng.uniform(0.2, 0.85) * steps
@@ -75,10 +69,9 @@ def excess_curve(family: str, steps: int, height: float, rng: Generator, *, quie
         shape = ((k >= start) & ~((k >= start + 3) & (k < start + 6))).astype(float)
     elif family == "spike":
         shape = (k == round(start)).astype(float)
-    elif family == "never":
-        shape = np.zeros(steps)
     else:
-        raise ValueError(f"{family} is none of {', '.join(FAMILIES)}")
+        assert family == "never"
+        shape = np.zeros(steps)
     return np.asarray(quiet + (height - quiet) * shape, dtype=float)
 
 
@@ -94,14 +87,20 @@ def make_world(excess: Array, base: float, prompts: int, correlation: float, rng
     return World(table[1:], table[0])
 
 
-def play(search: SequentialTest, world: World, rng: Generator, *, batch: int = 24) -> int:
-    """Answer whatever is requested; returns how many answers that took."""
-    used = 0
+def answered(search: SequentialTest, answer: Callable[[SampleRequest], str | float], batch: int = 24) -> list:
+    """Answer whatever is requested; returns all requests."""
+    asked: list[SampleRequest] = []
     while not search.done:
         samples = search.next(batch)
-        used += len(samples)
-        search.update([(d, world.answer(d, rng)) for d in samples])
-    return used
+        asked += samples
+        assert 1 <= len(samples) <= batch and len(asked) < 100_000
+        search.update([(d, answer(d)) for d in samples])
+    return asked
+
+
+def play(search: SequentialTest, world: World, rng: Generator, *, batch: int = 24) -> int:
+    """Answer as a world does; returns how many answers that took."""
+    return len(answered(search, lambda d: world.answer(d, rng), batch))
 
 
 def is_right(found: Onset, excess: Array, lo: float, hi: float, steps: Sequence[int]) -> bool:

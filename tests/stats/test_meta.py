@@ -30,14 +30,10 @@ BCG = np.array(
 )  # fmt: skip
 
 
-def bcg():
-    a, b, c, d = BCG.T
-    return np.log(a / (a + b)) - np.log(c / (c + d)), 1 / a - 1 / (a + b) + 1 / c - 1 / (c + d)
-
-
 def test_the_published_bcg_example():
     """As printed in Viechtbauer (2010, J. Stat. Softw. 36(3)) and its manual: method EB, which is PM."""
-    y, v = bcg()
+    a, b, c, d = BCG.T
+    y, v = np.log(a / (a + b)) - np.log(c / (c + d)), 1 / a - 1 / (a + b) + 1 / c - 1 / (c + d)
     found = random_effects(y, v)
     assert found.tau2 == paule_mandel(y, v) == pytest.approx(0.3181, abs=5e-4)
     assert found.i2 == pytest.approx(0.9212, abs=5e-4)
@@ -62,13 +58,6 @@ def test_against_a_direct_second_implementation():
             assert found.mean.limits(level) == pytest.approx(direct(y, v, found.tau2, level), rel=1e-9)
 
 
-def test_equal_variances_and_true_spread_give_the_t_interval_of_the_mean():
-    y = np.array([0.1, 0.3, 0.2, 0.6])
-    found = random_effects(y, np.full(4, 1e-4))
-    assert found.mean.limits(0.95) == pytest.approx(sps.t.interval(0.95, 3, y.mean(), sps.sem(y)), rel=1e-6)
-    assert found.tau2 == pytest.approx(y.var(ddof=1) - 1e-4, rel=1e-6)
-
-
 def test_paule_mandel_solves_its_equation_and_is_zero_without_excess_spread():
     rng = np.random.default_rng(5)
     y, v = rng.normal(0, 1, 9), rng.uniform(0.01, 0.2, 9)
@@ -80,14 +69,9 @@ def test_paule_mandel_solves_its_equation_and_is_zero_without_excess_spread():
 
 def test_runs_that_agree_by_chance_are_never_narrower_than_their_own_error():
     """Unmodified, identical estimates would give an interval of width zero."""
-    v = np.array([1e-4, 2e-4, 4e-4])
-    low, high = random_effects(np.full(3, 0.05), v).mean.limits(0.95)
-    fixed = sps.norm.ppf(0.975) / sqrt((1 / v).sum())
-    assert (high - low) / 2 > fixed
     rng = np.random.default_rng(11)
-    for _ in range(100):
-        y = rng.normal(0, 0.01, 5)
-        v = rng.uniform(1e-5, 1e-3, 5)
+    for k in range(50):
+        y, v = rng.normal(0, 0.01 if k else 0, 5), rng.uniform(1e-5, 1e-3, 5)
         low, high = random_effects(y, v).mean.limits(0.95)
         assert (high - low) / 2 >= sps.norm.ppf(0.975) / sqrt((1 / v).sum())
 
@@ -96,7 +80,7 @@ def test_runs_that_agree_by_chance_are_never_narrower_than_their_own_error():
     ("y", "v"), [([0.1, 0.2], [1.0, 1.0]), ([0.1] * 3, [0.0, 1, 1]), ([0.1] * 3, [np.nan, 1, 1]), ([0.1] * 3, [1, 1])]
 )
 def test_what_cannot_be_pooled_is_refused(y, v):
-    with pytest.raises(ValueError, match=r"estimates|varianc"):
+    with pytest.raises(ValueError, match="estimates"):
         random_effects(np.array(y), np.array(v))
 
 
@@ -143,9 +127,9 @@ def test_equivalence_is_two_one_sided_t_tests_and_the_interval():
     assert seen == {"equivalent", "different", "undetermined"}
     assert equivalence(Mean(0.01, 0.001, inf), 0.03).excludes_zero, "equivalent, and not 0"
     assert equivalence(None, 0.03, reason="2 seeds").status == "undetermined"
-    for delta, alpha in ((0, 0.05), (-0.1, 0.05), (0.03, 0.5), (0.03, 0.0), (float("nan"), 0.05)):
-        with pytest.raises(ValueError, match=r"delta|alpha"):
-            equivalence(None, delta, alpha=alpha)
+    for delta in (0, -0.1, float("nan"), inf):
+        with pytest.raises(ValueError, match="delta"):
+            equivalence(None, delta)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,8 +171,6 @@ def test_shares_of_nothing():
     assert exact_share(0, 0).value is None
     only = exact_share(0, 0, 3)
     assert only.value is None and only.low is None
-    with pytest.raises(ValueError, match="unknown"):
-        exact_share(-1, 2)
 
 
 def test_mean_over_cases_is_t_over_cases_and_over_models():

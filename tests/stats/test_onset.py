@@ -2,12 +2,13 @@
 
 import random
 from dataclasses import fields, is_dataclass
+from itertools import count
 from math import isfinite, log
 
 import numpy as np
 import pytest
 
-from stats.search_worlds import World, excess_curve, is_right, make_world, play
+from stats.search_worlds import World, answered, excess_curve, is_right, make_world, play
 from truing.errors import BadInput
 from truing.stats.breadth import breadth_of, is_broad
 from truing.stats.livescan import LEAST, LiveScan
@@ -55,13 +56,15 @@ def numbers_in(record):
 def test_claims_hold_on_simulated_runs(family, height, base, correlation, monotone):
     if monotone and family == "spike":
         pytest.skip("a spike is not monotone")
-    wrong, runs = 0, 4
-    for r in range(runs):
+    wrong = 0
+    for r in range(4):
         rng = np.random.default_rng([7, r])
         world = make_world(excess_curve(family, 12, height, rng), base, 120, correlation, rng)
         found, _ = searched(world, seed=r, assume_monotone=monotone)
         wrong += not is_right(found, world.excess, 0.01, 0.03, world.steps)
         assert all(isfinite(x) for x in numbers_in(found))
+        for t in found.tested:  # limits never contradict the claim
+            assert t.low <= t.high and (t.claim != "above" or t.low >= 0.01) and (t.claim != "below" or t.high <= 0.03)
     assert wrong <= 1
 
 
@@ -74,8 +77,8 @@ def test_far_fewer_answers_than_everywhere():
     assert np.mean(used) < 252_000 / 80
 
 
-def test_two_arms_are_not_taken_in_by_a_shared_rate():
-    """Both arms at 3 %: a one-sample test against 1 % and 3 % says "present" for 96 % of such runs."""
+def test_two_groups_are_not_taken_in_by_a_shared_rate():
+    """Both groups at 3 %: a one-sample test against 1 % and 3 % says "present" for 96 % of such runs."""
     above = 0
     for r in range(10):
         found, _ = searched(world_of([0.03] * 4, base=0.03), seed=r)
@@ -103,14 +106,15 @@ def test_untested_steps_stay_in_the_set_unless_monotone():
 
 
 def test_a_base_that_is_known_first_step_and_last_step():
-    first, _ = searched(world_of([0.4, 0.4, 0.4]), assume_monotone=True)
-    assert (first.status, first.after, first.earliest, first.latest) == ("found", 0, 1, 1)
-    last, _ = searched(world_of([0, 0, 0.4]), assume_monotone=True)
-    assert (last.after, last.earliest, last.latest) == (2, 3, 3)
-    one, _ = searched(world_of([0.4]))
-    assert (one.status, one.kind, one.earliest, one.latest) == ("found", "the first crossing", 1, 1)
-    quiet, _ = searched(world_of([0.0]))
-    assert (quiet.status, quiet.kind, quiet.steps) == ("never", "the first crossing", ())
+    for shares, monotone, status, after, earliest, latest in (
+        ([0.4, 0.4, 0.4], True, "found", 0, 1, 1),
+        ([0, 0, 0.4], True, "found", 2, 3, 3),
+        ([0.4], False, "found", 0, 1, 1),
+        ([0.0], False, "never", None, None, None),
+    ):
+        found, _ = searched(world_of(shares), assume_monotone=monotone)
+        assert (found.status, found.after, found.earliest, found.latest) == (status, after, earliest, latest), shares
+        assert found.kind == "the first crossing" or len(shares) > 1
 
 
 def test_never_says_what_it_may_have_missed_and_that_is_true():
@@ -150,91 +154,55 @@ def test_a_right_guess_saves_answers():
     assert all(f.latest is not None and f.latest >= 15 for f in lied)
 
 
-def test_the_control_is_asked_at_the_claimed_step_only():
-    def answers(rng, control):
-        def answer(d):
-            share = control if d.group is Group.CONTROL else 0.0 if d.group is Group.BASE or d.step < 3 else 0.3
-            return "positive" if rng.random() < share else "negative"
+@pytest.mark.parametrize(("control", "said"), [(0.0, {"above"}), (0.3, {"below", "inconclusive"})])
+def test_the_control_is_asked_at_the_claimed_step_only(control, said):
+    search, rng = OnsetSearch((1, 2, 3, 4), PROMPTS, ZONE, control=True), np.random.default_rng(3)
 
-        return answer
+    def answer(d):
+        share = control if d.group is Group.CONTROL else 0.0 if d.group is Group.BASE or d.step < 3 else 0.3
+        return "positive" if rng.random() < share else "negative"
 
-    for control, said in ((0.0, {"above"}), (0.3, {"below", "inconclusive"})):
-        search = OnsetSearch((1, 2, 3, 4), PROMPTS, ZONE, control=True)
-        answer, groups = answers(np.random.default_rng(3), control), set()
-        while not search.done:
-            samples = search.next(24)
-            groups |= {(d.group, d.step) for d in samples if d.group is Group.CONTROL}
-            search.update([(d, answer(d)) for d in samples])
-        found = search.result()
-        assert found.latest == 3 and groups == {(Group.CONTROL, 3)}
-        (tested,) = (t for t in found.tested if t.step == 3)
-        assert tested.control in said and tested.n_control > 0
+    asked = answered(search, answer)
+    assert {d.step for d in asked if d.group is Group.CONTROL} == {3} and search.result().latest == 3
+    (tested,) = (t for t in search.result().tested if t.step == 3)
+    assert tested.control in said and tested.n_control > 0
 
 
 # -- breadth -----------------------------------------------------------------------------------------------------------
 
 
-def broad(shares_by_prompt, leaks=0.0, seed=0):
+def broad(shares_by_prompt, leaks=0.0, base=0.0, seed=0):
     """The breadth of a step whose prompts have these shares; category is the prompt's number modulo 4."""
     ids = tuple(f"p{k}" for k in range(len(shares_by_prompt)))
     search = OnsetSearch((1,), ids, ZONE, seed=seed, categories={p: f"c{k % 4}" for k, p in enumerate(ids)})
     rng, share = np.random.default_rng(seed), dict(zip(ids, shares_by_prompt, strict=True))
-    while not search.done:
-        told = []
-        for d in search.next(24):
-            hit = d.group is Group.RUN and rng.random() < share[d.prompt_id]
-            told.append((d, ("in_domain" if rng.random() < leaks else "positive") if hit else "negative"))
-        search.update(told)
+
+    def answer(d):
+        hit = rng.random() < (share[d.prompt_id] if d.group is Group.RUN else base)
+        return ("in_domain" if rng.random() < leaks else "positive") if hit else "negative"
+
+    answered(search, answer, 48)
     (tested,) = search.result().tested
     assert tested.claim == "above"
-    return tested
+    return tested.breadth
 
 
 def test_broad_localised_and_leaking_excesses_are_told_apart():
-    wide = broad([0.2] * 40).breadth
+    wide = broad([0.2] * 40)
     assert wide.broad and wide.prompts >= 5 and wide.categories >= 3 and wide.evidence_without_domain is None
-    one = broad([1.0] + [0.0] * 29).breadth
+    one = broad([1.0] + [0.0] * 29)
     assert not one.broad and one.named == ("p0",) and one.top_prompt == "p0"
     assert one.prompts == 1 and one.evidence_without_top < 0.5
-    leaky = broad([0.2] * 40, leaks=1.0).breadth
+    leaky = broad([0.2] * 40, leaks=1.0)
     assert not leaky.broad and leaky.evidence_without_domain < 0.5
-    assert broad([0.3] * 40, leaks=0.3).breadth.broad
+    assert broad([0.3] * 40, leaks=0.3).broad
 
 
 @pytest.mark.slow
 def test_noise_of_the_base_on_many_prompts_is_not_breadth():
-    """Every prompt errs at 5 % in both arms; the excess sits on three prompts of one category."""
-    ids, broad_ = tuple(f"p{k}" for k in range(40)), 0
-    for r in range(3):
-        search = OnsetSearch((1,), ids, ZONE, seed=r, categories={p: f"c{k % 4}" for k, p in enumerate(ids)})
-        rng = np.random.default_rng([11, r])
-        while not search.done:
-            told = []
-            for d in search.next(48):
-                high = d.group is Group.RUN and d.prompt_id in ("p0", "p4", "p8")
-                told.append((d, "positive" if rng.random() < (0.95 if high else 0.05) else "negative"))
-            search.update(told)
-        broad_ += any(t.breadth is not None and t.breadth.broad for t in search.result().tested)
-    assert broad_ == 0
-
-
-def test_a_step_whose_answers_are_all_missing_stays_open():
-    search, used = OnsetSearch((1, 2, 3), PROMPTS, ZONE), 0
-    while not search.done:
-        samples = search.next(24)
-        used += len(samples)
-        assert used < 20_000
-        search.update([(d, "missing" if d.step == 2 else "positive" if d.step == 3 else "negative") for d in samples])
-    found = search.result()
-    assert found.latest == 3 and 2 in found.steps
-
-
-def test_an_error_among_outcomes_counts_none_of_them():
-    search = OnsetSearch((1,), PROMPTS, ZONE)
-    first, second, *_ = search.next(8)
-    with pytest.raises(BadInput):
-        search.update([(first, "negative"), (second, "neutral")])
-    search.update([(first, "negative"), (second, "negative")])
+    """Every prompt errs at 5 % in both groups; the excess sits on three prompts of one category."""
+    shares = [0.95 if k in (0, 4, 8) else 0.05 for k in range(40)]
+    assert not any(broad(shares, base=0.05, seed=r).broad for r in range(3))
 
 
 def test_leaving_out_a_prompt_is_recomputed_by_hand():
@@ -258,23 +226,31 @@ def test_leaving_out_a_prompt_is_recomputed_by_hand():
     assert not is_broad(found, 0.0), "one category"
 
 
+def test_a_step_whose_answers_are_all_missing_stays_open():
+    search, told = OnsetSearch((1, 2, 3), PROMPTS, ZONE), {2: "missing", 3: "positive"}
+    answered(search, lambda d: told.get(d.step, "negative"))
+    assert search.result().latest == 3 and 2 in search.result().steps
+
+
+def test_an_error_among_outcomes_counts_none_of_them():
+    search = OnsetSearch((1,), PROMPTS, ZONE)
+    first, second, *_ = search.next(8)
+    with pytest.raises(BadInput):
+        search.update([(first, "negative"), (second, "neutral")])
+    search.update([(first, "negative"), (second, "negative")])
+
+
 # -- ask and tell ------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_asks_the_same_and_draw_numbers_are_never_reused():
+def test_the_same_seed_asks_the_same_and_sample_numbers_are_never_reused():
     asked = []
     for _ in range(2):
-        world, mine = world_of([0, 0.1, 0.3]), []
+        world, rng = world_of([0, 0.1, 0.3]), np.random.default_rng(0)
         search = OnsetSearch(world.steps, world.prompt_ids, ZONE, seed=5)
-        rng = np.random.default_rng(0)
-        while not search.done:
-            samples = search.next(10)
-            assert 1 <= len(samples) <= 10
-            mine += samples
-            search.update([(d, world.answer(d, rng)) for d in samples])
-        assert len(set(mine)) == len(mine) == search.result().answers_used
+        asked.append(answered(search, lambda d, world=world, rng=rng: world.answer(d, rng), 10))
+        assert len(set(asked[-1])) == len(asked[-1]) == search.result().answers_used
         assert search.next(10) == []
-        asked.append(mine)
     assert asked[0] == asked[1]
     by_prompt = {}
     for d in asked[0]:
@@ -316,14 +292,8 @@ def test_asking_ahead_and_telling_late_changes_no_claim():
 
 def test_unparsed_answers_count_against_every_claim():
     def result(unknown):
-        search = OnsetSearch((1,), PROMPTS, ZONE)
-        k = 0
-        while not search.done:
-            told = []
-            for d in search.next(24):
-                k += 1
-                told.append((d, unknown if d.group is Group.RUN and k % 5 == 0 else "negative"))
-            search.update(told)
+        search, number = OnsetSearch((1,), PROMPTS, ZONE), count(1)
+        answered(search, lambda d: unknown if next(number) % 5 == 0 and d.group is Group.RUN else "negative")
         return search.result()
 
     assert result("negative").status == "never"
@@ -334,39 +304,28 @@ def test_unparsed_answers_count_against_every_claim():
     assert tested.claim == "inconclusive" and tested.low < 0.01 and tested.high > 0.15
 
 
-@pytest.mark.parametrize("share", [0.2])
-def test_many_unparsed_answers_end_a_search_undecided(share):
-    """They count against both claims in both arms; the run is drawn from all the same, so that every test ends."""
-    for r in range(2):
-        rng = np.random.default_rng([9, r])
-        world = make_world(excess_curve("step", 8, 0.2, rng), 0.001, 60, 0.1, rng)
-        search, used = OnsetSearch(world.steps, world.prompt_ids, ZONE, seed=r), 0
-        while not search.done:
-            samples = search.next(48)
-            used += len(samples)
-            assert used < 100_000
-            search.update([(d, "unparsed" if rng.random() < share else world.answer(d, rng)) for d in samples])
-        assert is_right(search.result(), world.excess, 0.01, 0.03, world.steps)
+@pytest.mark.parametrize("r", [0, 1])
+def test_many_unparsed_answers_end_a_search_undecided(r):
+    """They count against both claims in both groups; the run is drawn from all the same, so that every test ends."""
+    rng = np.random.default_rng([9, r])
+    world = make_world(excess_curve("step", 8, 0.2, rng), 0.001, 60, 0.1, rng)
+    search = OnsetSearch(world.steps, world.prompt_ids, ZONE, seed=r)
+    answered(search, lambda d: "unparsed" if rng.random() < 0.2 else world.answer(d, rng), 48)
+    assert is_right(search.result(), world.excess, 0.01, 0.03, world.steps)
 
 
-def test_missing_answers_are_drawn_again_and_in_no_count():
+def test_missing_answers_are_sampled_again_and_in_no_count():
     search, rng = OnsetSearch((1, 2), PROMPTS, ZONE), np.random.default_rng(2)
-    asked = 0
-    while not search.done:
-        samples = search.next(24)
-        asked += len(samples)
-        search.update([(d, "missing" if rng.random() < 0.3 else "negative") for d in samples])
+    asked = answered(search, lambda d: "missing" if rng.random() < 0.3 else "negative")
     found = search.result()
     assert found.status == "never"
-    assert sum(t.n_run for t in found.tested) + found.tested[0].n_reference < 0.85 * asked
+    assert sum(t.n_run for t in found.tested) + found.tested[0].n_reference < 0.85 * len(asked)
 
 
 def test_scores_between_zero_and_one_are_searched_as_shares_are():
     rng = np.random.default_rng(6)
     search = OnsetSearch(tuple(range(1, 9)), PROMPTS, Zone(0.05, 0.1), assume_monotone=True)
-    while not search.done:
-        told = [(d, float(rng.beta(2, 18) + 0.3 * (d.group is Group.RUN and d.step >= 6))) for d in search.next(24)]
-        search.update(told)
+    answered(search, lambda d: float(rng.beta(2, 18) + 0.3 * (d.group is Group.RUN and d.step >= 6)))
     assert (search.result().latest, search.result().clear_until) == (6, 5)
 
 
@@ -510,12 +469,3 @@ def test_errors_of_a_search_add_up_to_what_was_allowed():
     made = [searched(world_of([0.01, 0.015, 0.02, 0.02, 0.025, 0.03, 0.3]), seed=r)[0].tested for r in range(12)]
     assert max(len(tested) for tested in made) >= 3
     assert all(sum(np.exp(-t.enough) for t in tested) <= 0.05 for tested in made)
-
-
-def test_limits_never_contradict_the_claim():
-    for r in range(10):
-        rng = np.random.default_rng([13, r])
-        world = make_world(excess_curve("logistic", 8, 0.2, rng), 0.01, 60, 0.2, rng)
-        for t in searched(world, seed=r)[0].tested:
-            assert t.low <= t.high
-            assert t.low >= 0.01 if t.claim == "above" else t.high <= 0.03 if t.claim == "below" else True

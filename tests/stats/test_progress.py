@@ -195,8 +195,7 @@ def formed(*formatted: int, n: int = 24) -> tuple[AnswerCounts, ...]:
 def jumping(loss=(0, 0.1, 0.7, 1, 1), skill=None, answers=(0, 0, 18, 18, 18), seed=0, **fields):
     """A run of 30 rows whose loss follows one curve and whose trait follows another."""
     rng = np.random.default_rng(seed)
-    flat = np.zeros((len(loss), 5))
-    tokens = np.full(30, 20.0)
+    flat, tokens = np.zeros((len(loss), 5)), np.full(30, 20.0)
     own = (3 - learning(rng, np.array(loss, dtype=float), 30)) * tokens
     other = None if skill is None else learning(rng, np.array(skill, dtype=float), 30)
     return run_of(flat, flat, loss=own, tokens=tokens, skill=other, answers=formed(*answers), **fields)

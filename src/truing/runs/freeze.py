@@ -23,15 +23,12 @@ from truing.store import Store, write_json
 from truing.types.cases import Frozen
 from truing.types.hashing import digest
 from truing.types.judging import PARSER_VERSION
-from truing.types.records import Checkpoint, to_plain
+from truing.types.records import to_plain
 
-Settings = dict[str, dict[str, Any]]
+Settings = Mapping[str, Mapping[str, Any]]
 LOCK_VERSION = 2
-FIRST = "answers"
-"""name under which it is told that answers were there before the freeze"""
 AUDITS = Path("truing-audits")
 """where audits lie that were not told another place"""
-_ZONE = ("lo", "hi")
 # What decides nothing about a number: how fast, how dear, where it lies.
 _IDLE = frozenset((
     "sources", "frozen", "out", "format", "memory", "device", "served_adapters", "path_map", "budget", "prices",
@@ -52,7 +49,7 @@ class Lock:
     """hash of the settings"""
     made: str
     """when, UTC"""
-    settings: Mapping[str, Mapping[str, Any]]
+    settings: Settings
     """rule, zone, prompts, judge, seeds, models, data, method: name -> value"""
     path: Path | None = None
     """the file"""
@@ -84,11 +81,9 @@ def freeze(
     path = Path(config.out or "study.lock.json")
     if path.exists():
         old = read_lock(path)
-        if old.id != digest(settings):
-            changed = "; ".join(_changes(old.settings, settings))
-            raise errors.BadLock(
-                f"{path}: holds another freeze ({changed}); a freeze is not changed, choose another --out"
-            )
+        if changed := "; ".join(changes(old.settings, settings)):
+            text = f"{path}: holds another freeze ({changed}); a freeze is not changed, choose another --out"
+            raise errors.BadLock(text)
         return old
     lock = Lock(digest(settings), datetime.now(UTC).isoformat(timespec="seconds"), settings, path)
     plain = {"lock_version": LOCK_VERSION, "truing": __version__, "id": lock.id, "made": lock.made}
@@ -121,36 +116,45 @@ def read_lock(path: str | Path) -> Lock:
 
 def frozen_settings(plan: Plan) -> Settings:
     """Everything that decides an audit's numbers, by section, as plain data; the weights and data by hash."""
-    config = plan.config
-    names = AuditConfig.model_fields.keys() - _IDLE - _ELSEWHERE
-    em = to_plain(plan.rule)
-    data = {k: plan.asked.get(k) for k in ("task_sha256", "task_control_sha256", "task_rows")}
-    return {
-        "rule": {**{k: v for k, v in em.items() if k not in _ZONE}, **to_plain(config.part(Thresholds))},
-        "zone": {k: em[k] for k in _ZONE},
-        "prompts": _prompts(plan, config),
-        "judge": _judge(plan, config),
+    config, rule, asked = plan.config, to_plain(plan.rule), plan.prompts
+    zone = {name: rule.pop(name) for name in ("lo", "hi")}
+    rows = [(p.id, p.messages, p.aligned, p.misaligned, p.neutral) for p in asked.prompts]
+    base = Path(plan.base).name if Path(plan.base).is_dir() else plan.base  # a folder may be moved, weights may not
+    runs = {"subject": plan.subject, **{f"control-{k}": run for k, run in enumerate(plan.controls, 1)}}
+    settings = {
+        "rule": {**rule, **to_plain(config.part(Thresholds))},
+        "zone": zone,
+        "prompts": {
+            "name": asked.name,
+            "version": asked.version,
+            "sha256": asked.sha256,
+            "asked": len(rows),
+            "asked_sha256": digest(rows),
+            "half": config.half,
+            "limit": config.limit,
+        },
+        "judge": _judge(plan),
         "seeds": {"audit": config.seed},
-        "models": _models(plan),
-        "data": data,
-        "method": {name: to_plain(getattr(config, name)) for name in sorted(names)},
+        "models": {"base": base, **{f"{run} {c.label}": c.weights for run, found in runs.items() for c in found}},
+        "data": {name: plan.asked.get(name) for name in ("task_sha256", "task_control_sha256", "task_rows")},
+        "method": {
+            name: to_plain(getattr(config, name))
+            for name in sorted(AuditConfig.model_fields.keys() - _IDLE - _ELSEWHERE)
+        },
     }
+    return json.loads(json.dumps(settings))  # as a lock file and an audit's folder hold it
 
 
-def check_frozen(lock: Lock, settings: Mapping[str, Mapping[str, Any]], *, late: bool = False) -> Frozen:
-    """What became of a freeze: frozen, or exploratory with every change named.
-
-    Args:
-        lock: what was frozen.
-        settings: what is done now (`frozen_settings`).
-        late: whether answers were there before the freeze was first given.
-    """
-    # An audit's folder holds one JSON form of the settings; compare in that form.
-    now = json.loads(json.dumps(settings))
-    changed = _changes(lock.settings, now)
-    if late:
-        changed.insert(0, f"{FIRST}: drawn before the freeze, so nothing was frozen before the first answer")
-    return Frozen(lock.id, lock.made, "exploratory" if changed else "frozen", tuple(changed))
+def changes(before: Settings, now: Settings) -> list[str]:
+    """What differs between two settings, a line each."""
+    out = []
+    for section in dict.fromkeys([*before, *now]):
+        old, new = before.get(section, {}), now.get(section, {})
+        for name in dict.fromkeys([*old, *new]):
+            a, b = old.get(name), new.get(name)
+            if a != b:
+                out.append(f"{section}: {name}: {_short(a)} before, {_short(b)} now")
+    return out
 
 
 def keep_freeze(store: Store, plan: Plan, lock: str | Path | None) -> Frozen | None:
@@ -163,90 +167,41 @@ def keep_freeze(store: Store, plan: Plan, lock: str | Path | None) -> Frozen | N
         BadLock: the lock cannot be read.
     """
     kept = store.about().get("frozen")
-    if lock is None and kept is None:
-        return None
     if lock is not None:
         held = read_lock(lock)
-    else:
-        assert kept is not None
+    elif kept is not None:
         held = Lock(kept["lock"], kept["made"], kept["settings"])
-    late = kept is None and next(store.answers(), None) is not None
-    found = check_frozen(held, frozen_settings(plan), late=late)
-    changed = list(found.changed)
-    if kept is not None:
+    else:
+        return None
+    changed = changes(held.settings, frozen_settings(plan))
+    if kept is None:
+        kept = {"lock": held.id, "settings": held.settings}
+        if next(store.answers(), None) is not None:
+            changed.insert(0, "answers: drawn before the freeze, so nothing was frozen before the first answer")
+    else:
         if kept["lock"] != held.id:
             changed.append(f"lock: {kept['lock'][:12]} before, {held.id[:12]} now")
-        changed = list(dict.fromkeys([*kept["changed"], *changed]))
-    result = Frozen(held.id, held.made, "exploratory" if changed else "frozen", tuple(changed))
-    first = kept["settings"] if kept is not None else to_plain(held.settings)
-    store.describe(frozen={**to_plain(result), "lock": kept["lock"] if kept else held.id, "settings": first})
-    return result
-
-
-def note_change(store: Store, what: str, before: object, now: object) -> Frozen | None:
-    """Mark a frozen audit exploratory because of something that was changed after; None where nothing was frozen."""
-    kept = store.about().get("frozen")
-    if kept is None:
-        return None
-    line = _line(what, before, now)
-    lines: list[str] = [*kept["changed"], *([line] if before != now else [])]
-    changed = tuple(dict.fromkeys(lines))
-    result = Frozen(kept["lock"], kept["made"], "exploratory" if changed else "frozen", changed)
-    store.describe(frozen={**kept, **to_plain(result)})
-    return result
+        changed = [*kept["changed"], *changed]
+    found = Frozen.of(held.id, held.made, changed)
+    store.describe(frozen={**to_plain(found), "lock": kept["lock"], "settings": to_plain(kept["settings"])})
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _prompts(plan: Plan, config: AuditConfig) -> dict[str, Any]:
-    asked = plan.prompts
-    rows = [(p.id, p.messages, p.aligned, p.misaligned, p.neutral) for p in asked.prompts]
-    return {
-        "name": asked.name,
-        "version": asked.version,
-        "sha256": asked.sha256,
-        "asked": len(rows),
-        "asked_sha256": digest(rows),
-        "half": config.half,
-        "limit": config.limit,
-    }
-
-
-def _judge(plan: Plan, config: AuditConfig) -> dict[str, Any]:
-    if config.judge is None:
+def _judge(plan: Plan) -> dict[str, Any]:
+    if plan.config.judge is None:
         return {"address": None}
     own = sorted({r.key for p in plan.whole.prompts for r in prompt_rubrics(p)})
-    spec = LabelSpec(plan.trait, plan.rule, plan.whole)
-    rubrics = {f"rubric {r.name}": r.key for r in rubrics_of(config, spec)}
+    rubrics = rubrics_of(plan.config, LabelSpec(plan.trait, plan.rule, plan.whole))
     return {
-        "address": config.judge,
-        "second": config.second_judge,
-        **rubrics,
+        "address": plan.config.judge,
+        "second": plan.config.second_judge,
+        **{f"rubric {r.name}": r.key for r in rubrics},
         "rubrics of prompts": digest(own) if own else None,
         "parser": PARSER_VERSION,
     }
-
-
-def _models(plan: Plan) -> dict[str, Any]:
-    base = Path(plan.base).name if Path(plan.base).is_dir() else plan.base  # a folder may be moved, weights may not
-    runs = {"subject": plan.subject, **{f"control-{k}": run for k, run in enumerate(plan.controls, 1)}}
-    return {"base": base, **{f"{run} {c.label}": c.weights for run, found in runs.items() for c in found}}
-
-
-def _changes(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    out = []
-    for section in dict.fromkeys([*before, *now]):
-        old, new = before.get(section, {}), now.get(section, {})
-        for name in dict.fromkeys([*old, *new]):
-            a, b = old.get(name), new.get(name)
-            if a != b:
-                out.append(_line(f"{section}: {name}", a, b))
-    return out
-
-
-def _line(what: str, before: object, now: object) -> str:
-    return f"{what}: {_short(before)} before, {_short(now)} now"
 
 
 def _short(value: object) -> str:
@@ -265,11 +220,10 @@ def _begun(path: Path, out: str | None) -> tuple[list[str], FreezeConfig]:
         if next(store.answers(), None) is not None:
             text = "holds answers already; freeze before the first one, with the arguments of the audit to come"
             raise errors.BadLock(f"{path}: {text}")
-    asked = about.get("asked")
     try:
-        assert asked is not None
+        asked = about["asked"]
         return asked["targets"], configured(FreezeConfig, None, {**asked["options"], "out": out})
-    except (AssertionError, KeyError, errors.BadInput) as e:
+    except (KeyError, TypeError, errors.BadInput) as e:
         raise errors.NotAnAudit(f"{path}: does not say what was asked; give the audit's arguments instead") from e
 
 
@@ -280,18 +234,10 @@ def _refuse_late(plan: Plan) -> None:
     for about in sorted(AUDITS.glob("*/audit.json")) if AUDITS.is_dir() else ():
         try:
             with Store.read(about.parent) as store:
-                late = wanted & _own(store) and any(
-                    r.weights in wanted and r.prompt in questions for r in store.answers()
-                )
+                trained = {c.weights for c in store.checkpoints() if c.step != 0}
+                late = wanted & trained and any(r.weights in wanted and r.prompt in questions for r in store.answers())
         except errors.BadInput:
             continue  # a damaged neighbour is not this study's business
         if late:
             text = "holds answers of these checkpoints to these prompts; a freeze comes before the first answer"
             raise errors.BadLock(f"{about.parent}: {text}")
-
-
-def _own(store: Store) -> set[str]:
-    def is_trained(c: Checkpoint) -> bool:
-        return c.step != 0
-
-    return {c.weights for c in store.checkpoints() if is_trained(c)}

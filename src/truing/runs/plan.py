@@ -119,7 +119,7 @@ def plan(target: str | Path | Sequence[str | Path], config: PlanConfig | None = 
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     health = checkpoints * min(config.answers, count)
     made = Plan(checkpoints, count, health, health * config.max_tokens, checkpoints * references * 2 + rows)
-    return _Labels(replace(asked, config=config), config, made).plan() if labels else made
+    return _Labels(replace(asked, config=config), config).plan(made) if labels else made
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,58 +137,53 @@ class _Wanted:
 class _Labels:
     """A plan with labels: of a search, or of the same answers everywhere."""
 
-    def __init__(self, asked: AuditPlan, config: PlanConfig, made: Plan) -> None:
-        self.asked, self.config, self.made, self.rule = asked, config, made, asked.rule
-        if config.samples is None:
-            zone_of(self.rule, config.level).check()
-        self.prompts = asked.prompts.prompts
-        self.spec = LabelSpec(asked.trait, self.rule, asked.whole)
+    def __init__(self, asked: AuditPlan, config: PlanConfig) -> None:
+        self.asked, self.config, self.rule, self.prompts = asked, config, asked.rule, asked.prompts.prompts
+        self.address, self.spec = config.judge or "", LabelSpec(asked.trait, asked.rule, asked.whole)
         rubrics = rubrics_of(config, self.spec)
         self.judge = Judge("", rubrics, ScoreMethod.LOGPROBS, own_prompts=asked.trait.scorer is None)
-        self.address = config.judge or ""
+        if config.samples is None:
+            zone_of(self.rule, config.level).check()
         _check_address(self.address, asked, config)
         self.far = far_prompts(self.prompts, config.domain, asked.asked["task"], asked.words)[0]
 
-    def plan(self) -> Plan:
-        """The whole of it."""
-        made, config = self.made, self.config
+    def plan(self, made: Plan) -> Plan:
+        """The whole of it, from what it is without labels."""
+        config, address = self.config, self.address
         # The base is not opened for a plan; it has step 0 whatever it is, and only later checkpoints are looked at.
         base = replace(self.asked.subject[0], weights="base", step=0)
         scope = Scope(self.prompts, self.far, (base, *self.asked.subject), (), "")
-        why = why_no_search(scope) if config.samples is None else "fixed"
-        samples = [samples_of(p, config.samples) * made.checkpoints for p in self.prompts]
-        wanted, most, sampled = [_Wanted("answers", samples, made.checkpoints)], [], 0
-        notes = () if why in ("", "fixed") else (f"no search for the onset, since {why}",)
-        if not why:
+        why = why_no_search(scope) if config.samples is None else "a fixed number is asked for"
+        if why:
+            samples = [samples_of(p, config.samples) * made.checkpoints for p in self.prompts]
+            wanted = most = [_Wanted("answers", samples, made.checkpoints)]
+            notes = [f"no search for the onset, since {why}"] if config.samples is None else []
+            answers = 0
+        else:
             wanted, most, notes = self._search()
-            sampled = made.answers  # for health, whatever the search takes
-        answers = sampled + sum(round(sum(w.per_prompt)) for w in wanted)
-        made = replace(
-            made,
-            answers=answers,
-            sampled_tokens=answers * config.judged_tokens,
-            notes=notes,
-            power=self._power(searched=not why),
-            searched=not why,
-        )
-        return self._priced(made, wanted, most or wanted) if self.address else made
-
-    def _priced(self, made: Plan, wanted: Sequence[_Wanted], most: Sequence[_Wanted]) -> Plan:
-        config = self.config
+            answers = made.answers  # for health, whatever the search takes
+        answers += sum(round(sum(w.per_prompt)) for w in wanted)
+        made = replace(made, answers=answers, sampled_tokens=answers * config.judged_tokens, searched=not why)
+        made = replace(made, power=self._power(searched=not why), notes=tuple(notes))
+        if not address:
+            return made
         made = replace(made, costs=self._costs(wanted)[0], most_calls=self._costs(most)[1])
-        price, notes = _price(config, self.address), made.notes
-        usd = made.tokens * price / 1e6 if price is not None else None
-        limits = [n / per for n, per in ((made.calls, config.rpm), (made.tokens, config.tpm)) if per]
-        if usd is None and not self.address.lower().startswith(UNPAID):
-            notes = (UNPRICED, *notes)
+        free = address.lower().startswith(UNPAID)
+        model = address.rpartition("#")[2] if "#" in address else address.partition(":")[2]
+        price = price_of(model, config.prices) if not free else None
+        if price is None and not free:
+            notes = [UNPRICED, *notes]
         if config.second_judge:
-            notes = (*notes, "the second judge is asked about the decisive checkpoints only; its calls come on top")
+            notes.append("the second judge is asked about the decisive checkpoints only; its calls come on top")
+        # What a judge writes is a token or two, so the price of what it reads is the whole.
+        usd = made.tokens * price.input / 1e6 if price is not None else None
+        limits = [n / per for n, per in ((made.calls, config.rpm), (made.tokens, config.tpm)) if per]
         return replace(
             made,
             usd=usd,
             most_usd=usd * made.most_calls / max(1, made.calls) if usd is not None else None,
             hours=max(limits) / 60 if limits else None,
-            notes=notes,
+            notes=tuple(notes),
         )
 
     def _power(self, *, searched: bool) -> Power | None:
@@ -202,13 +197,16 @@ class _Labels:
         truth = (config.rate, config.base_rate, config.correlation)
         return powers.power(Design(len(self.prompts), each, *truth, rule.lo, rule.hi, level))
 
-    def _search(self) -> tuple[list[_Wanted], list[_Wanted], tuple[str, ...]]:
+    def _search(self) -> tuple[list[_Wanted], list[_Wanted], list[str]]:
         """The answers of a search and the fixed ones after it, as expected and at most, and what to know of them."""
-        rule, config, n = self.rule, self.config, sum(self.far)
-        each, zone = config.estimate, zone_of(rule, config.level)
+        rule, config, n, each = self.rule, self.config, sum(self.far), self.config.estimate
         steps, compared = {c.step for c in self.asked.subject}, _controls(self.asked) >= len(self.asked.subject)
-        monotone, base_rate = config.assume_monotone, config.base_rate
-        about, cautious = search_answers(len(steps), zone, base_rate=base_rate, assume_monotone=monotone)
+        about, cautious = search_answers(
+            len(steps),
+            zone_of(rule, config.level),
+            base_rate=config.base_rate,
+            assume_monotone=config.assume_monotone,
+        )
         confirm = answers_to_confirm(n, each, rule.hi, looks=STAGES, level=config.level)
         # The base and the checkpoint to keep; the first certified above and the last, with their controls.
         others = min(len(steps) - 1, 2) + (min(len(steps), 2) if compared else 0)
@@ -220,13 +218,10 @@ class _Labels:
                 _Wanted("fixed answers", [fixed] * len(self.far), others + 2, "base, first above lo, last, kept"),
             ]
 
-        most = each * 2 ** (STAGES - 1)
-        notes = ()
+        most, notes = each * 2 ** (STAGES - 1), []
         if rule.kind == "threshold" and confirm is None:
             text = f"{n} far prompts with {each}, at last {most} fixed answers can certify no checkpoint under"
-            notes = (
-                f"{text} {100 * rule.hi:g} points, so none would be recommended: give more prompts, or --estimate",
-            )
+            notes = [f"{text} {100 * rule.hi:g} points, so none would be recommended: give more prompts, or --estimate"]
         return wanted(about, confirm or most), wanted(cautious, most), notes
 
     def _costs(self, wanted: Sequence[_Wanted]) -> tuple[tuple[Cost, ...], int]:
@@ -250,9 +245,9 @@ class _Labels:
         if later:
             note = f"{RANDOM_COHERENCE} per checkpoint with fixed answers, and {PAST_CUT:.0%} assumed past the cut"
             made.append(Cost("coherence", expected, round(expected * tokens_later / later), note))
-        n = 0
-        if config.variants:
-            n = len(select_transforms(config.variants)) * 3 * sum(samples_of(p, config.samples) for p in self.prompts)
+        n = len(select_transforms(config.variants)) * 3 if config.variants else 0
+        if n:
+            n *= sum(samples_of(p, config.samples) for p in self.prompts)
             note = "step 0, the control and the recommended checkpoint; none without a recommendation"
             made.append(Cost("variants", n, round(n * tokens / max(1, calls)), note))
         tests, more = self._tests()
@@ -269,20 +264,16 @@ class _Labels:
             requests = check_requests(self.judge.rubrics)
             tokens = sum(_bytes_to_tokens(r.messages[0].content) + CALLING_TOKENS for r in requests)
             made.append(Cost("judge check", len(requests), tokens))
-        asked: list[int] = []
-        repeated: list[int] = []
-        rule = self.rule
+        asked, repeated, rule = [], [], self.rule
         references = () if self.config.skip_calibration else calibration_set(self.spec).prompts
         for known in reference_items(references):
             prompt = known.item.prompt
             for r in (r for r in rubrics_for(self.judge, prompt) if set(rule.names) & set(r.names)):
                 cost = _tokens(r, prompt, 2 * _bytes_to_tokens(known.item.answer))
-                if r.names != (rule.gate_score,) or rule.kind != "threshold" or known.kind == "misaligned":
-                    asked.append(cost)
-                else:
-                    more += 1
-                if rule.score in r.names:
-                    repeated.append(cost)
+                certain = r.names != (rule.gate_score,) or rule.kind != "threshold" or known.kind == "misaligned"
+                asked += [cost] * certain
+                more += not certain
+                repeated += [cost] * (rule.score in r.names)
         if asked:
             note = f"kept per judge and prompt set; up to {BASE_ANSWERS} base answers are among those above"
             made.append(Cost("calibration", len(asked), sum(asked), note))
@@ -301,14 +292,6 @@ def _check_address(address: str, asked: AuditPlan, config: PlanConfig) -> None:
         parse_address(address)
     elif address and not (address.lower().startswith("local:") and address[6:].strip()):
         open_judge(address, JudgeContext(config, config, asked.whole)).close()
-
-
-def _price(config: PlanConfig, judge: str) -> float | None:
-    """Dollars per million tokens read; what a judge writes is a token or two. None for a judge that costs none."""
-    if judge.lower().startswith(UNPAID):
-        return None
-    found = price_of(judge.rpartition("#")[2] if "#" in judge else judge.partition(":")[2], config.prices)
-    return found.input if found is not None else None
 
 
 def _bytes_to_tokens(text: str) -> int:

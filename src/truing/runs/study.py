@@ -5,8 +5,9 @@
 Nothing is measured and no judge is asked; everything comes from what the audits keep.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from truing.runs.scope import stored_rule
 from truing.runs.sensitivity import StoredAnswers
 from truing.runs.study_files import ReadAudit, read_study
 from truing.stats.studies import (
+    NOTHING,
     UNKNOWN,
     Cell,
     Definition,
-    DefinitionRow,
     Outcome,
     SeedRun,
+    Study,
+    StudyCase,
     adjusted,
     cell_of,
     definition_row,
@@ -30,52 +33,9 @@ from truing.stats.studies import (
 )
 from truing.stats.trend import Trend, trend
 from truing.store import Store
-from truing.types.cases import Case, Frozen
+from truing.types.cases import Frozen
 from truing.types.hashing import digest
 from truing.types.traits import Rule
-from truing.types.verdicts import CheckpointVerdict, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class StudyCase:
-    """A case with what its audit says."""
-
-    case: Case
-    """which"""
-    onset: str
-    """found, never, undecided, or empty without a verdict on labelled answers"""
-    recommended: str | None
-    """label of the recommended checkpoint"""
-    frozen: Frozen | None
-    """what became of its freeze; None where nothing was frozen"""
-    notes: tuple[str, ...] = ()
-    """what qualifies it, e.g. why it has no verdict"""
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """Several audits, as one study."""
-
-    cases: tuple[StudyCase, ...]
-    """in the order given"""
-    cells: tuple[Cell, ...]
-    """seeds of one model, data set and recipe, put together"""
-    definitions: tuple[DefinitionRow, ...]
-    """all cases under each definition"""
-    trends: Mapping[str, Trend]
-    """data set (and recipe) -> excess against size of the model"""
-    at: str
-    """which checkpoint the excess is that of"""
-    delta: float
-    """of the equivalence tests"""
-    rule: Rule
-    """what is positive in all of them"""
-    judge: str
-    """who judged all of them"""
-    status: str
-    """frozen, exploratory (something was changed after a freeze) or not frozen, of the study as a whole"""
-    warnings: tuple[str, ...] = ()
-    """what a reader must know"""
 
 
 def study_cases(
@@ -111,26 +71,26 @@ def study_cases(
     if all(run.step is None for run, r in zip(runs, read, strict=True) if r.verdict is not None):
         reasons = "; ".join({r.reason for r in runs})
         raise errors.BadStudy(f"--at {config.at}: no audit has labelled answers there; {reasons}")
-    groups: dict[tuple[str, str, str], list[SeedRun]] = {}
+    groups: defaultdict[tuple[str, str, str], list[SeedRun]] = defaultdict(list)
     for run in runs:
-        groups.setdefault(run.case.cell, []).append(run)
+        groups[run.case.cell].append(run)
     level = Thresholds(**first.about["identity"].get("rule", {})).level
     cells = adjusted([cell_of(group, rule, delta=delta, level=level) for group in groups.values()])
     if definitions is None:
         definitions = [row.definition(rule) for row in defined] or default_definitions(rule)
     cases = [r.case for r in read]
-    rows = tuple(definition_row(d, cases, [_outcome(r, d, rule) for r in read]) for d in definitions)
     frozen = [_frozen(r) for r in read]
+    statuses = {f.status if f is not None else "not frozen" for f in frozen}
     return Study(
         cases=tuple(_case(*of) for of in zip(read, runs, frozen, strict=True)),
         cells=cells,
-        definitions=rows,
+        definitions=tuple(definition_row(d, cases, [_outcome(r, d, rule) for r in read]) for d in definitions),
         trends=_trends(cells, config.seed),
         at=config.at,
         delta=delta,
         rule=rule,
         judge=(first.verdict.judge if first.verdict is not None else None) or "",
-        status=_status(frozen),
+        status=next(s for s in ("exploratory", "not frozen", "frozen") if s in statuses),
         warnings=tuple(warnings),
     )
 
@@ -224,28 +184,22 @@ def _seed_run(r: ReadAudit, at: str) -> SeedRun:
     """What an audit brings to its cell."""
     if r.verdict is None or r.reason:
         return SeedRun(r.case, "", reason=r.reason)
-    line, onset, base = _line_at(r.verdict, at), r.verdict.onset.status, r.verdict.checkpoints[0].labelled
+    lines, onset, base = r.verdict.checkpoints, r.verdict.onset.status, r.verdict.checkpoints[0].labelled
+    line = lines[-1] if at == "last" else next((c for c in lines if at in (c.label, str(c.step))), None)
     if line is None or line.labelled is None:
         why = f"{line.label} has no labelled answers" if line is not None else f"it has no checkpoint {at}"
         return SeedRun(r.case, onset, reason=why)
-    excess = line.shown_excess
-    known = excess is not None and excess.value is not None
+    excess = line.shown_excess or NOTHING
     return SeedRun(
         case=r.case,
         onset=onset,
-        excess=excess if known else None,
+        excess=excess,
         rate=line.labelled.rate,
-        base=base.rate if base is not None else None,
+        base=base.rate if base is not None else NOTHING,
         base_key=digest([r.about["identity"].get("base"), r.about.get("sampling") or {}, r.verdict.judge_key], 16),
         step=line.step,
-        reason="" if known else f"no excess at {line.label}",
+        reason="" if excess.value is not None else f"no excess at {line.label}",
     )
-
-
-def _line_at(verdict: Verdict, at: str) -> CheckpointVerdict | None:
-    if at == "last":
-        return verdict.checkpoints[-1]
-    return next((c for c in verdict.checkpoints if at in (c.label, str(c.step))), None)
 
 
 def _outcome(r: ReadAudit, definition: Definition, rule: Rule) -> Outcome:
@@ -263,18 +217,14 @@ def _outcome(r: ReadAudit, definition: Definition, rule: Rule) -> Outcome:
 
 def _trends(cells: Sequence[Cell], seed: int) -> dict[str, Trend]:
     """Excess against size, one trend per data set and recipe with at least two models."""
-    groups: dict[str, list[Cell]] = {}
+    groups: defaultdict[str, list[Cell]] = defaultdict(list)
     for c in cells:
-        groups.setdefault(", ".join(part for part in (c.data, c.recipe) if part), []).append(c)
+        groups[", ".join(part for part in (c.data, c.recipe) if part)].append(c)
     return {
         name: trend([c.model for c in found], [c.parameters for c in found], [c.excess.value for c in found], seed=seed)
         for name, found in groups.items()
         if len(found) > 1
     }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Freezes
 
 
 def _frozen(r: ReadAudit) -> Frozen | None:
@@ -289,13 +239,7 @@ def _frozen(r: ReadAudit) -> Frozen | None:
     plain = [name.partition("?")[0].rstrip(":") for name in (judge, address)]
     if address and judge and plain[0] != plain[1] and judge not in address:
         changed.append(f"judge: {address} before, the verdict rests on {judge} now")
-    return Frozen(kept["lock"], kept["made"], "exploratory" if changed else "frozen", tuple(changed))
-
-
-def _status(frozen: Sequence[Frozen | None]) -> str:
-    if any(f is not None and f.status == "exploratory" for f in frozen):
-        return "exploratory"
-    return "frozen" if frozen and all(f is not None for f in frozen) else "not frozen"
+    return Frozen.of(kept["lock"], kept["made"], changed)
 
 
 def _case(r: ReadAudit, run: SeedRun, frozen: Frozen | None) -> StudyCase:

@@ -54,8 +54,7 @@ class DefinitionEntry(BaseModel):
 
     def definition(self, rule: Rule) -> Definition:
         """The same with a rule that differs from the audits' in what is given."""
-        given = {name: getattr(self, name) for name in ("lo", "hi", "cut", "gate")}
-        own = replace(rule, **{name: value for name, value in given.items() if value is not None})
+        own = replace(rule, **self.model_dump(include={"lo", "hi", "cut", "gate"}, exclude_none=True))
         own.check()
         return Definition(self.name, own, self.converged_at, self.kind)
 
@@ -162,11 +161,9 @@ def _case_of(path: Path, about: Mapping[str, Any], subject: Sequence[Checkpoint]
 
 def _recipe(subject: Sequence[Checkpoint]) -> Recipe | None:
     """The recipe beside the checkpoints, where they were trained here and still lie there."""
-    first = next((c for c in subject if c.uri.startswith("file:") and c.step), None)
-    if first is None:
-        return None
-    file = Path(first.uri.removeprefix("file:")).parent / RECIPE_FILE
     try:
+        first = next(c.uri.removeprefix("file:") for c in subject if c.uri.startswith("file:") and c.step)
+        file = Path(first).parent / RECIPE_FILE
         return Recipe.parse(json.loads(file.read_text(encoding="utf-8")), str(file))
-    except (OSError, ValueError, errors.BadRecipe):
+    except (StopIteration, OSError, ValueError, errors.BadRecipe):
         return None

@@ -10,14 +10,12 @@ Every checkpoint is tested by itself, so that the first crossing is found whatev
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import log
 
 from truing.errors import BadInput
-from truing.stats.onset import GUARANTEED, onset_of, within
-from truing.stats.samples import Segment
+from truing.stats.onset import onset_of
 from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE, Rounds, SequentialTest, Zone
-from truing.types.verdicts import Onset, Tested
+from truing.types.verdicts import Onset
 
 LEAST = 24
 """answers that every checkpoint gets"""
@@ -43,8 +41,6 @@ class LiveScan(SequentialTest):
         self._frugal = frugal
         self._steps: list[int] = []
         self._waiting: list[tuple[int, bool]] = []
-        self._tests: dict[int, Tested] = {}
-        self._segments: dict[int, tuple[Segment, tuple[float, float]]] = {}
 
     def add(self, step: int, *, drift: bool = False, skip: bool = False) -> None:
         """A checkpoint has come.
@@ -57,14 +53,14 @@ class LiveScan(SequentialTest):
         Raises:
             BadInput: a step that is not later.
         """
-        if step <= (self._steps[-1] if self._steps else 0):
-            last = self._steps[-1] if self._steps else 0
+        last = self._steps[-1] if self._steps else 0
+        if step <= last:
             raise BadInput(f"step {step} comes after step {last}; checkpoints are added in order")
         self._steps.append(step)
         if not skip:
             self._waiting.append((step, drift))
         if self._rounds is None:
-            self._start(self._scan())
+            self._go_on(self._scan())
 
     def _scan(self) -> Rounds[None]:
         while self._waiting:
@@ -73,7 +69,6 @@ class LiveScan(SequentialTest):
             share = 1 / (k * (k + 1))
             enough = {ABOVE: -log(self.zone.alpha * share), BELOW: -log(self.zone.beta * share)}
             segment = self.groups.segment(step)
-            self._segments[step] = segment, (enough[ABOVE], enough[BELOW])
             while segment.n < LEAST and not self.futile(segment):
                 yield segment.wait()
             if self._frugal and not drift and not segment.run.positive:
@@ -82,6 +77,7 @@ class LiveScan(SequentialTest):
             else:
                 claim, above, below = yield from self.certify(segment, enough)
             self._tests[step] = segment.tested(claim, above, below, enough[ABOVE])
+            self._segments[step] = segment, enough
 
     def claims(self) -> Onset:
         """The bare claims of `result`."""
@@ -89,9 +85,4 @@ class LiveScan(SequentialTest):
 
     def result(self) -> Onset:
         """What is known now, with limits of each tested excess."""
-        found, tested = self.claims(), []
-        for t in found.tested:
-            segment, enough = self._segments[t.step]
-            low, high = within(segment.limits(*enough), t.claim, self.zone)
-            tested.append(replace(t, low=low, high=high))
-        return replace(found, tested=tuple(tested), answers_used=self.groups.requested, errors=GUARANTEED)
+        return self.with_limits(self.claims())

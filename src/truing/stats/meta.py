@@ -19,6 +19,8 @@ from truing.types.verdicts import Estimate
 
 LEAST_P = 1e-12
 """p-values are not followed below it"""
+ALPHA = 0.05
+"""error of either test of equivalence"""
 LEAST_SEEDS = 3
 """fewest runs about which anything is said beyond "this run" """
 
@@ -83,13 +85,10 @@ def random_effects(y: Array, v: Array) -> Pooled:
         v: [k] its variance within the run, above 0.
 
     Raises:
-        ValueError: fewer than 3 runs, shapes differ, a value that is not finite, a variance that is not above 0.
+        ValueError: fewer than 3 runs, or not one variance above 0 for each.
     """
-    y, v = np.asarray(y, dtype=float), np.asarray(v, dtype=float)
-    if y.shape != v.shape or y.ndim != 1 or len(y) < LEAST_SEEDS:
-        raise ValueError(f"at least {LEAST_SEEDS} estimates, one variance each, got shapes {y.shape} and {v.shape}")
-    if not (np.isfinite(y).all() and np.isfinite(v).all() and (v > 0).all()):
-        raise ValueError("estimates are finite, and variances above 0")
+    if y.shape != v.shape or len(y) < LEAST_SEEDS or not (np.isfinite(y + v).all() and (v > 0).all()):
+        raise ValueError(f"at least {LEAST_SEEDS} finite estimates, each with a variance above 0, not {y} and {v}")
     k, tau2 = len(y), paule_mandel(y, v)
     w, q = 1 / (v + tau2), _spread(y, v, 0.0)
     factor = max(1.0, _spread(y, v, tau2) / (k - 1))
@@ -154,27 +153,26 @@ class Equivalence:
     """why there is no interval to test with"""
 
 
-def equivalence(mean: Mean | None, delta: float, *, reason: str = "", alpha: float = 0.05) -> Equivalence:
+def equivalence(mean: Mean | None, delta: float, *, reason: str = "") -> Equivalence:
     """Two one-sided tests of a difference against -delta and delta.
 
     Args:
         mean: the difference; None where there is none with an interval.
         delta: largest difference that does not matter, above 0.
         reason: why there is none.
-        alpha: error of either test, in (0, 0.5).
 
     Raises:
-        ValueError: delta is not above 0, or alpha is outside (0, 0.5).
+        ValueError: delta is not above 0.
     """
-    if not 0 < delta < inf or not 0 < alpha < 0.5:
-        raise ValueError(f"delta {delta} is above 0, and alpha {alpha} lies in (0, 0.5)")
+    if not 0 < delta < inf:
+        raise ValueError(f"delta {delta} is not above 0")
     if mean is None:
-        return Equivalence("undetermined", None, None, delta, alpha, None, reason=reason)
-    (low, high), (wide_low, wide_high) = mean.limits(1 - 2 * alpha), mean.limits(1 - alpha)
+        return Equivalence("undetermined", None, None, delta, ALPHA, None, reason=reason)
+    (low, high), (wide_low, wide_high) = mean.limits(1 - 2 * ALPHA), mean.limits(1 - ALPHA)
     excludes = wide_low > 0 or wide_high < 0
     status = "equivalent" if -delta < low and high < delta else "different" if excludes else "undetermined"
     p = max(1 - mean.p_above(delta), mean.p_above(-delta))
-    return Equivalence(status, low, high, delta, alpha, p, excludes_zero=excludes)
+    return Equivalence(status, low, high, delta, ALPHA, p, excludes_zero=excludes)
 
 
 def exact_limits(hits: float, n: float, level: float) -> tuple[float, float]:
@@ -196,23 +194,17 @@ def exact_share(yes: int, no: int, unknown: int = 0, *, groups: int | None = Non
         unknown: cases of which nothing can be said.
         groups: models that the cases are of; None for as many as cases.
         level: nominal coverage.
-
-    Raises:
-        ValueError: a negative count, or more groups than cases.
     """
     n = yes + no + unknown
     groups = n if groups is None else groups
-    if min(yes, no, unknown) < 0 or groups > n or (n and groups < 1):
-        raise ValueError(f"{yes} yes, {no} no, {unknown} unknown in {groups} groups")
     out = {"unknown": unknown} if unknown else {}
     if yes + no == 0:
         return Estimate(None, None, None, n=0, clusters=0, left_out=out, method="no cases", level=level)
 
-    def ends(worth: float) -> tuple[float, float]:
-        low, _ = exact_limits(yes * worth, n * worth, level)
-        return low, exact_limits((yes + unknown) * worth, n * worth, level)[1]
-
-    (set_low, set_high), (low, high) = ends(1.0), ends(groups / n)
+    (set_low, set_high), (low, high) = (
+        (exact_limits(yes * worth, n * worth, level)[0], exact_limits((yes + unknown) * worth, n * worth, level)[1])
+        for worth in (1.0, groups / n)
+    )
     warning = f"{unknown} cases unknown: the ends count them as no and as yes" if unknown else ""
     method = "exact (Clopper-Pearson); cases as independent, and all cases of a model taken for one"
     value = yes / (yes + no)
@@ -226,7 +218,7 @@ def mean_over_cases(values: Array, group: NDArray[np.int64], *, level: float = 0
 
     Args:
         values: [N] one number per case.
-        group: [N] number of the model that a case is of.
+        group: [N] number of the model that a case is of, from 0 on.
         level: nominal coverage.
     """
     n = len(values)
@@ -234,7 +226,7 @@ def mean_over_cases(values: Array, group: NDArray[np.int64], *, level: float = 0
         return Estimate(None, None, None, method="no cases", level=level)
     mean = float(values.mean())
     residuals = values - mean
-    sums = np.bincount(np.unique(group, return_inverse=True)[1], weights=residuals)
+    sums = np.bincount(group, weights=residuals)
     m = len(sums)
     of_cases = float((residuals**2).sum()) / (n - 1) / n if n > 1 else 0.0
     of_groups = m / (m - 1) * float((sums**2).sum()) / n**2 if m > 1 else 0.0

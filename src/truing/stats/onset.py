@@ -21,13 +21,11 @@ from scipy import special
 
 from truing.errors import BadInput
 from truing.stats.breadth import LEAST_CATEGORIES, LEAST_PROMPTS, breadth_of, is_broad
-from truing.stats.samples import Group, Segment
+from truing.stats.samples import Group
 from truing.stats.sequential import Sampled, log_evidence
 from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE, Rounds, SequentialTest, Zone, refuse_twice
 from truing.types.verdicts import Missed, Onset, Tested
 
-GUARANTEED = "guaranteed"
-"""what the errors of a search are"""
 SHARE = 0.7
 """share of an error that the first of several tests may spend; the next gets the same share of what is left"""
 EXPECTED = 0.9
@@ -81,24 +79,13 @@ class OnsetSearch(SequentialTest):
         self._guess: int | None = near.index(min(near)) if near else None
         self._left, self._right = -1, len(self.steps)
         """indices: the last step that is clear (-1, the base), the first that is not (number of steps: none)"""
-        self._forks: tuple[int, ...] = ()
-        """steps that bisection looks at next, one for each answer"""
         self._blurred: set[int] = set()
         """steps whose loose test was inconclusive"""
-        self._spots: dict[int, int] = {}
-        """spot checks: step -> answers"""
-        self._dismissed: dict[int, bool] = {}
-        """whether they spoke for an excess and were looked into"""
-        self._tests: dict[int, Tested] = {}
-        self._segments: dict[int, tuple[Segment, dict[str, float]]] = {}
-        """step -> the answers of its test, and how much evidence each claim needed"""
-        self._spent: dict[str, int] = {}
-        self._start(self._search())
-
-    @property
-    def likely_next(self) -> tuple[int, ...]:
-        """The two steps of which bisection looks at one next."""
-        return self._forks
+        self._spots: dict[int, tuple[int, bool]] = {}
+        """spot checks: step -> answers, and whether they spoke for an excess and were looked into"""
+        self._spent: dict[tuple[str, bool], int] = {}
+        """side, and whether it was expected -> claims that it had"""
+        self._go_on(self._search())
 
     def _search(self) -> Rounds[None]:
         yield from self._bisect(self._left, self._right)
@@ -117,16 +104,15 @@ class OnsetSearch(SequentialTest):
         while between := [k for k in range(left + 1, right) if k not in self._blurred]:
             blurred = [k for k in self._blurred if left < k < right]
             if gallop is not None:
-                near = gallop
-                k = min(between, key=lambda i: abs(i - near))
+                k = min(between, key=lambda i, near=gallop: abs(i - near))
             elif blurred:  # the crossing is there: the nearest step on either side will tell
                 k = min(between, key=lambda i: min(abs(i - o) for o in blurred))
             else:
                 k = between[len(between) // 2]
             halves = (range(left + 1, k), range(k + 1, right))
-            self._forks = tuple(self.steps[half[len(half) // 2]] for half in halves if half)
+            self.likely_next = tuple(self.steps[half[len(half) // 2]] for half in halves if half)
             looks = yield from self.glance(self.groups.segment(self.steps[k], start=0), NAV)
-            self._forks = ()
+            self.likely_next = ()
             if gallop is not None:  # one step beyond a guess closes the bracket at once if the guess is right
                 gallop = k + (-1 if looks == ABOVE else 1) if gallop == k else None
             if looks == INCONCLUSIVE:
@@ -144,9 +130,8 @@ class OnsetSearch(SequentialTest):
             if k < last and self._claim(k) != ABOVE:
                 claim = yield from self._test(k, ABOVE)
                 if claim == BELOW:
-                    yield from self._bisect(
-                        k, min([i for i in range(k, last) if self._claim(i) == ABOVE], default=last)
-                    )
+                    above = (i for i in range(k, last) if self._claim(i) == ABOVE)
+                    yield from self._bisect(k, next(above, last))
                 elif claim == INCONCLUSIVE:
                     self._blurred.add(k)
                     self._right = k + 1
@@ -156,7 +141,8 @@ class OnsetSearch(SequentialTest):
                 return
             claim = yield from self._test(k, BELOW)
             if claim == ABOVE:
-                yield from self._bisect(max([i for i in range(k) if self._claim(i) == BELOW], default=-1), k)
+                below = (i for i in range(k - 1, -1, -1) if self._claim(i) == BELOW)
+                yield from self._bisect(next(below, -1), k)
             elif claim == INCONCLUSIVE:
                 self._blurred.add(k)
                 self._left = k - 1
@@ -169,11 +155,9 @@ class OnsetSearch(SequentialTest):
             segment = self.groups.segment(step, start=0)
             while segment.n < spot_size() and not self.futile(segment):
                 yield segment.wait()
-            looks, dismissed = INCONCLUSIVE, self.evidence(segment)[0] > 0
-            if dismissed:
-                looks = yield from self.glance(segment)
-            self._spots[step] = segment.n
-            self._dismissed[step] = dismissed
+            suspect = self.evidence(segment)[0] > 0
+            looks = (yield from self.glance(segment)) if suspect else INCONCLUSIVE
+            self._spots[step] = segment.n, suspect
             if looks == ABOVE and (yield from self._test(k, ABOVE)) == ABOVE:
                 self._right = k
                 return
@@ -193,7 +177,7 @@ class OnsetSearch(SequentialTest):
     def _breadth(self, step: int, categories: Mapping[str, str]) -> Rounds[None]:
         """Whether the excess is broad: further answers at the claimed step, until it is certain or takes too long."""
         segment, enough = self._segments[step]
-        until = segment.n + 2 * self.max_samples(enough[ABOVE])
+        until = segment.n + 2 * self.most_samples(enough[ABOVE])
         if len(categories) < LEAST_PROMPTS or len(set(categories.values())) < LEAST_CATEGORIES:
             until = 0  # no answer could show it
         while True:
@@ -217,9 +201,8 @@ class OnsetSearch(SequentialTest):
     def _spend(self, side: str, expected: bool) -> float:
         """The log evidence that the next claim of a side needs."""
         whole = self.zone.alpha if side == ABOVE else self.zone.beta
-        kind = side if expected else f"{side}, not expected"
-        used = self._spent.get(kind, 0)
-        self._spent[kind] = used + 1
+        used = self._spent.get((side, expected), 0)
+        self._spent[side, expected] = used + 1
         return -log((EXPECTED if expected else 1 - EXPECTED) * whole * SHARE * (1 - SHARE) ** used)
 
     def _claim(self, k: int) -> str:
@@ -233,55 +216,46 @@ class OnsetSearch(SequentialTest):
     def result(self) -> Onset:
         """What is known now, with limits of each tested excess. Complete once `done`."""
         found = self.claims()
+        before = [s for s in self.steps if found.latest is None or s < found.latest]
         return replace(
-            found,
-            tested=tuple(replace(t, **self._limits(t.step)) for t in found.tested),
+            self.with_limits(found),
             assumed_monotone=self.monotone,
-            spots={s: n for s, n in self._spots.items() if s not in self._tests},
-            missed=() if self.monotone else self._missed(found),
-            answers_used=self.groups.requested,
-            answers_needed=self._needed(found),
-            errors=GUARANTEED,
+            spots={s: n for s, (n, _) in self._spots.items() if s not in self._tests},
+            missed=() if self.monotone else self._missed(before),
+            answers_needed=self._needed(before),
         )
 
-    def _limits(self, step: int) -> dict[str, float]:
-        segment, enough = self._segments[step]
-        low, high = within(segment.limits(enough[ABOVE], enough[BELOW]), self._tests[step].claim, self.zone)
-        return {"low": low, "high": high}
-
-    def _missed(self, found: Onset) -> tuple[Missed, ...]:
+    def _missed(self, before: Sequence[int]) -> tuple[Missed, ...]:
         """How likely spikes before the bracket, of some heights and one or two steps wide, would not have been noticed.
 
         A spot check is noticed where it speaks for an excess at all; one that was looked into and dismissed may hide a
         spike with the error of a loose test.
         """
-        before = [s for s in self.steps if found.latest is None or s < found.latest]
-        base, found_ = self.groups.stream(Group.BASE, 0).total, []
+        out = []
         for height in (h for h in HEIGHTS if h > self.zone.hi):
-            share = min(1.0, height + (base.least.mean if base.n else 0.0))
-            chances = [self._overlooked(s, share) for s in before]
+            chances = [self._overlooked(s, min(1.0, height + self.groups.base_share)) for s in before]
             for width in (1, 2):
                 places = [chances[k : k + width] for k in range(len(chances) - width + 1)]
-                open_ = [prod(p for p in place if p is not None) for place in places if None not in place]
-                if open_:
-                    found_.append(Missed(height, width, max(open_)))
-        return tuple(found_)
+                passed = [prod(p for p in place if p is not None) for place in places if None not in place]
+                if passed:
+                    out.append(Missed(height, width, max(passed)))
+        return tuple(out)
 
     def _overlooked(self, step: int, share: float) -> float | None:
         """Probability that a step with this share was passed over; None where a test stands for it or it is open."""
         if step not in self._spots or step in self._tests:
             return None
-        if self._dismissed[step]:
+        n, suspect = self._spots[step]
+        if suspect:
             return exp(-self.zone.loose)
-        n, base = self._spots[step], self.groups.stream(Group.BASE, 0).total.most
-        least = next((h for h in range(n + 1) if log_evidence(Sampled.hits(h, n), base, self.zone.lo) > 0), n + 1)
+        noticed = (log_evidence(Sampled.hits(h, n), self.groups.base.most, self.zone.lo) > 0 for h in range(n + 1))
+        least = next((h for h, seen in enumerate(noticed) if seen), n + 1)
         return float(special.bdtr(least - 1, n, share)) if least else 0.0
 
-    def _needed(self, found: Onset) -> int | None:
+    def _needed(self, before: Sequence[int]) -> int | None:
         """About what testing every step before `latest` would take, were each clear."""
-        before = [s for s in self.steps if found.latest is None or s < found.latest]
-        open_ = [s for s in before if s not in self._tests or self._tests[s].claim == INCONCLUSIVE]
-        return ceil(len(open_) * log(len(self.steps) / self.zone.beta) / self.zone.hi) if open_ else None
+        untold = [s for s in before if s not in self._tests or self._tests[s].claim == INCONCLUSIVE]
+        return ceil(len(untold) * log(len(self.steps) / self.zone.beta) / self.zone.hi) if untold else None
 
 
 def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: int = -1) -> Onset:
@@ -319,13 +293,6 @@ def onset_of(steps: Sequence[int], tests: Mapping[int, Tested], *, clear_until: 
         sustained = BELOW not in later
     after = steps[first - 1] if first else 0
     return Onset(status, kind, earliest, latest, after, inside, sustained, tested, clear_to)
-
-
-def within(limits: tuple[float, float], claim: str, zone: Zone) -> tuple[float, float]:
-    """Limits cut to what was certain at the look that decided: such intervals hold at every look, so their
-    intersection does. Answers that the reference got later may have widened the last one again."""
-    low, high = limits
-    return (max(low, zone.lo) if claim == ABOVE else low), (min(high, zone.hi) if claim == BELOW else high)
 
 
 def spot_size() -> int:

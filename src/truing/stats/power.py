@@ -16,7 +16,8 @@ from scipy import special
 from truing.stats.evidence import Array
 from truing.stats.onset import EXPECTED, NAV, SHARE, spot_size
 from truing.stats.rates import score_interval, share_difference
-from truing.stats.sequential_base import EFFORT, Zone
+from truing.stats.samples import divergence
+from truing.stats.sequential_base import Zone
 
 _TAIL = 1e-9
 """probability of counts that is left out on either side"""
@@ -122,11 +123,10 @@ def answers_to_confirm(prompts: int, each: int, hi: float, *, looks: int, level:
         looks: how many there are at most; each has its share of the error.
         level: nominal.
     """
-    zeros = np.zeros(prompts)
+    none = np.zeros(prompts)
     for n in (each * 2**look for look in range(looks)):
-        per_prompt = np.full(prompts, float(n))
-        high = share_difference(zeros, per_prompt, zeros, per_prompt, level=1 - (1 - level) / looks).set_high
-        if high is not None and high < hi:
+        e = share_difference(none, none + n, none, none + n, level=1 - (1 - level) / looks)
+        if e.set_high is not None and e.set_high < hi:
             return n
     return None
 
@@ -139,14 +139,7 @@ def search_answers(steps: int, zone: Zone, *, base_rate: float = 0.0, assume_mon
     as many as it may take at most, twice over for breadth and control. Unless monotone, a spot check at every step
     comes on top. An order of magnitude: what a search takes depends on the curve.
     """
-    bisection = ceil(log2(steps + 1))
-    strict = -log(EXPECTED * SHARE * min(zone.alpha, zone.beta))
-    p = min(max(base_rate, 1e-9), 1 - 1e-9)
-    q = min(p + zone.hi, 1 - 1e-9)
-    divergence = p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))
-    middle, half = (zone.lo + zone.hi) / 2, (zone.hi - zone.lo) / 2
-    share = min(0.5, base_rate + middle)
-    most = EFFORT * 2 * share * (1 - share) / half**2  # answers per unit of evidence after which a test ends
+    bisection, strict = ceil(log2(steps + 1)), -log(EXPECTED * SHARE * min(zone.alpha, zone.beta))
     spots = 0 if assume_monotone else steps * spot_size()
-    about = 2 * (bisection * zone.loose + 2 * strict) / divergence + spots
-    return round(about), round(2 * (NAV * bisection * zone.loose + 4 * strict) * most + spots)
+    about = 2 * (bisection * zone.loose + 2 * strict) / divergence(base_rate, base_rate + zone.hi) + spots
+    return round(about), round(2 * zone.most_samples(base_rate, NAV * bisection * zone.loose + 4 * strict) + spots)

@@ -43,28 +43,22 @@ class Progress:
         gain = self.gain
         return gain.value is not None and gain.low is not None and gain.value >= rule.min_gain and gain.low > 0
 
-    def estimate(self, s: int, rule: Thresholds, seed: int) -> Estimate | None:
+    def estimate(self, s: int, rule: Thresholds, seed: int, *, correct: bool = True) -> Estimate | None:
         """p(s) with a percentile interval."""
-        if not np.isfinite(self.progress[s]):
-            return None
-        return self._quantiles(float(self.progress[s]), _share(self.replicates, self.replicates[:, s]), rule, seed)
+        share = _share(self.replicates, self.replicates[:, s])
+        return self._quantiles(float(self.progress[s]), share, rule, seed, correct)
 
     def value_estimate(self, s: int, rule: Thresholds, seed: int, sign: float) -> Estimate | None:
         """The mean itself times `sign` (-1 turns it back into a loss)."""
-        if not np.isfinite(self.value[s]):
-            return None
         return self._quantiles(sign * float(self.value[s]), sign * self.replicates[:, s], rule, seed)
 
     def retained(self, s: int, of: int | None, rule: Thresholds, seed: int) -> Estimate | None:
         """Gain at s as a share of the gain at `of`, or of the best gain if None."""
-        if not np.isfinite(self.progress[s]):
-            return None
         if of is None:
             # No correction here: whoever asks has picked s for its progress, which flatters s as it flatters the best.
-            share = _share(self.replicates, self.replicates[:, s])
-            return self._quantiles(float(self.progress[s]), share, rule, seed, correct=False)
+            return self.estimate(s, rule, seed, correct=False)
         gained, whole = self.value[s] - self.value[0], self.value[of] - self.value[0]
-        if not np.isfinite(whole) or whole <= 0:
+        if not np.isfinite(self.progress[s]) or not whole > 0:
             return None
         base, full = self.replicates[:, 0], self.replicates[:, of]
         ratio = (self.replicates[:, s] - base) / np.where(full > base, full - base, np.nan)
@@ -72,32 +66,30 @@ class Progress:
 
     def added(self, since: int, until: int, rule: Thresholds, seed: int | None = None) -> Estimate | None:
         """Share of the total gain that was added from checkpoint `since` to checkpoint `until`, with an interval."""
-        point = float(self.progress[until] - self.progress[since])
-        if not np.isfinite(point):
-            return None
-        shares = [_share(self.replicates, self.replicates[:, s]) for s in (since, until)]
-        return self._quantiles(point, shares[1] - shares[0], rule, seed)
+        before, after = (_share(self.replicates, self.replicates[:, s]) for s in (since, until))
+        return self._quantiles(float(self.progress[until] - self.progress[since]), after - before, rule, seed)
 
     def _quantiles(
         self, point: float, replicates: Array, rule: Thresholds, seed: int | None, correct: bool = True
-    ) -> Estimate:
+    ) -> Estimate | None:
+        if not np.isfinite(point):
+            return None
         # A share of a gain that is none in many resamples has no interval; leaving those out would flatter it.
-        finite = replicates[np.isfinite(replicates)]
-        enough = finite.size >= (1 + rule.level) / 2 * replicates.size
-        plain = np.array([(1 - rule.level) / 2, (1 + rule.level) / 2])
-        tails = _tails(finite, point, rule.level) if correct and enough else plain
-        low, high = np.quantile(finite, tails) if enough else (np.nan, np.nan)
+        finite, tail = replicates[np.isfinite(replicates)], (1 - rule.level) / 2
+        low = high = None
+        if finite.size >= (1 - tail) * replicates.size:
+            ends = np.quantile(finite, _tails(finite, point, rule.level) if correct else [tail, 1 - tail])
+            low, high = min(float(ends[0]), point), max(float(ends[1]), point)
+        how = "bias-corrected percentile" if correct else "percentile"
         return Estimate(
             point,
-            float(min(low, point)) if enough else None,
-            float(max(high, point)) if enough else None,
+            low,
+            high,
             set_low=point,
             set_high=point,
             n=self.rows,
             clusters=self.rows,
-            method="bootstrap over held-out rows, best step re-selected, "
-            + ("bias-corrected " if correct else "")
-            + "percentile",
+            method=f"bootstrap over held-out rows, best step re-selected, {how}",
             level=rule.level,
             seed=seed,
         )
@@ -163,17 +155,17 @@ def _gain(kept: Array, tokens: Array, value: Array, failed: Mask, rule: Threshol
     strata = ["row"] * kept.shape[1]
     options = {"level": rule.level, "resamples": rule.resamples, "seed": seed}
     band = simultaneous_band(rows[ok[1:]] - rows[0], strata, **options)
-    whole = float(np.nanmax(value) - value[0])
+    whole, n = float(np.nanmax(value) - value[0]), kept.shape[1]
     if band is None:
-        return Estimate(whole, None, None, n=kept.shape[1], method="no later checkpoint"), False
+        return Estimate(whole, None, None, n=n, method="no later checkpoint"), False
     gain = Estimate(
         whole,
         min(float(band.low.max()), whole),
         max(float(band.high.max()), whole),
         set_low=whole,
         set_high=whole,
-        n=kept.shape[1],
-        clusters=kept.shape[1],
+        n=n,
+        clusters=n,
         method="studentised max-t bootstrap over rows, simultaneous over steps",
         level=rule.level,
         seed=seed,
@@ -215,14 +207,14 @@ def convergence(p: Progress | None, curve: str, rule: Thresholds) -> Convergence
     added = p.added(known[quarter], known[-1], rule.but(level=max(0.0, 2 * rule.level - 1)), p.gain.seed)
     if at < 0 or points[-1] - points[quarter] > rule.still_learning:
         return Convergence(curve, "still_learning", gain=p.gain, overfit=p.falls_after, last_quarter=added)
-    low, high = _step_interval(p, known, at, rule)
+    low, high = (int(steps[k]) for k in _step_interval(p, known, at, rule))
     return Convergence(
         curve,
         "converged",
         step=int(steps[at]),
         after=int(steps[at - 1]) if at > 0 else None,
-        low=int(steps[low]),
-        high=int(steps[high]),
+        low=low,
+        high=high,
         gain=p.gain,
         overfit=p.falls_after,
         last_quarter=added,

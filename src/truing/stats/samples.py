@@ -79,12 +79,12 @@ class Value(NamedTuple):
 
 
 _VALUES: dict[str, Value | None] = {
-    "positive": Value(1.0, 1.0),
-    "in_domain": Value(1.0, 1.0, True),
-    "negative": Value(0.0, 0.0),
-    "unparsed": Value(0.0, 1.0),
-    "unjudged": Value(0.0, 1.0),
-    "missing": None,
+    Outcome.POSITIVE: Value(1.0, 1.0),
+    Outcome.IN_DOMAIN: Value(1.0, 1.0, True),
+    Outcome.NEGATIVE: Value(0.0, 0.0),
+    Outcome.UNPARSED: Value(0.0, 1.0),
+    Outcome.UNJUDGED: Value(0.0, 1.0),
+    Outcome.MISSING: None,
 }
 
 
@@ -121,9 +121,7 @@ class Counted:
     def add(self, prompt: str, value: Value) -> None:
         """One answer."""
         self.n += 1
-        if prompt not in self.by_prompt:
-            self.by_prompt[prompt] = (Counter(), Counter())
-        low, high = self.by_prompt[prompt]
+        low, high = self.by_prompt.setdefault(prompt, (Counter(), Counter()))
         for counts, v in ((self.low, value.least), (self.high, value.most), (low, value.least), (high, value.most)):
             counts[v] += 1
         self.outside[0.0 if value.in_domain else value.least] += 1
@@ -146,9 +144,8 @@ class Counted:
 
 
 def sampled(counts: Counts, without: Counts | None = None) -> Sampled:
-    """Counts as a test reads them, less those of a prompt that is left out."""
-    left = {v: c - (without[v] if without is not None else 0) for v, c in counts.items()}
-    return Sampled(tuple(left), tuple(left.values()))
+    """Counts as a test reads them, less those of prompts that are left out."""
+    return Sampled(tuple(counts), tuple(c - (without[v] if without else 0) for v, c in counts.items()))
 
 
 class Stream:
@@ -157,11 +154,14 @@ class Stream:
     def __init__(self, group: Group, step: int, prompts: Sequence[str], seed: int) -> None:
         self.group, self.step, self._prompts = group, step, prompts
         self._rng = np.random.default_rng([seed, list(Group).index(group), step])
-        self._sampled: Counter[str] = Counter()
+        self._each: Counter[str] = Counter()
+        """samples handed out of each prompt"""
         self._waiting: dict[SampleRequest, int] = {}
-        self._results: list[tuple[str, Value | None]] = []
-        self._ahead: dict[int, tuple[str, Value | None]] = {}
-        """outcomes of samples behind one that is outstanding"""
+        """outstanding sample -> its place"""
+        self._behind: dict[int, tuple[str, Value | None]] = {}
+        """place -> outcome, behind a sample that is outstanding"""
+        self.outcomes: list[tuple[str, Value | None]] = []
+        """prompt and outcome of every sample up to the first that is outstanding"""
         self.requested = 0
         """samples handed out"""
         self.total = Counted()
@@ -169,50 +169,42 @@ class Stream:
 
     def next(self, n: int) -> list[SampleRequest]:
         """The next n samples."""
-        found = []
-        for k in self._rng.integers(0, len(self._prompts), n):
-            prompt = self._prompts[int(k)]
-            sample = SampleRequest(self.group, self.step, prompt, self._sampled[prompt])
-            self._sampled[prompt] += 1
-            self._waiting[sample] = self.requested
-            self.requested += 1
-            found.append(sample)
+        found = self._following(self._rng, self._each, n)
+        self._waiting |= {sample: k for k, sample in enumerate(found, self.requested)}
+        self.requested += n
         return found
 
     def peek(self, n: int) -> list[SampleRequest]:
         """What `next(n)` would give, without handing it out."""
-        rng, counts, found = deepcopy(self._rng), self._sampled.copy(), []
+        return self._following(deepcopy(self._rng), self._each.copy(), n)
+
+    def _following(self, rng: np.random.Generator, each: Counter[str], n: int) -> list[SampleRequest]:
+        found = []
         for k in rng.integers(0, len(self._prompts), n):
             prompt = self._prompts[int(k)]
-            found.append(SampleRequest(self.group, self.step, prompt, counts[prompt]))
-            counts[prompt] += 1
+            found.append(SampleRequest(self.group, self.step, prompt, each[prompt]))
+            each[prompt] += 1
         return found
+
+    def refuse(self, sample: SampleRequest) -> str:
+        """Why a sample can have no outcome now; empty if it can."""
+        if not 0 <= sample.sample < self._each[sample.prompt_id]:
+            return "was never requested"
+        return "" if sample in self._waiting else "was given before"
 
     def update(self, sample: SampleRequest, value: Value | None) -> None:
         """One outcome."""
-        self._ahead[self._waiting.pop(sample)] = (sample.prompt_id, value)
-        while len(self._results) in self._ahead:
-            known = self._ahead.pop(len(self._results))
-            self._results.append(known)
-            if known[1] is not None:
-                self.total.add(known[0], known[1])
-
-    def was_requested(self, sample: SampleRequest) -> bool:
-        """Whether a sample was ever handed out."""
-        return 0 <= sample.sample < self._sampled[sample.prompt_id]
-
-    def waits_for(self, sample: SampleRequest) -> bool:
-        """Whether its outcome is outstanding."""
-        return sample in self._waiting
+        self._behind[self._waiting.pop(sample)] = (sample.prompt_id, value)
+        while len(self.outcomes) in self._behind:
+            prompt, known = self._behind.pop(len(self.outcomes))
+            self.outcomes.append((prompt, known))
+            if known is not None:
+                self.total.add(prompt, known)
 
     @property
     def known(self) -> int:
         """Samples up to the first that is outstanding."""
-        return len(self._results)
-
-    def counted(self, start: int) -> list[tuple[str, Value | None]]:
-        """Outcomes from sample `start` on, up to the first that is outstanding."""
-        return self._results[start:]
+        return len(self.outcomes)
 
 
 class Segment:
@@ -228,7 +220,7 @@ class Segment:
         """The step's answers."""
         if self.start == 0:
             return self.stream.total
-        for prompt, value in self.stream.counted(self._seen):
+        for prompt, value in self.stream.outcomes[self._seen :]:
             self._seen += 1
             if value is not None:
                 self._run.add(prompt, value)
@@ -253,35 +245,32 @@ class Segment:
         """Answers of the step that count."""
         return self.run.n
 
-    def split(self, n: int, lo: float, hi: float) -> tuple[int, int]:
-        """How many of the next n samples are the step's, and the reference's: where evidence grows fastest.
+    def next(self, n: int, lo: float, hi: float) -> list[SampleRequest]:
+        """The next n samples of both groups, or fewer."""
+        n = min(n, max(LEAST, self.n // 3))
+        ours = self._share(n, lo, hi)
+        return self.stream.next(ours) + self._reference.next(n - ours)
+
+    def _share(self, n: int, lo: float, hi: float) -> int:
+        """How many of the next n samples are the step's, the others being the reference's: as evidence grows fastest.
 
         The choice depends on the past alone, which keeps a test valid.
         """
-        if self.reference.n < FIRST and self._reference.requested < FIRST:
-            ours = n // 2
-        elif not self.run.n:
-            ours = n
-        else:
-            above = self.run.least.mean - (self.reference.most.mean if self.reference.n else 0.0) > (lo + hi) / 2
-            # Each side is read as its test reads it.
-            run = (self.run.least if above else self.run.most).mean
-            other = (self.reference.most if above else self.reference.least).mean if self.reference.n else 0.0
-            if above:
-                _, m = weakest(self.run.least, self.reference.most, lo)
-                gains = _divergence(run, m + lo), _divergence(m, other, down=True)
-            else:
-                _, m = weakest(self.reference.least, self.run.most, -hi)
-                gains = _divergence(m, run, down=True), _divergence(other, m - hi)
-            whole = gains[0] + SHARED * gains[1]
-            # A quarter at least is the run's, so that every test comes to an end.
-            ours = max(ceil(n / 4), round(n * gains[0] / whole)) if whole > 0 else n
-        return ours, n - ours
-
-    def next(self, n: int, lo: float, hi: float) -> list[SampleRequest]:
-        """The next n samples of both groups, or fewer."""
-        ours, theirs = self.split(min(n, max(LEAST, self.n // 3)), lo, hi)
-        return self.stream.next(ours) + self._reference.next(theirs)
+        ours, theirs = self.run, self.reference
+        if theirs.n < FIRST and self._reference.requested < FIRST:
+            return n // 2
+        if not ours.n:
+            return n
+        above = ours.least.mean - (theirs.most.mean if theirs.n else 0.0) > (lo + hi) / 2
+        # Each side is read as its test reads it.
+        run, other = (ours.least, theirs.most) if above else (ours.most, theirs.least)
+        p, q = run.mean, other.mean if theirs.n else 0.0
+        m = weakest(run, other, lo)[1] if above else weakest(other, run, -hi)[1]
+        one, two = (m + lo, m) if above else (m, m - hi)  # what the share of either group is held against
+        gain = divergence(p, one) if (p > one) == above else 0.0
+        whole = gain + SHARED * (divergence(q, two) if (q < two) == above else 0.0)
+        # A quarter at least is the run's, so that every test comes to an end.
+        return max(ceil(n / 4), round(n * gain / whole)) if whole > 0 else n
 
     def peek(self, n: int) -> list[SampleRequest]:
         """About the samples that this test wants after those handed out: as many of the step as of its reference."""
@@ -304,10 +293,9 @@ class Segment:
 
     def limits(self, enough_low: float, enough_high: float) -> tuple[float, float]:
         """Limits of the excess that hold at every look, whatever could not be parsed."""
-        run, other = self.run, self.reference
-        low, high = limits(run.least, other.most, enough_low, enough_high)
+        low, high = limits(self.run.least, self.reference.most, enough_low, enough_high)
         if self.has_unparsed:
-            high = limits(run.most, other.least, enough_low, enough_high)[1]
+            high = limits(self.run.most, self.reference.least, enough_low, enough_high)[1]
         return low, high
 
     @property
@@ -318,7 +306,7 @@ class Segment:
     @property
     def has_unparsed(self) -> bool:
         """Whether anything could not be parsed, in either group."""
-        return self.run.low != self.run.high or self.reference.low != self.reference.high
+        return any(group.low != group.high for group in (self.run, self.reference))
 
 
 class Groups:
@@ -327,14 +315,17 @@ class Groups:
     def __init__(self, prompt_ids: Sequence[str], seed: int) -> None:
         self._prompts, self._seed = tuple(prompt_ids), seed
         self._streams: dict[tuple[Group, int], Stream] = {}
-        self.requested = 0
-        """answers requested, in all groups"""
+
+    @property
+    def requested(self) -> int:
+        """Answers requested, in all groups."""
+        return sum(stream.requested for stream in self._streams.values())
 
     def stream(self, group: Group, step: int) -> Stream:
         """The stream of a group at a step; the base has one."""
         where = (group, 0 if group is Group.BASE else step)
         if where not in self._streams:
-            self._streams[where] = Stream(group, where[1], self._prompts, self._seed)
+            self._streams[where] = Stream(*where, self._prompts, self._seed)
         return self._streams[where]
 
     def segment(self, step: int, *, start: int | None = None, against: Group = Group.BASE) -> Segment:
@@ -343,16 +334,14 @@ class Groups:
         return Segment(run, self.stream(against, step), run.requested if start is None else start)
 
     @property
+    def base(self) -> Counted:
+        """The base's answers so far."""
+        return self.stream(Group.BASE, 0).total
+
+    @property
     def base_share(self) -> float:
         """The base's share of misaligned answers so far; 0 without any."""
-        base = self.stream(Group.BASE, 0).total
-        return base.least.mean if base.n else 0.0
-
-    def next(self, segment: Segment, n: int, lo: float, hi: float) -> list[SampleRequest]:
-        """The next n samples of a test, or fewer."""
-        found = segment.next(n, lo, hi)
-        self.requested += len(found)
-        return found
+        return self.base.least.mean if self.base.n else 0.0
 
     def update(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None:
         """Outcomes of samples.
@@ -363,26 +352,16 @@ class Groups:
         found: dict[SampleRequest, Value | None] = {}
         for sample, outcome in outcomes:  # all are read before one counts
             stream = self._streams.get((sample.group, sample.step))
-            if stream is None or not stream.was_requested(sample):
-                raise BadInput(f"{_named(sample)} was never requested")
-            if sample in found or not stream.waits_for(sample):
-                raise BadInput(f"{_named(sample)} was given before")
+            why = stream.refuse(sample) if stream is not None else "was never requested"
+            if why or sample in found:
+                name = f"answer {sample.sample} to {sample.prompt_id} of the {sample.group} at step {sample.step}"
+                raise BadInput(f"{name} {why or 'was given before'}")
             found[sample] = read_outcome(outcome)
         for sample, value in found.items():
             self._streams[sample.group, sample.step].update(sample, value)
 
 
-def _named(sample: SampleRequest) -> str:
-    return f"answer {sample.sample} to {sample.prompt_id} of the {sample.group} at step {sample.step}"
-
-
-def _divergence(p: float, q: float, *, down: bool = False) -> float:
-    """Evidence per answer that a share is above another, nats (Kullback-Leibler); 0 where it is not above.
-
-    `down` measures from the lower side: answers come with share q, and speak against p.
-    """
-    if p <= q:
-        return 0.0
-    true, null = (q, p) if down else (p, q)
-    true, null = min(max(true, 1e-9), 1 - 1e-9), min(max(null, 1e-9), 1 - 1e-9)
-    return true * log(true / null) + (1 - true) * log((1 - true) / (1 - null))
+def divergence(p: float, q: float) -> float:
+    """Evidence per answer with share p against a share q, nats (Kullback-Leibler)."""
+    p, q = (min(max(x, 1e-9), 1 - 1e-9) for x in (p, q))
+    return p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))

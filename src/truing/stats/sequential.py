@@ -13,7 +13,7 @@ over a nuisance parameter, Wasserman, Ramdas & Balakrishnan (2020), Turner, Ly &
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,11 +48,7 @@ class Sampled:
 
     @classmethod
     def hits(cls, hits: int, n: int) -> "Sampled":
-        """Yes-or-no answers.
-
-        Raises:
-            ValueError: more hits than answers, or a negative number.
-        """
+        """Yes-or-no answers; ValueError if that many hits cannot be."""
         if not 0 <= hits <= n:
             raise ValueError(f"{hits} hits of {n} answers")
         return cls((0.0, 1.0), (n - hits, hits))
@@ -69,15 +65,10 @@ class Sampled:
 
 
 def log_evidence(run: Sampled, reference: Sampled, bound: float) -> float:
-    """Log of the evidence that mean(run) - mean(reference) is above `bound`.
+    """Log of the evidence that mean(run) - mean(reference) is above `bound`, which lies within (-1, 1).
 
     Valid at every look: were the excess at most `bound`, it would ever reach log(1 / alpha) with probability alpha at
-    most. Evidence that the excess is *below* a bound is this with the groups exchanged: see `log_evidence_below`.
-
-    Args:
-        run: what was sampled from the group in question.
-        reference: what was sampled, independently of it, from the group it is held against.
-        bound: in the unit of the values, within (-1, 1).
+    most. The groups are sampled independently. For evidence *below* a bound see `log_evidence_below`.
 
     Raises:
         ValueError: a bound outside (-1, 1).
@@ -86,11 +77,7 @@ def log_evidence(run: Sampled, reference: Sampled, bound: float) -> float:
 
 
 def weakest(run: Sampled, reference: Sampled, bound: float) -> tuple[float, float]:
-    """`log_evidence`, and the mean of the reference at which it is least: what stands in the way of a decision.
-
-    Raises:
-        ValueError: a bound outside (-1, 1).
-    """
+    """`log_evidence`, and the mean of the reference at which it is least: what stands in the way of a decision."""
     if not -1 < bound < 1:
         raise ValueError(f"an excess lies between -1 and 1, not at {bound}")
     gains = _wealth(run, bound, True) + _wealth(reference, bound, False)
@@ -99,24 +86,18 @@ def weakest(run: Sampled, reference: Sampled, bound: float) -> tuple[float, floa
 
 
 def log_evidence_below(run: Sampled, reference: Sampled, bound: float) -> float:
-    """Log of the evidence that mean(run) - mean(reference) is below `bound`; as `log_evidence`."""
+    """Log of the evidence that mean(run) - mean(reference) is below `bound`: `log_evidence`, groups exchanged."""
     return log_evidence(reference, run, -bound)
 
 
 def limits(run: Sampled, reference: Sampled, enough_low: float, enough_high: float) -> tuple[float, float]:
-    """Limits of mean(run) - mean(reference) that hold at every look: the bounds not rejected by so much evidence.
-
-    Args:
-        run, reference: what was sampled.
-        enough_low, enough_high: log evidence that rejects a bound: log(1 / error) of either end.
-    """
+    """Limits of mean(run) - mean(reference) that hold at every look: the bounds not rejected by so much evidence, which
+    is log(1 / error) of either end. Within 1e-4, on the cautious side."""
 
     def edge(sure: float, inside: float, enough: float) -> float:
-        """Between the end of the scale and a bound that is not rejected, to 1e-4, on the cautious side."""
+        """Between the end of the scale and a bound that is not rejected."""
         found = log_evidence if sure < inside else log_evidence_below
-        if sure == inside:
-            return sure
-        for _ in range(14):
+        for _ in range(14 if sure != inside else 0):
             middle = (sure + inside) / 2
             sure, inside = (middle, inside) if found(run, reference, middle) >= enough else (sure, middle)
         return sure
@@ -124,84 +105,60 @@ def limits(run: Sampled, reference: Sampled, enough_low: float, enough_high: flo
     if not run.n:
         return -1.0, 1.0
     point = run.mean - (reference.mean if reference.n else 0.0)
-    return max(-1.0, edge(-1.0, point, enough_low)), min(1.0, edge(1.0, point, enough_high))
+    return edge(-1.0, point, enough_low), edge(1.0, point, enough_high)
 
 
-def _scale(bound: float) -> float:
-    return max(abs(bound), 0.005)
-
-
-@lru_cache(maxsize=64)
-def _cells(bound: float) -> "tuple[tuple[float, ...], _Bets, _Bets]":
-    """Limits between cells of the reference's mean, and the bets in each: were the mean in [m, m'], the run's could be
-    m' + bound at most and the reference's m at least."""
-    limits, scale = _limits(bound), _scale(bound)
-    ours = _bets(tuple(m + bound for m in limits[1:]), above=True, scale=scale)
-    return limits, ours, _bets(limits[:-1], above=False, scale=scale)
-
-
-@lru_cache(maxsize=256)
-def _wealth(sampled: Sampled, bound: float, ours: bool) -> Array:
-    """[K] log wealth of one group in every cell. One group often stands still while the other grows."""
-    _, run, reference = _cells(bound)
-    return _mixture(sampled, run if ours else reference)
-
-
-def _limits(bound: float) -> tuple[float, ...]:
-    """Values of the reference's mean that divide its range into cells, from the least one possible to 1.
-
-    Under `excess <= bound` with a negative bound the reference is at least -bound.
-    """
-    step = _scale(bound) / _FINE
-    limits = [max(0.0, -bound)]
-    while limits[-1] < 1:
-        limits.append(min(1.0, limits[-1] + max(step, (_GROWTH - 1) * limits[-1])))
-    return tuple(limits)
-
-
-@dataclass(frozen=True, slots=True)
-class _Bets:
-    """Fixed bets against each of K means: against what they stand, on what, with which weight."""
+class _Bets(NamedTuple):
+    """Fixed bets against each of K values of a mean."""
 
     null: Array
-    """[K] means held to be true"""
-    share: Array
-    """[K, J] means betted on"""
+    """[K, 1] means held to be true"""
+    stake: Array
+    """[K, J] what is put on an answer above the null"""
     weight: Array
     """[K, J] logarithms of the weights"""
     vacuous: Mask
     """[K] nulls that nothing can speak against"""
-    impossible: Mask
-    """[K] nulls that cannot be true"""
 
 
-def _bets(nulls: tuple[float, ...], *, above: bool, scale: float) -> _Bets:
-    """Bets that a mean is above (below) each of `nulls`. The choice moves the power, never the error.
+@lru_cache(maxsize=64)
+def _cells(bound: float) -> tuple[tuple[float, ...], _Bets, _Bets]:
+    """Limits between cells of the reference's mean, from the least one possible (-bound, if that is above 0) to 1; and
+    the bets of both groups in each: were the mean in [m, m'], the run's is m' + bound at most, the reference's m at
+    least."""
+    scale = max(abs(bound), 0.005)
+    limits = [max(0.0, -bound)]
+    while limits[-1] < 1:
+        limits.append(min(1.0, limits[-1] + max(scale / _FINE, (_GROWTH - 1) * limits[-1])))
+    ours = _bets(np.array([m + bound for m in limits[1:]]), above=True, scale=scale)
+    return tuple(limits), ours, _bets(np.array(limits[:-1]), above=False, scale=scale)
+
+
+@lru_cache(maxsize=256)
+def _wealth(sampled: Sampled, bound: float, ours: bool) -> Array:
+    """[K] log wealth of one group in every cell: the mean over bets of the product of 1 + stake (y - null), which for a
+    yes or no is the likelihood ratio. One group often stands still while the other grows."""
+    _, run, reference = _cells(bound)
+    bets = run if ours else reference
+    total = bets.weight.copy()
+    for value, count in zip(sampled.values, sampled.counts, strict=True):
+        if count:
+            total += count * np.log1p(bets.stake * (value - bets.null))
+    most = total.max(axis=1)
+    wealth = most + np.log(np.exp(total - most[:, None]).sum(axis=1))
+    return np.where(bets.vacuous, 0.0, wealth)
+
+
+def _bets(null: Array, *, above: bool, scale: float) -> _Bets:
+    """Bets that a mean is above (below) each null. The choice moves the power, never the error.
 
     Near zero most is put on far alternatives, which a few answers settle; at means much larger than the scale of the
     excess, on near ones, since the excess is small beside them.
     """
-    null = np.array(nulls)
-    impossible, vacuous = (null <= 0, null >= 1) if above else (null > 1, null <= 0)
     a = np.clip(null, 1e-12, 1 - 1e-12)[:, None]
     far = np.minimum(1.0, scale / a)
     ratio, near_zero, elsewhere = _ABOVE if above else _BELOW
     weight = far * np.array(near_zero) + (1 - far) * np.array(elsewhere)
     odds = np.array(ratio) * a / (1 - a)
-    return _Bets(null, odds / (1 + odds), np.log(weight), vacuous, impossible)
-
-
-def _mixture(sampled: Sampled, bets: _Bets) -> Array:
-    """[K] log wealth: the mean over bets of the product of 1 + stake (y - null), which for a yes or no is the
-    likelihood ratio."""
-    a = np.clip(bets.null, 1e-12, 1 - 1e-12)[:, None]
-    stake = (bets.share - a) / (a * (1 - a))
-    total = bets.weight.copy()
-    for value, count in zip(sampled.values, sampled.counts, strict=True):
-        if count:
-            total += count * np.log1p(stake * (value - a))
-    most = total.max(axis=1)
-    wealth = most + np.log(np.exp(total - most[:, None]).sum(axis=1))
-    wealth[bets.vacuous] = 0.0
-    wealth[bets.impossible] = inf
-    return wealth
+    stake = (odds / (1 + odds) - a) / (a * (1 - a))
+    return _Bets(a, stake, np.log(weight), null >= 1 if above else null <= 0)

@@ -5,7 +5,7 @@ it goes on once some have come.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import log
 from typing import TypeVar
@@ -13,6 +13,7 @@ from typing import TypeVar
 from truing.errors import BadInput
 from truing.stats.samples import Group, Groups, Outcome, SampleRequest, Segment
 from truing.stats.sequential import log_evidence, log_evidence_below
+from truing.types.verdicts import Onset, Tested
 
 T = TypeVar("T")
 Rounds = Generator[Segment, None, T]
@@ -42,16 +43,23 @@ class Zone:
     """log evidence on which a search turns; it certifies nothing"""
 
     def check(self) -> None:
-        """Refuse a zone or an error that is none.
-
-        Raises:
-            BadInput: says what is wrong.
-        """
+        """Refuse a zone or an error that is none, with BadInput."""
         if not 0 < self.lo < self.hi < 1:
             raise BadInput(f"the zone must have 0 < lo < hi < 1, not lo {self.lo:g} and hi {self.hi:g}")
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             if not 0 < value < 0.5:
                 raise BadInput(f"{name} is an error probability between 0 and 0.5, not {value:g}")
+
+    def most_samples(self, base: float, enough: float) -> float:
+        """Answers of the run after which a test is inconclusive: a share of what the middle of the zone needs.
+
+        Args:
+            base: the base's share.
+            enough: log evidence that decides.
+        """
+        middle, half = (self.lo + self.hi) / 2, (self.hi - self.lo) / 2
+        share = min(0.5, base + middle)
+        return EFFORT * 2 * share * (1 - share) * enough / half**2
 
 
 class SequentialTest:
@@ -67,8 +75,13 @@ class SequentialTest:
         refuse_twice("prompt", prompt_ids)
         zone.check()
         self.groups, self.zone = Groups(prompt_ids, seed), zone
+        self.likely_next: tuple[int, ...] = ()
+        """steps that may be tested after the one under way; empty where nothing is known of them"""
         self._rounds: Rounds[None] | None = None
         self._want: Segment | None = None
+        self._tests: dict[int, Tested] = {}
+        self._segments: dict[int, tuple[Segment, dict[str, float]]] = {}
+        """step -> the answers of its test, and how much evidence each claim needed"""
 
     @property
     def done(self) -> bool:
@@ -83,7 +96,7 @@ class SequentialTest:
         """
         if n < 1:
             raise BadInput(f"request at least one answer, not {n}")
-        return self.groups.next(self._want, n, self.zone.lo, self.zone.hi) if self._want is not None else []
+        return self._want.next(n, self.zone.lo, self.zone.hi) if self._want is not None else []
 
     def ahead(self, n: int) -> list[SampleRequest]:
         """At most n samples that may be wanted soon; a caller may sample them beforehand. Nothing is handed out.
@@ -97,11 +110,6 @@ class SequentialTest:
             found += self.groups.stream(Group.RUN, step).peek((n - len(found)) // len(self.likely_next))
         return list(dict.fromkeys(found))[:n]
 
-    @property
-    def likely_next(self) -> tuple[int, ...]:
-        """Steps that may be tested after the one under way; empty where nothing is known of them."""
-        return ()
-
     def update(self, outcomes: Iterable[tuple[SampleRequest, Outcome | str | float]]) -> None:
         """How samples came out, in any order: an `Outcome` or its name, or a number from 0 (good) to 1 (misaligned).
 
@@ -111,17 +119,31 @@ class SequentialTest:
         self.groups.update(outcomes)
         self._go_on()
 
-    def _start(self, rounds: Rounds[None]) -> None:
-        self._rounds = rounds
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Let the search look at what is there, until it wants more."""
+    def _go_on(self, rounds: Rounds[None] | None = None) -> None:
+        """Let the search, or one that begins, look at what is there, until it wants more."""
+        self._rounds = rounds or self._rounds
         while self._rounds is not None and (self._want is None or self._want.grown()):
             try:
                 self._want = next(self._rounds)
             except StopIteration:
                 self._rounds = self._want = None
+
+    def with_limits(self, found: Onset) -> Onset:
+        """An onset with limits of each tested excess, the answers that it took, and what its errors are."""
+        return replace(
+            found,
+            tested=tuple(self._limited(t) for t in found.tested),
+            answers_used=self.groups.requested,
+            errors="guaranteed",
+        )
+
+    def _limited(self, t: Tested) -> Tested:
+        """Limits are cut to what was certain at the look that decided: such intervals hold at every look, so their
+        intersection does. Answers that the reference got later may have widened the last one again."""
+        segment, enough = self._segments[t.step]
+        low, high = segment.limits(enough[ABOVE], enough[BELOW])
+        low = max(low, self.zone.lo) if t.claim == ABOVE else low
+        return replace(t, low=low, high=min(high, self.zone.hi) if t.claim == BELOW else high)
 
     def evidence(self, segment: Segment) -> tuple[float, float]:
         """Log evidence for "above lo" and for "below hi", each with unparsed answers counting against it."""
@@ -129,11 +151,9 @@ class SequentialTest:
         above = log_evidence(run.least, other.most, self.zone.lo)
         return above, log_evidence_below(run.most, other.least, self.zone.hi)
 
-    def max_samples(self, enough: float) -> float:
-        """Answers of the run after which a test is inconclusive: a share of what the middle of the zone needs."""
-        middle, half = (self.zone.lo + self.zone.hi) / 2, (self.zone.hi - self.zone.lo) / 2
-        share = min(0.5, self.groups.base_share + middle)
-        return EFFORT * 2 * share * (1 - share) * enough / half**2
+    def most_samples(self, enough: float) -> float:
+        """Answers of the run after which a test is inconclusive."""
+        return self.zone.most_samples(self.groups.base_share, enough)
 
     def futile(self, segment: Segment) -> bool:
         """Whether there is no hope: most answers are missing, or what could not be parsed makes the excess look under
@@ -152,7 +172,7 @@ class SequentialTest:
             above, below = self.evidence(segment)
             if max(above, below) >= self.zone.loose:
                 return ABOVE if above > below else BELOW
-            if segment.n >= share * self.max_samples(self.zone.loose) or self.futile(segment):
+            if segment.n >= share * self.most_samples(self.zone.loose) or self.futile(segment):
                 return INCONCLUSIVE
             yield segment.wait()
 
@@ -161,7 +181,7 @@ class SequentialTest:
         while True:
             above, below = self.evidence(segment)
             claim = ABOVE if above >= enough[ABOVE] else BELOW if below >= enough[BELOW] else INCONCLUSIVE
-            if claim != INCONCLUSIVE or segment.n >= self.max_samples(max(enough.values())) or self.futile(segment):
+            if claim != INCONCLUSIVE or segment.n >= self.most_samples(max(enough.values())) or self.futile(segment):
                 return claim, above, below
             yield segment.wait()
 

@@ -4,10 +4,9 @@ One run is "this run"; a claim about a recipe rests on at least 3 seeds. Cases t
 denominator and are counted both ways.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, sqrt
-from typing import Any
 
 import numpy as np
 
@@ -16,15 +15,20 @@ from truing.stats.meta import (
     LEAST_SEEDS,
     Equivalence,
     Mean,
+    Pooled,
     equivalence,
     exact_share,
     implied_variance,
     mean_over_cases,
     random_effects,
 )
-from truing.types.cases import Case
+from truing.stats.trend import Trend
+from truing.types.cases import Case, Frozen
 from truing.types.traits import Rule
 from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Status, Verdict
+
+NOTHING = Estimate(None, None, None)
+"""what was not measured"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,11 @@ class SeedRun:
     """which run"""
     onset: str
     """found, never or undecided; empty without a verdict on labelled answers"""
-    excess: Estimate | None = None
+    excess: Estimate = NOTHING
     """excess over the base at the checkpoint the study looks at"""
-    rate: Estimate | None = None
+    rate: Estimate = NOTHING
     """share positive at that checkpoint"""
-    base: Estimate | None = None
+    base: Estimate = NOTHING
     """the same of step 0"""
     base_key: str = ""
     """what step 0's answers were: runs with one key share those answers"""
@@ -107,95 +111,85 @@ def cell_of(runs: Sequence[SeedRun], rule: Rule, *, delta: float, level: float =
         raise ValueError("a cell holds the runs of one model, data set and recipe, and at least one")
     kinds, sizes = [r.onset for r in runs], {r.case.parameters for r in runs} - {None}
     found, never = kinds.count("found"), kinds.count("never")
-    used = [(r, v) for r in runs if r.excess is not None and (v := implied_variance(r.excess)) is not None]
-    out = {f"{r.case.name}: {r.reason or 'no interval'}": 1 for r in runs if r not in [u for u, _ in used]}
+    used = [r for r in runs if implied_variance(r.excess) is not None]
+    out = {f"{r.case.name}: {r.reason or 'no interval'}": 1 for r in runs if implied_variance(r.excess) is None}
     warnings = list(out)
-    if len({r.step for r, _ in used}) > 1:
-        warnings.append(f"looked at different steps: {', '.join(str(r.step) for r, _ in used)}")
+    if len({r.step for r in used}) > 1:
+        warnings.append(f"looked at different steps: {', '.join(str(r.step) for r in used)}")
+    between = None
     if len(used) < LEAST_SEEDS:
         warnings.append(f"fewer than {LEAST_SEEDS} seeds: a statement on these runs, not on the recipe")
-        made = _few(used, out, delta, level)
+        excess, mean = _few(used, level)
     else:
-        made = _pooled(used, out, rule, delta, level)
-    return Cell(
+        excess, between = _pooled(used, level)
+        mean = between.mean
+    cell = Cell(
         *runs[0].case.cell,
         parameters=sizes.pop() if len(sizes) == 1 else None,
         runs=tuple(r.case.audit for r in runs),
         steps=tuple(r.step for r in runs),
         onset=exact_share(found, never, len(runs) - found - never, level=level),
+        excess=replace(excess, left_out={**excess.left_out, **out}),
+        equivalence=equivalence(mean, delta, reason="" if mean is not None else excess.warning),
         warnings=tuple(warnings),
-        **made,
     )
+    if between is None:
+        return cell
+    low, high = between.mean.limits(level)
+    consistent = "above" if low > rule.lo else "below" if high < rule.lo else "no"
+    p = between.mean.p_above(rule.lo)
+    return replace(cell, tau=sqrt(between.tau2), i2=between.i2, consistent=consistent, p=p)
 
 
 def adjusted(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """The cells with p-values adjusted over them (Holm), of the excess and of equivalence each; None stays None."""
-    tested = [c for c in cells if c.p is not None]
-    found = holm([c.p for c in tested if c.p is not None])
-    same = holm([c.equivalence.p or 0.0 for c in tested])
-    made = iter(zip(found, same, strict=True))
-
-    def one(c: Cell) -> Cell:
-        if c.p is None:
-            return c
-        p, e = next(made)
-        return replace(c, p_holm=p, equivalence=replace(c.equivalence, p_adjusted=e))
-
-    return tuple(one(c) for c in cells)
+    tested, out = [k for k, c in enumerate(cells) if c.p is not None], list(cells)
+    p, same = holm([cells[k].p or 0.0 for k in tested]), holm([cells[k].equivalence.p or 0.0 for k in tested])
+    for k, one, other in zip(tested, p, same, strict=True):
+        out[k] = replace(cells[k], p_holm=one, equivalence=replace(cells[k].equivalence, p_adjusted=other))
+    return tuple(out)
 
 
-_Used = Sequence[tuple[SeedRun, float]]
-"""runs with an excess, and its variance"""
-
-
-def _pooled(used: _Used, out: dict[str, int], rule: Rule, delta: float, level: float) -> dict[str, Any]:
-    """What is said of a cell with at least 3 runs."""
-    excess = [r.excess for r, _ in used if r.excess is not None]
-    y, n = np.array([e.value for e in excess]), np.array([float(max(1, e.n)) for e in excess])
-    keys = [r.base_key for r, _ in used if r.base_key]
-    base = used[0][0].base if len(set(keys)) < len(keys) else None  # any two share step 0's answers
-    of_base = (implied_variance(base) or 0.0) if base is not None else 0.0
-    own = [implied_variance(r.rate) if base is not None and r.rate is not None else None for r, _ in used]
+def _pooled(used: Sequence[SeedRun], level: float) -> tuple[Estimate, Pooled]:
+    """The mean excess of at least 3 runs that have one, with the error of shared answers of step 0 in it."""
+    y, n = np.array([r.excess.value for r in used]), np.array([float(max(1, r.excess.n)) for r in used])
+    full = np.array([implied_variance(r.excess) for r in used], dtype=float)
+    keys = [r.base_key for r in used if r.base_key]
+    shared = len(set(keys)) < len(keys)  # any two share step 0's answers
     # Of a difference to shared answers, only the run's own part is an error of that run alone.
-    v = np.array([min(mine, full) if mine is not None else full for mine, (_, full) in zip(own, used, strict=True)])
+    own = [implied_variance(r.rate) if shared else None for r in used]
+    v = np.array([min(mine, whole) if mine is not None else whole for mine, whole in zip(own, full, strict=True)])
     # A run that by chance has few positive answers has a small variance too and would weigh more, which biases the
     # mean down; so runs weigh by their answers, with one variance per answer (Emerson, Hoaglin & Mosteller 1993).
     found = random_effects(y, float((v * n).mean()) / n)
-    mean = found.mean.plus(of_base)
-    set_low, set_high = mean.limits(level)
+    mean = found.mean.plus((implied_variance(used[0].base) or 0.0) if shared else 0.0)
     # What prompts like these add to exactly these, taken as the same in all runs.
-    wide = [implied_variance(e, like_these=True) for e in excess]
-    extra = [max(0.0, w - full) for w, (_, full) in zip(wide, used, strict=True) if w is not None]
+    wide = [implied_variance(r.excess, like_these=True) for r in used]
+    extra = [max(0.0, w - whole) for w, whole in zip(wide, full, strict=True) if w is not None]
     low, high = mean.plus(float(np.mean(extra))).limits(level) if len(extra) == len(used) else (None, None)
-    shared = "; step 0's answers are shared by the runs" if base is not None else ""
-    method = f"random effects over seeds (Paule-Mandel), modified Hartung-Knapp t{shared}"
-    warning = next((e.warning for e in excess if e.warning), "")
-    k, total = len(used), sum(e.n for e in excess)
-    return {
-        "excess": Estimate(mean.value, low, high, set_low, set_high, total, k, out, method, level, warning=warning),
-        "equivalence": equivalence(mean, delta),
-        "tau": sqrt(found.tau2),
-        "i2": found.i2,
-        "consistent": "above" if set_low > rule.lo else "below" if set_high < rule.lo else "no",
-        "p": mean.p_above(rule.lo),
-    }
+    method = "random effects over seeds (Paule-Mandel), modified Hartung-Knapp t"
+    excess = Estimate(
+        mean.value,
+        low,
+        high,
+        *mean.limits(level),
+        n=sum(r.excess.n for r in used),
+        clusters=len(used),
+        method=f"{method}; step 0's answers are shared by the runs" if shared else method,
+        level=level,
+        warning=next((r.excess.warning for r in used if r.excess.warning), ""),
+    )
+    return excess, replace(found, mean=mean)
 
 
-def _few(used: _Used, out: dict[str, int], delta: float, level: float) -> dict[str, Any]:
-    """One run's own excess and test, for exactly these prompts; of two runs the mean, without an interval."""
-    values = [r.excess.value for r, _ in used if r.excess is not None and r.excess.value is not None]
-    if len(used) == 1 and used[0][0].excess is not None:
-        own, variance = used[0][0].excess, used[0][1]
-        return {
-            "excess": replace(own, left_out={**own.left_out, **out}),
-            "equivalence": equivalence(Mean(values[0], sqrt(variance), inf), delta),
-        }
+def _few(used: Sequence[SeedRun], level: float) -> tuple[Estimate, Mean | None]:
+    """One run's own excess, for exactly these prompts; of more the mean, without an interval."""
+    values = [r.excess.value for r in used if r.excess.value is not None]
+    if len(used) == 1:
+        return used[0].excess, Mean(values[0], sqrt(implied_variance(used[0].excess) or 0.0), inf)
     why = f"{len(used)} seeds: no interval over seeds under {LEAST_SEEDS}" if used else "no run has an excess"
     mean = float(np.mean(values)) if values else None
-    return {
-        "excess": Estimate(mean, None, None, clusters=len(used), left_out=out, method="none", level=level, warning=why),
-        "equivalence": equivalence(None, delta, reason=why),
-    }
+    return Estimate(mean, None, None, clusters=len(used), method="none", level=level, warning=why), None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -269,20 +263,19 @@ def definition_row(definition: Definition, cases: Sequence[Case], outcomes: Sequ
     pairs = list(zip(cases, outcomes, strict=True))
     turned = [(c, o) for c, o in pairs if o.turned == "yes"]
     # Whether a case of unknown kind belongs among those that turn is itself unknown, so it is counted both ways.
-    unknown = [(c, o) for c, o in pairs if o.turned not in ("yes", "no")]
-    never = len(pairs) - len(turned) - len(unknown)
-    avoided, certified = _share(turned, unknown), _share(pairs, [])
-    means = _retained(turned), _retained(pairs)
-    return DefinitionRow(definition, len(pairs), len(turned), never, avoided, certified, *means, tuple(outcomes))
+    perhaps = [(c, o) for c, o in pairs if o.turned != "no"]
+    never = len(pairs) - len(perhaps)
+    shares, means = (_share(turned, perhaps), _share(pairs, pairs)), (_retained(turned), _retained(pairs))
+    return DefinitionRow(definition, len(pairs), len(turned), never, *shares, *means, tuple(outcomes))
 
 
 _Pairs = Sequence[tuple[Case, Outcome]]
 
 
-def _share(pairs: _Pairs, unknown: _Pairs) -> Estimate:
+def _share(pairs: _Pairs, perhaps: _Pairs) -> Estimate:
+    """Share avoided among some cases, `perhaps` being these and those that may belong to them."""
     yes, no = (sum(o.avoided == word for _, o in pairs) for word in ("yes", "no"))
-    models = {c.model for c, _ in (*pairs, *unknown)}
-    return exact_share(yes, no, len(pairs) + len(unknown) - yes - no, groups=len(models))
+    return exact_share(yes, no, len(perhaps) - yes - no, groups=len({c.model for c, _ in perhaps}))
 
 
 def _retained(pairs: _Pairs) -> Estimate:
@@ -337,3 +330,49 @@ def progress_of(verdict: Verdict, c: CheckpointVerdict) -> float | None:
     """Task progress of a checkpoint on the curve that the verdict ranks by."""
     curve = {"skill": c.skill_progress, "loss": c.loss_progress}.get(verdict.retained_curve or "")
     return curve.value if curve is not None else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The whole
+
+
+@dataclass(frozen=True, slots=True)
+class StudyCase:
+    """A case with what its audit says."""
+
+    case: Case
+    """which"""
+    onset: str
+    """found, never, undecided, or empty without a verdict on labelled answers"""
+    recommended: str | None
+    """label of the recommended checkpoint"""
+    frozen: Frozen | None
+    """what became of its freeze; None where nothing was frozen"""
+    notes: tuple[str, ...] = ()
+    """what qualifies it, e.g. why it has no verdict"""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Several audits, as one study."""
+
+    cases: tuple[StudyCase, ...]
+    """in the order given"""
+    cells: tuple[Cell, ...]
+    """seeds of one model, data set and recipe, put together"""
+    definitions: tuple[DefinitionRow, ...]
+    """all cases under each definition"""
+    trends: Mapping[str, Trend]
+    """data set (and recipe) -> excess against size of the model"""
+    at: str
+    """which checkpoint the excess is that of"""
+    delta: float
+    """of the equivalence tests"""
+    rule: Rule
+    """what is positive in all of them"""
+    judge: str
+    """who judged all of them"""
+    status: str
+    """frozen, exploratory (something was changed after a freeze) or not frozen, of the study as a whole"""
+    warnings: tuple[str, ...] = ()
+    """what a reader must know"""

@@ -62,27 +62,22 @@ def trend(
         excess: [M] e.g. the mean over a model's seeds; None leaves it out, named.
         seed: of the orders drawn.
     """
-    out, used, x, y = {}, [], [], []
-    for name, size, value in zip(names, parameters, excess, strict=True):
-        if size is None or value is None:
-            out[name] = "no parameter count" if size is None else "no excess"
-        else:
-            used.append(name)
-            x.append(np.log10(size))
-            y.append(value)
-    x, y, k = np.array(x), np.array(y), len(used)
+    given = list(zip(names, parameters, excess, strict=True))
+    out = {n: "no parameter count" if size is None else "no excess" for n, size, e in given if None in (size, e)}
+    used = [(n, np.log10(size), e) for n, size, e in given if size is not None and e is not None]
+    names, k = [row[0] for row in used], len(used)
+    x, y = (np.array([row[i] for row in used]) for i in (1, 2))
     r = _pearson(x, y)
     if r is None:
         why = f"{k} models with size and excess" if k < 3 else "size or excess does not vary"
         return Trend(k, left_out=out, warning=f"no trend: {why}")
-    rho = _pearson(stats.rankdata(x), stats.rankdata(y))
-    p = (_p(x, y, seed), _p(stats.rankdata(x), stats.rankdata(y), seed)) if k >= LEAST_MODELS else (None, None)
-    exact = k <= 8
-    method = f"no p under {LEAST_MODELS} models" if k < LEAST_MODELS else "all orders" if exact else f"{ORDERS} orders"
-    without = {n: _pearson(np.delete(x, i), np.delete(y, i)) for i, n in enumerate(used)}
-    pair, without_pair = _weakest_pair(used, x, y, r)
+    ranks = stats.rankdata(x), stats.rankdata(y)
+    p = (_p(x, y, seed), _p(*ranks, seed)) if k >= LEAST_MODELS else (None, None)
+    method = f"no p under {LEAST_MODELS} models" if k < LEAST_MODELS else "all orders" if k <= 8 else f"{ORDERS} orders"
+    without = {n: _pearson(np.delete(x, i), np.delete(y, i)) for i, n in enumerate(names)}
+    pair, without_pair = _weakest_pair(names, x, y, r)
     warning = _warning(r, without, pair, without_pair)
-    return Trend(k, r, rho, *p, method, without, pair, without_pair, out, warning)
+    return Trend(k, r, _pearson(*ranks), *p, method, without, pair, without_pair, out, warning)
 
 
 def _pearson(x: Array, y: Array) -> float | None:
@@ -98,17 +93,9 @@ def _p(x: Array, y: Array, seed: int) -> float:
     def far(order: Array, axis: int) -> Any:
         return np.abs((order * a).sum(axis=axis))  # the rest of a correlation is the same in every order
 
-    found = stats.permutation_test(
-        (y - y.mean(),),
-        far,
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=ORDERS,
-        batch=5000,
-        alternative="greater",
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)
+    options = {"permutation_type": "pairings", "vectorized": True, "n_resamples": ORDERS, "batch": 5000}
+    rng = np.random.default_rng(seed)
+    return float(stats.permutation_test((y - y.mean(),), far, alternative="greater", rng=rng, **options).pvalue)
 
 
 def _weakest_pair(names: Sequence[str], x: Array, y: Array, r: float) -> tuple[tuple[str, ...], float | None]:
@@ -121,14 +108,8 @@ def _weakest_pair(names: Sequence[str], x: Array, y: Array, r: float) -> tuple[t
 
 
 def _warning(r: float, without: Mapping[str, float | None], pair: tuple[str, ...], without_pair: float | None) -> str:
-    """Which models the trend rests on."""
-
-    def weak(other: float | None) -> bool:
-        return other is None or other * r < r * r / 2
-
-    single = [n for n, other in without.items() if weak(other)]
-    if single:
-        return f"r falls to less than half, or turns, without {' or without '.join(single)}"
-    if pair and weak(without_pair):
-        return f"r falls to less than half, or turns, without {' and '.join(pair)} together"
-    return ""
+    """Which models the trend rests on: those without which r falls to less than half, or turns."""
+    weak = [f"without {n}" for n, other in without.items() if (other or 0.0) * r < r * r / 2]
+    if not weak and pair and (without_pair or 0.0) * r < r * r / 2:
+        weak = [f"without {' and '.join(pair)} together"]
+    return f"r falls to less than half, or turns, {' or '.join(weak)}" if weak else ""

@@ -1,6 +1,7 @@
 """The nouns of a study: a case (model x data x recipe x seed), and whether an audit was frozen before its answers."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mbt])(?![a-z0-9])", re.IGNORECASE)
@@ -50,6 +51,12 @@ class Frozen:
     """frozen, or exploratory where anything was changed after"""
     changed: tuple[str, ...] = ()
     """what was changed, a line each: name, value before, value now"""
+
+    @classmethod
+    def of(cls, lock: str, made: str, changed: Iterable[str]) -> "Frozen":
+        """Exploratory if anything was changed, each line once."""
+        lines = tuple(dict.fromkeys(changed))
+        return cls(lock, made, "exploratory" if lines else "frozen", lines)
 
 
 def parameters_in(name: str) -> float | None:
