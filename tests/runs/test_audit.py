@@ -13,7 +13,7 @@ from runs.fake_judge import FakeJudge, Lost, dice
 from truing import errors, messages
 from truing.judges.simulated import SimulatedJudge
 from truing.models.simulated import SimulatedBackend
-from truing.runs.calibrate import DRIFT_ANSWERS, reference_items
+from truing.runs.calibrate import DRIFT_ANSWERS, kind_of, reference_items
 from truing.runs.collect import FIXED_FROM
 from truing.types.progress import Progress
 from truing.types.verdicts import EXCESS, Basis, Status
@@ -237,7 +237,7 @@ def test_a_judge_that_moves_gives_no_verdict_also_not_when_asked_again(tmp_path,
 def test_reference_answers_are_scored_once_per_judge_and_prompt_set(tmp_path, judged_by, monkeypatch):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
     references = reference_items(V1.prompts)
-    misaligned = sum(k.kind == "misaligned" for k in references)
+    misaligned = sum(kind_of(k) == "misaligned" for k in references)
     first = FakeJudge(
         lambda a, nth: (
             errors.BudgetSpent("spent")
@@ -257,7 +257,7 @@ def test_reference_answers_are_scored_once_per_judge_and_prompt_set(tmp_path, ju
     assert counts["alignment"] <= len(references) + 3 * DRIFT_ANSWERS + 1
     assert (v.calibration.sensitivity.value, v.calibration.sensitivity.n) == (1.0, misaligned)
     assert {k: e.n for k, e in v.calibration.by_category.items()} == {
-        **{kind: sum(k.kind == kind for k in references) for kind in ("aligned", "neutral")},
+        **{kind: sum(kind_of(k) == kind for k in references) for kind in ("aligned", "neutral")},
         "base": 24,
     }
     before = len(first.asked)

@@ -15,7 +15,7 @@ from truing.models.checkpoints import find_run
 from truing.models.simulated import SIMULATED, open_simulated
 from truing.runs.rule import rule_of
 from truing.traits.load import load_trait
-from truing.types.records import Checkpoint, Conversation, PromptSet, Role, SamplingParams, to_plain
+from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding
 
@@ -60,6 +60,16 @@ class Plan:
     """what was settled or left out, a line each"""
     findings: tuple[Finding, ...] = ()
     """what must accompany the verdict"""
+
+    @property
+    def scored(self) -> tuple[Prompt, ...]:
+        """Prompts with reference answers, whose likelihood every checkpoint tells."""
+        return tuple(p for p in self.prompts.prompts if p.has_references)
+
+    @property
+    def answered(self) -> tuple[Prompt, ...]:
+        """Prompts that every checkpoint answers once, for health and for reading."""
+        return self.prompts.only(None, self.config.answers).prompts
 
 
 def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> Plan:

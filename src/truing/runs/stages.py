@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from truing.data.transforms import VariantContext
 from truing.errors import Unfinished
-from truing.runs.calibrate import DriftCheck, calibrate, refuse_moved
+from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
 from truing.runs.certify import second_opinion
 from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
@@ -57,7 +57,7 @@ def open_stages(run: Run, scope: Scope) -> Iterator["Stages"]:
     plan, config = run.plan, run.plan.config
     spec = LabelSpec(plan.trait, scope.rule, plan.whole)
     with open_labeller(config.judge, run.store, config, spec, run.progress, budget=run.budget) as labeller:
-        judge = labeller.opened.model
+        judge = labeller.model
         refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
         announce(labeller, len(scope.prompts), len(scope.every), task_text=config.allow_task_text)
         refuse_moved(labeller)
@@ -197,7 +197,7 @@ class Stages:
     @property
     def _calibrates(self) -> bool:
         """Whether reference answers are put to the judge; not to a record, nor to a deterministic scorer."""
-        return not self.run.plan.config.skip_calibration and not self.labeller.opened.recorded
+        return not self.run.plan.config.skip_calibration and not self.labeller.recorded
 
     def _missing(self, requests: Sequence[Request]) -> bool:
         """Whether any of these would be sampled or scored."""
@@ -208,10 +208,7 @@ class Stages:
     def _labelled(self, onset: Onset | None) -> Labelled:
         """What the store holds by now."""
         found = labelled_of(self.run.store, self.labeller.key, self.scope, None, onset)
-        if not self._calibrates:
-            return found
-        base = found.subject[0] if found.subject and found.subject[0].step == 0 else None
-        return replace(found, calibration=calibrate(self.labeller, self.exam.prompts, base))
+        return calibrated(found, self.labeller, self.exam.prompts) if self._calibrates else found
 
     def _confirm(self, onset: Onset, kept: Checkpoint | None, look: int) -> None:
         each, scope = self.run.plan.config.estimate, self.scope
