@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 
+from truing.cli_output import Result
 from truing.errors import BadInput
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from truing.config import Config
 
 FILE = Path("truing.toml")
-Run = Callable[..., None]
+Run = Callable[..., Result]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Verb:
     arguments: tuple[str, ...]
     """positional; one that ends in ... takes several"""
     run: Run
-    """called with the config, whether JSON is wanted, and the arguments"""
+    """called with the config, if it has one, and the arguments"""
 
     @property
     def help(self) -> str:
@@ -52,8 +53,8 @@ class Verb:
 
         def run(json_out: bool, **given: Any) -> None:
             arguments = {str(n): given.pop(n) for n in names}
-            config = self._read(kind, given) if kind else None
-            self.run(config, json_out, **arguments)
+            config = (self._read(kind, given),) if kind else ()
+            self.run(*config, **arguments).deliver(json_out)
 
         return click.Command(self.name, callback=run, params=params, help=self.help)
 

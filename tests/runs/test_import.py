@@ -324,7 +324,7 @@ def test_a_judge_that_was_asked_lazily_gives_shares_from_the_random_few(write, t
     with Store.write(result.path, {}) as store:
         recorded = {(j.key, j.rubric): j for j in store.scores()}
         chosen = random_coherence([r.key for r in store.answers()], 5)
-        store.add_judge(judge)
+        store.add_judge(judge, seed=5)
         for (key, rubric), j in recorded.items():
             if rubric == "alignment" or recorded[key, "alignment"].score < 30 or key in chosen:
                 store.add_scores([replace(j, judge_key=judge.key, meta={"seed": 5})])

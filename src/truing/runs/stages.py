@@ -7,7 +7,7 @@ Each stage leaves its answers in the store; what they say is read from there, so
 the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,14 +20,14 @@ from truing.runs.judges import LabelSpec, announce, calibration_set, open_labell
 from truing.runs.run import Run
 from truing.runs.scope import Scope
 from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of
-from truing.runs.tables import labelled_of, read_tables
+from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
 from truing.stats.decide import most_learned, task_curve
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Outcome
 from truing.stats.status import STAGES
-from truing.stats.table import AnswerTable, Evidence, Labelled
+from truing.stats.table import Evidence, Labelled
 from truing.types.records import Checkpoint, Prompt, PromptSet, Request
 from truing.types.traits import Reason
 from truing.types.verdicts import Finding, Onset, Verdict
@@ -146,28 +146,16 @@ class Stages:
         if kept is None:
             why = "there is no recommended checkpoint to test them on"
             return self._with(evidence, [Finding("variants_untried", {"why": why})])
-        plan = VariantPlan(
-            checkpoint=kept,
-            base=scope.subject[0],
-            control=next((c for c in scope.control if c.step == kept.step), None),
-            prompts=scope.prompts,
-            transforms=config.variants,
-            context=VariantContext.from_task(self.run.plan.rows, scope.words),
-            samples={p.id: samples_of(p, config.samples) for p in scope.prompts},
-            first_sample=scope.fixed_from,
-        )
-
-        def read(variant: str, prompts: Sequence[Prompt]) -> Mapping[str, AnswerTable]:
-            return read_tables(self.run.store, self.labeller.key, replace(scope, prompts=tuple(prompts)), variant)
-
-        tests, notes = try_variants(plan, self.run.store, self.run.params, self._collect, read)
+        samples = {p.id: samples_of(p, config.samples) for p in scope.prompts}
+        plan = VariantPlan(kept, scope, samples, self.labeller, self.run.params, self._collect)
+        context = VariantContext.from_task(self.run.plan.rows, scope.words)
+        tests, notes = try_variants(plan, config.variants, context)
         evidence = replace(evidence, variants=tests, adversarial_veto=config.adversarial_veto)
         return self._with(evidence, [Finding("note", {"text": f"Variant {note}."}) for note in notes])
 
     def second_judge(self, evidence: Evidence, verdict: Verdict) -> Evidence:
         """A judge of another family on what the verdict rests on."""
-        opinion = second_opinion(verdict, self.run, self.scope)
-        return replace(evidence, opinion=opinion)
+        return replace(evidence, opinion=second_opinion(verdict, self.run, self.scope))
 
     # -- the parts that stages share ----------------------------------------------------------------------------------
 

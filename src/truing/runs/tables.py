@@ -26,16 +26,22 @@ _ROW = np.dtype("i8,i8,i8,f8,f8,?,?")
 
 
 def read_tables(
-    store: Store, judge: str, scope: Scope, variant: str = "", *, searched: bool = False
+    store: Store,
+    judge: str,
+    scope: Scope,
+    variant: str = "",
+    *,
+    searched: bool = False,
+    places: Mapping[str, int] | None = None,
 ) -> dict[str, AnswerTable]:
     """The labelled answers of a scope under one judge (its hash) and variant, by weight hash: those of the fixed
-    sample, or those that a search read."""
+    sample, or those that a search read. `places` as in `tables`."""
 
     def counts(r: StoredAnswer) -> bool:
         return (r.sample < scope.fixed_from) == searched
 
     random = asked_at_random(store, judge, [r.key for r in store.answers(scope.params) if counts(r)])
-    return tables(store, judge, scope, variant=variant, random=random, counts=counts)
+    return tables(store, judge, scope, variant=variant, random=random, counts=counts, places=places)
 
 
 def asked_at_random(store: Store, judge: str, keys: Collection[AnswerKey]) -> frozenset[AnswerKey] | None:
