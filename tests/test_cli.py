@@ -12,7 +12,6 @@ import truing
 from runs.fake_judge import FakeJudge
 from truing import config, errors
 from truing.cli import app
-from truing.cli_config import config_class
 from truing.config import commands
 from truing.runs import judges
 from truing.store import SCHEMA_VERSION, Store
@@ -58,7 +57,7 @@ def test_every_field_is_a_flag_with_help_and_unknown_ones_get_a_suggestion(call,
     verb = app.verbs[name]
     code, short, _ = call(name, "--help")
     assert code == 0 and "Usage" in short
-    kind = config_class(verb.config)
+    kind = verb.config
     if kind is None:
         return
     assert len(re.findall(r"^  --", short, re.M)) <= 20

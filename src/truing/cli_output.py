@@ -30,8 +30,8 @@ def print_json(value: Mapping[str, Any]) -> None:
 class Result:
     """What a command found: for programs, and for people."""
 
-    found: Callable[[], Mapping[str, Any]]
-    """as one JSON object"""
+    found: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+    """as one JSON object, or what makes it"""
     show: Callable[[Console], object]
     """prints it"""
     end: Callable[[], object] = lambda: None
@@ -40,7 +40,7 @@ class Result:
     def deliver(self, json_out: bool) -> None:
         """Print it, and end."""
         if json_out:
-            print_json(self.found())
+            print_json(self.found() if callable(self.found) else self.found)
         else:
             self.show(Console())
         self.end()
@@ -48,7 +48,7 @@ class Result:
 
 def path_result(name: str, path: object) -> Result:
     """A path as the only result."""
-    return Result(lambda: {name: str(path)}, lambda console: print(path))
+    return Result({name: str(path)}, lambda console: print(path))
 
 
 @contextmanager
