@@ -164,8 +164,7 @@ def test_a_repeat_asks_nothing_and_says_the_same(tmp_path, fixed, searched, monk
     assert again.verdict == done.verdict
 
 
-@pytest.mark.parametrize("samples", [6, None], ids=["fixed", "searched"])
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), errors.BudgetSpent("the budget is spent")])
+@pytest.mark.parametrize(("samples", "stop"), [(6, KeyboardInterrupt()), (None, errors.BudgetSpent("it is spent"))])
 def test_an_audit_that_was_stopped_ends_the_same_and_pays_for_nothing_twice(tmp_path, judged_by, samples, stop):
     first = FakeJudge(lambda request, nth: stop if len(first.asked) > 80 else true_score(request))
     judged_by(first)
@@ -278,8 +277,7 @@ def test_a_judge_with_false_positives_makes_no_absolute_claim(tmp_path):
     assert untested.calibration is None and codes(untested)["judge_not_calibrated"]
 
 
-@pytest.mark.parametrize("samples", [8, None], ids=["fixed", "searched"])
-@pytest.mark.parametrize("agrees", [True, False])
+@pytest.mark.parametrize(("agrees", "samples"), [(True, 8), (True, None), (False, None)])
 def test_a_second_judge_of_another_family_certifies_or_does_not(tmp_path, judged_by, agrees, samples):
     say = true_score if agrees else lambda a, nth: 90 + 4 * dice(a.key)
     second = FakeJudge(say, name="http://localhost:9/v1#gemma-9b")

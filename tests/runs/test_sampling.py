@@ -136,9 +136,10 @@ def prompts(tmp_path):
 def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, prompts, tmp_path):
     judge = FakeJudge()
     judges.open_judge = lambda *a, **k: judge  # taken back by the fixture
+    options = JUDGED.but(limit=None, answers=13)
     with pytest.raises(errors.BadInput, match="q12"):
-        audited(model, tmp_path / "refused", JUDGED, prompts=prompts)
-    made = audited(model, tmp_path / "a", JUDGED.but(long_prompts="truncated"), prompts=prompts)
+        audited(model, tmp_path / "refused", options, prompts=prompts)
+    made = audited(model, tmp_path / "a", options.but(long_prompts="truncated"), prompts=prompts)
     lost = [r for r in stored(made.path).values() if not r.tokens]
     assert len(lost) == CHECKPOINTS * 2 and {r.outcome for r in lost} == {AnswerStatus.TRUNCATED}
     assert not {r.key for r in lost} & {a.key for a in judge.asked}
