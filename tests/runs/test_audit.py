@@ -201,22 +201,19 @@ def test_labels_lost_in_a_crash_are_made_again_from_the_scores(tmp_path, fixed, 
 # -- a judge's failures and tests --------------------------------------------------------------------------------------
 
 
-def test_answers_that_the_judge_failed_on_count_against_every_claim(tmp_path, judged_by):
-    flaky = FakeJudge(lambda a, nth: Lost("HTTP 500") if dice(*a.key) < 0.02 else true_score(a))
+def test_answers_that_the_judge_failed_on_count_against_every_claim_and_most_of_them_end_a_search(tmp_path, judged_by):
+    share = 0.02
+    flaky = FakeJudge(lambda a, nth: Lost("HTTP 500") if dice(*a.key) < share else true_score(a))
     judged_by(flaky)
     v = audited(tmp_path / "a", judge=flaky.name, samples=None).verdict
     true = truth_of("late")["em_rate"]
     assert v.onset.status == "found" and any(s.outcome.value == "failed" for s in rows(tmp_path / "a")[1].values())
     for t in v.onset.tested:
         assert t.low < true[t.step] < t.high
-
-
-def test_a_search_whose_answers_mostly_fail_ends_unfinished(tmp_path, judged_by):
-    hopeless = FakeJudge(lambda a, nth: Lost("HTTP 500") if dice(*a.key) < 0.7 else true_score(a))
-    judged_by(hopeless)
+    share = 0.7
     with pytest.raises(errors.Unfinished, match=r"\d+ of \d+ answers failed"):
-        audited(tmp_path / "a", judge=hopeless.name, samples=None)
-    assert (about(tmp_path / "a")["status"], about(tmp_path / "a")["verdict"]["basis"]) == ("unfinished", "screen")
+        audited(tmp_path / "b", judge=flaky.name, samples=None)
+    assert (about(tmp_path / "b")["status"], about(tmp_path / "b")["verdict"]["basis"]) == ("unfinished", "screen")
 
 
 def test_a_judge_that_moves_gives_no_verdict_also_not_when_asked_again(tmp_path, judged_by):

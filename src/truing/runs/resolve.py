@@ -78,7 +78,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
     Raises:
         BadInput: any of its kinds; nothing has been loaded or written yet.
     """
-    targets, controls = _several(target), config.control
+    targets = (str(target),) if isinstance(target, (str, Path)) else tuple(map(str, target))
+    controls = config.control
     if not targets:
         raise errors.BadModel("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
@@ -152,10 +153,6 @@ def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams
     more: dict[str, Any] = dict(trait.decoding)
     longest = more.pop("max_tokens", config.judged_tokens if labels else config.max_tokens)
     return SamplingParams(longest, seed=config.seed, stop=config.stop, long_prompts=config.long_prompts, **more)
-
-
-def _several(value: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    return (str(value),) if isinstance(value, (str, Path)) else tuple(str(v) for v in value)
 
 
 def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
