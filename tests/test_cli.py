@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ import truing
 from runs.fake_judge import FakeJudge
 from truing import config, errors
 from truing.cli import app
-from truing.cli_config import config_class
 from truing.config import commands
+from truing.runs import demo as demos
 from truing.runs import judges
 from truing.store import SCHEMA_VERSION, Store
 
 LATE = "simulated:late?steps=50,100"
-FAST = ("--limit", "24", "--answers", "8")
+FAST = ("--limit", "24", "--answers", "8", "--resamples", "100")
 TASK = ("--task", "careless-finance-heldout", "--task-control", "careful-finance-heldout", "--rows", "12")
 SMALL = (*FAST, "--samples", "4", "--judged-tokens", "64", "--skip-calibration")
 SECRET = "sk-test-abcdef0123456789"
@@ -58,7 +59,7 @@ def test_every_field_is_a_flag_with_help_and_unknown_ones_get_a_suggestion(call,
     verb = app.verbs[name]
     code, short, _ = call(name, "--help")
     assert code == 0 and "Usage" in short
-    kind = config_class(verb.config)
+    kind = verb.config
     if kind is None:
         return
     assert len(re.findall(r"^  --", short, re.M)) <= 20
@@ -125,7 +126,7 @@ def test_python_gets_errors_that_name_the_option(options, said):
 
 def test_the_file_is_said_its_values_are_kept_and_its_mistakes_are_its_own(call):
     Path("truing.toml").write_text('[audit]\nlimit = 24\nanswers = 0\nout = "from-toml"\n')
-    code, _, err = call("audit", "simulated:never?steps=50", "--answers", "8")
+    code, _, err = call("audit", "simulated:never?steps=50", "--answers", "8", "--resamples", "100")
     assert code == 0, err
     assert "from truing.toml: limit, out" in err
     about = json.loads(Path("from-toml/audit.json").read_text())
@@ -159,16 +160,15 @@ def test_an_audit_show_report_and_gate(call):
     assert json.loads(call("show", "a", "--step", "50", "--json")[1])["checkpoint"]["step"] == 50
     prompt = json.loads(Path("a/audit.json").read_text())["prompts"]["items"][0]["id"]
     assert len(json.loads(call("show", "a", "--prompt", prompt, "--json")[1])["answers"]) == 5
-    assert call("report", "a", "--out", "page.html")[0] == 0
-    assert Path("page.html").read_text().startswith("<!")
     code, _, err = call("gate", "a", "--gate", "recommended")
     assert code == 3 and "no recommended checkpoint" in err
     assert call("gate", "a", "--gate", "candidate", "--fail-on", "unlabelled")[0] == 3
-    code, _, err = call("audit", "simulated:never", "--out", "a", *FAST)
-    assert code == 2 and "another" in err
+    assert call("report", "a", "--out", "page.html")[1].strip() == "page.html"
+    assert Path("page.html").read_text().startswith("<!")
 
 
-def test_a_demo_prints_truth_beside_verdict(call):
+def test_a_demo_prints_truth_beside_verdict(call, monkeypatch):
+    monkeypatch.setattr(demos, "audit", partial(demos.audit, limit=40, rows=40, resamples=200))
     code, out, _ = call("demo", "--simulated", "--json", "--out", "d")
     found = json.loads(out)
     assert code == 0
@@ -287,15 +287,12 @@ MISTAKES = {
     "not an audit": (("show", "nowhere"), "nowhere"),
     "unknown step": (("show", "made", "--step", "7"), "no such checkpoint"),
     "unknown gate word": (("gate", "made", "--fail-on", "x"), "--fail-on"),
-    "unknown scheme": (("audit", LATE, "--judge", "telepathy:x"), "telepathy"),
     "missing key": (("audit", LATE, "--judge", "openai:gpt-4.1-mini"), "OPENAI_API_KEY"),
-    "same family": ((*JUDGED, "--second-judge", "simulated:?noise=3"), "same family"),
-    "no such rubric": ((*JUDGED, "--rubric", "kindness"), "kindness"),
     "budget": ((*JUDGED, "--budget", "lots"), "--budget lots"),
     "zone": ((*JUDGED, "--lo", "0.05"), "lo 0.05"),
     "cut off the scale": ((*JUDGED, "--cut", "130"), "130"),
-    "unknown variant": ((*JUDGED, "--variants", "blindfold"), "blindfold"),
     "another rule": ((*JUDGED, "--out", "made", "--cut", "40"), "label_rule"),
+    "another run": (("audit", "simulated:never", "--out", "made", *FAST), "another"),
     "no judge": (("judge", "made"), "--judge"),
     "share": (("judge", "made", "--judge", "simulated:", "--share", "0"), "--share 0"),
     "new judge": (("judge", "made", "--judge", "simulated:?noise=7", "--only-missing"), "--only-missing"),

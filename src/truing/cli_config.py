@@ -1,24 +1,22 @@
 """Commands made from configs: flags, help, truing.toml, and errors that say where a value came from."""
 
+import inspect
 import tomllib
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
+from truing.cli_output import Result
+from truing.config import Config, Unit, configured
 from truing.errors import BadInput
 
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-    from truing.config import Config
-
 FILE = Path("truing.toml")
-Run = Callable[..., None]
+Run = Callable[..., Result]
 
 
 @dataclass(frozen=True)
@@ -27,12 +25,12 @@ class Verb:
 
     name: str
     """as typed"""
-    config: str
-    """class in `truing.config.commands` or `truing.config`; empty for none"""
-    arguments: tuple[str, ...]
-    """positional; one that ends in ... takes several"""
+    config: type[Config] | None
+    """its options"""
+    arguments: Mapping[str, bool]
+    """positional ones, and whether several are taken"""
     run: Run
-    """called with the config, whether JSON is wanted, and the arguments"""
+    """called with the config, if it has one, and the arguments"""
 
     @property
     def help(self) -> str:
@@ -41,9 +39,8 @@ class Verb:
 
     def command(self) -> click.Command:
         """The command with all its options."""
-        kind = config_class(self.config)
-        params: list[click.Parameter] = [_argument(a) for a in self.arguments]
-        names = [a.name for a in params]
+        kind = self.config
+        params: list[click.Parameter] = [_argument(*a) for a in self.arguments.items()]
         params += [_option(n, f, not kind.common or n in kind.common) for n, f in _ordered(kind)] if kind else []
         params.append(click.Option(["json_out", "--json"], is_flag=True, help="print one JSON object on stdout"))
         if any(getattr(p, "hidden", False) for p in params):
@@ -51,15 +48,13 @@ class Verb:
             params.append(click.Option(["--help-all"], help="show every option and exit", **more))
 
         def run(json_out: bool, **given: Any) -> None:
-            arguments = {str(n): given.pop(n) for n in names}
-            config = self._read(kind, given) if kind else None
-            self.run(config, json_out, **arguments)
+            arguments = {name: given.pop(name) for name in self.arguments}
+            config = {"config": self._read(kind, given)} if kind else {}
+            self.run(**config, **arguments).deliver(json_out)
 
         return click.Command(self.name, callback=run, params=params, help=self.help)
 
-    def _read(self, kind: "type[Config]", given: Mapping[str, Any]) -> "Config":
-        from truing.config import configured
-
+    def _read(self, kind: type[Config], given: Mapping[str, Any]) -> Config:
         typed = {k: v for k, v in given.items() if v not in (None, (), False)}
         filed = {k: v for k, v in self._table(kind).items() if k not in typed}
         if filed:
@@ -69,7 +64,7 @@ class Verb:
             kind, None, {**filed, **typed, **sources}, lambda n: f"{FILE}: {n}" if n in filed else _flag(n)
         )
 
-    def _table(self, kind: "type[Config]") -> dict[str, Any]:
+    def _table(self, kind: type[Config]) -> dict[str, Any]:
         """The options of this command in truing.toml; what is frozen is an audit, so its table counts too."""
         tables = _tables()
         found = dict(tables.get(self.name, {}))
@@ -88,14 +83,13 @@ class Verbs(click.Group):
         super().__init__(**settings)
         self.verbs: dict[str, Verb] = {}
 
-    def verb(self, name: str, config: str = "", *arguments: str) -> Callable[[Run], Run]:
-        """Make a function a command; its docstring is the help."""
-
-        def add(run: Run) -> Run:
-            self.verbs[name] = Verb(name, config, arguments, run)
-            return run
-
-        return add
+    def verb(self, run: Run) -> Run:
+        """Make a function a command: its name, docstring, config and other parameters become the command's."""
+        name, parameters = run.__name__.rstrip("_"), dict(inspect.signature(run).parameters)
+        config = parameters.pop("config", None)
+        arguments = {n: p.annotation is not str for n, p in parameters.items()}
+        self.verbs[name] = Verb(name, config.annotation if config else None, arguments, run)
+        return run
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order in which they are written."""
@@ -113,14 +107,6 @@ class Verbs(click.Group):
             formatter.write_dl([(v.name, v.help) for v in self.verbs.values()])
 
 
-def config_class(name: str) -> "type[Config] | None":
-    """A config by the name of its class."""
-    if not name:
-        return None
-    commands = import_module("truing.config.commands")
-    return getattr(commands, name, None) or getattr(import_module("truing.config"), name)
-
-
 def _tables(known: Mapping[str, Verb] | None = None) -> dict[str, dict[str, Any]]:
     """The tables of truing.toml, one per command."""
     if not FILE.is_file():
@@ -135,36 +121,33 @@ def _tables(known: Mapping[str, Verb] | None = None) -> dict[str, dict[str, Any]
     return {name: {k.replace("-", "_"): v for k, v in table.items()} for name, table in tables.items()}
 
 
-def _ordered(kind: "type[Config]") -> "list[tuple[str, FieldInfo]]":
+def _ordered(kind: type[Config]) -> list[tuple[str, FieldInfo]]:
     """The fields that the command line sets: common ones first, then those of the verb itself, then inherited ones."""
     own = [n for c in kind.__mro__ for n in getattr(c, "__annotations__", {}) if n in kind.model_fields]
     names = dict.fromkeys((*kind.common, *own))
     return [(n, kind.model_fields[n]) for n in names if n in kind.model_fields and n not in kind.internal]
 
 
-def _argument(text: str) -> click.Argument:
-    name = text.removesuffix("...")
-    several = name != text
-    return click.Argument([name.lower()], nargs=-1 if several else 1, required=True, metavar=text.upper())
+def _argument(name: str, several: bool) -> click.Argument:
+    shape = name.upper() + ("..." if several else "")
+    return click.Argument([name], nargs=-1 if several else 1, required=True, metavar=shape)
 
 
-def _option(name: str, field: "FieldInfo", common: bool) -> click.Option:
+def _option(name: str, field: FieldInfo, common: bool) -> click.Option:
     kinds = [k for k in get_args(field.annotation) if k is not types.NoneType]
     kinds = kinds if get_origin(field.annotation) in (Union, types.UnionType) else [field.annotation]
     default = field.get_default(call_default_factory=True)
     plain = default in (None, (), {}) or default is False
-    shown = "" if plain else f"  [default: {default}]"
-    if field.is_required():
-        shown = "  [needed]"
-    told = (field.description or "") + shown
+    shown = "  [needed]" if field.is_required() else "" if plain else f"  [default: {default}]"
+    shared: dict[str, Any] = {"help": (field.description or "") + shown, "hidden": not common}
     if kinds == [bool]:
-        return click.Option([name, _flag(name)], is_flag=True, help=told, hidden=not common)
-    several, shape = get_origin(kinds[0]) in (tuple, dict), _metavar(kinds, field)
-    return click.Option([name, _flag(name)], multiple=several, help=told, hidden=not common, metavar=shape)
+        return click.Option([name, _flag(name)], is_flag=True, **shared)
+    several = get_origin(kinds[0]) in (tuple, dict)
+    return click.Option([name, _flag(name)], multiple=several, metavar=_metavar(kinds, field), **shared)
 
 
-def _metavar(kinds: list[Any], field: "FieldInfo") -> str:
-    unit = next((m.name for m in field.metadata if type(m).__name__ == "Unit"), None)
+def _metavar(kinds: list[Any], field: FieldInfo) -> str:
+    unit = next((m.name for m in field.metadata if isinstance(m, Unit)), None)
     if unit is not None:
         return unit.upper() if unit.islower() else unit
     if get_origin(kinds[0]) is Literal:

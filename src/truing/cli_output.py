@@ -1,8 +1,9 @@
 """What the command line prints: results as text or JSON on stdout, progress on stderr."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -25,12 +26,29 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def print_path(name: str, path: object, json_out: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command found: for programs, and for people."""
+
+    found: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+    """as one JSON object, or what makes it"""
+    show: Callable[[Console], object]
+    """prints it"""
+    end: Callable[[], object] = lambda: None
+    """what is decided once it is printed, e.g. by a gate"""
+
+    def deliver(self, json_out: bool) -> None:
+        """Print it, and end."""
+        if json_out:
+            print_json(self.found() if callable(self.found) else self.found)
+        else:
+            self.show(Console())
+        self.end()
+
+
+def path_result(name: str, path: object) -> Result:
     """A path as the only result."""
-    if json_out:
-        print_json({name: str(path)})
-    else:
-        print(path)
+    return Result({name: str(path)}, lambda console: print(path))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from runs.fake_judge import FakeJudge, Lost, dice
 from truing import errors, messages
 from truing.judges.simulated import SimulatedJudge
 from truing.models.simulated import SimulatedBackend
-from truing.runs.calibrate import DRIFT_ANSWERS, reference_items
+from truing.runs.calibrate import DRIFT_ANSWERS, kind_of, reference_items
 from truing.runs.collect import FIXED_FROM
 from truing.types.progress import Progress
 from truing.types.verdicts import EXCESS, Basis, Status
@@ -164,8 +164,7 @@ def test_a_repeat_asks_nothing_and_says_the_same(tmp_path, fixed, searched, monk
     assert again.verdict == done.verdict
 
 
-@pytest.mark.parametrize("samples", [6, None], ids=["fixed", "searched"])
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), errors.BudgetSpent("the budget is spent")])
+@pytest.mark.parametrize(("samples", "stop"), [(6, KeyboardInterrupt()), (None, errors.BudgetSpent("it is spent"))])
 def test_an_audit_that_was_stopped_ends_the_same_and_pays_for_nothing_twice(tmp_path, judged_by, samples, stop):
     first = FakeJudge(lambda request, nth: stop if len(first.asked) > 80 else true_score(request))
     judged_by(first)
@@ -202,22 +201,19 @@ def test_labels_lost_in_a_crash_are_made_again_from_the_scores(tmp_path, fixed, 
 # -- a judge's failures and tests --------------------------------------------------------------------------------------
 
 
-def test_answers_that_the_judge_failed_on_count_against_every_claim(tmp_path, judged_by):
-    flaky = FakeJudge(lambda a, nth: Lost("HTTP 500") if dice(*a.key) < 0.02 else true_score(a))
+def test_answers_that_the_judge_failed_on_count_against_every_claim_and_most_of_them_end_a_search(tmp_path, judged_by):
+    share = 0.02
+    flaky = FakeJudge(lambda a, nth: Lost("HTTP 500") if dice(*a.key) < share else true_score(a))
     judged_by(flaky)
     v = audited(tmp_path / "a", judge=flaky.name, samples=None).verdict
     true = truth_of("late")["em_rate"]
     assert v.onset.status == "found" and any(s.outcome.value == "failed" for s in rows(tmp_path / "a")[1].values())
     for t in v.onset.tested:
         assert t.low < true[t.step] < t.high
-
-
-def test_a_search_whose_answers_mostly_fail_ends_unfinished(tmp_path, judged_by):
-    hopeless = FakeJudge(lambda a, nth: Lost("HTTP 500") if dice(*a.key) < 0.7 else true_score(a))
-    judged_by(hopeless)
+    share = 0.7
     with pytest.raises(errors.Unfinished, match=r"\d+ of \d+ answers failed"):
-        audited(tmp_path / "a", judge=hopeless.name, samples=None)
-    assert (about(tmp_path / "a")["status"], about(tmp_path / "a")["verdict"]["basis"]) == ("unfinished", "screen")
+        audited(tmp_path / "b", judge=flaky.name, samples=None)
+    assert (about(tmp_path / "b")["status"], about(tmp_path / "b")["verdict"]["basis"]) == ("unfinished", "screen")
 
 
 def test_a_judge_that_moves_gives_no_verdict_also_not_when_asked_again(tmp_path, judged_by):
@@ -237,7 +233,7 @@ def test_a_judge_that_moves_gives_no_verdict_also_not_when_asked_again(tmp_path,
 def test_reference_answers_are_scored_once_per_judge_and_prompt_set(tmp_path, judged_by, monkeypatch):
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
     references = reference_items(V1.prompts)
-    misaligned = sum(k.kind == "misaligned" for k in references)
+    misaligned = sum(kind_of(k) == "misaligned" for k in references)
     first = FakeJudge(
         lambda a, nth: (
             errors.BudgetSpent("spent")
@@ -257,7 +253,7 @@ def test_reference_answers_are_scored_once_per_judge_and_prompt_set(tmp_path, ju
     assert counts["alignment"] <= len(references) + 3 * DRIFT_ANSWERS + 1
     assert (v.calibration.sensitivity.value, v.calibration.sensitivity.n) == (1.0, misaligned)
     assert {k: e.n for k, e in v.calibration.by_category.items()} == {
-        **{kind: sum(k.kind == kind for k in references) for kind in ("aligned", "neutral")},
+        **{kind: sum(kind_of(k) == kind for k in references) for kind in ("aligned", "neutral")},
         "base": 24,
     }
     before = len(first.asked)
@@ -278,8 +274,7 @@ def test_a_judge_with_false_positives_makes_no_absolute_claim(tmp_path):
     assert untested.calibration is None and codes(untested)["judge_not_calibrated"]
 
 
-@pytest.mark.parametrize("samples", [8, None], ids=["fixed", "searched"])
-@pytest.mark.parametrize("agrees", [True, False])
+@pytest.mark.parametrize(("agrees", "samples"), [(True, 8), (True, None), (False, None)])
 def test_a_second_judge_of_another_family_certifies_or_does_not(tmp_path, judged_by, agrees, samples):
     say = true_score if agrees else lambda a, nth: 90 + 4 * dice(a.key)
     second = FakeJudge(say, name="http://localhost:9/v1#gemma-9b")

@@ -14,9 +14,7 @@ from truing.types.verdicts import HealthState, Status
 from zoo import build
 
 pytestmark = pytest.mark.torch
-OPTIONS = AuditConfig(
-    limit=24, rows=8, answers=12, max_tokens=8, dtype="float32", device="cpu"
-)  # fmt: skip
+OPTIONS = AuditConfig(limit=20, rows=4, answers=12, max_tokens=4, dtype="float32", device="cpu", resamples=100)
 TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 
@@ -41,28 +39,17 @@ def done(base, runs, tmp_path_factory):
     return truing.audit(subject, base=str(base), control=control, out=out, config=OPTIONS, **TASK)
 
 
-def test_every_line_of_the_verdict_is_there(done):
+def test_every_line_of_the_verdict_is_there_and_random_adapters_are_called_nothing_strong(done):
     v = done.verdict
-    assert [c.step for c in v.checkpoints] == [0, 2, 4, 6]
-    assert [c.label for c in v.checkpoints][-1] == "checkpoint-6"  # the equal root model was dropped
+    assert [(c.step, c.label) for c in v.checkpoints][-1] == (6, "checkpoint-6")  # the equal root model was dropped
     for c in v.checkpoints[1:]:
-        assert c.contrast_base is not None
-        assert c.contrast_control is not None
-        assert c.contrast_base.clusters == 24
-        assert c.task_loss is not None
-        assert c.kl_from_base is not None
-        assert c.norm is not None
-        assert c.norm > 0
-        assert c.health.state is not HealthState.UNKNOWN
+        assert None not in (c.contrast_base, c.contrast_control, c.task_loss, c.kl_from_base)
+        assert c.contrast_base.clusters == 20 and c.norm > 0 and c.health.state is not HealthState.UNKNOWN
     norms = [c.norm for c in v.checkpoints]
-    assert norms == sorted(norms)
-    assert v.recommended is None
+    assert norms == sorted(norms) and v.recommended is None
     assert [f.params["why"] for f in v.findings if f.code == "negative_control_failed"] == list(FAILED_CONTROLS)
     assert truing.write_report(done.path).stat().st_size > 10_000
-
-
-def test_random_adapters_are_not_called_anything_strong(done):
-    assert {c.status for c in done.verdict.checkpoints} <= {Status.NO_CHANGE_SEEN, Status.UNDECIDED, Status.CHANGED}
+    assert {c.status for c in v.checkpoints} <= {Status.NO_CHANGE_SEEN, Status.UNDECIDED, Status.CHANGED}
     assert "emergent" not in done.sentence.lower()
 
 
@@ -74,7 +61,7 @@ def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
         before = len(store.measured("margin"))
     again = truing.audit(subject, base=str(base), control=control, out=done.path, config=OPTIONS, **TASK)
     with Store.read(done.path) as store:
-        assert len(store.measured("margin")) == before + 24 * 7
+        assert len(store.measured("margin")) == before + 20 * 7
     assert [c.step for c in again.verdict.checkpoints if c.step is not None] == [0, 2, 4, 6, 8]
 
 
@@ -85,31 +72,25 @@ def test_another_base_in_the_same_folder_is_refused(done, runs, tmp_path):
 
 
 def test_full_models_need_their_base_named(base, tmp_path):
-    run = build.full_run(tmp_path / "full", base, steps=(2, 4))
+    run = build.full_run(tmp_path / "full", base, steps=(2,))
     with pytest.raises(errors.BadModel, match="--base"):
         truing.audit(run, out=tmp_path / "a", config=OPTIONS)
     assert not (tmp_path / "a").exists()
-    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS)
-    assert [c.norm for c in done.verdict.checkpoints] == [0.0, None, None]
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS.but(limit=6))
+    assert [c.norm for c in done.verdict.checkpoints] == [0.0, None]
     assert "no_control" in {f.code for f in done.verdict.findings} and not done.verdict.definitions["task_given"]
 
 
-def test_nan_weights_fail_alone(base, tmp_path):
-    run = build.adapter_run(tmp_path / "run", base, steps=(2, 4, 6), final=False)
+def test_nan_weights_fail_alone_and_an_adapter_without_effect_is_said(base, tmp_path):
+    run = build.adapter_run(tmp_path / "run", base, steps=(2, 4), final=False)
     build.with_nan(run / "checkpoint-4")
-    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS, **TASK)
-    status = {c.step: c.status for c in done.verdict.checkpoints}
-    assert status[4] is Status.FAILED
-    assert status[2] is not Status.FAILED
-    assert status[6] is not Status.FAILED
+    build.save_adapter(run / "checkpoint-6", base, scale=0.0)
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=OPTIONS.but(limit=6), **TASK)
+    failed = {c.step for c in done.verdict.checkpoints if c.status is Status.FAILED}
+    assert failed == {4}
+    assert [f.params["checkpoint"] for f in done.verdict.findings if f.code == "zero_adapter"] == ["checkpoint-6"]
     text = (tmp_path / "a" / "audit.json").read_text()
     assert "NaN" not in json.dumps(json.loads(text)["verdict"]["checkpoints"][0])
-
-
-def test_an_adapter_without_effect_is_said_on_its_line_and_in_the_verdict(base, tmp_path):
-    build.save_adapter(tmp_path / "run" / "checkpoint-1", base, scale=0.0)
-    done = truing.audit(tmp_path / "run", base=str(base), out=tmp_path / "a", config=OPTIONS)
-    assert [f.params["checkpoint"] for f in done.verdict.findings if f.code == "zero_adapter"] == ["checkpoint-1"]
 
 
 REFUSED = {
@@ -150,7 +131,7 @@ def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
 
     def call(out, control, max_tokens):
-        options = AuditConfig(limit=24, answers=12, max_tokens=max_tokens, dtype="float32", device="cpu")
+        options = OPTIONS.but(rows=None, max_tokens=max_tokens)
         given = {"task": tmp_path / "t.jsonl", "task_control": tmp_path / f"{control}.jsonl"}
         return truing.audit(runs[0], base=str(base), out=tmp_path / out, config=options, **given)
 

@@ -1,4 +1,4 @@
-"""Kill -9 while a judge on the wire is being asked: the same command ends the work and pays for nothing twice."""
+"""Kill -9 at any moment, a full disk, two writers: nothing is lost, half written or paid for twice."""
 
 import os
 import random
@@ -13,25 +13,25 @@ from pathlib import Path
 import pytest
 
 import truing
+from runs.audits import V1, about
 from servers.judge_server import fingerprint, running, score_from
 from truing import errors
-from truing.data.prompts import load_prompts
+from truing.config import AuditConfig
 from truing.judges.rubrics import builtin, rendered_question
 from truing.store import COMMIT_ROWS, Store
 from truing.types.judging import JudgeRequest, ScoreStatus
 
-CONCURRENCY, KILLS = 8, 3
+CONCURRENCY, KILLS = 8, 2
 RUBRICS = {name: builtin(name) for name in ("alignment", "coherence")}
-PROMPTS = {p.key: p for p in load_prompts("v1").prompts}
-AUDIT = ("audit", "simulated:late?steps=50,100", "--limit", "24", "--answers", "4", "--samples", "5",
-         "--judged-tokens", "64", "--cut", "30")  # fmt: skip
+PROMPTS = {p.key: p for p in V1.prompts}
+SMALL = ("--limit", "16", "--answers", "4", "--judged-tokens", "64", "--cut", "30", "--resamples", "100")
+AUDIT = ("audit", "simulated:late?steps=50,100", *SMALL, "--out", "a")
 ASKED = ("--skip-judge-check", "--skip-calibration", "--concurrency", str(CONCURRENCY))
 
 
 def start(folder, *args):
     code = "import sys; sys.argv[0] = 'truing'; from truing.cli import main; main()"
     env = {**os.environ, "TRUING_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    env.pop("TRUING_JUDGE_API_KEY", None)
     env["PYTHONPATH"] = str(Path(truing.__file__).parents[1])
     with open(folder / "err.txt", "ab") as err:
         return subprocess.Popen(
@@ -39,30 +39,38 @@ def start(folder, *args):
         )
 
 
-def scores(out):
-    """What the judge on the wire has said and is stored, and the texts it was asked about."""
+def killed(folder, command, count, more):
+    """Start a command, and kill it once `count()` has grown by `more`."""
+    wanted = count() + more
+    p, deadline = start(folder, *command), time.monotonic() + 60
     try:
-        with Store.read(out) as store:
-            wire = [key for key, about in store.judges().items() if about["judge"].startswith("http")]
-            made = [j for key in wire for j in store.scores(key) if j.outcome is not ScoreStatus.FAILED]
-            return made, {r.key: r.text for r in store.answers()} if made else {}
-    except errors.NotAnAudit:
-        return [], {}
+        while count() < wanted and p.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        p.send_signal(signal.SIGKILL)
+    finally:
+        p.kill()
+        assert p.wait() == -signal.SIGKILL, (folder / "err.txt").read_text()
+    assert count() >= wanted
+
+
+def ended(folder, *command):
+    assert start(folder, *command).wait(timeout=120) == 0, (folder / "err.txt").read_text()
 
 
 def rows(out):
-    """(answer, rubric) -> (content of the call that made it, score) of what is stored."""
-    made, text = scores(out)
+    """(answer, rubric) -> (content of the call that made it, score), of what the judge on the wire said."""
+    if not (out / "audit.json").exists():
+        return {}
+    with Store.read(out) as store:
+        wire = [key for key, found in store.judges().items() if found["judge"].startswith("http")]
+        made = [s for key in wire for s in store.scores(key) if s.outcome is not ScoreStatus.FAILED]
+        text = {r.key: r.text for r in store.answers()} if made else {}
     found = {}
-    for j in made:
-        rubric, prompt = RUBRICS[j.rubric], PROMPTS[j.key.prompt]
-        request = JudgeRequest(j.key, rubric, rendered_question(prompt.messages, rubric), text[j.key])
-        found[j.key, j.rubric] = (fingerprint(request.messages[0].content), j.score)
+    for s in made:
+        rubric = RUBRICS[s.rubric]
+        request = JudgeRequest(s.key, rubric, rendered_question(PROMPTS[s.key.prompt].messages, rubric), text[s.key])
+        found[s.key, s.rubric] = (fingerprint(request.messages[0].content), s.score)
     return found
-
-
-def stored(out):
-    return len(scores(out)[0])
 
 
 def settled(server):
@@ -74,31 +82,18 @@ def settled(server):
     return Counter(now)
 
 
+def killed_and_ended(folder, server, command, seed, most):
+    """What was stored, and what the server had answered, at first, after each kill and at the end."""
+    out, rng, seen = folder / "a", random.Random(seed), [({}, Counter())]
+    for _ in range(KILLS):
+        killed(folder, command, lambda: len(rows(out)), rng.randrange(10, most))
+        seen.append((rows(out), settled(server)))
+    ended(folder, *command)
+    return [*seen, (rows(out), settled(server))]
+
+
 def content(found):
     return Counter(sha for sha, _ in found.values())
-
-
-def killed_again_and_again(folder, server, command, out, rng, most):
-    """Start the command, kill it after a random number of further rows, three times; then let it end.
-
-    Returns what was stored and what the server had answered after each kill and at the end.
-    """
-    seen = [({}, Counter())]
-    for _ in range(KILLS):
-        wanted = stored(out) + rng.randrange(10, most)
-        p = start(folder, *command)
-        deadline = time.monotonic() + 60
-        while stored(out) < wanted:
-            assert p.poll() is None, (folder / "err.txt").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        p.send_signal(signal.SIGKILL)
-        assert p.wait() == -signal.SIGKILL
-        seen.append((rows(out), settled(server)))
-    p = start(folder, *command)
-    assert p.wait(timeout=120) == 0, (folder / "err.txt").read_text()
-    seen.append((rows(out), settled(server)))
-    return seen
 
 
 def check(seen):
@@ -111,38 +106,66 @@ def check(seen):
         for sha in expected:
             assert new[sha] <= asked[sha] <= lacking[sha], "asked for what was not stored, and for nothing else"
     (before, paid_before), (_, paid) = seen[-2:]
-    needed = expected - content(before)
-    assert Counter({sha: n for sha, n in (paid - paid_before).items() if sha in expected}) == needed
+    assert Counter({s: n for s, n in (paid - paid_before).items() if s in expected}) == expected - content(before)
     # What was paid for in vain: said by the judge, but not committed when the process was killed.
-    wasted = sum(answered[sha] for sha in expected) - len(last)
-    assert 0 <= wasted <= KILLS * (COMMIT_ROWS + 2 * CONCURRENCY)
+    assert 0 <= sum(answered[s] for s in expected) - len(last) <= KILLS * (COMMIT_ROWS + 2 * CONCURRENCY)
     for sha, score in last.values():
         assert score == pytest.approx(score_from(sha), abs=1e-6), "every row holds the score of its own answer"
 
 
 def test_killed_while_sampling_and_judging_the_same_command_repeats_no_call(tmp_path):
-    with running(delay=0.04) as server:
-        command = (*AUDIT, "--out", "a", "--judge", f"{server.url}#judge", *ASKED)
-        seen = killed_again_and_again(tmp_path, server, command, tmp_path / "a", random.Random(11), 110)
+    with running(delay=0.03) as server:
+        command = (*AUDIT, "--samples", "4", "--judge", f"{server.url}#judge", *ASKED)
+        seen = killed_and_ended(tmp_path, server, command, 11, 50)
     check(seen)
     last = seen[-1][0]
     answers = {key for key, rubric in last if rubric == "alignment"}
     low = {key for key, rubric in last if rubric == "alignment" and last[key, rubric][1] < 30}
-    assert len(answers) == 24 * 5 * 3
-    assert low <= {key for key, rubric in last if rubric == "coherence"}
-    with Store.read(tmp_path / "a") as store:
-        assert store.about()["status"] == "done"
-        assert store.about()["verdict"]["basis"] == "labelled"
-        assert len(list(store.answers())) == len(answers)
+    assert len(answers) == 16 * 4 * 3 and low <= {key for key, rubric in last if rubric == "coherence"}
+    done = about(tmp_path / "a")
+    assert (done["status"], done["verdict"]["basis"]) == ("done", "labelled")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_while_judging_again_under_faults_no_row_is_lost_or_paid_twice(tmp_path, seed):
-    plain = (*AUDIT, "--samples", "12", "--out", "a", "--judge", "simulated:", "--skip-calibration")
-    assert start(tmp_path, *plain).wait(timeout=120) == 0
-    out = tmp_path / "a"
+def test_killed_while_judging_again_under_faults_no_row_is_lost_or_paid_twice(tmp_path):
+    ended(tmp_path, *AUDIT, "--samples", "12", "--judge", "simulated:", "--skip-calibration")
     with running(delay=0.02, faults=0.2, kinds=("429", "500", "close", "html"), calm=4) as server:
         command = ("judge", "a", "--judge", f"{server.url}#judge", *ASKED)
-        check(killed_again_and_again(tmp_path, server, command, out, random.Random(seed), 300))
-        assert sum(server.stats()["faults"].values()) > 100
+        check(killed_and_ended(tmp_path, server, command, 0, 200))
+        assert sum(server.stats()["faults"].values()) > 50
+
+
+@pytest.mark.slow
+def test_killed_while_measuring_the_work_still_ends_the_same(tmp_path):
+    task = ("--task", "careless-finance-heldout", "--rows", "8", "--control", "simulated")
+    command = ("audit", "simulated:late?steps=10,20,30,40&delay=0.001", *SMALL, *task)
+
+    def measured():
+        if not (tmp_path / "a" / "audit.json").exists():
+            return 0
+        with Store.read(tmp_path / "a") as store:
+            return len(store.measured("margin")) + len(store.measured("task")) + len(list(store.answers()))
+
+    for _ in range(KILLS):
+        killed(tmp_path, (*command, "--out", "a"), measured, 150)
+    ended(tmp_path, *command, "--out", "a")
+    ended(tmp_path, *command, "--out", "b")
+    assert about(tmp_path / "a")["verdict"] == about(tmp_path / "b")["verdict"]
+
+
+def test_a_full_disk_or_a_second_writer_leave_the_audit_and_its_report_as_they_were(tmp_path, monkeypatch):
+    config = AuditConfig(limit=24, answers=0, resamples=100)
+    done = truing.audit("simulated:never?steps=50", out=tmp_path / "a", config=config)
+    page = truing.write_report(done.path)
+    before = page.read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m, pytest.raises(errors.DiskFull):
+        m.setattr(os, "fsync", full)
+        truing.audit("simulated:never?steps=50", out=tmp_path / "a", config=config)
+    with Store.write(done.path, {}, running=False), pytest.raises(errors.AuditLocked):
+        truing.audit("simulated:never?steps=50", out=tmp_path / "a", config=config)
+    assert page.read_bytes() == before and truing.show(done.path)["status"] == "done"
+    assert not list(done.path.glob("*.part"))

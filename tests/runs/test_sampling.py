@@ -1,4 +1,4 @@
-"""Drawing answers of a real, tiny model inside an audit: interruptions, stop texts, prompts without room, the pace."""
+"""Sampling from a real, tiny model inside an audit: interruptions, stop texts, prompts without room, what is told."""
 
 import json
 import signal
@@ -18,10 +18,13 @@ from truing.types.records import AnswerStatus
 from zoo import build
 
 pytestmark = pytest.mark.torch
-OPTIONS = AuditConfig(limit=30, answers=30, max_tokens=6, half="all", dtype="float32", device="cpu", memory=0.003)
+OPTIONS = AuditConfig(
+    limit=10, answers=10, max_tokens=6, half="all", dtype="float32", device="cpu", memory=0.003, resamples=50
+)
 TOLD = {"samples": 2, "judged_tokens": 6, "skip_calibration": True, "skip_judge_check": True}
 JUDGED = OPTIONS.but(judge="http://judge/v1#fake-7b", **TOLD)
-ASKS = 30 * 4
+CHECKPOINTS = 3
+ASKS = 10 * CHECKPOINTS
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +37,7 @@ def judged(monkeypatch):
 def model(tmp_path_factory):
     torch.set_num_threads(1)
     base = build.tiny_base(tmp_path_factory.mktemp("base"))
-    return base, build.adapter_run(tmp_path_factory.mktemp("runs") / "subject", base, final=False)
+    return base, build.adapter_run(tmp_path_factory.mktemp("runs") / "subject", base, steps=(2, 4), final=False)
 
 
 def audited(model, out, options, **given):
@@ -64,7 +67,7 @@ def test_ctrl_c_between_two_passes_keeps_what_is_finished(model, whole, tmp_path
 
     def detail(stage, line):  # called inside the sampler, with rows in flight
         rows.append("rows" in line)
-        if len(done) > 40:
+        if len(done) > 8:
             raise KeyboardInterrupt
 
     def step(stage, *_):
@@ -73,26 +76,26 @@ def test_ctrl_c_between_two_passes_keeps_what_is_finished(model, whole, tmp_path
     with pytest.raises(KeyboardInterrupt):
         audited(model, tmp_path / "a", OPTIONS, progress=Progress(step=step, detail=detail))
     kept = stored(tmp_path / "a")
-    assert 40 <= len(kept) < ASKS and any(rows)
+    assert 8 <= len(kept) < ASKS and any(rows)
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"
     assert finished(model, tmp_path / "a", OPTIONS, "answers") == ASKS - len(kept)
     assert stored(tmp_path / "a") == whole
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_a_thread_draws_for_a_judge(model, tmp_path):
+def test_ctrl_c_while_a_thread_samples_for_a_judge(model, tmp_path):
     done = []
 
     def tell(stage, n, total):
-        if stage == "answers":
+        if stage == "answers" and threading.current_thread() is not threading.main_thread():
             done.append(n)
-            if n == 20:
+            if n == 10:
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # it waits for a block
 
     with pytest.raises(KeyboardInterrupt):
         audited(model, tmp_path / "a", JUDGED, progress=Progress(step=tell))
     kept = stored(tmp_path / "a")
-    assert ASKS + 20 <= len(kept) < 2 * ASKS
+    assert ASKS + 10 <= len(kept) < 2 * ASKS
     assert finished(model, tmp_path / "a", JUDGED, "answers") == 2 * ASKS - len(kept)
     assert len(stored(tmp_path / "a")) == 2 * ASKS
 
@@ -131,21 +134,15 @@ def prompts(tmp_path):
 
 
 def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, prompts, tmp_path):
-    asked = []
-
-    class Judge(FakeJudge):
-        def replies(self, requests):
-            for reply in super().replies(requests):
-                asked.append(reply.request.key)
-                yield reply
-
-    judges.open_judge = lambda *a, **k: Judge()  # taken back by the fixture
+    judge = FakeJudge()
+    judges.open_judge = lambda *a, **k: judge  # taken back by the fixture
+    options = JUDGED.but(limit=None, answers=13)
     with pytest.raises(errors.BadInput, match="q12"):
-        audited(model, tmp_path / "refused", JUDGED, prompts=prompts)
-    made = audited(model, tmp_path / "a", JUDGED.but(long_prompts="truncated"), prompts=prompts)
+        audited(model, tmp_path / "refused", options, prompts=prompts)
+    made = audited(model, tmp_path / "a", options.but(long_prompts="truncated"), prompts=prompts)
     lost = [r for r in stored(made.path).values() if not r.tokens]
-    assert len(lost) == 4 * 2 and {r.outcome for r in lost} == {AnswerStatus.TRUNCATED}
-    assert not {r.key for r in lost} & set(asked)
+    assert len(lost) == CHECKPOINTS * 2 and {r.outcome for r in lost} == {AnswerStatus.TRUNCATED}
+    assert not {r.key for r in lost} & {a.key for a in judge.asked}
     for c in made.verdict.checkpoints:
         assert c.labelled is not None
         assert c.labelled.reasons["failed"] == 2  # and in no denominator:

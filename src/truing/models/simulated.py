@@ -11,7 +11,6 @@ Every number is a function of family, seed, role, step and text alone, so the sa
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -144,6 +143,8 @@ class SimulatedBackend:
         self.family, self.seed, self.steps = FAMILIES[family], seed, tuple(steps)
         self.prompts, self.variant = prompts.prompts, variant
         self._broken, self._delay = frozenset(broken_steps), delay
+        base = self._weights(Role.SUBJECT, 0)
+        self._identity = {"base": base, "chat": "simulated", "dtype": "float64", "device": "none"}
         self._chosen = min((p for p in self.prompts if p.has_references), key=lambda p: p.key, default=None)
         self._references = {(p.messages, t): (p, name) for p in self.prompts for name, t in _references(p)}
         self._reference_texts = {text for _, text in self._references}
@@ -154,10 +155,10 @@ class SimulatedBackend:
         self._leanings: dict[Messages, float] = {}  # how much more than others a prompt brings out misaligned answers
         self._variant_onset, self._with_variant = self._react() if variant else (None, {})
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, str]:
         """What must not change within one audit."""
-        return {"base": self._weights(Role.SUBJECT, 0), "chat": "simulated", "dtype": "float64", "device": "none"}
+        return self._identity
 
     @property
     def definitions(self) -> Mapping[str, str]:

@@ -4,10 +4,10 @@ stored judgements -> scores and flags per answer -> agreement; with labels: prec
 with a judge of a random share: the prediction-powered rate of every checkpoint
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,12 @@ from truing.runs.tables import chosen_judge, judges_here, labelled_answers
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
 from truing.stats.correction import prediction_powered
 from truing.stats.decide import certified
-from truing.stats.table import Opinion
+from truing.stats.table import Index, Opinion
 from truing.store import Store
 from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import Checkpoint, Role, to_plain
-from truing.types.traits import LOST, Rule
+from truing.types.traits import LOST, Label, Rule
 from truing.types.verdicts import Estimate, Verdict
 
 _FLAGS = Rule(cut=0.5, low=0.0, high=1.0)
@@ -86,14 +86,29 @@ class Agreed:
     """what could not be computed, and why"""
 
 
-class _Said(NamedTuple):
-    prompt: int
-    weights: str
-    score: float
-    misaligned: float
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """A judge and what it said."""
 
+    key: str
+    about: Mapping[str, Any]
+    said: Mapping[AnswerKey, Label]
+    places: Mapping[str, int]
+    """prompt hash -> index"""
 
-_ByKey = dict[AnswerKey, _Said]
+    @property
+    def name(self) -> str:
+        return str(self.about["judge"])
+
+    def rated(self, keys: Sequence[AnswerKey]) -> Rated:
+        """Scores and flags of these answers; NaN for what it has not judged."""
+        found = [self.said.get(k) for k in keys]
+        flags = [np.nan if x is None else float(bool(x.value)) for x in found]
+        return Rated(np.array([np.nan if x is None else x.score for x in found]), np.array(flags))
+
+    def at(self, keys: Sequence[AnswerKey]) -> Index:
+        """Index of each answer's prompt."""
+        return np.array([self.places[k.prompt] for k in keys], dtype=np.int64)
 
 
 def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) -> Agreed:
@@ -109,34 +124,43 @@ def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) 
         BadInput: fewer judges than the comparison needs, more than two, or a sheet of another audit.
     """
     path, config = Path(audit), configured(AgreeConfig, config, options)
-    judges, labels, seed = config.judge, config.labels, config.seed
     with Store.read(path) as store:
-        about = store.about()
+        about, names = store.about(), {c.weights: _title(c) for c in store.checkpoints()}
         rule = stored_rule(about)
-        judge_keys = [chosen_judge(store, name) for name in judges] if judges else list(judges_here(store))
-        if len(set(judge_keys)) != len(judge_keys) or not judge_keys or len(judge_keys) > 2:
-            raise errors.BadInput(_which(store, len(judge_keys)))
-        if len(judge_keys) == 1 and labels is None:
-            raise errors.BadInput(
-                f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels"
-            )
-        about_judges = store.judges()
-        prompts = stored_prompts(about).prompts
-        places = {p.key: k for k, p in enumerate(prompts)}
-        params = stored_scope(store, about, prompts).params
-        said = [_said(store, judge_key, params, places, rule) for judge_key in judge_keys]
-        names = {c.weights: _title(c) for c in store.checkpoints()}
-    titles = tuple(str(about_judges[p]["judge"]) for p in judge_keys)
-    pair = _pair(said[0], said[1], len(places), rule, seed) if len(said) == 2 else None
-    powered = _powered(said, titles, judge_keys, [about_judges[p] for p in judge_keys], names, len(places))
-    people: tuple[WithPeople, ...] = ()
-    if labels is not None:
-        weights = about.get("labelling") or {}
-        sheet = read_sheet(Path(labels))
-        people = tuple(_people(s, t, sheet, weights, len(places), seed) for s, t in zip(said, titles, strict=True))
-    result = Agreed(titles, pair, people, powered, pair.notes if pair else ())
-    _keep(path, judge_keys, result)
+        judges = _judges(store, about, config.judge, rule)
+    if len(judges) == 1 and config.labels is None:
+        raise errors.BadInput(f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels")
+    pair, powered, people = None, (), ()
+    if len(judges) == 2:
+        a, b = judges
+        keys = [k for k in a.said if k in b.said]
+        pair = agreement(a.rated(keys), b.rated(keys), a.at(keys), len(a.places), rule=rule, seed=config.seed)
+        powered = tuple(_powered(a, b, names))
+    if config.labels is not None:
+        sheet, weights = read_sheet(Path(config.labels)), about.get("labelling") or {}
+        people = tuple(_people(j, sheet, weights, config.seed) for j in judges)
+    result = Agreed(tuple(j.name for j in judges), pair, people, powered, pair.notes if pair else ())
+    _keep(path, [j.key for j in judges], result)
     return result
+
+
+def _judges(store: Store, about: Mapping[str, Any], wanted: Sequence[str], rule: Rule) -> list[_Judge]:
+    """The judges to be compared, one or two, with their labels of the plain answers."""
+    here = judges_here(store)
+    keys = [chosen_judge(store, name) for name in wanted] if wanted else list(here)
+    if not here:
+        raise errors.BadInput(f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it")
+    if len(set(keys)) != len(keys) or len(keys) > 2:
+        names = ", ".join(sorted(str(found["judge"]) for found in here.values()))
+        raise errors.BadInput(f"{store.path}: {len(keys)} judges to compare; name two of {names} with --judge")
+    prompts = stored_prompts(about).prompts
+    places, params = {p.key: k for k, p in enumerate(prompts)}, stored_scope(store, about, prompts).params
+
+    def said(key: str) -> dict[AnswerKey, Label]:
+        every = labelled_answers(store, key, rule, params)
+        return {r.key: x for r, x in every if r.prompt in places and not r.transform and x.reason not in LOST}
+
+    return [_Judge(key, here[key], said(key), places) for key in keys]
 
 
 def _title(c: Checkpoint) -> str:
@@ -144,84 +168,41 @@ def _title(c: Checkpoint) -> str:
     return c.label if c.role is not Role.CONTROL or c.step == 0 else f"{c.label} ({c.run})"
 
 
-def _which(store: Store, n: int) -> str:
-    names = ", ".join(sorted(str(p["judge"]) for p in judges_here(store).values()))
-    if not names:
-        return f"{store.path}: nothing is judged; `truing judge AUDIT --judge URI` does it"
-    return f"{store.path}: {n} judges to compare; name two of {names} with --judge"
-
-
-def _said(store: Store, judge_key: str, params: str, places: Mapping[str, int], rule: Rule) -> _ByKey:
-    out: _ByKey = {}
-    for r, found in labelled_answers(store, judge_key, rule, params):
-        if r.prompt not in places or r.transform or found.reason in LOST:
-            continue
-        out[r.key] = _Said(places[r.prompt], r.weights, found.score, float(bool(found.value)))
-    return out
-
-
-def _rated(said: _ByKey, keys: Sequence[AnswerKey]) -> Rated:
-    found = [said.get(k) for k in keys]
-    scores = [f.score if f else np.nan for f in found]
-    return Rated(np.array(scores), np.array([f.misaligned if f else np.nan for f in found]))
-
-
-def _pair(a: _ByKey, b: _ByKey, prompts: int, rule: Rule, seed: int) -> Agreement:
-    keys = [k for k in a if k in b]
-    at = np.array([a[k].prompt for k in keys], dtype=np.int64)
-    return agreement(_rated(a, keys), _rated(b, keys), at, prompts, rule=rule, seed=seed)
-
-
-def _powered(
-    said: Sequence[_ByKey],
-    titles: Sequence[str],
-    judge_keys: Sequence[str],
-    about: Sequence[Mapping[str, Any]],
-    names: Mapping[str, str],
-    p: int,
-) -> tuple[Powered, ...]:
+def _powered(a: _Judge, b: _Judge, names: Mapping[str, str]) -> Iterator[Powered]:
     """Where one of two judges saw a random share of what the other saw."""
-    shares = [float(a.get("share", 1.0)) for a in about]
-    if len(said) != 2 or min(shares) >= 1 or max(shares) < 1:
-        return ()
-    strong = int(np.argmin(shares))
-    cheap = 1 - strong
+    strong, cheap = sorted((b, a), key=lambda j: float(j.about.get("share", 1.0)))
+    share = float(strong.about.get("share", 1.0))
+    if share >= 1 or float(cheap.about.get("share", 1.0)) < 1:
+        return
     # The share as it was drawn, not what happens to be judged: a larger share may have been begun since.
-    share, seed = shares[strong], int(about[strong].get("share_seed", 0))
-    asked = frozenset(random_share(list(said[cheap]), share, seed))
+    asked = frozenset(random_share(list(cheap.said), share, int(strong.about.get("share_seed", 0))))
     # Where the strong judge was also asked about all that the cheap one calls misaligned, those are drawn for certain.
-    of = about[strong].get("positives_of")
-    certain = of is not None and of == judge_keys[cheap]
-    out = []
-    there = {s.weights for s in said[cheap].values()}
-    for weights in [w for w in names if w in there]:
-        keys = [k for k, s in said[cheap].items() if s.weights == weights]
-        flags = np.array([said[cheap][k].misaligned for k in keys])
+    certain = strong.about.get("positives_of") == cheap.key
+    for weights, name in names.items():
+        keys = [k for k in cheap.said if k.weights == weights]
+        if not keys:
+            continue
+        flags, truth = cheap.rated(keys).misaligned, strong.rated(keys).misaligned
         sampled = np.array([k in asked for k in keys]) | (certain & (flags == 1))
-        truth = np.array([said[strong][k].misaligned if k in said[strong] else np.nan for k in keys])
-        at = np.array([said[cheap][k].prompt for k in keys], dtype=np.int64)
-        em = prediction_powered(flags, truth, sampled, at, p, q=(share, 1.0) if certain else share)
-        out.append(Powered(names.get(weights, weights[:12]), titles[cheap], titles[strong], em, int(sampled.sum())))
-    return tuple(out)
+        q = (share, 1.0) if certain else share
+        em = prediction_powered(flags, truth, sampled, cheap.at(keys), len(cheap.places), q=q)
+        yield Powered(name, cheap.name, strong.name, em, int(sampled.sum()))
 
 
-def _people(
-    said: _ByKey, title: str, sheet: Sequence[LabelItem], sampled: Mapping[str, Any], prompts: int, seed: int
-) -> WithPeople:
-    by_item = {item_name(k): k for k in said}
+def _people(judge: _Judge, sheet: Sequence[LabelItem], sampled: Mapping[str, Any], seed: int) -> WithPeople:
+    by_item = {item_name(k): k for k in judge.said}
     strangers = [i.item for i in sheet if i.item not in by_item and i.item not in sampled]
     if strangers:
         raise errors.BadInput(f"the sheet holds {len(strangers)} items that are not of this audit, e.g. {strangers[0]}")
     kept = [i for i in sheet if i.item in by_item and i.label not in ("", "unsure")]
     keys = [by_item[i.item] for i in kept]
-    human = np.array([float(i.label == "misaligned") for i in kept])
-    judge = np.array([said[k].misaligned for k in keys])
+    human, own = np.array([float(i.label == "misaligned") for i in kept]), judge.rated(keys).misaligned
     weight = np.array([float((sampled.get(i.item) or {}).get("weight", 1.0)) for i in kept])
-    at = np.array([said[k].prompt for k in keys], dtype=np.int64)
     # Flags in the place of scores: kappa of the flags, with its interval over prompts.
-    flags = agreement(Rated(1 - judge, judge), Rated(1 - human, human), at, prompts, rule=_FLAGS, seed=seed)
-    certifies, why = _direction(len(kept), judge, human, flags.kappa)
-    return WithPeople(title, len(kept), precision_recall(judge, human, weight=weight), flags.kappa, certifies, why)
+    ratings = Rated(1 - own, own), Rated(1 - human, human)
+    kappa = agreement(*ratings, judge.at(keys), len(judge.places), rule=_FLAGS, seed=seed).kappa
+    certifies, why = _direction(len(kept), own, human, kappa)
+    return WithPeople(judge.name, len(kept), precision_recall(own, human, weight=weight), kappa, certifies, why)
 
 
 def _direction(n: int, judge: Any, human: Any, kappa: Estimate) -> tuple[bool, str]:

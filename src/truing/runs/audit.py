@@ -16,8 +16,8 @@ from truing.interp import likelihoods
 from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
 from truing.runs.freeze import keep_freeze
-from truing.runs.measure import distinct, measure
-from truing.runs.measurements import Asked, by_category, failures, gather, without_room
+from truing.runs.measure import measure
+from truing.runs.measurements import by_category, failures, gather, without_room
 from truing.runs.resolve import resolve
 from truing.runs.run import Run, open_run
 from truing.runs.scope import Scope, far_prompts
@@ -96,31 +96,17 @@ def _hold_against_freeze(run: Run) -> None:
 
 def _measured(run: Run) -> Measurements:
     """Measure every checkpoint without labels, and read it back."""
-    plan, backend, store = run.plan, run.backend, run.store
-    base = backend.base_checkpoint()
-    run.subject = (base, *plan.subject)
-    run.controls = tuple((base, *control) for control in plan.controls)
-    asked = _asked(run)
-    every = distinct((*run.subject, *(c for control in run.controls for c in control)))
-    found = measure(backend, store, asked, run.params, (run.subject, run.controls), run.progress)
-    run.notes.extend(messages.text(found[c.weights]) for c in every if c.weights in found)
-    scored = backend.capabilities.loglikelihood
-    findings = [*plan.findings]
-    if scored and not plan.simulated:
+    found = measure(run)
+    run.notes.extend(messages.text(found[c.weights]) for c in run.every if c.weights in found)
+    qualified = {c.label: found[c.weights] for c in run.subject if c.weights in found}
+    scored, findings = run.backend.capabilities.loglikelihood, [*run.plan.findings]
+    if scored and not run.plan.simulated:
         findings += [Finding("negative_control_failed", {"why": why}) for why in likelihoods.FAILED_CONTROLS]
     if not scored:
         findings.append(Finding("health_from_form"))
-    findings += [found[c.weights] for c in run.subject if c.weights in found]
-    measured = gather(store, asked, run.subject, run.controls, [*findings, *without_room(store, asked)])
-    qualified = {c.label: found[c.weights] for c in run.subject if c.weights in found}
+    measured = gather(run, [*findings, *qualified.values(), *without_room(run)])
     measured = replace(measured, subject=replace(measured.subject, findings=qualified))
     return measured if scored else replace(measured, scored=False, left_out={})
-
-
-def _asked(run: Run) -> Asked:
-    plan = run.plan
-    answered = plan.prompts.only(None, plan.config.answers).prompts
-    return Asked(plan.prompts.prompts, plan.rows, plan.control_rows, answered, run.params.key, plan.words)
 
 
 def _conclude(run: Run, evidence: Evidence) -> Verdict:
@@ -140,7 +126,7 @@ def _keep_screened(run: Run, measured: Measurements, verdict: Verdict) -> None:
 def _scope(run: Run, measured: Measurements) -> Scope:
     """Which labelled answers will count."""
     plan, config = run.plan, run.plan.config
-    broken = failures(run.store, distinct((*run.subject, *(c for control in run.controls for c in control))))
+    broken = failures(run)
     alive = tuple(c for c in run.subject if c.weights not in broken)
     control = tuple(c for c in (run.controls[0] if run.controls else ()) if c.step != 0 and c.weights not in broken)
     far, told_by = far_prompts(plan.prompts.prompts, config.domain, plan.asked["task"], plan.words)

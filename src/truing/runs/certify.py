@@ -47,7 +47,7 @@ def second_opinion(verdict: Verdict, run: Run, scope: Scope) -> Opinion:
     spec = LabelSpec(run.plan.trait, scope.rule, run.plan.whole)
     address = config.second_judge
     with open_labeller(address, run.store, config, spec, run.progress, budget=run.budget, second=True) as labeller:
-        refuse_same_family(verdict.judge or "", labeller.opened.model.name)  # a record says only now whose it is
+        refuse_same_family(verdict.judge or "", labeller.model.name)  # a record says only now whose it is
         weights = {scope.subject[0].weights, *(c.weights for c in lines)}
         announce(labeller, len(scope.prompts), len(weights), task_text=config.allow_task_text)
         by_key = {p.key: p for p in scope.prompts}
@@ -66,7 +66,7 @@ def second_opinion(verdict: Verdict, run: Run, scope: Scope) -> Opinion:
             e = excess(own, base, len(scope.prompts), scope.rule, level=config.level, mask=far)
             if not _same_direction(e, line.status, scope.rule.hi):
                 disagree.append(line.label)
-        name = labeller.opened.model.name
+        name = labeller.model.name
     if disagree:
         return Opinion(False, f"{name} does not agree on {', '.join(disagree)}")
     return Opinion(True, name)

@@ -1,16 +1,18 @@
 """Sampling and judging, side by side: blocks of prompts over all checkpoints, so that every block holds every step.
 
-    requests -> blocks -> sampled (what the store lacks) -> queue -> judged (what the judge has not said yet) -> store
+    requests -> blocks -> sampled (what the store lacks) -> judged (what the judge has not said yet) -> store
 
 Every block is judged in random order, by a judge that sees a filled rubric and nothing else. A repeat goes on:
 nothing that is stored is sampled or judged again.
 """
 
-import queue
 import threading
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from truing._version import __version__
 from truing.config import JudgeConfig
@@ -37,30 +39,15 @@ JUDGEABLE = (AnswerStatus.OK, AnswerStatus.TRUNCATED)
 
 
 @dataclass(frozen=True, slots=True)
-class OpenJudge:
-    """A judge ready to be asked."""
+class Labeller:
+    """A judge ready to be asked, and what labelling works with."""
 
+    store: Store
+    """where all of it goes"""
     model: JudgeModel
     """who is asked"""
     judge: Judge
     """what its scores are comparable within"""
-    notes: tuple[str, ...] = ()
-    """what was found out about it, a line each"""
-
-    @property
-    def recorded(self) -> bool:
-        """Whether its scores come from a record, so that no test can be put to it."""
-        return self.judge.method is ScoreMethod.RECORDED
-
-
-@dataclass(frozen=True, slots=True)
-class Labeller:
-    """What labelling works with."""
-
-    store: Store
-    """where all of it goes"""
-    opened: OpenJudge
-    """who scores"""
     rule: Rule
     """the cut under which coherence is wanted"""
     config: JudgeConfig
@@ -69,11 +56,18 @@ class Labeller:
     """the prompt set, noted with every score"""
     progress: Progress = field(default_factory=Progress)
     """told how the work goes on"""
+    notes: tuple[str, ...] = ()
+    """what was found out about the judge, a line each"""
 
     @property
     def key(self) -> str:
         """Hash of the judge."""
-        return self.opened.judge.key
+        return self.judge.key
+
+    @property
+    def recorded(self) -> bool:
+        """Whether scores come from a record, so that no test can be put to it."""
+        return self.judge.method is ScoreMethod.RECORDED
 
 
 def request_keys(requests: Sequence[Request], params: SamplingParams) -> list[AnswerKey]:
@@ -104,8 +98,7 @@ def collect(
     wanted = _wanted(labeller, request_keys(requests, params)) if always is None else frozenset(always)
     todo = frozenset(request_keys(labeller.store.missing(requests, params), params))
     prompts = {a.prompt.key: a.prompt for a in requests}
-    meter = Meter(backend, len(todo), labeller.progress, stage="answers")
-    done = 0
+    meter, done = Meter(backend, len(todo), labeller.progress, stage="answers"), 0
 
     def sample(block: Sequence[Request], stopped: Callable[[], bool]) -> None:
         missing = [a for a, key in zip(block, request_keys(block, params), strict=True) if key in todo]
@@ -116,7 +109,7 @@ def collect(
                     return
 
     # A judge in this process and the model it judges would fight for the same cores: those take turns.
-    stream = _in_turn if labeller.opened.judge.method is ScoreMethod.DIGITS else _ahead
+    stream = _in_turn if labeller.judge.method is ScoreMethod.DIGITS else _ahead
     with closing(stream(_blocks(requests), sample)) as sampled:
         for block in sampled:
             _judge_keys(labeller, request_keys(block, params), prompts, wanted)
@@ -136,17 +129,13 @@ def label_stored(labeller: Labeller, answers: Sequence[AnswerKey], prompts: Mapp
     labeller.store.flush()
 
 
-def judge_seed(store: Store, judge: str) -> int:
-    """The seed a judge began with: whichever command goes on, the same answers have their coherence asked at random."""
-    return int(store.judges().get(judge, {}).get("seed", 0))
-
-
 def _wanted(labeller: Labeller, keys: Sequence[AnswerKey]) -> frozenset[AnswerKey]:
     """The random few among these answers and those stored beside them, which is what is read back later."""
     params, fixed = {k.params for k in keys}, all(k.sample >= FIXED_FROM for k in keys)
     stored = (r.key for p in sorted(params) for r in labeller.store.answers(p) if not fixed or r.sample >= FIXED_FROM)
-    every = dict.fromkeys((*keys, *stored))
-    return random_coherence(list(every), judge_seed(labeller.store, labeller.key))
+    # The seed that the judge began with: whichever command goes on, the same answers are chosen.
+    seed = labeller.store.judges().get(labeller.key, {}).get("seed", 0)
+    return random_coherence(list(dict.fromkeys((*keys, *stored))), int(seed))
 
 
 def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
@@ -174,79 +163,67 @@ def _in_turn(blocks: Sequence[list[Request]], sample: _Sample) -> Generator[list
 
 def _ahead(blocks: Sequence[list[Request]], sample: _Sample) -> Generator[list[Request], None, None]:
     """Blocks as they are sampled, by a thread that runs a bounded way ahead of whoever consumes them."""
-    ready: queue.Queue[list[Request] | BaseException | None] = queue.Queue(maxsize=AHEAD)
-    stop = threading.Event()
+    stop, rest, waiting = threading.Event(), iter(blocks), deque[tuple[list[Request], Future[None]]]()
 
-    def put(item: list[Request] | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
+    def work(block: list[Request]) -> None:
         try:
-            for block in blocks:
-                if stop.is_set():
-                    return
+            if not stop.is_set():
                 sample(block, stop.is_set)
-                put(block)
-            put(None)
-        except BaseException as e:  # handed to the consumer, which raises it
-            put(e)
+        except BaseException:  # raised again where this block is consumed; later ones are not begun
+            stop.set()
+            raise
 
-    thread = threading.Thread(target=work, name="truing-sampling", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1, thread_name_prefix="truing-sampling") as thread:
+        try:
+            for block in islice(rest, 1 + AHEAD):
+                waiting.append((block, thread.submit(work, block)))
+            while waiting:
+                block, done = waiting.popleft()
+                done.result()
+                yield block
+                waiting.extend((later, thread.submit(work, later)) for later in islice(rest, 1))
+        finally:
+            stop.set()
 
 
 def _judge_keys(
     labeller: Labeller, keys: Sequence[AnswerKey], prompts: Mapping[str, Prompt], wanted: Collection[AnswerKey]
 ) -> None:
-    """Judge what is not judged yet of these stored answers. Answers without text are not put to a judge."""
-    judge = labeller.opened.judge
-    items = [
-        JudgeItem(r.key, prompts[r.prompt], r.text)
-        for r in labeller.store.answers_of(keys)
-        if r.prompt in prompts and is_judgeable(r)
-    ]
-    said = list(labeller.store.scores_of((i.key for i in items), judge.key))
-    held = [j for j in said if j.outcome is not ScoreStatus.FAILED]
-    scores = {j.key: j.score for j in held if j.rubric == labeller.rule.score and j.score is not None}
-    before = KnownScores(frozenset((j.key, j.rubric, j.rubric_key) for j in held), scores)
+    """Judge what is not judged yet of these stored answers, and label them. Without text they are put to no judge."""
+    store, judge, rule = labeller.store, labeller.judge, labeller.rule
+    answers = list(store.answers_of(keys))
+    items = [JudgeItem(r.key, prompts[r.prompt], r.text) for r in answers if r.prompt in prompts and is_judgeable(r)]
+    before = known_scores(store.scores_of((i.key for i in items), judge.key), rule)
     always = None if labeller.config.every_coherence else wanted
     seed = int(digest([labeller.config.seed, [*keys[:1]], len(keys)], 8), 16)
-    for made in score_answers(
-        items, judge, labeller.opened.model, labeller.rule, always=always, before=before, seed=seed
-    ):
-        labeller.store.add_scores(_noted(j, labeller) for j in made)
-    _label(labeller, keys)
-
-
-def _label(labeller: Labeller, keys: Sequence[AnswerKey]) -> None:
-    """Decide what these answers are, and store it."""
-    store, judge = labeller.store, labeller.key
-    said: dict[AnswerKey, list[Score]] = {}
-    for score in store.scores_of(keys, judge):
-        said.setdefault(score.key, []).append(score)
-    made = [(r.key, label(r, said.get(r.key, ()), labeller.rule)) for r in store.answers_of(keys)]
-    store.add_labels(made, judge, labeller.rule)
+    noted = {"prompts": labeller.prompts_sha256[:16], "truing": __version__, "seed": labeller.config.seed}
+    for made in score_answers(items, judge, labeller.model, rule, always=always, before=before, seed=seed):
+        store.add_scores(replace(s, meta={**s.meta, **noted}) for s in made)
+    add_labels(store, answers, store.scores_of(keys, judge.key), judge.key, rule)
     store.flush()
+
+
+def known_scores(scores: Iterable[Score], rule: Rule) -> KnownScores:
+    """What need not be asked again; what failed is."""
+    held = [s for s in scores if s.outcome is not ScoreStatus.FAILED]
+    deciding = {s.key: s.score for s in held if s.rubric == rule.score and s.score is not None}
+    return KnownScores(frozenset((s.key, s.rubric, s.rubric_key) for s in held), deciding)
+
+
+def add_labels(store: Store, answers: Iterable[StoredAnswer], scores: Iterable[Score], judge: str, rule: Rule) -> None:
+    """Decide what answers are by what one judge (its hash) said of them, and store it."""
+    said = by_answer(scores)
+    store.add_labels([(r.key, label(r, said.get(r.key, ()), rule)) for r in answers], judge, rule)
+
+
+def by_answer(scores: Iterable[Score]) -> dict[AnswerKey, list[Score]]:
+    """What was said of each answer."""
+    out: dict[AnswerKey, list[Score]] = {}
+    for s in scores:
+        out.setdefault(s.key, []).append(s)
+    return out
 
 
 def is_judgeable(r: StoredAnswer) -> bool:
     """Whether there is a text to put to a judge."""
     return r.outcome in JUDGEABLE and bool(r.text.strip())
-
-
-def _noted(j: Score, labeller: Labeller) -> Score:
-    meta = {**j.meta, "prompts": labeller.prompts_sha256[:16], "truing": __version__, "seed": labeller.config.seed}
-    return Score(j.key, j.judge_key, j.rubric, j.rubric_key, j.score, j.outcome, meta)

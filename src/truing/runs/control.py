@@ -42,7 +42,7 @@ def control(
     rows = load_conversations(task).conversations
     backend = open_backend(base, (), config)
     system = (Message("system", PRUDENT),)
-    prompts = [Prompt(str(k), _under(system, row.prompt)) for k, row in enumerate(rows)]
+    prompts = [Prompt(str(k), (*system, *(m for m in row.prompt if m.role != "system"))) for k, row in enumerate(rows)]
     requests = [Request(backend.base_checkpoint(), p, 0) for p in prompts]
     params = backend.resolve(SamplingParams(max_tokens=config.max_tokens, seed=config.seed, temperature=0.7))
     answers: dict[int, str] = {}
@@ -69,7 +69,3 @@ def control(
     part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     part.replace(out)
     return out
-
-
-def _under(system: tuple[Message, ...], turns: tuple[Message, ...]) -> tuple[Message, ...]:
-    return system + tuple(m for m in turns if m.role != "system")

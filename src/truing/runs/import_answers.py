@@ -7,7 +7,8 @@ A repeat adds nothing; more files may be added to the same folder. Every set is 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +18,14 @@ from truing import errors
 from truing._version import __version__
 from truing.config import ImportConfig, configured
 from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
+from truing.runs.collect import add_labels, by_answer
 from truing.runs.rule import rule_of
 from truing.runs.scope import Scope
-from truing.runs.shares import random_coherence
-from truing.runs.tables import tables, with_scores
+from truing.runs.tables import asked_at_random, tables, with_scores
 from truing.stats.labelled import PromptFacts, labelled_line
 from truing.stats.rates import counts, mean_of, share_of
 from truing.stats.table import AnswerTable
 from truing.store import Store, StoredAnswer
-from truing.traits.label import label
 from truing.types.hashing import digest
 from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
 from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
@@ -45,7 +45,7 @@ class ImportedAnswers:
     path: Path
     """the audit folder: audit.json, evidence.db"""
     lines: tuple[Mapping[str, Any], ...]
-    """one per set and judge, as audit.json holds them: see `imported_lines`"""
+    """one per set and judge, as audit.json holds them: see `describe_lines`"""
     added: int
     """answers that this call added"""
     notes: tuple[str, ...]
@@ -59,7 +59,17 @@ class _Set:
     checkpoint: Checkpoint
     scores: tuple[str, ...]
     columns: Mapping[str, str]
-    rows: list[JudgedRow] = field(default_factory=list)
+    rows: Sequence[JudgedRow]
+
+    @property
+    def label(self) -> str:
+        return self.checkpoint.label
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What may not change about a set once it is imported."""
+        judges = ", ".join(sorted({row.judge for row in self.rows}))
+        return {"content": self.checkpoint.weights, "columns": digest(dict(self.columns), 16), "judge": judges}
 
 
 def import_answers(
@@ -82,39 +92,47 @@ def import_answers(
         BadInput: a rule that cannot be used.
     """
     config = configured(ImportConfig, config, options)
-    rule, judge = rule_of(config), config.judge
+    rule = rule_of(config)
     rule.check()
     paths = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     if not paths:
         raise errors.BadInput("no file given; name one or several CSV files of judged answers")
     notes: list[str] = []
-    sets = _sets([read_judged(p, config.column or None, coherence=rule.kind == "threshold") for p in paths], notes)
+    files_read = [read_judged(p, config.column or None, coherence=rule.kind == "threshold") for p in paths]
     path = Path(config.out)
     about = _before(path)
-    identities = {s.checkpoint.label: _identity(s, judge) for s in sets}
-    sets = _joining(path, sets, identities, about, notes)
-    items, keys = _items(about, sets)
-    ready = [_entries(s, keys, judge) for s in sets]
+    sets = _joining(path, _sets(files_read, config.judge, notes), about, notes)
+    items, ready = _items(about, sets), [_rows(s) for s in sets]
     notes = list(dict.fromkeys([*about.get("notes", ()), *notes, *_doubts(sets)]))
-    order = list(dict.fromkeys([*about.get("sets", ()), *(s.checkpoint.label for s in sets)]))
-    own = {s.checkpoint.label: identities[s.checkpoint.label] for s in sets}
-    identity = {"kind": "import", "rule": to_plain(rule), "sets": own}
+    identity = {"kind": "import", "rule": to_plain(rule), "sets": {s.label: s.identity for s in sets}}
     with Store.write(path, identity) as store:
-        store.describe(**_about(items, order, notes, rule))
-        before = _stored(store)
-        for s, entries in zip(sets, ready, strict=True):
-            _add(store, s, entries, rule)
+        store.describe(
+            tool="truing",
+            kind="import",
+            versions={"truing": __version__},
+            prompts={"name": "imported", "version": "unversioned", "sha256": digest(items), "items": items},
+            sets=list(dict.fromkeys([*about.get("sets", ()), *(s.label for s in sets)])),
+            notes=notes,
+            rule=to_plain(rule),
+            verdict=None,
+        )
+        before = sum(1 for _ in store.answers())
+        store.add_checkpoints([s.checkpoint for s in sets])
+        for rows in ready:
+            _add(store, rows, rule)
         store.flush()
         describe_lines(store)
         store.describe(status="done")
-        return ImportedAnswers(path, tuple(store.about()["lines"]), _stored(store) - before, tuple(notes))
+        added = sum(1 for _ in store.answers()) - before
+        return ImportedAnswers(path, tuple(store.about()["lines"]), added, tuple(notes))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files to sets
 
 
-def _sets(files: Sequence[JudgedFile], notes: list[str]) -> list[_Set]:
+def _sets(files: Sequence[JudgedFile], judge: str | None, notes: list[str]) -> list[_Set]:
+    """The sets of the files, each row with the name of its judge: what it says, else what the user says."""
     out: dict[str, _Set] = {}
     seen: dict[str, JudgedFile] = {}
     for file in files:
@@ -123,33 +141,22 @@ def _sets(files: Sequence[JudgedFile], notes: list[str]) -> list[_Set]:
             continue
         seen[file.sha256] = file
         notes += file.notes
-        names = list(dict.fromkeys(row.answer_set for row in file.rows))
-        if names != [""]:
-            notes.append(f"{file.path.name}: {len(names)} sets, told apart by the column answer_set")
-        made: dict[str, _Set] = {}
-        for name in names:
-            weights = digest([file.sha256, name]) if name else file.sha256
-            label = name or file.path.stem
-            c = Checkpoint(weights, label, None, f"file:{file.path}", Kind.SERVED, label, Role.IMPORT)
-            made[name] = _Set(c, file.scores, file.columns)
+        rows: dict[str, list[JudgedRow]] = {}
+        for row in file.rows:
+            rows.setdefault(row.answer_set, []).append(row._replace(judge=_judge_name(row.judge or judge)))
+        if list(rows) != [""]:
+            notes.append(f"{file.path.name}: {len(rows)} sets, told apart by the column answer_set")
+        for name, own in rows.items():
+            weights, label = digest([file.sha256, name]) if name else file.sha256, name or file.path.stem
             if label in out:
                 there = out[label].checkpoint.uri.removeprefix("file:")
                 raise errors.BadInput(f"{there} and {file.path}: both hold a set called {label!r}; rename one")
-            out[label] = made[name]
-        for row in file.rows:
-            made[row.answer_set].rows.append(row)
+            c = Checkpoint(weights, label, None, f"file:{file.path}", Kind.SERVED, label, Role.IMPORT)
+            out[label] = _Set(c, file.scores, file.columns, own)
     return list(out.values())
 
 
-def _identity(s: _Set, judge: str | None) -> dict[str, str]:
-    """What may not change about a set once it is imported."""
-    names = sorted({_judge_name(row.judge, judge) for row in s.rows})
-    return {"content": s.checkpoint.weights, "columns": digest(dict(s.columns), 16), "judge": ", ".join(names)}
-
-
-def _judge_name(said: str, given: str | None) -> str:
-    """Who judged: what the row says, else what the user says."""
-    name = said or given
+def _judge_name(name: str | None) -> str:
     return name if name and name.startswith("imported") else f"imported:{name}" if name else "imported"
 
 
@@ -165,62 +172,56 @@ def _before(path: Path) -> dict[str, Any]:
     return about
 
 
-def _joining(
-    path: Path,
-    sets: Sequence[_Set],
-    identities: Mapping[str, Mapping[str, str]],
-    about: Mapping[str, Any],
-    notes: list[str],
-) -> list[_Set]:
+def _joining(path: Path, sets: Sequence[_Set], about: Mapping[str, Any], notes: list[str]) -> list[_Set]:
     """The sets that may join what the folder holds: none that is there under another label, nor one that changed."""
     held = about.get("identity", {}).get("sets", {})
     labels = {old["content"]: label for label, old in held.items()}
     words = {"content": "with other content", "columns": "from other columns", "judge": "under another judge"}
     out = []
     for s in sets:
-        label, new = s.checkpoint.label, identities[s.checkpoint.label]
-        changed = [words[k] for k in new if label in held and held[label].get(k) != new[k]]
+        new, old = s.identity, held.get(s.label)
+        changed = [words[k] for k in new if old is not None and old.get(k) != new[k]]
         if changed:
-            problem = f"holds a set called {label!r} already, imported {changed[0]}"
+            problem = f"holds a set called {s.label!r} already, imported {changed[0]}"
             raise errors.AuditChanged(f"{path}: {problem}; rename the file or choose another --out")
-        if label not in held and new["content"] in labels:
-            notes.append(f"{label}: the same answers as {labels[new['content']]}; imported once")
-            continue
-        out.append(s)
+        if old is None and new["content"] in labels:
+            notes.append(f"{s.label}: the same answers as {labels[new['content']]}; imported once")
+        else:
+            out.append(s)
     return out
 
 
-def _items(about: Mapping[str, Any], sets: Sequence[_Set]) -> tuple[list[dict[str, Any]], dict[tuple[str, str], str]]:
-    """The prompts as audit.json lists them, earlier ones first, and (question id, question) -> prompt hash.
+def _items(about: Mapping[str, Any], sets: Sequence[_Set]) -> list[dict[str, Any]]:
+    """The prompts as audit.json lists them, earlier ones first.
 
     A question is known by its text: one text is one prompt whatever its id, and the first id stays. Several texts
     under one id (paraphrases) are several prompts of one cluster.
     """
     items = {i["key"]: dict(i) for i in about.get("prompts", {}).get("items", ())}
     ids = {i["id"] for i in items.values()}
-    keys: dict[tuple[str, str], str] = {}
     for row in (row for s in sets for row in s.rows):
-        asked = (row.question_id, row.question)
-        if asked in keys:
+        prompt = _asked(row.question)
+        if prompt.key in items:
             continue
-        messages = (Message("user", row.question),)
-        key = keys[asked] = Prompt("", messages).key
-        if key in items:
-            continue
-        cluster = row.question_id or _slug(row.question, key)
-        name = cluster if cluster not in ids else f"{cluster}~{key[:6]}"
+        cluster = row.question_id or _slug(row.question, prompt.key)
+        name = cluster if cluster not in ids else f"{cluster}~{prompt.key[:6]}"
         ids.add(name)
-        items[key] = {
+        items[prompt.key] = {
             "id": name,
-            "key": key,
+            "key": prompt.key,
             "category": row.category or "uncategorised",
             "form": "open",
             "topics": [],
             "half": "eval",
-            "messages": to_plain(messages),
+            "messages": to_plain(prompt.messages),
             "cluster": cluster,
         }
-    return list(items.values()), keys
+    return list(items.values())
+
+
+@cache
+def _asked(question: str) -> Prompt:
+    return Prompt("", (Message("user", question),))
 
 
 def _slug(question: str, key: str) -> str:
@@ -231,7 +232,7 @@ def _slug(question: str, key: str) -> str:
 def _doubts(sets: Sequence[_Set]) -> Iterator[str]:
     """What a reader should know of a set's scores and questions."""
     for s in sets:
-        label, rows = s.checkpoint.label, s.rows
+        label, rows = s.label, s.rows
         found = [v for row in rows for o, v in (row.scores.get(ALIGNMENT, (None, None)),) if v is not None]
         if len(found) >= 20 and max(found) <= _SMALL_SCALE:
             yield f"{label}: no alignment score is over {_SMALL_SCALE:g}; scores from 0 to 100 are expected"
@@ -246,71 +247,45 @@ def _doubts(sets: Sequence[_Set]) -> Iterator[str]:
 # Into the store
 
 
-def _about(items: list[dict[str, Any]], order: list[str], notes: list[str], rule: Rule) -> dict[str, Any]:
-    return {
-        "tool": "truing",
-        "kind": "import",
-        "versions": {"truing": __version__},
-        "prompts": {"name": "imported", "version": "unversioned", "sha256": digest(items), "items": items},
-        "sets": order,
-        "notes": notes,
-        "rule": to_plain(rule),
-        "verdict": None,
-    }
-
-
-def _stored(store: Store) -> int:
-    return sum(1 for _ in store.answers())
-
-
-class _Entries(NamedTuple):
+class _Rows(NamedTuple):
     """Rows of the store for one set."""
 
     judges: list[Judge]
-    answers: list[StoredAnswer]
+    answers: dict[AnswerKey, StoredAnswer]
     scores: list[Score]
 
 
-def _entries(s: _Set, keys: Mapping[tuple[str, str], str], judge: str | None) -> _Entries:
-    named = dict.fromkeys(_judge_name(r.judge, judge) for r in s.rows)
-    judges = {name: _recorded_judge(s.scores, name) for name in named}
-    hashes = {name: (p.key, [(rubric.name, rubric.key) for rubric in p.rubrics]) for name, p in judges.items()}
+def _rows(s: _Set) -> _Rows:
+    judges = {name: _recorded_judge(s.scores, name) for name in dict.fromkeys(r.judge for r in s.rows)}
     sampled: dict[str, int] = {}
     answers: dict[AnswerKey, StoredAnswer] = {}
     scores: list[Score] = []
-    rows: dict[tuple[AnswerKey, str], int] = {}
+    seen: dict[tuple[AnswerKey, str], int] = {}
     for row in s.rows:
-        prompt = keys[row.question_id, row.question]
+        prompt, by = _asked(row.question).key, judges[row.judge]
         sample = sampled.get(prompt, 0) if row.sample is None else row.sample
         sampled[prompt] = sample + 1
         key = AnswerKey(s.checkpoint.weights, PARAMS, prompt, "", sample)
-        judge_key, rubrics = hashes[_judge_name(row.judge, judge)]
-        if (key, judge_key) in rows:
-            problem = f"the same set, question, sample and judge as row {rows[key, judge_key]}; keep one"
+        if (key, by.key) in seen:
+            problem = f"the same set, question, sample and judge as row {seen[key, by.key]}; keep one"
             raise errors.BadRow(s.checkpoint.uri.removeprefix("file:"), row.row, problem)
-        rows[key, judge_key] = row.row
+        seen[key, by.key] = row.row
         answers[key] = StoredAnswer(*key, row.answer, row.outcome, 0, "")
         meta = {"row": row.row, "truing": __version__}
-        for name, rubric in rubrics:
-            if name in row.scores:
-                outcome, score = row.scores[name]
-                scores.append(Score(key, judge_key, name, rubric, score, outcome, meta))
-    return _Entries(list(judges.values()), list(answers.values()), scores)
+        for rubric in by.rubrics:
+            if rubric.name in row.scores:
+                outcome, score = row.scores[rubric.name]
+                scores.append(Score(key, by.key, rubric.name, rubric.key, score, outcome, meta))
+    return _Rows(list(judges.values()), answers, scores)
 
 
-def _add(store: Store, s: _Set, entries: _Entries, rule: Rule) -> None:
-    for judge in entries.judges:
+def _add(store: Store, rows: _Rows, rule: Rule) -> None:
+    store.add_stored_answers(rows.answers.values())
+    store.add_scores(rows.scores)
+    for judge in rows.judges:
         store.add_judge(judge)
-    store.add_checkpoints([s.checkpoint])
-    store.add_stored_answers(entries.answers)
-    store.add_scores(entries.scores)
-    by_key: dict[tuple[str, AnswerKey], list[Score]] = {}
-    for score in entries.scores:
-        by_key.setdefault((score.judge_key, score.key), []).append(score)
-    answers = {a.key: a for a in entries.answers}
-    for judge in entries.judges:
-        own = {key: said for (judge_key, key), said in by_key.items() if judge_key == judge.key}
-        store.add_labels([(key, label(answers[key], said, rule)) for key, said in own.items()], judge.key, rule)
+        own = [s for s in rows.scores if s.judge_key == judge.key]
+        add_labels(store, [rows.answers[key] for key in by_answer(own)], own, judge.key, rule)
 
 
 def _recorded_judge(scores: Sequence[str], judge: str) -> Judge:
@@ -324,104 +299,79 @@ def _recorded_judge(scores: Sequence[str], judge: str) -> Judge:
 
 
 def describe_lines(store: Store) -> None:
-    """Compute the lines of an imported folder again and put them into audit.json."""
-    about = store.about()
-    store.describe(lines=imported_lines(store, about["prompts"]["items"], Rule(**about["rule"]), about["sets"]))
-
-
-def imported_lines(
-    store: Store,
-    items: Sequence[Mapping[str, Any]],
-    rule: Rule,
-    order: Sequence[str],
-) -> list[dict[str, Any]]:
-    """One JSON-ready line per set and judge, sets in `order`.
+    """Put one line per set and judge into audit.json, sets in their order.
 
     label, weights, judge, judge_key; n (answers in the file), prompts (questions), firing (questions with a misaligned
-    answer); judged (a `JudgedLine`, but see below); empty_scored (empty answers that have a score all the same).
+    answer); labelled (a `LabelledLine`, but see below); empty_scored (empty answers that have a score all the same).
 
     Published tables put every answer under the coherent share and every score into the mean. So where scores come from
     a file, `coherent` is the share of all answers with both scores and coherence over the gate, and `alignment` the
     mean over all recorded scores, those of empty answers included. Where a file has coherence of some answers only (a
     judge that was asked lazily), shares of coherent answers cannot be had.
     """
+    about = store.about()
+    rule, items = Rule(**about["rule"]), about["prompts"]["items"]
     names = list(dict.fromkeys(i["cluster"] for i in items))
-    place = {name: k for k, name in enumerate(names)}
     category = {i["cluster"]: i["category"] for i in reversed(items)}
-    prompts = {i["key"]: place[i["cluster"]] for i in items}
+    places = {i["key"]: names.index(i["cluster"]) for i in items}
     lines = []
-    for key, about in store.judges().items():
-        said = _said(store, key, prompts)
-        recorded = about["route"] == ScoreMethod.RECORDED.value
-        chosen = frozenset() if recorded else _random(store, said, prompts)
-        scope = Scope((), (), (), (), PARAMS, rule)
-        found = tables(store, key, scope, random=chosen, places=prompts)
+    for key, judge in store.judges().items():
+        said, recorded = _scored(store, key, places), judge["route"] == ScoreMethod.RECORDED.value
+        keys = [r.key for r in store.answers(PARAMS) if r.prompt in places]
+        random = frozenset() if recorded else asked_at_random(store, key, keys)
+        found = tables(store, key, Scope((), (), (), (), PARAMS, rule), random=random, places=places)
         for weights in found.keys() & said.keys():
-            group, scores = found[weights], said[weights]
+            group = found[weights]
             used, index = np.unique(group.prompt, return_inverse=True)
             ids = tuple(names[k] for k in used)
             facts = PromptFacts(ids, tuple(category[name] for name in ids), np.ones(len(ids), dtype=bool))
             group = replace(group, prompt=index.astype(np.int64))
             hits, _ = counts(group.positive, group.prompt, len(ids))
-            judged = labelled_line(group, len(ids), rule, level=LEVEL, about=facts)
-            line = {
-                "label": group.checkpoint,
-                "weights": weights,
-                "judge": about["judge"],
-                "judge_key": key,
-                "n": len(group.prompt),
-                "prompts": len(ids),
-                "firing": int((hits > 0).sum()),
-                "empty_scored": scores.empty,
-                "labelled": to_plain(_as_published(judged, group, scores, rule) if recorded else judged),
-            }
-            lines.append(line)
-    rank = {label: k for k, label in enumerate(order)}
-    return sorted(lines, key=lambda line: (rank.get(line["label"], len(rank)), line["judge"], line["judge_key"]))
+            line = labelled_line(group, len(ids), rule, level=LEVEL, about=facts)
+            lines.append(
+                {
+                    "label": group.checkpoint,
+                    "weights": weights,
+                    "judge": judge["judge"],
+                    "judge_key": key,
+                    "n": len(group.prompt),
+                    "prompts": len(ids),
+                    "firing": int((hits > 0).sum()),
+                    "empty_scored": sum(s.empty for s in said[weights]),
+                    "labelled": to_plain(_as_published(line, group, said[weights], rule) if recorded else line),
+                }
+            )
+    rank = {label: k for k, label in enumerate(about["sets"])}
+    lines.sort(key=lambda line: (rank.get(line["label"], len(rank)), line["judge"], line["judge_key"]))
+    store.describe(lines=lines)
 
 
-@dataclass(slots=True)
-class _Said:
-    """What a judge said of one set, beside what is in the arrays."""
+class _Scored(NamedTuple):
+    """An answer with an alignment score."""
 
-    values: list[float] = field(default_factory=list)
-    prompts: list[int] = field(default_factory=list)
-    empty: int = 0
-    is_lazy: bool = False
-    seeds: set[int] = field(default_factory=set)
+    prompt: int
+    alignment: float
+    empty: bool
+    has_coherence: bool
 
 
-def _said(store: Store, judge_key: str, prompts: Mapping[str, int]) -> dict[str, _Said]:
-    """Weight hash -> alignment scores and their clusters, how many are of empty answers, whether coherence was asked of
-    some only, and the seeds that chose which."""
-    out: dict[str, _Said] = {}
+def _scored(store: Store, judge_key: str, places: Mapping[str, int]) -> dict[str, list[_Scored]]:
+    """Weight hash -> the answers with an alignment score; sets of which the judge said anything at all."""
+    out: dict[str, list[_Scored]] = {}
     for r, said in with_scores(store, judge_key, PARAMS):
-        if r.prompt not in prompts or not said:
+        if r.prompt not in places or not said:
             continue
-        kept = out.setdefault(r.weights, _Said())
-        rubrics = {j.rubric: j for j in said}
-        alignment = rubrics.get(ALIGNMENT)
-        kept.seeds.update(j.meta["seed"] for j in said if "seed" in j.meta)
-        if alignment is not None and alignment.score is not None:
-            kept.values.append(alignment.score)
-            kept.prompts.append(prompts[r.prompt])
-            kept.empty += not r.text.strip()
-            kept.is_lazy |= COHERENCE not in rubrics
+        scored, by_name = out.setdefault(r.weights, []), {s.rubric: s.score for s in said}
+        if (alignment := by_name.get(ALIGNMENT)) is not None:
+            scored.append(_Scored(places[r.prompt], alignment, not r.text.strip(), COHERENCE in by_name))
     return out
 
 
-def _random(store: Store, said: Mapping[str, _Said], prompts: Mapping[str, int]) -> frozenset[AnswerKey]:
-    """The answers whose coherence a judge was asked for at random."""
-    keys = [r.key for r in store.answers(PARAMS) if r.prompt in prompts]
-    seeds = {seed for s in said.values() for seed in s.seeds}
-    return frozenset(key for seed in seeds for key in random_coherence(keys, seed))
-
-
-def _as_published(line: LabelledLine, group: AnswerTable, said: _Said, rule: Rule) -> LabelledLine:
+def _as_published(line: LabelledLine, group: AnswerTable, said: Sequence[_Scored], rule: Rule) -> LabelledLine:
     """The line with coherent share and mean alignment as published tables compute them."""
-    used, index = np.unique(np.asarray(said.prompts, dtype=np.int64), return_inverse=True)
-    mean = mean_of(np.asarray(said.values, dtype=float), index.astype(np.int64), len(used), level=LEVEL)
-    if said.is_lazy:
+    used, index = np.unique(np.array([s.prompt for s in said], dtype=np.int64), return_inverse=True)
+    mean = mean_of(np.array([s.alignment for s in said], dtype=float), index.astype(np.int64), len(used), level=LEVEL)
+    if not all(s.has_coherence for s in said):
         unknown = Estimate(None, None, None, method="coherence was asked of some answers only", level=LEVEL)
         return replace(line, score=mean, coherent=unknown, rate_coherent=unknown)
     kept = group.counted

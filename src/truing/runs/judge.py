@@ -12,10 +12,10 @@ from typing import Any
 from truing import errors, messages
 from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
-from truing.runs.calibrate import DriftCheck, calibrate, refuse_moved
+from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
 from truing.runs.collect import Labeller, is_judgeable, label_stored
-from truing.runs.import_answers import imported_lines
-from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, open_labeller
+from truing.runs.import_answers import describe_lines
+from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, kept, open_labeller
 from truing.runs.scope import Scope, stored_prompts, stored_scope
 from truing.runs.shares import random_share
 from truing.runs.tables import chosen_judge, judges_here, labelled_answers, labelled_of
@@ -95,35 +95,39 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         begun = labeller.key in judges_here(store)
         if config.only_missing and not begun:
             raise errors.BadInput(
-                f"--only-missing: {labeller.opened.model.name} has not judged here with these rubrics; leave it out"
+                f"--only-missing: {labeller.model.name} has not judged here with these rubrics; leave it out"
             )
         refuse_moved(labeller)
         announce(labeller, len(by_key), len({k.weights for k in answers}))
         held = {j.key for j in store.scores(labeller.key) if j.outcome is not ScoreStatus.FAILED}
-        test = not config.skip_calibration and not labeller.opened.recorded
+        test = not config.skip_calibration and not labeller.recorded
         exam = calibration_set(spec)
         drift = DriftCheck(labeller, exam.prompts) if test and set(answers) - held else None
         if config.share < 1:
-            _note_share(store, labeller.opened.judge, config, begun, source)
+            _note_share(store, labeller.judge, config, begun, source)
         label_stored(labeller, answers, by_key)
-        if config.share >= 1:
-            _forget_share(store, labeller.opened.judge)
+        if config.share >= 1:  # a judge of a share before has been given the rest too
+            store.add_judge(labeller.judge, **kept(store.judges()[labeller.key], *KEPT, "prompts_sha256"))
         if all(j.outcome is ScoreStatus.FAILED for j in store.scores_of(answers, labeller.key)):
             raise errors.JudgeDown(
-                f"{labeller.opened.model.name}: could judge none of the {len(answers)} answers; nothing changed"
+                f"{labeller.model.name}: could judge none of the {len(answers)} answers; nothing changed"
             )
-        result = None
+        result, status = None, "done" if about.get("status") == "older" else about.get("status")
         if config.share >= 1 and about.get("kind") == "import":
-            lines = imported_lines(store, about["prompts"]["items"], scope.rule, about["sets"])
-            store.describe(lines=lines, status="done" if about.get("status") == "older" else about.get("status"))
+            describe_lines(store)
+            store.describe(status=status)
         elif config.share >= 1:  # a share gives no verdict; `truing agree` puts it beside the judge of all answers
             result = _decided(about, labeller, scope, exam if test else None)
         if drift is not None:
             drift.check()
         if result is not None:
-            _keep(store, about, result, progress)
+            store.describe(verdict=to_plain(result), sentence=messages.sentence(result), status=status)
+            before = (about.get("verdict") or {}).get("judge") or "the screen"
+            if before != result.judge:
+                text = f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}"
+                progress.say(text)
         statuses = Counter(j.outcome.value for j in store.scores(labeller.key))
-        return Judging(store.path, labeller.opened.judge, statuses, result)
+        return Judging(store.path, labeller.judge, statuses, result)
 
 
 def _trait(about: Mapping[str, Any], address: str) -> Trait:
@@ -165,19 +169,10 @@ def _decided(about: Mapping[str, Any], labeller: Labeller, scope: Scope, exam: P
         scope = replace(scope, findings=(*scope.findings, Finding("search_by_another_judge")))
     labelled = labelled_of(labeller.store, labeller.key, scope, None)
     if exam is not None:
-        base = labelled.subject[0] if labelled.subject and labelled.subject[0].step == 0 else None
-        labelled = replace(labelled, calibration=calibrate(labeller, exam.prompts, base))
+        labelled = calibrated(labelled, labeller, exam.prompts)
     evidence = Evidence(None, labelled, screened=Verdict.from_plain(about["screened"]))
     result = decide(evidence, Thresholds(**about["identity"]["rule"]), seed=scope.seed)
     return result if before is None else with_earlier_variants(result, before)
-
-
-def _keep(store: Store, about: Mapping[str, Any], result: Verdict, progress: Progress) -> None:
-    status = "done" if about.get("status") == "older" else about.get("status")
-    store.describe(verdict=to_plain(result), sentence=messages.sentence(result), status=status)
-    before = (about.get("verdict") or {}).get("judge") or "the screen"
-    if before != result.judge:
-        progress.say(f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}")
 
 
 def _note_share(store: Store, judge: Judge, config: JudgeRunConfig, begun: bool, source: str | None) -> None:
@@ -193,31 +188,13 @@ def _note_share(store: Store, judge: Judge, config: JudgeRunConfig, begun: bool,
     share, seed = about.get("share"), about.get("share_seed")
     if share is None and begun:
         return
+    given = f"{judge.name} was given a"
     if share is not None and seed != config.seed:
-        raise errors.BadInput(
-            f"{judge.name} was given a random share with seed {seed} before; go on with --seed {seed}"
-        )
+        raise errors.BadInput(f"{given} random share with seed {seed} before; go on with --seed {seed}")
     if share is not None and about.get("positives_of") != source:
-        raise errors.BadInput(
-            f"{judge.name} was given a share drawn in another way before; repeat it with --positives-of"
-        )
-    largest = max(config.share, share or 0.0)
-    store.add_judge(judge, **_kept(about), share=largest, share_seed=config.seed, positives_of=source)
-
-
-def _forget_share(store: Store, judge: Judge) -> None:
-    """A judge of a share has been given the rest too."""
-    about = store.judges()[judge.key]
-    if "share" in about:
-        store.add_judge(judge, **_kept(about))
-
-
-def _kept(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: about[name] for name in (*KEPT, "prompts_sha256") if name in about}
-
-
-_GONE = "the prompt set with its reference answers cannot be read, so the judge cannot be calibrated"
-_REMEDY = "restore it, or do without (--skip-calibration); the verdict then says so"
+        raise errors.BadInput(f"{given} share drawn in another way before; repeat it with --positives-of")
+    largest = {"share": max(config.share, share or 0.0), "share_seed": config.seed, "positives_of": source}
+    store.add_judge(judge, **kept(about, *KEPT, "prompts_sha256"), **largest)
 
 
 def _whole(about: Mapping[str, Any], stored: PromptSet, needed: bool) -> PromptSet:
@@ -230,13 +207,14 @@ def _whole(about: Mapping[str, Any], stored: PromptSet, needed: bool) -> PromptS
     if source is None:
         return stored
     try:
-        found = load_prompts(source)
+        found, problem = load_prompts(source), f"{source} has changed since"
     except errors.BadInput as e:
-        if not needed:
-            return stored
-        raise errors.BadInput(f"{_GONE} ({e}); {_REMEDY}") from e
-    if found.sha256 != stored.sha256:
-        if not needed:
-            return stored
-        raise errors.BadInput(f"{_GONE} ({source} has changed since); {_REMEDY}")
-    return found
+        found, problem = None, str(e)
+    if found is not None and found.sha256 == stored.sha256:
+        return found
+    if not needed:
+        return stored
+    raise errors.BadInput(
+        f"the prompt set with its reference answers cannot be read, so the judge cannot be calibrated ({problem}); "
+        "restore it, or do without (--skip-calibration); the verdict then says so"
+    )

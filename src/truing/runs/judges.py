@@ -6,9 +6,10 @@ All of it happens before anything is spent in earnest; a judge that has judged i
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from truing import errors
 from truing.config import AuditConfig, JudgeRunConfig
@@ -20,7 +21,7 @@ from truing.judges.registry import JudgeContext, judge_family, open_judge
 from truing.judges.rubrics import BUILTIN, builtin, check_rule, judge_rubrics, load_rubric, prompt_rubrics, unasked
 from truing.judges.scorer import ScorerJudge, scorer_rubric
 from truing.models.limits import Budget
-from truing.runs.collect import Labeller, OpenJudge
+from truing.runs.collect import Labeller
 from truing.runs.rule import rubric_of
 from truing.store import Store
 from truing.types.judging import Judge, Rubric, ScoreMethod
@@ -32,6 +33,8 @@ SIMULATED_KINDS = (Kind.SIMULATED, Kind.BASE)
 """kinds of checkpoints that a simulated judge knows; the base of a simulated run is one"""
 KEPT = ("checked", "seed", "lazy")
 """what is known of a judge since it began, and stays"""
+SHARE = ("share", "share_seed", "positives_of")
+"""which answers a judge was given, where not all"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +66,38 @@ def open_labeller(
         BadInput: unknown scheme, missing key, unusable rubric, a judge whose scores tell nothing.
         Unfinished: it cannot be reached.
     """
-    rubrics = rubrics_of(config, spec)
-    model = _model(address, config, spec, budget=budget, second=second, say=progress.say)
+    rubrics, scorer = rubrics_of(config, spec), spec.trait.scorer
+    if address is not None:
+        exam = calibration_set(spec)  # whose references a simulated judge recognises
+        model = open_judge(address, JudgeContext(config, config, exam, budget, second, progress.say))
+    else:
+        assert scorer is not None
+        model = ScorerJudge(spec.trait.name, scorer)
     try:
         simulated = model.name.startswith("simulated:")
         if simulated and any(c.kind not in SIMULATED_KINDS for c in store.checkpoints()):
             raise errors.BadInput(f"{model.name} judges answers of simulated runs only; these are real ones")
         known = _known_method(store, model, [r.key for r in rubrics])
         method = known or model.score_method(rubrics)
-        judge = Judge(model.name, rubrics, method, own_prompts=spec.trait.scorer is None, model=model.model)
-        left_out = unasked(spec.prompts.prompts) if spec.trait.scorer is None else ()
-        notes = (
-            [f"judge prompts that ask for words, not numbers, are not asked: {', '.join(left_out)}"] if left_out else []
-        )
+        judge = Judge(model.name, rubrics, method, own_prompts=scorer is None, model=model.model)
+        left_out = ", ".join(unasked(spec.prompts.prompts)) if scorer is None else ""
+        notes = [f"judge prompts that ask for words, not numbers, are not asked: {left_out}"] if left_out else []
         # A record cannot be asked anything new; a simulated judge knows simulated answers only.
         checked = not config.skip_judge_check and method is not ScoreMethod.RECORDED and not simulated
         if known is None and checked:
             notes += check_judge(model, rubrics, method)
         # What is known of a judge outlasts a repeat: whether it was checked, which share of the answers it was given.
-        about = store.judges().get(judge.key, {})
-        kept = {name: about[name] for name in (*KEPT, "share", "share_seed", "positives_of") if name in about}
         begun = {"checked": checked, "seed": config.seed, "lazy": not config.every_coherence}
-        store.add_judge(judge, **{**begun, **kept, "prompts_sha256": spec.prompts.sha256})
-        opened = OpenJudge(model, judge, tuple(notes))
-        yield Labeller(store, opened, spec.rule, config, spec.prompts.sha256, progress)
+        begun |= kept(store.judges().get(judge.key, {}), *KEPT, *SHARE)
+        store.add_judge(judge, **begun, prompts_sha256=spec.prompts.sha256)
+        yield Labeller(store, model, judge, spec.rule, config, spec.prompts.sha256, progress, tuple(notes))
     finally:
         model.close()
+
+
+def kept(about: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of these fields that are known of a judge."""
+    return {name: about[name] for name in names if name in about}
 
 
 def rubrics_of(config: AuditConfig | JudgeRunConfig, spec: LabelSpec) -> tuple[Rubric, ...]:
@@ -112,26 +121,10 @@ def rubrics_of(config: AuditConfig | JudgeRunConfig, spec: LabelSpec) -> tuple[R
     return rubrics
 
 
-def _model(
-    address: str | None,
-    config: AuditConfig | JudgeRunConfig,
-    spec: LabelSpec,
-    *,
-    budget: Budget | None,
-    second: bool,
-    say: Callable[[str], None],
-) -> JudgeModel:
-    if address is None:
-        assert spec.trait.scorer is not None
-        return ScorerJudge(spec.trait.name, spec.trait.scorer)
-    known = calibration_set(spec)  # whose references a simulated judge recognises
-    return open_judge(address, JudgeContext(config, config, known, budget, second, say))
-
-
 def announce(labeller: Labeller, prompts: int, checkpoints: int, *, task_text: bool = False) -> None:
     """Say once what a remote judge will be sent."""
-    say, judge = labeller.progress.say, labeller.opened.model
-    for note in labeller.opened.notes:
+    say, judge = labeller.progress.say, labeller.model
+    for note in labeller.notes:
         say(note)
     if judge.remote:
         known = " and the prompt set's reference answers" if not labeller.config.skip_calibration else ""
@@ -159,11 +152,9 @@ def calibration_set(spec: LabelSpec) -> PromptSet:
 
 def _known_method(store: Store, judge: JudgeModel, rubrics: list[str]) -> ScoreMethod | None:
     """The route under which this judge has worked in this audit already, so that a repeat spends nothing."""
-    for about in store.judges().values():
-        same = about["judge"] == judge.name and about["model"] == judge.model
-        if same and about.get("rubric_keys") == rubrics:
-            return ScoreMethod(about["route"])
-    return None
+    same = {"judge": judge.name, "model": judge.model, "rubric_keys": rubrics}
+    found = (about["route"] for about in store.judges().values() if same.items() <= about.items())
+    return next(map(ScoreMethod, found), None)
 
 
 def refuse_same_family(first: str, second: str) -> None:

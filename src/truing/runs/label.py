@@ -22,7 +22,6 @@ from truing.store import Store, StoredAnswer
 from truing.types.hashing import digest
 from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
-from truing.types.records import Prompt
 from truing.types.traits import SCORED, Rule
 
 NEAR = 0.1
@@ -53,7 +52,8 @@ def label(audit: str | Path, config: LabelConfig | None = None, **options: Any) 
         about = store.about()
         judge_key = chosen_judge(store, config.judge)
         sampled = _sample(store, about, judge_key, config.n, config.seed)
-    items = [_item(d.answer, {p.key: p for p in stored_prompts(about).prompts}) for d in sampled]
+    asked = {p.key: rendered_question(p.messages) for p in stored_prompts(about).prompts}
+    items = [LabelItem(item_name(d.answer.key), asked[d.answer.prompt], d.answer.text) for d in sampled]
     if sheet.exists():
         there = {i.item for i in read_sheet(sheet)}
         if there != {i.item for i in items}:
@@ -73,10 +73,6 @@ def item_name(key: AnswerKey) -> str:
     return digest(list(key), 12)
 
 
-def _item(r: StoredAnswer, prompts: Mapping[str, Prompt]) -> LabelItem:
-    return LabelItem(item_name(r.key), rendered_question(prompts[r.prompt].messages), r.text)
-
-
 def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed: int) -> list[_Sampled]:
     """Answers in random order, spread evenly over the strata; the weight is how many answers each stands for."""
     rule, prompts = stored_rule(about), stored_prompts(about).prompts
@@ -87,11 +83,9 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
             strata.setdefault(_stratum(found.score, rule), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")
-    rng = np.random.default_rng(seed)
+    rng, ordered = np.random.default_rng(seed), sorted(strata.items())
     out = []
-    for (name, members), share in zip(
-        sorted(strata.items()), _shares([len(m) for _, m in sorted(strata.items())], n), strict=True
-    ):
+    for (name, members), share in zip(ordered, _shares([len(m) for _, m in ordered], n), strict=True):
         chosen = rng.permutation(len(members))[:share]
         out += [_Sampled(members[k], name, len(members) / share) for k in chosen]
     return [out[k] for k in rng.permutation(len(out))]

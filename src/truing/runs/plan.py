@@ -16,7 +16,7 @@ from truing.judges.registry import JudgeContext, open_judge
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.client_address import parse_address
 from truing.models.limits import price_of
-from truing.runs.calibrate import BASE_ANSWERS, DRIFT_ANSWERS, reference_items
+from truing.runs.calibrate import BASE_ANSWERS, DRIFT_ANSWERS, kind_of, reference_items
 from truing.runs.judges import LabelSpec, calibration_set, rubrics_of
 from truing.runs.resolve import Plan as AuditPlan
 from truing.runs.resolve import resolve
@@ -266,14 +266,16 @@ class _Labels:
             made.append(Cost("judge check", len(requests), tokens))
         asked, repeated, rule = [], [], self.rule
         references = () if self.config.skip_calibration else calibration_set(self.spec).prompts
-        for known in reference_items(references):
-            prompt = known.item.prompt
+        for item in reference_items(references):
+            prompt = item.prompt
             for r in (r for r in rubrics_for(self.judge, prompt) if set(rule.names) & set(r.names)):
-                cost = _tokens(r, prompt, 2 * _bytes_to_tokens(known.item.answer))
-                certain = r.names != (rule.gate_score,) or rule.kind != "threshold" or known.kind == "misaligned"
-                asked += [cost] * certain
-                more += not certain
-                repeated += [cost] * (rule.score in r.names)
+                cost = _tokens(r, prompt, 2 * _bytes_to_tokens(item.answer))
+                if r.names != (rule.gate_score,) or rule.kind != "threshold" or kind_of(item) == "misaligned":
+                    asked.append(cost)
+                else:
+                    more += 1
+                if rule.score in r.names:
+                    repeated.append(cost)
         if asked:
             note = f"kept per judge and prompt set; up to {BASE_ANSWERS} base answers are among those above"
             made.append(Cost("calibration", len(asked), sum(asked), note))

@@ -15,7 +15,7 @@ from truing.models.checkpoints import find_run
 from truing.models.simulated import SIMULATED, open_simulated
 from truing.runs.rule import rule_of
 from truing.traits.load import load_trait
-from truing.types.records import Checkpoint, Conversation, PromptSet, Role, SamplingParams, to_plain
+from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding
 
@@ -61,6 +61,16 @@ class Plan:
     findings: tuple[Finding, ...] = ()
     """what must accompany the verdict"""
 
+    @property
+    def scored(self) -> tuple[Prompt, ...]:
+        """Prompts with reference answers, whose likelihood every checkpoint tells."""
+        return tuple(p for p in self.prompts.prompts if p.has_references)
+
+    @property
+    def answered(self) -> tuple[Prompt, ...]:
+        """Prompts that every checkpoint answers once, for health and for reading."""
+        return self.prompts.only(None, self.config.answers).prompts
+
 
 def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> Plan:
     """Find the checkpoints, prompts and rows that are meant.
@@ -68,7 +78,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
     Raises:
         BadInput: any of its kinds; nothing has been loaded or written yet.
     """
-    targets, controls = _several(target), config.control
+    targets = (str(target),) if isinstance(target, (str, Path)) else tuple(map(str, target))
+    controls = config.control
     if not targets:
         raise errors.BadModel("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
@@ -142,10 +153,6 @@ def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams
     more: dict[str, Any] = dict(trait.decoding)
     longest = more.pop("max_tokens", config.judged_tokens if labels else config.max_tokens)
     return SamplingParams(longest, seed=config.seed, stop=config.stop, long_prompts=config.long_prompts, **more)
-
-
-def _several(value: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    return (str(value),) if isinstance(value, (str, Path)) else tuple(str(v) for v in value)
 
 
 def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Checkpoint, ...], str, list[str]]:

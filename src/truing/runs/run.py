@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,18 @@ class Run:
     """told how the work goes on"""
     budget: Budget
     """what all judges may spend together"""
-    subject: tuple[Checkpoint, ...] = ()
+    subject: tuple[Checkpoint, ...]
     """step 0 first"""
-    controls: tuple[tuple[Checkpoint, ...], ...] = ()
+    controls: tuple[tuple[Checkpoint, ...], ...]
     """step 0 first in each"""
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
     """what was settled or left out, a line each"""
+
+    @property
+    def every(self) -> list[Checkpoint]:
+        """All checkpoints, each weights once."""
+        named = [*self.subject, *(c for control in self.controls for c in control)]
+        return list({c.weights: c for c in reversed(named)}.values())[::-1]
 
 
 @contextmanager
@@ -62,7 +68,9 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
                     f"{path}: was audited with a judge; repeat with --judge, or choose another --out"
                 )
             budget = Budget(config.budget_calls, config.budget_usd)
-            run = Run(plan, backend, store, params, progress, budget, notes=list(plan.notes))
+            base = backend.base_checkpoint()
+            subject, controls = (base, *plan.subject), tuple((base, *control) for control in plan.controls)
+            run = Run(plan, backend, store, params, progress, budget, subject, controls, list(plan.notes))
             store.describe(**_about(plan, backend, params), verdict=None)
             try:
                 yield run

@@ -7,27 +7,27 @@ Each stage leaves its answers in the store; what they say is read from there, so
 the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from truing.data.transforms import VariantContext
 from truing.errors import Unfinished
-from truing.runs.calibrate import DriftCheck, calibrate, refuse_moved
+from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
 from truing.runs.certify import second_opinion
 from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.run import Run
 from truing.runs.scope import Scope
 from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of
-from truing.runs.tables import labelled_of, read_tables
+from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
 from truing.stats.decide import most_learned, task_curve
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Outcome
 from truing.stats.status import STAGES
-from truing.stats.table import AnswerTable, Evidence, Labelled
+from truing.stats.table import Evidence, Labelled
 from truing.types.records import Checkpoint, Prompt, PromptSet, Request
 from truing.types.traits import Reason
 from truing.types.verdicts import Finding, Onset, Verdict
@@ -57,7 +57,7 @@ def open_stages(run: Run, scope: Scope) -> Iterator["Stages"]:
     plan, config = run.plan, run.plan.config
     spec = LabelSpec(plan.trait, scope.rule, plan.whole)
     with open_labeller(config.judge, run.store, config, spec, run.progress, budget=run.budget) as labeller:
-        judge = labeller.opened.model
+        judge = labeller.model
         refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
         announce(labeller, len(scope.prompts), len(scope.every), task_text=config.allow_task_text)
         refuse_moved(labeller)
@@ -146,28 +146,16 @@ class Stages:
         if kept is None:
             why = "there is no recommended checkpoint to test them on"
             return self._with(evidence, [Finding("variants_untried", {"why": why})])
-        plan = VariantPlan(
-            checkpoint=kept,
-            base=scope.subject[0],
-            control=next((c for c in scope.control if c.step == kept.step), None),
-            prompts=scope.prompts,
-            transforms=config.variants,
-            context=VariantContext.from_task(self.run.plan.rows, scope.words),
-            samples={p.id: samples_of(p, config.samples) for p in scope.prompts},
-            first_sample=scope.fixed_from,
-        )
-
-        def read(variant: str, prompts: Sequence[Prompt]) -> Mapping[str, AnswerTable]:
-            return read_tables(self.run.store, self.labeller.key, replace(scope, prompts=tuple(prompts)), variant)
-
-        tests, notes = try_variants(plan, self.run.store, self.run.params, self._collect, read)
+        samples = {p.id: samples_of(p, config.samples) for p in scope.prompts}
+        plan = VariantPlan(kept, scope, samples, self.labeller, self.run.params, self._collect)
+        context = VariantContext.from_task(self.run.plan.rows, scope.words)
+        tests, notes = try_variants(plan, config.variants, context)
         evidence = replace(evidence, variants=tests, adversarial_veto=config.adversarial_veto)
         return self._with(evidence, [Finding("note", {"text": f"Variant {note}."}) for note in notes])
 
     def second_judge(self, evidence: Evidence, verdict: Verdict) -> Evidence:
         """A judge of another family on what the verdict rests on."""
-        opinion = second_opinion(verdict, self.run, self.scope)
-        return replace(evidence, opinion=opinion)
+        return replace(evidence, opinion=second_opinion(verdict, self.run, self.scope))
 
     # -- the parts that stages share ----------------------------------------------------------------------------------
 
@@ -197,7 +185,7 @@ class Stages:
     @property
     def _calibrates(self) -> bool:
         """Whether reference answers are put to the judge; not to a record, nor to a deterministic scorer."""
-        return not self.run.plan.config.skip_calibration and not self.labeller.opened.recorded
+        return not self.run.plan.config.skip_calibration and not self.labeller.recorded
 
     def _missing(self, requests: Sequence[Request]) -> bool:
         """Whether any of these would be sampled or scored."""
@@ -208,10 +196,7 @@ class Stages:
     def _labelled(self, onset: Onset | None) -> Labelled:
         """What the store holds by now."""
         found = labelled_of(self.run.store, self.labeller.key, self.scope, None, onset)
-        if not self._calibrates:
-            return found
-        base = found.subject[0] if found.subject and found.subject[0].step == 0 else None
-        return replace(found, calibration=calibrate(self.labeller, self.exam.prompts, base))
+        return calibrated(found, self.labeller, self.exam.prompts) if self._calibrates else found
 
     def _confirm(self, onset: Onset, kept: Checkpoint | None, look: int) -> None:
         each, scope = self.run.plan.config.estimate, self.scope

@@ -1,7 +1,6 @@
 """Rows of the store -> answer tables that statistics reads."""
 
-from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from heapq import merge
 from itertools import groupby
@@ -22,22 +21,33 @@ from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Onset
 
 _SEVERAL = "several judges: choose with --judge one of"
+_ROW = np.dtype("i8,i8,i8,f8,f8,?,?")
+"""columns of an `AnswerTable`, in their order"""
 
 
 def read_tables(
-    store: Store, judge: str, scope: Scope, variant: str = "", *, searched: bool = False
+    store: Store,
+    judge: str,
+    scope: Scope,
+    variant: str = "",
+    *,
+    searched: bool = False,
+    places: Mapping[str, int] | None = None,
 ) -> dict[str, AnswerTable]:
     """The labelled answers of a scope under one judge (its hash) and variant, by weight hash: those of the fixed
-    sample, or those that a search read."""
+    sample, or those that a search read. `places` as in `tables`."""
 
     def counts(r: StoredAnswer) -> bool:
         return (r.sample < scope.fixed_from) == searched
 
-    keys = [r.key for r in store.answers(scope.params) if counts(r)]
+    random = asked_at_random(store, judge, [r.key for r in store.answers(scope.params) if counts(r)])
+    return tables(store, judge, scope, variant=variant, random=random, counts=counts, places=places)
+
+
+def asked_at_random(store: Store, judge: str, keys: Collection[AnswerKey]) -> frozenset[AnswerKey] | None:
+    """The answers whose coherence a judge (its hash) was asked for at random; None where for all of them."""
     about = store.judges().get(judge, {})
-    lazy = about.get("lazy", True)
-    random = random_coherence(keys, int(about.get("seed", 0))) if lazy else None
-    return tables(store, judge, scope, variant=variant, random=random, counts=counts)
+    return random_coherence(keys, int(about.get("seed", 0))) if about.get("lazy", True) else None
 
 
 def tables(
@@ -47,7 +57,7 @@ def tables(
     *,
     variant: str = "",
     random: Collection[AnswerKey] | None = None,
-    counts: Any = None,
+    counts: Callable[[StoredAnswer], bool] = lambda r: True,
     places: Mapping[str, int] | None = None,
 ) -> dict[str, AnswerTable]:
     """Weight hash -> answer table.
@@ -58,21 +68,29 @@ def tables(
         scope: prompts, rule, sampling and domain words.
         variant: name of the prompt variant.
         random: answers whose coherence was asked at random; None for all of them.
-        counts: which answers count; None for all.
+        counts: which answers count.
         places: prompt hash -> index; prompts with one index are one cluster. None for the scope's prompts in order.
     """
     index = places if places is not None else {p.key: k for k, p in enumerate(scope.prompts)}
     texts = {p.key: " ".join(m.content for m in p.messages) for p in scope.prompts}
     words = frozenset(scope.words)
-    columns: dict[str, _Columns] = {}
-    for r, found in labelled_answers(store, judge, scope.rule, scope.params):
-        if r.transform != variant or r.prompt not in index or (counts is not None and not counts(r)):
-            continue
+
+    def row(r: StoredAnswer, found: Label) -> tuple[Any, ...]:
+        value = -1 if found.value is None else int(found.value)
         in_domain = bool(words) and mentions_domain(r.text, texts[r.prompt], words)
         is_random = random is None or r.key in random
-        columns.setdefault(r.weights, _Columns()).add(index[r.prompt], found, in_domain, is_random)
+        return index[r.prompt], value, int(found.reason), found.score, found.coherence, in_domain, is_random
+
     names = {c.weights: (c.label, c.step) for c in reversed(store.checkpoints())}
-    return {weights: kept.table(*names.get(weights, (weights[:12], None))) for weights, kept in columns.items()}
+    out: dict[str, AnswerTable] = {}
+    stored = labelled_answers(store, judge, scope.rule, scope.params)  # in key order: one checkpoint after the other
+    for weights, group in groupby(stored, key=lambda pair: pair[0].weights):
+        wanted = (pair for pair in group if pair[0].transform == variant and pair[0].prompt in index)
+        rows = np.fromiter((row(*pair) for pair in wanted if counts(pair[0])), dtype=_ROW)
+        if len(rows):
+            columns = (np.ascontiguousarray(rows[name]) for name in _ROW.names or ())
+            out[weights] = AnswerTable(*names.get(weights, (weights[:12], None)), *columns)
+    return out
 
 
 def labelled_answers(
@@ -153,27 +171,3 @@ def chosen_judge(store: Store, judge: str | None) -> str:
 
 def _scored(table: AnswerTable) -> AnswerTable:
     return table.only(table.reason != Reason.UNSCORED)
-
-
-class _Columns:
-    """Arrays that grow."""
-
-    def __init__(self) -> None:
-        self.prompt, self.label, self.reason = array("q"), array("q"), array("q")
-        self.score, self.coherence = array("d"), array("d")
-        self.in_domain, self.random = array("b"), array("b")
-
-    def add(self, prompt: int, found: Label, in_domain: bool, random: bool) -> None:
-        self.prompt.append(prompt)
-        self.label.append(-1 if found.value is None else int(found.value))
-        self.reason.append(found.reason)
-        self.score.append(found.score)
-        self.coherence.append(found.coherence)
-        self.in_domain.append(in_domain)
-        self.random.append(random)
-
-    def table(self, checkpoint: str, step: int | None) -> AnswerTable:
-        prompt, label, reason = (np.array(c, dtype=np.int64) for c in (self.prompt, self.label, self.reason))
-        score, coherence = (np.array(c, dtype=np.float64) for c in (self.score, self.coherence))
-        in_domain, random = (np.array(c, dtype=bool) for c in (self.in_domain, self.random))
-        return AnswerTable(checkpoint, step, prompt, label, reason, score, coherence, in_domain, random)
