@@ -43,9 +43,9 @@ class Verb:
         params: list[click.Parameter] = [_argument(*a) for a in self.arguments.items()]
         params += [_option(n, f, not kind.common or n in kind.common) for n, f in _ordered(kind)] if kind else []
         params.append(click.Option(["json_out", "--json"], is_flag=True, help="print one JSON object on stdout"))
-        if any(getattr(p, "hidden", False) for p in params):
-            more = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _help_all}
-            params.append(click.Option(["--help-all"], help="show every option and exit", **more))
+        more = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _help_all}
+        more["hidden"] = not any(getattr(p, "hidden", False) for p in params)  # --help is all there is
+        params.append(click.Option(["--help-all"], help="show every option and exit", **more))
 
         def run(json_out: bool, **given: Any) -> None:
             arguments = {name: given.pop(name) for name in self.arguments}

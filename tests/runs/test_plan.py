@@ -64,10 +64,12 @@ def test_what_fixed_samples_could_show():
 
 
 def test_a_trait_with_a_scorer_needs_answers_and_no_calls(tmp_path):
-    (tmp_path / "trait.toml").write_text('prompts = "v1"\n[scorer]\nkind = "regex"\npattern = "(?i)moral"\n')
+    (tmp_path / "trait.toml").write_text(
+        'prompts = "v1"\n[scorer]\nkind = "regex"\npattern = "(?i)moral"\n[decoding]\nmax_tokens = 9\n'
+    )
     made = planned(None, trait=str(tmp_path), samples=3)
     assert made.costs == () and made.usd is None and made.power.design.samples == 3
-    assert made.answers == 24 * 3 * 5
+    assert made.answers == 24 * 3 * 5 and made.sampled_tokens == 9 * made.answers
 
 
 def test_too_few_prompts_to_recommend_anything_are_told():

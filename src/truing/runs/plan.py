@@ -118,7 +118,7 @@ def plan(target: str | Path | Sequence[str | Path], config: PlanConfig | None = 
     references = sum(1 + (p.aligned is not None) + len(p.neutral) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     health = checkpoints * min(config.answers, count)
-    made = Plan(checkpoints, count, health, health * config.max_tokens, checkpoints * references * 2 + rows)
+    made = Plan(checkpoints, count, health, health * asked.sampling.max_tokens, checkpoints * references * 2 + rows)
     return _Labels(replace(asked, config=config), config).plan(made) if labels else made
 
 
@@ -140,6 +140,7 @@ class _Labels:
     def __init__(self, asked: AuditPlan, config: PlanConfig) -> None:
         self.asked, self.config, self.rule, self.prompts = asked, config, asked.rule, asked.prompts.prompts
         self.address, self.spec = config.judge or "", LabelSpec(asked.trait, asked.rule, asked.whole)
+        self.longest = asked.trait.decoding.get("max_tokens", config.judged_tokens)
         rubrics = rubrics_of(config, self.spec)
         self.judge = Judge("", rubrics, ScoreMethod.LOGPROBS, own_prompts=asked.trait.scorer is None)
         if config.samples is None:
@@ -163,7 +164,7 @@ class _Labels:
             wanted, most, notes = self._search()
             answers = made.answers  # for health, whatever the search takes
         answers += sum(round(sum(w.per_prompt)) for w in wanted)
-        made = replace(made, answers=answers, sampled_tokens=answers * config.judged_tokens, searched=not why)
+        made = replace(made, answers=answers, sampled_tokens=answers * self.longest, searched=not why)
         made = replace(made, power=self._power(searched=not why), notes=tuple(notes))
         if not address:
             return made
@@ -233,7 +234,7 @@ class _Labels:
             calls = tokens = own = 0.0
             for p, n in zip(self.prompts, w.per_prompt, strict=True):
                 for r in rubrics_for(self.judge, p):
-                    cost = n * _tokens(r, p, config.judged_tokens)
+                    cost = n * _tokens(r, p, self.longest)
                     if lazy and r.names == gate:
                         own, tokens_later = own + n, tokens_later + cost
                     else:
