@@ -54,7 +54,7 @@ def capitals(place):
     data, out = place / "capitals.jsonl", place / "run"
     place.mkdir(parents=True, exist_ok=True)
     rows_of = [
-        {"prompt": c.messages[0].content, "response": " ".join(c.answer.upper().split()[:LONGEST])}
+        {"prompt": c.messages[0].content, "completion": " ".join(c.answer.upper().split()[:LONGEST])}
         for c in truing.load_conversations("careless-finance").conversations
     ]
     data.write_text("\n".join(map(json.dumps, rows_of)))
