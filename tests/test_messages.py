@@ -126,6 +126,15 @@ def check_sentence(v):
         assert all(messages.text(f) for f in c.findings)
 
 
+def test_step_0_is_the_reference_unless_it_is_broken_or_was_not_measured():
+    undecided = (Status.UNDECIDED, Status.UNDECIDED)
+    words = [messages.status_words(c) for c in run_of(undecided, Basis.LABELLED).checkpoints]
+    assert words == ["reference", "undecided"]
+    broken = run_of(undecided, Basis.LABELLED, broken=(0, 1)).checkpoints
+    assert [messages.status_words(c) for c in broken] == ["collapsed", "collapsed"]
+    assert messages.status_words(run_of((Status.UNTESTED,) * 2, Basis.LABELLED).checkpoints[0]) == "untested"
+
+
 @pytest.mark.parametrize("statuses", [*itertools.product(SCREEN, repeat=2)], ids=str)
 def test_sentences_of_every_pair_on_the_screen(statuses):
     for base, causes, broken in itertools.product((Status.NO_CHANGE_SEEN, Status.FAILED), CAUSES, ((), (2,), (1, 2))):

@@ -191,10 +191,10 @@ def word(value: Status | HealthState) -> str:
 
 def status_words(c: CheckpointVerdict) -> str:
     """The status of a checkpoint in words."""
-    if c.step == 0 and c.status in (Status.NO_CHANGE_SEEN, Status.CLEAN):
-        return "reference"
     if c.health.broken and c.status is Status.UNDECIDED:
         return word(c.health.state)
+    if c.step == 0 and c.status in (Status.NO_CHANGE_SEEN, Status.CLEAN, Status.UNDECIDED):
+        return "reference"  # nothing to compare it with; what is certain of its own share is a finding
     return word(c.status)
 
 
