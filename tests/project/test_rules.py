@@ -171,11 +171,15 @@ def test_the_public_api_is_documented():
     assert not {p.name for p in SRC.iterdir() if p.is_dir()} & set(truing.__all__), "a package hides a function"
 
 
-def test_import_is_light():
-    code = (
-        "import sys, truing, truing.cli, truing.runs.audit, truing.report.table; "
-        "print([m for m in ('torch', 'transformers', 'peft', 'matplotlib') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("truing, truing.cli, truing.report.table", ("numpy", "scipy", "jinja2")),
+        ("truing.runs.audit", ("torch", "transformers", "peft", "matplotlib")),
+    ],
+)
+def test_import_is_light(modules, heavy):
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -3,9 +3,11 @@
 Everything from outside is set as `rich.text.Text`, never as markup.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,12 +15,14 @@ from rich.text import Text
 
 from truing.report.rates_table import rule_words, zone_words
 from truing.report.reading import MISSING, ends, judge_name, number, one_line, percent
-from truing.stats.meta import Equivalence
-from truing.stats.studies import Cell, Definition, DefinitionRow, Study, StudyCase
-from truing.stats.trend import Trend
 from truing.types.records import to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate
+
+if TYPE_CHECKING:  # the command line prints tables without loading scipy
+    from truing.stats.meta import Equivalence
+    from truing.stats.studies import Cell, Definition, DefinitionRow, Study, StudyCase
+    from truing.stats.trend import Trend
 
 CONSISTENT = {
     "above": "consistent",
