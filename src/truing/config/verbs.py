@@ -16,8 +16,8 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     """What an audit is asked to do."""
 
     common = (
-        "base", "task", "task_control", "control", "trait", "prompts", "out", "limit", "judge", "second_judge", "budget",
-        "variants", "gate", "fail_on",
+        "base", "task", "task_control", "control", "trait", "prompts", "out", "limit", "judge", "second_judge",
+        "budget", "variants", "gate", "fail_on",
     )  # fmt: skip
     internal = ("trust_remote_code", "sources")
 
