@@ -198,6 +198,7 @@ def test_tokenizers_that_cannot_write_numbers_are_refused():
 @pytest.mark.model
 def test_a_real_tokenizer_splits_85_and_the_expectation_differs_from_the_first_token(smollm2, monkeypatch):
     monkeypatch.setattr(local, "load_model", lambda *_: smollm2.use(smollm2.base_checkpoint()))
+    monkeypatch.setattr(local, "weights_hash", lambda _: "")
     judge = LocalJudge("smollm2-135m", FLOAT32)
     assert judge.name == "local:smollm2-135m"
     rubric = Rubric("coherence", "How clear is this answer, from 0 to 100? {question} {answer} Only write the number.")
