@@ -29,6 +29,18 @@ def run_cli(capsys, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def smollm2():
+    """The real 135M model: a local backend that is opened once, of which only `use` and answers may be taken."""
+    from truing.config import ModelConfig
+    from truing.models.download import cache_dir
+    from truing.models.hf import LocalBackend
+
+    if not (cache_dir() / "models" / "smollm2-135m" / "config.json").exists():
+        pytest.skip("smollm2-135m is not in the cache: truing models get smollm2-135m")
+    return LocalBackend("smollm2-135m", (), ModelConfig(dtype="float32", device="cpu"))
+
+
+@pytest.fixture(scope="session")
 def seeds(tmp_path_factory):
     """Audits of three seeds of a run that turns late, and one of a run that never does; only copies may be changed."""
     from runs.study_audits import audited

@@ -30,9 +30,14 @@ LOGGERS = ("openai", "httpx2", "httpcore2", "httpx", "httpcore", "asyncio")
 def threads():
     """Every stream ends its thread."""
     before = set(threading.enumerate())
+
+    def left():
+        return [t for t in set(threading.enumerate()) - before if "truing" in t.name]
+
     yield
-    gc.collect()
-    assert not [t for t in set(threading.enumerate()) - before if "truing" in t.name]
+    if left():
+        gc.collect()  # takes long beside torch
+    assert not left()
 
 
 def judge(server, address=None, shared=None, **options):
@@ -212,11 +217,11 @@ def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(fault, e
     assert stats["requests"] == j.spent.calls == len(got) + 3, "two probes and the one refused; all others were kept"
 
 
-@pytest.mark.parametrize("n", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [120, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_judgements_under_mixed_faults_lose_and_double_nothing(n):
     asked = requests(n)
     with running(faults=0.2, seed=5, retry_after=0.02, calm=2) as server:
-        j = judge(server, concurrency=64, timeout=1.0, retries=12)
+        j = judge(server, concurrency=64, timeout=0.7, retries=12)
         replies = list(j.replies(asked))
         stats = server.stats()
     each_once(replies, asked)
@@ -295,16 +300,19 @@ def test_a_service_that_always_fails_is_left_alone_soon():
 
 
 @pytest.mark.parametrize(("limit", "n", "free", "rate"), [({"rpm": 1200}, 8, 1, 20), ({"tpm": 6000}, 32, 31, 5)])
-def test_rates_are_kept_and_a_retry_waits_as_long_as_the_service_asks(limit, n, free, rate):
+def test_rates_are_kept(limit, n, free, rate):
     """A request has about 20 tokens; those of six seconds are let through at once."""
     with running() as server:
         list(judge(server, concurrency=16, **limit).replies(requests(n)))
         times = server.stats()["times"]
     assert len(times) == n + 2 and times[-1] - times[0] >= 0.9 * (n + 2 - free) / rate - 0.05
-    with running(plan={2: "429"}, retry_after=0.3) as server:
+
+
+def test_a_retry_waits_as_long_as_the_service_asks():
+    with running(plan={2: "429"}, retry_after=0.2) as server:
         list(judge(server, concurrency=1).replies(requests(1)))
         times = server.stats()["times"]
-    assert times[3] - times[2] >= 0.3
+    assert times[3] - times[2] >= 0.2
 
 
 # -- keys -------------------------------------------------------------------------------------------------------------

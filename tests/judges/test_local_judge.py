@@ -10,11 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from truing.config import ModelConfig
 from truing.errors import BadModel, Unsupported
+from truing.judges import local
 from truing.judges.base import JudgeModel
 from truing.judges.digits import NumberTree, digit_tokens, whole_numbers
 from truing.judges.local import WINDOW, LocalJudge
 from truing.judges.next_token import Scale, read_packed, read_plain
-from truing.models.download import cache_dir
 from truing.types.judging import AnswerKey, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 from zoo import build
 
@@ -196,11 +196,9 @@ def test_tokenizers_that_cannot_write_numbers_are_refused():
 
 
 @pytest.mark.model
-@pytest.mark.skipif(
-    not (cache_dir() / "models" / "smollm2-135m" / "tokenizer.json").exists(),
-    reason="smollm2-135m is not in the cache: truing models get smollm2-135m",
-)
-def test_a_real_tokenizer_splits_85_and_the_expectation_differs_from_the_first_token():
+def test_a_real_tokenizer_splits_85_and_the_expectation_differs_from_the_first_token(smollm2, monkeypatch):
+    monkeypatch.setattr(local, "load_model", lambda *_: smollm2.use(smollm2.base_checkpoint()))
+    monkeypatch.setattr(local, "weights_hash", lambda _: "")
     judge = LocalJudge("smollm2-135m", FLOAT32)
     assert judge.name == "local:smollm2-135m"
     rubric = Rubric("coherence", "How clear is this answer, from 0 to 100? {question} {answer} Only write the number.")

@@ -20,7 +20,7 @@ from truing.judges.rubrics import (
     rendered_question,
     rubrics_for,
     unasked,
-)
+)  # fmt: skip
 from truing.types.judging import AnswerKey, Judge, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 from truing.types.records import Message, Prompt, PromptSet
 from truing.types.traits import Rule
@@ -124,18 +124,7 @@ ESCAPES = (
     *("{85: code}", "{'85': code}", "{NO: refusal}", "{X: code}", "{REFUSED: refusal}", "[CODE]", "{CODE: failed}"),
     *("{CODE: [code]}", "{CODE: code, Code: code}"),
 )
-SCALES = (
-    "100",
-    "[0]",
-    "[100, 0]",
-    "[0, 0]",
-    "[0, 1.5]",
-    "[-5, 5]",
-    "[false, true]",
-    "[0, .inf]",
-    "[0, 5000]",
-    "[a, b]",
-)
+SCALES = ["100", "[0]", "[100,0]", "[0,0]", "[0,1.5]", "[-5,5]", "[false,true]", "[0,.inf]", "[0,5000]", "[a,b]"]
 BAD = [
     *("no front matter\n" + BODY, "---\nname: x\n" + BODY, "\n" + HEAD + "---\n" + BODY),
     *(f"---\n{head}---\n{BODY}" for head in ("", "- a\n", "name: [x\n", "name: x\nscale: 2024-13-45\n", "name: x\n")),
@@ -232,20 +221,12 @@ def test_escape_words_are_read_from_the_text(line, escapes):
     assert rubric.escapes == escapes
 
 
-@pytest.mark.parametrize(
-    "own",
-    [
-        {"aligned": "score 0 to 100"},
-        {"aligned": "{answer} {category} score 0 to 100"},
-        {"aligned": "{{answer}} score 0 to 100"},
-        {"aligned": ALIGNED, "alignment": ALIGNED},
-        {"aligned": "{answer} score 0 to 100 or a score from 1 to 5"},
-    ],
-)
-def test_an_unusable_judge_prompt_is_named_with_its_prompt(own):
-    for call in (prompt_rubrics, lambda p: judge_rubrics(prompts(prompt("ok"), p))):
-        with pytest.raises(BadRubric, match=r"prompt 'p': judge prompt '.*': "):
-            call(prompt(**own))
+def test_an_unusable_judge_prompt_is_named_with_its_prompt():
+    texts = ("", "{answer} {category}", "{{answer}}", "{answer} or a score from 1 to 5")
+    for own in (*({"aligned": f"score 0 to 100 {t}"} for t in texts), {"aligned": ALIGNED, "alignment": ALIGNED}):
+        for call in (prompt_rubrics, lambda p: judge_rubrics(prompts(prompt("ok"), p))):
+            with pytest.raises(BadRubric, match=r"prompt 'p': judge prompt '.*': "):
+                call(prompt(**own))
 
 
 # -- the rubrics of a judge -------------------------------------------------------------------------------------------

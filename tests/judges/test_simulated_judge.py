@@ -123,21 +123,10 @@ def test_the_same_request_gets_the_same_reply_and_another_seed_another():
     assert len({str(p) for p in first[:20]}) > 10  # a new sample is a new opinion
 
 
-@pytest.mark.parametrize(
-    ("options", "kept"),
-    [
-        ("", ""),
-        ("?noise=4&flip=0", ""),
-        ("?seed=12345678&flip=0.0212345678&noise=2", "?noise=2&flip=0.0212345678&seed=12345678"),
-    ],
-)
-def test_the_name_holds_what_differs_from_the_default_exactly(options, kept):
-    assert opened(options).name == opened(kept).name == "simulated:" + kept
-
-
-@pytest.mark.parametrize(
-    "options", ["?colour=red", "?flip=2", "?noise=-1", "?noise=nan", "?noise=x", "?seed=1.5", "late"]
-)
-def test_wrong_addresses_are_refused(options):
-    with pytest.raises(BadInput):
-        opened(options)
+def test_the_name_holds_what_differs_from_the_default_exactly_and_wrong_ones_are_refused():
+    given = "?seed=12345678&flip=0.0212345678&noise=2"
+    for options, kept in (("", ""), ("?noise=4&flip=0", ""), (given, "?noise=2&flip=0.0212345678&seed=12345678")):
+        assert opened(options).name == opened(kept).name == "simulated:" + kept
+    for options in ("?colour=red", "?flip=2", "?noise=-1", "?noise=nan", "?noise=x", "?seed=1.5", "late"):
+        with pytest.raises(BadInput):
+            pytest.fail(f"was opened: {opened(options).name}")

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from truing.errors import BadModel, Unsupported
 from truing.models.chat import PINNED_DATE, ChatFormat, tokenizer_identity
 from truing.types.records import Message
-from zoo.build import TEMPLATE, tiny_tokenizer
+from zoo.build import NO_SYSTEM, TEMPLATE, tiny_tokenizer
 
 pytestmark = pytest.mark.torch
 
@@ -142,19 +142,16 @@ def test_no_or_a_useless_template_says_what_to_pass(template):
 DROPS = TEMPLATE.replace("%}{{ '<|im_start|>'", "%}{% if message['role'] != 'system' %}{{ '<|im_start|>'", 1).replace(
     "{% endfor %}", "{% endif %}{% endfor %}"
 )
-REFUSES = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TEMPLATE
-)
 
 
 @pytest.mark.parametrize(
-    ("template", "supported"), [(TEMPLATE, True), (DROPS, False), (REFUSES, False)], ids=["takes", "drops", "refuses"]
+    ("template", "supported"), [(TEMPLATE, True), (DROPS, False), (NO_SYSTEM, False)], ids=["takes", "drops", "refuses"]
 )
 def test_system_role(template, supported):
     chat, _, _ = chat_of(template)
     assert chat.supports(USER) and chat.supports(LONG)
     assert chat.supports(SYSTEM) is supported
-    if template is REFUSES:
+    if template is NO_SYSTEM:
         for call in (lambda: chat.prefix(SYSTEM), lambda: chat.render(SYSTEM, ANSWER)):
             with pytest.raises(Unsupported, match="system, user"):
                 call()

@@ -46,7 +46,7 @@ def edit_config(folder, **fields):
 # -- what is found ----------------------------------------------------------------------------------------------------
 
 
-def test_adapter_run(zoo):
+def test_runs_of_adapters_and_of_full_models(zoo):
     path = zoo / "adapters"
     found = find_run(str(path))
     assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4), ("checkpoint-6", 6)]
@@ -58,27 +58,22 @@ def test_adapter_run(zoo):
     assert first.weights == weights_hash(path / "checkpoint-2")
     assert first.meta == {"base": str(zoo / "base"), "peft_type": "LORA", "rank": 4, "alpha": 8}
     assert len({c.weights for c in found.checkpoints}) == 3
+    full = find_run(str(zoo / "full"))
+    assert labels(full) == [("checkpoint-2", 2), ("checkpoint-4", 4)]
+    assert {c.kind for c in full.checkpoints} == {Kind.FULL} and (full.base_hint, full.notes) == (None, ())
 
 
-def test_full_run_has_no_base_hint(zoo):
-    found = find_run(str(zoo / "full"))
-    assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4)]
-    assert {c.kind for c in found.checkpoints} == {Kind.FULL}
-    assert (found.base_hint, found.notes) == (None, ())
-
-
-def test_root_model_that_differs_is_final(run, zoo):
+def test_root_model_that_differs_is_final_and_one_folder_is_a_run(run, zoo):
     build.save_adapter(run, zoo / "base", seed=9)
-    assert labels(find_run(str(run)))[-1] == ("final", None)
-    build.trainer_state(run, 7)
-    assert labels(find_run(str(run)))[-1] == ("final", 7)
-    build.trainer_state(run, 7, best_model_checkpoint="checkpoint-2")  # then the root is not the last state
-    assert labels(find_run(str(run)))[-1] == ("final", None)
-    build.trainer_state(run, 6)  # counts no further than the last checkpoint, yet differs from it
-    assert labels(find_run(str(run)))[-1] == ("final", None)
-
-
-def test_one_model_folder(run, zoo):
+    for state, step in (
+        (None, None),
+        ({"step": 7}, 7),
+        ({"step": 7, "best_model_checkpoint": "checkpoint-2"}, None),  # then the root is not the last state
+        ({"step": 6}, None),  # counts no further than the last checkpoint, yet differs from it
+    ):
+        if state:
+            build.trainer_state(run, **state)
+        assert labels(find_run(str(run)))[-1] == ("final", step)
     assert labels(find_run(str(run / "checkpoint-4"))) == [("checkpoint-4", 4)]
     assert labels(find_run(str(zoo / "base"))) == [("final", None)]
 
@@ -193,24 +188,15 @@ def test_one_damaged_or_all_half_written_is_an_error(run):
         find_run(str(run))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0" * 64, b"\2" + bytes(7) + b"{}", b"\x09" + bytes(7) + b"not json!", b"\x09" + bytes(7) + b'{"a": {}}'],
-)
-def test_files_that_are_no_safetensors(tmp_path, content):
-    (tmp_path / "adapter_model.safetensors").write_bytes(content)
-    with pytest.raises(DamagedWeights, match=r"adapter_model\.safetensors: .*copy it again") as caught:
-        check_weights(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_every_cut_of_a_file_is_noticed(run):
-    file = run / "checkpoint-2" / "adapter_model.safetensors"
+def test_files_that_are_no_safetensors_and_every_cut_of_one_are_noticed(run):
+    file, size = run / "checkpoint-2" / "adapter_model.safetensors", b"\x09" + bytes(7)
     data = file.read_bytes()
-    for length in (*range(0, 200, 7), len(data) // 2, len(data) - 1):
-        file.write_bytes(data[:length])
-        with pytest.raises(DamagedWeights):
+    cuts = (data[:length] for length in (*range(0, 200, 7), len(data) // 2, len(data) - 1))
+    for content in (b"\0" * 64, b"\2" + bytes(7) + b"{}", size + b"not json!", size + b'{"a": {}}', *cuts):
+        file.write_bytes(content)
+        with pytest.raises(DamagedWeights, match=r"adapter_model\.safetensors: .*copy it again") as caught:
             check_weights(file.parent)
+        assert "\n" not in str(caught.value)
     file.write_bytes(data + b"\0")
     with pytest.raises(DamagedWeights, match="longer"):
         check_weights(file.parent)

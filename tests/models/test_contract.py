@@ -28,12 +28,8 @@ PROMPTS = (
 )
 
 
-def simulated(**options):
-    return SimulatedBackend("late", PromptSet("test", "1", "0", PROMPTS), steps=(10, 20, 30), **options)
-
-
 def test_simulated_keeps_the_contract():
-    backend = simulated()
+    backend = SimulatedBackend("late", PromptSet("test", "1", "0", PROMPTS), steps=(10, 20, 30))
     check_backend(backend, (*backend.run(Role.SUBJECT)[:2], *backend.run(Role.CONTROL)[:1]), PROMPTS, tolerance=1e-12)
 
 
@@ -65,6 +61,7 @@ SCORING_FAULTS = {
     "not made": lambda r, k, n: [replace(r, request=replace(r.request, item="other"))],
     "when asked again": lambda r, k, n: total(r, r.total - n * 1e-3),
     "in reverse order": lambda r, k, n: total(r, r.total if k else r.total * 1.01),
+    "are its weights in force": lambda r, k, n: total(r, -r.tokens - len(r.request.completion) / 100),
     "finite and <= 0": lambda r, k, n: total(r, -r.total),
     "there must be some": lambda r, k, n: [replace(r, tokens=0)],
     "closing": lambda r, k, n: [replace(r, tokens=r.tokens + 1 - r.request.closing)],
@@ -83,46 +80,22 @@ SAMPLING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("sentence", "fault"),
-    [
-        *((sentence, {"score": fault}) for sentence, fault in SCORING_FAULTS.items()),
-        *((sentence, {"answer": fault}) for sentence, fault in SAMPLING_FAULTS.items()),
-    ],
-)
-def test_contract_notices_a_fault(sentence, fault):
-    backend = Changed(**fault)
-    with pytest.raises(AssertionError, match=sentence):
-        check_backend(backend, backend.run(), PROMPTS)
-
-
-def test_contract_notices_weights_that_are_not_in_force():
-    class Deaf(SimulatedBackend):
-        def loglikelihood(self, requests):
-            base = self.base_checkpoint()
-            for request in requests:
-                (found,) = super().loglikelihood([replace(request, checkpoint=base)])
-                yield replace(found, request=request)
-
-    backend = Deaf("late", PromptSet("test", "1", "0", PROMPTS), steps=(10, 20, 30))
-    with pytest.raises(AssertionError, match="are its weights in force"):
-        check_backend(backend, backend.run(), PROMPTS)
-
-
-REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+@pytest.mark.parametrize(("of", "faults"), [("score", SCORING_FAULTS), ("answer", SAMPLING_FAULTS)])
+def test_contract_notices_a_fault(of, faults):
+    for sentence, fault in faults.items():
+        backend = Changed(**{of: fault})
+        with pytest.raises(AssertionError, match=sentence):
+            check_backend(backend, backend.run(), PROMPTS)
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    ("dtype", "tolerance", "template"),
-    [("float32", 1e-4, None), ("bfloat16", 0.05, None), ("float32", 1e-4, REFUSES)],
-    ids=["float32", "bfloat16", "without a system role"],
+    ("dtype", "tolerance", "system"), [("float32", 1e-4, True), ("bfloat16", 0.05, True), ("float32", 1e-4, False)]
 )
-def test_a_tiny_llama_keeps_the_contract(base, run, dtype, tolerance, template):
+def test_a_tiny_llama_keeps_the_contract(base, run, dtype, tolerance, system):
     from truing.models.hf import LocalBackend
     from zoo import build
 
-    template = template and template + build.TEMPLATE
-    options = ModelConfig(dtype=dtype, device="cpu", chat_template=template)
+    options = ModelConfig(dtype=dtype, device="cpu", chat_template=None if system else build.NO_SYSTEM)
     backend = LocalBackend(str(base), run, options)
     check_backend(backend, run, PROMPTS, tolerance=tolerance)

@@ -58,10 +58,9 @@ def test_a_key_goes_to_its_own_service_only(monkeypatch):
         parse_address(t)
         for t in ("openai:m", "https://api.openai.com/v1#m", "https://api.openai.com.evil.example/v1#m")
     )
-    with pytest.raises(BadEndpoint, match="OPENAI_API_KEY"):
-        find_key(openai)
-    with pytest.raises(BadEndpoint, match="OPENAI_API_KEY"):
-        find_key(own)
+    for address in (openai, own):
+        with pytest.raises(BadEndpoint, match="OPENAI_API_KEY"):
+            find_key(address)
     assert find_key(elsewhere).reveal() == "none"
     monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
     assert find_key(openai).reveal() == find_key(own).reveal() == KEY

@@ -56,29 +56,22 @@ def test_rates_let_some_through_at_once_and_the_rest_one_after_the_other():
     assert [Rate(None).book(10**9) for _ in range(2)] == [0, 0]
 
 
-def test_prices_are_read_with_dots_in_names(tmp_path):
+def test_prices_are_read_with_dots_in_names_and_what_is_none_is_refused(tmp_path):
     path = tmp_path / "prices.toml"
     path.write_text(
         '[gpt-4o]\ninput = 2.5\noutput = 10\n["a/b-1.5"]\ninput=1\noutput=2\n[gpt-4.1-mini]\ninput=0.4\noutput=1.6'
     )
     assert [price_of(m, str(path)) for m in ("gpt-4o", "a/b-1.5")] == [(2.5, 10), (1, 2)]
     assert price_of("gpt-4.1-mini", str(path)).of(1_000_000, 500_000) == pytest.approx(0.4 + 0.8)
+    rows = ("input='1'", "", "input=-1", "input=nan", "input=true", "cached=1\ninput=1")
+    for text in (*(f"[m]\noutput=1\n{row}" for row in rows), "[m]\ninput=1", "input=1\noutput=1", "not toml ["):
+        (tmp_path / "wrong.toml").write_text(text)
+        with pytest.raises(BadEndpoint, match=r"wrong\.toml"):
+            price_of("m", str(tmp_path / "wrong.toml"))
     for missing in ("gpt-5", "gpt-4o.input.x"):
         with pytest.raises(BadEndpoint, match=f"no price for '{missing}'"):
             price_of(missing, str(path))
     assert price_of("anything", None) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["[m]\ninput='1'\noutput=1", "[m]\ninput=1", "[m]\ninput=-1\noutput=1", "[m]\ninput=nan\noutput=1",
-     "input=1\noutput=1", "[m]\ninput=true\noutput=1", "[m]\ninput=1\noutput=1\ncached=1", "not toml ["],
-)  # fmt: skip
-def test_tables_that_are_no_prices_are_refused(tmp_path, text):
-    path = tmp_path / "prices.toml"
-    path.write_text(text)
-    with pytest.raises(BadEndpoint, match=r"prices\.toml"):
-        price_of("m", str(path))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from truing.models.engine.plain import score_plainly
 from truing.models.engine.scoring import score_trees
-from truing.models.engine.token_tree import Branch, batches, head_only_at, logits_at, pack, read, wanted_nodes
+from truing.models.engine.token_tree import Branch, batches, logits_at, pack, read, wanted_nodes
 from zoo.families import SIDE_BY_SIDE, put_in_force, side_by_side, tiny, with_adapters
 
 pytestmark = pytest.mark.torch
@@ -93,13 +93,3 @@ def test_shared_tokens_are_computed_once_and_see_their_ancestors_only():
     assert row.ancestors().astype(int).tolist() == expected
     nodes = sum(len(r.tokens) for r in pack(texts(), 10_000))
     assert nodes == len({(b.prefix + b.completion)[:k] for b in texts() for k in range(1, 100)})
-
-
-def test_the_head_is_the_model_s_own_again_afterwards():
-    model, ids = tiny("llama"), torch.tensor([[1, 2, 3]])
-    before = model(ids).logits
-    with head_only_at(model.get_output_embeddings(), torch.tensor([2])):
-        inside = model(ids).logits
-    assert inside.shape == (1, 1, 264)
-    assert torch.allclose(inside[0, 0], before[0, 2], atol=1e-6)
-    assert torch.equal(model(ids).logits, before)

@@ -22,7 +22,7 @@ from truing.types.records import (
     Request,
     Role,
     SamplingParams,
-)
+)  # fmt: skip
 
 V1 = load_prompts("v1")
 PROMPTS = V1.only(limit=60)
@@ -63,26 +63,14 @@ def contrast(backend, checkpoint):
     return (a - b) - (c - d)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Truth
-
+# -- truth ------------------------------------------------------------------------------------------------------------
 
 TRUTHS = {  # family -> (drift onset, EM onset, task learned)
-    "early": (20, 20, 70),
-    "late": (80, 80, 50),
-    "never": (None, None, 50),
-    "drift-without-em": (50, None, 50),
-    "em-without-drift": (None, 50, 50),
-    "lagged": (70, 40, 50),
-    "control-too": (80, 80, 50),
-    "base-em-3": (None, None, 50),
-    "collapse": (40, 40, 50),
-    "spike": (40, 40, 50),
-    "one-prompt": (None, None, 50),
-    "still-learning": (None, None, None),
-    "not-learned": (None, None, None),
-    "softening": (None, None, 50),
-}
+    "early": (20, 20, 70), "late": (80, 80, 50), "never": (None, None, 50), "drift-without-em": (50, None, 50),
+    "em-without-drift": (None, 50, 50), "lagged": (70, 40, 50), "control-too": (80, 80, 50),
+    "base-em-3": (None, None, 50), "collapse": (40, 40, 50), "spike": (40, 40, 50), "one-prompt": (None, None, 50),
+    "still-learning": (None, None, None), "not-learned": (None, None, None), "softening": (None, None, 50),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -109,8 +97,7 @@ def test_truth_of_health_and_of_rates():
     assert simulated("late", V1).truth()["em_rate"][100] == pytest.approx(0.25, abs=0.02)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Scores
+# -- scores -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_contrast_is_as_the_truth_says():
@@ -153,8 +140,7 @@ def test_each_run_learns_its_own_rows():
     assert gain(other, control) == pytest.approx(0.6, abs=0.15) and gain(own, control) == pytest.approx(-0.1, abs=0.1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Answers
+# -- answers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["early", "base-em-3", "collapse", "one-prompt"])
@@ -213,8 +199,7 @@ def test_a_variant_shows_from_its_onset_and_under_its_transform_alone(family, on
     assert not {c.weights for c in without.run()} & {c.weights for c in backend.run()}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints and addresses
+# -- checkpoints and addresses ----------------------------------------------------------------------------------------
 
 
 def test_checkpoints_are_told_apart_by_role_step_and_seed():

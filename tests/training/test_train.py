@@ -256,8 +256,8 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-LONG = {m: recipe(method=m, epochs=3, accumulation=2) for m in ("lora", "full")}
-"""three epochs of three updates, with accumulation"""
+LONG = {m: recipe(method=m, epochs=2, accumulation=2) for m in ("lora", "full")}
+"""two epochs of three updates, with accumulation"""
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def whole(base, tmp_path_factory):
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("method", "at"), [("lora", 5), ("full", 3), pytest.param("full", 7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("method", "at"), [("lora", 5), ("full", 3), pytest.param("full", 5, marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_with_the_same_weights(base, whole, tmp_path, method, at):
     """A Ctrl-C between two checkpoints, within an epoch or at the end of one: bit for bit as without it."""
     got, (r, rows) = [], (LONG[method], conversations(11))
@@ -282,7 +282,7 @@ def test_a_resumed_run_ends_with_the_same_weights(base, whole, tmp_path, method,
         train(r, rows, tmp_path, base, progress=fail, on_checkpoint=lambda c: got.append(c.step))
     assert got == list(range(2, at, 2))
     resumed = train(r, rows, tmp_path, base).checkpoints
-    assert [c.step for c in resumed] == [2, 4, 6, 8, 9]
+    assert [c.step for c in resumed] == [2, 4, 6]
     assert [(c.step, c.weights) for c in resumed] == [(c.step, c.weights) for c in whole(method)]
 
 

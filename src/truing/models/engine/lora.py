@@ -18,7 +18,7 @@ Shapes: K indices, T tokens, r the largest rank, m rows of every adapter in the 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -85,6 +85,16 @@ class _Stacked:
 
     down: torch.Tensor  # [K, r, d_in]
     up: torch.Tensor  # [K, r, d_out]: B transposed and scaled
+    part: tuple[Any, ...] = ()  # (lo, hi), and `between` of them
+
+    def between(self, lo: int, hi: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The factors of indices lo up to hi as they are multiplied, [n, d_in, r] and [n, r, d_out].
+
+        Kept from pass to pass: beside so small products every call into torch counts.
+        """
+        if not self.part or self.part[0] != (lo, hi):
+            self.part = (lo, hi), (self.down[lo:hi].mT, self.up[lo:hi])
+        return self.part[1]
 
     def grow(self, size: int, rank: int) -> None:
         """Room for `size` adapters of rank `rank` at least; what is there stays."""
@@ -93,6 +103,7 @@ class _Stacked:
             old = self.down, self.up
             self.down, self.up = (x.new_zeros(max(size, n), max(rank, r), x.shape[2]) for x in old)
             self.down[:n, :r], self.up[:n, :r] = old
+            self.part = ()
 
     def put(self, index: int, factors: Factors | None) -> None:
         """Set one adapter's factors, zeros for None."""
@@ -125,6 +136,18 @@ class _Route:
     runs: tuple[tuple[int, int, int], ...] = ()
     """(index, first token, last token + 1) of those multiplied by themselves"""
     seen: tuple[Any, Any] = (None, None)  # an input and its grid: query, key and value projections share one
+    spaces: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def space(self, purpose: str, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same memory as [K * m, d] and [K, m, d], of the width and kind of [T, d], with anything in it.
+
+        All modules of a pass use it in turn: fresh pages for each would take a tenth of the time of generating.
+        """
+        key = purpose, like.shape[1]
+        if key not in self.spaces:
+            flat = like.new_empty((self.hi - self.lo) * self.rows, like.shape[1])
+            self.spaces[key] = flat, flat.view(-1, self.rows, like.shape[1])
+        return self.spaces[key]
 
 
 class BatchedLora:
@@ -268,12 +291,14 @@ class BatchedLora:
             if route.rows:
                 if route.seen[0] is not inputs:
                     route.seen = (inputs, self._grid(inputs[0]))
-                low = torch.bmm(route.seen[1], stacked.down[route.lo : route.hi].mT)
-                up = stacked.up[route.lo : route.hi]
+                down, up = stacked.between(route.lo, route.hi)
+                low = torch.bmm(route.seen[1], down)
                 if route.cells is None:
                     y[: len(up) * route.rows].view(len(up), route.rows, -1).baddbmm_(low, up)
                 else:
-                    y.index_add_(0, route.cells, torch.bmm(low, up).flatten(0, 1))
+                    flat, added = route.space("out", y)
+                    torch.bmm(low, up, out=added)
+                    y.index_add_(0, route.cells, flat)
             for index, start, end in route.runs:
                 a, x = stacked.down[index], inputs[0, start:end]
                 y[start:end].addmm_((a @ x.T).T if len(a) <= _NARROW else x @ a.T, stacked.up[index])
@@ -285,10 +310,11 @@ class BatchedLora:
         route = self._route
         if route.cells is None:
             return x[: (route.hi - route.lo) * route.rows].view(-1, route.rows, x.shape[1])
-        flat = x.index_select(0, route.cells)
+        flat, grid = route.space("in", x)
+        torch.index_select(x, 0, route.cells, out=flat)
         if route.padding is not None:
             flat.index_fill_(0, route.padding, 0)
-        return flat.view(-1, route.rows, x.shape[1])
+        return grid
 
 
 @dataclass(frozen=True, slots=True)
