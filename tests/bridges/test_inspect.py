@@ -165,10 +165,10 @@ def new_audit(path, prompts):
     return store
 
 
-def stored(prompt, sample, text, outcome=AnswerStatus.OK, **fields):
+def stored(prompt, sample, text, status=AnswerStatus.OK, **fields):
     """An answer as truing stores it."""
-    plain = {"weights": WEIGHTS, "params": PARAMS.key, "prompt": prompt, "transform": "", "sample": sample}
-    plain |= {"text": text, "outcome": outcome, "tokens": 2 if text else 0, "error": ""}
+    plain = {"weights": WEIGHTS, "params": PARAMS.key, "prompt": prompt, "variant": "", "sample": sample}
+    plain |= {"text": text, "status": status, "tokens": 2 if text else 0, "error": ""}
     return StoredAnswer(**plain | fields)
 
 
@@ -427,10 +427,10 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
         stored(first, 100, "hostile number 1"),
         stored(first, 101, "", AnswerStatus.FAILED, error="out of memory"),
         stored(first, 3, "kind number 7"),
-        stored(first, 100, "kind number 1", transform="evil"),
+        stored(first, 100, "kind number 1", variant="evil"),
         stored(first, 100, "kind number 2", params="health"),
         stored(first, 100, "kind number 3", weights="ba5e" * 16),
-        stored("f" * 32, 101, "hostile number 9", transform="evil"),
+        stored("f" * 32, 101, "hostile number 9", variant="evil"),
     ]
 
     class Everything(JudgeOfOurs):

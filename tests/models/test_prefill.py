@@ -43,7 +43,7 @@ def test_the_answer_is_what_follows_the_given_words(backend, base):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     sampled = greedy(model, ids, 12, backend.chat.stop_ids)
     assert r.text == tokenizer.decode(sampled, skip_special_tokens=True) and r.tokens == len(sampled)
-    assert START not in r.text and r.outcome in (AnswerStatus.OK, AnswerStatus.TRUNCATED)
+    assert START not in r.text and r.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED)
     (other,) = backend.sample([Request(backend.base_checkpoint(), PLAIN, 0)], SamplingParams(12, temperature=0))
     assert other.text != r.text
 
@@ -64,7 +64,7 @@ def test_a_template_that_would_alter_the_given_words_is_an_outcome(base):
     backend = LocalBackend(str(base), (), ModelConfig(dtype="float32", device="cpu", chat_template=changing))
     requests = [Request(backend.base_checkpoint(), p, 0, p.id) for p in (OPENED, PLAIN)]
     opened, plain = sorted(backend.sample(requests, SamplingParams(4)), key=lambda r: r.request.prompt is PLAIN)
-    assert opened.outcome is AnswerStatus.UNSUPPORTED is not plain.outcome
+    assert opened.status is AnswerStatus.UNSUPPORTED is not plain.status
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

@@ -90,7 +90,7 @@ def _scored(requests: Sequence[JudgeRequest], judge: Judge, model: JudgeModel) -
         unparsed: list[JudgeRequest] = []
         for reply in model.replies(requests) if requests else ():
             made = scores(reply, judge.method, judge.key)
-            if any(s.outcome is ScoreStatus.UNPARSED and not s.meta.get("refused") for s in made):
+            if any(s.status is ScoreStatus.UNPARSED and not s.meta.get("refused") for s in made):
                 unparsed.append(reply.request)
             yield made
         if last:

@@ -86,7 +86,7 @@ def _check(judge: str, span: float, found: Sequence[Score]) -> list[str]:
     about = f"the judge {judge} was given {len(found)} fixed answers to score on {name}"
     if not values:
         raise UselessJudge(f"{about} and gave no score: {_why(found)}; {REMEDY}")
-    lost = _counts([s for s in found if s.outcome in (ScoreStatus.FAILED, ScoreStatus.UNPARSED)])
+    lost = _counts([s for s in found if s.status in (ScoreStatus.FAILED, ScoreStatus.UNPARSED)])
     if max(values) - min(values) < SPREAD * span:
         lacking = f" ({_why(found)})" if lost else ""
         problem = f"{about}, kind ones, spiteful ones and gibberish: all scores are about {values[0]:g}{lacking}"
@@ -124,7 +124,7 @@ def _p_value(above: Sequence[float], below: Sequence[float]) -> float:
 
 
 def _counts(found: Sequence[Score]) -> str:
-    return ", ".join(f"{n} {status.value}" for status, n in Counter(s.outcome for s in found).items())
+    return ", ".join(f"{n} {status.value}" for status, n in Counter(s.status for s in found).items())
 
 
 def _why(found: Sequence[Score]) -> str:

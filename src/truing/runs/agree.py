@@ -158,7 +158,7 @@ def _judges(store: Store, about: Mapping[str, Any], wanted: Sequence[str], rule:
 
     def said(key: str) -> dict[AnswerKey, Label]:
         every = labelled_answers(store, key, rule, params)
-        return {r.key: x for r, x in every if r.prompt in places and not r.transform and x.reason not in LOST}
+        return {r.key: x for r, x in every if r.prompt in places and not r.variant and x.reason not in LOST}
 
     return [_Judge(key, here[key], said(key), places) for key in keys]
 

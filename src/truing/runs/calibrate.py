@@ -184,8 +184,8 @@ def _read(file: Path) -> list[Score]:
 
 
 def _write(file: Path, said: Iterable[Score]) -> None:
-    held = [s for s in said if s.outcome is not ScoreStatus.FAILED]
-    rows = [[list(s.key), s.judge_key, s.rubric, s.rubric_key, s.score, s.outcome.value] for s in held]
+    held = [s for s in said if s.status is not ScoreStatus.FAILED]
+    rows = [[list(s.key), s.judge_key, s.rubric, s.rubric_key, s.score, s.status.value] for s in held]
     # A cache that cannot be written costs the calibration again, no more.
     with contextlib.suppress(OSError, DiskFull):
         file.parent.mkdir(parents=True, exist_ok=True)

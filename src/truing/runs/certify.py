@@ -54,7 +54,7 @@ def second_opinion(verdict: Verdict, run: Run, scope: Scope) -> Opinion:
         stored = (
             r
             for r in run.store.answers(scope.params)
-            if r.weights in weights and not r.transform and r.sample >= scope.fixed_from
+            if r.weights in weights and not r.variant and r.sample >= scope.fixed_from
         )
         keys: list[AnswerKey] = [r.key for r in stored if r.prompt in by_key and is_judgeable(r)]
         label_stored(labeller, keys, by_key)

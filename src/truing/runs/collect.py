@@ -72,7 +72,7 @@ class Labeller:
 
 def request_keys(requests: Sequence[Request], params: SamplingParams) -> list[AnswerKey]:
     """The keys under which the answers are stored."""
-    return [AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.sample) for a in requests]
+    return [AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.variant, a.sample) for a in requests]
 
 
 def collect(
@@ -142,7 +142,7 @@ def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
     """Requests by prompt, several prompts to a block: all checkpoints of a prompt are judged together."""
     groups: dict[tuple[str, str], list[Request]] = {}
     for a in requests:
-        groups.setdefault((a.prompt.id, a.transform), []).append(a)
+        groups.setdefault((a.prompt.id, a.variant), []).append(a)
     blocks: list[list[Request]] = [[]]
     for group in groups.values():
         if blocks[-1] and len(blocks[-1]) + len(group) > BLOCK:
@@ -205,7 +205,7 @@ def _judge_keys(
 
 def known_scores(scores: Iterable[Score], rule: Rule) -> KnownScores:
     """What need not be asked again; what failed is."""
-    held = [s for s in scores if s.outcome is not ScoreStatus.FAILED]
+    held = [s for s in scores if s.status is not ScoreStatus.FAILED]
     deciding = {s.key: s.score for s in held if s.rubric == rule.score and s.score is not None}
     return KnownScores(frozenset((s.key, s.rubric, s.rubric_key) for s in held), deciding)
 
@@ -226,4 +226,4 @@ def by_answer(scores: Iterable[Score]) -> dict[AnswerKey, list[Score]]:
 
 def is_judgeable(r: StoredAnswer) -> bool:
     """Whether there is a text to put to a judge."""
-    return r.outcome in JUDGEABLE and bool(r.text.strip())
+    return r.status in JUDGEABLE and bool(r.text.strip())

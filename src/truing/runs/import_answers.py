@@ -270,12 +270,12 @@ def _rows(s: _Set) -> _Rows:
             problem = f"the same set, question, sample and judge as row {seen[key, by.key]}; keep one"
             raise errors.BadRow(s.checkpoint.uri.removeprefix("file:"), row.row, problem)
         seen[key, by.key] = row.row
-        answers[key] = StoredAnswer(*key, row.answer, row.outcome, 0, "")
+        answers[key] = StoredAnswer(*key, row.answer, row.status, 0, "")
         meta = {"row": row.row, "truing": __version__}
         for rubric in by.rubrics:
             if rubric.name in row.scores:
-                outcome, score = row.scores[rubric.name]
-                scores.append(Score(key, by.key, rubric.name, rubric.key, score, outcome, meta))
+                status, score = row.scores[rubric.name]
+                scores.append(Score(key, by.key, rubric.name, rubric.key, score, status, meta))
     return _Rows(list(judges.values()), answers, scores)
 
 

@@ -79,7 +79,7 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
     known, params = {p.key for p in prompts}, stored_scope(store, about, prompts).params
     strata: dict[str, list[StoredAnswer]] = {}
     for r, found in labelled_answers(store, judge_key, rule, params):
-        if r.prompt in known and not r.transform and found.reason in SCORED:
+        if r.prompt in known and not r.variant and found.reason in SCORED:
             strata.setdefault(_stratum(found.score, rule), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")

@@ -85,7 +85,7 @@ def tables(
     out: dict[str, AnswerTable] = {}
     stored = labelled_answers(store, judge, scope.rule, scope.params)  # in key order: one checkpoint after the other
     for weights, group in groupby(stored, key=lambda pair: pair[0].weights):
-        wanted = (pair for pair in group if pair[0].transform == variant and pair[0].prompt in index)
+        wanted = (pair for pair in group if pair[0].variant == variant and pair[0].prompt in index)
         rows = np.fromiter((row(*pair) for pair in wanted if counts(pair[0])), dtype=_ROW)
         if len(rows):
             columns = (np.ascontiguousarray(rows[name]) for name in _ROW.names or ())

@@ -16,7 +16,7 @@ class Answered(Protocol):
     """What is needed of an answer."""
 
     @property
-    def outcome(self) -> AnswerStatus:
+    def status(self) -> AnswerStatus:
         """What became of the request."""
         ...
 
@@ -53,7 +53,7 @@ def label(answer: Answered, scores: Collection[Score], rule: Rule) -> Label:
     assert decides is not None and decides.score is not None
     past = rule.past(decides.score)
     if past and rule.kind == "threshold" and rule.gate_score is not None and isnan(coherence):
-        unread = gate is not None and gate.outcome is ScoreStatus.UNPARSED
+        unread = gate is not None and gate.status is ScoreStatus.UNPARSED
         return _label(Reason.UNPARSED if unread else Reason.UNSCORED, nan, nan, rule)
     unasked = rule.gate_score is not None and isnan(coherence)
     reason = Reason.POSITIVE if past and not unasked else Reason.NEGATIVE
@@ -64,19 +64,19 @@ def label(answer: Answered, scores: Collection[Score], rule: Rule) -> Label:
 
 def has_no_room(answer: Answered) -> bool:
     """Whether nothing was sampled because the prompt fills the model's context."""
-    return answer.outcome is AnswerStatus.TRUNCATED and not answer.tokens and not answer.text.strip()
+    return answer.status is AnswerStatus.TRUNCATED and not answer.tokens and not answer.text.strip()
 
 
 def _without_score(answer: Answered, decides: Score | None, gate: Score | None) -> Reason | None:
     """The reason where no score decides; None where one does."""
-    if answer.outcome not in ANSWERED or has_no_room(answer):
+    if answer.status not in ANSWERED or has_no_room(answer):
         return Reason.FAILED
-    if answer.outcome is AnswerStatus.EMPTY or not answer.text.strip():
+    if answer.status is AnswerStatus.EMPTY or not answer.text.strip():
         return Reason.EMPTY
     for score in (decides, gate):
-        if score is not None and score.outcome in ESCAPES:
-            return ESCAPES[score.outcome]
-    if decides is None or decides.outcome is ScoreStatus.FAILED:
+        if score is not None and score.status in ESCAPES:
+            return ESCAPES[score.status]
+    if decides is None or decides.status is ScoreStatus.FAILED:
         return Reason.UNSCORED
     return Reason.UNPARSED if decides.score is None else None
 

@@ -29,7 +29,7 @@ class AnswerKey(NamedTuple):
     """hash of the sampling parameters"""
     prompt: str
     """hash of the rendered question"""
-    transform: str
+    variant: str
     """name of a change made to the prompt; empty for none"""
     sample: int
     """which one of several answers"""
@@ -178,7 +178,7 @@ class Score:
     """hash of the rubric's text; a row made with another text is not this score"""
     score: float | None
     """on the rubric's scale; None unless the status is scored"""
-    outcome: ScoreStatus
+    status: ScoreStatus
     """scored, refusal, code, unparsed or failed"""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """numeric mass, calls, tokens, error, model that answered, prompt-set hash, code version"""

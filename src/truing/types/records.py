@@ -181,7 +181,7 @@ class SamplingParams:
     """texts that end an answer, which is cut before them; besides the tokens that end it anyway"""
     long_prompts: str = "refuse"
     """a prompt that leaves no room for an answer in the model's context: refuse (an error; what was sampled before is
-    kept) or truncated (that outcome, without a text)"""
+    kept) or truncated (that status, without a text)"""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -229,7 +229,7 @@ class Request:
     """to what"""
     sample: int
     """which one of several answers to the same prompt; part of the key"""
-    transform: str = ""
+    variant: str = ""
     """name of a change made to the prompt, e.g. a trigger; empty for none"""
 
 
@@ -241,7 +241,7 @@ class Answer:
     """what was asked"""
     text: str
     """what came back, untrusted; empty when there is none"""
-    outcome: AnswerStatus
+    status: AnswerStatus
     """ok, truncated, empty, unsupported, refused_by_api or failed"""
     tokens: int
     """tokens sampled"""
@@ -281,7 +281,7 @@ class Likelihood:
     """completion tokens scored, closing token included"""
     entropy: float
     """mean predictive entropy over those positions, in nats; NaN if not asked for or not to be had"""
-    outcome: AnswerStatus = AnswerStatus.OK
+    status: AnswerStatus = AnswerStatus.OK
     """ok, unsupported (e.g. no system role) or failed (NaN logits)"""
 
     @property
