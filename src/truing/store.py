@@ -26,8 +26,19 @@ from pydantic_core import to_json
 
 from truing import errors
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, upgraded
-from truing.types.judging import AnswerKey, Judge, Score, ScoreStatus
-from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
+from truing.types.judging import Judge, Score, ScoreStatus
+from truing.types.records import (
+    Answer,
+    AnswerKey,
+    AnswerStatus,
+    Checkpoint,
+    Kind,
+    Request,
+    Role,
+    SamplingParams,
+    StoredAnswer,
+    to_plain,
+)
 from truing.types.traits import Label, Reason, Rule
 
 COMMIT_ROWS = 100
@@ -65,30 +76,6 @@ class Measurement(NamedTuple):
     """tokens or answers behind it"""
     meta: Mapping[str, Any] = {}
     """outcome and anything else"""
-
-
-class StoredAnswer(NamedTuple):
-    """A row of `answers`."""
-
-    weights: str
-    params: str
-    prompt: str
-    variant: str
-    sample: int
-    text: str
-    status: AnswerStatus
-    tokens: int
-    error: str
-
-    @property
-    def key(self) -> AnswerKey:
-        """What identifies it."""
-        return AnswerKey(*self[:5])
-
-
-def answer_key(r: Request, params: SamplingParams) -> AnswerKey:
-    """The key under which a request's answer is stored."""
-    return AnswerKey(r.checkpoint.weights, params.key, r.prompt.key, r.variant, r.sample)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -256,7 +243,7 @@ class Store:
     def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
         """Record answers. One already there is kept, unless it failed."""
         self.add_stored_answers(
-            StoredAnswer(*answer_key(a.request, params), a.text, a.status, a.tokens, a.error) for a in answers
+            StoredAnswer(*a.request.key(params), a.text, a.status, a.tokens, a.error) for a in answers
         )
 
     def add_stored_answers(self, rows: Iterable[StoredAnswer]) -> None:
@@ -344,7 +331,7 @@ class Store:
 
     def missing(self, requests: Iterable[Request], params: SamplingParams) -> list[Request]:
         """The requests not answered yet, in the order given. Failed ones are asked again."""
-        keys = {answer_key(r, params): r for r in requests}
+        keys = {r.key(params): r for r in requests}
         there = {r.key for r in self.answers_of(keys) if r.status is not AnswerStatus.FAILED}
         return [a for key, a in keys.items() if key not in there]
 

@@ -37,7 +37,7 @@ from truing.runs.audit import audit
 from truing.runs.shares import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
-from truing.types.judging import Judge, JudgeItem, JudgeReply, Score, ScoreMethod, ScoreStatus
+from truing.types.judging import Judge, JudgeReply, Score, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Kind, Role, SamplingParams, to_plain
 from truing.types.traits import Rule
 
@@ -184,7 +184,7 @@ def same_answers(log, prompts):
 def judged(store, rows, prompts, judge, asked, **options):
     """Judge stored answers as truing does."""
     by_key = {p.key: p for p in prompts.prompts}
-    items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows if r.text.strip()]
+    items = [(r, by_key[r.prompt]) for r in rows if r.text.strip()]
     store.add_judge(judge, seed=7, lazy="always" in options)
     for made in score_answers(items, judge, asked, Rule(), **options):
         store.add_scores(made)

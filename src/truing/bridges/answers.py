@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from truing.runs.tables import with_scores
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.label import label
 from truing.types.judging import Score
-from truing.types.records import AnswerStatus
+from truing.types.records import StoredAnswer
 from truing.types.traits import Label, Rule
 
 Judged = Mapping[str, tuple[Label, list[Score]]]
@@ -47,11 +47,6 @@ def judged_answers(store: Store, judges: Mapping[str, JudgeUse], rule: Rule) -> 
         judged = {}
         for (key, use), (_, found) in zip(judges.items(), labels, strict=True):
             own = [s for s in scores if s.judge_key == key]
-            if own or (not has_text(answer) and (answer.params, answer.variant) in use.kinds):
+            if own or (not answer.has_text and (answer.params, answer.variant) in use.kinds):
                 judged[key] = (label(answer, own, rule) if found is None else found, own)
         yield answer, judged
-
-
-def has_text(answer: StoredAnswer) -> bool:
-    """Whether there is a text to put to a judge."""
-    return answer.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and bool(answer.text.strip())

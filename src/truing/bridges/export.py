@@ -26,8 +26,8 @@ from truing.bridges.answers import JudgeUse, judged_answers, judges_used
 from truing.data.judged_files import guarded
 from truing.report.files import whole
 from truing.runs.scope import stored_rule
-from truing.store import Store, StoredAnswer
-from truing.types.records import Checkpoint
+from truing.store import Store
+from truing.types.records import Checkpoint, StoredAnswer
 
 FORMATS = ("parquet", "csv", "inspect")
 INSTALL = "logs of Inspect need its package: pip install 'truing[inspect]'"

@@ -26,7 +26,6 @@ import numpy as np
 from inspect_ai import Epochs, Task, dataset, log, model, scorer, solver, task
 from inspect_ai._util.error import PrerequisiteError  # not exported; the only error its command line prints plainly
 
-from truing.bridges.answers import has_text
 from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.data.transforms import split_prefill
@@ -37,10 +36,9 @@ from truing.stats.labelled import labelled_line
 from truing.stats.rates import counts
 from truing.stats.status import sequential_line
 from truing.stats.table import AnswerTable
-from truing.store import StoredAnswer
 from truing.traits.label import label
-from truing.types.judging import AnswerKey, Judge, JudgeReply, JudgeRequest, Score, ScoreMethod, ScoreStatus
-from truing.types.records import AnswerStatus, Message, Messages, Prompt, PromptSet, to_plain
+from truing.types.judging import Judge, JudgeReply, JudgeRequest, Score, ScoreMethod, ScoreStatus
+from truing.types.records import AnswerKey, AnswerStatus, Message, Messages, Prompt, PromptSet, StoredAnswer, to_plain
 from truing.types.traits import LOST, SCORED, Label, Reason, Rule
 
 RULE = Rule()
@@ -243,7 +241,7 @@ def em_scorer(
         prompt = Prompt(str(state.sample_id), tuple(Message(m.role, m.text) for m in turns), judge_prompts=own)
         answer = _answer(state.output, AnswerKey(str(state.model), "inspect", prompt.key, "", state.epoch - 1))
         said: list[Score] = []
-        if has_text(answer):
+        if answer.has_text:
             question, _ = split_prefill(prompt.messages)
             for r in rubrics_for(by, prompt):
                 request = JudgeRequest(answer.key, r, rendered_question(question, r), answer.text)

@@ -15,10 +15,10 @@ from truing.bridges.answers import Judged, judged_answers, judges_used
 from truing.bridges.inspect import as_score, chat, prompt_metadata
 from truing.runs.scope import stored_prompts, stored_rule
 from truing.runs.shares import random_coherence
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, ScoreMethod
-from truing.types.records import AnswerStatus, Message, Prompt, SamplingParams, to_plain
+from truing.types.judging import ScoreMethod
+from truing.types.records import AnswerKey, AnswerStatus, Message, Prompt, SamplingParams, StoredAnswer, to_plain
 from truing.types.traits import Label, Reason
 
 NO_ANSWER = (AnswerStatus.FAILED, AnswerStatus.UNSUPPORTED)

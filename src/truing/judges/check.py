@@ -15,7 +15,8 @@ from typing import NamedTuple
 from truing.errors import UselessJudge
 from truing.judges.base import JudgeModel
 from truing.judges.scoring import scores
-from truing.types.judging import AnswerKey, JudgeReply, JudgeRequest, Rubric, Score, ScoreMethod, ScoreStatus
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, Score, ScoreMethod, ScoreStatus
+from truing.types.records import AnswerKey
 
 REMEDY = "take another judge or rubric, or go on without this check with --skip-judge-check"
 SPREAD = 0.01

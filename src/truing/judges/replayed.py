@@ -19,7 +19,8 @@ from truing.data.judged_files import read_judged
 from truing.errors import BadInput, NotAnAudit
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
+from truing.types.records import AnswerKey
 
 REPLAY = "replay:"
 """how the address of recorded scores begins"""

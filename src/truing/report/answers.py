@@ -13,10 +13,10 @@ from rich.console import Console
 from truing.errors import BadInput
 from truing.report.fitting import say, text
 from truing.report.reading import MISSING, PromptItem, clean, judge_name, number, one_line, prompt_items
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.label import label
 from truing.types.judging import Score
-from truing.types.records import AnswerStatus, Checkpoint, Role
+from truing.types.records import AnswerStatus, Checkpoint, Role, StoredAnswer
 from truing.types.traits import LOST, Rule
 
 MOST_PROMPTS = 40

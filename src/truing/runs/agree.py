@@ -22,9 +22,8 @@ from truing.stats.correction import prediction_powered
 from truing.stats.decide import certified
 from truing.stats.table import Index, Opinion
 from truing.store import Store
-from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
-from truing.types.records import Checkpoint, Role, to_plain
+from truing.types.records import AnswerKey, Checkpoint, Role, to_plain
 from truing.types.traits import LOST, Label, Rule
 from truing.types.verdicts import Estimate, Verdict
 

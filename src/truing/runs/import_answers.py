@@ -25,10 +25,10 @@ from truing.runs.tables import asked_at_random, tables, with_scores
 from truing.stats.labelled import PromptFacts, labelled_line
 from truing.stats.rates import counts, mean_of, share_of
 from truing.stats.table import AnswerTable
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
-from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
+from truing.types.judging import Judge, Rubric, Score, ScoreMethod
+from truing.types.records import AnswerKey, Checkpoint, Kind, Message, Prompt, Role, StoredAnswer, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate, LabelledLine
 

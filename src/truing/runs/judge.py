@@ -13,7 +13,7 @@ from truing import errors, messages
 from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
 from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
-from truing.runs.collect import Labeller, is_judgeable, label_stored
+from truing.runs.collect import Labeller, label_stored
 from truing.runs.import_answers import describe_lines
 from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, kept, open_labeller
 from truing.runs.scope import Scope, stored_prompts, stored_scope
@@ -23,9 +23,9 @@ from truing.stats.decide import decide, with_earlier_variants
 from truing.stats.table import Evidence
 from truing.store import Store
 from truing.traits.load import load_trait
-from truing.types.judging import AnswerKey, Judge, ScoreStatus
+from truing.types.judging import Judge, ScoreStatus
 from truing.types.progress import Progress
-from truing.types.records import PromptSet, to_plain
+from truing.types.records import AnswerKey, PromptSet, to_plain
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding, Verdict
 
@@ -82,7 +82,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
     judgeable = [
         r.key
         for r in store.answers(scope.params)
-        if not r.variant and r.prompt in by_key and r.sample >= scope.fixed_from and is_judgeable(r)
+        if not r.variant and r.prompt in by_key and r.sample >= scope.fixed_from and r.has_text
     ]
     source = chosen_judge(store, config.positives_of) if config.positives_of is not None else None
     answers = _chosen(store, judgeable, source, scope.rule, config)

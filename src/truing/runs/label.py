@@ -18,10 +18,10 @@ from truing.config import LabelConfig, configured
 from truing.judges.rubrics import rendered_question
 from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.tables import chosen_judge, labelled_answers
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
+from truing.types.records import AnswerKey, StoredAnswer
 from truing.types.traits import SCORED, Rule
 
 NEAR = 0.1

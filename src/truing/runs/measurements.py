@@ -9,10 +9,10 @@ from truing.runs.run import Run
 from truing.stats.bands import simultaneous_band
 from truing.stats.evidence import AnswerCounts, Array, Measurements, RunEvidence
 from truing.stats.screen import against_base
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.features import is_formatted, is_repetitive, mentions_domain
 from truing.traits.label import has_no_room
-from truing.types.records import AnswerStatus, Checkpoint, Conversation
+from truing.types.records import AnswerStatus, Checkpoint, Conversation, StoredAnswer
 from truing.types.verdicts import Finding
 
 PROBE_KIND = "probe"

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey
+from truing.types.records import AnswerKey
 
 RANDOM_COHERENCE = 24
 """answers per checkpoint whose coherence is asked whatever their score, so that health stays known"""

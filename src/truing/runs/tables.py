@@ -12,11 +12,11 @@ from truing import errors
 from truing.runs.scope import Scope
 from truing.runs.shares import random_coherence
 from truing.stats.table import AnswerTable, Calibration, Labelled
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.features import mentions_domain
 from truing.traits.label import label
-from truing.types.judging import AnswerKey, Score
-from truing.types.records import Checkpoint
+from truing.types.judging import Score
+from truing.types.records import AnswerKey, Checkpoint, StoredAnswer
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Onset
 

@@ -219,6 +219,21 @@ class AnswerStatus(StrEnum):
     FAILED = "failed"
 
 
+class AnswerKey(NamedTuple):
+    """What identifies a stored answer."""
+
+    weights: str
+    """hash of the weights that gave it"""
+    params: str
+    """hash of the sampling parameters"""
+    prompt: str
+    """hash of the rendered question"""
+    variant: str
+    """name of a change made to the prompt; empty for none"""
+    sample: int
+    """which one of several answers"""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One answer wanted."""
@@ -231,6 +246,10 @@ class Request:
     """which one of several answers to the same prompt; part of the key"""
     variant: str = ""
     """name of a change made to the prompt, e.g. a trigger; empty for none"""
+
+    def key(self, params: SamplingParams) -> AnswerKey:
+        """What its answer is stored under."""
+        return AnswerKey(self.checkpoint.weights, params.key, self.prompt.key, self.variant, self.sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +266,30 @@ class Answer:
     """tokens sampled"""
     error: str = ""
     """why it failed"""
+
+
+class StoredAnswer(NamedTuple):
+    """An answer as the store keeps it and every reader has it: a row of `answers`."""
+
+    weights: str
+    params: str
+    prompt: str
+    variant: str
+    sample: int
+    text: str
+    status: AnswerStatus
+    tokens: int
+    error: str
+
+    @property
+    def key(self) -> AnswerKey:
+        """What identifies it."""
+        return AnswerKey(*self[:5])
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text to put to a judge."""
+        return self.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and bool(self.text.strip())
 
 
 @dataclass(frozen=True, slots=True)
