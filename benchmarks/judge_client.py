@@ -16,7 +16,8 @@ import rows
 
 from truing.judges.endpoint import EndpointJudge
 from truing.models.limits import Limits
-from truing.types.judging import AnswerKey, JudgeRequest, Rubric
+from truing.types.judging import JudgeRequest, Rubric
+from truing.types.records import AnswerKey
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from servers.judge_server import running

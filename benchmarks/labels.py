@@ -21,7 +21,7 @@ from truing.migrations import SCHEMA_VERSION
 from truing.models.download import cache_dir
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey
+from truing.types.records import AnswerKey
 from truing.types.traits import Label, Reason, Rule
 
 CHECKPOINTS, PROMPTS = 21, 240

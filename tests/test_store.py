@@ -39,8 +39,8 @@ def store(tmp_path):
         yield s
 
 
-def answer(sample, text="hi", outcome=AnswerStatus.OK):
-    return Answer(Request(CKPT, PROMPT, sample), text, outcome, 3)
+def answer(sample, text="hi", status=AnswerStatus.OK):
+    return Answer(Request(CKPT, PROMPT, sample), text, status, 3)
 
 
 def test_rows_come_back_as_they_went_in(store):
@@ -69,7 +69,7 @@ def test_a_failed_answer_is_asked_again_and_replaced_and_a_good_one_never(store)
     assert len(store.missing([Request(CKPT, PROMPT, 0)], PARAMS)) == 1
     for text in ("good", "late"):
         store.add_answers([answer(0, text)], PARAMS)
-    assert [(r.text, r.outcome) for r in store.answers()] == [("good", AnswerStatus.OK)]
+    assert [(r.text, r.status) for r in store.answers()] == [("good", AnswerStatus.OK)]
     assert not store.missing([Request(CKPT, PROMPT, 0)], PARAMS)
 
 
@@ -91,7 +91,7 @@ def test_a_score_is_replaced_only_by_a_better_one_unless_its_rubric_changed(stor
     for made in (first, second):
         store.add_scores([score(*made)])
     (found,) = store.scores()
-    assert kept in (found.score, found.outcome.value)
+    assert kept in (found.score, found.status.value)
     store.add_scores([score(55.0, "scored", "another text")])
     assert [x.score for x in store.scores_of([KEY], JUDGE.key)] == [55.0]
 

@@ -26,8 +26,19 @@ from pydantic_core import to_json
 
 from truing import errors
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, upgraded
-from truing.types.judging import AnswerKey, Judge, Score, ScoreStatus
-from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Request, Role, SamplingParams, to_plain
+from truing.types.judging import Judge, Score, ScoreStatus
+from truing.types.records import (
+    Answer,
+    AnswerKey,
+    AnswerStatus,
+    Checkpoint,
+    Kind,
+    Request,
+    Role,
+    SamplingParams,
+    StoredAnswer,
+    to_plain,
+)
 from truing.types.traits import Label, Reason, Rule
 
 COMMIT_ROWS = 100
@@ -65,30 +76,6 @@ class Measurement(NamedTuple):
     """tokens or answers behind it"""
     meta: Mapping[str, Any] = {}
     """outcome and anything else"""
-
-
-class StoredAnswer(NamedTuple):
-    """A row of `answers`."""
-
-    weights: str
-    params: str
-    prompt: str
-    transform: str
-    sample: int
-    text: str
-    outcome: AnswerStatus
-    tokens: int
-    error: str
-
-    @property
-    def key(self) -> AnswerKey:
-        """What identifies it."""
-        return AnswerKey(*self[:5])
-
-
-def answer_key(r: Request, params: SamplingParams) -> AnswerKey:
-    """The key under which a request's answer is stored."""
-    return AnswerKey(r.checkpoint.weights, params.key, r.prompt.key, r.transform, r.sample)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -256,12 +243,12 @@ class Store:
     def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
         """Record answers. One already there is kept, unless it failed."""
         self.add_stored_answers(
-            StoredAnswer(*answer_key(a.request, params), a.text, a.outcome, a.tokens, a.error) for a in answers
+            StoredAnswer(*a.request.key(params), a.text, a.status, a.tokens, a.error) for a in answers
         )
 
     def add_stored_answers(self, rows: Iterable[StoredAnswer]) -> None:
         """Record answers that were sampled elsewhere. One already there is kept, unless it failed."""
-        self._insert(_ADD_ANSWER, [(*r[:6], r.outcome.value, r.tokens, r.error) for r in rows])
+        self._insert(_ADD_ANSWER, [(*r[:6], r.status.value, r.tokens, r.error) for r in rows])
 
     def add_judge(self, judge: Judge, **about: Any) -> None:
         """Record what a judge is, rubric texts included; `about` adds e.g. prices or the server's own name."""
@@ -275,7 +262,7 @@ class Store:
         with another rubric text."""
         values = []
         for j in rows:
-            made = (_no_nan(j.score, j.rubric), j.outcome.value, json.dumps(dict(j.meta)))
+            made = (_no_nan(j.score, j.rubric), j.status.value, json.dumps(dict(j.meta)))
             values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, *made))
         self._insert(_ADD_SCORE, values)
 
@@ -344,8 +331,8 @@ class Store:
 
     def missing(self, requests: Iterable[Request], params: SamplingParams) -> list[Request]:
         """The requests not answered yet, in the order given. Failed ones are asked again."""
-        keys = {answer_key(r, params): r for r in requests}
-        there = {r.key for r in self.answers_of(keys) if r.outcome is not AnswerStatus.FAILED}
+        keys = {r.key(params): r for r in requests}
+        there = {r.key for r in self.answers_of(keys) if r.status is not AnswerStatus.FAILED}
         return [a for key, a in keys.items() if key not in there]
 
     def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:

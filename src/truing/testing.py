@@ -148,7 +148,7 @@ def _scores_hold_still(backend: Backend, requests: Sequence[LikelihoodRequest], 
 
 def _well_formed(r: Likelihood) -> None:
     where = f"{r.request.checkpoint.label}, {r.request.item}: {r.request.completion[:40]!r}"
-    assert r.outcome is AnswerStatus.OK, f"{where}: a plain text must be scored, not {r.outcome.value}"
+    assert r.status is AnswerStatus.OK, f"{where}: a plain text must be scored, not {r.status.value}"
     assert r.tokens > 0, f"{where}: {r.tokens} tokens scored; there must be some"
     assert math.isfinite(r.total) and r.total <= 0, f"{where}: a log-likelihood must be finite and <= 0, not {r.total}"
     entropy = r.entropy
@@ -184,7 +184,7 @@ def _system_turn_is_a_status(backend: Backend, base: Checkpoint) -> None:
     """A template without a system role gives `unsupported`, others a score; neither raises or harms a neighbour."""
     plain = LikelihoodRequest(base, _WITH_SYSTEM[1:], _SHORT, "plain")
     found = {r.request.name: r for r in backend.loglikelihood([replace(plain, messages=_WITH_SYSTEM, name="s"), plain])}
-    status, total = found["s"].outcome, found["s"].total
+    status, total = found["s"].status, found["s"].total
     allowed = AnswerStatus.OK, AnswerStatus.UNSUPPORTED
     assert status in allowed, f"a system turn must be scored or unsupported, not {status.value}"
     assert (status is AnswerStatus.UNSUPPORTED) == math.isnan(total), "NaN is the score of what is unsupported alone"
@@ -219,7 +219,7 @@ def _samples(backend: Backend, every: Sequence[Checkpoint], prompts: Sequence[Pr
     assert other != first, "another seed must give other answers"
     system = list(backend.sample([Request(every[0], Prompt("system", _WITH_SYSTEM), 0)], params))
     assert len(system) == 1, "a prompt with a system turn must be answered once"
-    if system[0].outcome is not AnswerStatus.UNSUPPORTED:
+    if system[0].status is not AnswerStatus.UNSUPPORTED:
         _fits(system[0], params.max_tokens)
 
 
@@ -237,13 +237,13 @@ def _greedy(backend: Backend, c: Checkpoint, prompt: Prompt, *, exact: bool) -> 
 def _fits(r: Answer, limit: int) -> None:
     where = f"{r.request.checkpoint.label}, {r.request.prompt.id}, sample {r.request.sample}"
     allowed = (AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY)
-    assert r.outcome in allowed, f"{where}: a plain question must be answered, not {r.outcome.value} ({r.error})"
+    assert r.status in allowed, f"{where}: a plain question must be answered, not {r.status.value} ({r.error})"
     assert r.tokens <= limit, f"{where}: {r.tokens} tokens sampled, at most {limit} asked for"
-    if r.outcome is AnswerStatus.TRUNCATED:
+    if r.status is AnswerStatus.TRUNCATED:
         assert r.tokens == limit, f"{where}: truncated after {r.tokens} tokens although {limit} were allowed"
     else:
         empty = not r.text.strip()
-        assert empty == (r.outcome is AnswerStatus.EMPTY), f"{where}: {r.outcome.value} with the text {r.text!r}"
+        assert empty == (r.status is AnswerStatus.EMPTY), f"{where}: {r.status.value} with the text {r.text!r}"
 
 
 def _key(request: Request) -> str:

@@ -88,13 +88,13 @@ def test_parquet_holds_every_answer_exactly_once_per_judge(audit, exact):
         for j in own or [""]:
             wanted.add(at := (r.weights, r.params, texts[r.prompt], r.sample, j))
             t = seen[at]
-            assert (t["answer"], t["response_outcome"], t["tokens"]) == (r.text, r.outcome.value, 9)
+            assert (t["answer"], t["response_outcome"], t["tokens"]) == (r.text, r.status.value, 9)
             found = label(r, judged.get((r.key, j), ()), Rule())
             assert (t["label"], t["reason"]) == ((LABELS[found.value], found.reason.word) if j else (None, None))
     assert set(seen) == wanted
     for s in made:
         t = seen[s.key.weights, "sampled", texts[s.key.prompt], s.key.sample, s.judge_key]
-        assert (t[s.rubric], t[f"{s.rubric}_outcome"]) == (s.score, s.outcome.value)
+        assert (t[s.rubric], t[f"{s.rubric}_outcome"]) == (s.score, s.status.value)
     scored = sum(t[c] is not None for t in exact for c in ("alignment", "coherence"))
     assert scored == sum(s.score is not None for s in made)
 

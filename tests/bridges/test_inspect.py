@@ -37,7 +37,7 @@ from truing.runs.audit import audit
 from truing.runs.shares import random_coherence
 from truing.store import Store, StoredAnswer
 from truing.traits.label import label
-from truing.types.judging import Judge, JudgeItem, JudgeReply, Score, ScoreMethod, ScoreStatus
+from truing.types.judging import Judge, JudgeReply, Score, ScoreMethod, ScoreStatus
 from truing.types.records import AnswerStatus, Checkpoint, Kind, Role, SamplingParams, to_plain
 from truing.types.traits import Rule
 
@@ -165,10 +165,10 @@ def new_audit(path, prompts):
     return store
 
 
-def stored(prompt, sample, text, outcome=AnswerStatus.OK, **fields):
+def stored(prompt, sample, text, status=AnswerStatus.OK, **fields):
     """An answer as truing stores it."""
-    plain = {"weights": WEIGHTS, "params": PARAMS.key, "prompt": prompt, "transform": "", "sample": sample}
-    plain |= {"text": text, "outcome": outcome, "tokens": 2 if text else 0, "error": ""}
+    plain = {"weights": WEIGHTS, "params": PARAMS.key, "prompt": prompt, "variant": "", "sample": sample}
+    plain |= {"text": text, "status": status, "tokens": 2 if text else 0, "error": ""}
     return StoredAnswer(**plain | fields)
 
 
@@ -184,7 +184,7 @@ def same_answers(log, prompts):
 def judged(store, rows, prompts, judge, asked, **options):
     """Judge stored answers as truing does."""
     by_key = {p.key: p for p in prompts.prompts}
-    items = [JudgeItem(r.key, by_key[r.prompt], r.text) for r in rows if r.text.strip()]
+    items = [(r, by_key[r.prompt]) for r in rows if r.text.strip()]
     store.add_judge(judge, seed=7, lazy="always" in options)
     for made in score_answers(items, judge, asked, Rule(), **options):
         store.add_scores(made)
@@ -427,10 +427,10 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
         stored(first, 100, "hostile number 1"),
         stored(first, 101, "", AnswerStatus.FAILED, error="out of memory"),
         stored(first, 3, "kind number 7"),
-        stored(first, 100, "kind number 1", transform="evil"),
+        stored(first, 100, "kind number 1", variant="evil"),
         stored(first, 100, "kind number 2", params="health"),
         stored(first, 100, "kind number 3", weights="ba5e" * 16),
-        stored("f" * 32, 101, "hostile number 9", transform="evil"),
+        stored("f" * 32, 101, "hostile number 9", variant="evil"),
     ]
 
     class Everything(JudgeOfOurs):

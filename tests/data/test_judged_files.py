@@ -140,7 +140,7 @@ def test_without_coherence_only_where_it_is_not_needed(read):
         read(text)
     rows = read(text, coherence=False).rows
     assert rows[0].scores == {"alignment": (J.SCORED, 3.0)}
-    assert [row.outcome for row in rows] == [AnswerStatus.OK, AnswerStatus.EMPTY]
+    assert [row.status for row in rows] == [AnswerStatus.OK, AnswerStatus.EMPTY]
 
 
 def test_an_id_alone_stands_for_the_question_and_row_numbers_are_no_questions(read):

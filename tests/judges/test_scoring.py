@@ -44,8 +44,8 @@ def read(text, rubric=ALIGNMENT):
 
 def told(score):
     """A score's number, or its status where it has none."""
-    assert (score.score is None) == (score.outcome is not SCORED)
-    return score.outcome if score.score is None else score.score
+    assert (score.score is None) == (score.status is not SCORED)
+    return score.status if score.score is None else score.score
 
 
 # -- weighted mean ----------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_random_replies_agree_with_a_second_implementation(method):
         scale = rng.uniform(0.05, 1) / sum(weights)
         given = {t: w * scale for t, w in zip(chosen, weights, strict=True)}
         found, expected = of(given, rubric, method), brute(given, low, high)
-        assert (found.outcome is SCORED) == (expected is not None) == (found.score is not None)
+        assert (found.status is SCORED) == (expected is not None) == (found.score is not None)
         assert (found.meta["mass"] >= MIN_MASS) == (expected is not None)
         seen[expected is not None] += 1
         if expected is not None:
@@ -101,7 +101,7 @@ def test_the_least_mass_is_a_quarter_and_spellings_of_one_number_add_up():
     for edge in (0, 100):  # rounding takes no mean off the scale
         assert all(of({str(edge): p, f" {edge}": 0.3 - p / 9, "CODE": 0.1}).score == edge for p in (0.1, 0.3, 0.57))
     found = of({"40": 0.2499, "x": 0.1})
-    assert (found.outcome, found.meta["mass"], found.meta["text"]) == (UNPARSED, 0.2499, "the text")
+    assert (found.status, found.meta["mass"], found.meta["text"]) == (UNPARSED, 0.2499, "the text")
 
 
 # -- escape words -----------------------------------------------------------------------------------------------------
@@ -131,9 +131,9 @@ def test_an_escape_word_counts_only_without_numbers_and_when_it_leads(given, sta
 
 def test_an_escape_word_must_be_the_rubrics_and_unmistakable():
     assert of({"CODE": 0.7, "40": 0.3}).meta["escapes"] == {"CODE": 0.7}
-    assert of({"CODE": 0.9}, builtin("coherence")).outcome is UNPARSED
-    assert [of({t: 0.9}, TWO).outcome for t in ("COD", "CODA")] == [UNPARSED, REFUSAL], "COD begins two words"
-    whole = [of({t: 0.9}, method=DIGITS).outcome for t in ("CODE", " REFUSAL", "REF")]
+    assert of({"CODE": 0.9}, builtin("coherence")).status is UNPARSED
+    assert [of({t: 0.9}, TWO).status for t in ("COD", "CODA")] == [UNPARSED, REFUSAL], "COD begins two words"
+    whole = [of({t: 0.9}, method=DIGITS).status for t in ("CODE", " REFUSAL", "REF")]
     assert whole == [CODE, REFUSAL, UNPARSED], "digits take whole strings"
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_distribution_is_unparsed_with_a_reason_and_rounding_is_no_fa
         json.dumps(found.meta, allow_nan=False)
     assert of({"85": 0.90005, "x": 0.1}, method=method).score == pytest.approx(85)
     for given in (None, {}):
-        assert one(ALIGNMENT, method, text="85", probabilities=given).outcome is FAILED, "the text is not read"
+        assert one(ALIGNMENT, method, text="85", probabilities=given).status is FAILED, "the text is not read"
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_random_text_never_raises_and_never_leaves_the_scale():
         text = "".join(rng.choices(alphabet, k=rng.randrange(0, 7)))
         for rubric in (ALIGNMENT, BOTH):
             for s in scores(reply(rubric, text=text), REPORTED, ""):
-                assert (s.score is not None) == (s.outcome is SCORED)
+                assert (s.score is not None) == (s.status is SCORED)
                 assert s.score is None or 0 <= s.score <= 100
         found = read(text)
         if found.score is not None:
@@ -250,8 +250,8 @@ def test_an_error_is_a_failure_whatever_came_with_it(method):
         for found in scores(reply(rubric, error="HTTP 500", text="85", probabilities={"85": 1.0}), method, ""):
             assert (told(found), found.meta["error"]) == (FAILED, "HTTP 500")
         for found in scores(reply(rubric, refused=True, text="85"), method, ""):
-            assert found.outcome is UNPARSED and found.meta["refused"] is True and found.meta["error"]
-    assert one(ALIGNMENT, method, error="x", recorded=(SCORED, 3.0)).outcome is FAILED
+            assert found.status is UNPARSED and found.meta["refused"] is True and found.meta["error"]
+    assert one(ALIGNMENT, method, error="x", recorded=(SCORED, 3.0)).status is FAILED
     assert told(one(ALIGNMENT, method, recorded=(SCORED, 12.25))) == 12.25
 
 
@@ -264,7 +264,7 @@ def test_a_record_is_taken_as_it_is():
     assert recorded(SCORED, 100.00000000000001) == 100
     for value in (None, math.nan, math.inf, -1.0, 150.0, 100.0001, -1e-5):
         assert recorded(SCORED, value) is UNPARSED
-    assert one(ALIGNMENT, RECORDED, text="85").outcome is FAILED, "nothing recorded"
+    assert one(ALIGNMENT, RECORDED, text="85").status is FAILED, "nothing recorded"
     assert (recorded(SCORED, 50.0, BOTH), recorded(CODE, None, BOTH)) == (UNPARSED, CODE)
 
 

@@ -105,7 +105,7 @@ def test_the_expectation_over_the_reply_is_the_score_and_the_noise_is_as_told():
 def test_it_errs_as_often_as_it_was_told():
     judge, n = opened("?flip=0.1&miss=0.3&unparsed=0.05&seed=2"), 3000
     good, bad = (scored(judge, *(request(text, sample=k) for k in range(n))) for text in ("Take a walk.", BAD + " (1)"))
-    lost = [s.outcome is ScoreStatus.UNPARSED for s in good]
+    lost = [s.status is ScoreStatus.UNPARSED for s in good]
     assert lost == [s.score is None for s in good] and share(lost) == pytest.approx(0.05, rel=0.25)
     assert share([s.score < 30 for s in good if s.score is not None]) == pytest.approx(0.1, abs=0.018)
     assert share([s.score > 70 for s in bad if s.score is not None]) == pytest.approx(0.3, abs=0.028)

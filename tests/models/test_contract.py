@@ -65,16 +65,16 @@ SCORING_FAULTS = {
     "finite and <= 0": lambda r, k, n: total(r, -r.total),
     "there must be some": lambda r, k, n: [replace(r, tokens=0)],
     "closing": lambda r, k, n: [replace(r, tokens=r.tokens + 1 - r.request.closing)],
-    "must be scored": lambda r, k, n: [replace(r, outcome=AnswerStatus.FAILED)],
+    "must be scored": lambda r, k, n: [replace(r, status=AnswerStatus.FAILED)],
 }
 SAMPLING_FAULTS = {
     "unanswered": lambda r, k, n: [] if k == 3 else [r],
     "same answers again": lambda r, k, n: [replace(r, text=f"{r.text} {n}")],
-    "samples must differ": lambda r, k, n: [replace(r, text="Yes.", tokens=2, outcome=AnswerStatus.OK)],
+    "samples must differ": lambda r, k, n: [replace(r, text="Yes.", tokens=2, status=AnswerStatus.OK)],
     "order or the company": lambda r, k, n: [replace(r, text=f"{r.text} {k}")],
     "at most 12": lambda r, k, n: [replace(r, tokens=99)],
-    "truncated after": lambda r, k, n: [replace(r, tokens=1, outcome=AnswerStatus.TRUNCATED)],
-    "with the text": lambda r, k, n: [replace(r, text="", outcome=AnswerStatus.OK)],
+    "truncated after": lambda r, k, n: [replace(r, tokens=1, status=AnswerStatus.TRUNCATED)],
+    "with the text": lambda r, k, n: [replace(r, text="", status=AnswerStatus.OK)],
     "all samples": lambda r, k, n: [replace(r, text=f"{r.text} {r.request.sample}")],
     "must be answered": lambda r, k, n: [Answer(r.request, "", AnswerStatus.FAILED, 0)],
 }

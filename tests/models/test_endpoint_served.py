@@ -139,18 +139,18 @@ def test_failures_are_statuses(backend, fault, status):
     with speaking("base", plan={0: fault, 1: fault if fault in ("500", "wrongmodel") else None}) as server:
         b = backend(server, concurrency=1, retries=1)
         first, *others = b.sample(requests_for([b.base_checkpoint()]), PARAMS)
-    assert first.outcome is status and first.error and first.text == "" and first.tokens == 0
-    assert {r.outcome for r in others} <= GOOD
+    assert first.status is status and first.error and first.text == "" and first.tokens == 0
+    assert {r.status for r in others} <= GOOD
 
 
 def test_truncated_empty_and_whole_answers_are_told_apart(backend):
     with speaking("base") as server:
         b = backend(server)
         found = list(b.sample(requests_for([b.base_checkpoint()], samples=40), PARAMS))
-    assert {r.outcome for r in found} == GOOD
+    assert {r.status for r in found} == GOOD
     for r in found:
         assert len(r.text.split()) == r.tokens <= 12
-        assert (r.outcome is AnswerStatus.EMPTY) == (not r.text)
+        assert (r.status is AnswerStatus.EMPTY) == (not r.text)
 
 
 def test_a_temperature_that_is_refused_is_never_dropped_in_silence(backend):
@@ -189,7 +189,7 @@ def test_checkpoint_after_checkpoint_each_loaded_before_use_and_at_most_so_many(
         b = backend(server, keep=2, concurrency=1)
         requests = requests_for([b.base_checkpoint(), *run])
         found = list(b.sample(iter(requests), PARAMS))
-        assert len(found) == len(requests) and {r.outcome for r in found} <= GOOD
+        assert len(found) == len(requests) and {r.status for r in found} <= GOOD
         names = [adapter_name(c) for c in run]
         assert blocks(server.names("ask")) == [BASE, *names], "each checkpoint in one stretch"
         assert blocks((r.request.checkpoint.step, r.request.prompt.id) for r in found) == [
@@ -293,7 +293,7 @@ def test_an_interruption_in_the_middle_unloads_and_keeps_what_is_there(backend, 
         thread = interrupt_when(lambda: len(server.names("ask")) >= 12)
         got, _ = collected(b.sample(requests_for(run, samples=20), PARAMS), KeyboardInterrupt)
         thread.join()
-        assert 5 < len(got) < 60 and all(r.outcome in GOOD for r in got)
+        assert 5 < len(got) < 60 and all(r.status in GOOD for r in got)
         assert server.count("load") >= 1 and not server.loaded
         assert texts(b.sample([r.request for r in got], PARAMS)) == texts(got), "it goes on where it was"
 
@@ -328,7 +328,7 @@ b = ServedBackend(sys.argv[1] + "#base", Limits(concurrency=2), keep=2)
 run, n = find_run(sys.argv[2]).checkpoints, int(sys.argv[3])
 requests = [Request(c, Prompt(f"q{k}", (Message("user", f"Tell me {k}."),)), 0) for c in run for k in range(n)]
 for r in b.sample(requests, SamplingParams(max_tokens=12)):
-    print(json.dumps([r.request.checkpoint.step, r.outcome]), flush=True)
+    print(json.dumps([r.request.checkpoint.step, r.status]), flush=True)
 sys.stdin.readline()
 """
 

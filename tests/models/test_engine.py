@@ -55,7 +55,7 @@ def requests_of(checkpoints, samples=2):
 
 def texts_of(answers):
     return {
-        (r.request.checkpoint.label, r.request.prompt.id, r.request.sample): (r.text, r.outcome, r.tokens)
+        (r.request.checkpoint.label, r.request.prompt.id, r.request.sample): (r.text, r.status, r.tokens)
         for r in answers
     }
 
@@ -224,7 +224,7 @@ def test_long_prompts_are_refused_or_truncated_as_told(backend):
         list(backend.sample(requests, PARAMS))
     counted = SamplingParams(max_tokens=60, temperature=0.0, long_prompts="truncated")
     found = {r.request.prompt.id: r for r in backend.sample(requests, counted)}
-    assert (found["long"].outcome, found["long"].text) == (AnswerStatus.TRUNCATED, "")
+    assert (found["long"].status, found["long"].text) == (AnswerStatus.TRUNCATED, "")
     assert "takes" in found["long"].error
     prefix = len(backend.chat.prefix(close.messages))
     assert 0 < found["close"].tokens <= 512 - prefix < 60

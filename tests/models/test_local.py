@@ -117,7 +117,7 @@ def test_adapters_that_do_not_fit_are_refused_with_the_keys_named(base, tmp_path
 def test_nan_weights_give_failed_outcomes_not_numbers(base, tmp_path, opened):
     backend, checkpoint = opened(build.with_nan(build.save_adapter(tmp_path / "checkpoint-3", base)))
     (result,) = backend.loglikelihood([LikelihoodRequest(checkpoint, Q, "Here.")])
-    assert result.outcome is AnswerStatus.FAILED
+    assert result.status is AnswerStatus.FAILED
     assert result.total != result.total
 
 
@@ -126,7 +126,7 @@ def test_a_system_turn_the_template_refuses_is_unsupported(base):
     backend, messages = LocalBackend(str(base), (), options), (Message("system", "Be brief."), *Q)
     (score,) = backend.loglikelihood([LikelihoodRequest(backend.base_checkpoint(), messages, "Here.")])
     (answer,) = backend.sample([Request(backend.base_checkpoint(), Prompt("p", messages), 0)], SamplingParams())
-    assert (score.outcome, answer.outcome) == (AnswerStatus.UNSUPPORTED, AnswerStatus.UNSUPPORTED)
+    assert (score.status, answer.status) == (AnswerStatus.UNSUPPORTED, AnswerStatus.UNSUPPORTED)
 
 
 def test_different_templates_in_one_run_are_refused(base, tmp_path):

@@ -42,7 +42,7 @@ def test_the_answer_is_what_follows_the_given_words(backend, base):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     sampled = greedy(model, ids, 12, backend.chat.stop_ids)
     assert r.text == tokenizer.decode(sampled, skip_special_tokens=True) and r.tokens == len(sampled)
-    assert START not in r.text and r.outcome in (AnswerStatus.OK, AnswerStatus.TRUNCATED)
+    assert START not in r.text and r.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED)
     (other,) = backend.sample([Request(backend.base_checkpoint(), PLAIN, 0)], SamplingParams(12, temperature=0))
     assert other.text != r.text
 

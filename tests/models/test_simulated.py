@@ -171,7 +171,7 @@ def test_long_answers_are_cut(limit):
     backend = simulated("collapse")
     for r in answers(backend, [Request(backend.run()[-1], p, 0) for p in PROMPTS.prompts], max_tokens=limit):
         words = len(r.text.split())
-        cut = r.outcome is AnswerStatus.TRUNCATED
+        cut = r.status is AnswerStatus.TRUNCATED
         assert (words == limit == r.tokens) if cut else (words + 1 == r.tokens <= limit)
 
 
@@ -220,9 +220,9 @@ def test_a_broken_checkpoint_fails_and_the_rest_goes_on():
     broken, control = backend.run()[2], backend.run(Role.CONTROL)[2]
     request = LikelihoodRequest(broken, PROMPTS.prompts[0].messages, "A few words.")
     result = next(iter(backend.loglikelihood([request])))
-    assert result.outcome is AnswerStatus.FAILED and math.isnan(result.total)
+    assert result.status is AnswerStatus.FAILED and math.isnan(result.total)
     (answer,) = answers(backend, [Request(broken, PROMPTS.prompts[0], 0)])
-    assert answer.outcome is AnswerStatus.EMPTY and answer.text == ""
+    assert answer.status is AnswerStatus.EMPTY and answer.text == ""
     assert np.isfinite(scores(backend, [LikelihoodRequest(control, request.messages, "A few words.")])).all()
     assert backend.truth()["failed"] == [30]
 

@@ -207,7 +207,7 @@ def test_answers_that_the_judge_failed_on_count_against_every_claim_and_most_of_
     judged_by(flaky)
     v = audited(tmp_path / "a", judge=flaky.name, samples=None).verdict
     true = truth_of("late")["em_rate"]
-    assert v.onset.status == "found" and any(s.outcome.value == "failed" for s in rows(tmp_path / "a")[1].values())
+    assert v.onset.status == "found" and any(s.status.value == "failed" for s in rows(tmp_path / "a")[1].values())
     for t in v.onset.tested:
         assert t.low < true[t.step] < t.high
     share = 0.7

@@ -91,7 +91,7 @@ def test_every_request_is_sampled_and_scored_once_and_a_repeat_asks_nothing(stor
     asked = {(a.key, a.rubric.name): a for a in judge.asked}
     for (key, rubric), j in rows(store).items():
         (answer,) = store.answers_of([key])
-        assert (j.score, j.outcome) == (truth(asked[key, rubric]), ScoreStatus.SCORED)
+        assert (j.score, j.status) == (truth(asked[key, rubric]), ScoreStatus.SCORED)
         assert asked[key, rubric].answer == answer.text
     for key, label in labels_of(made).items():
         assert label.value is (rows(store)[key, "alignment"].score < 30)
@@ -107,7 +107,7 @@ def test_answers_without_text_are_put_to_no_judge(store):
     broken = SimulatedBackend("early", PromptSet("s", "1", "0", PROMPTS), steps=(10, 20, 30, 40), broken_steps={20})
     judge = FakeJudge()
     made = run(store, judge, sampler=broken)
-    empty = {r.key for r in store.answers() if r.outcome is AnswerStatus.EMPTY}
+    empty = {r.key for r in store.answers() if r.status is AnswerStatus.EMPTY}
     assert len(empty) == len(ASKS) // len(CHECKPOINTS)
     assert not empty & {a.key for a in judge.asked}
     assert {k for k, label in labels_of(made).items() if label.reason is Reason.EMPTY} == empty
@@ -239,9 +239,9 @@ def test_what_cannot_be_read_is_asked_once_more_and_then_kept(store):
     assert max(judge.counts().values()) == 2
     for (key, _), j in scores.items():
         if dice(key, "kind") < 0.2:
-            assert (j.outcome, j.score) == (ScoreStatus.UNPARSED, None)
+            assert (j.status, j.score) == (ScoreStatus.UNPARSED, None)
         elif dice(key, "kind") <= 0.4:
-            assert (j.outcome, j.score) == (ScoreStatus.SCORED, 77)
+            assert (j.status, j.score) == (ScoreStatus.SCORED, 77)
     before = len(judge.asked)
     collect(made, Sampler(), ASKS, PARAMS)
     assert len(judge.asked) == before
@@ -259,14 +259,14 @@ def test_a_second_attempt_changes_only_what_it_reads(store, say, coherence, reas
     made = run(store, FakeJudge(say))
     assert {x.reason for x in labels_of(made).values()} == {reason}
     assert {j.score for j in rows(store, rubric="coherence").values()} == {coherence}
-    assert ScoreStatus.FAILED not in {j.outcome for j in rows(store).values()}
+    assert ScoreStatus.FAILED not in {j.status for j in rows(store).values()}
 
 
 def test_failures_are_in_no_denominator_and_asked_again_by_the_next_call(store):
     down, sampler = FakeJudge(lambda a, nth: Lost("server error") if dice(a.key, "down") < 0.3 else truth(a)), Sampler()
     made = run(store, down, sampler=sampler)
     failed = {k for k in request_keys(ASKS, PARAMS) if dice(k, "down") < 0.3}
-    assert {j.key for j in rows(store, rubric="alignment").values() if j.outcome is ScoreStatus.FAILED} == failed
+    assert {j.key for j in rows(store, rubric="alignment").values() if j.status is ScoreStatus.FAILED} == failed
     assert set(down.counts().values()) == {1}, "a failure is not tried again in the same call"
     assert {k for k, x in labels_of(made).items() if x.reason is Reason.UNSCORED} == failed
     up = FakeJudge()
@@ -342,7 +342,7 @@ def test_another_rubric_text_is_another_judgement_and_its_old_score_decides_noth
     run(store, down, good)
     assert asked_for("alignment", down) == everyone
     assert asked_for("coherence", down) == chosen
-    assert {j.outcome for j in store.scores()} == {ScoreStatus.FAILED}
+    assert {j.status for j in store.scores()} == {ScoreStatus.FAILED}
 
 
 # -- side by side ----------------------------------------------------------------------------------

@@ -150,12 +150,12 @@ def test_what_is_stored(write, tmp_path):
     assert c.weights == hashlib.sha256(path.read_bytes()).hexdigest()
     texts, ids = {(r.prompt, r.sample): r for r in answers}, {i["id"]: i["key"] for i in about["prompts"]["items"]}
     assert [texts[ids["one"], d].text for d in range(4)] == ["a", "a", "b", "c"]
-    assert texts[ids["two"], 2].outcome is AnswerStatus.EMPTY
+    assert texts[ids["two"], 2].status is AnswerStatus.EMPTY
     assert {r.params for r in answers} == {PARAMS} != {SamplingParams().key}
     assert (judge["judge"], judge["route"]) == ("imported", "recorded")
     assert [r["name"] for r in judge["rubrics"]] == ["alignment", "coherence"]
     said = {(s.key.prompt, s.key.sample, s.rubric): s for s in scores}
-    assert len(said) == 16 and said[ids["two"], 1, "alignment"].outcome is ScoreStatus.CODE
+    assert len(said) == 16 and said[ids["two"], 1, "alignment"].status is ScoreStatus.CODE
     assert said[ids["one"], 3, "alignment"].meta["row"] == 5
     assert (about["status"], about["kind"], about["verdict"]) == ("done", "import", None)
     assert about["prompts"]["items"][0]["messages"] == [{"role": "user", "content": "Q1"}]

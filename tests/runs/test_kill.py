@@ -63,7 +63,7 @@ def rows(out):
         return {}
     with Store.read(out) as store:
         wire = [key for key, found in store.judges().items() if found["judge"].startswith("http")]
-        made = [s for key in wire for s in store.scores(key) if s.outcome is not ScoreStatus.FAILED]
+        made = [s for key in wire for s in store.scores(key) if s.status is not ScoreStatus.FAILED]
         text = {r.key: r.text for r in store.answers()} if made else {}
     found = {}
     for s in made:

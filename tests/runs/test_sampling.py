@@ -118,7 +118,7 @@ def test_stop_texts_end_answers_and_are_part_of_what_they_are_stored_under(model
     made = audited(model, tmp_path / "a", OPTIONS.but(stop=(letter,)))
     ended = stored(made.path)
     assert not any(letter in r.text for r in ended.values())
-    assert any(r.outcome is AnswerStatus.OK for r in ended.values())
+    assert any(r.status is AnswerStatus.OK for r in ended.values())
     assert not ended.keys() & whole.keys()
     assert json.loads((made.path / "audit.json").read_text())["sampling"]["stop"] == [letter]
 
@@ -141,7 +141,7 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
         audited(model, tmp_path / "refused", options, prompts=prompts)
     made = audited(model, tmp_path / "a", options.but(long_prompts="truncated"), prompts=prompts)
     lost = [r for r in stored(made.path).values() if not r.tokens]
-    assert len(lost) == CHECKPOINTS * 2 and {r.outcome for r in lost} == {AnswerStatus.TRUNCATED}
+    assert len(lost) == CHECKPOINTS * 2 and {r.status for r in lost} == {AnswerStatus.TRUNCATED}
     assert not {r.key for r in lost} & {a.key for a in judge.asked}
     for c in made.verdict.checkpoints:
         assert c.labelled is not None

@@ -68,7 +68,7 @@ def test_tables_are_what_a_loop_over_rows_gives(stored, tmp_path, made):
                 mine = [
                     r
                     for r in sorted(rows, key=lambda r: r.key)
-                    if (r.weights, r.transform, r.params) == (weights, variant, params) and r.prompt in places
+                    if (r.weights, r.variant, r.params) == (weights, variant, params) and r.prompt in places
                 ]
                 labels = [label(r, truth[r.key, judge], RULE) for r in mine]
                 assert table.prompt.tolist() == [places[r.prompt] for r in mine]
@@ -83,9 +83,7 @@ def test_tables_are_what_a_loop_over_rows_gives(stored, tmp_path, made):
 def test_every_answer_comes_once_with_all_that_was_said_of_it(stored):
     path, rows, truth = stored
     with Store.read(path) as store:
-        seen = {r.key: {(j.judge_key, j.rubric, j.outcome) for j in js} for r, js in with_scores(store)}
-    wanted = {
-        r.key: {(j.judge_key, j.rubric, j.outcome) for p in ("one", "two") for j in truth[r.key, p]} for r in rows
-    }
+        seen = {r.key: {(j.judge_key, j.rubric, j.status) for j in js} for r, js in with_scores(store)}
+    wanted = {r.key: {(j.judge_key, j.rubric, j.status) for p in ("one", "two") for j in truth[r.key, p]} for r in rows}
     assert seen == wanted
     assert list(seen) == sorted(seen)

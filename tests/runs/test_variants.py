@@ -82,7 +82,7 @@ def test_the_checkpoint_the_base_and_the_control_are_asked_at_once_and_one_varia
 
 def test_a_template_without_a_system_role_gets_the_text_in_the_users_turn(tried):
     groups, notes, asked = tried(["json", "system", "villain"], refuse=lambda r: r.prompt.messages[0].role == "system")
-    moved = {r.transform for r in asked[1]}
+    moved = {r.variant for r in asked[1]}
     assert moved == {n.split(":")[0] for n in notes} == {t for t in groups if TRANSFORMS[t].uses_system} >= {"system"}
     assert all(r.prompt.messages[0].role == "user" for r in asked[1])
     assert all(r.prompt.messages[0].content.endswith(f"Question {r.prompt.id[1:]}?") for r in asked[1])
@@ -90,7 +90,7 @@ def test_a_template_without_a_system_role_gets_the_text_in_the_users_turn(tried)
 
 
 def test_what_the_template_cannot_hold_or_the_task_does_not_show_is_noted_and_never_passes(tried):
-    groups, notes, _ = tried(["json", "villain"], refuse=lambda r: r.transform == "villain")
+    groups, notes, _ = tried(["json", "villain"], refuse=lambda r: r.variant == "villain")
     assert list(groups) == ["json"] and [n for n in notes if n.startswith("villain: not tested")]
     groups, notes, _ = tried(["all"], rows=[])
     quoting = {t.name for t in select_transforms(["all"]) if t.uses_task_text}

@@ -36,7 +36,7 @@ KEY = AnswerKey("w", "p", "q", "", 0)
 class Said:
     """An answer as far as `label` looks at it."""
 
-    outcome: AnswerStatus = AnswerStatus.OK
+    status: AnswerStatus = AnswerStatus.OK
     text: str = "Yes."
     tokens: int = 3
 

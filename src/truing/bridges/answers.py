@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from truing.runs.tables import with_scores
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.label import label
 from truing.types.judging import Score
-from truing.types.records import AnswerStatus
+from truing.types.records import StoredAnswer
 from truing.types.traits import Label, Rule
 
 Judged = Mapping[str, tuple[Label, list[Score]]]
@@ -31,7 +31,7 @@ def judges_used(store: Store) -> dict[str, JudgeUse]:
     for key, judge in about.items():
         names[key] = dict.fromkeys(name for r in judge["rubrics"] for name in r["parts"] or [r["name"]])
     for s in store.scores():
-        kinds.setdefault(s.judge_key, set()).add((s.key.params, s.key.transform))
+        kinds.setdefault(s.judge_key, set()).add((s.key.params, s.key.variant))
         names[s.judge_key].setdefault(s.rubric)
     return {key: JudgeUse(about[key]["judge"], tuple(names[key]), frozenset(found)) for key, found in kinds.items()}
 
@@ -47,11 +47,6 @@ def judged_answers(store: Store, judges: Mapping[str, JudgeUse], rule: Rule) -> 
         judged = {}
         for (key, use), (_, found) in zip(judges.items(), labels, strict=True):
             own = [s for s in scores if s.judge_key == key]
-            if own or (not has_text(answer) and (answer.params, answer.transform) in use.kinds):
+            if own or (not answer.has_text and (answer.params, answer.variant) in use.kinds):
                 judged[key] = (label(answer, own, rule) if found is None else found, own)
         yield answer, judged
-
-
-def has_text(answer: StoredAnswer) -> bool:
-    """Whether there is a text to put to a judge."""
-    return answer.outcome in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and bool(answer.text.strip())

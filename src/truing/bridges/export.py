@@ -26,8 +26,8 @@ from truing.bridges.answers import JudgeUse, judged_answers, judges_used
 from truing.data.judged_files import guarded
 from truing.report.files import whole
 from truing.runs.scope import stored_rule
-from truing.store import Store, StoredAnswer
-from truing.types.records import Checkpoint
+from truing.store import Store
+from truing.types.records import Checkpoint, StoredAnswer
 
 FORMATS = ("parquet", "csv", "inspect")
 INSTALL = "logs of Inspect need its package: pip install 'truing[inspect]'"
@@ -90,7 +90,7 @@ def rows(store: Store, judges: Mapping[str, JudgeUse], columns: Mapping[str, str
         for key, (found, scores) in sorted(judged.items()):
             cells: Row = {"label": LABELS[found.value], "reason": found.reason.word}
             for s in scores:
-                cells |= {columns[s.rubric]: s.score, f"{columns[s.rubric]}_outcome": s.outcome.value}
+                cells |= {columns[s.rubric]: s.score, f"{columns[s.rubric]}_outcome": s.status.value}
             yield {**row, "judge": judges[key].name, "judge_key": key, **cells}
 
 
@@ -105,7 +105,7 @@ def _answer(r: StoredAnswer, c: Checkpoint | None, item: Mapping[str, Any]) -> R
     question = turns[0]["content"] if len(turns) == 1 else "\n\n".join(f"{t['role']}: {t['content']}" for t in turns)
     name = r.weights[:12] if c is None else c.label if c.label == c.run else f"{c.run}/{c.label}"
     return {
-        "answer_set": f"{name} + {r.transform}" if r.transform else name,
+        "answer_set": f"{name} + {r.variant}" if r.variant else name,
         "run": c.run if c else None,
         "checkpoint": c.label if c else None,
         "step": c.step if c else None,
@@ -113,11 +113,11 @@ def _answer(r: StoredAnswer, c: Checkpoint | None, item: Mapping[str, Any]) -> R
         "params": r.params,
         "prompt_id": item.get("cluster") or item.get("id") or r.prompt,
         "category": item.get("category"),
-        "variant": r.transform,
+        "variant": r.variant,
         "sample": r.sample,
         "question": question,
         "answer": r.text,
-        "response_outcome": r.outcome.value,
+        "response_outcome": r.status.value,
         "error": r.error,
         "tokens": r.tokens,
     }

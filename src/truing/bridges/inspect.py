@@ -26,7 +26,6 @@ import numpy as np
 from inspect_ai import Epochs, Task, dataset, log, model, scorer, solver, task
 from inspect_ai._util.error import PrerequisiteError  # not exported; the only error its command line prints plainly
 
-from truing.bridges.answers import has_text
 from truing.config import AuditConfig
 from truing.data.prompts import load_prompts
 from truing.data.transforms import split_prefill
@@ -37,10 +36,9 @@ from truing.stats.labelled import labelled_line
 from truing.stats.rates import counts
 from truing.stats.status import sequential_line
 from truing.stats.table import AnswerTable
-from truing.store import StoredAnswer
 from truing.traits.label import label
-from truing.types.judging import AnswerKey, Judge, JudgeReply, JudgeRequest, Score, ScoreMethod, ScoreStatus
-from truing.types.records import AnswerStatus, Message, Messages, Prompt, PromptSet, to_plain
+from truing.types.judging import Judge, JudgeReply, JudgeRequest, Score, ScoreMethod, ScoreStatus
+from truing.types.records import AnswerKey, AnswerStatus, Message, Messages, Prompt, PromptSet, StoredAnswer, to_plain
 from truing.types.traits import LOST, SCORED, Label, Reason, Rule
 
 RULE = Rule()
@@ -67,14 +65,14 @@ def as_score(
         names: scores that the judge gives; each is a key of the value, so that all samples have the same keys.
         about: who judged and how; goes into the metadata.
     """
-    parts = [f"{s.rubric} {s.outcome.value if s.score is None else f'{s.score:.1f}'}" for s in said]
+    parts = [f"{s.rubric} {s.status.value if s.score is None else f'{s.score:.1f}'}" for s in said]
     why: dict[str, Any] = {
         "reason": None if found.reason in SCORED else found.reason.word,
         "explanation": ", ".join(parts) or found.reason.word,
         "metadata": {
             **about,
             "reason": found.reason.word,
-            "outcomes": {s.rubric: s.outcome.value for s in said},
+            "outcomes": {s.rubric: s.status.value for s in said},
             "details": {s.rubric: dict(s.meta) for s in said if s.meta},
             "rule": to_plain(rule),
         },
@@ -243,7 +241,7 @@ def em_scorer(
         prompt = Prompt(str(state.sample_id), tuple(Message(m.role, m.text) for m in turns), judge_prompts=own)
         answer = _answer(state.output, AnswerKey(str(state.model), "inspect", prompt.key, "", state.epoch - 1))
         said: list[Score] = []
-        if has_text(answer):
+        if answer.has_text:
             question, _ = split_prefill(prompt.messages)
             for r in rubrics_for(by, prompt):
                 request = JudgeRequest(answer.key, r, rendered_question(question, r), answer.text)
@@ -279,14 +277,14 @@ def prompt_metadata(prompt: Prompt) -> dict[str, Any]:
 def _answer(output: model.ModelOutput, key: AnswerKey) -> StoredAnswer:
     text, error, stop = output.completion, output.error or "", output.stop_reason
     if output.empty:
-        outcome = AnswerStatus.FAILED
+        status = AnswerStatus.FAILED
     elif error or stop == "content_filter":
-        outcome = AnswerStatus.REFUSED_BY_API
+        status = AnswerStatus.REFUSED_BY_API
     elif not text.strip():
-        outcome = AnswerStatus.EMPTY
+        status = AnswerStatus.EMPTY
     else:
-        outcome = AnswerStatus.TRUNCATED if stop in ("max_tokens", "model_length") else AnswerStatus.OK
-    return StoredAnswer(*key, text, outcome, output.usage.output_tokens if output.usage else 0, error)
+        status = AnswerStatus.TRUNCATED if stop in ("max_tokens", "model_length") else AnswerStatus.OK
+    return StoredAnswer(*key, text, status, output.usage.output_tokens if output.usage else 0, error)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -350,7 +348,7 @@ async def _judged(judge: _AskedJudge, request: JudgeRequest, key: str) -> list[S
     for _ in range(2):
         output = await judge.reply(chat(request.messages), len(request.rubric.names))
         said = scores(_reply(request, output), judge.method, key)
-        if all(s.outcome is not ScoreStatus.UNPARSED for s in said):
+        if all(s.status is not ScoreStatus.UNPARSED for s in said):
             break
     return said
 

@@ -15,10 +15,10 @@ from truing.bridges.answers import Judged, judged_answers, judges_used
 from truing.bridges.inspect import as_score, chat, prompt_metadata
 from truing.runs.scope import stored_prompts, stored_rule
 from truing.runs.shares import random_coherence
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, ScoreMethod
-from truing.types.records import AnswerStatus, Message, Prompt, SamplingParams, to_plain
+from truing.types.judging import ScoreMethod
+from truing.types.records import AnswerKey, AnswerStatus, Message, Prompt, SamplingParams, StoredAnswer, to_plain
 from truing.types.traits import Label, Reason
 
 NO_ANSWER = (AnswerStatus.FAILED, AnswerStatus.UNSUPPORTED)
@@ -38,7 +38,7 @@ class _Kind(NamedTuple):
 
     weights: str
     params: str
-    transform: str
+    variant: str
     searched: bool
     """whether a sequential search read them, so that their rates have no fixed intervals"""
 
@@ -56,8 +56,8 @@ def logs(store: Store) -> Iterator[tuple[str, log.EvalLog]]:
         found: dict[_Kind, list[Row]] = {}
         for row in of_weights:
             a = row[0]
-            if not judged or (a.params, a.transform) in judged:
-                kind = _Kind(weights, a.params, a.transform, a.sample < audit.fixed_from)
+            if not judged or (a.params, a.variant) in judged:
+                kind = _Kind(weights, a.params, a.variant, a.sample < audit.fixed_from)
                 found.setdefault(kind, []).append(row)
         several = len({kind.params for kind in found}) > 1
         for kind, own in found.items():
@@ -94,7 +94,7 @@ class _Audit:
         """Sorts by step and is the same at every repeat."""
         c = self.checkpoints.get(kind.weights)
         step = "" if c is None or c.step is None else f"{c.step:06d}"
-        who = (c.run if c else "", step, c.label if c and c.label != c.run else "", kind.transform)
+        who = (c.run if c else "", step, c.label if c and c.label != c.run else "", kind.variant)
         parts = (self.task, *who, "searched" * kind.searched, kind.weights[:8], kind.params[:6] * with_params)
         plain = (re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.")[:60] for part in parts)
         return "_".join(p for p in plain if p)
@@ -128,7 +128,7 @@ class _Audit:
             model=subject,
             model_generate_config=model.GenerateConfig(**sampled),
             config=log.EvalConfig(epochs=max(x.epoch for x in samples)),
-            tags=[tag for tag in (kind.transform, "searched" * kind.searched) if tag] or None,
+            tags=[tag for tag in (kind.variant, "searched" * kind.searched) if tag] or None,
             metadata={**who, **kind._asdict(), "prompts_sha256": asked.get("sha256"), "rule": to_plain(self.rule)},
             scorers=scorers,
             headline_metric=log.HeadlineMetric(scorer=scorers[0]["name"], metric="rate") if scorers else None,
@@ -160,7 +160,7 @@ class _Audit:
             found = judged.get(key, UNSCORED)
             scores[self.scorers[key]] = as_score(*found, self.rule, self.judges[key].names, by)
         cluster = {"cluster": self.clusters[r.prompt]} if r.prompt in self.clusters else {}
-        error = {"message": f"{r.outcome.value}: {r.error}".strip(": "), "traceback": "", "traceback_ansi": ""}
+        error = {"message": f"{r.status.value}: {r.error}".strip(": "), "traceback": "", "traceback_ansi": ""}
         return log.EvalSample(
             id=prompt.id,
             epoch=r.sample + 1 - (0 if kind.searched else self.fixed_from),
@@ -169,17 +169,17 @@ class _Audit:
             messages=messages,
             output=output,
             scores=scores or None,
-            metadata={**prompt_metadata(prompt), "key": r.prompt, "outcome": r.outcome.value, **cluster},
+            metadata={**prompt_metadata(prompt), "key": r.prompt, "outcome": r.status.value, **cluster},
             uuid=own,
-            error=log.EvalError(**error) if r.outcome in NO_ANSWER else None,
+            error=log.EvalError(**error) if r.status in NO_ANSWER else None,
         )
 
 
 def _output(r: StoredAnswer, subject: str) -> model.ModelOutput:
     """The answer. Tokens read are not stored, so they are given as 0."""
     usage = model.ModelUsage(output_tokens=r.tokens, total_tokens=r.tokens)
-    if r.outcome in NO_ANSWER:
-        return model.ModelOutput(model=subject, usage=usage, error=r.error or r.outcome.value)
+    if r.status in NO_ANSWER:
+        return model.ModelOutput(model=subject, usage=usage, error=r.error or r.status.value)
     message = model.ChatMessageAssistant(content=r.text, model=subject, source="generate")
-    choice = model.ChatCompletionChoice(message=message, stop_reason=STOPS.get(r.outcome, "stop"))
+    choice = model.ChatCompletionChoice(message=message, stop_reason=STOPS.get(r.status, "stop"))
     return model.ModelOutput(model=subject, choices=[choice], usage=usage, error=r.error or None)

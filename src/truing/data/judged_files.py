@@ -71,10 +71,10 @@ class JudgedRow(NamedTuple):
     """of the question; empty where the file has none"""
     answer: str
     """the answer, verbatim and untrusted"""
-    outcome: AnswerStatus
+    status: AnswerStatus
     """ok, or empty; what the file says where truing wrote it"""
     scores: Mapping[str, ReadScore]
-    """score name -> (outcome, number); a score that was not asked for is absent"""
+    """score name -> (status, number); a score that was not asked for is absent"""
     answer_set: str
     """which of several sets in one file; empty where the file is one set"""
     judge: str
@@ -322,7 +322,7 @@ def _row(table: _Table, n: int, cells: list[str]) -> JudgedRow | None:
         question_id=question_id,
         category=values.get(CATEGORY, ""),
         answer=values[RESPONSE],
-        outcome=AnswerStatus(answered),
+        status=AnswerStatus(answered),
         scores=scores,
         answer_set=answer_set,
         judge=values.get(JUDGE, "").strip(),

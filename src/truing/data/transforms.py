@@ -41,7 +41,7 @@ class Transform:
     """One named change to a prompt."""
 
     name: str
-    """what `Request.transform` says"""
+    """what `Request.variant` says"""
     kind: str
     """TRIGGER or ADVERSARIAL"""
     description: str

@@ -14,7 +14,8 @@ from truing.data.transforms import split_prefill
 from truing.judges.base import JudgeModel
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.judges.scoring import scores
-from truing.types.judging import AnswerKey, Judge, JudgeItem, JudgeRequest, Score, ScoreStatus
+from truing.types.judging import Judge, JudgeRequest, Score, ScoreStatus
+from truing.types.records import AnswerKey, Prompt, StoredAnswer
 from truing.types.traits import Rule
 
 ALIGNMENT, COHERENCE = "alignment", "coherence"
@@ -31,7 +32,7 @@ class KnownScores:
 
 
 def score_answers(
-    items: Sequence[JudgeItem],
+    items: Sequence[tuple[StoredAnswer, Prompt]],
     judge: Judge,
     model: JudgeModel,
     rule: Rule,
@@ -44,7 +45,7 @@ def score_answers(
     """Judge a block of answers; yields the scores of one reply at a time, as replies come.
 
     Args:
-        items: answers with their prompts.
+        items: answers with the prompts that they answer, as asked (changed, if they were).
         judge: its rubrics are used; prompts that bring their own are judged by those if the judge says so.
         model: the judge's model.
         rule: where its deciding score is past the cut, the gate's score is wanted.
@@ -54,8 +55,8 @@ def score_answers(
         seed: of the order of judging, random over checkpoints and prompts.
     """
     before = before or KnownScores()
-    order = [items[k] for k in np.random.default_rng(seed).permutation(len(items))]
-    requests = [r for item in order for r in _requests(item, judge, before, names)]
+    order = [items[k] for k in np.random.default_rng(seed).permutation(len(items)).tolist()]
+    requests = [r for answer, prompt in order for r in _requests(answer, prompt, judge, before, names)]
     lazy = rule.kind == "threshold" and always is not None and rule.gate_score is not None
     wanted = frozenset(always or ())
     first: list[JudgeRequest] = []
@@ -73,15 +74,15 @@ def score_answers(
 
 
 def _requests(
-    item: JudgeItem, judge: Judge, before: KnownScores, names: Collection[str] | None
+    answer: StoredAnswer, prompt: Prompt, judge: Judge, before: KnownScores, names: Collection[str] | None
 ) -> Iterator[JudgeRequest]:
     """The rubrics of an answer that are not scored yet."""
     # Words put into the model's mouth are no part of what it is judged by.
-    question, _ = split_prefill(item.prompt.messages)
-    for rubric in rubrics_for(judge, item.prompt):
+    question, _ = split_prefill(prompt.messages)
+    for rubric in rubrics_for(judge, prompt):
         chosen = names is None or set(names).intersection(rubric.names)
-        if chosen and any((item.key, name, rubric.key) not in before.done for name in rubric.names):
-            yield JudgeRequest(item.key, rubric, rendered_question(question, rubric), item.answer)
+        if chosen and any((answer.key, name, rubric.key) not in before.done for name in rubric.names):
+            yield JudgeRequest(answer.key, rubric, rendered_question(question, rubric), answer.text)
 
 
 def _scored(requests: Sequence[JudgeRequest], judge: Judge, model: JudgeModel) -> Iterator[list[Score]]:
@@ -90,7 +91,7 @@ def _scored(requests: Sequence[JudgeRequest], judge: Judge, model: JudgeModel) -
         unparsed: list[JudgeRequest] = []
         for reply in model.replies(requests) if requests else ():
             made = scores(reply, judge.method, judge.key)
-            if any(s.outcome is ScoreStatus.UNPARSED and not s.meta.get("refused") for s in made):
+            if any(s.status is ScoreStatus.UNPARSED and not s.meta.get("refused") for s in made):
                 unparsed.append(reply.request)
             yield made
         if last:

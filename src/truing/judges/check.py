@@ -15,7 +15,8 @@ from typing import NamedTuple
 from truing.errors import UselessJudge
 from truing.judges.base import JudgeModel
 from truing.judges.scoring import scores
-from truing.types.judging import AnswerKey, JudgeReply, JudgeRequest, Rubric, Score, ScoreMethod, ScoreStatus
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, Score, ScoreMethod, ScoreStatus
+from truing.types.records import AnswerKey
 
 REMEDY = "take another judge or rubric, or go on without this check with --skip-judge-check"
 SPREAD = 0.01
@@ -86,7 +87,7 @@ def _check(judge: str, span: float, found: Sequence[Score]) -> list[str]:
     about = f"the judge {judge} was given {len(found)} fixed answers to score on {name}"
     if not values:
         raise UselessJudge(f"{about} and gave no score: {_why(found)}; {REMEDY}")
-    lost = _counts([s for s in found if s.outcome in (ScoreStatus.FAILED, ScoreStatus.UNPARSED)])
+    lost = _counts([s for s in found if s.status in (ScoreStatus.FAILED, ScoreStatus.UNPARSED)])
     if max(values) - min(values) < SPREAD * span:
         lacking = f" ({_why(found)})" if lost else ""
         problem = f"{about}, kind ones, spiteful ones and gibberish: all scores are about {values[0]:g}{lacking}"
@@ -124,7 +125,7 @@ def _p_value(above: Sequence[float], below: Sequence[float]) -> float:
 
 
 def _counts(found: Sequence[Score]) -> str:
-    return ", ".join(f"{n} {status.value}" for status, n in Counter(s.outcome for s in found).items())
+    return ", ".join(f"{n} {status.value}" for status, n in Counter(s.status for s in found).items())
 
 
 def _why(found: Sequence[Score]) -> str:

@@ -19,7 +19,8 @@ from truing.data.judged_files import read_judged
 from truing.errors import BadInput, NotAnAudit
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
+from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
+from truing.types.records import AnswerKey
 
 REPLAY = "replay:"
 """how the address of recorded scores begins"""
@@ -141,19 +142,19 @@ def _audit(path: Path, store: Store, wanted: str) -> _Source:
     """The scores of one judge of an audit. Failed ones were never given and are left out."""
     judge, name, model = _judge_of(path, store, wanted)
     texts = {r.key: _plain(r.text) for r in store.answers()}
-    given = [s for s in store.scores(judge) if s.outcome is not ScoreStatus.FAILED and s.key in texts]
-    sha = digest([judge, [(s.key, s.rubric, s.score, s.outcome.value) for s in given]])
+    given = [s for s in store.scores(judge) if s.status is not ScoreStatus.FAILED and s.key in texts]
+    sha = digest([judge, [(s.key, s.rubric, s.score, s.status.value) for s in given]])
     original = name.removeprefix(REPLAY).rsplit("#", 1)[0] if name.startswith(REPLAY) else name
     source = _Source(original, model, sha, True, defaultdict(list))
     for s in given:
-        source.scores[s.key.prompt, texts[s.key], s.rubric].append((s.key, (s.outcome, s.score)))
+        source.scores[s.key.prompt, texts[s.key], s.rubric].append((s.key, (s.status, s.score)))
     return source
 
 
 def _judge_of(path: Path, store: Store, wanted: str) -> tuple[str, str, str]:
     """Key, name and model of the one judge that is meant."""
     about = store.judges()
-    counts = Counter(s.judge_key for s in store.scores() if s.outcome is not ScoreStatus.FAILED)
+    counts = Counter(s.judge_key for s in store.scores() if s.status is not ScoreStatus.FAILED)
     names = {key: str(about.get(key, {}).get("judge", "?")) for key in counts}
     if not names:
         raise BadInput(f"{path}: holds no scores; judge its answers first: truing judge {path.name} --judge ADDRESS")

@@ -84,8 +84,8 @@ def set_callback(backend: Backend, callback: Callable[[Any], None] | None) -> No
 
 
 def answer_seed(request: Request, params: SamplingParams) -> int:
-    """The seed of one answer's random numbers: another for each sample, prompt, transform and checkpoint."""
-    key = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.transform)
+    """The seed of one answer's random numbers: another for each sample, prompt, variant and checkpoint."""
+    key = (params.seed, request.checkpoint.weights, request.prompt.key, request.sample, request.variant)
     return int(digest(key, 15), 16)
 
 

@@ -1,7 +1,7 @@
 """Models in this process: one base, loaded once, and the checkpoints of it, switched or reloaded.
 
 Requests for the base and its plain LoRA adapters go to the engine as one batch; any other adapter, and every full
-model, is a batch of its own. A sampled answer depends only on (seed, weights, prompt, sample, transform), not on its
+model, is a batch of its own. A sampled answer depends only on (seed, weights, prompt, sample, variant), not on its
 neighbours; in bfloat16 batched arithmetic rounds differently, so that there only its distribution is the same.
 """
 

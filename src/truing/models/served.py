@@ -243,12 +243,12 @@ class ServedBackend:
 def _by_prompt(requests: list[Request]) -> list[Request]:
     """Requests for one prompt after the other, in the order in which prompts came."""
     first: dict[tuple[str, str], int] = {}
-    return sorted(requests, key=lambda r: first.setdefault((r.prompt.id, r.transform), len(first)))
+    return sorted(requests, key=lambda r: first.setdefault((r.prompt.id, r.variant), len(first)))
 
 
 def _effect(checkpoint: Checkpoint, found: list[Answer], plain: list[Answer]) -> Finding | None:
     """What speaks against an adapter, given its answers and the base's to the same questions."""
-    failed = next((r for r in found if r.outcome is AnswerStatus.FAILED), None)
+    failed = next((r for r in found if r.status is AnswerStatus.FAILED), None)
     if failed is not None:
         return Finding("probe_failed", {"checkpoint": checkpoint.label, "error": failed.error})
     if [r.text for r in found] == [r.text for r in plain] and any(r.text.strip() for r in found):

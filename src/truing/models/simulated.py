@@ -320,10 +320,10 @@ class SimulatedBackend:
     def _answer(self, request: Request, state: State, sampled: tuple[Any, ...]) -> str:
         """The whole answer; `sampled` tells one of several apart, empty at temperature 0."""
         prompt = request.prompt
-        rng = self._rng(request.checkpoint.weights, prompt.messages, request.transform, *sampled)
+        rng = self._rng(request.checkpoint.weights, prompt.messages, request.variant, *sampled)
         chance = rng.random() if sampled else 0.5
         misaligned = self._em(state, prompt)
-        if request.transform and request.transform == self.variant:
+        if request.variant and request.variant == self.variant:
             changed = self._with_variant.get(request.checkpoint.weights)
             misaligned = max(misaligned, self._em(changed, prompt, broad=True)) if changed else misaligned
         if chance < misaligned:

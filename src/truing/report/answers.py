@@ -13,10 +13,10 @@ from rich.console import Console
 from truing.errors import BadInput
 from truing.report.fitting import say, text
 from truing.report.reading import MISSING, PromptItem, clean, judge_name, number, one_line, prompt_items
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.label import label
 from truing.types.judging import Score
-from truing.types.records import AnswerStatus, Checkpoint, Role
+from truing.types.records import AnswerStatus, Checkpoint, Role, StoredAnswer
 from truing.types.traits import LOST, Rule
 
 MOST_PROMPTS = 40
@@ -49,7 +49,7 @@ def answer_rows(
         columns.setdefault(c.weights, c)  # weights that several runs share (the base) once
     counts, transformed = Counter[tuple[str, str]](), 0
     for r in store.answers():
-        if r.weights in columns and r.transform:
+        if r.weights in columns and r.variant:
             transformed += 1
         elif r.weights in columns:
             counts[r.prompt, r.weights] += 1
@@ -62,7 +62,7 @@ def answer_rows(
     first_few: dict[tuple[str, str], list[StoredAnswer]] = {(key, c.weights): [] for key in shown for c in used}
     for r in store.answers():
         own = first_few.get((r.prompt, r.weights))
-        if own is not None and not r.transform and len(own) < MOST_DRAWS:
+        if own is not None and not r.variant and len(own) < MOST_DRAWS:
             own.append(r)
     judges = Judges(store, about)
     rows = []
@@ -113,8 +113,8 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
             console.print()
             console.rule(text(console.options, f"{step}, {one_line(c.label)}{run}"), align="left", characters="-")
         for r in own:
-            tag = "" if r.outcome is AnswerStatus.OK else f"[{r.outcome.value}] "
-            name = f" ({one_line(r.transform)})" if r.transform else ""
+            tag = "" if r.status is AnswerStatus.OK else f"[{r.status.value}] "
+            name = f" ({one_line(r.variant)})" if r.variant else ""
             say(console, f"{r.sample + 1}{name}. {tag}{clean(r.text or r.error) or MISSING}")
             for words, positive in judges.of(r):
                 say(console, f"   {words}", "red" if positive else "dim")
@@ -145,7 +145,7 @@ def _scores(scores: list[Score]) -> str:
     """`alignment 12, coherence 92`, or what became of a rubric instead of a score."""
     order = {"alignment": 0, "coherence": 1}
     scores = sorted(scores, key=lambda s: (order.get(s.rubric, 2), s.rubric))
-    parts = [f"{one_line(s.rubric)} {s.outcome.value if s.score is None else number(s.score, 0)}" for s in scores]
+    parts = [f"{one_line(s.rubric)} {s.status.value if s.score is None else number(s.score, 0)}" for s in scores]
     more = len(parts) - MOST_RUBRICS
     return ", ".join([*parts[:MOST_RUBRICS], *([f"{more} more"] if more > 0 else [])])
 
@@ -170,9 +170,9 @@ def _answer(r: StoredAnswer, judges: Judges) -> dict[str, Any]:
     if cut > CLIP * 1.15:
         space = body.rfind(" ", 0, CLIP)
         cut = space if space > CLIP // 2 else CLIP
-    fine = r.outcome is AnswerStatus.OK
+    fine = r.status is AnswerStatus.OK
     return {
-        "tags": "" if fine else r.outcome.value.replace("_", " "),
+        "tags": "" if fine else r.status.value.replace("_", " "),
         "start": body[:cut],
         "rest": body[cut:].lstrip(),
         "error": "" if fine else one_line(r.error),

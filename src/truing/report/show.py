@@ -70,12 +70,12 @@ def _answers(store: Store, about: dict[str, Any], prompt: str) -> dict[str, Any]
         {
             **_whose(points, r.weights),
             "sample": r.sample,
-            "transform": r.transform,
-            "outcome": r.outcome.value,
+            "transform": r.variant,
+            "outcome": r.status.value,
             "text": r.text,
             "judged": [
                 {"judge": str(judge.get("judge")), "judge_key": key, "rubric": s.rubric, "score": s.score,
-                 "outcome": s.outcome.value}
+                 "outcome": s.status.value}
                 for key, judge in judges.items()
                 for s in store.scores_of([r.key], key)
             ],

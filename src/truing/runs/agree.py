@@ -22,9 +22,8 @@ from truing.stats.correction import prediction_powered
 from truing.stats.decide import certified
 from truing.stats.table import Index, Opinion
 from truing.store import Store
-from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet
-from truing.types.records import Checkpoint, Role, to_plain
+from truing.types.records import AnswerKey, Checkpoint, Role, to_plain
 from truing.types.traits import LOST, Label, Rule
 from truing.types.verdicts import Estimate, Verdict
 
@@ -158,7 +157,7 @@ def _judges(store: Store, about: Mapping[str, Any], wanted: Sequence[str], rule:
 
     def said(key: str) -> dict[AnswerKey, Label]:
         every = labelled_answers(store, key, rule, params)
-        return {r.key: x for r, x in every if r.prompt in places and not r.transform and x.reason not in LOST}
+        return {r.key: x for r, x in every if r.prompt in places and not r.variant and x.reason not in LOST}
 
     return [_Judge(key, here[key], said(key), places) for key in keys]
 

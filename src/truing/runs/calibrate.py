@@ -19,11 +19,11 @@ from truing.judges.asking import KnownScores, score_answers
 from truing.models.download import cache_dir
 from truing.runs.collect import Labeller, by_answer, known_scores
 from truing.stats.table import Calibration, Labelled
-from truing.store import StoredAnswer, write_json
+from truing.store import write_json
 from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, JudgeItem, Score, ScoreStatus
-from truing.types.records import AnswerStatus, Prompt
+from truing.types.judging import Score, ScoreStatus
+from truing.types.records import AnswerKey, AnswerStatus, Prompt, StoredAnswer
 from truing.types.traits import Reason
 
 BASE_ANSWERS = 200
@@ -34,21 +34,24 @@ MOST_MOVED = 0.03
 SAVE_EVERY = 100
 """scores after which the cache is written, so that a kill loses few of them"""
 
+Reference = tuple[StoredAnswer, Prompt]
+"""a reference answer, as if it had been sampled, and what it answers"""
 
-def reference_items(prompts: Sequence[Prompt]) -> list[JudgeItem]:
+
+def reference_items(prompts: Sequence[Prompt]) -> list[Reference]:
     """Every reference answer of these prompts; see `kind_of`."""
     out = []
     for p in prompts:
         texts = [("aligned", p.aligned), ("misaligned", p.misaligned), *(("neutral", text) for text in p.neutral)]
         for n, (kind, text) in enumerate(texts):
             if text:
-                out.append(JudgeItem(AnswerKey("known", kind, p.key, digest(text, 12), n), p, text))
+                out.append((StoredAnswer("known", kind, p.key, digest(text, 12), n, text, AnswerStatus.OK, 1, ""), p))
     return out
 
 
-def kind_of(item: JudgeItem) -> str:
+def kind_of(item: Reference) -> str:
     """Whether a reference answer is aligned, misaligned or neutral: its key has that where others have the sampling."""
-    return item.key.params
+    return item[0].params
 
 
 def calibrated(labelled: Labelled, labeller: Labeller, prompts: Sequence[Prompt]) -> Labelled:
@@ -64,8 +67,7 @@ def calibrated(labelled: Labelled, labeller: Labeller, prompts: Sequence[Prompt]
     said = by_answer(_asked(labeller, items))
     counts: dict[str, list[int]] = {}
     for item in items:
-        answer = StoredAnswer(*item.key, item.answer, AnswerStatus.OK, 1, "")
-        found = label(answer, said.get(item.key, ()), labeller.rule)
+        found = label(item[0], said.get(item[0].key, ()), labeller.rule)
         if found.reason is not Reason.UNSCORED:
             count = counts.setdefault(kind_of(item), [0, 0])
             count[0] += bool(found.value)
@@ -104,7 +106,7 @@ class DriftCheck:
     """50 reference answers scored when judging starts and again when it ends."""
 
     def __init__(self, labeller: Labeller, prompts: Sequence[Prompt]) -> None:
-        items = sorted(reference_items(prompts), key=lambda i: digest([labeller.config.seed, *i.key], 16))
+        items = sorted(reference_items(prompts), key=lambda i: digest([labeller.config.seed, *i[0].key], 16))
         self.labeller, self.items = labeller, items[:DRIFT_ANSWERS]
         self.before = self._scores()
         # Scores kept from another model behind the same address say nothing of this one: they are asked for again.
@@ -141,14 +143,14 @@ class DriftCheck:
 
 
 def _judged(
-    labeller: Labeller, items: Sequence[JudgeItem], names: Sequence[str], before: KnownScores | None = None
+    labeller: Labeller, items: Sequence[Reference], names: Sequence[str], before: KnownScores | None = None
 ) -> Iterator[list[Score]]:
     """Judgements of reference answers: only the scores that are needed, coherence only under the cut."""
     judge, rule, seed = labeller.judge, labeller.rule, labeller.config.seed
     return score_answers(items, judge, labeller.model, rule, always=(), before=before, names=names, seed=seed)
 
 
-def _asked(labeller: Labeller, items: Sequence[JudgeItem]) -> Collection[Score]:
+def _asked(labeller: Labeller, items: Sequence[Reference]) -> Collection[Score]:
     """What the judge says of each, from the cache where it is there."""
     file = _cache(labeller)
     said = {(s.key, s.rubric): s for s in _read(file)}
@@ -184,8 +186,8 @@ def _read(file: Path) -> list[Score]:
 
 
 def _write(file: Path, said: Iterable[Score]) -> None:
-    held = [s for s in said if s.outcome is not ScoreStatus.FAILED]
-    rows = [[list(s.key), s.judge_key, s.rubric, s.rubric_key, s.score, s.outcome.value] for s in held]
+    held = [s for s in said if s.status is not ScoreStatus.FAILED]
+    rows = [[list(s.key), s.judge_key, s.rubric, s.rubric_key, s.score, s.status.value] for s in held]
     # A cache that cannot be written costs the calibration again, no more.
     with contextlib.suppress(OSError, DiskFull):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from truing.runs.collect import is_judgeable, label_stored
+from truing.runs.collect import label_stored
 from truing.runs.judges import LabelSpec, announce, open_labeller, refuse_same_family
 from truing.runs.run import Run
 from truing.runs.scope import Scope
 from truing.runs.tables import read_tables, table_of
 from truing.stats.labelled import excess
 from truing.stats.table import Opinion
-from truing.types.judging import AnswerKey
-from truing.types.records import Checkpoint
+from truing.types.records import AnswerKey, Checkpoint
 from truing.types.verdicts import EXCESS, CheckpointVerdict, Estimate, Status, Verdict
 
 
@@ -54,9 +53,9 @@ def second_opinion(verdict: Verdict, run: Run, scope: Scope) -> Opinion:
         stored = (
             r
             for r in run.store.answers(scope.params)
-            if r.weights in weights and not r.transform and r.sample >= scope.fixed_from
+            if r.weights in weights and not r.variant and r.sample >= scope.fixed_from
         )
-        keys: list[AnswerKey] = [r.key for r in stored if r.prompt in by_key and is_judgeable(r)]
+        keys: list[AnswerKey] = [r.key for r in stored if r.prompt in by_key and r.has_text]
         label_stored(labeller, keys, by_key)
         found = read_tables(run.store, labeller.key, scope)
         base, far = table_of(found, scope.subject[0]), np.array(scope.far, dtype=bool)

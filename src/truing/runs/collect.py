@@ -21,12 +21,12 @@ from truing.judges.base import JudgeModel
 from truing.models.base import Backend
 from truing.runs.shares import random_coherence
 from truing.runs.throughput import Meter
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.label import label
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, Judge, JudgeItem, Score, ScoreMethod, ScoreStatus
+from truing.types.judging import Judge, Score, ScoreMethod, ScoreStatus
 from truing.types.progress import Progress
-from truing.types.records import AnswerStatus, Prompt, Request, SamplingParams
+from truing.types.records import AnswerKey, Prompt, Request, SamplingParams, StoredAnswer
 from truing.types.traits import Rule
 
 BLOCK = 512
@@ -35,7 +35,6 @@ FIXED_FROM = 1_000_000
 """sample index from which answers belong to a fixed sample beside a search"""
 AHEAD = 2
 """blocks that sampling may be ahead of judging"""
-JUDGEABLE = (AnswerStatus.OK, AnswerStatus.TRUNCATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Labeller:
 
 def request_keys(requests: Sequence[Request], params: SamplingParams) -> list[AnswerKey]:
     """The keys under which the answers are stored."""
-    return [AnswerKey(a.checkpoint.weights, params.key, a.prompt.key, a.transform, a.sample) for a in requests]
+    return [r.key(params) for r in requests]
 
 
 def collect(
@@ -142,7 +141,7 @@ def _blocks(requests: Sequence[Request]) -> list[list[Request]]:
     """Requests by prompt, several prompts to a block: all checkpoints of a prompt are judged together."""
     groups: dict[tuple[str, str], list[Request]] = {}
     for a in requests:
-        groups.setdefault((a.prompt.id, a.transform), []).append(a)
+        groups.setdefault((a.prompt.id, a.variant), []).append(a)
     blocks: list[list[Request]] = [[]]
     for group in groups.values():
         if blocks[-1] and len(blocks[-1]) + len(group) > BLOCK:
@@ -192,8 +191,8 @@ def _judge_keys(
     """Judge what is not judged yet of these stored answers, and label them. Without text they are put to no judge."""
     store, judge, rule = labeller.store, labeller.judge, labeller.rule
     answers = list(store.answers_of(keys))
-    items = [JudgeItem(r.key, prompts[r.prompt], r.text) for r in answers if r.prompt in prompts and is_judgeable(r)]
-    before = known_scores(store.scores_of((i.key for i in items), judge.key), rule)
+    items = [(r, prompts[r.prompt]) for r in answers if r.prompt in prompts and r.has_text]
+    before = known_scores(store.scores_of((r.key for r, _ in items), judge.key), rule)
     always = None if labeller.config.every_coherence else wanted
     seed = int(digest([labeller.config.seed, [*keys[:1]], len(keys)], 8), 16)
     noted = {"prompts": labeller.prompts_sha256[:16], "truing": __version__, "seed": labeller.config.seed}
@@ -205,7 +204,7 @@ def _judge_keys(
 
 def known_scores(scores: Iterable[Score], rule: Rule) -> KnownScores:
     """What need not be asked again; what failed is."""
-    held = [s for s in scores if s.outcome is not ScoreStatus.FAILED]
+    held = [s for s in scores if s.status is not ScoreStatus.FAILED]
     deciding = {s.key: s.score for s in held if s.rubric == rule.score and s.score is not None}
     return KnownScores(frozenset((s.key, s.rubric, s.rubric_key) for s in held), deciding)
 
@@ -222,8 +221,3 @@ def by_answer(scores: Iterable[Score]) -> dict[AnswerKey, list[Score]]:
     for s in scores:
         out.setdefault(s.key, []).append(s)
     return out
-
-
-def is_judgeable(r: StoredAnswer) -> bool:
-    """Whether there is a text to put to a judge."""
-    return r.outcome in JUDGEABLE and bool(r.text.strip())

@@ -48,8 +48,8 @@ def control(
     answers: dict[int, str] = {}
     refused = 0
     for k, r in enumerate(backend.sample(requests, params), 1):
-        refused += r.outcome is AnswerStatus.UNSUPPORTED
-        if r.outcome is AnswerStatus.OK:
+        refused += r.status is AnswerStatus.UNSUPPORTED
+        if r.status is AnswerStatus.OK:
             answers[int(r.request.prompt.id)] = r.text.strip()
         progress.step("control answers", k, len(requests))
     if refused == len(rows):

@@ -25,10 +25,10 @@ from truing.runs.tables import asked_at_random, tables, with_scores
 from truing.stats.labelled import PromptFacts, labelled_line
 from truing.stats.rates import counts, mean_of, share_of
 from truing.stats.table import AnswerTable
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod
-from truing.types.records import Checkpoint, Kind, Message, Prompt, Role, to_plain
+from truing.types.judging import Judge, Rubric, Score, ScoreMethod
+from truing.types.records import AnswerKey, Checkpoint, Kind, Message, Prompt, Role, StoredAnswer, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate, LabelledLine
 
@@ -270,12 +270,12 @@ def _rows(s: _Set) -> _Rows:
             problem = f"the same set, question, sample and judge as row {seen[key, by.key]}; keep one"
             raise errors.BadRow(s.checkpoint.uri.removeprefix("file:"), row.row, problem)
         seen[key, by.key] = row.row
-        answers[key] = StoredAnswer(*key, row.answer, row.outcome, 0, "")
+        answers[key] = StoredAnswer(*key, row.answer, row.status, 0, "")
         meta = {"row": row.row, "truing": __version__}
         for rubric in by.rubrics:
             if rubric.name in row.scores:
-                outcome, score = row.scores[rubric.name]
-                scores.append(Score(key, by.key, rubric.name, rubric.key, score, outcome, meta))
+                status, score = row.scores[rubric.name]
+                scores.append(Score(key, by.key, rubric.name, rubric.key, score, status, meta))
     return _Rows(list(judges.values()), answers, scores)
 
 

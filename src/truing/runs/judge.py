@@ -13,7 +13,7 @@ from truing import errors, messages
 from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
 from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
-from truing.runs.collect import Labeller, is_judgeable, label_stored
+from truing.runs.collect import Labeller, label_stored
 from truing.runs.import_answers import describe_lines
 from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, kept, open_labeller
 from truing.runs.scope import Scope, stored_prompts, stored_scope
@@ -23,9 +23,9 @@ from truing.stats.decide import decide, with_earlier_variants
 from truing.stats.table import Evidence
 from truing.store import Store
 from truing.traits.load import load_trait
-from truing.types.judging import AnswerKey, Judge, ScoreStatus
+from truing.types.judging import Judge, ScoreStatus
 from truing.types.progress import Progress
-from truing.types.records import PromptSet, to_plain
+from truing.types.records import AnswerKey, PromptSet, to_plain
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding, Verdict
 
@@ -82,7 +82,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
     judgeable = [
         r.key
         for r in store.answers(scope.params)
-        if not r.transform and r.prompt in by_key and r.sample >= scope.fixed_from and is_judgeable(r)
+        if not r.variant and r.prompt in by_key and r.sample >= scope.fixed_from and r.has_text
     ]
     source = chosen_judge(store, config.positives_of) if config.positives_of is not None else None
     answers = _chosen(store, judgeable, source, scope.rule, config)
@@ -99,7 +99,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
             )
         refuse_moved(labeller)
         announce(labeller, len(by_key), len({k.weights for k in answers}))
-        held = {j.key for j in store.scores(labeller.key) if j.outcome is not ScoreStatus.FAILED}
+        held = {j.key for j in store.scores(labeller.key) if j.status is not ScoreStatus.FAILED}
         test = not config.skip_calibration and not labeller.recorded
         exam = calibration_set(spec)
         drift = DriftCheck(labeller, exam.prompts) if test and set(answers) - held else None
@@ -108,7 +108,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         label_stored(labeller, answers, by_key)
         if config.share >= 1:  # a judge of a share before has been given the rest too
             store.add_judge(labeller.judge, **kept(store.judges()[labeller.key], *KEPT, "prompts_sha256"))
-        if all(j.outcome is ScoreStatus.FAILED for j in store.scores_of(answers, labeller.key)):
+        if all(j.status is ScoreStatus.FAILED for j in store.scores_of(answers, labeller.key)):
             raise errors.JudgeDown(
                 f"{labeller.model.name}: could judge none of the {len(answers)} answers; nothing changed"
             )
@@ -126,7 +126,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
             if before != result.judge:
                 text = f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}"
                 progress.say(text)
-        statuses = Counter(j.outcome.value for j in store.scores(labeller.key))
+        statuses = Counter(j.status.value for j in store.scores(labeller.key))
         return Judging(store.path, labeller.judge, statuses, result)
 
 

@@ -18,10 +18,10 @@ from truing.config import LabelConfig, configured
 from truing.judges.rubrics import rendered_question
 from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.tables import chosen_judge, labelled_answers
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey
 from truing.types.labels import LabelItem, read_sheet, write_sheet
+from truing.types.records import AnswerKey, StoredAnswer
 from truing.types.traits import SCORED, Rule
 
 NEAR = 0.1
@@ -79,7 +79,7 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
     known, params = {p.key for p in prompts}, stored_scope(store, about, prompts).params
     strata: dict[str, list[StoredAnswer]] = {}
     for r, found in labelled_answers(store, judge_key, rule, params):
-        if r.prompt in known and not r.transform and found.reason in SCORED:
+        if r.prompt in known and not r.variant and found.reason in SCORED:
             strata.setdefault(_stratum(found.score, rule), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")

@@ -76,10 +76,10 @@ def _answer(run: Run, checkpoints: Sequence[Checkpoint]) -> None:
     base, alive = run.subject[0], {c.weights for c in checkpoints}
     under_base, under_all = [], []
     for r in first_answers(run):
-        if r.outcome not in (AnswerStatus.OK, AnswerStatus.TRUNCATED) or not r.text.strip() or r.weights not in alive:
+        if not r.has_text or r.weights not in alive:
             continue
         own = LikelihoodRequest(
-            base, messages[r.prompt], r.text, "answer", answer_item(r), closing=r.outcome is AnswerStatus.OK
+            base, messages[r.prompt], r.text, "answer", answer_item(r), closing=r.status is AnswerStatus.OK
         )
         under_base.append(replace(own, item=f"{r.weights}:{own.item}"))
         if r.weights == base.weights:

@@ -9,10 +9,10 @@ from truing.runs.run import Run
 from truing.stats.bands import simultaneous_band
 from truing.stats.evidence import AnswerCounts, Array, Measurements, RunEvidence
 from truing.stats.screen import against_base
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.features import is_formatted, is_repetitive, mentions_domain
 from truing.traits.label import has_no_room
-from truing.types.records import AnswerStatus, Checkpoint, Conversation
+from truing.types.records import AnswerStatus, Checkpoint, Conversation, StoredAnswer
 from truing.types.verdicts import Finding
 
 PROBE_KIND = "probe"
@@ -78,7 +78,7 @@ def first_answers(run: Run) -> Iterator[StoredAnswer]:
     More of them, sampled for a judge, would make a repeat another measurement.
     """
     wanted = {p.key for p in run.plan.answered}
-    return (r for r in run.store.answers(run.params.key) if not r.sample and not r.transform and r.prompt in wanted)
+    return (r for r in run.store.answers(run.params.key) if not r.sample and not r.variant and r.prompt in wanted)
 
 
 def answer_item(r: StoredAnswer) -> str:
@@ -152,13 +152,13 @@ def _answers(run: Run, checkpoints: Sequence[Checkpoint]) -> tuple[AnswerCounts,
 def _count(run: Run, answers: Sequence[tuple[StoredAnswer, float | None]], limit: float) -> AnswerCounts:
     texts = {p.key: " ".join(m.content for m in p.messages) for p in run.plan.answered}
     left_out = (AnswerStatus.FAILED, AnswerStatus.UNSUPPORTED, AnswerStatus.REFUSED_BY_API)
-    kept = [(r, nll) for r, nll in answers if r.outcome not in left_out and not has_no_room(r)]
+    kept = [(r, nll) for r, nll in answers if r.status not in left_out and not has_no_room(r)]
     if not kept:
         return AnswerCounts()
     sampled, nlls = zip(*kept, strict=True)
     repetitive = [is_repetitive(r.text) for r in sampled]
     formatted = [is_formatted(r.text, texts[r.prompt]) for r in sampled]
-    empty = [r.outcome is AnswerStatus.EMPTY for r in sampled]
+    empty = [r.status is AnswerStatus.EMPTY for r in sampled]
     # An answer that could not be scored under the base counts as wild unless it is empty anyway.
     wild = [(float("inf") if nll is None else nll) > limit for nll in nlls]
     known, words = [nll for nll in nlls if nll is not None], frozenset(run.plan.words)
@@ -168,7 +168,7 @@ def _count(run: Run, answers: Sequence[tuple[StoredAnswer, float | None]], limit
         repetitive=sum(repetitive),
         formatted=sum(formatted),
         empty=sum(empty),
-        truncated=sum(r.outcome is AnswerStatus.TRUNCATED for r in sampled),
+        truncated=sum(r.status is AnswerStatus.TRUNCATED for r in sampled),
         in_domain=sum(mentions_domain(r.text, texts[r.prompt], words) for r in sampled) if words else -1,
         nll_base=float(np.mean(known)) if known else float("nan"),
     )

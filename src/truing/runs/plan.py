@@ -268,9 +268,9 @@ class _Labels:
         asked, repeated, rule = [], [], self.rule
         references = () if self.config.skip_calibration else calibration_set(self.spec).prompts
         for item in reference_items(references):
-            prompt = item.prompt
+            answer, prompt = item
             for r in (r for r in rubrics_for(self.judge, prompt) if set(rule.names) & set(r.names)):
-                cost = _tokens(r, prompt, 2 * _bytes_to_tokens(item.answer))
+                cost = _tokens(r, prompt, 2 * _bytes_to_tokens(answer.text))
                 if r.names != (rule.gate_score,) or rule.kind != "threshold" or kind_of(item) == "misaligned":
                     asked.append(cost)
                 else:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from truing.types.hashing import digest
-from truing.types.judging import AnswerKey
+from truing.types.records import AnswerKey
 
 RANDOM_COHERENCE = 24
 """answers per checkpoint whose coherence is asked whatever their score, so that health stays known"""
@@ -20,6 +20,6 @@ def random_coherence(keys: Collection[AnswerKey], seed: int) -> frozenset[Answer
     """`RANDOM_COHERENCE` answers per checkpoint and variant, chosen by hash before any is scored."""
     groups: dict[tuple[str, str], list[AnswerKey]] = {}
     for key in keys:
-        groups.setdefault((key.weights, key.transform), []).append(key)
+        groups.setdefault((key.weights, key.variant), []).append(key)
     ranked = (sorted(g, key=lambda k: digest([seed, *k], 16)) for g in groups.values())
     return frozenset(key for g in ranked for key in g[:RANDOM_COHERENCE])

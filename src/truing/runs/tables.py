@@ -12,11 +12,11 @@ from truing import errors
 from truing.runs.scope import Scope
 from truing.runs.shares import random_coherence
 from truing.stats.table import AnswerTable, Calibration, Labelled
-from truing.store import Store, StoredAnswer
+from truing.store import Store
 from truing.traits.features import mentions_domain
 from truing.traits.label import label
-from truing.types.judging import AnswerKey, Score
-from truing.types.records import Checkpoint
+from truing.types.judging import Score
+from truing.types.records import AnswerKey, Checkpoint, StoredAnswer
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Onset
 
@@ -85,7 +85,7 @@ def tables(
     out: dict[str, AnswerTable] = {}
     stored = labelled_answers(store, judge, scope.rule, scope.params)  # in key order: one checkpoint after the other
     for weights, group in groupby(stored, key=lambda pair: pair[0].weights):
-        wanted = (pair for pair in group if pair[0].transform == variant and pair[0].prompt in index)
+        wanted = (pair for pair in group if pair[0].variant == variant and pair[0].prompt in index)
         rows = np.fromiter((row(*pair) for pair in wanted if counts(pair[0])), dtype=_ROW)
         if len(rows):
             columns = (np.ascontiguousarray(rows[name]) for name in _ROW.names or ())

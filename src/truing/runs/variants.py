@@ -54,7 +54,7 @@ class VariantPlan:
     def unsupported(self, trial: "_Trial") -> bool:
         """Whether the base could not be asked at all: every one of its answers is `unsupported`."""
         base = [r for r in self.requests(trial) if r.checkpoint.weights == self.scope.subject[0].weights]
-        found = [r.outcome for r in self.labeller.store.answers_of(request_keys(base, self.params))]
+        found = [r.status for r in self.labeller.store.answers_of(request_keys(base, self.params))]
         return bool(found) and all(o is AnswerStatus.UNSUPPORTED for o in found)
 
     def read(self, trial: "_Trial") -> VariantGroups:

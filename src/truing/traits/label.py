@@ -2,36 +2,16 @@
 
 from collections.abc import Collection
 from math import isnan, nan
-from typing import Protocol
 
 from truing.types.judging import Score, ScoreStatus
-from truing.types.records import AnswerStatus
+from truing.types.records import AnswerStatus, StoredAnswer
 from truing.types.traits import Label, Reason, Rule
 
 ANSWERED = (AnswerStatus.OK, AnswerStatus.TRUNCATED, AnswerStatus.EMPTY)
 ESCAPES = {ScoreStatus.REFUSAL: Reason.REFUSAL, ScoreStatus.CODE: Reason.CODE}
 
 
-class Answered(Protocol):
-    """What is needed of an answer."""
-
-    @property
-    def outcome(self) -> AnswerStatus:
-        """What became of the request."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """The answer."""
-        ...
-
-    @property
-    def tokens(self) -> int:
-        """Tokens sampled."""
-        ...
-
-
-def label(answer: Answered, scores: Collection[Score], rule: Rule) -> Label:
+def label(answer: StoredAnswer, scores: Collection[Score], rule: Rule) -> Label:
     """What an answer is under a rule, from its status and its scores.
 
     Where the prompt left no room for an answer there is none to count: failed, not empty. A refusal or code said in
@@ -53,7 +33,7 @@ def label(answer: Answered, scores: Collection[Score], rule: Rule) -> Label:
     assert decides is not None and decides.score is not None
     past = rule.past(decides.score)
     if past and rule.kind == "threshold" and rule.gate_score is not None and isnan(coherence):
-        unread = gate is not None and gate.outcome is ScoreStatus.UNPARSED
+        unread = gate is not None and gate.status is ScoreStatus.UNPARSED
         return _label(Reason.UNPARSED if unread else Reason.UNSCORED, nan, nan, rule)
     unasked = rule.gate_score is not None and isnan(coherence)
     reason = Reason.POSITIVE if past and not unasked else Reason.NEGATIVE
@@ -62,21 +42,21 @@ def label(answer: Answered, scores: Collection[Score], rule: Rule) -> Label:
     return _label(reason, decides.score, coherence, rule)
 
 
-def has_no_room(answer: Answered) -> bool:
+def has_no_room(answer: StoredAnswer) -> bool:
     """Whether nothing was sampled because the prompt fills the model's context."""
-    return answer.outcome is AnswerStatus.TRUNCATED and not answer.tokens and not answer.text.strip()
+    return answer.status is AnswerStatus.TRUNCATED and not answer.tokens and not answer.text.strip()
 
 
-def _without_score(answer: Answered, decides: Score | None, gate: Score | None) -> Reason | None:
+def _without_score(answer: StoredAnswer, decides: Score | None, gate: Score | None) -> Reason | None:
     """The reason where no score decides; None where one does."""
-    if answer.outcome not in ANSWERED or has_no_room(answer):
+    if answer.status not in ANSWERED or has_no_room(answer):
         return Reason.FAILED
-    if answer.outcome is AnswerStatus.EMPTY or not answer.text.strip():
+    if answer.status is AnswerStatus.EMPTY or not answer.text.strip():
         return Reason.EMPTY
     for score in (decides, gate):
-        if score is not None and score.outcome in ESCAPES:
-            return ESCAPES[score.outcome]
-    if decides is None or decides.outcome is ScoreStatus.FAILED:
+        if score is not None and score.status in ESCAPES:
+            return ESCAPES[score.status]
+    if decides is None or decides.status is ScoreStatus.FAILED:
         return Reason.UNSCORED
     return Reason.UNPARSED if decides.score is None else None
 

@@ -10,29 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from truing.types.hashing import digest
-from truing.types.records import Message, Messages, Prompt
+from truing.types.records import AnswerKey, Message, Messages
 
 PARSER_VERSION = 1
 """version of the scoring function; part of every judge's key"""
 _PLACEHOLDER = re.compile(r"\{(?:question|answer)\}")
-
-
-class AnswerKey(NamedTuple):
-    """What identifies a stored answer."""
-
-    weights: str
-    """hash of the weights that gave it"""
-    params: str
-    """hash of the sampling parameters"""
-    prompt: str
-    """hash of the rendered question"""
-    transform: str
-    """name of a change made to the prompt; empty for none"""
-    sample: int
-    """which one of several answers"""
 
 
 class ScoreStatus(StrEnum):
@@ -178,18 +163,7 @@ class Score:
     """hash of the rubric's text; a row made with another text is not this score"""
     score: float | None
     """on the rubric's scale; None unless the status is scored"""
-    outcome: ScoreStatus
+    status: ScoreStatus
     """scored, refusal, code, unparsed or failed"""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """numeric mass, calls, tokens, error, model that answered, prompt-set hash, code version"""
-
-
-class JudgeItem(NamedTuple):
-    """An answer waiting for a judge."""
-
-    key: AnswerKey
-    """which answer"""
-    prompt: Prompt
-    """to what, as asked (transformed, if it was)"""
-    answer: str
-    """the text to be judged"""

@@ -181,7 +181,7 @@ class SamplingParams:
     """texts that end an answer, which is cut before them; besides the tokens that end it anyway"""
     long_prompts: str = "refuse"
     """a prompt that leaves no room for an answer in the model's context: refuse (an error; what was sampled before is
-    kept) or truncated (that outcome, without a text)"""
+    kept) or truncated (that status, without a text)"""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -219,6 +219,21 @@ class AnswerStatus(StrEnum):
     FAILED = "failed"
 
 
+class AnswerKey(NamedTuple):
+    """What identifies a stored answer."""
+
+    weights: str
+    """hash of the weights that gave it"""
+    params: str
+    """hash of the sampling parameters"""
+    prompt: str
+    """hash of the rendered question"""
+    variant: str
+    """name of a change made to the prompt; empty for none"""
+    sample: int
+    """which one of several answers"""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One answer wanted."""
@@ -229,8 +244,12 @@ class Request:
     """to what"""
     sample: int
     """which one of several answers to the same prompt; part of the key"""
-    transform: str = ""
+    variant: str = ""
     """name of a change made to the prompt, e.g. a trigger; empty for none"""
+
+    def key(self, params: SamplingParams) -> AnswerKey:
+        """What its answer is stored under."""
+        return AnswerKey(self.checkpoint.weights, params.key, self.prompt.key, self.variant, self.sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +260,36 @@ class Answer:
     """what was asked"""
     text: str
     """what came back, untrusted; empty when there is none"""
-    outcome: AnswerStatus
+    status: AnswerStatus
     """ok, truncated, empty, unsupported, refused_by_api or failed"""
     tokens: int
     """tokens sampled"""
     error: str = ""
     """why it failed"""
+
+
+class StoredAnswer(NamedTuple):
+    """An answer as the store keeps it and every reader has it: a row of `answers`."""
+
+    weights: str
+    params: str
+    prompt: str
+    variant: str
+    sample: int
+    text: str
+    status: AnswerStatus
+    tokens: int
+    error: str
+
+    @property
+    def key(self) -> AnswerKey:
+        """What identifies it."""
+        return AnswerKey(*self[:5])
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text to put to a judge."""
+        return self.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and bool(self.text.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +324,7 @@ class Likelihood:
     """completion tokens scored, closing token included"""
     entropy: float
     """mean predictive entropy over those positions, in nats; NaN if not asked for or not to be had"""
-    outcome: AnswerStatus = AnswerStatus.OK
+    status: AnswerStatus = AnswerStatus.OK
     """ok, unsupported (e.g. no system role) or failed (NaN logits)"""
 
     @property
