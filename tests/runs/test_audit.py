@@ -65,6 +65,7 @@ def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family, 
         assert v.onset.status == "found" or (max(asked) < HI and begins in v.onset.steps)
     if v.onset.status == "found":
         assert excess[v.onset.latest] > LO
+        assert samples is None or v.onset.latest == next(s for s in FOUR if statuses(v)[s] in EXCESS)
         assert statuses(v)[v.onset.latest] is Status.PRESENT
         assert "emergent misalignment" in messages.sentence(v).lower()
     if v.recommended is not None:
