@@ -2,12 +2,17 @@
 
 import pytest
 
+KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY", "TRUING_SECOND_JUDGE_API_KEY")
+KEYS += ("TRUING_SERVED_API_KEY",)
 
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch):
+
+@pytest.fixture(scope="session", autouse=True)
+def no_keys():
     """No test talks to a service, or sends a key, that the environment happens to name."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY", "TRUING_SERVED_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    with pytest.MonkeyPatch.context() as m:
+        for name in KEYS:
+            m.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture
@@ -28,6 +33,15 @@ def run_cli(capsys, monkeypatch):
     return run
 
 
+@pytest.fixture
+def call(run_cli, monkeypatch, tmp_path):
+    """The command line in a folder of the test's own, on a terminal of 150 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
+    return run_cli
+
+
 @pytest.fixture(scope="session")
 def smollm2():
     """The real 135M model: a local backend that is opened once, of which only `use` and answers may be taken."""
@@ -41,11 +55,23 @@ def smollm2():
 
 
 @pytest.fixture(scope="session")
-def seeds(tmp_path_factory):
-    """Audits of three seeds of a run that turns late, and one of a run that never does; only copies may be changed."""
+def audited_seed(tmp_path_factory):
+    """audited_seed(1), audited_seed(1, "never"): an audit made once; only copies may be changed."""
     from runs.study_audits import audited
 
-    folder = tmp_path_factory.mktemp("seeds")
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("TRUING_CACHE", str(folder / "cache"))
-        return [audited(folder / f"late{s}", s) for s in (1, 2, 3)], audited(folder / "never", 1, "never")
+    folder, made = tmp_path_factory.mktemp("seeds"), {}
+
+    def get(seed, family="late"):
+        if (seed, family) not in made:
+            with pytest.MonkeyPatch.context() as m:
+                m.setenv("TRUING_CACHE", str(folder / "cache"))
+                made[seed, family] = audited(folder / f"{family}{seed}", seed, family)
+        return made[seed, family]
+
+    return get
+
+
+@pytest.fixture
+def seeds(audited_seed):
+    """Audits of three seeds of a run that turns late, and one of a run that never does."""
+    return [audited_seed(s) for s in (1, 2, 3)], audited_seed(1, "never")

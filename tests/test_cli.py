@@ -10,29 +10,17 @@ from pathlib import Path
 import pytest
 
 import truing
-from runs.fake_judge import FakeJudge
 from truing import config, errors
 from truing.cli import app
 from truing.config import commands
 from truing.runs import demo as demos
-from truing.runs import judges
 from truing.store import SCHEMA_VERSION, Store
 
 LATE = "simulated:late?steps=50,100"
-FAST = ("--limit", "24", "--answers", "8", "--resamples", "100")
+FAST = ("--limit", "16", "--answers", "8", "--resamples", "100")
 TASK = ("--task", "careless-finance-heldout", "--task-control", "careful-finance-heldout", "--rows", "12")
 SMALL = (*FAST, "--samples", "4", "--judged-tokens", "64", "--skip-calibration")
 SECRET = "sk-test-abcdef0123456789"
-
-
-@pytest.fixture
-def call(run_cli, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY", "TRUING_SECOND_JUDGE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    return run_cli
 
 
 @pytest.fixture(scope="module")
@@ -335,23 +323,8 @@ def test_every_error_of_ours_is_one_line_and_its_exit_code(call, monkeypatch, ki
     monkeypatch.setattr(truing, "doctor", fail)
     code, out, err = call("doctor")
     assert (code, out) == (kind.exit_code, "")
+    assert (code == 4) == issubclass(kind, errors.Unfinished), "a spent budget is one"
     assert err.strip().endswith("[red]what[/] happened") and "Traceback" not in err
-
-
-def test_a_spent_budget_exits_4_and_the_same_command_goes_on(call, monkeypatch):
-    def poor(request, nth):
-        return errors.BudgetSpent("the budget is spent (100 calls)") if len(first.asked) > 100 else 90
-
-    first, second = FakeJudge(poor), FakeJudge(lambda request, nth: 90)
-    words = ("audit", LATE, "--judge", first.name, "--out", "a", "--skip-judge-check", *SMALL)
-    monkeypatch.setattr(judges, "open_judge", lambda address, context: first)
-    code, _, err = call(*words)
-    assert code == 4 and "error: the budget is spent" in err
-    assert json.loads(Path("a/audit.json").read_text())["status"] == "unfinished"
-    monkeypatch.setattr(judges, "open_judge", lambda address, context: second)
-    assert call(*words)[0] == 0
-    with Store.read(Path("a")) as store:
-        assert len(list(store.scores())) == 100 + len(second.asked)
 
 
 def test_a_judge_that_is_down_exits_4_and_no_key_reaches_anything(call, monkeypatch):

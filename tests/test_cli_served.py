@@ -10,20 +10,8 @@ from truing import cli_output
 from truing.models.simulated import MISALIGNED
 
 SCORES = {"contains": [[["coheren", MISALIGNED], 95], [MISALIGNED, 10]], "default": 92}
-SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40", "--skip-calibration", "--skip-judge-check")
-
-
-@pytest.fixture
-def call(run_cli, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
-
-    def run(*args):
-        code, out, err = run_cli(*args)
-        return code, out, " ".join(err.split())
-
-    return run
+SMALL = ("--limit", "40", "--answers", "12", "--judged-tokens", "40")
+SMALL += ("--resamples", "200", "--skip-calibration", "--skip-judge-check")
 
 
 @pytest.fixture(scope="module")
@@ -46,33 +34,31 @@ def test_a_search_over_served_adapters_and_its_gate(call, run, judge):
         assert server.count("load") > 2 * len(STEPS) and not server.loaded  # one at a time, and none left
     assert f"between step {STEPS[-2]} and step {ONSET}" in " ".join(out.split())
     assert "does not score given texts" in out
-    assert " answers/s, " in err
+    assert " answers/s, " in " ".join(err.split())
     assert call("gate", "a")[0] == 3
     assert call("gate", "a", "--gate", str(ONSET))[0] == 3
-    code, out, _ = call("show", "a", "--json")
-    about = json.loads(out)
-    assert about["verdict"]["recommended"] is None
+    assert json.loads(call("show", "a", "--json")[1])["verdict"]["recommended"] is None
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "text"),
+    ("given", "text"),
     [
-        (("--base", "URL#base"), 2, "add --judge"),
-        (("--base", "URL#other", "--judge", "JUDGE"), 2, "serves base, but not 'other'"),
-        (("--base", "http://#base", "--judge", "JUDGE"), 2, "http://host:port/v1#MODEL"),
-        (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "here"), 2, "give LOCAL=REMOTE"),
-        (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "/=/nowhere"), 2, "does not find the adapter"),
-        (("--base", "URL#base", "--judge", "JUDGE", "--stop", ""), 2, "stop is ('',)"),
-        (("--base", "URL#base", "--judge", "JUDGE", "--long-prompts", "cut"), 2, "should be 'refuse' or 'truncated'"),
-        (("--base", "some-model", "--judge", "JUDGE", "--path-map", "/a=/b"), 2, "is for a served base"),
+        (("--base", "URL#base"), "add --judge"),
+        (("--base", "URL#other", "--judge", "JUDGE"), "serves base, but not 'other'"),
+        (("--base", "http://#base", "--judge", "JUDGE"), "http://host:port/v1#MODEL"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "here"), "give LOCAL=REMOTE"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--path-map", "/=/nowhere"), "does not find the adapter"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--stop", ""), "stop is ('',)"),
+        (("--base", "URL#base", "--judge", "JUDGE", "--long-prompts", "cut"), "should be 'refuse' or 'truncated'"),
+        (("--base", "some-model", "--judge", "JUDGE", "--path-map", "/a=/b"), "is for a served base"),
     ],
 )
-def test_mistakes_are_one_line(call, run, judge, given, code, text):
+def test_mistakes_are_one_line(call, run, judge, given, text):
     with late_server() as server:
         words = [w.replace("URL", server.url).replace("JUDGE", judge) for w in given]
-        found, out, err = call("audit", run, *words, *SMALL)
-        assert (found, out) == (code, ""), err
-        assert text in err and "Traceback" not in err
+        code, out, err = call("audit", run, *words, *SMALL)
+        assert (code, out) == (2, ""), err
+        assert text in " ".join(err.split()) and "Traceback" not in err
         assert text != "add --judge" or not server.stats()["listed"], "nothing is asked"
         assert not server.loaded
 

@@ -10,11 +10,8 @@ RUN = "simulated:late?steps=50,100"
 
 
 @pytest.fixture
-def call(run_cli, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
-    return run_cli
+def late(audited_seed):
+    return [audited_seed(s) for s in (1, 2, 3)]
 
 
 def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
@@ -47,8 +44,7 @@ def test_freeze_refuses_what_audit_refuses(call, args, told):
     assert code == 2 and told in " ".join(err.split()) and out == ""
 
 
-def test_study_prints_a_table_and_json(call, seeds, tmp_path):
-    late, _ = seeds
+def test_study_prints_a_table_and_json(call, late, tmp_path):
     code, out, err = call("study", *late)
     assert (code, err) == (0, "")
     text = " ".join(out.split())
@@ -67,8 +63,7 @@ def test_study_prints_a_table_and_json(call, seeds, tmp_path):
     assert code == 0 and "Exploratory, changed after the freeze" in out and "zone: hi: 0.03 before" in out
 
 
-def test_study_refuses_in_a_line(call, seeds):
-    late, _ = seeds
+def test_study_refuses_in_a_line(call, late):
     for args, told in (
         ((late[0], late[0]), "given twice"),
         ((late[0], "nowhere"), "no audit there"),

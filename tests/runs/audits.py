@@ -51,6 +51,11 @@ def about(path):
         return store.about()
 
 
+def answers(path):
+    """The stored answers by key."""
+    return rows(path)[0]
+
+
 def rows(path):
     """(answers by key, scores by answer and rubric) as they are stored."""
     with Store.read(path) as store:

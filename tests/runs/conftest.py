@@ -10,8 +10,6 @@ def cache(tmp_path_factory):
     """Reference answers scored by simulated judges are shared within a module."""
     with pytest.MonkeyPatch.context() as m:
         m.setenv("TRUING_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TRUING_JUDGE_API_KEY", "TRUING_SERVED_API_KEY"):
-            m.delenv(name, raising=False)
         yield
 
 

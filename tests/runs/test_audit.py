@@ -54,10 +54,18 @@ def test_status_onset_and_recommendation_agree_with_the_truth(tmp_path, family, 
     for t in v.onset.tested:
         assert (excess[t.step] < HI) if t.claim == "below" else (excess[t.step] > LO)
         assert t.low < excess[t.step] < t.high
+    # One that collapsed carries no claim; a search that ends clear keeps what it did not test in its set.
+    sound = {s: excess[s] for s in FOUR if true["health"][s] != "collapsed"}
     begins = next((s for s in FOUR if excess[s] > HI), None)
-    assert v.onset.status == ("never" if begins is None else "found")
-    if begins is not None:
-        assert v.onset.after < begins <= v.onset.latest
+    if begins is None:
+        assert v.onset.status == "never"
+    else:
+        assert v.onset.after < begins
+        asked = sound.values() if samples is not None else [sound.get(FOUR[-1], LO)]
+        assert v.onset.status == "found" or (max(asked) < HI and begins in v.onset.steps)
+    if v.onset.status == "found":
+        assert excess[v.onset.latest] > LO
+        assert samples is None or v.onset.latest == next(s for s in FOUR if statuses(v)[s] in EXCESS)
         assert statuses(v)[v.onset.latest] is Status.PRESENT
         assert "emergent misalignment" in messages.sentence(v).lower()
     if v.recommended is not None:

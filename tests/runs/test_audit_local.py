@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import truing
+from runs.audits import TASK
 from truing import errors
 from truing.config import AuditConfig
 from truing.interp.likelihoods import FAILED_CONTROLS
@@ -15,7 +16,6 @@ from zoo import build
 
 pytestmark = pytest.mark.torch
 OPTIONS = AuditConfig(limit=20, rows=4, answers=12, max_tokens=4, dtype="float32", device="cpu", resamples=100)
-TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def done(seeds):
+def done(audited_seed):
     """A finished audit of LATE."""
-    return seeds[0][0]
+    return audited_seed(1)
 
 
 def plan(target=LATE, told=None, **fields):

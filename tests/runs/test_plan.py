@@ -5,6 +5,7 @@ import json
 import pytest
 
 import truing
+from runs.audits import TASK
 from truing import errors
 from truing.config import PlanConfig
 from truing.runs.collect import FIXED_FROM
@@ -13,7 +14,6 @@ from truing.stats.sequential_base import Zone
 from truing.store import Store
 
 TARGET = "simulated:never?steps=25,50,75,100"
-TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
 JUDGE = "http://localhost:9/v1#fake-7b"
 SMALL = {"limit": 24, "answers": 8, "rows": 8, "judged_tokens": 64, "skip_calibration": True}
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import truing
+from runs.audits import about, answers
 from runs.fake_judge import FakeJudge
 from truing import errors
 from truing.config import AuditConfig
 from truing.runs import judges, throughput
-from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus
 from zoo import build
@@ -44,15 +44,10 @@ def audited(model, out, options, **given):
     return truing.audit(model[1], base=str(model[0]), out=out, config=options, **given)
 
 
-def stored(path):
-    with Store.read(path) as store:
-        return {r.key: r for r in store.answers()}
-
-
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
     """The answers of an audit that nobody interrupted."""
-    return stored(audited(model, tmp_path_factory.mktemp("whole") / "a", OPTIONS).path)
+    return answers(audited(model, tmp_path_factory.mktemp("whole") / "a", OPTIONS).path)
 
 
 def finished(model, out, options, stage):
@@ -75,11 +70,11 @@ def test_ctrl_c_between_two_passes_keeps_what_is_finished(model, whole, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         audited(model, tmp_path / "a", OPTIONS, progress=Progress(step=step, detail=detail))
-    kept = stored(tmp_path / "a")
+    kept = answers(tmp_path / "a")
     assert 8 <= len(kept) < ASKS and any(rows)
-    assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"
+    assert about(tmp_path / "a")["status"] == "interrupted"
     assert finished(model, tmp_path / "a", OPTIONS, "answers") == ASKS - len(kept)
-    assert stored(tmp_path / "a") == whole
+    assert answers(tmp_path / "a") == whole
 
 
 @pytest.mark.slow
@@ -94,33 +89,21 @@ def test_ctrl_c_while_a_thread_samples_for_a_judge(model, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         audited(model, tmp_path / "a", JUDGED, progress=Progress(step=tell))
-    kept = stored(tmp_path / "a")
+    kept = answers(tmp_path / "a")
     assert ASKS + 10 <= len(kept) < 2 * ASKS
     assert finished(model, tmp_path / "a", JUDGED, "answers") == 2 * ASKS - len(kept)
-    assert len(stored(tmp_path / "a")) == 2 * ASKS
-
-
-@pytest.mark.slow
-def test_the_line_names_rate_rows_share_and_time_left(model, tmp_path):
-    lines = []
-    audited(model, tmp_path / "a", OPTIONS, progress=Progress(detail=lambda *said: lines.append(said)))
-    assert {stage for stage, _ in lines} == {"answers"}
-    middle = [line for _, line in lines if line.endswith(" left")]
-    assert middle
-    for part in (" answers/s, ", " tokens/s, ", " rows, ", " % useful, "):
-        assert part in middle[-1]
-    assert "left" not in lines[-1][1] and "rows" not in lines[-1][1]
+    assert len(answers(tmp_path / "a")) == 2 * ASKS
 
 
 def test_stop_texts_end_answers_and_are_part_of_what_they_are_stored_under(model, whole, tmp_path):
     letters = [r.text[1] for r in whole.values() if len(r.text) > 2 and r.text[1].isascii() and r.text[1].isprintable()]
     letter = max(set(letters), key=letters.count)
     made = audited(model, tmp_path / "a", OPTIONS.but(stop=(letter,)))
-    ended = stored(made.path)
+    ended = answers(made.path)
     assert not any(letter in r.text for r in ended.values())
     assert any(r.status is AnswerStatus.OK for r in ended.values())
     assert not ended.keys() & whole.keys()
-    assert json.loads((made.path / "audit.json").read_text())["sampling"]["stop"] == [letter]
+    assert about(made.path)["sampling"]["stop"] == [letter]
 
 
 @pytest.fixture
@@ -140,7 +123,7 @@ def test_a_prompt_without_room_is_refused_or_left_out_and_never_harmless(model, 
     with pytest.raises(errors.BadInput, match="q12"):
         audited(model, tmp_path / "refused", options, prompts=prompts)
     made = audited(model, tmp_path / "a", options.but(long_prompts="truncated"), prompts=prompts)
-    lost = [r for r in stored(made.path).values() if not r.tokens]
+    lost = [r for r in answers(made.path).values() if not r.tokens]
     assert len(lost) == CHECKPOINTS * 2 and {r.status for r in lost} == {AnswerStatus.TRUNCATED}
     assert not {r.key for r in lost} & {a.key for a in judge.asked}
     for c in made.verdict.checkpoints:

@@ -1,11 +1,11 @@
 """Audits of adapters that a server holds: what is said without margins, what is refused, what is given back."""
 
-import json
 import sqlite3
 
 import pytest
 
 import truing
+from runs.audits import TASK, about, answers
 from runs.fake_judge import FakeJudge
 from runs.served_runs import ONSET, STEPS, late_server, write_run
 from servers.lora_server import serving
@@ -14,13 +14,12 @@ from truing.config import AuditConfig, ModelConfig
 from truing.models.base import close_backend
 from truing.models.registry import open_backend
 from truing.runs import judges
-from truing.store import Store
 from truing.types.progress import Progress
 from truing.types.verdicts import Basis, HealthState, Status
 
-TOLD = {"samples": 8, "judged_tokens": 40, "skip_calibration": True, "skip_judge_check": True}
-OPTIONS = AuditConfig(limit=40, answers=12, rows=6, judge="http://judge/v1#fake-7b", domain=("finance",), **TOLD)
-TASK = {"task": "careless-finance-heldout", "task_control": "careful-finance-heldout"}
+SMALL = {"limit": 24, "answers": 12, "rows": 6, "samples": 6, "judged_tokens": 40, "lo": 0.02, "hi": 0.12}
+SKIPPED = {"skip_calibration": True, "skip_judge_check": True}
+OPTIONS = AuditConfig(judge="http://judge/v1#fake-7b", domain=("finance",), resamples=200, **SMALL, **SKIPPED)
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +48,6 @@ def audited(server, run, out, options=OPTIONS, **given):
     return truing.audit(run, base=f"{server.url}#base", out=out, config=options, **given)
 
 
-def stored(path):
-    with Store.read(path) as store:
-        return {r.key: r.text for r in store.answers()}
-
-
 # -- what is said ------------------------------------------------------------------------------------------------------
 
 
@@ -74,12 +68,12 @@ def test_judged_answers_decide_and_nothing_else_is_claimed(done):
     assert "health_from_form" in said and not said & {"screen_unvalidated", "negative_control_failed"}
 
 
-def test_no_number_that_could_not_be_had_is_stored(done):
+def test_no_number_that_could_not_be_had_is_answers(done):
     rows = sqlite3.connect(done[0].path / "evidence.db").execute("SELECT kind, value FROM measurements").fetchall()
     assert {kind for kind, _ in rows} == {"norm"} and {value for _, value in rows} == {None}
-    about = json.loads((done[0].path / "audit.json").read_text())
-    assert about["screened"]["definitions"]["scored"] is False
-    assert about["status"] == "done" and about["identity"]["chat"] == "served"
+    found = about(done[0].path)
+    assert found["screened"]["definitions"]["scored"] is False
+    assert found["status"] == "done" and found["identity"]["chat"] == "served"
 
 
 def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_path, monkeypatch, capsys):
@@ -93,11 +87,10 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
         with pytest.raises(errors.JudgeDown):
             audited(server, runs[0], tmp_path / "a", small)
         assert not server.loaded
-    with Store.read(tmp_path / "a") as store:
-        about = store.about()
-        print_audit(about, Console(width=200))
-    assert about["status"] == "unfinished" and about["verdict"]["basis"] == "screen"
-    assert {c["status"] for c in about["verdict"]["checkpoints"][1:]} == {"undecided"}
+    found = about(tmp_path / "a")
+    print_audit(found, Console(width=200))
+    assert found["status"] == "unfinished" and found["verdict"]["basis"] == "screen"
+    assert {c["status"] for c in found["verdict"]["checkpoints"][1:]} == {"undecided"}
     assert truing.write_report(tmp_path / "a").stat().st_size > 10_000
 
 
@@ -163,7 +156,7 @@ def test_what_cannot_be_unloaded_is_a_note(runs, tmp_path):
         made = audited(server, runs[0], tmp_path / "a", small)
     left = [n for n in made.notes if "could not be unloaded from the server" in n]
     assert len(left) == len(STEPS) and "subject@10-" in " ".join(left)
-    assert json.loads((made.path / "audit.json").read_text())["notes"][-len(left) :] == left
+    assert about(made.path)["notes"][-len(left) :] == left
 
 
 def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path):
@@ -177,12 +170,12 @@ def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             audited(server, runs[0], tmp_path / "a", small, progress=Progress(step=interrupt))
         assert not server.loaded
-        kept = stored(tmp_path / "a")
+        kept = answers(tmp_path / "a")
         assert len(kept) >= 9
-        assert json.loads((tmp_path / "a" / "audit.json").read_text())["status"] == "interrupted"
+        assert about(tmp_path / "a")["status"] == "interrupted"
         counted = []
         audited(server, runs[0], tmp_path / "a", small, progress=Progress(step=lambda *told: counted.append(told)))
-    finished = stored(tmp_path / "a")
+    finished = answers(tmp_path / "a")
     assert len(finished) == requests and kept.items() <= finished.items()
     first = [total for now, done, total in counted if now == "answers" and done == 0]
     assert sum(first) == requests - len(kept)

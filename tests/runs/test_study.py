@@ -15,8 +15,8 @@ from truing.types.traits import Rule
 
 
 @pytest.fixture
-def late(seeds):
-    return seeds[0]
+def late(audited_seed):
+    return [audited_seed(s) for s in (1, 2, 3)]
 
 
 def study_file(folder, text):
