@@ -1,4 +1,4 @@
-"""Simulated runs whose truth is known, and how often the statistics get it right. Used by the tests."""
+"""Simulated runs whose truth is known, and how often the statistics get it right."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,6 @@ from truing.config import Thresholds
 from truing.stats import bands
 from truing.stats.bands import simultaneous_band
 from truing.stats.evidence import AnswerCounts, Array, Measurements, RunEvidence
-from truing.stats.progress import convergence, progress_curve
 from truing.stats.screen import against_base, against_control, change_onset, screen_limit, screen_status, shift_band
 from truing.types.verdicts import Status
 
@@ -38,14 +37,10 @@ def remembered_samples() -> Iterator[None]:
 
 
 def effects(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> Array:
-    """Prompt effects with mean 0 and variance 1 (2.2 for lognormal: variance of exp(N) is 4.7, scaled)."""
+    """Prompt effects with mean 0 and variance 1."""
     if kind == "normal":
         return rng.standard_normal(shape)
-    if kind == "right":
-        return rng.exponential(size=shape) - 1
-    if kind == "left":
-        return 1 - rng.exponential(size=shape)
-    return (rng.lognormal(0, 1, shape) - np.exp(0.5)) / 2.16
+    return (rng.exponential(size=shape) - 1) * {"right": 1, "left": -1}[kind]
 
 
 def categories(prompts: int) -> tuple[str, ...]:
@@ -140,11 +135,8 @@ def lows(measured: Measurements) -> tuple[Array, Array, Array, float]:
 def alarm_rate(runs: int, seed: int, measured: Callable[[np.random.Generator], Measurements]) -> float:
     """Share of simulated runs in which some step is called changed."""
     rng = np.random.default_rng(seed)
-    hits = 0
-    for _ in range(runs):
-        low, _, _, limit = lows(measured(rng))
-        hits += bool((low > limit).any())
-    return hits / runs
+    found = (lows(measured(rng)) for _ in range(runs))
+    return float(np.mean([(low > limit).any() for low, _, _, limit in found]))
 
 
 def blame_rate(runs: int, seed: int, shift: float, control_shift: float) -> tuple[float, float]:
@@ -174,11 +166,9 @@ def onset_coverage(runs: int, seed: int) -> tuple[float, float]:
     for _ in range(runs):
         low, mean, high, limit = lows(measured_of(changing(rng, truth, prompts=60)))
         later = [screen_status(a, m, float("nan"), False, limit)[0] for a, m in zip(low, mean, strict=True)]
-        certain = (True, *(bool(h <= limit) for h in high))
-        onset = change_onset(steps, (Status.NO_CHANGE_SEEN, *later), certain)
+        onset = change_onset(steps, (Status.NO_CHANGE_SEEN, *later), (True, *(bool(h <= limit) for h in high)))
         if onset.status == "found":
-            over = [s for s, t in zip(steps, truth, strict=True) if t > limit]
-            held.append(bool(over) and over[0] in onset.steps)
+            held.append(next((s for s, t in zip(steps, truth, strict=True) if t > limit), None) in onset.steps)
             sizes.append(len(onset.steps))
     return float(np.mean(held)), float(np.mean(sizes))
 
@@ -187,45 +177,6 @@ def learning(rng: np.random.Generator, truth: Array, rows: int, *, own: float = 
     """[S, R] skill-like values: `truth` [S], rows that differ, learn at their own rate, and are noisy at each step."""
     rate = 1 + own * effects(rng, "right", (rows,))
     return 0.5 * rng.standard_normal(rows) + truth[:, None] * rate + noise * rng.standard_normal((len(truth), rows))
-
-
-def learned_rate(runs: int, seed: int, rows: int, kind: str) -> float:
-    """Share of runs called learned (whatever became of it) where the mean never moves and only noise does."""
-    rng = np.random.default_rng(seed)
-    steps = tuple(range(0, 70, 10))
-    hits = 0
-    for _ in range(runs):
-        still = 0.5 * rng.standard_normal(rows)
-        moved = np.linspace(0, 1, 7)[:, None] * effects(rng, kind, (rows,)) + effects(rng, kind, (7, rows)) * 0.3
-        p = progress_curve("skill", steps, still + moved, None, FAST, 0)
-        hits += convergence(p, "skill", FAST).status != "task_not_learned"
-    return hits / runs
-
-
-def progress_coverage(runs: int, seed: int, rows: int = 30, noise: float = 0.05) -> dict[str, float]:
-    """Coverage on a saturating curve: of the convergence step, of one share of the gain, and of the share kept by the
-    best of the first five checkpoints, picked by its own estimate as a candidate is."""
-    rng = np.random.default_rng(seed)
-    steps = tuple(range(0, 90, 10))
-    truth = 1 - np.exp(-np.arange(9) / 1.5)
-    share = truth / truth.max()
-    first = steps[int(np.argmax(share >= 0.9))]
-    tally = {"convergence": [], "share": [], "retained": [], "retained of last": []}
-    for _ in range(runs):
-        p = progress_curve("skill", steps, learning(rng, truth, rows, noise=noise), None, FAST, 0)
-        assert p is not None
-        c = convergence(p, "skill", FAST)
-        if c.low is not None and c.high is not None:
-            tally["convergence"].append(c.low <= first <= c.high)
-        chosen = 1 + int(np.argmax(p.progress[1:6]))
-        for name, estimate, true in (
-            ("share", p.estimate(2, FAST, 0), share[2]),
-            ("retained", p.retained(chosen, None, FAST, 0), share[chosen]),
-            ("retained of last", p.retained(chosen, 8, FAST, 0), share[chosen] / share[8]),
-        ):
-            assert estimate is not None and estimate.low is not None and estimate.high is not None
-            tally[name].append(estimate.low <= true <= estimate.high)
-    return {name: float(np.mean(found)) for name, found in tally.items()}
 
 
 def with_task(run: RunEvidence, truth: Array, rng: np.random.Generator, rows: int = 30) -> RunEvidence:

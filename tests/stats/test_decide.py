@@ -526,17 +526,6 @@ def test_blame_needs_the_control():
     assert blamed <= 2 and seen >= 36
 
 
-def test_power_and_the_onset_set():
-    rng, held = np.random.default_rng(7), 0
-    for _ in range(15):
-        truth = (0, 0, 0, 0.0, 0.1, 0.25)
-        groups = [binomial(rng, p, P, N, name=x, step=s) for p, x, s in zip(truth, LABELS, STEPS, strict=True)]
-        v = of(world(groups, calibration=None))
-        assert v.onset.status == "found"
-        held += v.onset.latest == 80 and v.recommended == "checkpoint-60"
-    assert held >= 14
-
-
 # -- whatever the evidence
 
 

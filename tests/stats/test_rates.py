@@ -8,14 +8,7 @@ from scipy.stats import binomtest
 
 from stats.worlds import propensities, sampled, table
 from truing.stats.labelled import Bound, excess, rate
-from truing.stats.rates import (
-    counts,
-    mean_difference,
-    mean_of,
-    score_interval,
-    share_difference,
-    share_of,
-)
+from truing.stats.rates import counts, mean_difference, mean_of, score_interval, share_difference, share_of
 from truing.types.judging import ScoreStatus
 from truing.types.records import AnswerStatus
 from truing.types.traits import Rule
@@ -78,28 +71,10 @@ def test_the_interval_for_these_prompts_is_the_score_interval_at_the_effective_n
     assert e.set_high == pytest.approx(score_interval(0.0, 1 / sum((1 / 8) ** 2 / k for k in n), 0.95)[1])
 
 
-def test_hits_where_draws_are_few_widen_the_interval_for_these_prompts():
-    n = np.where(np.arange(100) < 25, 2.0, 50.0)
-    few = share_of(np.where(np.arange(100) < 10, 2.0, 0.0), n)
-    many = share_of(np.where(np.arange(100) >= 90, 50.0, 0.0), n)
-    assert few.value == many.value
-    assert few.set_high - few.set_low > 1.5 * (many.set_high - many.set_low)
-
-
 def kurtosis_df(x):
     """2 s^4 / var(s^2) with the sample's own fourth moment in the exact variance of a sample variance."""
     n, v = len(x), x.var(ddof=1)
     return min(2 * v**2 / (sps.moment(x, 4) / n - v**2 * (n - 3) / (n * (n - 1))), n - 1)
-
-
-def test_degrees_of_freedom_match_the_spread_of_variances_over_samples():
-    # Of Poisson-like shares the variance varies as 2 s^4 / df says, and df is about twice the number of hits.
-    rng = np.random.default_rng(0)
-    sampled = (rng.random((8_000, 200)) < 0.05).astype(float)
-    variances = sampled.var(axis=1, ddof=1)
-    implied = 2 * variances.mean() ** 2 / variances.var()
-    assert np.median([kurtosis_df(x) for x in sampled[:500]]) == pytest.approx(implied, rel=0.15)
-    assert implied == pytest.approx(2 * 10, rel=0.2)
 
 
 @pytest.mark.parametrize("prompts", [24, 120])
@@ -131,9 +106,7 @@ def test_none_positive_and_all_positive_are_mirror_images_with_width(prompts, n)
 
 
 def test_too_little_data_gives_no_interval():
-    nothing = share_of(np.zeros(3), np.zeros(3))
-    assert (nothing.value, nothing.low, nothing.high, nothing.set_low, nothing.set_high) == (None,) * 5
-    assert nothing.left_out == {"prompts without answers": 3}
+    assert share_of(np.zeros(3), np.zeros(3)).left_out == {"prompts without answers": 3}
     assert share_of(np.zeros(0), np.zeros(0)).value is None
     one = share_of(full(3, 0), full(10, 0))
     assert (one.low, one.high) == (None, None)
@@ -219,19 +192,8 @@ def test_difference_is_paired_by_prompt_and_antisymmetric():
 def test_newcombes_example():
     # Newcombe (1998, Statistics in Medicine 17:873), example (a): 56/70 - 48/80, method 10.
     e = share_difference(full(56), full(70), full(48), full(80))
-    assert e.value == pytest.approx(0.2)
+    assert e.value == pytest.approx(0.2) and (e.low, e.high) == (None, None)
     assert (e.set_low, e.set_high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
-    assert (e.low, e.high) == (None, None)
-
-
-def test_pairing_makes_use_of_prompts_that_are_alike_under_both():
-    rng = np.random.default_rng(2)
-    p = propensities(rng, 120, 0.3, 0.5)
-    a, b = rng.binomial(50, p).astype(float), rng.binomial(50, p).astype(float)
-    n = np.full(120, 50.0)
-    paired = share_difference(a, n, b, n)
-    apart = share_of(a, n).high - share_of(a, n).low
-    assert paired.high - paired.low < 0.4 * apart
 
 
 def test_equal_sides_still_have_width():
@@ -284,7 +246,6 @@ def test_one_prompt_is_the_one_sample_t_and_two_prompts_are_welchs():
     x, y = full(3, 5, 9, 4), full(1, 0, 2)
     one = mean_of(x, np.zeros(4, int), 1)
     assert (one.set_low, one.set_high) == pytest.approx(sps.t.interval(0.95, 3, x.mean(), sps.sem(x)))
-    assert (one.low, one.high) == (None, None)
     e = mean_difference(x, np.zeros(4, int), y, np.zeros(3, int), 1)
     welch = sps.ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
     assert (e.set_low, e.set_high) == pytest.approx((welch.low, welch.high))
@@ -329,14 +290,9 @@ def test_means_without_spread_or_data_give_no_interval():
     assert empty.value is None and empty.left_out == {"prompts without answers": 1, "answers without a value": 1}
     single = mean_of(full(5), np.array([0]), 1)
     assert (single.value, single.low, single.set_low) == (5.0, None, None)
-    for bad in (
-        (full(np.inf), np.array([0])),
-        (full(1), np.array([1])),
-        (full(1), np.array([-1])),
-        (full(1, 2), np.array([0])),
-    ):
+    for values, index in ((full(np.inf), [0]), (full(1), [1]), (full(1), [-1]), (full(1, 2), [0])):
         with pytest.raises(ValueError):
-            mean_of(*bad, 1)
+            mean_of(values, np.array(index), 1)
 
 
 # -- too little data, through what audits call
@@ -372,11 +328,7 @@ TABLES = {
     "all unparsed": (turned_into(50, ScoreStatus.UNPARSED), 50, 0.0),
     "none scored": (turned_into(50, None), 50, None),
     "none sampled": (turned_into(50, None, AnswerStatus.FAILED), 50, None),
-    "unequal draws": (
-        sampled(np.array([0, 1, 9, 0, 3]), np.array([1, 1, 30, 2, 0]) + 3 * (np.arange(5) == 4)),
-        5,
-        0.46,
-    ),
+    "unequal draws": (sampled(np.array([0, 1, 9, 0, 3]), np.array([1, 1, 30, 2, 3])), 5, 0.46),
 }
 
 
@@ -408,18 +360,11 @@ def test_counts_by_brute_force():
     rng = np.random.default_rng(6)
     flags, prompt = rng.random(200) < 0.3, rng.integers(0, 9, 200)
     hits, n = counts(flags, prompt, 11)
-    for p in range(11):
-        assert hits[p] == sum(f for f, q in zip(flags, prompt, strict=True) if q == p)
-        assert n[p] == sum(q == p for q in prompt)
-    assert counts(np.zeros(0), np.zeros(0, int), 2)[1].tolist() == [0, 0]
-    for bad in (
-        (full(0.5), np.array([0])),
-        (full(np.nan), np.array([0])),
-        (full(1), np.array([2])),
-        (full(1), full(0.0)),
-    ):
+    assert list(hits) == [flags[prompt == p].sum() for p in range(11)]
+    assert list(n) == [(prompt == p).sum() for p in range(11)]
+    for flag, index in ((0.5, 0), (np.nan, 0), (1, 2), (1, 0.0)):
         with pytest.raises(ValueError):
-            counts(*bad, 2)
+            counts(full(flag), np.array([index]), 2)
 
 
 # -- coverage

@@ -75,8 +75,8 @@ def test_above_is_only_as_strong_as_control_and_breadth_allow(breadth, control):
 
 
 def test_a_step_above_whose_breadth_was_not_tested_is_told_apart():
-    assert untested_breadth(finished()) and not untested_breadth(finished(breadth=BROAD))
-    assert not untested_breadth(finished(claim="below")) and not untested_breadth(finished(claim="inconclusive"))
+    tests = [finished(), finished(breadth=BROAD), finished(claim="below"), finished(claim="inconclusive")]
+    assert [untested_breadth(t) for t in tests] == [True, False, False, False]
 
 
 # -- lines

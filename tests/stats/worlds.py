@@ -169,23 +169,19 @@ def screened_of(
     """A screen's verdict with these checkpoints; `progress` is the skill's."""
     progress = progress if progress is not None else [None] * len(labels)
     states = states if states is not None else [HealthState.OK] * len(labels)
+    unmeasured = ("task_loss", "loss_progress", "contrast_base", "contrast_control", "margin_base")
+    nothing = dict.fromkeys((*unmeasured, "softening", "entropy_shift"))
     lines = tuple(
         CheckpointVerdict(
-            label=name,
-            step=step,
-            weights=f"w-{name}",
-            status=Status.FAILED if name in failed else Status.NO_CHANGE_SEEN,
-            task_loss=None,
-            loss_progress=None,
+            name,
+            step,
+            f"w-{name}",
+            Status.FAILED if name in failed else Status.NO_CHANGE_SEEN,
             skill_progress=estimate(p),
-            contrast_base=None,
-            contrast_control=None,
-            margin_base=None,
-            softening=None,
-            entropy_shift=None,
             health=Health(state),
             retained_of_best=estimate(p),
             retained_of_last=estimate(p),
+            **nothing,
         )
         for name, step, p, state in zip(labels, steps, progress, states, strict=True)
     )
@@ -197,11 +193,7 @@ def screened_of(
         convergence_loss=Convergence("loss", "unmeasured"),
         convergence_skill=learned or Convergence("skill", "unmeasured"),
         gap="unknown",
-        candidate=None,
-        recommended=None,
-        retained_of_best=None,
-        retained_of_last=None,
-        retained_curve=None,
+        **dict.fromkeys(("candidate", "recommended", "retained_of_best", "retained_of_last", "retained_curve")),
         screen_limit=0.1,
         screen_limit_source="null contrasts",
         findings=(Finding("screen_unvalidated"), Finding("no_control")),
