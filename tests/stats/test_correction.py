@@ -266,3 +266,16 @@ def test_p_at_its_ends():
     assert 0.3 < excess_p(np.zeros(40), n, np.zeros(40), n, 0.0) <= 0.5
     found = [excess_p(np.full(40, 5.0), n, np.full(40, 1.0), n, lo) for lo in (0.0, 0.01, 0.03, 0.06, 0.09, 0.2)]
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.3])
+def test_false_alarms_at_the_threshold_stay_under_the_level(rho):
+    rng = np.random.default_rng(11)
+    n, alarms, runs = np.full(60, 8.0), 0, 300
+    for _ in range(runs):
+        p = propensities(rng, 60, 0.05, rho)
+        base = np.maximum(p - 0.01, 0)
+        excess = float((p - base).mean())
+        hits = rng.binomial(8, p).astype(float), rng.binomial(8, base).astype(float)
+        alarms += excess_p(hits[0], n, hits[1], n, excess) < 0.05
+    assert alarms / runs <= 0.065
