@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +100,14 @@ def run_of(statuses, basis=Basis.SCREEN, causes=(), broken=(), onset=None, **fie
     return replace(v, basis=basis, checkpoints=tuple(lines), onset=onset, **given)
 
 
+@cache
+def some_line():
+    return decided(*reversed(random_case(np.random.default_rng(0), Rule()))).checkpoints[0].labelled
+
+
 def labelled(v):
     """With labelled answers at every checkpoint that was tested."""
-    line = decided(*reversed(random_case(np.random.default_rng(0), Rule()))).checkpoints[0].labelled
+    line = some_line()
     lines = (replace(c, labelled=None if c.status is Status.UNTESTED else line) for c in v.checkpoints)
     return replace(v, checkpoints=tuple(lines))
 
