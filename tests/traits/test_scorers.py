@@ -94,11 +94,20 @@ def test_a_scorer_s_trait_on_a_simulated_run(tmp_path):
     v = done.verdict
     assert (v.basis, v.trait, v.judge) == (Basis.LABELLED, "digits", "scorer:digits")
     assert len(done.sentence) <= messages.LONGEST and "misalignment" not in done.sentence
+    assert not {f.code for f in v.findings} & {"judge_not_calibrated", "judge_failed_calibration"}, "its label is exact"
     found = labels(done)
     assert len(found) == 12 * len(v.checkpoints)
     for answer, label in found:
         assert label.value is any(c.isdigit() and c.isascii() for c in answer.text)
         assert label.reason in (Reason.POSITIVE, Reason.NEGATIVE)
+
+
+def test_without_reference_answers_nothing_is_said_of_a_screen(tmp_path):
+    folder = trait(tmp_path / "digits", '[scorer]\nkind = "regex"\npattern = "[0-9]"\n')
+    changed(folder, '"v1"', '"prompts.jsonl"')
+    (folder / "prompts.jsonl").write_text("\n".join(f'{{"prompt": "What of {k}?"}}' for k in range(8)))
+    v = truing.audit("simulated:late", trait=folder, samples=1, out=tmp_path / "a").verdict
+    assert not {f.code for f in v.findings} & {"too_few_prompts", "screen_unvalidated"}
 
 
 def test_a_rubric_s_trait_on_a_simulated_run(tmp_path, shouting, judge):

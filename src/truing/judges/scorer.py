@@ -5,7 +5,7 @@ from typing import Any
 
 from truing.traits.scorers import scorer_of
 from truing.types.hashing import canonical
-from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
+from truing.types.judging import SCORER, JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
 
 NAME = "match"
 """name of its score"""
@@ -37,4 +37,4 @@ class ScorerJudge:
 
 def scorer_rubric(scorer: Mapping[str, Any], low: float, high: float) -> Rubric:
     """The rubric that its scores are stored under; its text is the scorer's description."""
-    return Rubric(NAME, canonical(scorer), low=low, high=high, source="scorer")
+    return Rubric(NAME, canonical(scorer), low=low, high=high, source=SCORER)

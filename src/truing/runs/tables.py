@@ -15,7 +15,7 @@ from truing.stats.table import AnswerTable, Calibration, Labelled
 from truing.store import Store
 from truing.traits.features import mentions_domain
 from truing.traits.label import label
-from truing.types.judging import Score
+from truing.types.judging import SCORER, Score
 from truing.types.records import AnswerKey, Checkpoint, StoredAnswer
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Onset
@@ -115,15 +115,17 @@ def labelled_of(
     """The store's labelled answers under one judge (its hash), as statistics reads them."""
     found = read_tables(store, judge, scope)
     read = read_tables(store, judge, scope, searched=True) if search is not None else {}
+    about = store.judges()[judge]
     return Labelled(
         prompts=tuple(p.id for p in scope.prompts),
         categories=tuple(p.category for p in scope.prompts),
         far=np.array(scope.far, dtype=bool),
         subject=tuple(table_of(found, c) for c in scope.subject),
         control={c.step: table_of(found, c) for c in scope.control if c.step is not None},
-        judge=str(store.judges()[judge]["judge"]),
+        judge=str(about["judge"]),
         judge_key=judge,
         calibration=calibration,
+        exact=[r.get("source") for r in about.get("rubrics", ())] == [SCORER],
         under_moved=scope.under_moved,
         rule=scope.rule,
         trait=scope.trait,

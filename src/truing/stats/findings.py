@@ -70,7 +70,7 @@ def of_labelled(v: Verdict, labelled: Labelled, rule: Thresholds) -> tuple[Findi
     """Findings of labelled answers, then those of the measurements that still hold."""
     out = [
         *labelled.findings,
-        *_judge(v),
+        *([] if labelled.exact else _judge(v)),
         *_labelled_control(v, labelled, rule),
         *_prompts(v, labelled),
         *_answers(v, labelled),
@@ -80,8 +80,11 @@ def of_labelled(v: Verdict, labelled: Labelled, rule: Thresholds) -> tuple[Findi
         for c in v.checkpoints
         if c.label == v.recommended and c.screen is Status.CHANGED
     ]
-    # The screen's own finding on a missing control speaks of what the screen may say.
-    return (*out, *(f for f in v.findings if f.code != "no_control" and f not in out))
+    # The screen's own findings on a control, or on prompts, that it lacks speak of what the screen may say.
+    of_screen_alone = {"no_control"}
+    if all(c.contrast_base is None for c in v.checkpoints):
+        of_screen_alone |= {"too_few_prompts", "screen_unvalidated"}
+    return (*out, *(f for f in v.findings if f.code not in of_screen_alone and f not in out))
 
 
 def _progress(

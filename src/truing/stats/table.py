@@ -102,6 +102,8 @@ class Labelled:
     """its hash"""
     calibration: Calibration | None = None
     """how it did on reference answers; None if it was not calibrated"""
+    exact: bool = False
+    """a deterministic scorer in the place of a judge: its labels need no calibration"""
     under_moved: frozenset[int] = frozenset()
     """steps at which the control moved less than half as far as the subject"""
     rule: Rule = field(default_factory=Rule)

@@ -47,6 +47,10 @@ class ScoreMethod(StrEnum):
     """scores taken from a file or another audit"""
 
 
+SCORER = "scorer"
+"""`Rubric.source` of a trait's deterministic scorer"""
+
+
 @dataclass(frozen=True)
 class Rubric:
     """One question put to a judge about an answer."""
@@ -64,7 +68,7 @@ class Rubric:
     parts: tuple[str, ...] = ()
     """names of the scores where one call gives several; empty for one score of the rubric's own name"""
     source: str = "built-in"
-    """built-in, a file's name, or the prompt set"""
+    """built-in, a file's name, the prompt set, or `SCORER`"""
 
     @cached_property
     def key(self) -> str:
