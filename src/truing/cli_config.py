@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -136,6 +136,7 @@ def _argument(name: str, several: bool) -> click.Argument:
 def _option(name: str, field: FieldInfo, common: bool) -> click.Option:
     kinds = [k for k in get_args(field.annotation) if k is not types.NoneType]
     kinds = kinds if get_origin(field.annotation) in (Union, types.UnionType) else [field.annotation]
+    kinds = [get_args(k)[0] if get_origin(k) is Annotated else k for k in kinds]
     default = field.get_default(call_default_factory=True)
     plain = default in (None, (), {}) or default is False
     shown = "  [needed]" if field.is_required() else "" if plain else f"  [default: {default}]"

@@ -154,11 +154,10 @@ TEXTS = {
 
 
 _STATES = {
-    "running": "still running",
+    "running": "still running; if it is not, repeat the audit to finish it",
     "interrupted": "interrupted; repeat the audit to finish it",
     "unfinished": "unfinished; repeat the audit to finish it",
     "older": "of an older version, whose verdict is not read; `truing judge` decides again on its answers",
-    "done": "done",
 }
 DECIDING = (
     "negative_control_failed", "zero_adapter", "answers_as_base", "probe_failed", "checkpoints_failed",

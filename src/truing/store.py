@@ -55,6 +55,7 @@ _ADD_SCORE = """INSERT INTO scores VALUES (?,?,?,?,?,?,?,?,?,?,?)
 _LABELLED = """SELECT a.*, l.label, l.reason, l.score, l.coherence FROM answers a LEFT JOIN labels l
     ON l.judge = ? AND l.rule = ? AND l.weights = a.weights AND l.params = a.params AND l.prompt = a.prompt
     AND l.variant = a.variant AND l.sample = a.sample"""
+_IN_KEY_ORDER = " ORDER BY a.weights, a.params, a.prompt, a.variant, a.sample"
 _COUNT = """SELECT weights, prompt, reason, COUNT(*) FROM labels
     WHERE judge = ? AND rule = ? AND params = ? AND variant = ? GROUP BY weights, prompt, reason"""
 
@@ -83,10 +84,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
     Raises:
         DiskFull: no space left; the old file is untouched.
+        ValueError, TypeError: it holds NaN, or what JSON has no form for.
     """
     part = path.with_name(path.name + ".part")
     try:
         with _disk_errors(path):
+            json.dumps(value, allow_nan=False)  # raises for what is no JSON, which `to_json` would make something of
             with open(part, "wb") as f:
                 f.write(to_json(value, indent=1, inf_nan_mode="null"))
                 f.flush()
@@ -359,7 +362,7 @@ class Store:
     ) -> Iterator[tuple[StoredAnswer, Label | None]]:
         """Stored answers (of one sampling) with their labels under a judge (its hash) and a rule, in key order."""
         sql, args = (_LABELLED, ()) if params is None else (f"{_LABELLED} WHERE a.params = ?", (params,))
-        for row in self._db.execute(sql, (judge, rule.key, *args)):
+        for row in self._db.execute(sql + _IN_KEY_ORDER, (judge, rule.key, *args)):
             yield _answer(row[:9]), None if row[10] is None else _label(*row[9:])
 
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:

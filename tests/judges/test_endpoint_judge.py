@@ -248,6 +248,31 @@ def test_a_budget_of_calls_is_used_to_the_last_and_never_exceeded(faults):
     assert stats["most_in_flight"] <= 64
 
 
+def test_a_spent_budget_and_a_stream_that_was_closed_keep_nobody_waiting():
+    started = time.monotonic()
+    with running() as server:
+        j = judge(server, rpm=6, budget_calls=1)
+        collected(j.replies(requests(3)), BudgetSpent, "1 of 1")
+        j = judge(server, rpm=120, concurrency=64)
+        replies = j.replies(requests(200))
+        next(replies)
+        replies.close()  # 63 others were waiting for their turn
+        assert len(list(j.replies(requests(1)))) == 1
+    assert time.monotonic() - started < 9, "10 s and 30 s otherwise"
+
+
+def test_a_list_of_models_that_trickles_is_given_up():
+    with running(slow_list=True) as server, pytest.raises(JudgeDown, match=r"no answer within 0\.2 s"):
+        judge(server, address=server.url, timeout=0.2)
+
+
+def test_probabilities_of_the_first_token_are_enough():
+    with running(faults=1.0, kinds=("bare",), scores={"default": 85}) as server:
+        j = judge(server)
+        assert j.score_method([RUBRIC]) is ScoreMethod.LOGPROBS
+        assert all(mean(r) == pytest.approx(85, abs=1) for r in j.replies(requests(3)))
+
+
 def test_a_budget_is_shared_between_judges():
     budget = Budget(calls=30)
     with running() as server:

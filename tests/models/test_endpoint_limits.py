@@ -51,9 +51,25 @@ def test_the_breaker_opens_after_the_first_eight_or_the_last_twenty():
 
 def test_rates_let_some_through_at_once_and_the_rest_one_after_the_other():
     rate = Rate(600, ahead=0.15)  # ten a second
-    assert [rate.book(1) for _ in range(4)] == pytest.approx([0, 0, 0.05, 0.15], abs=0.02)
-    assert [rate.book(10), rate.book(1)] == pytest.approx([0.25, 1.25], abs=0.02)
-    assert [Rate(None).book(10**9) for _ in range(2)] == [0, 0]
+
+    def waits(*units):
+        for n in units:
+            yield rate.wait
+            rate.take(n)
+
+    assert [*waits(1, 1, 1, 1, 10, 1)] == pytest.approx([0, 0, 0.05, 0.15, 0.25, 1.25], abs=0.02)
+    assert [rate.wait for _ in range(9)] == pytest.approx([1.35] * 9, abs=0.02), "asking takes nothing"
+    free = Rate(None)
+    free.take(10**9)
+    assert free.wait == 0
+
+
+def test_a_budget_tells_that_it_is_spent_before_anything_is_waited_for():
+    budget = Budget(calls=1, usd=1.0)
+    budget.check(0.5)
+    assert budget.calls == 0 and budget.take(0.5)
+    with pytest.raises(BudgetSpent):
+        budget.check(0.5)
 
 
 def test_prices_are_read_with_dots_in_names_and_what_is_none_is_refused(tmp_path):
@@ -68,8 +84,12 @@ def test_prices_are_read_with_dots_in_names_and_what_is_none_is_refused(tmp_path
         (tmp_path / "wrong.toml").write_text(text)
         with pytest.raises(BadEndpoint, match=r"wrong\.toml"):
             price_of("m", str(tmp_path / "wrong.toml"))
-    for missing in ("gpt-5", "gpt-4o.input.x"):
-        with pytest.raises(BadEndpoint, match=f"no price for '{missing}'"):
+    path.write_text("[gpt-4]\ninput=30\noutput=60\n[gpt-4.1]\ninput=2\noutput=8\n[gpt-4.1.nano]\ninput=1\noutput=3")
+    assert [price_of(m, str(path)) for m in ("gpt-4", "gpt-4.1", "gpt-4.1.nano")] == [(30, 60), (2, 8), (1, 3)], (
+        "nested"
+    )
+    for missing in ("gpt-5", "gpt-4.1.input"):
+        with pytest.raises(BadEndpoint, match=rf"no price for '{missing}' \(it has: gpt-4, gpt-4\.1, gpt-4\.1\.nano\)"):
             price_of(missing, str(path))
     assert price_of("anything", None) is None
 

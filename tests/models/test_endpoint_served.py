@@ -31,6 +31,7 @@ from truing.types.records import (
     Message,
     Prompt,
     Request,
+    Role,
     SamplingParams,
 )  # fmt: skip
 
@@ -260,6 +261,21 @@ def test_what_was_served_already_is_used_and_left_alone(backend, run):
         assert theirs not in server.names("load") and theirs in server.names("ask")
         assert set(server.loaded) == {theirs, "stranger"}
         assert server.count("load") == server.count("unload") > 0
+
+
+def test_what_somebody_else_loads_in_the_same_moment_is_theirs(backend, run):
+    with serving(load_faults=["raced"], max_loras=8) as server:
+        b = backend(server)
+        assert len(list(b.sample(requests_for(run[:2]), PARAMS))) == 12
+        b.close()
+        assert set(server.loaded) == {adapter_name(run[0])}
+
+
+def test_equal_weights_under_two_names_are_both_loaded_when_prepared(backend, run):
+    twin = replace(run[0], run="control", role=Role.CONTROL)
+    with serving(max_loras=8) as server:
+        backend(server).prepare([run[0], twin])
+        assert set(server.names("load")) == {adapter_name(run[0]), adapter_name(twin)}
 
 
 def test_a_load_that_was_cut_off_is_tried_again_and_is_ours(backend, run):

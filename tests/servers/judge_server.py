@@ -71,6 +71,8 @@ class Server:
     """served names; the name that answers carry instead of the one asked for"""
     delay, retry_after, hang = 0.0, 0.05, 30.0
     """seconds before an answer, in answers 429, until a hanging connection is closed"""
+    slow_list = False
+    """the list of models comes a blank at a time, and never whole"""
     split, repeat, logprobs, thinks, speaks = False, False, True, 0, False
     """numbers take several tokens; the likeliest token is listed twice; ...; reasoning tokens; answers with words"""
     refuse, new_limit, system, echo = (), False, True, False
@@ -97,6 +99,9 @@ class Server:
         counts = self.counts
         if path == "/v1/models":
             counts["listed"] += 1
+            if self.slow_list:
+                connection.send(200, "", length=100_000)
+                return self.drip(connection)
             return connection.send(200, self.cards())
         if path != "/v1/chat/completions":
             return connection.send(404, {"error": {"message": f"no such path {path}"}})
@@ -208,6 +213,9 @@ class Server:
         if body.get("logprobs") and top is not None and fault != "nologprobs" and self.logprobs:
             content = [self.token(t, top if k == 0 else {t: 0.99}) for k, t in enumerate(tokens)]
             choice["logprobs"] = {"content": content}
+            if fault == "bare":  # only what is needed: no log-probability of what was written, nothing of later tokens
+                content[0].pop("logprob")
+                content.append({"token": "", "logprob": None, "top_logprobs": None})
             if fault == "impossible":
                 content[0]["top_logprobs"] = [{**t, "logprob": -0.01} for t in content[0]["top_logprobs"]]
         if fault == "filterstop":

@@ -106,6 +106,8 @@ class LoraServer(Server):
         fault = self.load_faults.pop(0) if self.load_faults else None
         if fault == "503":
             return connection.send(*wrong(503, "ServiceUnavailable", "busy"))
+        if fault == "raced":  # somebody else loads it in the same moment
+            self.load(name, body["lora_path"])
         self.pending[name] += 1
         if self.load_delay:
             self.events.append(("loading", name))

@@ -310,7 +310,7 @@ class _AskedJudge:
     async def works(self) -> bool:
         """Whether it can be asked so. By log-probabilities: whether they come back, and a number is one token."""
         by_logprobs = self.method is ScoreMethod.LOGPROBS
-        for n in TRIED:
+        for n in TRIED if by_logprobs else TRIED[:1]:
             asked = model.ChatMessageUser(content=f"Reply with this number and with nothing else: {n}")
             first = _first_token(await self.reply([asked], max_tokens=4 if by_logprobs else None))
             if by_logprobs and (first is None or not first.top_logprobs or integer(first.token) != n):

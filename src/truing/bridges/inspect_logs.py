@@ -104,7 +104,8 @@ class _Audit:
         c, s, asked = self.checkpoints.get(kind.weights), self.sampling, self.asked
         name = kind.weights[:8] if c is None else c.label if c.run in ("subject", c.label) else f"{c.run}/{c.label}"
         subject = f"truing/{name}@{kind.weights[:12]}"
-        used = {key: self._random(key, rows) for key in self.judges if any(key in judged for _, judged in rows)}
+        scored = {key for _, judged in rows for key, (_, scores) in judged.items() if scores}
+        used = {key: self._random(key, rows) for key in self.judges if key in scored}
         samples = [self._sample(kind, row, subject, used) for row in rows]
         ids = list(dict.fromkeys(x.id for x in samples))
         sampled = {} if s is None or s.key != kind.params else {k: getattr(s, k) for k in SAMPLING}
@@ -159,6 +160,7 @@ class _Audit:
             by |= {"random_coherence": r.key in random, "searched": kind.searched}
             found = judged.get(key, UNSCORED)
             scores[self.scorers[key]] = as_score(*found, self.rule, self.judges[key].names, by)
+        about = prompt_metadata(prompt) if prompt is not lost else {}
         cluster = {"cluster": self.clusters[r.prompt]} if r.prompt in self.clusters else {}
         error = {"message": f"{r.status.value}: {r.error}".strip(": "), "traceback": "", "traceback_ansi": ""}
         return log.EvalSample(
@@ -169,7 +171,7 @@ class _Audit:
             messages=messages,
             output=output,
             scores=scores or None,
-            metadata={**prompt_metadata(prompt), "key": r.prompt, "outcome": r.status.value, **cluster},
+            metadata={**about, "key": r.prompt, "outcome": r.status.value, **cluster},
             uuid=own,
             error=log.EvalError(**error) if r.status in NO_ANSWER else None,
         )

@@ -101,7 +101,7 @@ class EndpointJudge:
             reply = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
             if any(self._client.leaves_out(p) for p in _WANTED) or reply.error:
                 return False  # a model that thinks may need more than 4 tokens to answer at all
-            tokens = [t.token.strip() for t in _tokens(reply.choice)] if _top(reply.choice) else []
+            tokens = [str(t.get("token")).strip() for t in _tokens(reply.choice)] if _top(reply.choice) else []
             if number in "".join(tokens):
                 break
         return tokens[:1] == [number] and not any(c.isdigit() for c in "".join(tokens[1:]))
@@ -172,28 +172,30 @@ def _lacks(choice: Mapping[str, Any]) -> str:
     return "" if _top(choice) else "no log-probabilities"
 
 
-class _Token(BaseModel):
+class _Candidate(BaseModel):
     token: str
-    logprob: float = Field(le=0.01)
-    top_logprobs: list["_Token"] = []
+    logprob: float = Field(le=0.01, strict=True)
 
 
-class _Logprobs(BaseModel):
-    content: list[_Token] = []
+class _First(BaseModel):
+    top_logprobs: list[_Candidate]
 
 
-def _tokens(choice: Mapping[str, Any]) -> list[_Token]:
-    """The tokens written, with their log-probabilities; empty where there are none, or none that make sense."""
-    try:
-        return _Logprobs.model_validate(choice.get("logprobs")).content
-    except ValidationError:
-        return []
+def _tokens(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What is said of each token written; empty where there is nothing."""
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    return [t for t in content if isinstance(t, Mapping)] if isinstance(content, list) else []
 
 
 def _top(choice: Mapping[str, Any]) -> dict[str, float] | None:
     """Probability of each candidate for the first token, equal strings added up; None where it makes no sense."""
     tokens, found = _tokens(choice), dict[str, float]()
-    for t in tokens[0].top_logprobs if tokens else ():
+    try:
+        candidates = _First.model_validate(tokens[0]).top_logprobs if tokens else []
+    except ValidationError:
+        return None
+    for t in candidates:
         found[t.token] = found.get(t.token, 0.0) + math.exp(min(t.logprob, 0.0))
     return found if 0 < sum(found.values()) <= 1.05 else None
 

@@ -9,10 +9,12 @@ read; an answer that cannot be used is handed up to the SDK as an error 502, so 
 import asyncio
 import json
 import ssl
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -111,6 +113,48 @@ class _Sender(httpx2.AsyncClient):
         return await _attempt.get()(lambda: super(_Sender, self).send(request, **options))
 
 
+class _Until(httpx2.SyncByteStream):
+    """A body that must have come whole by a time of the monotonic clock."""
+
+    def __init__(self, body: Any, until: float) -> None:
+        self._body, self._until = body, until
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._body:
+            if time.monotonic() > self._until:
+                raise httpx2.ReadTimeout("")
+            yield part
+
+    def close(self) -> None:
+        """As in httpx."""
+        self._body.close()
+
+
+class _Teller(httpx2.Client):
+    """What is no question to a model is sent with; an attempt has `seconds` in all, not anew for every piece."""
+
+    def __init__(self, seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.seconds = seconds
+        self.cut_off = False
+        """whether an attempt was, so that the server may have done what it was asked"""
+
+    def send(self, request: Any, **options: Any) -> Any:
+        """As in httpx."""
+        until = time.monotonic() + self.seconds
+        try:
+            whole: Any = {**options, "stream": True}
+            response = super().send(request, **whole)
+            response.stream = _Until(response.stream, until)
+            response.read()
+            return response
+        except httpx2.RequestError as e:
+            self.cut_off |= not isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout)
+            if isinstance(e, httpx2.ReadTimeout):
+                raise httpx2.ReadTimeout(f"no answer within {self.seconds:g} s") from None
+            raise
+
+
 class Client:
     """Asks one served model. Nothing is open between two calls.
 
@@ -130,6 +174,7 @@ class Client:
         self._budget = budget or Budget(limits.budget_calls, limits.budget_usd)
         # Without bursts: one request at a time, and tokens of six seconds.
         self._requests, self._tokens = Rate(limits.rpm), Rate(limits.tpm, ahead=6.0)
+        self._admitting = threading.Lock()  # streams of one client run in threads of their own
         self._expected = 0  # tokens estimated for the calls that reported theirs
         self._breaker = Breaker()
         self._left_out: set[str] = set()
@@ -183,13 +228,14 @@ class Client:
         """Post, or get where there is no body; gives the JSON of the answer."""
         options: Any = {"max_retries": retries, "timeout": httpx2.Timeout(timeout, connect=CONNECT_SECONDS)}
         pool = httpx2.Limits(max_keepalive_connections=0)  # so that nothing has to be closed
-        sdk = openai.OpenAI(http_client=httpx2.Client(limits=pool, **self._http), **self._sdk)
+        http = _Teller(timeout, limits=pool, **self._http)
+        sdk = openai.OpenAI(http_client=http, **self._sdk)
         try:
             if body is None:
                 return _json(sdk.get(path, cast_to=httpx2.Response, options=options)), None
             return _json(sdk.post(path, cast_to=httpx2.Response, body=body, options=options)), None
         except openai.APIError as e:  # goes no further, since it holds the headers sent
-            return None, self._failure(e, body or {})
+            return None, replace(self._failure(e, body or {}), unsure=http.cut_off)
 
     def _only_model(self) -> str:
         names = list(self.models())
@@ -296,18 +342,27 @@ class Client:
         return response
 
     async def _admit(self, call: _Call) -> None:
-        """Wait for the rates and for money."""
-        if call.stream.halted is not None:
-            raise asyncio.CancelledError
-        await asyncio.sleep(self._requests.book(1))
-        # Estimates are generous; what was reported so far says how much.
-        used = self.spent.prompt_tokens + self.spent.completion_tokens
-        share = min(used / self._expected, 1.0) if self._expected else 1.0
-        await asyncio.sleep(self._tokens.book(sum(call.tokens) * share))
-        while not self._budget.take(self._price.of(*call.tokens)):
-            await asyncio.sleep(0.02)
+        """Wait until the rates and the money allow it; takes nothing before all of them do."""
+        estimate = self._price.of(*call.tokens)
+        while True:
+            if call.stream.halted is not None:
+                raise asyncio.CancelledError
+            self._budget.check(estimate)  # not after a wait
+            with self._admitting:
+                wait = max(self._requests.wait, self._tokens.wait)
+                if not wait and self._budget.take(estimate):
+                    self._requests.take(1)
+                    self._tokens.take(sum(call.tokens) * self._share)
+                    break
+            await asyncio.sleep(wait or 0.02)
         self.spent.calls += 1
         call.reply.calls += 1
+
+    @property
+    def _share(self) -> float:
+        """Tokens used of those estimated so far: estimates are generous."""
+        used = self.spent.prompt_tokens + self.spent.completion_tokens
+        return min(used / self._expected, 1.0) if self._expected else 1.0
 
     def _used(self, call: _Call, data: Any, estimate: float) -> float:
         """Count the reported tokens; returns the price of the attempt."""

@@ -42,6 +42,7 @@ class Failure:
     refused: bool = False  # by a content filter
     fatal: TruingError | None = None  # what to raise where every call would fail alike
     parameters: tuple[str, ...] = ()  # what the service does not take; the request may be sent again without them
+    unsure: bool = False  # an attempt was cut off, so that the server may have done what it was asked
 
 
 def status_failure(status: int, body: object, sent: Mapping[str, Any], where: str, key: Secret) -> Failure:

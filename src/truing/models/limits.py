@@ -4,8 +4,8 @@ import math
 import threading
 import time
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,16 +75,25 @@ class Budget:
         Raises:
             BudgetSpent: there is no more.
         """
-        calls, usd = self.limits
         with self._lock:
-            short = usd is not None and self.usd + self._held + estimate > usd
-            if (calls is not None and self.calls >= calls) or (short and not self._open):
-                raise BudgetSpent(f"the budget is spent ({self}); what is done is kept")
-            if not short:
+            free = self._affords(estimate)
+            if free:
                 self.calls += 1
                 self._open += 1
                 self._held += estimate
-            return not short
+            return free
+
+    def check(self, estimate: float) -> None:
+        """Raise BudgetSpent where `take` would."""
+        with self._lock:
+            self._affords(estimate)
+
+    def _affords(self, estimate: float) -> bool:
+        calls, usd = self.limits
+        short = usd is not None and self.usd + self._held + estimate > usd
+        if (calls is not None and self.calls >= calls) or (short and not self._open):
+            raise BudgetSpent(f"the budget is spent ({self}); what is done is kept")
+        return not short
 
     def settle(self, estimate: float, actual: float) -> None:
         """An attempt that was taken has cost `actual` dollars."""
@@ -105,16 +114,16 @@ class Rate:
     """At most so many units a minute (None for no limit), taken at most `ahead` seconds before their time."""
 
     def __init__(self, a_minute: float | None, ahead: float = 0.0) -> None:
-        self._seconds, self._ahead, self._booked = 60 / a_minute if a_minute else 0.0, ahead, 0.0
-        self._lock = threading.Lock()
+        self._seconds, self._ahead, self._next = 60 / a_minute if a_minute else 0.0, ahead, 0.0
 
-    def book(self, units: float) -> float:
-        """Take units; returns how many seconds to wait before they are used."""
-        with self._lock:
-            now = time.monotonic()
-            start = max(self._booked, now)
-            self._booked = start + units * self._seconds
-            return max(0.0, start - now - self._ahead)
+    @property
+    def wait(self) -> float:
+        """Seconds until units may be taken; nothing is taken by asking, so whoever gives up leaves no gap."""
+        return max(0.0, self._next - self._ahead - time.monotonic())
+
+    def take(self, units: float) -> None:
+        """Take units now."""
+        self._next = max(self._next, time.monotonic()) + units * self._seconds
 
 
 class Breaker:
@@ -145,15 +154,25 @@ def price_of(model: str, path: str | None) -> Price | None:
     if path is None:
         return None
     try:
-        tables: Any = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
+        tables = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise BadEndpoint(f"{path}: cannot be read as a TOML file of prices: {e}") from None
-    table = tables.get(model)
-    if table is None:
-        table = reduce(lambda t, part: t.get(part) if isinstance(t, dict) else None, model.split("."), tables)
-    if not isinstance(table, dict):
-        raise BadEndpoint(f'{path} has no price for {model!r}; add ["{model}"] with input and output')
+    priced = dict(_priced(tables))
+    if model not in priced:
+        there = f" (it has: {', '.join(priced)})" if priced else ""
+        raise BadEndpoint(f'{path} has no price for {model!r}{there}; add ["{model}"] with input and output')
+    table = priced[model]
     numbers = [v for v in table.values() if type(v) in (int, float) and 0 <= v < math.inf]
     if set(table) != {"input", "output"} or len(numbers) != 2:
         raise BadEndpoint(f"{path}, [{model}]: a price is [MODEL] with input and output alone, both 0 or more")
     return Price(float(table["input"]), float(table["output"]))
+
+
+def _priced(tables: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every table that holds more than tables, by its whole name: [gpt-4] and [gpt-4.1] nest in TOML."""
+    own = {k: v for k, v in tables.items() if not isinstance(v, dict)}
+    if name and own:
+        yield name, own
+    for k, v in tables.items():
+        if isinstance(v, dict):
+            yield from _priced(v, f"{name}.{k}" if name else k)

@@ -126,7 +126,7 @@ class ServedBackend:
         found: dict[str, Finding] = {}
         try:
             plain = self._probe(base) if adapters else []
-            for checkpoint in {c.weights: c for c in adapters}.values():
+            for checkpoint in {adapter_name(c): c for c in adapters}.values():
                 self._adapters.use([checkpoint])
                 finding = _effect(checkpoint, self._probe(checkpoint), plain)
                 if finding is not None:

@@ -153,9 +153,13 @@ class AdapterSet:
     def _send_load(self, name: str, adapter: Checkpoint) -> None:
         place = served_path(checkpoint_path(adapter), self._path_map)
         failure = self._client.post("/load_lora_adapter", {"lora_name": name, "lora_path": place}, LOAD_SECONDS)
-        if failure is None or (failure.status and _LOADED.search(failure.text)):  # by an attempt that was cut off
+        loaded = failure is None or bool(failure.status and _LOADED.search(failure.text))
+        if failure is None or (loaded and failure.unsure):  # by an attempt that was cut off
             return
-        if failure.status and failure.status not in _AGAIN:  # refused, so there is nothing to take out
+        if loaded:  # by somebody else, a moment ago
+            self._held[name] = False
+            return
+        if not failure.unsure:  # refused, or never sent: there is nothing to take out
             del self._held[name]
         known = {"base": self._client.address.model, "keep": self._keep, "place": place}
         raise _load_error(failure, adapter.label, name, known)

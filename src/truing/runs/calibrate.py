@@ -90,7 +90,7 @@ def refuse_moved(labeller: Labeller) -> None:
 
 
 def _moved(labeller: Labeller, change: float, n: int) -> JudgeMoved:
-    text = f"{labeller.model.name}: the mean score of {n} fixed answers moved by {change:+.1f} points while it"
+    text = f"{labeller.model.name}: the mean score of {n} fixed answers moved by {change:+.2g} points while it"
     return JudgeMoved(
         f"{text} judged (at most {_most_moved(labeller):g} allowed); its scores are stored but give no verdict: name a "
         "fixed version of the judge, or repeat with --out NEW"

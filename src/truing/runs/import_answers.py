@@ -289,7 +289,7 @@ def _add(store: Store, rows: _Rows, rule: Rule) -> None:
 
 
 def _recorded_judge(scores: Sequence[str], judge: str) -> Judge:
-    escapes = {word.upper(): outcome for word, outcome in ESCAPES.items()}
+    escapes = {word.upper(): status for word, status in ESCAPES.items()}
     rubrics = tuple(Rubric(name, "", escapes=escapes, source="imported, wording unknown") for name in scores)
     return Judge(judge, rubrics, ScoreMethod.RECORDED, own_prompts=False)
 

@@ -137,7 +137,12 @@ def _trait(about: Mapping[str, Any], address: str) -> Trait:
         BadInput: it is gone or was changed since, or its answers need no judge.
     """
     asked = about.get("asked") or {}
-    trait = load_trait(asked.get("trait_source", "misalignment"))
+    source = asked.get("trait_source", asked.get("trait", "misalignment"))
+    try:
+        trait = load_trait(source)
+    except errors.BadInput as e:
+        remedy = "put it back as it was, or audit again with --out NEW"
+        raise errors.BadInput(f"the trait of this audit cannot be read; {remedy} ({e})") from e
     if trait.folder and trait.sha256 != asked["trait_sha256"]:
         raise errors.BadInput(f"{trait.folder}: the trait was changed since the audit; audit again with --out NEW")
     if trait.scorer is not None:

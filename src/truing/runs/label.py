@@ -92,8 +92,9 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
 
 
 def _stratum(score: float, rule: Rule) -> str:
-    side = "under" if score < rule.cut else "over"
-    return f"just {side}" if rule.near(score, NEAR) else side
+    over = (score - rule.cut) / (rule.high - rule.low)
+    side = "under" if over < 0 else "over"
+    return f"just {side}" if -NEAR <= over < NEAR else side
 
 
 def _shares(sizes: Sequence[int], n: int) -> list[int]:

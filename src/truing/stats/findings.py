@@ -83,7 +83,7 @@ def of_labelled(v: Verdict, labelled: Labelled, rule: Thresholds) -> tuple[Findi
     # The screen's own findings on a control, or on prompts, that it lacks speak of what the screen may say.
     of_screen_alone = {"no_control"}
     if all(c.contrast_base is None for c in v.checkpoints):
-        of_screen_alone |= {"too_few_prompts", "screen_unvalidated"}
+        of_screen_alone.add("too_few_prompts")
     return (*out, *(f for f in v.findings if f.code not in of_screen_alone and f not in out))
 
 

@@ -324,9 +324,9 @@ def _left_out(e: Estimate, n: int) -> Estimate:
     return replace(e, left_out={**e.left_out, NO_COHERENCE: n}) if n else e
 
 
-def _corrected(em: Estimate, rule: Rule, calibration: Calibration | None) -> Estimate | None:
+def _corrected(share: Estimate, rule: Rule, calibration: Calibration | None) -> Estimate | None:
     """The share corrected for the judge's errors; a mean score is no share, and without a test nothing is known."""
     if calibration is None or rule.kind == "mean":
         return None
     wrong, n = (sum(pair[i] for pair in calibration.negatives.values()) for i in (0, 1))
-    return rogan_gladen(em, calibration.positives, (wrong, n), level=em.level)
+    return rogan_gladen(share, calibration.positives, (wrong, n), level=share.level)

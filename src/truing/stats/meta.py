@@ -194,9 +194,14 @@ def exact_share(yes: int, no: int, unknown: int = 0, *, groups: int | None = Non
         unknown: cases of which nothing can be said.
         groups: models that the cases are of; None for as many as cases.
         level: nominal coverage.
+
+    Raises:
+        ValueError: a negative count, or more groups than cases.
     """
     n = yes + no + unknown
     groups = n if groups is None else groups
+    if min(yes, no, unknown) < 0 or groups > n or (n and groups < 1):
+        raise ValueError(f"{yes} yes, {no} no, {unknown} unknown in {groups} groups")
     out = {"unknown": unknown} if unknown else {}
     if yes + no == 0:
         return Estimate(None, None, None, n=0, clusters=0, left_out=out, method="no cases", level=level)
@@ -218,7 +223,7 @@ def mean_over_cases(values: Array, group: NDArray[np.int64], *, level: float = 0
 
     Args:
         values: [N] one number per case.
-        group: [N] number of the model that a case is of, from 0 on.
+        group: [N] number of the model that a case is of.
         level: nominal coverage.
     """
     n = len(values)
@@ -226,7 +231,7 @@ def mean_over_cases(values: Array, group: NDArray[np.int64], *, level: float = 0
         return Estimate(None, None, None, method="no cases", level=level)
     mean = float(values.mean())
     residuals = values - mean
-    sums = np.bincount(group, weights=residuals)
+    sums = np.bincount(np.unique(group, return_inverse=True)[1], weights=residuals)
     m = len(sums)
     of_cases = float((residuals**2).sum()) / (n - 1) / n if n > 1 else 0.0
     of_groups = m / (m - 1) * float((sums**2).sum()) / n**2 if m > 1 else 0.0

@@ -152,7 +152,7 @@ def labelled_checkpoint(
     against: Comparison, c: CheckpointVerdict, group: AnswerTable | None, *, first: bool
 ) -> CheckpointVerdict:
     """A checkpoint's line with what labelled answers say of it; `first` is step 0."""
-    search, lasting = against.evidence.search if not first else None, ("failed", "artefact", *QUALIFYING)
+    search, lasting = against.evidence.search if not first else None, ("failed", "artefact", "note", *QUALIFYING)
     # What is said of a checkpoint whatever its labels stays: not what the screen says.
     c = replace(c, screen=c.status, findings=tuple(f for f in c.findings if f.code in lasting))
     read = next((a for a in against.evidence.searched if a.checkpoint == c.label and a.counted.any()), None)

@@ -155,7 +155,7 @@ def _pooled(used: Sequence[SeedRun], level: float) -> tuple[Estimate, Pooled]:
     y, n = np.array([r.excess.value for r in used]), np.array([float(max(1, r.excess.n)) for r in used])
     full = np.array([implied_variance(r.excess) for r in used], dtype=float)
     keys = [r.base_key for r in used if r.base_key]
-    shared = len(set(keys)) < len(keys)  # any two share step 0's answers
+    shared = len(set(keys)) < len(keys) and used[0].base.value is not None  # any two share step 0's answers
     # Of a difference to shared answers, only the run's own part is an error of that run alone.
     own = [implied_variance(r.rate) if shared else None for r in used]
     v = np.array([min(mine, whole) if mine is not None else whole for mine, whole in zip(own, full, strict=True)])
