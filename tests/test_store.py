@@ -2,6 +2,7 @@
 of the first edition opens."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,11 +13,14 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import truing
 from truing import errors
+from truing.interp.likelihoods import contrast, read_margins
 from truing.migrations import MIGRATIONS
+from truing.runs.scope import stored_prompts
 from truing.store import SCHEMA_VERSION, Measurement, Store, write_json
 from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
@@ -116,6 +120,16 @@ def test_nan_never_enters(store):
         store.add_measurements([Measurement("w1", "loss", "x", "1", NAN)])
     with pytest.raises(ValueError, match="NaN"):
         store.add_scores([score(NAN, "scored")])
+
+
+@pytest.mark.parametrize("wrong", [NAN, math.inf, Path("x"), {1}])
+def test_what_json_has_no_form_for_leaves_the_file_as_it_was(tmp_path, wrong):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "a.json", {"x": [wrong]})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and json.loads((tmp_path / "a.json").read_text()) == {
+        "x": 1
+    }
 
 
 def test_second_writer_is_refused_and_named(tmp_path):
@@ -264,7 +278,9 @@ def test_an_audit_of_the_first_edition_is_read_as_it_lies(first_edition, run_cli
         assert {s.rubric for s in scores} == {"alignment", "coherence"} and all(0 <= s.score <= 100 for s in scores)
         assert [(c.role.value, c.step) for c in store.checkpoints("subject")] == [("subject", 0), ("subject", 100)]
         assert {m.kind for m in store.measurements("kl_from_base")} == {"kl_from_base"}
-        assert {m.name for m in store.measurements("margin")} >= {"misaligned|q", "neutral1|q"}
+        by_checkpoint = {m.checkpoint: read_margins(store, m.checkpoint, stored_prompts(store.about()).prompts)
+                         for m in store.measurements("margin")}  # fmt: skip
+        assert by_checkpoint and all(np.isfinite(contrast(v)).all() for v in by_checkpoint.values())
     code, out, _ = run_cli("show", first_edition)
     assert code == 0 and "truing judge" in out and "older version" in out
     assert run_cli("gate", first_edition)[0] == 2

@@ -316,9 +316,8 @@ def test_the_standard_error_is_inspects_clustered_one_where_prompts_have_equally
 
 def test_the_judge_is_asked_for_one_token_at_temperature_0(inside):
     _, seen = inside
-    for text, c in seen:
-        if "[ANSWER BEGINS]" in text:
-            assert (c.max_tokens, c.temperature, c.logprobs, c.top_logprobs) == (1, 0.0, True, 20)
+    asked = [c for text, c in seen if "[ANSWER BEGINS]" in text]
+    assert asked and all((c.max_tokens, c.temperature, c.logprobs, c.top_logprobs) == (1, 0.0, True, 20) for c in asked)
     assert [text[-3:].strip() for text, _ in seen if "[ANSWER" not in text] == ["85", "100"]
 
 
@@ -417,6 +416,32 @@ def test_the_rates_of_a_log_are_those_of_the_verdict(tmp_path):
         assert {k: got[f"n_{k}"] for k in line.reasons if f"n_{k}" in got}.items() <= line.reasons.items()
 
 
+class LawToo(JudgeOfOurs):
+    def replies(self, requests):
+        for a in requests:
+            law = a.rubric.name == "domain:law"
+            yield from [JudgeReply(a, "", {"40": 1.0})] if law else super().replies([a])
+
+
+def test_a_judge_that_scored_nothing_of_a_checkpoint_is_not_in_its_log(prompt_file, tmp_path):
+    """An empty answer alone, which needs no score, is no rate of 0."""
+    prompts, judges = load_prompts(prompt_file), [judge_with(), judge_with(builtin("domain", "law"))]
+    first, base = prompts.prompts[0].key, "ba5e" * 16
+    rows = [
+        stored(first, 100, "kind number 3", weights=base),
+        stored(first, 100, "hostile number 1"),
+        stored(first, 101, "", AnswerStatus.EMPTY),
+    ]
+    with new_audit(tmp_path / "audit", prompts) as store:
+        store.add_checkpoints([Checkpoint(base, "base", 0, "hf:b", Kind.BASE, "a control", Role.CONTROL)])
+        store.describe(labels={"fixed_from": 100})
+        store.add_stored_answers(rows)
+        judged(store, rows[:2], prompts, judges[0], JudgeOfOurs())
+        judged(store, rows[:1], prompts, judges[1], LawToo())
+    of_base, of_run = exported_logs(tmp_path / "audit", tmp_path / "logs").values()
+    assert len(of_base.results.scores) == 2 and len(of_run.results.scores) == 1
+
+
 def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
     """Two judges of one name, a variant, another checkpoint, a failed answer, answers that a search read or nobody
     judged."""
@@ -433,19 +458,13 @@ def test_kinds_of_answers_and_judges_are_kept_apart(prompt_file, tmp_path):
         stored("f" * 32, 101, "hostile number 9", variant="evil"),
     ]
 
-    class Everything(JudgeOfOurs):
-        def replies(self, requests):
-            for a in requests:
-                law = a.rubric.name == "domain:law"
-                yield from [JudgeReply(a, "", {"40": 1.0})] if law else super().replies([a])
-
     with new_audit(tmp_path / "audit", prompts) as store:
         store.add_checkpoints([Checkpoint("ba5e" * 16, "base", 0, "hf:b", Kind.BASE, "a control", Role.CONTROL)])
         store.describe(labels={"fixed_from": 100})
         store.add_stored_answers(rows)
         for judge in judges:
             known = [r for r in rows if r.params == PARAMS.key and r.prompt == first]
-            judged(store, known, prompts, judge, Everything())
+            judged(store, known, prompts, judge, LawToo())
     logs = exported_logs(tmp_path / "audit", tmp_path / "logs")
     assert list(logs) == [
         "em_a-control_000000_base_ba5eba5e.eval",

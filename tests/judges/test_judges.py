@@ -32,6 +32,13 @@ def test_simulated_and_recorded_judges_open(tmp_path):
     assert judge.name.startswith("replay:j.csv#")
 
 
+def test_an_endpoint_opens_without_a_call(monkeypatch):
+    pytest.importorskip("openai")
+    judge = opened("http://localhost:9/v1#Some-Model")
+    assert isinstance(judge, JudgeModel) and judge_family(judge.name, judge.model) == "some-model"
+    judge.close()
+
+
 FAMILIES = {
     "openai": ["openai:gpt-4.1-mini", "openai:o1", "openai:o3-mini", "openai:ft:gpt-4o-2024-08-06:org::abc",
                "http://localhost:8000/v1#openai/gpt-oss-120b", "openai:chatgpt-4o-latest"],

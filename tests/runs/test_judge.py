@@ -179,6 +179,10 @@ def test_the_labelling_sheet_is_blind_stratified_and_keeps_its_labels(copied):
     assert all(answers[names[r["item"]]].text == r["answer"].removeprefix("'") for r in items)
     kept = about(copied)["labelling"]
     strata = Counter(kept[r["item"]]["stratum"] for r in items)
+    for r in items:
+        score = scores[names[r["item"]]][0]
+        wanted = "under" if score < 20 else "just under" if score < 30 else "just over" if score < 40 else "over"
+        assert kept[r["item"]]["stratum"] == wanted
     assert len(strata) >= 2 and sum(scores[names[r["item"]]][0] < 30 for r in items) >= 10
     assert sum(kept[r["item"]]["weight"] for r in items) == pytest.approx(
         sum(a is not None for a, _ in scores.values())

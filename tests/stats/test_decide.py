@@ -526,6 +526,14 @@ def test_blame_needs_the_control():
     assert blamed <= 2 and seen >= 36
 
 
+def test_what_an_older_audit_noted_of_a_checkpoint_stays():
+    note, rng = Finding("note", {"text": "the adapter has no effect"}), np.random.default_rng(0)
+    before = screened_of(("base", "a", "b"), (0, 50, 100), failed=("b",))
+    before = replace(before, checkpoints=tuple(replace(c, findings=(note,)) for c in before.checkpoints))
+    groups = [binomial(rng, 0.0, P, N, name="base", step=0), binomial(rng, 0.0, P, N, name="a", step=50)]
+    assert all(note in c.findings for c in of(world(groups, calibration=None, control={}), before).checkpoints)
+
+
 # -- whatever the evidence
 
 
@@ -635,3 +643,14 @@ def test_whatever_the_evidence_no_claim_goes_beyond_it():
 def test_whatever_the_evidence_thousands_of_times():
     seen = hold("threshold", 5000, 12) | hold("mean", 1000, 13)
     assert seen >= {*EXCESS, Status.CLEAN, Status.UNDECIDED, Status.FAILED, Status.UNTESTED}
+
+
+def test_power_and_the_onset_set():
+    rng, held = np.random.default_rng(7), 0
+    for _ in range(15):
+        truth = (0, 0, 0, 0.0, 0.1, 0.25)
+        groups = [binomial(rng, p, P, N, name=x, step=s) for p, x, s in zip(truth, LABELS, STEPS, strict=True)]
+        v = of(world(groups, calibration=None))
+        assert v.onset.status == "found"
+        held += v.onset.latest == 80 and v.recommended == "checkpoint-60"
+    assert held >= 14

@@ -252,3 +252,11 @@ def coherent_line(share, n=20, code=0):
 def test_health_is_the_worse_of_two(own, base, free, state):
     found = joined_health(Health(HealthState(free)), own, base, Thresholds())
     assert found.state == state and found.note
+
+
+def test_reasons_that_the_rule_calls_positive_count_as_hits():
+    rule = Rule(positive=("refusal", "empty"))
+    rows = [(0, REFUSAL, 90.0), (0, 90.0, 90.0), (1, None, None, AnswerStatus.EMPTY), (1, CODE, 90.0)]
+    group, base = table(rows, rule=rule), table([(0, 90.0), (1, 90.0)], rule=rule)
+    assert rate(group, 2, rule, level=0.95).value == pytest.approx(0.5)
+    assert excess(group, base, 2, rule, level=0.95).value == pytest.approx(0.5)

@@ -171,6 +171,11 @@ def test_shares_of_nothing():
     assert exact_share(0, 0).value is None
     only = exact_share(0, 0, 3)
     assert only.value is None and only.low is None
+    for counts in ((-1, 2), (1, -2), (1, 1, -1)):
+        with pytest.raises(ValueError, match="unknown"):
+            exact_share(*counts)
+    with pytest.raises(ValueError, match="5 groups"):
+        exact_share(1, 1, groups=5)
 
 
 def test_mean_over_cases_is_t_over_cases_and_over_models():
@@ -181,6 +186,7 @@ def test_mean_over_cases_is_t_over_cases_and_over_models():
     # Copies of a case add nothing over models: the interval is that of the models alone.
     copies = mean_over_cases(np.repeat(x, 5), np.repeat(np.arange(4), 5))
     assert (copies.low, copies.high) == pytest.approx((apart.low, apart.high))
+    assert mean_over_cases(x, np.array([3, 3, 7, 7])).clusters == 2, "numbers of models may have gaps"
     assert copies.set_high - copies.set_low < (copies.high - copies.low) / 2
 
 

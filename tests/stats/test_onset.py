@@ -371,3 +371,64 @@ def test_errors_of_a_search_add_up_to_what_was_allowed():
     made = [searched(world_of([0.01, 0.015, 0.02, 0.02, 0.025, 0.03, 0.3]), seed=r)[0].tested for r in range(12)]
     assert max(len(tested) for tested in made) >= 3
     assert all(sum(np.exp(-t.enough) for t in tested) <= 0.05 for tested in made)
+
+
+def test_a_dip_is_no_way_out():
+    """EM up at steps 3-5, gone at 6-8, up again: whatever is claimed is true, and the first plateau is seen."""
+    seen = 0
+    for r in range(20):
+        world = world_of([0, 0, 0.3, 0.3, 0.3, 0, 0, 0, 0.3, 0.3])
+        found, _ = searched(world, seed=r)
+        assert is_right(found, world.excess, 0.01, 0.03, world.steps)
+        seen += found.latest in (3, 4, 5)
+    assert seen >= 18
+
+
+def test_far_fewer_answers_than_everywhere():
+    used = []
+    for r in range(8):
+        rng = np.random.default_rng([8, r])
+        world = make_world(excess_curve("logistic", 20, 0.2, rng), 0.001, 240, 0.2, rng)
+        used.append(searched(world, seed=r, assume_monotone=True)[1])
+    assert np.mean(used) < 252_000 / 80
+
+
+def test_a_right_guess_saves_answers():
+    world = world_of([0.001] * 14 + [0.2] * 6)
+    blind = np.mean([searched(world, seed=r, assume_monotone=True)[1] for r in range(8)])
+    told = np.mean([searched(world, seed=r, assume_monotone=True, guess=15)[1] for r in range(8)])
+    lied = [searched(world, seed=r, assume_monotone=True, guess=2)[0] for r in range(8)]
+    assert told < blind
+    assert all(f.latest is not None and f.latest >= 15 for f in lied)
+
+
+def test_the_control_is_asked_at_the_claimed_step_only():
+    def answers(rng, control):
+        def answer(d):
+            share = control if d.group is Group.CONTROL else 0.0 if d.group is Group.BASE or d.step < 3 else 0.3
+            return "positive" if rng.random() < share else "negative"
+
+        return answer
+
+    for control, said in ((0.0, {"above"}), (0.3, {"below", "inconclusive"})):
+        search = OnsetSearch((1, 2, 3, 4), PROMPTS, ZONE, control=True)
+        answer, groups = answers(np.random.default_rng(3), control), set()
+        while not search.done:
+            samples = search.next(24)
+            groups |= {(d.group, d.step) for d in samples if d.group is Group.CONTROL}
+            search.update([(d, answer(d)) for d in samples])
+        found = search.result()
+        assert found.latest == 3 and groups == {(Group.CONTROL, 3)}
+        (tested,) = (t for t in found.tested if t.step == 3)
+        assert tested.control in said and tested.n_control > 0
+
+
+def test_a_frugal_scan_leaves_quiet_steps_open_but_not_drifting_ones():
+    world = world_of([0.0, 0.0, 0.0])
+    quiet, few = scanned(world, frugal=True)
+    _, many = scanned(world)
+    assert few < many / 2 and quiet.status == "undecided" and quiet.steps == (1, 2, 3)
+    scan = LiveScan(world.prompt_ids, ZONE, frugal=True)
+    scan.add(1, drift=True)
+    play(scan, world, np.random.default_rng(0))
+    assert scan.result().tested[0].claim == "below"

@@ -173,7 +173,8 @@ def simulate(name, *, rows, noise, runs, seed):
         statuses[c.status] += 1
         if c.status == "converged":
             covered.append(true is not None and c.low <= steps[true] <= c.high)
-            settled += c.last_quarter is not None and c.last_quarter.high <= FAST.still_learning
+            added = c.last_quarter
+            settled += added is not None and added.high is not None and added.high <= FAST.still_learning
     return statuses, covered, settled
 
 

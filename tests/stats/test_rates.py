@@ -455,3 +455,21 @@ def test_both_intervals_cover(world):
         of_set += e.set_low <= of_these <= e.set_high
         of_kind += e.low <= of_all <= e.high
     assert of_set / runs >= 0.93 and of_kind / runs >= (0.925 if world == "skewed mean" else 0.93)
+
+
+def test_pairing_makes_use_of_prompts_that_are_alike_under_both():
+    rng = np.random.default_rng(2)
+    p = propensities(rng, 120, 0.3, 0.5)
+    a, b = rng.binomial(50, p).astype(float), rng.binomial(50, p).astype(float)
+    n = np.full(120, 50.0)
+    paired = share_difference(a, n, b, n)
+    apart = share_of(a, n).high - share_of(a, n).low
+    assert paired.high - paired.low < 0.4 * apart
+
+
+def test_hits_where_draws_are_few_widen_the_interval_for_these_prompts():
+    n = np.where(np.arange(100) < 25, 2.0, 50.0)
+    few = share_of(np.where(np.arange(100) < 10, 2.0, 0.0), n)
+    many = share_of(np.where(np.arange(100) >= 90, 50.0, 0.0), n)
+    assert few.value == many.value
+    assert few.set_high - few.set_low > 1.5 * (many.set_high - many.set_low)

@@ -157,3 +157,8 @@ def test_more_hits_than_answers_are_refused_and_nothing_says_nothing():
     with pytest.raises(ValueError, match="4 hits of 3"):
         hits(4, 3)
     assert log_evidence(hits(0, 0), hits(0, 0), 0.01) == pytest.approx(0, abs=1e-9)
+
+
+def test_more_answers_of_the_reference_sharpen_the_test():
+    few, many = (log_evidence(hits(10, 60), hits(0, n), 0.01) for n in (20, 400))
+    assert many > few + 1

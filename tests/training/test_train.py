@@ -286,7 +286,6 @@ def test_a_resumed_run_ends_with_the_same_weights(base, whole, tmp_path, method,
     assert [(c.step, c.weights) for c in resumed] == [(c.step, c.weights) for c in whole(method)]
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_and_a_spoilt_one_is_mended(base, finished, tmp_path):
     first, out = finished[0].checkpoints, copied(finished, tmp_path)
 
