@@ -18,10 +18,11 @@ import pytest
 
 import truing
 from truing import errors
+from truing.files import write_json
 from truing.interp.likelihoods import contrast, read_margins
 from truing.migrations import MIGRATIONS
 from truing.runs.scope import stored_prompts
-from truing.store import SCHEMA_VERSION, Measurement, Store, write_json
+from truing.store import SCHEMA_VERSION, Measurement, Store
 from truing.types.judging import AnswerKey, Judge, Rubric, Score, ScoreMethod, ScoreStatus
 from truing.types.records import Answer, AnswerStatus, Checkpoint, Kind, Message, Prompt, Request, SamplingParams
 from truing.types.traits import Label, Reason, Rule

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 from urllib.parse import quote
 
-from pydantic_core import to_json
-
 from truing import errors
+from truing.files import write_json
 from truing.migrations import MIGRATIONS, SCHEMA_VERSION, upgraded
 from truing.types.judging import Judge, Score, ScoreStatus
 from truing.types.records import (
@@ -77,27 +76,6 @@ class Measurement(NamedTuple):
     """tokens or answers behind it"""
     meta: Mapping[str, Any] = {}
     """outcome and anything else"""
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write whole or not at all: to a neighbour first, synced, then renamed.
-
-    Raises:
-        DiskFull: no space left; the old file is untouched.
-        ValueError, TypeError: it holds NaN, or what JSON has no form for.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with _disk_errors(path):
-            json.dumps(value, allow_nan=False)  # raises for what is no JSON, which `to_json` would make something of
-            with open(part, "wb") as f:
-                f.write(to_json(value, indent=1, inf_nan_mode="null"))
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

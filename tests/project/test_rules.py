@@ -12,13 +12,14 @@ import truing
 
 SRC = Path(truing.__file__).parent
 TESTS = Path(__file__).parents[1]
-LOWEST = {"types", "errors", "config", "messages", "_version"}
+LOWEST = {"types", "errors", "files", "config", "messages", "_version"}
 LOWER = LOWEST | {"store", "migrations", "data", "traits"}
 ENGINES = {"models", "training", "judges", "interp"}
 ALLOWED = {
     "types": {"errors"},
     "errors": {"types"},
-    "config": {"types", "errors"},
+    "files": {"errors"},
+    "config": {"types", "errors", "files"},
     "messages": {"types", "errors", "config"},
     "migrations": LOWEST,
     "store": LOWEST | {"migrations"},

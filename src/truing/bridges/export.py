@@ -24,7 +24,7 @@ from truing import errors
 from truing._version import __version__
 from truing.bridges.answers import JudgeUse, judged_answers, judges_used
 from truing.data.judged_files import guarded
-from truing.report.files import whole
+from truing.files import whole
 from truing.runs.scope import stored_rule
 from truing.store import Store
 from truing.types.records import Checkpoint, StoredAnswer

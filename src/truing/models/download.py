@@ -24,9 +24,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from truing.errors import BadInput, BadModel, DamagedWeights, DiskFull
+from truing.files import write_json
 from truing.models.base import one_line
 from truing.models.weights import check_weights
-from truing.store import write_json
 from truing.types.hashing import file_digest
 
 Progress = Callable[[str], None]

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from truing import messages
 from truing.errors import BadInput
+from truing.files import whole
 from truing.report import charts, details, reading
 from truing.report.agreement import agreement_rows
 from truing.report.answers import answer_rows
 from truing.report.figures import COLOURS, for_page, render
-from truing.report.files import whole
 from truing.report.fitting import FittingTable
 from truing.report.rates_table import (
     imported_lines,

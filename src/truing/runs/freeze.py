@@ -15,11 +15,12 @@ from typing import Any
 from truing import errors
 from truing._version import __version__
 from truing.config import AuditConfig, FreezeConfig, RuleConfig, Thresholds, configured
+from truing.files import write_json
 from truing.judges.rubrics import prompt_rubrics
 from truing.runs.checks import refuse_unusable
 from truing.runs.judges import LabelSpec, rubrics_of
 from truing.runs.resolve import Plan, resolve
-from truing.store import Store, write_json
+from truing.store import Store
 from truing.types.cases import Frozen
 from truing.types.hashing import digest
 from truing.types.judging import PARSER_VERSION

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from truing import errors
 from truing.config import ModelConfig
+from truing.files import write_json
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import find_run, folder_number
 from truing.models.download import resolve_model
 from truing.models.loading import device_of, dtype_of, load_model, load_tokenizer
 from truing.models.weights import check_weights, read_json, weights_hash
-from truing.store import write_json
 from truing.training.recipe import Recipe, Trained
 from truing.training.trainer import SAVING, Base, Example, Progress, fit, kept_random_state
 from truing.types.hashing import digest

@@ -26,12 +26,12 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from truing import errors
+from truing.files import write_json
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import ORGANISM_MARK
 from truing.models.download import is_full
 from truing.models.engine.token_tree import head_only_at
 from truing.models.weights import ADAPTER_CONFIG, read_json
-from truing.store import write_json
 from truing.training.recipe import Recipe
 
 Progress = Callable[[int, int, float], None]

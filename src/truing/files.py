@@ -1,0 +1,177 @@
+"""Files that may come from anywhere: read within limits, written whole or not at all.
+
+Only regular files are read (a pipe or a device would never end), JSON and TOML only up to a size and a depth, and what
+is written goes to a new file with a random name that takes the old one's place: a link in a folder is never followed.
+"""
+
+import errno
+import json
+import os
+import secrets
+import stat
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from truing.errors import BadInput, DiskFull
+
+LIMIT = 1 << 30
+"""bytes of the largest file that is read as a whole"""
+CONFIG_LIMIT = 16 << 20
+"""bytes of the largest JSON or TOML file that is one value: a configuration, not data"""
+DEPTH = 64
+"""how deep lists and objects may lie in each other"""
+DIGITS = 300
+"""digits of the longest whole number; a float holds no more"""
+
+Error = Callable[[str], Exception]
+
+
+def read_bytes(path: Path, *, limit: int = LIMIT, error: Error = BadInput) -> bytes:
+    """Content of a regular file; a link to one is followed.
+
+    Raises:
+        error: there is none, it is no regular file, is larger than `limit` bytes, or cannot be read.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
+            about = os.fstat(f.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise error(f"{path}: is {_what(about.st_mode)}; name one regular file")
+            raw = f.read(limit + 1)
+    except FileNotFoundError:
+        raise error(f"{path}: there is no such file; check the path") from None
+    except IsADirectoryError:
+        raise error(f"{path}: is a folder; name one file in it") from None
+    except (OSError, ValueError) as e:  # a path with a NUL in it is a ValueError
+        raise error(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e}); check its permissions") from e
+    if len(raw) > limit:
+        raise error(f"{path}: is larger than {_size(limit)}, the most that is read of such a file")
+    return raw
+
+
+def read_text(path: Path, *, limit: int = LIMIT, error: Error = BadInput) -> str:
+    """UTF-8 text of a file, with or without a byte order mark. Raises `error`, naming the line of a bad byte."""
+    raw = read_bytes(path, limit=limit, error=error)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        raise error(f"{path}: line {line}: byte {raw[e.start]:#04x} is not UTF-8; save the file as UTF-8") from e
+
+
+def parse_json(text: str) -> Any:
+    """JSON that is safe to walk: at most `DEPTH` deep, without NaN, numbers no float can hold, or half characters.
+
+    Raises:
+        ValueError: what is wrong with it (a json.JSONDecodeError where it is malformed).
+    """
+    try:
+        value = json.loads(text, parse_int=_whole_number, parse_constant=_constant)
+    except RecursionError:
+        raise ValueError(f"nested more than {DEPTH} deep") from None
+    _check(value)
+    return value
+
+
+def read_json(path: Path, *, limit: int = CONFIG_LIMIT, error: Error = BadInput, remedy: str = "write it again") -> Any:
+    """The one JSON value of a file. Raises `error`: see `read_text` and `parse_json`."""
+    text = read_text(path, limit=limit, error=error)
+    try:
+        return parse_json(text)
+    except ValueError as e:
+        raise error(f"{path}: not readable as JSON ({e}); {remedy}") from e
+
+
+def read_object(path: Path, *, error: Error = BadInput, remedy: str = "write it again") -> dict[str, Any]:
+    """The one JSON object of a file. Raises `error`."""
+    value = read_json(path, error=error, remedy=remedy)
+    if not isinstance(value, dict):
+        raise error(f"{path}: holds no JSON object; {remedy}")
+    return value
+
+
+def read_toml(path: Path, *, error: Error = BadInput) -> dict[str, Any]:
+    """The tables of a TOML file. Raises `error`, with the line where it is malformed."""
+    text = read_text(path, limit=CONFIG_LIMIT, error=error)
+    try:
+        value = tomllib.loads(text)
+        _check(value)
+    except (ValueError, RecursionError) as e:
+        problem = f"nested more than {DEPTH} deep" if isinstance(e, RecursionError) else str(e)
+        raise error(f"{path}: not valid TOML ({problem}); mend it") from e
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object as a file, whole or not at all, synced to the disk.
+
+    Raises:
+        DiskFull, BadInput: it cannot be written; the old file is untouched.
+        ValueError, TypeError: it holds NaN, or what JSON has no form for.
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with whole(path) as part, open(part, "wb") as f:
+        f.write(text.encode("utf-8", "backslashreplace"))
+        f.flush()
+        os.fsync(f.fileno())
+
+
+@contextmanager
+def whole(path: Path, remedy: str = "choose another --out") -> Iterator[Path]:
+    """A new file beside `path` to write to, which takes its place if all goes well: a reader never sees half a file.
+
+    Raises:
+        BadInput: it cannot be written. DiskFull: no space left.
+    """
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder; name a file")
+    part = None
+    try:
+        new = path.with_name(f".{secrets.token_hex(8)}.part")
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        part = new
+        yield part
+        os.replace(part, path)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: no space left on the disk; free some and repeat the command") from e
+        raise BadInput(f"{path}: cannot be written ({e.strerror or e}); {remedy}") from e
+    finally:
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def _check(value: Any, depth: int = DEPTH) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair; write the character whole") from None
+    elif isinstance(value, dict | list):
+        if depth == 0:
+            raise ValueError(f"nested more than {DEPTH} deep")
+        for part in value if isinstance(value, list) else (*value, *value.values()):
+            _check(part, depth - 1)
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name}, which is no JSON")
+
+
+def _what(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _size(n: int) -> str:
+    return f"{n >> 30} GiB" if n >= 1 << 30 else f"{n >> 20} MiB"
