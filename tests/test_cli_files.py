@@ -45,13 +45,14 @@ def test_what_spends_sends_runs_or_writes_comes_from_the_user_alone(call, name):
 
 def test_the_remedies_work_and_what_is_typed_counts_first(call):
     files(folder='[audit]\njudge = "simulated:"\n')
-    assert call("audit", *SMALL)[0] == 2
+    planned = ("plan", *SMALL[:-2], "--judge", "simulated:")
+    assert call(*planned)[0] == 2
     files()
-    assert call("audit", *SMALL, "--judge", "simulated:")[0] == 0
+    assert call(*planned)[0] == 0
     files(folder="[audit]\nseed = 3\n", own='[audit]\njudge = "replay:none.csv"\nseed = 2\nlevel = 0.9\n')
-    code, _, err = call("audit", *SMALL[:-1], "b", "--judge", "simulated:")
+    code, _, err = call("audit", *SMALL, "--judge", "simulated:")
     assert code == 0 and f"from {own_file()}: level" in err and "from truing.toml: seed" in err
-    told = json.loads(Path("b/audit.json").read_text())["asked"]["options"]
+    told = json.loads(Path("a/audit.json").read_text())["asked"]["options"]
     assert (told["judge"], told["seed"], told["level"]) == ("simulated:", 3, 0.9)
     assert told["sources"] == {"level": str(own_file()), "seed": "truing.toml"}
     code, _, err = call("audit", *SMALL)  # no judge typed: the user's own
@@ -108,7 +109,8 @@ def test_a_field_that_says_nothing_is_not_for_the_folders_file():
                 assert filed is None, (verb.name, name)
             texts = field.annotation is str or str in get_args(field.annotation)
             assert not filed or filed.inside or not texts or name in (
-                "column", "domain", "stop", "dtype", "device", "format", "positives_of", "judge", "prompt", "at", "family", "to"
+                "column", "domain", "stop", "dtype", "device", "format", "positives_of", "judge", "prompt",
+                "at", "family", "to",
             ), (verb.name, name)  # fmt: skip
 
 
