@@ -129,7 +129,11 @@ def _terminal(stream: TextIO) -> Terminal:
 
 def _encodable(text: str, encoding: str | None) -> str:
     name = encoding or "utf-8"
-    return text if text.isascii() else text.encode(name, "backslashreplace").decode(name)
+    return text if text.isascii() or _utf8(name) else text.encode(name, "backslashreplace").decode(name)
+
+
+def _utf8(encoding: str | None) -> bool:
+    return (encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def _excepthook(kind: type[BaseException], e: BaseException, where: TracebackType | None) -> None:
@@ -141,7 +145,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object, and nothing else. What a terminal would hide or act on is escaped as JSON does it."""
     plain = {"schema_version": SCHEMA_VERSION, **value}
     stream = _real(sys.stdout)
-    text = json.dumps(plain, indent=1, ensure_ascii=(stream.encoding or "utf-8") != "utf-8", allow_nan=False)
+    text = json.dumps(plain, indent=1, ensure_ascii=not _utf8(stream.encoding), allow_nan=False)
     stream.write(re.sub(r"[^ -~\n]", lambda m: m[0] if clean(m[0]) == m[0] else json.dumps(m[0])[1:-1], text) + "\n")
 
 
