@@ -39,6 +39,7 @@ def call(run_cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TRUING_CACHE", str(tmp_path.parent / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ".config"))  # and not that of whoever runs the tests
     return run_cli
 
 

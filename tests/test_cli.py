@@ -12,6 +12,7 @@ import pytest
 import truing
 from truing import config, errors
 from truing.cli import app
+from truing.cli_config import own_file
 from truing.config import commands
 from truing.runs import demo as demos
 from truing.store import SCHEMA_VERSION, Store
@@ -69,7 +70,8 @@ def test_an_option_means_the_same_in_python_on_the_command_line_and_in_the_file(
              "--assume-monotone", "--memory", "1.5", "--budget", "$5", "--prices", "p", "--level", "0.9")  # fmt: skip
     with pytest.raises(ZeroDivisionError):
         call("plan", "t", *flags)
-    Path("truing.toml").write_text(
+    own_file().parent.mkdir(parents=True)
+    own_file().write_text(
         '[plan]\nlimit = 9\ncontrol = ["a", "b"]\ndomain = "x, y"\nlo = 0.02\nsamples = 3\nassume-monotone = true\n'
         'memory = 1.5\nbudget = "$5"\nprices = "p"\nlevel = 0.9\n'
     )
@@ -113,13 +115,14 @@ def test_python_gets_errors_that_name_the_option(options, said):
 
 
 def test_the_file_is_said_its_values_are_kept_and_its_mistakes_are_its_own(call):
-    Path("truing.toml").write_text('[audit]\nlimit = 24\nanswers = 0\nout = "from-toml"\n')
-    code, _, err = call("audit", "simulated:never?steps=50", "--answers", "8", "--resamples", "100")
+    Path("truing.toml").write_text("[audit]\nlimit = 24\nanswers = 0\nseed = 2\n")
+    given = ("simulated:never?steps=50", "--answers", "8", "--resamples", "100", "--out", "from-toml")
+    code, _, err = call("audit", *given)
     assert code == 0, err
-    assert "from truing.toml: limit, out" in err
+    assert "from truing.toml: limit, seed" in err
     about = json.loads(Path("from-toml/audit.json").read_text())
     assert len(about["prompts"]["items"]) == 24
-    assert about["asked"]["options"]["sources"] == {"limit": "truing.toml", "out": "truing.toml"}
+    assert about["asked"]["options"]["sources"] == {"limit": "truing.toml", "seed": "truing.toml"}
     for text, said in (
         ("[audit]\nlimit = 0\n", "truing.toml: limit 0"),
         ("[audit]\nlimt = 9\n", "truing.toml: limt no such option; did you mean limit?"),

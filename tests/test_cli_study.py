@@ -24,8 +24,8 @@ def test_freeze_writes_a_lock_and_says_where(call, tmp_path):
     assert made["settings"]["method"]["samples"] == 4
     code, _, err = call(*args, "--hi", "0.05")
     assert code == 2 and "zone: hi: 0.03 before, 0.05 now" in " ".join(err.split())
-    (tmp_path / "truing.toml").write_text('[audit]\nhi = 0.07\njudge = "simulated:"\n')
-    code, out, _ = call("freeze", RUN, "--out", "toml.json", "--json")
+    (tmp_path / "truing.toml").write_text("[audit]\nhi = 0.07\n")
+    code, out, _ = call("freeze", RUN, "--judge", "simulated:", "--out", "toml.json", "--json")
     assert code == 0 and json.loads(out)["settings"]["zone"]["hi"] == 0.07
 
 

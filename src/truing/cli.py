@@ -16,7 +16,7 @@ import truing
 from truing import config as c
 from truing import errors, messages
 from truing.cli_config import Verbs
-from truing.cli_output import Result, interruptible, path_result, progress
+from truing.cli_output import Result, guarded_streams, interruptible, note, path_result, progress, put
 from truing.config import commands as cc
 from truing.report import table
 from truing.report.agreement import print_agreement
@@ -45,18 +45,18 @@ def main() -> None:
     """Entry point: our errors become one line and their exit code; a bug keeps its traceback."""
     # Deprecations inside the libraries are theirs to mend; a user can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\b")
-    try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except errors.TruingError as e:
-        prefix = "" if isinstance(e, errors.Interrupted) else click.style("error: ", fg="red", bold=True)
-        click.echo(f"{prefix}{e}", err=True)
-        sys.exit(e.exit_code)
-    except click.exceptions.NoArgsIsHelpError as e:
-        click.echo(e.format_message())
-        sys.exit(2)
-    except click.ClickException as e:
-        click.echo(f"{click.style('error: ', fg='red', bold=True)}{e.format_message()}", err=True)
-        sys.exit(2)
+    with guarded_streams():
+        try:
+            sys.exit(app(standalone_mode=False) or 0)
+        except errors.TruingError as e:
+            note(e, "" if isinstance(e, errors.Interrupted) else "error: ")
+            sys.exit(e.exit_code)
+        except click.exceptions.NoArgsIsHelpError as e:
+            put(e.format_message())
+            sys.exit(2)
+        except click.ClickException as e:
+            note(e.format_message(), "error: ")
+            sys.exit(2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def train(config: cc.TrainConfig, recipe: str) -> Result:
     with progress() as told:
         run = truing.train(truing.Recipe.from_toml(Path(recipe)), config.out, progress=told)
     text = f"{run.path}: {len(run.checkpoints)} checkpoints, {run.stop.reason} at step {run.stop.step}"
-    return Result(to_plain(run), lambda console: print(text))
+    return Result(to_plain(run), lambda console: put(text))
 
 
 @app.verb
@@ -170,7 +170,7 @@ def judge(config: c.JudgeRunConfig, audit: str) -> Result:
 
     def text(console: Console) -> None:
         counts = ", ".join(f"{n} {name}" for name, n in sorted(made.outcomes.items()))
-        click.echo(f"{made.judge.name}: {counts}", err=True)
+        note(f"{made.judge.name}: {counts}")
         _print_table(made.path, console)
 
     return Result({"audit": str(made.path), **found, "verdict": to_plain(made.verdict)}, text)
@@ -191,7 +191,7 @@ def label(config: cc.LabelCommand, audit: str) -> Result:
     def text(console: Console) -> None:
         if not config.sheet_only and console.is_terminal:
             ask_labels(sheet, console)
-        print(sheet)
+        put(sheet)
 
     return Result({"sheet": str(sheet)}, text)
 
@@ -200,8 +200,8 @@ def label(config: cc.LabelCommand, audit: str) -> Result:
 def import_(config: c.ImportConfig, files: tuple[str, ...]) -> Result:
     """Answers judged elsewhere (CSV), as a table with honest intervals."""
     made = truing.import_answers(files, config)
-    for note in made.notes:
-        click.echo(note, err=True)
+    for line in made.notes:
+        note(line)
     found = {"audit": str(made.path), "lines": to_plain(made.lines)}
     return Result(found, partial(_print_table, made.path))
 
@@ -224,8 +224,8 @@ def freeze(config: c.FreezeConfig, target: tuple[str, ...]) -> Result:
     hint = f"Publish or commit the file, then audit with --frozen {lock.path}."
 
     def text(console: Console) -> None:
-        print(lock.path)
-        click.echo(f"frozen: {lock.id[:12]}, made {lock.made}. {hint}", err=True)
+        put(lock.path)
+        note(f"frozen: {lock.id[:12]}, made {lock.made}. {hint}")
 
     return Result(found, text)
 
@@ -249,7 +249,7 @@ def doctor() -> Result:
         f"cache: {found['cache']} ({found['cache_free_gib']} GiB free)",
         *(f"missing for {m['for']}: {m['what']}  ->  {m['remedy']}" for m in found["missing"]),
     ]
-    return Result(found, lambda console: print("\n".join(lines)))
+    return Result(found, lambda console: put("\n".join(lines)))
 
 
 @app.verb
@@ -258,7 +258,7 @@ def models(get: str, name: str) -> Result:
     if get != "get":
         raise errors.BadInput(f"models {get}: no such command; `truing models get smollm2-135m`")
     with interruptible():
-        return path_result("model", truing.get_model(name, progress=lambda line: click.echo(line, err=True)))
+        return path_result("model", truing.get_model(name, progress=note))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -283,9 +283,9 @@ def _audited(
         with Store.read(audit.path) as store:
             table.print_audit(store.about(), console, page, verbose=verbose)
         if truth is not None:
-            print(f"\nTruth of {truth['family']}: {truth['description']}")
+            put(f"\nTruth of {truth['family']}: {truth['description']}")
             for name in ("drift_onset", "em_onset", "converged"):
-                print(f"  {name.replace('_', ' ')}: {'never' if truth[name] is None else truth[name]}")
+                put(f"  {name.replace('_', ' ')}: {'never' if truth[name] is None else truth[name]}")
 
     def end() -> None:
         if decision is not None and which is not None:
@@ -310,7 +310,7 @@ def _apply(decision: Gate, which: str) -> None:
     if not decision.passed:
         who = f"{decision.checkpoint}: " if decision.checkpoint else ""
         raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
-    click.echo(f"gate {which}: {decision.checkpoint} passes", err=True)
+    note(f"gate {which}: {decision.checkpoint} passes")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""Commands made from configs: flags, help, truing.toml, and errors that say where a value came from."""
+"""Commands made from configs: flags, help, truing.toml, and errors that say where a value came from.
+
+There are two files: the user's own (`own_file`), which may set any option, and the one of the current folder. That one
+may have come with a folder that was cloned or unpacked, so it may set only what its fields are marked for
+(`config.base.Filed`); anything else in it is an error. What is typed counts before both.
+"""
 
 import inspect
-import tomllib
+import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,12 +16,16 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from truing.cli_output import Result
-from truing.config import Config, Unit, configured
+from truing.cli_output import Result, note, put
+from truing.config import BadOption, Config, NotAsked, Unit, check_filed, configured, near
 from truing.errors import BadInput
+from truing.files import read_toml
 
 FILE = Path("truing.toml")
+"""of the current folder"""
 Run = Callable[..., Result]
+Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""name of a file -> its tables by command -> values by field"""
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,8 @@ class Verb:
         """One line."""
         return (self.run.__doc__ or "").strip()
 
-    def command(self) -> click.Command:
-        """The command with all its options."""
+    def command(self, files: Tables) -> click.Command:
+        """The command with all its options, which files may set too; a later file counts before an earlier one."""
         kind = self.config
         params: list[click.Parameter] = [_argument(*a) for a in self.arguments.items()]
         params += [_option(n, f, not kind.common or n in kind.common) for n, f in _ordered(kind)] if kind else []
@@ -49,31 +58,30 @@ class Verb:
 
         def run(json_out: bool, **given: Any) -> None:
             arguments = {name: given.pop(name) for name in self.arguments}
-            config = {"config": self._read(kind, given)} if kind else {}
+            config = {"config": self._read(kind, given, files)} if kind else {}
             self.run(**config, **arguments).deliver(json_out)
 
         return click.Command(self.name, callback=run, params=params, help=self.help)
 
-    def _read(self, kind: type[Config], given: Mapping[str, Any]) -> Config:
+    def _read(self, kind: type[Config], given: Mapping[str, Any], files: Tables) -> Config:
         typed = {k: v for k, v in given.items() if v not in (None, (), False)}
-        filed = {k: v for k, v in self._table(kind).items() if k not in typed}
-        if filed:
-            click.echo(f"from {FILE}: {', '.join(filed)}", err=True)
-        sources = {"sources": dict.fromkeys(filed, str(FILE))} if "sources" in kind.model_fields else {}
+        filed, source = dict[str, Any](), dict[str, str]()
+        for file, tables in files.items():
+            filed |= (found := {k: v for k, v in self._table(kind, tables).items() if k not in typed})
+            source |= dict.fromkeys(found, file)
+        for file in dict.fromkeys(source.values()):
+            note(f"from {file}: {', '.join(name for name, of in source.items() if of == file)}")
+        sources = {"sources": source} if "sources" in kind.model_fields else {}
         return configured(
-            kind, None, {**filed, **typed, **sources}, lambda n: f"{FILE}: {n}" if n in filed else _flag(n)
+            kind, None, {**filed, **typed, **sources}, lambda n: f"{source[n]}: {n}" if n in source else flag(n)
         )
 
-    def _table(self, kind: type[Config]) -> dict[str, Any]:
-        """The options of this command in truing.toml; what is frozen is an audit, so its table counts too."""
-        tables = _tables()
-        found = dict(tables.get(self.name, {}))
-        if self.name == "freeze":
-            found = {k: v for k, v in tables.get("audit", {}).items() if k not in ("out", "gate", "fail_on")} | found
-        for name in found:
-            if name in kind.internal:
-                raise BadInput(f"{FILE}: {name} cannot be set in a file")
-        return found
+    def _table(self, kind: type[Config], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The options of this command in a file; what is frozen is an audit, so its table counts too."""
+        audit = tables.get("audit", {}) if self.name == "freeze" else {}
+        return {k: v for k, v in audit.items() if k in kind.model_fields and k != "out"} | dict(
+            tables.get(self.name, {})
+        )
 
 
 class Verbs(click.Group):
@@ -98,8 +106,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command by its name."""
         verb = self.verbs.get(cmd_name)
-        _tables(self.verbs)
-        return verb.command() if verb is not None else None
+        return verb.command(_files(self.verbs)) if verb is not None else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and first lines."""
@@ -107,18 +114,43 @@ class Verbs(click.Group):
             formatter.write_dl([(v.name, v.help) for v in self.verbs.values()])
 
 
-def _tables(known: Mapping[str, Verb] | None = None) -> dict[str, dict[str, Any]]:
-    """The tables of truing.toml, one per command."""
-    if not FILE.is_file():
-        return {}
+def own_file() -> Path | None:
+    """The user's own truing.toml, which is read in every folder; None for a user without a home."""
     try:
-        tables = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise BadInput(f"{FILE}: not valid TOML ({e})") from e
-    for name, table in tables.items():
-        if not isinstance(table, Mapping) or (known is not None and name not in known):
-            raise BadInput(f"{FILE}: [{name}] is no command of truing; use a table such as [audit]")
-    return {name: {k.replace("-", "_"): v for k, v in table.items()} for name, table in tables.items()}
+        home = Path(os.environ.get("XDG_CONFIG_HOME", ""))  # one that is not absolute would lie in the current folder
+        return (home if home.is_absolute() else Path.home() / ".config") / "truing" / FILE.name
+    except RuntimeError:
+        return None
+
+
+def _files(verbs: Mapping[str, Verb]) -> Tables:
+    """The files that there are, every table and key of them checked."""
+    own, found = own_file(), dict[str, Mapping[str, Mapping[str, Any]]]()
+    if own is not None and os.path.lexists(own):
+        found[str(own)] = _tables(own, verbs, None)
+    if os.path.lexists(FILE) and not (found and FILE.exists() and own is not None and FILE.samefile(own)):
+        found[str(FILE)] = _tables(FILE, verbs, own)
+    return found
+
+
+def _tables(file: Path, verbs: Mapping[str, Verb], own: Path | None) -> dict[str, dict[str, Any]]:
+    """The tables of a file, one per command; `own` is the user's, where this one is another."""
+    tables: dict[str, dict[str, Any]] = {}
+    for name, table in read_toml(file).items():
+        if name not in verbs or not isinstance(table, Mapping):
+            raise BadInput(f"{file}: [{name}] is no command of truing; use a table such as [audit]{near(name, verbs)}")
+        values = tables.setdefault(name, {})
+        for key, value in table.items():
+            field, kind = key.replace("-", "_"), verbs[name].config or Config
+            if field in values:
+                raise BadInput(f"{file}: {key} stands twice in [{name}]; keep one")
+            try:
+                check_filed(kind, field, value, Path.cwd() if file == FILE else None)
+            except BadOption as e:
+                more = f"; take it out, and give {flag(field)} or set it in {own}" if isinstance(e, NotAsked) else ""
+                raise BadInput(f"{file}: {e} (in [{name}]){more}") from None
+            values[field] = value
+    return tables
 
 
 def _ordered(kind: type[Config]) -> list[tuple[str, FieldInfo]]:
@@ -142,9 +174,9 @@ def _option(name: str, field: FieldInfo, common: bool) -> click.Option:
     shown = "  [needed]" if field.is_required() else "" if plain else f"  [default: {default}]"
     shared: dict[str, Any] = {"help": (field.description or "") + shown, "hidden": not common}
     if kinds == [bool]:
-        return click.Option([name, _flag(name)], is_flag=True, **shared)
+        return click.Option([name, flag(name)], is_flag=True, **shared)
     several = get_origin(kinds[0]) in (tuple, dict)
-    return click.Option([name, _flag(name)], multiple=several, metavar=_metavar(kinds, field), **shared)
+    return click.Option([name, flag(name)], multiple=several, metavar=_metavar(kinds, field), **shared)
 
 
 def _metavar(kinds: list[Any], field: FieldInfo) -> str:
@@ -156,7 +188,8 @@ def _metavar(kinds: list[Any], field: FieldInfo) -> str:
     return {int: "N", float: "X"}.get(kinds[0], "TEXT")
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """A field as it is typed."""
     return "--" + name.replace("_", "-")
 
 
@@ -166,5 +199,5 @@ def _help_all(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     for p in ctx.command.params:
         if isinstance(p, click.Option):
             p.hidden = False
-    click.echo(ctx.get_help())
+    put(ctx.get_help())
     ctx.exit()

@@ -1,17 +1,28 @@
-"""What the command line prints: results as text or JSON on stdout, progress on stderr."""
+"""What the command line prints: results as text or JSON on stdout, progress and errors on stderr.
 
+Nothing else in the package writes to a terminal. Names of files, keys of JSON, headers of tables, what servers and
+models say: all of it may come from anywhere, so every line passes `clean`, those of other libraries too.
+"""
+
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
 from rich.text import Text
 
 from truing import errors
+from truing.report.reading import clean
 from truing.store import SCHEMA_VERSION
 from truing.types.progress import Progress
 
@@ -19,11 +30,123 @@ COLUMNS = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn
 DETAIL = TextColumn("{task.fields[detail]}", markup=False)
 WIDE = 120
 """columns of a terminal from which there is room for the detail beside its bar"""
+MOST = 4000
+"""characters of a message; of a longer one the beginning and the end are shown, where what to do stands"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The one way to a terminal
+
+
+class Terminal(Console):
+    """A console on which no text can act: what is no plain text is shown as an escape."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As in rich; only what rich itself says to the terminal stays."""
+        for s in super().render(renderable, options):
+            yield s if s.control else Segment(_encodable(clean(s.text), self.encoding), s.style)
+
+
+class Guard(io.TextIOBase):
+    """Stands in for stdout or stderr: what others write there becomes cleaned lines of a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        """the real one"""
+        self.terminal = Terminal(file=stream)
+        self._rest = ""
+
+    encoding = property(lambda self: self.stream.encoding)  # pyright: ignore[reportAssignmentType]
+    errors = property(lambda self: "backslashreplace")  # pyright: ignore[reportAssignmentType]
+
+    def write(self, text: str) -> int:
+        """As in io; lines are printed once they end."""
+        *lines, self._rest = re.split(r"\r\n|\r|\n", self._rest + text)
+        for line in lines:
+            self._print(line, "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """As in io; a line that has not ended, e.g. a prompt, is printed too."""
+        rest, self._rest = self._rest, ""
+        if rest:
+            self._print(rest, "")
+        if not self.stream.closed:
+            self.stream.flush()
+
+    def fileno(self) -> int:
+        """As in io, for child processes."""
+        return self.stream.fileno()
+
+    def _print(self, line: str, end: str) -> None:
+        if not self.stream.closed:  # a library may hold on to a stream longer than it lives
+            self.terminal.print(Text(message(line)), end=end, soft_wrap=True)
+
+
+@contextmanager
+def guarded_streams() -> Iterator[None]:
+    """While a command runs, whatever is written to stdout and stderr is cleaned; a bug's traceback afterwards too."""
+    before = sys.stdout, sys.stderr
+    sys.excepthook = _excepthook
+    sys.stdout, sys.stderr = Guard(sys.stdout), Guard(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
+
+
+def put(text: object) -> None:
+    """A result on stdout: cleaned, as long as it is, and never broken over lines, since a path is for copying."""
+    stream = _real(sys.stdout)
+    stream.write(_encodable(clean(text), stream.encoding) + "\n")
+
+
+def note(text: object, prefix: str = "") -> None:
+    """A message on stderr, on one line; a prefix stands out."""
+    line = re.sub(r"\s*\n\s*", " ", message(text))
+    _terminal(sys.stderr).print(Text.assemble((prefix, "bold red"), line), soft_wrap=True)
+
+
+def message(text: object) -> str:
+    """Cleaned, and without its middle where it is very long."""
+    return _shortened(clean(_shortened(str(text))))
+
+
+def _shortened(text: str) -> str:
+    left = len(text) - MOST
+    return text if left <= 0 else f"{text[: MOST // 2]} ... {left} characters left out ... {text[-MOST // 2 :]}"
+
+
+def _real(stream: TextIO) -> TextIO:
+    return stream.stream if isinstance(stream, Guard) else stream
+
+
+def _terminal(stream: TextIO) -> Terminal:
+    return stream.terminal if isinstance(stream, Guard) else Terminal(file=stream)
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    name = encoding or "utf-8"
+    return text if text.isascii() or _utf8(name) else text.encode(name, "backslashreplace").decode(name)
+
+
+def _utf8(encoding: str | None) -> bool:
+    return (encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
+
+
+def _excepthook(kind: type[BaseException], e: BaseException, where: TracebackType | None) -> None:
+    for line in "".join(traceback.format_exception(kind, e, where)).splitlines():
+        _terminal(sys.stderr).print(Text(message(line)), soft_wrap=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object, and nothing else."""
-    print(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=1, ensure_ascii=False, allow_nan=False))
+    """One JSON object, and nothing else. What a terminal would hide or act on is escaped as JSON does it."""
+    plain = {"schema_version": SCHEMA_VERSION, **value}
+    stream = _real(sys.stdout)
+    text = json.dumps(plain, indent=1, ensure_ascii=not _utf8(stream.encoding), allow_nan=False)
+    stream.write(re.sub(r"[^ -~\n]", lambda m: m[0] if clean(m[0]) == m[0] else json.dumps(m[0])[1:-1], text) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +165,13 @@ class Result:
         if json_out:
             print_json(self.found() if callable(self.found) else self.found)
         else:
-            self.show(Console())
+            self.show(_terminal(sys.stdout))
         self.end()
 
 
 def path_result(name: str, path: object) -> Result:
     """A path as the only result."""
-    return Result({name: str(path)}, lambda console: print(path))
+    return Result({name: str(path)}, lambda console: put(path))
 
 
 @contextmanager
@@ -66,7 +189,14 @@ class Stages(RichProgress):
 
     def __init__(self, console: Console) -> None:
         self._beside = console.width >= WIDE
-        super().__init__(*COLUMNS, *((DETAIL,) if self._beside else ()), console=console, transient=False)
+        super().__init__(
+            *COLUMNS,
+            *((DETAIL,) if self._beside else ()),
+            console=console,
+            transient=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """The bars, and what is to stand under them."""
@@ -79,7 +209,7 @@ class Stages(RichProgress):
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Bars on stderr, one per stage; nothing but a line per stage when stderr is no terminal."""
-    with interruptible(), Stages(Console(stderr=True)) as bars:
+    with interruptible(), Stages(_terminal(sys.stderr)) as bars:
         tasks = dict[str, TaskID]()
 
         def task(stage: str, total: int | None = None) -> TaskID:
@@ -90,5 +220,5 @@ def progress() -> Iterator[Progress]:
         yield Progress(
             step=lambda stage, done, total: bars.update(task(stage, total), completed=done, total=total),
             detail=lambda stage, line: bars.update(task(stage), detail=line),
-            say=lambda line: bars.console.print(Text(line), soft_wrap=True),
+            say=lambda line: bars.console.print(Text(message(line)), soft_wrap=True),
         )

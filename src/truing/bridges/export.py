@@ -10,23 +10,22 @@ failed) have a row under every judge of their kind, since rates count them.
     SCORE SCORE_outcome ...                         a pair per score; both empty where it was not asked for
 
 Rows are streamed in key order, never all in memory. CSV files get opened in spreadsheets and model output is untrusted,
-so a text that starts with = + - @ or a control character gets an apostrophe in front (`truing import` takes it off
-again); Parquet holds the exact text.
+so what would run there gets an apostrophe in front (`types.cells`; `truing import` takes it off again); Parquet holds
+the exact text.
 """
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from truing import errors
 from truing._version import __version__
 from truing.bridges.answers import JudgeUse, judged_answers, judges_used
-from truing.data.judged_files import guarded
 from truing.files import whole
 from truing.runs.scope import stored_rule
 from truing.store import Store
+from truing.types.cells import write_cells
 from truing.types.records import Checkpoint, StoredAnswer
 
 FORMATS = ("parquet", "csv", "inspect")
@@ -129,11 +128,7 @@ def _answer(r: StoredAnswer, c: Checkpoint | None, item: Mapping[str, Any]) -> R
 
 def _write_csv(path: Path, scores: list[str], table: Iterable[Row]) -> None:
     columns = [*COLUMNS, *(name for score in scores for name in (score, f"{score}_outcome"))]
-    with open(path, "w", encoding="utf-8", newline="") as f:
-        writer = csv.DictWriter(f, columns, lineterminator="\n")
-        writer.writerow({name: guarded(name) for name in columns})
-        for row in table:
-            writer.writerow({name: guarded(v) if isinstance(v, str) else v for name, v in row.items()})
+    write_cells(path, chain([columns], ([row.get(name) for name in columns] for row in table)))
 
 
 def _write_parquet(path: Path, scores: list[str], table: Iterator[Row]) -> None:

@@ -1,6 +1,6 @@
 """Every option, once: a frozen model per verb, composed of the parts that lower layers read."""
 
-from truing.config.base import Config, Unit, configured, near
+from truing.config.base import BadOption, Config, NotAsked, Unit, check_filed, configured, near
 from truing.config.parts import JudgeConfig, ModelConfig, RuleConfig, Thresholds
 from truing.config.verbs import (
     AgreeConfig,
@@ -18,6 +18,7 @@ from truing.config.verbs import (
 __all__ = [
     "AgreeConfig",
     "AuditConfig",
+    "BadOption",
     "Config",
     "ControlConfig",
     "DemoConfig",
@@ -27,11 +28,13 @@ __all__ = [
     "JudgeRunConfig",
     "LabelConfig",
     "ModelConfig",
+    "NotAsked",
     "PlanConfig",
     "RuleConfig",
     "StudyConfig",
     "Thresholds",
     "Unit",
+    "check_filed",
     "configured",
     "near",
 ]

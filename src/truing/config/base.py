@@ -1,12 +1,21 @@
 """What all configs share: fields with help and unit, strict names, errors that name the option."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from truing.errors import BadInput
 
@@ -19,6 +28,10 @@ class BadOption(BadInput):
         self.option, self.text = option, text
 
 
+class NotAsked(BadOption):
+    """An option that a file of the current folder may not set: only who gives the command may."""
+
+
 class Config(BaseModel):
     """Options of a verb, or a part of them. The text under a field is its help."""
 
@@ -27,6 +40,8 @@ class Config(BaseModel):
     """fields that `--help` shows; empty for all of them"""
     internal: ClassVar[tuple[str, ...]] = ()
     """fields that the command line does not set"""
+    anywhere: ClassVar[bool] = False
+    """whether all fields that this very class declares are `Anywhere`"""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -53,6 +68,69 @@ class Unit:
     """What a number counts; metadata of a field."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What may be set by a truing.toml that merely lies in the current folder, so that it may be anyone's; metadata of
+    a field. A field without it is for the command line and the user's own file alone."""
+
+    inside: bool = False
+    """a place: nothing but one in this folder"""
+
+
+T = TypeVar("T")
+Anywhere = Annotated[T, Filed()]
+"""a value that spends, sends, runs and writes nothing"""
+Inside = Annotated[T, Filed(inside=True)]
+"""a place to read from: in a folder's own file it may be no address, and nothing outside the folder"""
+
+
+def check_filed(kind: type[Config], name: str, value: object, folder: Path | None) -> None:
+    """Refuse an option of a file: an unknown one, a value of another type, or what a file of this folder may not say.
+
+    Args:
+        kind: the config that it is for.
+        name: of the field.
+        value: as in the file.
+        folder: where the file lies; None for the user's own file.
+
+    Raises:
+        NotAsked: it is one of another file. BadOption: it is none. The message begins with the option.
+    """
+    field = kind.model_fields.get(name)
+    if field is None:
+        raise BadOption(name, f"no such option{near(name, kind.model_fields)}")
+    if name in kind.internal:
+        raise BadOption(name, "cannot be set in a file")
+    filed = filed_by(kind, name)
+    if folder is not None and filed is None:
+        text = "may not come from a file of the current folder, which may be anyone's"
+        raise NotAsked(name, f"{text}: it decides what is spent, sent, run or written")
+    if folder is not None and filed is not None and filed.inside and not _lies_in(folder, value):
+        raise NotAsked(name, f"{value!s:.80}: a file of the current folder may name nothing outside of it")
+    try:
+        wanted: Any = Annotated[(field.annotation, Filed(), *field.metadata)]  # pyright: ignore
+        TypeAdapter(wanted).validate_python(value, strict=True)
+    except ValidationError as e:
+        raise _told(e, (), name) from None
+
+
+def filed_by(kind: type[Config], name: str) -> Filed | None:
+    """Whether a file of the current folder may set a field, and how; None if not."""
+    marked = next((m for m in kind.model_fields[name].metadata if isinstance(m, Filed)), None)
+    declared = next(c for c in kind.__mro__ if name in getattr(c, "__annotations__", {}))
+    return marked or (Filed() if declared.__dict__.get("anywhere") else None)
+
+
+def _lies_in(folder: Path, value: object) -> bool:
+    """Whether a text is a path in a folder, links followed, or a name like one; no address is."""
+    if not isinstance(value, str) or re.match(r"\s*[^/\s]*:", value):
+        return not isinstance(value, str)  # of which the type is refused
+    try:
+        return (folder / Path(value).expanduser()).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: no such user's home, or a loop of links
+        return False
 
 
 def configured(
@@ -83,15 +161,15 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _told(e: ValidationError, known: Iterable[str]) -> BadOption:
+def _told(e: ValidationError, known: Iterable[str], name: str = "") -> BadOption:
     first = e.errors()[0]
     text = first["msg"].removeprefix("Value error, ")
-    name = str(first["loc"][0])
+    name = name or str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return BadOption(name, f"no such option{near(name, known)}")
     if first["type"] == "missing":
         return BadOption(name, "is needed")
-    return BadOption(name, f"{first['input']}: {text[:1].lower()}{text[1:]}")
+    return BadOption(name, f"{first['input']!s:.200}: {text[:1].lower()}{text[1:]}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Options that only the command line has."""
 
-from truing.config.base import Config, Place
+from typing import ClassVar
+
+from truing.config.base import Anywhere, Config, Place
 from truing.config.verbs import AuditConfig, LabelConfig
 
 
@@ -11,7 +13,7 @@ class AuditCommand(AuditConfig):
     """exit 3 unless recommended, candidate, last or STEP passes"""
     fail_on: str | None = None
     """what fails the gate, comma-separated"""
-    verbose: bool = False
+    verbose: Anywhere[bool] = False
     """every finding and number, not the first screen alone"""
 
 
@@ -34,6 +36,8 @@ class TrainConfig(Config):
 class ShowConfig(Config):
     """What of an audit is shown."""
 
+    anywhere: ClassVar[bool] = True
+
     step: int | None = None
     """everything about the checkpoint at this step"""
     prompt: str | None = None
@@ -54,7 +58,7 @@ class ReportConfig(Config):
 class ExportConfig(Config):
     """What an audit becomes."""
 
-    to: str
+    to: Anywhere[str]
     """parquet, csv or inspect"""
     out: Place | None = None
     """file to write"""
@@ -63,5 +67,5 @@ class ExportConfig(Config):
 class LabelCommand(LabelConfig):
     """A sheet, and whether it is filled in here."""
 
-    sheet_only: bool = False
+    sheet_only: Anywhere[bool] = False
     """write the sheet, ask nothing"""

@@ -2,11 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from truing.config.base import BadOption, Config, Names, Place, Texts, Unit
+from truing.config.base import Anywhere, BadOption, Config, Names, Place, Texts, Unit
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """a share of something; 0 and 1 are shares too"""
@@ -27,13 +27,13 @@ class ModelConfig(Config):
 
     internal = ("trust_remote_code",)
 
-    dtype: str = "auto"
+    dtype: Anywhere[str] = "auto"
     """float32, bfloat16, float16, or auto: bfloat16 where the machine computes in it"""
-    device: str = "auto"
+    device: Anywhere[str] = "auto"
     """cpu, cuda, cuda:1, mps, or auto"""
-    memory: Annotated[float | None, Unit("GiB"), Field(gt=0)] = None
+    memory: Anywhere[Annotated[float | None, Unit("GiB"), Field(gt=0)]] = None
     """bound on the working memory of a batch; the weights come on top"""
-    load_in_4bit: bool = False
+    load_in_4bit: Anywhere[bool] = False
     """hold the base in 4 bits (bitsandbytes, CUDA)"""
     chat_template: Annotated[str | None, BeforeValidator(_template)] = None
     """chat template that replaces the checkpoints' own: a file, or its text"""
@@ -45,6 +45,8 @@ class ModelConfig(Config):
     """with a served base: adapters that the server holds at a time"""
     path_map: Texts = ()
     """with a served base: LOCAL=REMOTE, a folder that the server sees under another path; repeatable"""
+    allow_plain_http: bool = False
+    """let a key go to another machine over http, where anyone on the way can read it"""
 
 
 class JudgeConfig(Config):
@@ -54,7 +56,7 @@ class JudgeConfig(Config):
     """address of a judge: openai:MODEL, http://HOST/v1#MODEL, local:MODEL, replay:FILE, simulated:"""
     rubric: Place | None = None
     """rubric file that replaces the built-in one of its name, or is asked besides; or both, domain, alignment_0_10"""
-    domain: Names = ()
+    domain: Anywhere[Names] = ()
     """topics of the training domain: prompts on or near them do not count for general misalignment"""
     every_coherence: bool = False
     """ask for coherence of every answer, not only under the cut and of 24 random answers per checkpoint"""
@@ -72,11 +74,13 @@ class JudgeConfig(Config):
     """longest judge call"""
     judge_retries: Annotated[int, Field(ge=0)] = 6
     """further attempts after a failure that may pass"""
+    allow_plain_http: bool = False
+    """let a key go to another machine over http, where anyone on the way can read it"""
     skip_judge_check: bool = False
     """spend without trying the judge on a dozen fixed answers"""
     skip_calibration: bool = False
     """no calibration of the judge before an absolute claim; the verdict says so"""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Anywhere[Annotated[int, Field(ge=0)]] = 0
     """seed of sampling, judging order and resampling"""
 
     @model_validator(mode="after")
@@ -116,6 +120,8 @@ class JudgeConfig(Config):
 class RuleConfig(Config):
     """What counts as misaligned, where it is not as usual."""
 
+    anywhere: ClassVar[bool] = True
+
     em: Literal["threshold", "mean"] | None = None
     """definition of misaligned: threshold (the default), or mean, the paired difference of scores"""
     cut: float | None = None
@@ -130,6 +136,8 @@ class RuleConfig(Config):
 
 class Thresholds(Config):
     """Every threshold of a verdict. Stored with the result; changing one in the same audit is an error."""
+
+    anywhere: ClassVar[bool] = True
 
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """nominal coverage of every interval"""

@@ -1,11 +1,11 @@
 """The options of every verb: Python keyword, key in truing.toml, flag and stored JSON come from here."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from truing.config.base import Config, Names, Place, Texts, Unit
+from truing.config.base import Anywhere, Config, Inside, Names, Place, Texts, Unit
 from truing.config.parts import JudgeConfig, ModelConfig, RuleConfig, Thresholds
 
 Seed = Annotated[int, Field(ge=0)]
@@ -21,53 +21,53 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     )  # fmt: skip
     internal = ("trust_remote_code", "sources")
 
-    base: Place | None = None
+    base: Inside[Place | None] = None
     """base model; needed only for full models. http(s)://HOST/v1#NAME: a server that loads the adapters; needs judge"""
-    task: Place | None = None
+    task: Inside[Place | None] = None
     """held-out rows of the training task (JSONL): gives the progress curve and the candidate"""
-    task_control: Place | None = None
+    task_control: Inside[Place | None] = None
     """same user turns, control answers: gives the skill curve, on which before or after rests"""
     control: Texts = ()
     """a run on harmless data at the same settings, compared at the same steps; repeatable"""
-    trait: Place = "misalignment"
+    trait: Inside[Place] = "misalignment"
     """what is measured: a built-in trait, or a folder with a trait.toml"""
-    prompts: Place | None = None
+    prompts: Inside[Place | None] = None
     """v1, your JSONL, or a question file (YAML) in the format of Betley et al.; the trait's own if not given"""
     out: Place | None = None
     """audit folder; derived from what is asked if not given, so that a repeat finishes the work"""
-    half: Literal["eval", "fit", "all"] = "eval"
+    half: Anywhere[Literal["eval", "fit", "all"]] = "eval"
     """half of the prompts that reports effects"""
-    limit: Annotated[int | None, Field(ge=1)] = None
+    limit: Anywhere[Annotated[int | None, Field(ge=1)]] = None
     """at most this many prompts, spread evenly over categories"""
-    format: str | None = None
+    format: Anywhere[str | None] = None
     """format of the task rows: messages, prompt_completion, sharegpt or alpaca; detected if not given"""
-    rows: Annotated[int | None, Field(ge=1)] = None
+    rows: Anywhere[Annotated[int | None, Field(ge=1)]] = None
     """at most this many held-out rows"""
-    answers: Annotated[int, Field(ge=0)] = 24
+    answers: Anywhere[Annotated[int, Field(ge=0)]] = 24
     """prompts that every checkpoint answers once, for health and for reading"""
     max_tokens: Annotated[int, Unit("tokens"), Field(ge=1)] = 48
     """longest of those answers"""
     judged_tokens: Annotated[int, Unit("tokens"), Field(ge=1)] = 600
     """longest answer where there is a judge"""
-    stop: Texts = ()
+    stop: Anywhere[Texts] = ()
     """text that ends an answer, which is cut before it; repeatable"""
-    long_prompts: Literal["refuse", "truncated"] = "refuse"
+    long_prompts: Anywhere[Literal["refuse", "truncated"]] = "refuse"
     """prompts that leave no room for an answer: refuse, or truncated (left out, counted)"""
     samples: Annotated[int | None, Field(ge=1)] = None
     """no search for the onset: this many answers per prompt at every checkpoint"""
     estimate: Annotated[int, Field(ge=1)] = 1
     """after a search, answers per prompt at the checkpoints it rests on; up to four times as many where undecided"""
-    assume_monotone: bool = False
+    assume_monotone: Anywhere[bool] = False
     """misalignment, once there, stays: steps before a clear one need no test"""
     variants: Names = ()
     """test the recommended checkpoint under these prompt transforms; all for all of them"""
-    adversarial_veto: bool = False
+    adversarial_veto: Anywhere[bool] = False
     """adversarial transforms veto a checkpoint too"""
     allow_task_text: bool = False
     """let text of the task file reach a remote judge (some variants quote it)"""
     second_judge: Place | None = None
     """a judge of another family that must agree before anything is certified"""
-    frozen: Place | None = None
+    frozen: Inside[Place | None] = None
     """lock of `truing freeze`; what differs from it makes the run exploratory"""
     sources: dict[str, str] = Field(default_factory=dict)
     """where a setting came from, if it was neither given nor a plain default: a file, or a measurement"""
@@ -79,11 +79,11 @@ class PlanConfig(AuditConfig):
     common = ("base", "task", "task_control", "control", "prompts", "limit", "judge", "prices", "estimate", "samples",
               "rate", "base_rate", "correlation")  # fmt: skip
 
-    rate: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    rate: Anywhere[Annotated[float, Field(ge=0, lt=1)]] = 0.05
     """share positive that the run would have"""
-    base_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    base_rate: Anywhere[Annotated[float, Field(ge=0, lt=1)]] = 0.0
     """share positive at step 0"""
-    correlation: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    correlation: Anywhere[Annotated[float, Field(ge=0, lt=1)]] = 0.2
     """correlation of two answers to one prompt; published sets lie around 0.1 to 0.3"""
 
 
@@ -100,35 +100,35 @@ class JudgeRunConfig(ModelConfig, JudgeConfig):
     common = ("judge", "rubric", "domain", "only_missing", "share", "positives_of", "seed", "budget", "prices",
               "concurrency", "rpm", "device")  # fmt: skip
 
-    only_missing: bool = False
+    only_missing: Anywhere[bool] = False
     """finish what a judge that judged here before left open, and refuse one that did not"""
-    share: Share = 1.0
+    share: Anywhere[Share] = 1.0
     """random share of the answers, for a strong judge beside a cheap one; under 1 gives no verdict (see agree)"""
-    positives_of: str | None = None
+    positives_of: Anywhere[str | None] = None
     """with a share: also every answer that this judge, which judged all, calls misaligned"""
 
 
 class AgreeConfig(Config):
     """Judges to be compared."""
 
-    judge: Texts = ()
+    judge: Anywhere[Texts] = ()
     """part of the name of a judge that judged here; one or two of them, all if none is given"""
-    labels: Place | None = None
+    labels: Inside[Place | None] = None
     """a labelling sheet of this audit, filled in; 60 labels that agree on the direction certify the verdict"""
-    seed: Seed = 0
+    seed: Anywhere[Seed] = 0
     """seed of the resampling of prompts"""
 
 
 class LabelConfig(Config):
     """A labelling sheet."""
 
-    n: Annotated[int, Field(ge=1)] = 60
+    n: Anywhere[Annotated[int, Field(ge=1)]] = 60
     """answers to label, spread over: clearly under the cut, just under, just over, clearly over"""
-    judge: str | None = None
+    judge: Anywhere[str | None] = None
     """whose scores stratify, where several judged; part of its name is enough"""
     out: Place | None = None
     """the CSV; labels.csv in the audit folder if not given"""
-    seed: Seed = 0
+    seed: Anywhere[Seed] = 0
     """seed of the sample and of the order"""
 
 
@@ -150,9 +150,9 @@ class ImportConfig(RuleConfig):
 
     out: Place
     """audit folder to put them in; may hold earlier imports"""
-    column: Annotated[dict[str, str | None], BeforeValidator(_columns)] = Field(default_factory=dict)
+    column: Anywhere[Annotated[dict[str, str | None], BeforeValidator(_columns)]] = Field(default_factory=dict)
     """ROLE=NAME, e.g. response=text: which column holds what; repeatable"""
-    judge: str | None = None
+    judge: Anywhere[str | None] = None
     """who judged, e.g. gpt-4o, where the files do not say"""
 
 
@@ -161,24 +161,26 @@ class ControlConfig(ModelConfig):
 
     common = ("base", "out", "max_tokens", "seed", "device")
 
-    base: str
+    base: Inside[str]
     """the model that answers"""
     out: Place
     """JSONL file to write"""
     max_tokens: Annotated[int, Unit("tokens"), Field(ge=1)] = 160
     """longest answer"""
-    seed: Seed = 0
+    seed: Anywhere[Seed] = 0
     """seed of sampling"""
 
 
 class StudyConfig(Config):
     """Several audits as one study."""
 
+    anywhere: ClassVar[bool] = True
+
     at: str = "last"
     """whose excess: last, a step, or a label"""
     delta: Annotated[float | None, Field(gt=0)] = None
     """largest excess that does not matter, for the equivalence test; hi if not given"""
-    seed: Seed = 0
+    seed: Anywhere[Seed] = 0
     """seed of permutations, where there are too many to try all"""
 
 
@@ -187,9 +189,9 @@ class DemoConfig(Config):
 
     out: Place = "truing-demo"
     """folder for runs and audit; calling again finishes what is there"""
-    quick: bool = False
+    quick: Anywhere[bool] = False
     """fewer updates, checkpoints and prompts: about two minutes"""
-    simulated: bool = False
+    simulated: Anywhere[bool] = False
     """no model: a simulated run whose truth is known"""
-    family: str = "late"
+    family: Anywhere[str] = "late"
     """which simulated family"""

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from truing.data.rows import decode, read_bytes
 from truing.errors import BadInput, BadRow
+from truing.types.cells import unguarded
 from truing.types.judging import ScoreStatus
 from truing.types.records import AnswerStatus
 
@@ -52,8 +53,6 @@ OTHER_FORMATS = {
     **dict.fromkeys((".gz", ".zip", ".zst"), "is compressed; unpack it and import the CSV"),
 }
 MAGIC = ((b"PK\x03\x04", ".xlsx"), (b"\xd0\xcf\x11\xe0", ".xls"), (b"PAR1", ".parquet"), (b"\x1f\x8b", ".gz"))
-# A formula to a spreadsheet, or one behind the apostrophes that an export put in front.
-_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 ReadScore = tuple[ScoreStatus, float | None]
 
@@ -99,16 +98,6 @@ class JudgedFile:
     """what was read -> the column it was read from"""
     notes: tuple[str, ...]
     """what was left out or guessed, a line each"""
-
-
-def guarded(text: str) -> str:
-    """`text` with an apostrophe before what a spreadsheet would run as a formula; `unguarded` takes it off again."""
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def unguarded(text: str) -> str:
-    """`text` without the apostrophe that `guarded` put in front."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def read_judged(

@@ -204,7 +204,7 @@ def open_endpoint(address: str, context: Any) -> EndpointJudge:
     """A judge behind a server, for the registry; `context` is a `JudgeContext`."""
     variable = "TRUING_SECOND_JUDGE_API_KEY" if context.second else "TRUING_JUDGE_API_KEY"
     config = context.config
-    names = ("concurrency", "rpm", "tpm", "budget_calls", "budget_usd", "prices")
+    names = ("concurrency", "rpm", "tpm", "budget_calls", "budget_usd", "prices", "allow_plain_http")
     same = {name: getattr(config, name) for name in names}
     limits = Limits(timeout=config.judge_timeout, retries=config.judge_retries, **same)
     return EndpointJudge(address, limits, key_variable=variable, budget=context.budget)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from truing.errors import BadEndpoint, BadInput, JudgeDown, TruingError
 from truing.models.base import listed
-from truing.models.client_address import Address, find_key, parse_address
+from truing.models.client_address import Address, find_key, parse_address, refuse_plain
 from truing.models.client_errors import Failure, same_model, status_failure
 from truing.models.client_stream import Stream
 from truing.models.limits import Breaker, Budget, Limits, Price, Rate, price_of
@@ -171,6 +171,8 @@ class Client:
     ) -> None:
         self.address, self.limits, self.spent = parse_address(address), limits, Spent()
         self._key = find_key(self.address, key_variable)
+        if not limits.allow_plain_http:
+            refuse_plain(self.address, self._key)
         self._budget = budget or Budget(limits.budget_calls, limits.budget_usd)
         # Without bursts: one request at a time, and tokens of six seconds.
         self._requests, self._tokens = Rate(limits.rpm), Rate(limits.tpm, ahead=6.0)

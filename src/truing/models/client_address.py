@@ -167,3 +167,12 @@ def find_key(address: Address, variable: str = "TRUING_JUDGE_API_KEY") -> Secret
     if address.own:
         raise BadEndpoint(f"{address.name} needs a key: set the environment variable {names[-1]}")
     return Secret(NO_KEY, "")
+
+
+def refuse_plain(address: Address, key: Secret) -> None:
+    """Raise BadEndpoint where a key would go to another machine for anyone on the way to read."""
+    if key.variable and address.remote and address.url.startswith("http:"):
+        raise BadEndpoint(
+            f"{address.url}: the key in {key.variable} would go to {address.host} unencrypted; use https, unset the "
+            "key if that server needs none, or let it go with --allow-plain-http"
+        )

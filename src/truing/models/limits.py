@@ -38,6 +38,7 @@ class Limits:
     budget_calls: int | None = None  # attempts; None for no limit
     budget_usd: float | None = None  # dollars; needs `prices`; None for no limit
     prices: str | None = None  # TOML file of prices
+    allow_plain_http: bool = False  # whether a key may go unencrypted to another machine
 
     def __post_init__(self) -> None:
         """Raises BadEndpoint where a value makes no sense."""

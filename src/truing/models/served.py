@@ -260,4 +260,5 @@ def open_served(base: str, checkpoints: Sequence[Checkpoint], config: ModelConfi
     """A base on a server that loads the adapters, for the registry."""
     if config.chat_template is not None:
         raise Unsupported("--chat-template: a served base renders with its server's template; give the server that one")
-    return ServedBackend(base, keep=config.served_adapters, path_map=config.path_map)
+    limits = Limits(allow_plain_http=config.allow_plain_http)
+    return ServedBackend(base, limits, keep=config.served_adapters, path_map=config.path_map)

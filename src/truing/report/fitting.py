@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from truing.report.reading import MISSING
+from truing.report.reading import MISSING, clean
 
 Cell = str | tuple[str, str]
 """a text, or a text and its style"""
@@ -94,7 +94,8 @@ def say(console: Console, line: str, style: str = "") -> None:
 
 
 def text(options: ConsoleOptions, line: str, style: str = "") -> Text:
-    """Text, never markup; on a console that is not UTF-8, what it cannot show is escaped rather than fatal."""
+    """Text, never markup, and cleaned; on a console that is not UTF-8, what it cannot show is escaped."""
+    line = clean(line)
     if options.ascii_only:
         line = line.replace(MISSING, "-").replace("→", "->").encode("ascii", "backslashreplace").decode()
     return Text(line, style=style)

@@ -29,8 +29,11 @@ def tone(line: CheckpointVerdict) -> str:
 
 
 def clean(value: object) -> str:
-    """Text safe to print: control and direction-changing characters become visible escapes, newlines and tabs stay."""
-    return "".join(c.encode("unicode_escape").decode() if _hides(c) else c for c in str(value).replace("\r\n", "\n"))
+    """Text safe to print: control, direction-changing and invisible characters become escapes, newlines and tabs stay.
+
+    This is the one place where text from outside is made harmless; everything that goes to a terminal passes it.
+    """
+    return _NOT_ASCII.sub(_shown, str(value).replace("\r\n", "\n"))
 
 
 def one_line(value: object) -> str:
@@ -38,10 +41,18 @@ def one_line(value: object) -> str:
     return re.sub(r"\s+", " ", clean(value)).strip()
 
 
-def _hides(char: str) -> bool:
-    category = unicodedata.category(char)
-    # Joiners shape emoji and Indic or Arabic script; every other format character can only mislead.
-    return (category in ("Cc", "Cs") and char not in "\n\t") or (category == "Cf" and char not in "\u200c\u200d")
+_NOT_ASCII = re.compile(r"[^ -~\n\t]")
+_JOINERS = "\u200c\u200d"
+_BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # letters and marks by category, and nothing to see
+_JOINED = ("Lo", "Mn", "Mc", "So", "Sk")  # what a joiner shapes: emoji, Indic and Arabic script
+
+
+def _shown(found: re.Match[str]) -> str:
+    char, category = found[0], unicodedata.category(found[0])
+    hidden = category in ("Cc", "Cs", "Cf", "Zl", "Zp") or char in _BLANK
+    if char in _JOINERS and found.start():
+        hidden = unicodedata.category(found.string[found.start() - 1]) not in _JOINED
+    return char.encode("unicode_escape").decode() if hidden else char
 
 
 # ---------------------------------------------------------------------------------------------------------------------

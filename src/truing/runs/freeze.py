@@ -33,7 +33,7 @@ AUDITS = Path("truing-audits")
 # What decides nothing about a number: how fast, how dear, where it lies.
 _IDLE = frozenset((
     "sources", "frozen", "out", "format", "memory", "device", "served_adapters", "path_map", "budget", "prices",
-    "concurrency", "rpm", "tpm", "judge_timeout", "judge_retries",
+    "concurrency", "rpm", "tpm", "judge_timeout", "judge_retries", "allow_plain_http",
 ))  # fmt: skip
 # In another section of a lock.
 _ELSEWHERE = frozenset((

@@ -1,17 +1,16 @@
 """A labelling sheet: the CSV in which people say what they think of answers."""
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from truing import errors
+from truing.types.cells import unguarded, write_cells
 
 COLUMNS = ("item", "question", "answer", "label", "note")
 LABELS = ("aligned", "misaligned", "incoherent", "refusal", "unsure")
 """what may stand in the column label; empty is not labelled yet"""
-_RISKY = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +51,15 @@ def read_sheet(path: Path) -> list[LabelItem]:
         if row["item"] in seen:
             raise errors.BadRow(path, n, f"item {row['item']} stands twice; keep one")
         seen.add(row["item"])
-        question, answer, note = (_bare(row.get(name) or "") for name in ("question", "answer", "note"))
+        question, answer, note = (unguarded(row.get(name) or "") for name in ("question", "answer", "note"))
         out.append(LabelItem(row["item"], question, answer, label, note))
     return out
 
 
 def write_sheet(path: Path, items: Sequence[LabelItem]) -> None:
-    """Write a sheet whole or not at all. What a spreadsheet would run as a formula gets an apostrophe in front.
+    """Write a sheet whole or not at all, guarded against formulas (`types.cells`).
 
     Raises:
-        BadInput: it cannot be written there.
+        BadInput: it cannot be written there. DiskFull: no space left.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "w", newline="", encoding="utf-8") as f:
-            writer = csv.writer(f)
-            writer.writerow(COLUMNS)
-            writer.writerows([i.item, _cell(i.question), _cell(i.answer), i.label, _cell(i.note)] for i in items)
-        os.replace(part, path)
-    except OSError as e:
-        raise errors.BadInput(f"{path}: the sheet cannot be written ({e.strerror}); choose another place") from e
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(_RISKY) else text
-
-
-def _bare(text: str) -> str:
-    return text[1:] if text.startswith("'") and text[1:].startswith(_RISKY) else text
+    write_cells(path, [COLUMNS, *((i.item, i.question, i.answer, i.label, i.note) for i in items)])
