@@ -13,7 +13,7 @@ import truing
 SRC = Path(truing.__file__).parent
 TESTS = Path(__file__).parents[1]
 LOWEST = {"types", "errors", "files", "config", "messages", "_version"}
-LOWER = LOWEST | {"store", "migrations", "data", "traits"}
+LOWER = LOWEST | {"store", "database", "migrations", "data", "traits"}
 ENGINES = {"models", "training", "judges", "interp"}
 ALLOWED = {
     "types": {"errors"},
@@ -22,7 +22,8 @@ ALLOWED = {
     "config": {"types", "errors", "files"},
     "messages": {"types", "errors", "config"},
     "migrations": LOWEST,
-    "store": LOWEST | {"migrations"},
+    "database": LOWEST | {"migrations"},
+    "store": LOWEST | {"migrations", "database"},
     "data": LOWEST,
     "traits": LOWEST | {"data"},
     "stats": {"types", "errors", "config"},
