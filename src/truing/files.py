@@ -120,13 +120,17 @@ def read_object(
 
 def read_toml(path: Path, *, error: Error = BadInput) -> dict[str, Any]:
     """The tables of a TOML file. Raises `error`, with the line where it is malformed."""
-    text = read_text(path, limit=CONFIG_LIMIT, error=error)
+    return parse_toml(read_text(path, limit=CONFIG_LIMIT, error=error), path, error=error)
+
+
+def parse_toml(text: str, where: object, *, error: Error = BadInput) -> dict[str, Any]:
+    """The tables of a TOML text; `where` begins the message of an `error`."""
     try:
         value = tomllib.loads(text)
         _check(value)
     except (ValueError, RecursionError) as e:
         problem = f"nested more than {DEPTH} deep" if isinstance(e, RecursionError) else str(e)
-        raise error(f"{path}: not valid TOML ({problem}); mend it") from e
+        raise error(f"{where}: not valid TOML ({problem}); mend it") from e
     return value
 
 

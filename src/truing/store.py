@@ -417,6 +417,8 @@ def _judge(row: Sequence[Any]) -> tuple[str, dict[str, Any]]:
         raise TypeError("a judge without a name or rubrics")
     if not all(isinstance(r, dict) and isinstance(r.get("name"), str) for r in rubrics):
         raise TypeError("a rubric without a name")
+    if not all(isinstance(r.get("parts"), list) for r in rubrics):
+        raise TypeError("a rubric without the names of its parts")
     return row[0], about
 
 

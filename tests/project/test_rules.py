@@ -16,7 +16,7 @@ LOWEST = {"types", "errors", "files", "config", "messages", "_version"}
 LOWER = LOWEST | {"store", "database", "migrations", "data", "traits"}
 ENGINES = {"models", "training", "judges", "interp"}
 ALLOWED = {
-    "types": {"errors"},
+    "types": {"errors", "files"},
     "errors": {"types"},
     "files": {"errors"},
     "config": {"types", "errors", "files"},

@@ -1,12 +1,13 @@
 """A labelling sheet: the CSV in which people say what they think of answers."""
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from truing import errors
+from truing.files import read_text, whole
 
 COLUMNS = ("item", "question", "answer", "label", "note")
 LABELS = ("aligned", "misaligned", "incoherent", "refusal", "unsure")
@@ -36,10 +37,10 @@ def read_sheet(path: Path) -> list[LabelItem]:
     Raises:
         BadRow: a missing column, an unknown label, an item twice.
     """
+    text = read_text(path, error=lambda problem: errors.BadRow(path, None, problem.removeprefix(f"{path}: ")))
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as e:
         raise errors.BadRow(path, None, f"cannot be read ({e}); save the sheet as UTF-8 CSV") from e
     out, seen = [], set()
     for n, row in enumerate(rows, 2):
@@ -63,15 +64,10 @@ def write_sheet(path: Path, items: Sequence[LabelItem]) -> None:
     Raises:
         BadInput: it cannot be written there.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "w", newline="", encoding="utf-8") as f:
-            writer = csv.writer(f)
-            writer.writerow(COLUMNS)
-            writer.writerows([i.item, _cell(i.question), _cell(i.answer), i.label, _cell(i.note)] for i in items)
-        os.replace(part, path)
-    except OSError as e:
-        raise errors.BadInput(f"{path}: the sheet cannot be written ({e.strerror}); choose another place") from e
+    with whole(path, "choose another place") as part, open(part, "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(COLUMNS)
+        writer.writerows([i.item, _cell(i.question), _cell(i.answer), i.label, _cell(i.note)] for i in items)
 
 
 def _cell(text: str) -> str:
