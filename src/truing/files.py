@@ -6,6 +6,7 @@ is written goes to a new file with a random name that takes the old one's place:
 
 import errno
 import json
+import math
 import os
 import secrets
 import stat
@@ -13,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from truing.errors import BadInput, DiskFull
 
@@ -36,10 +37,7 @@ def read_bytes(path: Path, *, limit: int = LIMIT, error: Error = BadInput) -> by
         error: there is none, it is no regular file, is larger than `limit` bytes, or cannot be read.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:
-            about = os.fstat(f.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise error(f"{path}: is {_what(about.st_mode)}; name one regular file")
+        with _regular(path, os.O_RDONLY, "rb", error) as f:
             raw = f.read(limit + 1)
     except FileNotFoundError:
         raise error(f"{path}: there is no such file; check the path") from None
@@ -62,32 +60,59 @@ def read_text(path: Path, *, limit: int = LIMIT, error: Error = BadInput) -> str
         raise error(f"{path}: line {line}: byte {raw[e.start]:#04x} is not UTF-8; save the file as UTF-8") from e
 
 
-def parse_json(text: str) -> Any:
+def is_file(path: Path | str) -> bool:
+    """Whether there is a regular file, or a link to one; no for a name that no system takes."""
+    return os.path.isfile(path)
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether there is a folder, or a link to one; no for a name that no system takes."""
+    return os.path.isdir(path)
+
+
+def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
     """JSON that is safe to walk: at most `DEPTH` deep, without NaN, numbers no float can hold, or half characters.
+
+    `nan` lets NaN and infinities pass, which trainers write into their logs.
 
     Raises:
         ValueError: what is wrong with it (a json.JSONDecodeError where it is malformed).
     """
+    special = {} if nan else {"parse_float": _number, "parse_constant": _constant}
     try:
-        value = json.loads(text, parse_int=_whole_number, parse_constant=_constant)
+        value = json.loads(text, parse_int=_whole_number, **special)
     except RecursionError:
         raise ValueError(f"nested more than {DEPTH} deep") from None
     _check(value)
     return value
 
 
-def read_json(path: Path, *, limit: int = CONFIG_LIMIT, error: Error = BadInput, remedy: str = "write it again") -> Any:
+def read_json(
+    path: Path,
+    *,
+    limit: int = CONFIG_LIMIT,
+    error: Error = BadInput,
+    remedy: str = "write it again",
+    nan: bool = False,
+) -> Any:
     """The one JSON value of a file. Raises `error`: see `read_text` and `parse_json`."""
     text = read_text(path, limit=limit, error=error)
     try:
-        return parse_json(text)
+        return parse_json(text, nan=nan)
     except ValueError as e:
         raise error(f"{path}: not readable as JSON ({e}); {remedy}") from e
 
 
-def read_object(path: Path, *, error: Error = BadInput, remedy: str = "write it again") -> dict[str, Any]:
+def read_object(
+    path: Path,
+    *,
+    limit: int = CONFIG_LIMIT,
+    error: Error = BadInput,
+    remedy: str = "write it again",
+    nan: bool = False,
+) -> dict[str, Any]:
     """The one JSON object of a file. Raises `error`."""
-    value = read_json(path, error=error, remedy=remedy)
+    value = read_json(path, limit=limit, error=error, remedy=remedy, nan=nan)
     if not isinstance(value, dict):
         raise error(f"{path}: holds no JSON object; {remedy}")
     return value
@@ -95,13 +120,17 @@ def read_object(path: Path, *, error: Error = BadInput, remedy: str = "write it 
 
 def read_toml(path: Path, *, error: Error = BadInput) -> dict[str, Any]:
     """The tables of a TOML file. Raises `error`, with the line where it is malformed."""
-    text = read_text(path, limit=CONFIG_LIMIT, error=error)
+    return parse_toml(read_text(path, limit=CONFIG_LIMIT, error=error), path, error=error)
+
+
+def parse_toml(text: str, where: object, *, error: Error = BadInput) -> dict[str, Any]:
+    """The tables of a TOML text; `where` begins the message of an `error`."""
     try:
         value = tomllib.loads(text)
         _check(value)
     except (ValueError, RecursionError) as e:
         problem = f"nested more than {DEPTH} deep" if isinstance(e, RecursionError) else str(e)
-        raise error(f"{path}: not valid TOML ({problem}); mend it") from e
+        raise error(f"{where}: not valid TOML ({problem}); mend it") from e
     return value
 
 
@@ -145,6 +174,28 @@ def whole(path: Path, remedy: str = "choose another --out") -> Iterator[Path]:
                 part.unlink(missing_ok=True)
 
 
+def open_lock(path: Path, *, error: Error = BadInput) -> IO[str]:
+    """A file to take a lock on, made if need be, open for reading and writing; what is in it stays.
+
+    A link is not followed: what it leads to is somebody else's. Raises `error`.
+    """
+    try:
+        return _regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, "r+", error)
+    except OSError as e:
+        why = "is a link; remove it" if e.errno == errno.ELOOP else f"cannot be written ({e.strerror})"
+        raise error(f"{path}: {why}") from e
+
+
+def _regular(path: Path, flags: int, mode: str, error: Error) -> IO[Any]:
+    """A regular file, opened without waiting: whatever else stands there is closed again."""
+    f = open(os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), mode)  # noqa: SIM115 the caller closes it
+    found = os.fstat(f.fileno()).st_mode
+    if not stat.S_ISREG(found):
+        f.close()
+        raise error(f"{path}: is {_what(found)}; name one regular file")
+    return f
+
+
 def _check(value: Any, depth: int = DEPTH) -> None:
     if isinstance(value, str):
         try:
@@ -162,6 +213,13 @@ def _whole_number(digits: str) -> int:
     if len(digits) > DIGITS:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits:.40}, which no number type holds")
+    return value
 
 
 def _constant(name: str) -> float:

@@ -9,7 +9,6 @@ Keys are primary keys, so the same command finishes the work and nothing is paid
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -17,15 +16,18 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
-from urllib.parse import quote
+from types import NoneType, UnionType
+from typing import IO, Any, NamedTuple, Self, TypeVar
 
 from truing import errors
-from truing.files import write_json
-from truing.migrations import MIGRATIONS, SCHEMA_VERSION, upgraded
-from truing.types.judging import Judge, Score, ScoreStatus
+from truing.database import FILE, connect, reading, too_new, trouble
+from truing.files import is_file, is_folder, open_lock, read_object, write_json
+from truing.migrations import SCHEMA_VERSION, upgraded
+from truing.types.about import problem
+from truing.types.judging import Judge, Score, ScoreMethod, ScoreStatus
 from truing.types.records import (
     Answer,
     AnswerKey,
@@ -40,6 +42,10 @@ from truing.types.records import (
 )
 from truing.types.traits import Label, Reason, Rule
 
+ABOUT, LOCK = "audit.json", "writer.lock"
+LONGEST_ABOUT = 256 << 20
+"""bytes of the largest audit.json, which lists the prompts"""
+T = TypeVar("T")
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
 
@@ -78,19 +84,6 @@ class Measurement(NamedTuple):
     """outcome and anything else"""
 
 
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.DatabaseError) as e:
-        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in str(e):
-            text = f"{path}: no space left on the disk; what was committed is safe, free some and repeat the command"
-            raise errors.DiskFull(text) from e
-        if "not a database" in str(e) or "malformed" in str(e):
-            raise errors.NotAnAudit(f"{path}: damaged ({e}); move it away and repeat the audit") from e
-        raise
-
-
 class Store:
     """An audit folder, opened for writing (one process at a time) or for reading (any number).
 
@@ -120,21 +113,19 @@ class Store:
             AuditLocked: another process writes. AuditChanged: the identity differs. NotAnAudit: newer schema.
             NotAnAudit: the folder exists, holds files and is no audit. DiskFull.
         """
-        about = path / "audit.json"
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not is_folder(path):
             raise errors.NotAnAudit(f"{path}: is a file, an audit is a folder; choose another --out")
-        if path.is_dir() and not about.exists() and not (path / "evidence.db").exists():
-            strangers = [p.name for p in path.iterdir() if p.name not in ("writer.lock", "audit.json.part")]
-            if strangers:
-                raise errors.NotAnAudit(f"{path}: holds {strangers[0]} and no audit.json; choose another --out")
         try:
-            with _disk_errors(path):
+            _refuse_strangers(path)
+            with trouble(path):
                 path.mkdir(parents=True, exist_ok=True)
                 lock = _take_lock(path)
-        except OSError as e:
-            raise errors.NotAnAudit(f"{path}: cannot be written ({e.strerror}); choose another --out") from e
+        except (OSError, ValueError) as e:  # a path with a NUL in it is a ValueError
+            raise errors.NotAnAudit(
+                f"{path}: cannot be written ({getattr(e, 'strerror', e)}); choose another --out"
+            ) from e
         try:
-            store = cls(path, _connect(path / "evidence.db"), lock)
+            store = cls(path, connect(path), lock)
             old = store.about()
             merged = _merge_identity(path, old.get("identity", {}), identity)
             store.describe(identity=merged, **({"status": "running"} if running or "status" not in old else {}))
@@ -150,10 +141,14 @@ class Store:
         Raises:
             NotAnAudit: no audit there. NotAnAudit: written by a newer version.
         """
-        if not (path / "audit.json").is_file() or not (path / "evidence.db").is_file():
-            raise errors.NotAnAudit(f"{path}: no audit there (audit.json and evidence.db are expected)")
-        store = cls(path, _connect(path / "evidence.db", read_only=True), None)
-        store.about()
+        if not is_file(path / ABOUT) or not is_file(path / FILE):
+            raise errors.NotAnAudit(f"{path}: no audit there ({ABOUT} and {FILE} are expected)")
+        store = cls(path, connect(path, read_only=True), None)
+        try:
+            store.about()
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def __enter__(self) -> Self:
@@ -178,24 +173,27 @@ class Store:
     # -- audit.json ---------------------------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """The contents of audit.json; {} for a new folder."""
-        file = self.path / "audit.json"
-        if not file.exists():
+        """The contents of audit.json, in which everything that is read has its type; {} for a new folder."""
+        file, remedy = self.path / ABOUT, "restore it or choose another --out"
+        if not os.path.lexists(file):
             return {}
-        try:
-            value = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as e:
-            raise errors.NotAnAudit(f"{file}: not valid JSON ({e}); restore it or choose another --out") from e
-        version = value.get("schema_version") if isinstance(value, dict) else None
-        if not isinstance(version, int):
+        value = read_object(file, limit=LONGEST_ABOUT, error=errors.NotAnAudit, remedy=remedy)
+        version = value.get("schema_version")
+        if type(version) is not int or version < 1:
             raise errors.NotAnAudit(f"{file}: has no schema_version; it is not an audit of this tool")
         if version > SCHEMA_VERSION:
-            raise _too_new(file, version)
-        return upgraded(value)
+            raise too_new(file, version)
+        try:
+            found = upgraded(value)
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            raise errors.NotAnAudit(f"{file}: cannot be read ({type(e).__name__}: {e}); {remedy}") from e
+        if what := problem(found):
+            raise errors.NotAnAudit(f"{file}: cannot be read ({what}); {remedy}")
+        return found
 
     def describe(self, **fields: Any) -> None:
         """Set top-level fields of audit.json, atomically."""
-        write_json(self.path / "audit.json", {"schema_version": SCHEMA_VERSION, **self.about(), **fields})
+        write_json(self.path / ABOUT, {"schema_version": SCHEMA_VERSION, **self.about(), **fields})
 
     # -- rows in ------------------------------------------------------------------------------------------------------
 
@@ -209,7 +207,7 @@ class Store:
 
     def replace_run(self, run: str, checkpoints: Iterable[Checkpoint]) -> None:
         """Make these the checkpoints of a run, whatever it held before; their measurements stay."""
-        with self._mutex, _disk_errors(self.path):
+        with self._mutex, trouble(self.path):
             self._db.execute("DELETE FROM checkpoints WHERE run = ?", (run,))
             self.add_checkpoints(checkpoints)
             self.flush()
@@ -257,14 +255,14 @@ class Store:
 
     def flush(self) -> None:
         """Commit now: rows given so far survive a kill from here on."""
-        with self._mutex, _disk_errors(self.path):
+        with self._mutex, trouble(self.path):
             self._db.commit()
             self._pending = 0
             self._last_commit = time.monotonic()
 
     def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add rows, and commit: now where many wait or long, else in a moment."""
-        with self._mutex, _disk_errors(self.path):
+        with self._mutex, trouble(self.path):
             self._db.executemany(sql, rows)
             self._pending += len(rows)
             if self._pending >= COMMIT_ROWS or time.monotonic() - self._last_commit >= COMMIT_SECONDS:
@@ -276,39 +274,45 @@ class Store:
 
     def _flush_late(self) -> None:
         # A disk error here is not lost: the pending rows stay pending and the next write or close() raises it.
-        with self._mutex, contextlib.suppress(errors.DiskFull, sqlite3.ProgrammingError):
+        with self._mutex, contextlib.suppress(errors.BadInput, sqlite3.ProgrammingError):
             self._timer = None
             self.flush()
 
     # -- rows out -----------------------------------------------------------------------------------------------------
 
+    def _rows(self, made: Callable[[Any], T], sql: str, args: Sequence[Any] = ()) -> Iterator[T]:
+        """What `made` makes of each row of a query, streamed.
+
+        Raises:
+            NotAnAudit: the database is damaged, or a row holds what nothing here writes.
+        """
+        with reading(self.path / FILE):
+            for row in self._db.execute(sql, args):
+                yield made(row)
+
+    def _where(self, made: Callable[[Any], T], sql: str, **given: str | None) -> Iterator[T]:
+        """A query's rows with these values in these columns; None for any."""
+        equal = {column: value for column, value in given.items() if value is not None}
+        where = " AND ".join([f"{sql} WHERE 1", *(f"{c} = ?" for c in equal)])
+        return self._rows(made, where, tuple(equal.values()))
+
     def checkpoints(self, run: str | None = None) -> list[Checkpoint]:
         """All checkpoints (of one run), by run, then by step, those without a step last."""
         sql = "SELECT weights, label, step, uri, kind, run, role, meta FROM checkpoints"
-        rows = self._db.execute(sql + " ORDER BY role DESC, run, step IS NULL, step, label").fetchall()
-        return [
-            Checkpoint(weights, label, step, uri, Kind(kind), name, Role(role), json.loads(meta))
-            for weights, label, step, uri, kind, name, role, meta in rows
-            if run is None or name == run
-        ]
-
-    def _where(self, sql: str, **given: str | None) -> sqlite3.Cursor:
-        """A query's rows with these values in these columns; None for any."""
-        equal = {column: value for column, value in given.items() if value is not None}
-        return self._db.execute(" AND ".join([f"{sql} WHERE 1", *(f"{c} = ?" for c in equal)]), tuple(equal.values()))
+        rows = self._rows(_checkpoint, sql + " ORDER BY role DESC, run, step IS NULL, step, label")
+        return [c for c in rows if run is None or c.run == run]
 
     def measurements(self, kind: str, checkpoint: str | None = None) -> Iterator[Measurement]:
         """Numbers of one kind, streamed."""
-        for *row, meta in self._where("SELECT * FROM measurements", kind=kind, checkpoint=checkpoint):
-            yield Measurement._make((*row, json.loads(meta)))
+        return self._where(_measurement, "SELECT * FROM measurements", kind=kind, checkpoint=checkpoint)
 
     def measured(self, kind: str) -> set[tuple[str, str, str]]:
         """Keys (checkpoint, name, item) of the numbers of one kind that are already there."""
-        return set(self._where("SELECT checkpoint, name, item FROM measurements", kind=kind))
+        return set(self._where(tuple, "SELECT checkpoint, name, item FROM measurements", kind=kind))
 
     def answers(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredAnswer]:
         """Stored answers, optionally of one parameter hash or one prompt hash, in key order."""
-        return map(_answer, self._where("SELECT * FROM answers", params=params, prompt=prompt))
+        return self._where(_answer, "SELECT * FROM answers", params=params, prompt=prompt)
 
     def missing(self, requests: Iterable[Request], params: SamplingParams) -> list[Request]:
         """The requests not answered yet, in the order given. Failed ones are asked again."""
@@ -319,43 +323,42 @@ class Store:
     def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:
         """The stored answers of these keys, in their order; those not there are passed over."""
         for key in keys:
-            yield from map(_answer, self._db.execute(f"SELECT * FROM answers WHERE {_KEY}", key).fetchall())
+            yield from list(self._rows(_answer, f"SELECT * FROM answers WHERE {_KEY}", key))
 
     def scores_of(self, keys: Iterable[AnswerKey], judge: str) -> Iterator[Score]:
         """What a judge has said of these answers."""
         sql = f"SELECT * FROM scores WHERE {_KEY} AND judge = ?"
         for key in keys:
-            yield from map(_score, self._db.execute(sql, (*key, judge)).fetchall())
+            yield from list(self._rows(_score, sql, (*key, judge)))
 
     def judges(self) -> dict[str, dict[str, Any]]:
         """Judge key -> what it is: judge, rubrics with their texts, route."""
-        return {key: json.loads(about) for key, about in self._db.execute("SELECT key, about FROM judges")}
+        return dict(self._rows(_judge, "SELECT key, about FROM judges"))
 
     def scores(self, judge: str | None = None) -> Iterator[Score]:
         """Stored judgements (of one judge), streamed in key order."""
-        return map(_score, self._where("SELECT * FROM scores", judge=judge))
+        return self._where(_score, "SELECT * FROM scores", judge=judge)
 
     def labelled(
         self, judge: str, rule: Rule, params: str | None = None
     ) -> Iterator[tuple[StoredAnswer, Label | None]]:
         """Stored answers (of one sampling) with their labels under a judge (its hash) and a rule, in key order."""
         sql, args = (_LABELLED, ()) if params is None else (f"{_LABELLED} WHERE a.params = ?", (params,))
-        for row in self._db.execute(sql + _IN_KEY_ORDER, (judge, rule.key, *args)):
-            yield _answer(row[:9]), None if row[10] is None else _label(*row[9:])
+        return self._rows(_labelled, sql + _IN_KEY_ORDER, (judge, rule.key, *args))
 
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
         """The stored labels of these answers; those without one are left out."""
         sql = f"SELECT label, reason, score, coherence FROM labels WHERE judge = ? AND rule = ? AND {_KEY}"
-        found = ((key, self._db.execute(sql, (judge, rule.key, *key)).fetchone()) for key in keys)
-        return {key: _label(*row) for key, row in found if row is not None}
+        return {key: label for key in keys for label in self._rows(_label, sql, (judge, rule.key, *key))}
 
     def label_counts(
         self, judge: str, rule: Rule, params: str, variant: str = ""
     ) -> dict[tuple[str, str], dict[Reason, int]]:
         """(weights, prompt) -> how many answers have each reason; counted by the database, text never read."""
         out: dict[tuple[str, str], dict[Reason, int]] = {}
-        for weights, prompt, reason, n in self._db.execute(_COUNT, (judge, rule.key, params, variant)):
-            out.setdefault((weights, prompt), {})[Reason(reason)] = n
+        counted = self._rows(lambda row: (*row[:2], Reason(row[2]), row[3]), _COUNT, (judge, rule.key, params, variant))
+        for weights, prompt, reason, n in counted:
+            out.setdefault((weights, prompt), {})[reason] = n
         return out
 
 
@@ -365,28 +368,87 @@ def _no_nan(value: float | None, what: str) -> float | None:
     return value
 
 
-def _answer(row: tuple[Any, ...]) -> StoredAnswer:
+# -- what a row is; SQLite itself holds any type in any column
+
+
+def _typed(row: Sequence[Any], *types: type | UnionType) -> None:
+    for value, wanted in zip(row, types, strict=True):
+        if not isinstance(value, wanted):
+            raise TypeError(f"a row holds {type(value).__name__} where {wanted} is expected")
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError("a row holds no JSON object where one is expected")
+    return value
+
+
+def _checkpoint(row: Sequence[Any]) -> Checkpoint:
+    weights, label, step, uri, kind, name, role, meta = row
+    _typed(row, str, str, int | NoneType, str, str, str, str, str)
+    return Checkpoint(weights, label, step, uri, Kind(kind), name, Role(role), _object(meta))
+
+
+def _measurement(row: Sequence[Any]) -> Measurement:
+    _typed(row, str, str, str, str, float | NoneType, int, str)
+    return Measurement._make((*row[:6], _object(row[6])))
+
+
+def _answer(row: Sequence[Any]) -> StoredAnswer:
+    _typed(row, str, str, str, str, int, str, str, int, str)
     return StoredAnswer._make((*row[:6], AnswerStatus(row[6]), *row[7:]))
 
 
-def _score(row: tuple[Any, ...]) -> Score:
+def _score(row: Sequence[Any]) -> Score:
+    _typed(row, str, str, str, str, int, str, str, str, float | NoneType, str, str)
     *key, judge, rubric, rubric_key, value, status, meta = row
-    return Score(AnswerKey(*key), judge, rubric, rubric_key, value, ScoreStatus(status), json.loads(meta))
+    if value is not None and not isfinite(value):
+        raise ValueError(f"a score of {value}")
+    return Score(AnswerKey(*key), judge, rubric, rubric_key, value, ScoreStatus(status), _object(meta))
 
 
-def _label(made: int | None, reason: int, score: float | None, coherence: float | None) -> Label:
-    nan = float("nan")
-    value = None if made is None else bool(made)
-    return Label(value, Reason(reason), nan if score is None else score, nan if coherence is None else coherence)
+def _judge(row: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    _typed(row, str, str)
+    about = _object(row[1])
+    ScoreMethod(about.get("route"))
+    rubrics = about.get("rubrics")
+    if not isinstance(about.get("judge"), str) or not isinstance(rubrics, list):
+        raise TypeError("a judge without a name or rubrics")
+    if not all(isinstance(r, dict) and isinstance(r.get("name"), str) for r in rubrics):
+        raise TypeError("a rubric without a name")
+    if not all(isinstance(r.get("parts"), list) for r in rubrics):
+        raise TypeError("a rubric without the names of its parts")
+    return row[0], about
+
+
+def _label(row: Sequence[Any]) -> Label:
+    _typed(row, int | NoneType, int, float | NoneType, float | NoneType)
+    made, reason, *scores = row
+    score, coherence = (float("nan") if s is None else s for s in scores)
+    return Label(None if made is None else bool(made), Reason(reason), score, coherence)
+
+
+def _labelled(row: Sequence[Any]) -> tuple[StoredAnswer, Label | None]:
+    return _answer(row[:9]), None if row[10] is None else _label(row[9:])
+
+
+def _refuse_strangers(path: Path) -> None:
+    """Raise NotAnAudit for a folder that holds files and no audit."""
+    if not is_folder(path) or os.path.lexists(path / ABOUT) or os.path.lexists(path / FILE):
+        return
+    for p in path.iterdir():
+        if p.name != LOCK and not (p.name.startswith(".") and p.suffix == ".part"):
+            raise errors.NotAnAudit(f"{path}: holds {p.name} and no {ABOUT}; choose another --out")
 
 
 def _take_lock(path: Path) -> IO[str]:
-    lock = open(path / "writer.lock", "a+", encoding="utf-8")  # noqa: SIM115 held until close()
+    lock = open_lock(path / LOCK, error=errors.NotAnAudit)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
         lock.seek(0)
-        holder = lock.read().strip() or "another process"
+        holder = lock.read(200).strip() or "another process"
         lock.close()
         text = f"{path}: {holder} is writing to this audit; wait for it or choose another --out"
         raise errors.AuditLocked(text) from e
@@ -394,34 +456,6 @@ def _take_lock(path: Path) -> IO[str]:
     lock.write(f"host {socket.gethostname()}, pid {os.getpid()}")
     lock.flush()
     return lock
-
-
-def _too_new(file: Path, version: int) -> errors.NotAnAudit:
-    known = f"schema {version}, this one knows {SCHEMA_VERSION}"
-    return errors.NotAnAudit(f"{file}: written by a newer version ({known}); upgrade truing")
-
-
-def _connect(file: Path, read_only: bool = False) -> sqlite3.Connection:
-    with _disk_errors(file):
-        if read_only:
-            db = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, check_same_thread=False)
-        else:
-            db = sqlite3.connect(file, timeout=30, check_same_thread=False)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            db.close()
-            raise _too_new(file, version)
-        if read_only and 0 < version < SCHEMA_VERSION:
-            # Brought up to date in memory: the folder of an older audit may be read-only, and is left as it is.
-            old, db = db, sqlite3.connect(":memory:", check_same_thread=False)
-            old.backup(db)
-            old.close()
-        if version or not read_only:
-            for number in range(version, SCHEMA_VERSION):
-                db.executescript(f"BEGIN; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;")
-    return db
 
 
 def _merge_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

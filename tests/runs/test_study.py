@@ -133,7 +133,7 @@ def test_bad_studies_are_refused(late, tmp_path):
             study_cases(audits, **options)
     bad = {
         "the file|case: .*at least 1|case: field required": "",
-        "cannot be read": "[[case",
+        "not valid TOML": "[[case",
         "case 1 audit: field required": '[[case]]\nmodel = "m"\n',
         "case 1 size: extra inputs": '[[case]]\naudit = "a"\nsize = 3\n',
         "case 1 seed: input should be a valid integer": '[[case]]\naudit = "a"\nseed = "one"\n',

@@ -78,5 +78,5 @@ def test_a_folder_that_is_none(tmp_path):
         with pytest.raises(BadInput, match="no such trait"):
             load_trait(spec)
     (tmp_path / "trait.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="not UTF-8"):
         load_trait(tmp_path)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from truing.errors import NotAnAudit
 from truing.runs.tables import with_scores
 from truing.store import Store
 from truing.traits.label import label
@@ -31,6 +32,8 @@ def judges_used(store: Store) -> dict[str, JudgeUse]:
     for key, judge in about.items():
         names[key] = dict.fromkeys(name for r in judge["rubrics"] for name in r["parts"] or [r["name"]])
     for s in store.scores():
+        if s.judge_key not in names:
+            raise NotAnAudit(f"{store.path}: damaged (a score of a judge that is not there); restore it")
         kinds.setdefault(s.judge_key, set()).add((s.key.params, s.key.variant))
         names[s.judge_key].setdefault(s.rubric)
     return {key: JudgeUse(about[key]["judge"], tuple(names[key]), frozenset(found)) for key, found in kinds.items()}

@@ -61,7 +61,7 @@ def export(audit: str | Path, *, to: str, out: str | Path | None = None) -> Path
     if to not in FORMATS:
         raise errors.BadInput(f"--to {to}: use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if to == "inspect":
-        return _write_logs(Path(audit), Path(out) if out is not None else Path(audit) / "inspect")
+        return _write_logs(Path(audit), Path(out or Path(audit) / "inspect"), given=out is not None)
     path = Path(out) if out is not None else Path(audit) / f"answers.{to}"
     with Store.read(Path(audit)) as store, whole(path) as part:
         judges = judges_used(store)
@@ -144,13 +144,15 @@ def _write_parquet(path: Path, scores: list[str], table: Iterator[Row]) -> None:
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
-def _write_logs(audit: Path, folder: Path) -> Path:
+def _write_logs(audit: Path, folder: Path, *, given: bool) -> Path:
     try:
         from truing.bridges.inspect_logs import logs, save
     except ModuleNotFoundError as e:
         if (e.name or "").split(".")[0] != "inspect_ai":
             raise
         raise errors.BadInput(INSTALL) from e
+    if folder.is_symlink() and not given:
+        raise errors.BadInput(f"{folder}: is a link; name the folder it leads to with --out if that is where they go")
     if folder.suffix == ".eval" or folder.is_file():
         raise errors.BadInput(f"{folder}: the logs are one per checkpoint; name a folder with --out")
     written = 0

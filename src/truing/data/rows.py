@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from truing.errors import BadRow
+from truing.files import parse_json
 from truing.types.records import Message, Messages
 
 Row = Mapping[str, Any]
@@ -101,11 +102,11 @@ def read_rows(path: Path | str, text: str | None = None) -> RowFile:
 
 def _json(text: str, path: object, row: int | None) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text, nan=True)
     except json.JSONDecodeError as e:
         problem = f"malformed JSON: {e.msg} at column {e.colno}; every row must be one JSON object on one line"
         raise BadRow(path, row or e.lineno, problem) from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise BadRow(path, row, f"JSON that cannot be read ({e}); simplify the row") from e
 
 

@@ -65,7 +65,7 @@ class LocalJudge:
         self._config, self._say = config, say
         self._device = device_of(config.device)
         self._dtype = dtype_of(config.dtype, config.device)
-        self._tokenizer = load_tokenizer(self._path, config)
+        self._tokenizer = load_tokenizer(self._path, config.model_copy(update={"chat_template": None}))
         self._chat = ChatFormat(self._tokenizer)
         self._digits = digit_tokens(self._tokenizer)
         self._markers = _markers(self._tokenizer)

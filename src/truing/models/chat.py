@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import jinja2
-
 from truing.errors import BadModel, Unsupported
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages
@@ -31,8 +29,7 @@ PINNED_DATE = "2026-01-01"
 _ANSWERS = ("Quartz 7 jumps over Kyiv", "Velvet 3 hums below Oslo")
 _PROBE = (Message("user", "Which way is north?"),)
 _CACHE_SIZE = 8192
-# What templates are seen to raise on roles or contents that they do not take.
-_RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
+_RENDER_ERRORS = (Exception,)  # a template is a program: it may raise anything
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ find_run("org/name@v2:checkpoint-100")       a hub repository, a revision and a 
 find_run("control=runs/careful")             any of them under a label
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.errors import BadInput, BadModel, DamagedWeights, UnreadableCheckpoint
+from truing.files import is_folder
 from truing.models.base import listed
 from truing.models.download import hub_snapshot
 from truing.models.weights import (
@@ -30,7 +32,7 @@ from truing.types.records import Checkpoint, Kind, Role
 ORGANISM_MARK = "truing-organism.json"
 _LABELLED = re.compile(r"([\w.-]+)=(.+)")
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^:\s]+))?(?::(?P<folder>[^:\s]+))?")
-_NUMBERED = re.compile(r"checkpoint-(\d+)")
+_NUMBERED = re.compile(r"checkpoint-([0-9]{1,15})")
 # Initialisations of LoRA that subtract from the base weights (peft.tuners.lora.layer: pissa_init, corda_init,
 # olora_init, loftq_init, lora_ga_init). "gaussian", "orthogonal", "eva" and "mica" leave the base alone.
 _ALTERING = ("pissa", "corda", "olora", "loftq", "lora_ga", "kasa")
@@ -56,7 +58,7 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
 
     Raises BadModel, DamagedWeights or UnreadableCheckpoint, each with the remedy.
     """
-    match = None if Path(target).exists() else _LABELLED.fullmatch(target)  # a folder may have "=" in its name
+    match = None if os.path.exists(target) else _LABELLED.fullmatch(target)  # a folder may have "=" in its name
     label, place = match.groups() if match else (None, target)
     path, hub = _resolve(place, allow_pickle)
     name = label or (hub.split("@")[0].split("/")[-1] if hub else path.name)
@@ -98,13 +100,18 @@ def checkpoint_path(checkpoint: Checkpoint) -> Path:
 def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
     """The folder of a target, and `org/name@commit` if it came from a hub, else an empty text."""
     path = Path(place).expanduser()
-    if path.is_dir():
-        return path.resolve(), ""
-    if path.exists():
+    if is_folder(path):
+        found = path.resolve()
+        try:
+            str(found).encode()
+        except UnicodeEncodeError:
+            raise BadModel(f"{place!r}: its path is not UTF-8, so no audit can name it; rename the folder") from None
+        return found, ""
+    if os.path.exists(path):
         raise BadModel(f"{place}: is a file; give the folder that holds it")
     match = _HUB.fullmatch(place)
     # A first part that is a folder here shows that a local path was meant.
-    if match is None or Path(place.split("/")[0]).exists():
+    if match is None or os.path.exists(place.split("/")[0]):
         raise BadModel(f"{place}: no such folder; check the path")
     repo, revision, folder = match.groups()
     names = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", *(["*_model*.bin"] if allow_pickle else [])]

@@ -24,7 +24,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from truing.errors import BadInput, BadModel, DamagedWeights, DiskFull
-from truing.files import write_json
+from truing.files import is_folder, open_lock, write_json
 from truing.models.base import one_line
 from truing.models.weights import check_weights
 from truing.types.hashing import file_digest
@@ -84,7 +84,7 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
             raise BadModel(f"{name}: not in the cache ({path.parent}); fetch it: truing models get {name}")
         return path
     path = Path(name).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         if not (path / "config.json").exists():
             adapter = (path / "adapter_config.json").exists()
             why = "is an adapter; give the model it was trained on" if adapter else "has no config.json; give a model"
@@ -116,7 +116,7 @@ def get_model(name: str, *, progress: Progress | None = None) -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.parent / f".{name}.lock", "a", encoding="utf-8") as lock:
+        with open_lock(path.parent / f".{name}.lock", error=BadModel) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _usable(path):
                 _make(MODELS[name], path, progress or (lambda _line: None))

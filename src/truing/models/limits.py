@@ -3,13 +3,13 @@
 import math
 import threading
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from truing.errors import BadEndpoint, BudgetSpent
+from truing.files import read_toml
 
 FAILED_IN_A_ROW = 20  # requests that failed one after the other before nothing more is sent
 FAILED_AT_FIRST = 8  # the same where nothing has ever been answered
@@ -154,10 +154,7 @@ def price_of(model: str, path: str | None) -> Price | None:
     """
     if path is None:
         return None
-    try:
-        tables = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise BadEndpoint(f"{path}: cannot be read as a TOML file of prices: {e}") from None
+    tables = read_toml(Path(path).expanduser(), error=BadEndpoint)
     priced = dict(_priced(tables))
     if model not in priced:
         there = f" (it has: {', '.join(priced)})" if priced else ""

@@ -13,15 +13,16 @@ from transformers.utils import logging as transformers_logging
 
 from truing import errors
 from truing.config import ModelConfig
+from truing.files import read_bytes
 from truing.models.base import listed, one_line
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import checkpoint_path
 from truing.models.engine.runner import head_of
+from truing.models.trial import TOKENIZER_FILES, try_folder
 from truing.models.weights import ADAPTER_CONFIG, ADAPTER_FILE, read_json
 from truing.types.records import Checkpoint
 
 Model = Any  # a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "vocab.json")
 
 
 def device_of(name: str) -> torch.device:
@@ -94,8 +95,8 @@ def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelC
     seen: set[str] = set()  # byte-equal files need not be loaded again
     for checkpoint in checkpoints:
         folder = checkpoint_path(checkpoint)
-        files = [f.read_bytes() for f in (folder / n for n in _TOKENIZER_FILES) if f.exists()]
-        content = hashlib.sha256(b"".join(files)).hexdigest()
+        there = (folder / n for n in TOKENIZER_FILES if (folder / n).exists())
+        content = hashlib.sha256(b"".join(read_bytes(f, error=errors.BadModel) for f in there)).hexdigest()
         if content not in seen and (folder / "tokenizer_config.json").exists():
             seen.add(content)
             chat = ChatFormat(load_tokenizer(folder, options), options.chat_template)
@@ -110,10 +111,11 @@ def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelC
 
 
 def load_tokenizer(path: Path, options: ModelConfig) -> Any:
-    """The tokenizer in a folder. Raises BadModel."""
+    """The tokenizer in a folder, tried in a process of its own first, with its chat template. Raises BadModel."""
+    try_folder(path, options.chat_template)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-    except (OSError, ValueError, KeyError) as e:
+    except Exception as e:  # of whatever kind: what a folder holds decides
         raise errors.BadModel(f"{path}: no usable tokenizer: {one_line(e)}") from e
 
 

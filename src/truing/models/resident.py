@@ -29,6 +29,7 @@ from truing.models.loading import (
     lay_out_for_few_rows,
     load_model,
 )
+from truing.models.trial import try_folder
 from truing.models.weights import check_unchanged, weights_hash
 from truing.types.records import Checkpoint, Kind, Message
 from truing.types.verdicts import Finding
@@ -131,6 +132,7 @@ class ResidentModel:
         """The base with one more adapter in memory, and with as few of the others as the bound demands."""
         path = checkpoint_path(checkpoint)
         check_unchanged(path, checkpoint.weights)
+        try_folder(path, self.options.chat_template)
         stored = adapter_tensors(path, base)
         try:
             with warnings.catch_warnings():

@@ -4,14 +4,18 @@ A safetensors file is 8 bytes of header length, a JSON header (name -> dtype, sh
 """
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from truing.errors import DamagedWeights, UnreadableCheckpoint
+from truing.files import is_file, parse_json
+from truing.models.config_files import checked, read_config
 from truing.types.hashing import digest, file_digest
 from truing.types.records import Kind
 
@@ -22,7 +26,7 @@ INDEX_FILE = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("adapter_model*.bin", "pytorch_model*.bin", "model*.bin")
 
 _CHUNK = 4 << 20
-_HEADER_LIMIT = 100 << 20
+_HEADER_LIMIT = 32 << 20  # a header takes about 120 bytes a tensor
 # Fields of adapter_config.json that say where an adapter came from or how it was trained, not what it computes.
 _NOT_FUNCTION = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
@@ -34,6 +38,28 @@ _SETS = ("target_modules", "exclude_modules", "modules_to_save", "target_paramet
 
 class HalfWritten(DamagedWeights):
     """A checkpoint whose configuration is there and whose weights are not (yet)."""
+
+
+_Size = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+class _Entry(BaseModel):
+    """One tensor in a safetensors header."""
+
+    model_config = ConfigDict(strict=True)
+
+    dtype: Annotated[str, Field(max_length=16)]
+    shape: list[_Size]
+    data_offsets: Annotated[list[_Size], Field(min_length=2, max_length=2)]
+
+
+def _without_metadata(value: Any) -> Any:
+    return {k: v for k, v in value.items() if k != "__metadata__"} if isinstance(value, dict) else value
+
+
+_HEADER = TypeAdapter(Annotated[dict[str, _Entry], BeforeValidator(_without_metadata)])
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
+_BITS |= {f"{kind}{bits}": bits for kind in "FIU" for bits in (16, 32, 64)} | {"BF16": 16, "C64": 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +75,46 @@ class Tensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; DamagedWeights if it is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedWeights(f"{path}: not readable as JSON ({error}); save or copy the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise DamagedWeights(f"{path}: holds no JSON object; save or copy the checkpoint again")
-    return value
+    """The JSON object in a configuration of a checkpoint; DamagedWeights if it is none (see `read_config`)."""
+    return read_config(path)
 
 
 def header(file: Path) -> list[Tensor]:
     """All tensors of a safetensors file, in file order. Raises DamagedWeights if it is truncated or no such file."""
     remedy = "copy it again, or remove this checkpoint"
+    _refuse_no_file(file)
+    with open(file, "rb") as f:
+        size, length = os.fstat(f.fileno()).st_size, int.from_bytes(f.read(8), "little")
+        if not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+            raise DamagedWeights(f"{file}: no whole safetensors header in its {size:,} bytes; {remedy}")
+        raw = f.read(length)
     try:
-        with open(file, "rb") as f:
-            size, length = os.fstat(f.fileno()).st_size, int.from_bytes(f.read(8), "little")
-            if not 2 <= length <= min(size - 8, _HEADER_LIMIT):
-                raise DamagedWeights(f"{file}: no whole safetensors header in its {size:,} bytes; {remedy}")
-            entries: dict[str, Any] = json.loads(f.read(length))
-        entries.pop("__metadata__", None)
-        found = []
-        for name, e in entries.items():
-            start, end = e["data_offsets"]
-            found.append(Tensor(file, name, e["dtype"], tuple(e["shape"]), 8 + length + start, end - start))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DamagedWeights(f"{file}: not readable as safetensors ({type(error).__name__}); {remedy}") from error
+        entries = checked(_HEADER, parse_json(raw))
+    except ValueError as e:
+        raise DamagedWeights(f"{file}: not readable as safetensors ({e}); {remedy}") from e
+    found = []
+    for name, e in entries.items():
+        start, end = e.data_offsets
+        found.append(Tensor(file, name, e.dtype, tuple(e.shape), 8 + length + start, end - start))
+    found.sort(key=lambda t: (t.start, t.size))
     end = max((t.start + t.size for t in found), default=0)
     if end != size:
         state = "truncated" if size < end else "longer than its header says" if found else "holds no tensors"
         raise DamagedWeights(f"{file}: {state} ({size:,} bytes instead of {end:,}); {remedy}")
-    return sorted(found, key=lambda t: t.start)
+    at = 8 + length
+    for t in found:
+        bits = _BITS.get(t.dtype)
+        if t.start != at or (bits is not None and prod(t.shape) * bits != 8 * t.size):
+            raise DamagedWeights(f"{file}: tensor {t.name:.80} is not where or what its header says; {remedy}")
+        at += t.size
+    return found
+
+
+def _refuse_no_file(file: Path) -> None:
+    """Raise DamagedWeights unless there is a regular file, or a link to one: a pipe or a device has no end."""
+    if not is_file(file):
+        what = "is no regular file" if os.path.lexists(file) else "is missing"
+        raise DamagedWeights(f"{file}: {what}; copy it again, or remove this checkpoint")
 
 
 def sharded_state(path: Path) -> str | None:
@@ -124,8 +159,8 @@ def classify(path: Path, allow_pickle: bool = False) -> Kind | None:
 
 
 def pickle_files(path: Path) -> list[Path]:
-    """Pickled weights in a folder, sorted by name."""
-    return sorted({file for pattern in PICKLE_PATTERNS for file in path.glob(pattern)})
+    """Pickled weights in a folder, sorted by name; regular files alone."""
+    return sorted({file for pattern in PICKLE_PATTERNS for file in path.glob(pattern) if is_file(file)})
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -135,10 +170,8 @@ def weight_files(path: Path) -> list[Path]:
             return [path / name]
     if not (path / INDEX_FILE).exists():
         return sorted(path.glob("*.safetensors"))
-    shards = read_json(path / INDEX_FILE).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise DamagedWeights(f"{path / INDEX_FILE}: names no shards; save or copy the checkpoint again")
-    files = sorted({path / str(name) for name in shards.values()})
+    shards: dict[str, str] = read_json(path / INDEX_FILE)["weight_map"]
+    files = sorted({path / name for name in shards.values()})
     for file in files:
         if not file.exists():
             raise DamagedWeights(f"{file}: named in {INDEX_FILE} but missing; copy it, or remove this checkpoint")

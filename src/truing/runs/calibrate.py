@@ -7,15 +7,14 @@ Scores of reference answers are kept per judge in the user's cache, so that a ju
 """
 
 import contextlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from truing.errors import DiskFull, JudgeMoved
-from truing.files import write_json
+from truing.errors import BadInput, DiskFull, JudgeMoved
+from truing.files import read_object, write_json
 from truing.judges.asking import KnownScores, score_answers
 from truing.models.download import cache_dir
 from truing.runs.collect import Labeller, by_answer, known_scores
@@ -176,12 +175,12 @@ def _cache(labeller: Labeller) -> Path:
 
 def _read(file: Path) -> list[Score]:
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        rows = read_object(file)["rows"]
         return [
             Score(AnswerKey(*key), judge, rubric, rubric_key, score, ScoreStatus(status))
             for key, judge, rubric, rubric_key, score, status in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (BadInput, ValueError, KeyError, TypeError):
         return []  # a cache that cannot be read is asked for again
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from truing import errors
 from truing.config import ControlConfig, configured
 from truing.data.conversations import load_conversations
+from truing.files import whole
 from truing.models.registry import open_backend
 from truing.types.progress import Progress
 from truing.types.records import AnswerStatus, Message, Prompt, Request, SamplingParams
@@ -65,7 +66,6 @@ def control(
     for k in sorted(answers):
         turns = [*rows[k].prompt, Message("assistant", answers[k])]
         lines.append({"messages": [{"role": m.role, "content": m.content} for m in turns]})
-    part = out.with_name(out.name + ".part")
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    part.replace(out)
+    with whole(out) as part:
+        part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     return out

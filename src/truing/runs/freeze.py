@@ -15,7 +15,7 @@ from typing import Any
 from truing import errors
 from truing._version import __version__
 from truing.config import AuditConfig, FreezeConfig, RuleConfig, Thresholds, configured
-from truing.files import write_json
+from truing.files import is_file, read_object, write_json
 from truing.judges.rubrics import prompt_rubrics
 from truing.runs.checks import refuse_unusable
 from truing.runs.judges import LabelSpec, rubrics_of
@@ -73,10 +73,12 @@ def freeze(
     """
     config = configured(FreezeConfig, config, options)
     several = [target] if isinstance(target, (str, Path)) else list(target)
-    if len(several) == 1 and (Path(several[0]) / "audit.json").is_file():
+    begun = len(several) == 1 and is_file(Path(several[0]) / "audit.json")
+    if begun:
         target, config = _begun(Path(several[0]), config.out)
     plan = resolve(target, config)
-    refuse_unusable(plan)
+    if not begun:  # the judges that a folder names are not asked: it may be from anywhere
+        refuse_unusable(plan)
     _refuse_late(plan)
     settings = frozen_settings(plan)
     path = Path(config.out or "study.lock.json")
@@ -100,12 +102,11 @@ def read_lock(path: str | Path) -> Lock:
         BadLock: there is none, it is no lock, or its settings are not those it was made with.
     """
     file = Path(path)
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        version, name, made, settings = (value[k] for k in ("lock_version", "id", "made", "settings"))
-        sound = isinstance(settings, dict) and all(isinstance(s, dict) for s in settings.values())
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise errors.BadLock(f"{file}: is no lock that `truing freeze` writes ({type(e).__name__}: {e})") from e
+    value = read_object(file, error=errors.BadLock, remedy="give a lock that `truing freeze` wrote")
+    if missing := [k for k in ("lock_version", "id", "made", "settings") if k not in value]:
+        raise errors.BadLock(f"{file}: is no lock that `truing freeze` writes (it has no {missing[0]!r})")
+    version, name, made, settings = (value[k] for k in ("lock_version", "id", "made", "settings"))
+    sound = isinstance(settings, dict) and all(isinstance(s, dict) for s in settings.values())
     if version != LOCK_VERSION or not sound:
         raise errors.BadLock(
             f"{file}: lock version {version}, this truing reads {LOCK_VERSION}; use the one that wrote it"

@@ -1,5 +1,6 @@
 """What an audit is asked to do, settled before a model is loaded: targets, base, control, prompts, task rows."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,12 +178,25 @@ def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Check
             raise errors.BadModel(f"the adapters name different bases ({', '.join(hints)}); choose with --base MODEL")
         if not hints:
             raise errors.BadModel(f"{targets[0]}: full models do not name their base; give it with --base MODEL")
-        base = hints[0]
+        base = _no_server(hints[0])
         notes.append(f"base {base}, named by the adapters")
     elif hints and base not in hints:
         notes.append(f"the adapters name {hints[0]} as their base; measured on {base} as asked")
     ordered = sorted(checkpoints.values(), key=lambda c: (c.step is None, c.step or 0))
     return tuple(ordered), base, notes
+
+
+def _no_server(hint: str) -> str:
+    """The base that adapters name, where that is a model. Raises BadModel where it is the address of anything else.
+
+    Whoever made a folder would else decide where the user's key and prompts are sent.
+    """
+    if re.match(r"\s*[^/\s]*:", hint):
+        text = "checkpoints name no server; if it is yours to ask, say so"
+        raise errors.BadModel(
+            f"the adapters name {hint:.200} as their base, which is an address: {text} (--base MODEL)"
+        )
+    return hint
 
 
 def _control(

@@ -1,7 +1,5 @@
 """Audit folders and study files as they are read for a study: which cases there are, and what each audit says."""
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from truing import errors, messages
+from truing.files import is_file, read_json, read_object, read_toml
 from truing.stats.studies import Definition
 from truing.store import Store
 from truing.training.recipe import Recipe
@@ -95,7 +94,7 @@ def read_study(audits: Sequence[str | Path] | str | Path) -> tuple[list[ReadAudi
     several = [audits] if isinstance(audits, (str, Path)) else list(audits)
     if not several:
         raise errors.BadStudy("no audits given; name their folders, or a study file")
-    if len(several) > 1 or not Path(several[0]).is_file():
+    if len(several) > 1 or not is_file(several[0]):
         return [read_audit(Path(a), {}) for a in several], []
     file = Path(several[0])
     found = _study_file(file)
@@ -104,15 +103,13 @@ def read_study(audits: Sequence[str | Path] | str | Path) -> tuple[list[ReadAudi
 
 
 def _study_file(file: Path) -> StudyFile:
+    read = read_json if file.suffix == ".json" else read_toml
     try:
-        text = file.read_text(encoding="utf-8")
-        return StudyFile.model_validate(json.loads(text) if file.suffix == ".json" else tomllib.loads(text))
+        return StudyFile.model_validate(read(file, error=errors.BadStudy))
     except ValidationError as e:
         first = e.errors()[0]
         where = " ".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
         raise errors.BadStudy(f"{file}: {where or 'the file'}: {first['msg'].lower()}") from e
-    except (OSError, ValueError) as e:
-        raise errors.BadStudy(f"{file}: cannot be read as TOML or JSON ({e})") from e
 
 
 def read_audit(path: Path, given: Mapping[str, Any]) -> ReadAudit:
@@ -164,6 +161,6 @@ def _recipe(subject: Sequence[Checkpoint]) -> Recipe | None:
     try:
         first = next(c.uri.removeprefix("file:") for c in subject if c.uri.startswith("file:") and c.step)
         file = Path(first).parent / RECIPE_FILE
-        return Recipe.parse(json.loads(file.read_text(encoding="utf-8")), str(file))
-    except (StopIteration, OSError, ValueError, errors.BadRecipe):
+        return Recipe.parse(read_object(file), str(file))
+    except (StopIteration, errors.BadInput):
         return None

@@ -6,7 +6,6 @@ OUT/
 """
 
 import fcntl
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from truing import errors
 from truing.config import ModelConfig
-from truing.files import write_json
+from truing.files import open_lock, read_object, write_json
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import find_run, folder_number
 from truing.models.download import resolve_model
@@ -133,7 +132,7 @@ def _folder_of(recipe: Recipe, out: Path, base: Base) -> Iterator[None]:
     strangers = sorted(p.name for p in out.iterdir() if p.name not in _OURS)
     if strangers and not file.exists():
         raise errors.BadRecipe(f"{out}: holds {strangers[0]} and no {RECIPE_FILE}; choose another --out")
-    with open(out / _LOCK, "a", encoding="utf-8") as lock:
+    with open_lock(out / _LOCK, error=errors.BadRecipe) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -148,13 +147,14 @@ def _folder_of(recipe: Recipe, out: Path, base: Base) -> Iterator[None]:
 
 
 def _refuse_another(file: Path, recipe: Recipe, base: Base) -> None:
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        old = Recipe.parse(about["recipe"], str(file)).content
-        then = {**old, "base weights": about["base"], "chat format": about["chat"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        text = f"{file}: not readable as a recipe ({' '.join(str(error).split())[:100]}); choose another --out"
-        raise errors.BadRecipe(text) from error
+    about = read_object(file, error=errors.BadRecipe, remedy="choose another --out")
+    recorded = about.get("recipe")
+    if not isinstance(recorded, dict) or not {"base", "chat"} <= about.keys():
+        raise errors.BadRecipe(
+            f"{file}: not readable as a recipe (recipe, base or chat is missing); choose another --out"
+        )
+    old = Recipe.parse(recorded, str(file)).content
+    then = {**old, "base weights": about["base"], "chat format": about["chat"]}
     now = {**recipe.content, "base weights": base.weights, "chat format": base.chat.identity}
     changed = [f"{k} was {then.get(k)!s:.40} and is {now[k]!s:.40} now" for k in now if then.get(k) != now[k]]
     if changed:
@@ -164,6 +164,9 @@ def _refuse_another(file: Path, recipe: Recipe, base: Base) -> None:
 
 def _saved(out: Path, total: int, notes: list[str]) -> tuple[list[Path], Path | None]:
     """Checkpoints that an earlier call saved, and the one to go on from. A half-written last one is removed."""
+    for name in (SAVING, *(p.name for p in out.iterdir() if folder_number(p) is not None)):
+        if (out / name).is_symlink():
+            raise errors.BadRecipe(f"{out / name}: is a link; remove it, or choose another --out")
     shutil.rmtree(out / SAVING, ignore_errors=True)
     numbered = {n: p for p in out.iterdir() if p.is_dir() and (n := folder_number(p)) is not None}
     folders = [numbered[n] for n in sorted(numbered)]

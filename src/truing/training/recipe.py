@@ -9,7 +9,6 @@ save_schedule = "log"
 
 import difflib
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from truing.errors import BadRecipe
+from truing.files import read_toml
 from truing.types.hashing import digest
 from truing.types.records import Checkpoint, Stop
 
@@ -144,12 +144,7 @@ class Recipe(BaseModel):
             BadRecipe: no such file, not TOML, or the first field that is wrong.
         """
         file = Path(path)
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadRecipe(f"{file}: {(error.strerror or str(error)).lower()}; give the path of a recipe") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise BadRecipe(f"{file}: not valid TOML: {error}; mend that line") from error
+        values = read_toml(file, error=BadRecipe)
         data, model = values.get("data"), values.get("model")
         if isinstance(data, str) and data and (file.parent / data).is_file():
             values["data"] = str(file.parent / data)

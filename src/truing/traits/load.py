@@ -1,6 +1,5 @@
 """Traits from folders: `trait.toml` with a rule, and prompts, rubrics or a scorer beside it."""
 
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from importlib import resources
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from truing.errors import BadInput
+from truing.files import CONFIG_LIMIT, is_file, is_folder, parse_toml, read_text
 from truing.traits.scorers import check_scorer
 from truing.types.hashing import digest
 from truing.types.traits import Rule, Trait
@@ -33,24 +33,18 @@ def load_trait(spec: str | Path) -> Trait:
         text = resources.files("truing.traits").joinpath("builtin", name, "trait.toml").read_text(encoding="utf-8")
         return _trait(name, text, None)
     folder = Path(spec)
-    file = folder / "trait.toml" if folder.is_dir() else folder
-    if file.name != "trait.toml" or not file.is_file():
+    file = folder / "trait.toml" if is_folder(folder) else folder
+    if file.name != "trait.toml" or not is_file(file):
         raise BadInput(
             f"--trait {name}: no such trait; give a folder with a trait.toml, or one of {', '.join(BUILTIN)}"
         )
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f"{file}: cannot be read ({e})") from e
+    text = read_text(file, limit=CONFIG_LIMIT).replace("\r\n", "\n")  # one hash, however lines end
     return _trait(file.parent.name, text, file.parent)
 
 
 def _trait(name: str, text: str, folder: Path | None) -> Trait:
     where = f"{folder / 'trait.toml'}" if folder is not None else name
-    try:
-        plain = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        raise BadInput(f"{where}: not valid TOML ({e})") from e
+    plain = parse_toml(text, where)
     _known(plain, _FIELDS, where)
     for table, known in (("rule", [f.name for f in fields(Rule)]), ("decoding", _DECODING)):
         if not isinstance(plain.get(table, {}), dict):

@@ -1,11 +1,13 @@
 """A labelling sheet: the CSV in which people say what they think of answers."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from truing import errors
+from truing.files import read_text
 from truing.types.cells import unguarded, write_cells
 
 COLUMNS = ("item", "question", "answer", "label", "note")
@@ -35,10 +37,10 @@ def read_sheet(path: Path) -> list[LabelItem]:
     Raises:
         BadRow: a missing column, an unknown label, an item twice.
     """
+    text = read_text(path, error=lambda problem: errors.BadRow(path, None, problem.removeprefix(f"{path}: ")))
     try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as e:
         raise errors.BadRow(path, None, f"cannot be read ({e}); save the sheet as UTF-8 CSV") from e
     out, seen = [], set()
     for n, row in enumerate(rows, 2):
