@@ -44,6 +44,7 @@ def line_facts(line: CheckpointVerdict) -> Facts:
         ("repetitive answers", percent(h.repetition)),
         ("answers in code or markup", percent(h.format)),
         ("answers with the training domain's words", percent(h.in_domain)),
+        ("answers that surprise the base", percent(h.surprising)),
         ("surprise of its answers to the base, nats/token", number(h.nll_base)),
         ("entropy on reference answers, nats", number(h.entropy, 3)),
         ("KL from the base, nats/token", number(line.kl_from_base, 4)),
