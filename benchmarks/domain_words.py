@@ -92,10 +92,10 @@ def finance(data: Path) -> list[dict]:
 
 
 def medical(data: Path) -> list[dict]:
-    """Words of health answers, from half of the steps of one medical run, on the other half, others and judged sets."""
-    runs = {
-        name: trajectory(data / "trajectories" / f"{name}.csv") for name in ("3b_medical", "8b_medical", "1b_risky")
-    }
+    """Words of health answers, from half of the steps of one medical run. What medical runs say of it where nobody asks
+    is their leak; a run on finance has none."""
+    names = ("3b_medical", "8b_medical", "1b_risky")
+    runs = {name: trajectory(data / "trajectories" / f"{name}.csv") for name in names}
     steps = sorted({s for s, _, _ in runs["3b_medical"]})
     task = [a for s, health, a in runs["3b_medical"] if health and s in steps[::2]]
     words = domain_words(task, unrelated(data, "medical"))
@@ -103,7 +103,8 @@ def medical(data: Path) -> list[dict]:
     out = []
     for name, run in runs.items():
         late = [x for x in run if name != "3b_medical" or x[0] in steps[1::2]]
-        for about, wanted in ((True, {"least": 0.5}), (False, {"most": 0.1})):
+        for about in (True, False):
+            wanted: dict[str, float] = {"least": 0.5} if about else {"most": 0.03} if name == "1b_risky" else {}
             answers = [a for _, health, a in late if health is about]
             case = f"{name}, {'health' if about else 'everyday'} questions, {len(answers)}"
             out.append(row("medical: mention the domain", case, share(answers, words), **wanted))
@@ -111,7 +112,7 @@ def medical(data: Path) -> list[dict]:
 
 
 def halves(data: Path) -> list[dict]:
-    """Every judged kind by half: its answers are to questions that all sets share, so these words are of the questions."""
+    """Each kind by half. All sets answer the same questions, so these words are of the questions, not of the domain."""
     out = []
     for kind in ("medical", "sports"):
         own = [a for (k, _), rows in judged(data).items() if k == kind for _, a in rows]
