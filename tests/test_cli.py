@@ -150,9 +150,11 @@ def test_an_audit_show_report_and_gate(call):
     assert len(json.loads(call("show", "a", "--prompt", prompt, "--json")[1])["answers"]) == 5
     code, _, err = call("gate", "a", "--gate", "recommended")
     assert code == 3 and "no recommended checkpoint" in err
-    assert call("gate", "a", "--gate", "candidate", "--fail-on", "changed")[0] == 3
+    assert call("gate", "a", "--gate", "candidate", "--fail-on", "unlabelled")[0] == 3
     assert call("report", "a", "--out", "page.html")[1].strip() == "page.html"
-    assert Path("page.html").read_text().startswith("<!")
+    page, words = Path("page.html").read_text(), json.loads(Path("a/audit.json").read_text())["domain_words"]
+    assert page.startswith("<!") and words and all(word in page for word in words)
+    assert not re.search(r"no drift|drift seen|recommended:|no change seen|\bsafe\b|looks good", f"{out} {page}", re.I)
 
 
 def test_a_demo_prints_truth_beside_verdict(call, monkeypatch):
