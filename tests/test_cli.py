@@ -154,7 +154,7 @@ def test_an_audit_show_report_and_gate(call):
     assert call("report", "a", "--out", "page.html")[1].strip() == "page.html"
     page, words = Path("page.html").read_text(), json.loads(Path("a/audit.json").read_text())["domain_words"]
     assert page.startswith("<!") and words and all(word in page for word in words)
-    assert not re.search(r"no drift|drift seen|recommended:|no change seen|\bsafe\b|looks good", f"{out} {page}", re.I)
+    assert not re.search(r"no drift|drift seen|recommended:|no change seen|looks good", f"{out} {page}", re.I)
 
 
 def test_a_demo_prints_truth_beside_verdict(call, monkeypatch):

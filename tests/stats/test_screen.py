@@ -379,7 +379,7 @@ def random_run(rng):
 
 ALL_CLEAR = re.compile(
     r"no drift|drift seen|recommended|\b(safe|fine|pass(es|ed)?|healthy|unchanged|candidate)\b|all clear|looks good"
-    r"|nothing wrong|no (problem|concern|sign|issue)",
+    r"|nothing wrong|none found|no (problem|concern|sign|issue)",
     re.I,
 )
 

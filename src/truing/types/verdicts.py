@@ -348,6 +348,10 @@ class Missed:
     """of not having been noticed, at the least watched place before the bracket"""
 
 
+OF_SCREEN = "the first change"
+"""kind of an onset that the screen tells: of a change of its own, not of the behaviour"""
+
+
 @dataclass(frozen=True, slots=True)
 class Onset:
     """Where it begins, as a set of steps: from the first not certified harmless to the first certified."""
