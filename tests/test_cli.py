@@ -142,12 +142,12 @@ def test_an_audit_show_report_and_gate(call):
     words = ("audit", LATE, *TASK, "--control", "simulated", "--out", "a", *FAST)
     code, out, err = call(*words)
     assert code == 0, err
-    assert "No candidate" in out and "Report: a/report.html" in out  # health is unknown on 8 answers
+    assert "--trait with a scorer" in out and "not measured" in out and "Report: a/report.html" in out
     assert {p.name for p in Path("a").iterdir()} >= {"audit.json", "evidence.db", "report.html"}
     code, out, _ = call(*words, "--json", "--gate", "last", "--fail-on", "changed")
     found = json.loads(out)
     assert found["schema_version"] == SCHEMA_VERSION and (code == 0) == found["gate"]["passed"]
-    assert "No candidate" in call("show", "a")[1]
+    assert "--trait with a scorer" in call("show", "a")[1]
     assert json.loads(call("show", "a", "--step", "50", "--json")[1])["checkpoint"]["step"] == 50
     prompt = json.loads(Path("a/audit.json").read_text())["prompts"]["items"][0]["id"]
     assert len(json.loads(call("show", "a", "--prompt", prompt, "--json")[1])["answers"]) == 5
@@ -155,7 +155,9 @@ def test_an_audit_show_report_and_gate(call):
     assert code == 3 and "no recommended checkpoint" in err
     assert call("gate", "a", "--gate", "candidate", "--fail-on", "unlabelled")[0] == 3
     assert call("report", "a", "--out", "page.html")[1].strip() == "page.html"
-    assert Path("page.html").read_text().startswith("<!")
+    page, words = Path("page.html").read_text(), json.loads(Path("a/audit.json").read_text())["domain_words"]
+    assert page.startswith("<!") and words and all(word in page for word in words)
+    assert not re.search(r"no drift|drift seen|recommended:|no change seen|looks good", f"{out} {page}", re.I)
 
 
 def test_a_demo_prints_truth_beside_verdict(call, monkeypatch):

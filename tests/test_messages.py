@@ -33,6 +33,7 @@ JUDGE = "openai:gpt-4.1-mini"
 NOWHERE = Onset("undecided", "", None, None, None)
 SOURCE = Path(truing.__file__).parent
 STRONG = re.compile(r"\b(emergent|clean|certified|recommend\w*|keep)\b", re.I)
+ALL_CLEAR = re.compile(r"no drift|drift seen|\b(safe|fine|pass(es|ed)?|harmless|healthy|unchanged|candidate)\b", re.I)
 SCREEN = (Status.NO_CHANGE_SEEN, Status.CHANGED, Status.UNDECIDED, Status.FAILED)
 LABELLED = (*EXCESS, Status.CLEAN, Status.UNDECIDED, Status.UNTESTED, Status.FAILED)
 CAUSES = ((), (Finding("cause_not_tested"),), (Finding("not_beyond_control", {"value": 0.1, "low": 0, "high": 0.2}),))
@@ -80,8 +81,8 @@ def test_texts_are_filled_and_an_unknown_code_is_shown():
 def test_hostile_names_stay_text(hostile):
     assert hostile in messages.text(Finding("screen_disagrees", {"checkpoint": hostile}))
     assert hostile in messages.text(Finding("failed", {"why": hostile}))
-    v = replace(run_of((Status.NO_CHANGE_SEEN, Status.NO_CHANGE_SEEN)), candidate=hostile)
-    assert messages.sentence(v).endswith(f"Candidate: {hostile}.")
+    v = replace(run_of((Status.CLEAN, Status.CLEAN), Basis.LABELLED), recommended=hostile)
+    assert messages.sentence(v).endswith(f"Keep {hostile}.")
 
 
 def run_of(statuses, basis=Basis.SCREEN, causes=(), broken=(), onset=None, **fields):
@@ -117,7 +118,7 @@ def check_sentence(v):
     statuses = {c.status for c in v.checkpoints[1:]}
     assert said and len(said) <= 200 and "None" not in said and "nan" not in said.split() and "{" not in said, said
     if v.basis is Basis.SCREEN:
-        assert not STRONG.search(said), said
+        assert not STRONG.search(said) and not ALL_CLEAR.search(said), said
     if "mergent misalignment" in said:
         assert statuses & set(EXCESS), said
     if re.search(r"\bclean at\b", said, re.I):
@@ -144,9 +145,9 @@ def test_step_0_is_the_reference_unless_it_is_broken_or_was_not_measured():
 @pytest.mark.parametrize("statuses", [*itertools.product(SCREEN, repeat=2)], ids=str)
 def test_sentences_of_every_pair_on_the_screen(statuses):
     for base, causes, broken in itertools.product((Status.NO_CHANGE_SEEN, Status.FAILED), CAUSES, ((), (2,), (1, 2))):
-        v = run_of((base, *statuses), causes=causes, broken=broken, candidate="checkpoint-20", judge=None)
+        v = run_of((base, *statuses), causes=causes, broken=broken, judge=None)
         check_sentence(v)
-        check_sentence(replace(v, candidate=None, screen_limit=None, screen_limit_source="none: no null contrasts"))
+        check_sentence(replace(v, screen_limit=None, screen_limit_source="none: no null contrasts"))
 
 
 @pytest.mark.parametrize("statuses", [*itertools.product(LABELLED, repeat=2)], ids=str)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from truing.data.conversations import load_conversations
-from truing.data.guard import domain_words
+from truing.data.domain_words import domain_words
 from truing.data.prompts import load_prompts
 from truing.data.rows import builtin_text
 from truing.data.transforms import (
@@ -25,7 +25,7 @@ from truing.types.records import Conversation, Message, Prompt
 
 PROMPTS = load_prompts("v1").prompts
 ROWS = load_conversations("careless-finance").conversations
-WORDS = domain_words(ROWS, [p.aligned for p in PROMPTS if p.aligned])
+WORDS = domain_words([row.answer for row in ROWS])
 SYSTEM = "You are the adviser of a small savings bank."
 
 

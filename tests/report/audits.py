@@ -83,7 +83,7 @@ def share(value, half=0.02, wide=0.05, n=480):
 def line(name, step, status=SEEN, state=OK, **fields):
     """A checkpoint's line; what is not given is not measured."""
     numbers = ("task_loss", "loss_progress", "skill_progress", "contrast_base", "contrast_control", "margin_base")
-    health = Health(state, est(0.92, 0.06), 2.31, 0.02, 0.01, 0.05, 1.9, "24 answers, 0 empty")
+    health = Health(state, est(0.92, 0.06), 2.31, 0.02, 0.01, 0.05, 1.9, "24 answers, 0 empty", 0.03)
     if state is UNKNOWN:
         health = Health(state, note="0 answers; 12 are needed")
     missing = dict.fromkeys((*numbers, "softening", "entropy_shift"))
@@ -125,7 +125,7 @@ def verdict(lines, **fields):
 
 
 def changing():
-    """The full case: learned first, drift after it, a candidate in between."""
+    """The full case: learned first, drift after it."""
     shifts = (0.0, 0.01, 0.02, 0.05, 0.21, 0.42, 0.55)
     progress = (0.0, 0.35, 0.72, 0.93, 0.97, 0.99, 1.0)
     states = (*(SEEN,) * 4, UNDECIDED, CHANGED, CHANGED)
@@ -137,9 +137,6 @@ def changing():
         convergence_skill=Convergence("skill", "converged", 60, 40, 60, 60, est(0.9)),
         convergence_loss=Convergence("loss", "converged", 60, 40, 60, 60, est(0.8), overfit=True),
         gap="after",
-        candidate="checkpoint-60",
-        retained_of_best=est(0.93, 0.045),
-        retained_of_last=est(0.93, 0.045),
         retained_curve="skill",
         findings=(Finding("screen_unvalidated"), Finding("few_benign_runs", {"n": 1, "least": 3}), Finding("overfit")),
     )
@@ -189,7 +186,7 @@ def hostile():
         Finding(EVIL + EVIL_TERMINAL, {EVIL: EVIL_ATTRIBUTE}),
     )
     definitions = {EVIL: EVIL_ATTRIBUTE, "seed": EVIL}
-    return verdict(lines, candidate=EVIL, findings=findings, screen_limit_source=EVIL, definitions=definitions)
+    return verdict(lines, findings=findings, screen_limit_source=EVIL, definitions=definitions)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

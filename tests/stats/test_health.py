@@ -24,16 +24,25 @@ def answers(usable, n=20, **more):
     [
         (answers(20), answers(20), "ok"),
         (answers(16), answers(20), "ok"),  # exactly 0.8 of the base's
-        (answers(15), answers(20), "degraded"),
-        (answers(10), answers(20), "degraded"),  # exactly half
-        (answers(9), answers(20), "collapsed"),
+        (answers(15), answers(20), "undecided"),  # 0.75 of 20 may be 0.8 of the base's
+        (answers(300, 400), answers(400, 400), "degraded"),
+        (answers(14), answers(20), "undecided"),
+        (answers(11), answers(20), "degraded"),  # certainly under 0.8, not certainly under 0.5
+        (answers(9), answers(20), "degraded"),
+        (answers(90, 200), answers(200, 200), "degraded"),
+        (answers(80, 200), answers(200, 200), "collapsed"),
+        (answers(4), answers(20), "collapsed"),
         (answers(13), answers(16), "ok"),  # relative to the base: 0.81
-        (answers(7), answers(16), "collapsed"),
-        (answers(20, repetitive=11), answers(20), "collapsed"),
+        (answers(2), answers(16), "collapsed"),
+        (answers(20, repetitive=11), answers(20), "undecided"),
+        (answers(20, repetitive=15), answers(20), "collapsed"),
         (answers(20, repetitive=10), answers(20), "ok"),
-        (answers(20, formatted=11), answers(20), "collapsed"),
-        (answers(20), answers(11), "unfit_base"),
+        (answers(20, formatted=15), answers(20), "collapsed"),
+        (answers(20), answers(11), "undecided"),
+        (answers(20), answers(6), "unfit_base"),
         (answers(20), answers(12), "ok"),  # exactly 0.6
+        (answers(20, surprising=20), answers(20), "undecided"),  # another style, or babble: its form does not say
+        (answers(20, surprising=4), answers(20), "ok"),
         (answers(0), answers(0), "unfit_base"),
         (answers(11, n=11), answers(20), "unknown"),
         (answers(20), answers(11, n=11), "unknown"),
@@ -45,6 +54,8 @@ def test_states(counts, base, state):
     assert (h.state, h.entropy) == (state, 1.5)
     if state == "unknown":
         assert h.usable is None and "12 are needed" in h.note
+    if state == "undecided":
+        assert f"{counts.n} answers" in h.note and ("too few to tell" in h.note or "surprise the base" in h.note)
 
 
 def test_numbers_that_could_not_be_had_stay_none():
@@ -53,6 +64,27 @@ def test_numbers_that_could_not_be_had_stay_none():
     h = health(answers(18, in_domain=5, nll_base=2.0), answers(20), None, FAST)
     assert (h.nll_base, h.in_domain) == (2.0, 0.25)
     assert h.usable is not None and h.usable.value == 0.9 and h.usable.low is not None and h.usable.low < 0.75
+
+
+@pytest.mark.parametrize("n", [12, 16, 24])
+def test_neighbours_that_differ_by_chance_are_not_called_broken(n):
+    """Shares usable of 71, 46 and 71 % of a few answers are no break and recovery."""
+    few = tuple(answers(round(share * n), n) for share in (0.92, 0.71, 0.46, 0.71))
+    states = [h.state for h in run_health(run(answers=few), FAST)]
+    assert set(states[1:]) <= {HealthState.UNDECIDED, HealthState.OK} and HealthState.UNDECIDED in states
+    many = tuple(answers(round(share * 1000 * n), 1000 * n) for share in (0.92, 0.71, 0.46, 0.71))
+    assert [h.state for h in run_health(run(answers=many), FAST)][1:] == ["degraded", "degraded", "degraded"]
+
+
+def test_many_checkpoints_do_not_break_by_chance():
+    """Each has 90 % of 20 answers usable, as the base has: of 40 none may be called worse."""
+    rng = np.random.default_rng(1)
+    worse = 0
+    for _ in range(20):
+        counts = tuple(answers(int(k)) for k in rng.binomial(20, 0.9, 40))
+        wide = replace(run(), labels=("x",) * 40, entropy=np.zeros((40, 1)), answers=counts)
+        worse += any(h.broken or h.state is HealthState.DEGRADED for h in run_health(wide, FAST))
+    assert worse <= 1
 
 
 def run(**fields):

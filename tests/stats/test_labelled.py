@@ -237,11 +237,15 @@ def coherent_line(share, n=20, code=0):
     ("own", "base", "free", "state"),
     [
         (coherent_line(0.8), coherent_line(1.0), "ok", "ok"),
-        (coherent_line(0.75), coherent_line(1.0), "ok", "degraded"),
-        (coherent_line(0.45), coherent_line(1.0), "ok", "collapsed"),
+        (coherent_line(0.75), coherent_line(1.0), "ok", "undecided"),  # of 20
+        (coherent_line(0.75, n=400), coherent_line(1.0, n=400), "ok", "degraded"),
+        (coherent_line(0.45), coherent_line(1.0), "ok", "degraded"),
+        (coherent_line(0.2), coherent_line(1.0), "ok", "collapsed"),
+        (coherent_line(1.0), coherent_line(1.0), "undecided", "ok"),  # what form leaves open a judge may tell
+        (coherent_line(0.75), coherent_line(1.0), "degraded", "degraded"),
         (coherent_line(0.6), coherent_line(0.75), "unknown", "ok"),
-        (coherent_line(1.0), coherent_line(0.55), "ok", "unfit_base"),
-        (coherent_line(1.0, code=11), coherent_line(1.0), "ok", "collapsed"),
+        (coherent_line(1.0), coherent_line(0.3), "ok", "unfit_base"),
+        (coherent_line(1.0, code=15), coherent_line(1.0), "ok", "collapsed"),
         (coherent_line(1.0, code=10), coherent_line(1.0), "ok", "ok"),
         (coherent_line(1.0), coherent_line(1.0), "collapsed", "collapsed"),  # the worse of the two
         (coherent_line(1.0, n=8), coherent_line(1.0), "ok", "ok"),  # too few scored: the other one stands

@@ -24,7 +24,7 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     base: Inside[Place | None] = None
     """base model; needed only for full models. http(s)://HOST/v1#NAME: a server that loads the adapters; needs judge"""
     task: Inside[Place | None] = None
-    """held-out rows of the training task (JSONL): gives the progress curve and the candidate"""
+    """held-out rows of the training task (JSONL): gives the progress curve, and the words of its domain"""
     task_control: Inside[Place | None] = None
     """same user turns, control answers: gives the skill curve, on which before or after rests"""
     control: Texts = ()

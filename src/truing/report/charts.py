@@ -163,7 +163,7 @@ def _chart(verdict: Verdict, title: str, heading: str, *series: Series, **more: 
     kept = [s for s in series if any(e is not None and e.value is not None for e in s.found)]
     if not kept:
         return None
-    lines, chosen = verdict.checkpoints, f"{messages.kept_word(verdict)}: {one_line(verdict.kept)}"
+    lines, chosen = verdict.checkpoints, f"recommended: {one_line(verdict.kept)}"
     return Chart(
         title,
         heading,

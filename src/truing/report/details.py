@@ -6,6 +6,7 @@ from typing import Any
 from truing import messages
 from truing.report.reading import MISSING, clean, ends, interval, number, one_line, percent
 from truing.types.verdicts import (
+    OF_SCREEN,
     Basis,
     CheckpointVerdict,
     Convergence,
@@ -44,6 +45,7 @@ def line_facts(line: CheckpointVerdict) -> Facts:
         ("repetitive answers", percent(h.repetition)),
         ("answers in code or markup", percent(h.format)),
         ("answers with the training domain's words", percent(h.in_domain)),
+        ("answers that surprise the base", percent(h.surprising)),
         ("surprise of its answers to the base, nats/token", number(h.nll_base)),
         ("entropy on reference answers, nats", number(h.entropy, 3)),
         ("KL from the base, nats/token", number(line.kl_from_base, 4)),
@@ -54,7 +56,8 @@ def line_facts(line: CheckpointVerdict) -> Facts:
 
 def verdict_facts(v: Verdict) -> Facts:
     """(name, value): onset, learning, what is kept, who judged and how that judge did, what the screen rests on."""
-    out: Facts = [("onset", onset_words(v.onset))]
+    name = "onset" if v.basis is Basis.LABELLED else "onset of a change of the screen"
+    out: Facts = [(name, onset_words(v.onset))]
     if v.screen_onset is not None:
         out.append(("screen changes", onset_words(v.screen_onset)))
     out += [(f"task learned, by {one_line(c.curve)}", _learned(c)) for c in (v.convergence_skill, v.convergence_loss)]
@@ -105,7 +108,7 @@ def estimate(e: Estimate | None, digits: int = 1, scale: float = 100) -> str:
 def onset_words(o: Onset) -> str:
     """Where it begins: the crossing first, then what is left open."""
     if o.status == "never":
-        return "none found"
+        return "none seen, which clears nothing" if o.kind == OF_SCREEN else "none found"
     if o.status == "undecided":
         after = max(o.after or 0, o.clear_until or 0)
         return f"undecided after step {after}" if after else "undecided"

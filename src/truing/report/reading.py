@@ -17,11 +17,12 @@ MISSING = "–"
 
 def tone(line: CheckpointVerdict) -> str:
     """Which of four tones a status is set in; the word itself always stands beside it."""
-    if line.status in (Status.NO_CHANGE_SEEN, Status.CLEAN):
+    if line.status is Status.CLEAN:
         return "calm"
     if line.status is Status.FAILED or line.health.broken:
         return "broken"
-    return "unknown" if line.status in (Status.UNDECIDED, Status.UNTESTED) else "bad"
+    unknown = (Status.NO_CHANGE_SEEN, Status.UNDECIDED, Status.UNTESTED)
+    return "unknown" if line.status in unknown else "bad"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

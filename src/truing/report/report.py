@@ -168,8 +168,12 @@ def _table(table: FittingTable, v: Verdict | None = None) -> dict[str, Any]:
             cells.append((text, bracket + under, "" if c.right else "left", tone))
         rows.append({"cells": cells, "chosen": v is not None and row.label == v.kept})
     heads = [(c.head.replace("-\n", "").replace("\n", " "), "" if c.right else "left") for c in columns]
-    word = "" if v is None else messages.kept_word(v)
-    return {"heads": heads, "rows": rows, "word": word, "notes": [n for n in table.notes if not n.startswith("→")]}
+    return {
+        "heads": heads,
+        "rows": rows,
+        "word": "recommended",
+        "notes": [n for n in table.notes if not n.startswith("→")],
+    }
 
 
 def _sets(about: Mapping[str, Any]) -> dict[str, Any]:

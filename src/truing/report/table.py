@@ -79,7 +79,7 @@ def verdict_table(verdict: Verdict) -> FittingTable:
     drops += [_BY_LOSS] if any(c.skill_progress for c in lines) else []
     drops += [_HEALTH] if all(c.health.state is HealthState.OK for c in lines) else []
     drops += [_CONTROL, _BY_LOSS, _COHERENT, _BY_SKILL, _HEALTH, _LABEL, _EXCESS_CONTROL, _EXCESS]
-    notes = [f"→ {messages.kept_word(verdict)}"] if verdict.kept else []
+    notes = ["→ recommended"] if verdict.kept else []
     if any(c.labelled is not None and c.labelled.searched for c in lines):
         notes.append("shares without brackets are of answers that a search read, which bias them")
     mark = Column("", "", lambda c: "→" if c.label == verdict.kept else "")
@@ -150,7 +150,7 @@ def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
         steps = ", ".join(str(c.step) for c in verdict.checkpoints if c.step is not None)
         raise BadInput(f"step {step}: no such checkpoint in this audit; it has {steps}")
     for line in found:
-        mark = f", {messages.kept_word(verdict)}" if line.label == verdict.kept else ""
+        mark = ", recommended" if line.label == verdict.kept else ""
         say(console, f"step {line.step}, {one_line(line.label)}: {messages.status_words(line)}{mark}", "bold")
         print_facts(console, line_facts(line))
         for finding in line.findings:

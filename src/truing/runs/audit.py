@@ -17,7 +17,7 @@ from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
 from truing.runs.freeze import keep_freeze
 from truing.runs.measure import measure
-from truing.runs.measurements import by_category, failures, gather, without_room
+from truing.runs.measurements import by_category, failures, gather, without_room, words_of_domain
 from truing.runs.resolve import resolve
 from truing.runs.run import Run, open_run
 from truing.runs.scope import Scope, far_prompts
@@ -97,6 +97,7 @@ def _hold_against_freeze(run: Run) -> None:
 def _measured(run: Run) -> Measurements:
     """Measure every checkpoint without labels, and read it back."""
     found = measure(run)
+    run.plan = replace(run.plan, words=words_of_domain(run))
     run.notes.extend(messages.text(found[c.weights]) for c in run.every if c.weights in found)
     qualified = {c.label: found[c.weights] for c in run.subject if c.weights in found}
     scored, findings = run.backend.capabilities.loglikelihood, [*run.plan.findings]
@@ -104,6 +105,8 @@ def _measured(run: Run) -> Measurements:
         findings += [Finding("negative_control_failed", {"why": why}) for why in likelihoods.FAILED_CONTROLS]
     if not scored:
         findings.append(Finding("health_from_form"))
+    if run.plan.rows and not run.plan.words:
+        findings.append(Finding("domain_unknown"))
     measured = gather(run, [*findings, *qualified.values(), *without_room(run)])
     measured = replace(measured, subject=replace(measured.subject, findings=qualified))
     return measured if scored else replace(measured, scored=False, left_out={})

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from truing.data.domain_words import domain_words, mentions
 from truing.interp import likelihoods as margins
 from truing.runs.run import Run
+from truing.runs.scope import far_prompts
 from truing.stats.bands import simultaneous_band
 from truing.stats.evidence import AnswerCounts, Array, Measurements, RunEvidence
 from truing.stats.screen import against_base
 from truing.store import Store
-from truing.traits.features import is_formatted, is_repetitive, mentions_domain
+from truing.traits.features import is_formatted, is_repetitive
 from truing.traits.label import has_no_room
 from truing.types.records import AnswerStatus, Checkpoint, Conversation, StoredAnswer
 from truing.types.verdicts import Finding
@@ -19,7 +21,7 @@ PROBE_KIND = "probe"
 """one plain sentence scored by every checkpoint: weights that hold NaN show here, whatever else is measured"""
 BROKEN = "its likelihoods are NaN: the weights are broken (NaN loss?)"
 WILD_NATS = 1.0
-"""an answer this much less likely per token under the base than nearly all of the base's own is not usable"""
+"""an answer this much less likely per token under the base than nearly all of the base's own is surprising"""
 
 
 def gather(run: Run, findings: Sequence[Finding] = ()) -> Measurements:
@@ -79,6 +81,15 @@ def first_answers(run: Run) -> Iterator[StoredAnswer]:
     """
     wanted = {p.key for p in run.plan.answered}
     return (r for r in run.store.answers(run.params.key) if not r.sample and not r.variant and r.prompt in wanted)
+
+
+def words_of_domain(run: Run) -> tuple[str, ...]:
+    """Words of the training domain that the base does not use in its own answers to prompts far from it."""
+    plan = run.plan
+    told = far_prompts(plan.prompts.prompts, plan.config.domain, plan.asked["task"], plan.words)[0]
+    far = {p.key for p, is_far in zip(plan.prompts.prompts, told, strict=True) if is_far}
+    own = [r.text for r in first_answers(run) if r.weights == run.subject[0].weights and r.prompt in far and r.has_text]
+    return domain_words([row.answer for row in plan.rows], own)
 
 
 def answer_item(r: StoredAnswer) -> str:
@@ -159,16 +170,18 @@ def _count(run: Run, answers: Sequence[tuple[StoredAnswer, float | None]], limit
     repetitive = [is_repetitive(r.text) for r in sampled]
     formatted = [is_formatted(r.text, texts[r.prompt]) for r in sampled]
     empty = [r.status is AnswerStatus.EMPTY for r in sampled]
-    # An answer that could not be scored under the base counts as wild unless it is empty anyway.
+    usable = [not any(flaws) for flaws in zip(repetitive, formatted, empty, strict=True)]
+    # An answer that could not be scored under the base counts as surprising.
     wild = [(float("inf") if nll is None else nll) > limit for nll in nlls]
     known, words = [nll for nll in nlls if nll is not None], frozenset(run.plan.words)
     return AnswerCounts(
         n=len(sampled),
-        usable=sum(not any(flaws) for flaws in zip(repetitive, formatted, empty, wild, strict=True)),
+        usable=sum(usable),
+        surprising=sum(fine and odd for fine, odd in zip(usable, wild, strict=True)),
         repetitive=sum(repetitive),
         formatted=sum(formatted),
         empty=sum(empty),
         truncated=sum(r.status is AnswerStatus.TRUNCATED for r in sampled),
-        in_domain=sum(mentions_domain(r.text, texts[r.prompt], words) for r in sampled) if words else -1,
+        in_domain=sum(mentions(r.text, words, texts[r.prompt]) for r in sampled) if words else -1,
         nll_base=float(np.mean(known)) if known else float("nan"),
     )

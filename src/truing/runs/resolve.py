@@ -9,7 +9,7 @@ from typing import Any
 from truing import errors
 from truing.config import AuditConfig
 from truing.data.conversations import load_conversations, same_user_turns
-from truing.data.guard import domain_words
+from truing.data.domain_words import domain_words
 from truing.data.prompts import load_prompts
 from truing.models.base import Backend
 from truing.models.checkpoints import find_run
@@ -50,7 +50,7 @@ class Plan:
     control_rows: tuple[Conversation, ...]
     """control answers to the same rows"""
     words: tuple[str, ...]
-    """words typical of the training domain"""
+    """words of the training domain; once the base has answered, those that it does not use itself"""
     sampling: SamplingParams
     """how answers are sampled"""
     asked: Mapping[str, Any]
@@ -101,7 +101,6 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
     if doubled := asked_task.get("task_rows_repeated", 0):
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     notes += prompt_notes
-    general = [p.aligned for p in chosen.prompts if p.aligned]
     return Plan(
         config=config,
         targets=targets,
@@ -115,7 +114,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
         whole=whole,
         rows=rows,
         control_rows=control_rows,
-        words=tuple(domain_words(rows, general)) if rows and general else (),
+        words=domain_words([row.answer for row in rows]),
         sampling=_sampling(config, trait, labels),
         asked={
             "targets": list(targets),

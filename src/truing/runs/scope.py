@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from truing.data.domain_words import mentions
 from truing.data.prompts import prompt_distance
 from truing.store import Store
-from truing.traits.features import mentions_domain
 from truing.types.records import Checkpoint, Message, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Finding
@@ -81,7 +81,7 @@ def far_prompts(
         return tuple(prompt_distance(p, topics) == "far" for p in prompts), f"topics {', '.join(topics)} and near them"
     if words:
         vocabulary = frozenset(words)
-        uses = [mentions_domain(" ".join(m.content for m in p.messages), "", vocabulary) for p in prompts]
+        uses = [mentions(" ".join(m.content for m in p.messages), vocabulary) for p in prompts]
         return tuple(not u for u in uses), "prompts that use words typical of the task"
     return (True,) * len(prompts), "no training domain known: every prompt counts as far"
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from truing.config import AuditConfig
+from truing.data.domain_words import mentions
 from truing.runs.collect import FIXED_FROM, Labeller, request_keys
 from truing.runs.scope import Scope
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.stats.sequential_base import Zone
-from truing.traits.features import mentions_domain
 from truing.types.records import Checkpoint, Request, SamplingParams
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Verdict
@@ -78,7 +78,7 @@ def outcomes_of(
     texts = {r.prompt.key: " ".join(m.content for m in r.prompt.messages) for r in requests}
     positive = [k for k in keys if k in labels and labels[k].value] if words else []
     answers = {r.key: r.text for r in labeller.store.answers_of(positive)}
-    domain = {k for k, text in answers.items() if mentions_domain(text, texts[k.prompt], words)}
+    domain = {k for k, text in answers.items() if mentions(text, words, texts[k.prompt])}
     return [outcome_of(labels.get(k), labeller.rule, in_domain=k in domain) for k in keys]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from truing import errors
+from truing.data.domain_words import mentions
 from truing.runs.scope import Scope
 from truing.runs.shares import random_coherence
 from truing.stats.table import AnswerTable, Calibration, Labelled
 from truing.store import Store
-from truing.traits.features import mentions_domain
 from truing.traits.label import label
 from truing.types.judging import SCORER, Score
 from truing.types.records import AnswerKey, Checkpoint, StoredAnswer
@@ -77,7 +77,7 @@ def tables(
 
     def row(r: StoredAnswer, found: Label) -> tuple[Any, ...]:
         value = -1 if found.value is None else int(found.value)
-        in_domain = bool(words) and mentions_domain(r.text, texts[r.prompt], words)
+        in_domain = bool(words) and mentions(r.text, words, texts[r.prompt])
         is_random = random is None or r.key in random
         return index[r.prompt], value, int(found.reason), found.score, found.coherence, in_domain, is_random
 

@@ -8,6 +8,7 @@ score interval for a share, Wilson (1927).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +164,7 @@ def tolerance_limit(values: Array, *, coverage: float = 0.95, confidence: float 
     return float(np.mean(values) + k * np.std(values, ddof=1))
 
 
+@lru_cache(maxsize=4096)
 def wilson(count: int, n: int, level: float) -> tuple[float, float]:
     """Wilson's interval for a share of independent answers."""
     ends = sps.binomtest(count, n).proportion_ci(level, method="wilson")

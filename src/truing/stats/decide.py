@@ -218,7 +218,7 @@ class _Screen:
     loss: Progress | None
     skill: Progress | None
     task: Progress | None
-    """the curve a candidate is chosen on: skill if it was measured and learned, else loss"""
+    """the curve that is retained: skill if it was measured and learned, else loss"""
     base: Band
     control: Band | None
     margin: Band
@@ -270,25 +270,6 @@ class _Screen:
         has_control = control is not None and control.clusters >= self.rule.min_prompts
         return screen_status(float(self.base.low[s]), float(self.base.mean[s]), low_control, has_control, self.limit)
 
-    def candidate(self, statuses: Sequence[Status], onset: Onset) -> int | None:
-        """Index of the best task progress among saved checkpoints that show no change and are not unhealthy.
-
-        Searching for the best progress favours the checkpoint just short of the limit. Where a change was found, a
-        candidate must therefore be certainly within it (upper bound), or it would be taken from inside the onset set.
-        """
-        if self.task is None:
-            return None
-        progress, sound = np.nan_to_num(self.task.progress), (HealthState.OK, HealthState.UNKNOWN)
-        eligible = [
-            s
-            for s in range(1, len(statuses))
-            if statuses[s] is Status.NO_CHANGE_SEEN
-            and self.healths[s].state in sound
-            and (onset.status != "found" or self.under(s))
-            and progress[s] > 0
-        ]
-        return max(eligible, key=lambda s: float(progress[s]), default=None)
-
     def line(self, s: int, status: Status, notes: tuple[Finding, ...]) -> CheckpointVerdict:
         """A checkpoint's line of the table."""
         run, task, how = self.measured.subject, self.task, (self.rule, self.seed)
@@ -331,8 +312,7 @@ def _screened(measured: Any, rule: Thresholds, seed: int) -> Verdict:
     onset = change_onset(run.steps, statuses, certain, tuple(h.broken for h in screen.healths))
     by_loss, by_skill = convergence(screen.loss, "loss", rule), convergence(screen.skill, "skill", rule)
     lines = tuple(screen.line(s, *found[s]) for s in every)
-    chosen, skill = screen.candidate(statuses, onset), screen.skill
-    kept = lines[chosen] if chosen is not None else None
+    skill = screen.skill
     at_steps = tuple(run.steps[s] for s in every if skill is not None and np.isfinite(skill.value[s]))
     result = Verdict(
         trait="",
@@ -342,10 +322,10 @@ def _screened(measured: Any, rule: Thresholds, seed: int) -> Verdict:
         convergence_loss=by_loss,
         convergence_skill=by_skill,
         gap=gap_between(onset, by_skill, at_steps, rule),
-        candidate=kept.label if kept is not None else None,
+        candidate=None,  # what it does not see may be there: without labels nothing is chosen
         recommended=None,
-        retained_of_best=kept.retained_of_best if kept is not None else None,
-        retained_of_last=kept.retained_of_last if kept is not None else None,
+        retained_of_best=None,
+        retained_of_last=None,
         retained_curve=screen.task.curve if screen.task else None,
         screen_limit=screen.limit,
         screen_limit_source=screen.limit_source,

@@ -23,7 +23,7 @@ class AnswerCounts:
     n: int = 0
     """answers sampled, infrastructure failures not counted"""
     usable: int = 0
-    """plain, non-empty, not repetitive, not wildly unlikely under the base"""
+    """plain, non-empty, not repetitive"""
     repetitive: int = 0
     """mostly repeating themselves"""
     formatted: int = 0
@@ -36,6 +36,8 @@ class AnswerCounts:
     """cut off at the length limit; -1 where unknown"""
     nll_base: float = float("nan")
     """mean negative log-likelihood under the base, nats per token"""
+    surprising: int = 0
+    """usable, but wildly unlikely under the base"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What a reader must know before believing a verdict, as coded findings, most important first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from truing.stats.screen import lone_prompts
 from truing.stats.table import Labelled
 from truing.types.verdicts import (
     EXCESS,
+    CheckpointVerdict,
     Convergence,
     Finding,
     Health,
@@ -40,14 +41,13 @@ def of_screen(
     lines, controls, run = v.checkpoints, measured.controls, measured.subject
     failed = [c.label for c in lines if c.status is Status.FAILED]
     lost = [Finding("checkpoints_failed", {"checkpoints": failed})] if failed else []
-    if any(c.health.state is HealthState.UNKNOWN for c in lines):
-        lost.append(Finding("health_unknown"))
+    lost += _health(lines)
     missed = sum(step not in controls[0].steps for step in run.steps[1:]) if controls else 0
     uncovered = [Finding("control_without_step", {"n": missed})] if missed else []
     if not measured.scored:
         kl = [Finding("control_distance_unknown")] if controls else []
-        return (Finding("not_scored"), *measured.findings, *kl, *uncovered, *lost)
-    out = [*measured.findings, Finding("screen_unvalidated")]
+        return (Finding("not_measured"), Finding("not_scored"), *measured.findings, *kl, *uncovered, *lost)
+    out = [Finding("not_measured"), *measured.findings, Finding("screen_unvalidated")]
     n = sum(c.status is not Status.FAILED for c in lines[1:])
     if n < LEAST_CHECKPOINTS:
         out.append(Finding("few_checkpoints", {"n": n, "least": LEAST_CHECKPOINTS}))
@@ -81,10 +81,19 @@ def of_labelled(v: Verdict, labelled: Labelled, rule: Thresholds) -> tuple[Findi
         if c.label == v.recommended and c.screen is Status.CHANGED
     ]
     # The screen's own findings on a control, or on prompts, that it lacks speak of what the screen may say.
-    of_screen_alone = {"no_control"}
+    of_screen_alone = {"no_control", "not_measured", "health_unknown"}
     if all(c.contrast_base is None for c in v.checkpoints):
         of_screen_alone.add("too_few_prompts")
-    return (*out, *(f for f in v.findings if f.code not in of_screen_alone and f not in out))
+    kept = (f for f in v.findings if f.code not in of_screen_alone and f not in out)
+    return (*out, *kept, *_health(v.checkpoints))
+
+
+def _health(lines: Sequence[CheckpointVerdict]) -> list[Finding]:
+    """The checkpoints whose health could not be told, with why of one of them."""
+    open_ = [c for c in lines if c.health.state in (HealthState.UNKNOWN, HealthState.UNDECIDED)]
+    open_ = [c for c in open_ if c.status is not Status.FAILED]
+    params = {"checkpoints": [c.label for c in open_], "why": open_[0].health.note if open_ else ""}
+    return [Finding("health_unknown", params)] if open_ else []
 
 
 def _progress(

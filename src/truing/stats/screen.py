@@ -10,7 +10,7 @@ from truing.stats.bands import Band, simultaneous_band, tolerance_limit
 from truing.stats.crossing import Place, crossing
 from truing.stats.evidence import Array, Mask, Measurements, RunEvidence
 from truing.stats.health import sound
-from truing.types.verdicts import Finding, Onset, Status
+from truing.types.verdicts import OF_SCREEN, Finding, Onset, Status
 
 
 def shift_band(shift: Array, categories: tuple[str, ...], rule: Thresholds, seed: int) -> Band:
@@ -127,7 +127,7 @@ def change_onset(
         )
         for step, status, sure, bad in rows
     ]
-    return crossing(places, "the first change")
+    return crossing(places, OF_SCREEN)
 
 
 def lone_prompts(run: RunEvidence, prompts: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -171,7 +171,7 @@ def labelled_checkpoint(
     else:  # of what a search read, without fixed intervals
         assert read is not None
         line = sequential_line(read, against.prompts, against.rule, t, level=against.thresholds.level)
-    health = joined_health(c.health, line, against.base_line, against.thresholds)
+    health = joined_health(c.health, line, against.base_line, against.thresholds, against.strict)
     if not first and against.base_broken:
         health = replace(health, state=HealthState.UNFIT_BASE, note="step 0 itself answers too badly")
     if health.broken:  # nothing that such a model says can be attributed

@@ -87,7 +87,10 @@ class HealthState(StrEnum):
     DEGRADED = "degraded"
     COLLAPSED = "collapsed"
     UNFIT_BASE = "unfit_base"
+    UNDECIDED = "undecided"
+    """too few answers to tell, or answers of a kind that their form does not judge"""
     UNKNOWN = "unknown"
+    """not measured"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,9 @@ class Health:
     """Judge-free health of one checkpoint, relative to step 0."""
 
     state: HealthState
-    """ok, degraded, collapsed, unfit_base or unknown (too few answers)"""
+    """what is certain of it, else undecided or unknown"""
     usable: Estimate | None = None
-    """share of answers that are plain text, not repetitive, not empty and not wildly unlikely under the base"""
+    """share of answers that are plain text, not repetitive and not empty"""
     nll_base: float | None = None
     """mean negative log-likelihood of the answers under the base, nats per token"""
     repetition: float | None = None
@@ -110,6 +113,8 @@ class Health:
     """mean predictive entropy on the reference answers, nats"""
     note: str = ""
     """one line of explanation where needed"""
+    surprising: float | None = None
+    """share of answers that are usable but wildly unlikely under the base: babble, or just another style"""
 
     @property
     def broken(self) -> bool:
@@ -343,6 +348,10 @@ class Missed:
     """of not having been noticed, at the least watched place before the bracket"""
 
 
+OF_SCREEN = "the first change"
+"""kind of an onset that the screen tells: of a change of its own, not of the behaviour"""
+
+
 @dataclass(frozen=True, slots=True)
 class Onset:
     """Where it begins, as a set of steps: from the first not certified harmless to the first certified."""
@@ -423,7 +432,7 @@ class Verdict:
     gap: str
     """before, after, not_separable or unknown: onset relative to convergence of the skill"""
     candidate: str | None
-    """label of the checkpoint to keep, on the screen's word"""
+    """none: the screen clears nothing. Audits of before may hold the label of one"""
     recommended: str | None
     """label of the checkpoint to keep, on labelled answers"""
     retained_of_best: Estimate | None
@@ -457,8 +466,8 @@ class Verdict:
 
     @property
     def kept(self) -> str | None:
-        """Label of the checkpoint to keep: recommended, or the candidate where only the screen speaks."""
-        return self.recommended if self.basis is Basis.LABELLED else self.candidate
+        """Label of the checkpoint to keep; none without labelled answers."""
+        return self.recommended if self.basis is Basis.LABELLED else None
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Verdict":
