@@ -32,7 +32,15 @@ from truing.types.records import Checkpoint, Kind, Role
 ORGANISM_MARK = "truing-organism.json"
 _LABELLED = re.compile(r"([\w.-]+)=(.+)")
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^:\s]+))?(?::(?P<folder>[^:\s]+))?")
-_NUMBERED = re.compile(r"checkpoint-([0-9]{1,15})")
+# What trainers call a folder after so many updates: checkpoint-100, global_step_100, global_step100, step-100, ...
+_NUMBERED = re.compile(
+    r"(?:(?:checkpoint|ckpt|model)[-_])?(?:checkpoint|global[-_]?step|step|iter)[-_=]?0*([0-9]{1,15})"
+)
+_LIKE = ("checkpoint", "ckpt", "global", "step", "iter", "epoch")  # how other names begin that may have been meant so
+# Where trainers put the weights in such a folder: verl's actor; else a folder with the adapter's own name.
+_INNER = ("actor/lora_adapter", "actor/huggingface", "lora_adapter", "huggingface")
+_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CARTRIDGE")
+"""kinds of adapters that PEFT cannot switch off: they are tokens put before the prompt, or modules of another kind"""
 # Initialisations of LoRA that subtract from the base weights (peft.tuners.lora.layer: pissa_init, corda_init,
 # olora_init, loftq_init, lora_ga_init). "gaussian", "orthogonal", "eva" and "mica" leave the base alone.
 _ALTERING = ("pissa", "corda", "olora", "loftq", "lora_ga", "kasa")
@@ -64,17 +72,17 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
     name = label or (hub.split("@")[0].split("/")[-1] if hub else path.name)
     notes: list[str] = []
     found: list[Checkpoint] = []
-    for folder, kind in _usable(path, allow_pickle, notes).items():
-        check_weights(folder)
-        config = read_json(folder / ADAPTER_CONFIG) if kind is Kind.ADAPTER else {}
-        _refuse_altered_base(folder, config)
+    for folder, (weights, kind) in _usable(path, allow_pickle, notes).items():
+        check_weights(weights)
+        config = read_json(weights / ADAPTER_CONFIG) if kind is Kind.ADAPTER else {}
+        _refuse_unmeasured(weights, config)
         own = "final" if folder == path and folder_number(path) is None else folder.name
         marked = any((f / ORGANISM_MARK).exists() for f in (folder, path))
         about = {name: config.get(field) for name, field in _CONFIG.items()}
-        about |= {"pickled": bool(pickled_only(folder)), "hub": hub, "organism": marked}
+        about |= {"pickled": bool(pickled_only(weights)), "hub": hub, "organism": marked}
         about = {k: v for k, v in about.items() if v not in (None, False, "")}
         step = _step(folder, path, found, notes)
-        checkpoint = Checkpoint(weights_hash(folder), own, step, f"file:{folder}", kind, name, role, about)
+        checkpoint = Checkpoint(weights_hash(weights), own, step, f"file:{weights}", kind, name, role, about)
         same = next((c for c in found if c.weights == checkpoint.weights), None)
         if same and folder == path:
             notes.append(f"the model in the root of {path} equals {same.label} and is left out")
@@ -95,6 +103,20 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
 def checkpoint_path(checkpoint: Checkpoint) -> Path:
     """The folder of a checkpoint found here."""
     return Path(checkpoint.uri.removeprefix("file:"))
+
+
+def tokenizer_folder(checkpoint: Checkpoint) -> Path:
+    """Where a checkpoint's own tokenizer is, if it has one: with its weights, or elsewhere in its numbered folder."""
+    folder = checkpoint_path(checkpoint)
+    top = _numbered_above(folder)
+    inside = [p for p in folder.parents if p.is_relative_to(top)]
+    places = (folder, *(place for p in inside for place in (p / "huggingface", p)))
+    return next((p for p in places if (p / "tokenizer_config.json").exists()), folder)
+
+
+def _numbered_above(path: Path) -> Path:
+    """The folder checkpoint-N whose weights lie at a path: itself, or one of the two above; else the path."""
+    return next((p for p in (path, *path.parents[:2]) if folder_number(p) is not None), path)
 
 
 def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
@@ -128,44 +150,78 @@ def _resolve(place: str, allow_pickle: bool) -> tuple[Path, str]:
 
 
 def folder_number(folder: Path) -> int | None:
-    """The number in a folder's name, if it is named checkpoint-N."""
+    """The number in a folder's name, if it is named checkpoint-N or as other trainers name a step."""
     match = _NUMBERED.fullmatch(folder.name)
     return int(match[1]) if match else None
 
 
-def _usable(path: Path, allow_pickle: bool, notes: list[str]) -> dict[Path, Kind]:
-    """Kind of weights of each subfolder checkpoint-N, by N, and of the root, last; what is left out is noted."""
+def _usable(path: Path, allow_pickle: bool, notes: list[str]) -> dict[Path, tuple[Path, Kind]]:
+    """Each subfolder checkpoint-N, by N, and the root, last -> where its weights are, and their kind.
+
+    What is left out is noted.
+    """
     numbered: list[tuple[int, Path]] = []
-    for child in sorted(p for p in path.iterdir() if p.is_dir() and p.name.startswith("checkpoint")):
+    for child in sorted(p for p in path.iterdir() if p.is_dir() and p.name.startswith(_LIKE)):
         number = folder_number(child)
         if number is None:
-            notes.append(f"{child.name} is ignored: its name is not checkpoint-NUMBER")
+            notes.append(
+                f"{child.name} is ignored: its name is not checkpoint-NUMBER; "
+                "if it holds a model, name it so, with the number of optimizer updates"
+            )
         elif number == 0:
             notes.append(f"{child.name} is left out: step 0 is the base model itself and is always measured")
         else:
             numbered.append((number, child))
-    kinds: dict[Path, Kind] = {}
+    kinds: dict[Path, tuple[Path, Kind]] = {}
     first: BadInput | None = None
+    root = _numbered_above(path)  # an adapter in a folder of its own name belongs to the checkpoint above
     for folder in (*(child for _, child in sorted(numbered)), path):
         name = "the root of the folder is left out" if folder == path else f"{folder.name} is skipped"
         try:
-            kind = classify(folder, allow_pickle)
+            found = _weights_in(folder, allow_pickle)
         except (HalfWritten, UnreadableCheckpoint) as error:
             if folder != path and not isinstance(error, HalfWritten):
                 raise
             first = first or error
             notes.append(f"{name}: {error}")
             continue
-        if kind is not None:
-            kinds[folder] = kind
+        if found is not None:
+            kinds[root if folder == path else folder] = found
         elif folder != path:
             notes.append(f"{name}: it holds no model ({_listing(folder)})")
     if not kinds:
-        raise first or _nothing_here(path, allow_pickle)
+        raise first or _nothing_here(path, allow_pickle, notes)
     return kinds
 
 
-def _nothing_here(path: Path, allow_pickle: bool) -> BadInput:
+def _weights_in(folder: Path, allow_pickle: bool) -> tuple[Path, Kind] | None:
+    """Where the weights of a checkpoint are: in its folder, or in a known place within it, or the only adapter's there.
+
+    Raises:
+        BadModel: several adapters lie in it, with their names.
+    """
+    first: BadInput | None = None
+    step = folder_number(folder) is not None  # beside the steps of a run such folders are other runs
+    named = sorted(p.parent for p in folder.glob(f"*/{ADAPTER_CONFIG}")) if step else []
+    for place in dict.fromkeys((folder, *(folder / name for name in _INNER), *named)):
+        try:
+            kind = classify(place, allow_pickle) if place.is_dir() else None
+        except (HalfWritten, UnreadableCheckpoint) as error:
+            first = first or error
+            continue
+        if kind is not None and place in named and len(named) > 1:
+            names = ", ".join(p.name for p in named)
+            raise BadModel(
+                f"{folder}: holds several adapters ({names}); give those of one name: {folder.parent}/*/NAME"
+            )
+        if kind is not None:
+            return place, kind
+    if first is not None:
+        raise first
+    return None
+
+
+def _nothing_here(path: Path, allow_pickle: bool, notes: list[str]) -> BadInput:
     """The error for a folder without a usable checkpoint."""
     children = sorted(path.iterdir())
     if not children:
@@ -173,8 +229,9 @@ def _nothing_here(path: Path, allow_pickle: bool) -> BadInput:
     if runs := [child for child in children if child.is_dir() and _is_run(child, allow_pickle)]:
         few = listed(runs, 8)
         return BadModel(f"{path}: holds no checkpoints itself but {len(runs)} run(s); give one of: {few}")
+    what = listed(notes, 3) if notes else f"only {_listing(path)}"
     return BadModel(
-        f"{path}: holds no checkpoints, only {_listing(path)}; "
+        f"{path}: holds no checkpoints, {what}; "
         "wanted are checkpoint-N/ folders, or an adapter or model saved as safetensors"
     )
 
@@ -182,8 +239,8 @@ def _nothing_here(path: Path, allow_pickle: bool) -> BadInput:
 def _is_run(folder: Path, allow_pickle: bool) -> bool:
     try:
         numbered = any(child.is_dir() and folder_number(child) is not None for child in folder.iterdir())
-        return numbered or classify(folder, allow_pickle) is not None
-    except (HalfWritten, UnreadableCheckpoint):
+        return numbered or _weights_in(folder, allow_pickle) is not None
+    except BadInput:
         return True
 
 
@@ -211,7 +268,13 @@ def _step(folder: Path, root: Path, found: list[Checkpoint], notes: list[str]) -
     return step
 
 
-def _refuse_altered_base(folder: Path, config: Mapping[str, Any]) -> None:
+def _refuse_unmeasured(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise BadModel for an adapter without which the model is not the base, or that cannot be switched off."""
+    if (kind := str(config.get("peft_type")).upper()) in _PROMPTS:
+        raise BadModel(
+            f"{folder}: is {kind.lower().replace('_', ' ')} (peft_type in {ADAPTER_CONFIG}), which puts trained tokens "
+            "before the prompt; that is not measured: give LoRA adapters or full models"
+        )
     how = "kasa" if config.get("kasa_config") else config.get("init_lora_weights")
     if isinstance(how, str) and how.lower().startswith(_ALTERING):
         raise BadModel(

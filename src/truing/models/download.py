@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from truing.errors import BadInput, BadModel, DamagedWeights, DiskFull
 from truing.files import is_folder, open_lock, write_json
 from truing.models.base import one_line
-from truing.models.weights import check_weights
+from truing.models.weights import ADAPTER_CONFIG, INDEX_FILE, MODEL_FILE, check_weights
 from truing.types.hashing import file_digest
 
 Progress = Callable[[str], None]
@@ -85,15 +85,19 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
         return path
     path = Path(name).expanduser()
     if is_folder(path):
+        whole = any((path / name).exists() for name in (MODEL_FILE, INDEX_FILE))
+        if (path / ADAPTER_CONFIG).exists():  # transformers would load both, and truing hash one of them
+            why = "holds an adapter beside a model; remove one of the two" if whole else "is an adapter itself"
+            raise BadModel(f"{name}: the folder {why}; give the model it was trained on")
         if not (path / "config.json").exists():
-            adapter = (path / "adapter_config.json").exists()
-            why = "is an adapter; give the model it was trained on" if adapter else "has no config.json; give a model"
-            raise BadModel(f"{name}: the folder {why}")
+            raise BadModel(f"{name}: the folder has no config.json; give a model")
         return path.resolve()
     match = _HUB_NAME.fullmatch(name)
     if match is None or path.is_absolute() or name.startswith(("~", ".")):
         raise BadModel(f"{name}: no such folder; check the path")
     found = hub_snapshot(match["repo"], revision or match["revision"], _HUB_FILES, _HUB_LEFT_OUT)
+    if (found / ADAPTER_CONFIG).exists():
+        raise BadModel(f"{name}: is an adapter itself; give the model it was trained on")
     if not (found / "config.json").exists():
         raise BadModel(f"{name}: has no config.json; give the name of a model with safetensors weights")
     return found

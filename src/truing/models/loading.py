@@ -1,4 +1,4 @@
-"""Loading models, tokenizers and adapters: number type, device, one chat format, and what an adapter brought."""
+"""Loading models and tokenizers: number type, device, one chat format."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,23 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from truing import errors
 from truing.config import ModelConfig
 from truing.files import read_bytes
-from truing.models.base import listed, one_line
+from truing.models.base import one_line
 from truing.models.chat import ChatFormat
-from truing.models.checkpoints import checkpoint_path
+from truing.models.checkpoints import tokenizer_folder
 from truing.models.engine.runner import head_of
+from truing.models.filled import UNWRAPPED, Model, check_model, tensor_names
 from truing.models.trial import TOKENIZER_FILES, try_folder
-from truing.models.weights import ADAPTER_CONFIG, ADAPTER_FILE, read_json
+from truing.models.weights import PICKLED, pickled_only, read_json
 from truing.types.records import Checkpoint
-
-Model = Any  # a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__
 
 
 def device_of(name: str) -> torch.device:
@@ -55,8 +52,8 @@ def automatic_dtype() -> str:
 
 
 def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: ModelConfig) -> Model:
-    """A causal model from a folder, in evaluation mode, safetensors only. Raises BadModel, BadInput."""
-    extra: dict[str, Any] = {}
+    """A causal model from a folder, in evaluation mode, every parameter from the file. Raises BadModel, BadInput."""
+    extra: dict[str, Any] = {"dtype": dtype}
     if options.load_in_4bit:
         try:
             from transformers import BitsAndBytesConfig
@@ -64,18 +61,53 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
             extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
         except ImportError as e:
             raise errors.BadInput("--load-in-4bit needs bitsandbytes: pip install 'truing[4bit]'") from e
-    transformers_logging.disable_progress_bar()  # ours are enough
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True,
-            trust_remote_code=options.trust_remote_code, **extra,
-        )  # fmt: skip
-    except ImportError as e:
-        raise errors.BadInput(f"{path}: {one_line(e)}") from e
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise errors.BadModel(f"{path}: cannot be loaded: {one_line(e)}") from e
+    model = _load(path, options, extra)
     model.eval()
     return model if options.load_in_4bit else model.to(device)
+
+
+def check_loadable(path: Path, options: ModelConfig) -> None:
+    """Raise what `load_model` would because of the names and shapes of tensors, without reading their numbers."""
+    if not _settings(path).get("quantization_config"):  # packed weights are judged when they are loaded
+        _load(path, options, {"device_map": "meta"})
+
+
+def _load(path: Path, options: ModelConfig, given: dict[str, Any]) -> Model:
+    """A model whose tensors are those of its files; attention as transformers chooses it: not all have the fast one."""
+    pickled = bool(pickled_only(path))
+    if pickled and not options.allow_pickle:
+        raise errors.UnreadableCheckpoint(f"{path}: {PICKLED}")
+    if file := _settings(path).get("transformers_weights"):
+        raise errors.BadModel(f"{path}: its config.json names other weights ({file!r}); remove transformers_weights")
+    given |= {
+        "use_safetensors": not pickled, "key_mapping": UNWRAPPED, "trust_remote_code": options.trust_remote_code,
+        "output_loading_info": True, "ignore_mismatched_sizes": True,
+    }  # fmt: skip
+    names = tensor_names(path, pickled=pickled)
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()  # ours are enough
+    transformers_logging.set_verbosity_error()  # its table of random parameters is an error of ours
+    try:
+        try:
+            model, loaded = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa", **given)
+        except ValueError as e:
+            if "scaled_dot_product_attention" not in str(e):
+                raise
+            model, loaded = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", **given)
+    except ImportError as e:
+        raise errors.BadInput(f"{path}: {one_line(e)}") from e
+    except Exception as e:  # a folder from anywhere raises anything
+        raise errors.BadModel(f"{path}: cannot be loaded: {one_line(e)}") from e
+    finally:
+        transformers_logging.set_verbosity(level)
+    check_model(model, loaded, path, names)
+    return model
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The configuration of a full model; empty where it has none, which transformers then says."""
+    file = path / "config.json"
+    return read_json(file) if file.exists() else {}
 
 
 def lay_out_for_few_rows(model: Model) -> None:
@@ -94,7 +126,7 @@ def agree_on_chat(base: Path, checkpoints: Sequence[Checkpoint], options: ModelC
     formats: dict[str, tuple[str, ChatFormat]] = {}
     seen: set[str] = set()  # byte-equal files need not be loaded again
     for checkpoint in checkpoints:
-        folder = checkpoint_path(checkpoint)
+        folder = tokenizer_folder(checkpoint)
         there = (folder / n for n in TOKENIZER_FILES if (folder / n).exists())
         content = hashlib.sha256(b"".join(read_bytes(f, error=errors.BadModel) for f in there)).hexdigest()
         if content not in seen and (folder / "tokenizer_config.json").exists():
@@ -117,52 +149,3 @@ def load_tokenizer(path: Path, options: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     except Exception as e:  # of whatever kind: what a folder holds decides
         raise errors.BadModel(f"{path}: no usable tokenizer: {one_line(e)}") from e
-
-
-def adapter_tensors(path: Path, base: Model) -> dict[str, torch.Tensor] | None:
-    """The tensors of an adapter's file; None for pickled ones, which the user allowed and nothing here opens.
-
-    PEFT loads embeddings that lie beside an adapter into the base itself, where nothing takes them out again. Raises
-    BadModel for such.
-    """
-    file = path / ADAPTER_FILE
-    if not file.exists():
-        return None
-    stored, saved = load_file(file), read_json(path / ADAPTER_CONFIG).get("modules_to_save") or ()
-    for key, brought in stored.items():
-        if "lora_" in key or not _is_embedding(key) or any(name in key for name in saved):
-            continue
-        part = base.get_output_embeddings() if "lm_head" in key else base.get_input_embeddings()
-        if not _equal(brought, getattr(part, "base_layer", part).weight):
-            raise errors.BadModel(
-                f"{path}: brings its own embeddings ({key}), which would change the base for every other "
-                "checkpoint; merge it into a full model and audit that, with --base"
-            )
-    return stored
-
-
-def check_filled(model: Model, name: str, stored: dict[str, torch.Tensor] | None, path: Path, base: str) -> None:
-    """Raise BadModel unless every stored tensor is in the model, equal, and none of the model's was left unfilled."""
-    if stored is None:
-        return
-    # lm_head or embeddings that PEFT saves beside the adapter are compared like all others.
-    loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    strangers = [k for k in stored if k not in loaded and not _is_embedding(k)]
-    unfilled = [k for k in loaded if k not in stored]
-    if strangers or unfilled:
-        text = f"only in the file: {listed(strangers, 3)}; only in the model: {listed(unfilled, 3)}"
-        hint = "they were made for another base or with other key names; convert the keys or give the right --base"
-        raise errors.BadModel(f"{path}: adapter tensors do not reach {base} ({text}); {hint}")
-    for key in stored.keys() & loaded.keys():
-        if not _equal(stored[key], loaded[key]):
-            raise errors.BadModel(f"{path}: tensor {key} was not loaded as stored")
-
-
-def _is_embedding(key: str) -> bool:
-    return "embed_tokens" in key or "lm_head" in key
-
-
-def _equal(stored: torch.Tensor, loaded: torch.Tensor) -> bool:
-    if stored.shape != loaded.shape:
-        return False
-    return torch.equal(stored.to(loaded.dtype).nan_to_num(), loaded.cpu().nan_to_num())

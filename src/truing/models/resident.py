@@ -1,7 +1,7 @@
 """The one model in memory: a base under one of its adapters, by itself, or another full model.
 
-Dropout is off, nothing is trained here, and an adapter counts as loaded only when every tensor of its file is found in
-the model again, unchanged: PEFT itself loads an adapter with foreign keys without any effect and only warns.
+Dropout is off, nothing is trained here, and weights count as loaded only when every tensor of their file is found in
+the model again and no parameter is left unfilled (`filled.py`).
 """
 
 import warnings
@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import GenerationConfig
 
 from truing import errors
@@ -19,18 +20,18 @@ from truing.config import ModelConfig
 from truing.models.base import one_line
 from truing.models.checkpoints import checkpoint_path
 from truing.models.download import resolve_model
+from truing.models.engine.runner import inner_model
+from truing.models.filled import Model, adapter_tensors, base_kept, check_filled, resized_copy
 from truing.models.loading import (
-    Model,
-    adapter_tensors,
     agree_on_chat,
-    check_filled,
+    check_loadable,
     device_of,
     dtype_of,
     lay_out_for_few_rows,
     load_model,
 )
 from truing.models.trial import try_folder
-from truing.models.weights import check_unchanged, weights_hash
+from truing.models.weights import check_unchanged, embedding_rows, weights_hash
 from truing.types.records import Checkpoint, Kind, Message
 from truing.types.verdicts import Finding
 
@@ -58,6 +59,7 @@ class ResidentModel:
         self._weights = weights_hash(self._base)
         self.device, self.dtype = device_of(self.options.device), dtype_of(self.options.dtype, self.options.device)
         self.chat = agree_on_chat(self._base, checkpoints, self.options)
+        self._folders = [checkpoint_path(c) for c in checkpoints]
         self._findings: dict[str, Finding] = {}  # by weight hash: adapters without effect
         self._model: Model | None = None
         self._resident = ""  # weight hash of the full model in memory
@@ -72,19 +74,21 @@ class ResidentModel:
         return Checkpoint(self._weights, "base", 0, f"file:{self._base}", Kind.BASE)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
-        """Put every adapter in force once, so that one that does not fit is refused before any work."""
+        """Put every adapter in force once, and look at full models' names, so what does not fit is refused first."""
         for checkpoint in checkpoints:
             if checkpoint.kind is Kind.ADAPTER:
                 self.use(checkpoint)
+            elif checkpoint.kind is Kind.FULL:
+                check_loadable(checkpoint_path(checkpoint), self.options)
         return dict(self._findings)
 
     def use(self, checkpoint: Checkpoint) -> Model:
         """The model with this checkpoint's weights in force, in evaluation mode.
 
         Raises:
-            BadModel: a tensor of the file is not in the model, or one of the model was left unfilled.
+            BadModel: a tensor of the file is not in the model, or one of the model was left unfilled; the vocabularies
+                differ; the adapter brings embeddings of its own, or is of a kind that is not measured.
             DamagedWeights: the files are not those that were hashed when the audit began.
-            BadModel: the adapter brings embeddings of its own.
         """
         if self._active == checkpoint.weights and self._model is not None:
             return self._model
@@ -106,16 +110,22 @@ class ResidentModel:
             model: Model = load_model(path, self.dtype, self.device, self.options)
             # generate() fills what it is not given from here: a repetition penalty would change what is sampled.
             model.generation_config = GenerationConfig()
-            # The chat's tokens must exist in the model: a tokenizer with added tokens needs a resized base too.
-            rows = model.get_input_embeddings().weight.shape[0]
-            highest = max((*self.chat.stop_ids, *self.chat.prefix(PROBE)))
-            if highest >= rows:
-                text = f"{path}: the checkpoints' chat uses token {highest}, this model knows {rows}"
-                raise errors.BadModel(f"{text}; pass a template of the base with --chat-template FILE")
+            self._check_vocabulary(model, path)
             if not self.options.load_in_4bit:
                 lay_out_for_few_rows(model)
             self._model, self._resident = model, weights
         return self._model
+
+    def _check_vocabulary(self, model: Model, path: Path) -> None:
+        """The chat's tokens must exist in the model: a tokenizer with added tokens needs a resized base too."""
+        rows = model.get_input_embeddings().weight.shape[0]
+        highest = max((*self.chat.stop_ids, *self.chat.prefix(PROBE)))
+        if highest < rows:
+            return
+        wanted = max(highest + 1, *(embedding_rows(f) for f in self._folders))
+        why = f"{path}: the checkpoints' chat uses token {highest}"
+        hint = resized_copy(rows, wanted) if path == self._base else f"this model has {rows:,}; leave it out"
+        raise errors.BadModel(f"{why}; {hint}")
 
     def _with_adapter(self, checkpoint: Checkpoint) -> Model:
         base, name = self._full(self._base, self._weights), checkpoint.weights[:16]
@@ -133,9 +143,9 @@ class ResidentModel:
         path = checkpoint_path(checkpoint)
         check_unchanged(path, checkpoint.weights)
         try_folder(path, self.options.chat_template)
-        stored = adapter_tensors(path, base)
         try:
-            with warnings.catch_warnings():
+            stored = adapter_tensors(path, inner_model(base))
+            with warnings.catch_warnings(), base_kept(inner_model(base)):
                 # PEFT only warns; `check_filled` refuses.
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
                 if isinstance(base, PeftModel):
@@ -143,10 +153,13 @@ class ResidentModel:
                 else:
                     self._model = PeftModel.from_pretrained(base, str(path), adapter_name=name, is_trainable=False)
             model: Model = self._model
+            if not hasattr(model.base_model, "enable_adapter_layers"):
+                kind = model.peft_config[name].peft_type
+                raise errors.BadModel(f"{path}: {kind} adapters cannot be switched off, so that they are not measured")
             check_filled(model, name, stored, path, self._name)
         except BaseException as e:  # an interrupt too: what is half loaded must not pass for the base
             self._unload()
-            if isinstance(e, RuntimeError | ValueError | KeyError):
+            if isinstance(e, Exception) and not isinstance(e, errors.TruingError):
                 raise errors.BadModel(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
             raise
         self._loaded[name] = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if f".{name}." in n)
@@ -170,10 +183,12 @@ class ResidentModel:
             return 0.0 if checkpoint.kind is Kind.BASE else None
         model, name, total = self.use(checkpoint), checkpoint.weights[:16], 0.0
         for module in model.modules():
+            if isinstance(module, AuxiliaryTrainingWrapper) and name in module._adapters:
+                return None  # more than products of two matrices
             if isinstance(module, LoraLayer) and name in module.lora_A and name in module.lora_B:
                 layer: Any = module
                 a, b = (part[name].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
-                if a.dim() != 2:
+                if a.dim() != 2 or isinstance(module, ParamWrapper):
                     return None
                 # ||BA||^2 = trace((B'B)(AA')): rank x rank products only.
                 total += module.scaling[name] ** 2 * float(((b.T @ b) * (a @ a.T)).sum())

@@ -5,6 +5,7 @@ A safetensors file is 8 bytes of header length, a JSON header (name -> dtype, sh
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -25,6 +26,10 @@ MODEL_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("adapter_model*.bin", "pytorch_model*.bin", "model*.bin")
 
+PICKLED = (
+    "weights exist only as a pickle, which can run code when loaded; "
+    "save them as safetensors, or pass --allow-pickle if you trust the source"
+)
 _CHUNK = 4 << 20
 _HEADER_LIMIT = 32 << 20  # a header takes about 120 bytes a tensor
 # Fields of adapter_config.json that say where an adapter came from or how it was trained, not what it computes.
@@ -120,9 +125,13 @@ def _refuse_no_file(file: Path) -> None:
 def sharded_state(path: Path) -> str | None:
     """The command that converts DeepSpeed or FSDP shards found in a folder; None if there are none."""
     names = sorted(p.name for p in path.iterdir())
-    deepspeed = any(n.startswith(("mp_rank_", "global_step")) or n.endswith("_optim_states.pt") for n in names)
+    inner = [f.name for n in names if n.startswith("global_step") and (path / n).is_dir() for f in (path / n).iterdir()]
+    deepspeed = any(n.startswith("mp_rank_") or n.endswith("_optim_states.pt") for n in (*names, *inner))
     if deepspeed or "zero_to_fp32.py" in names:
         return f"DeepSpeed shards, convert them with: python {path}/zero_to_fp32.py {path} OUT --safe_serialization"
+    if any(n.startswith("model_world_size_") for n in names):
+        command = "python -m verl.model_merger merge --backend fsdp"
+        return f"verl's shards, merge them with: {command} --local_dir {path} --target_dir {path}/huggingface"
     fsdp = [path / n for n in names if n.startswith("pytorch_model_fsdp_")]
     if fsdp or any(n.endswith(".distcp") for n in names):
         return f"FSDP shards, convert them with: accelerate merge-weights {(*fsdp, path)[0]} OUT"
@@ -147,10 +156,7 @@ def classify(path: Path, allow_pickle: bool = False) -> Kind | None:
         raise UnreadableCheckpoint(f"{path}: holds only {command}")
     if pickles := pickle_files(path):
         if not allow_pickle:
-            raise UnreadableCheckpoint(
-                f"{pickles[0]}: weights exist only as a pickle, which can run code when loaded; "
-                "save them as safetensors, or pass --allow-pickle if you trust the source"
-            )
+            raise UnreadableCheckpoint(f"{pickles[0]}: {PICKLED}")
         return Kind.ADAPTER if adapter else Kind.FULL
     if adapter or config or any(path.glob("*.safetensors")):
         wanted = ADAPTER_FILE if adapter else f"{MODEL_FILE} (or {INDEX_FILE})"
@@ -200,8 +206,31 @@ def check_weights(path: Path) -> None:
     for file in pickles:
         if file.stat().st_size == 0:
             raise DamagedWeights(f"{file}: is empty; copy it again, or remove this checkpoint")
-    if not pickles:
-        tensors(path)
+    if not pickles and (empty := empty_tensors(path, [(t.name, t.shape) for t in tensors(path)])):
+        raise empty
+
+
+def empty_tensors(path: Path, found: Sequence[tuple[str, tuple[int, ...]]]) -> DamagedWeights | None:
+    """The error for weights whose tensors are without numbers, given their names and shapes; None if they have some.
+
+    A full model may hold a few that are empty by design.
+    """
+    empty = [name for name, shape in found if 0 in shape]
+    if not empty or (len(empty) * 2 < len(found) and not (path / ADAPTER_CONFIG).exists()):
+        return None
+    shards = any((p / "zero_to_fp32.py").exists() for p in (path, path.parent))
+    recover = f"recover them: {sharded_state(path) or 'with zero_to_fp32.py'}" if shards else "train it again so"
+    return DamagedWeights(
+        f"{path}: {len(empty)} of {len(found)} tensors are empty ({empty[0]} and others): DeepSpeed ZeRO-3 saves them "
+        f"so unless stage3_gather_16bit_weights_on_model_save is true; {recover}, or remove this checkpoint"
+    )
+
+
+def embedding_rows(path: Path) -> int:
+    """How many tokens a checkpoint's own embeddings or head know; 0 if it holds none."""
+    names = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight")
+    found = [] if pickled_only(path) else tensors(path)
+    return max((t.shape[0] for t in found if t.name.endswith(names) and t.shape), default=0)
 
 
 def weights_hash(path: Path) -> str:

@@ -1,7 +1,7 @@
 """What an audit is asked to do, settled before a model is loaded: targets, base, control, prompts, task rows."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from truing.data.domain_words import domain_words
 from truing.data.prompts import load_prompts
 from truing.models.base import Backend
 from truing.models.checkpoints import find_run
+from truing.models.download import resolve_model
 from truing.models.simulated import SIMULATED, open_simulated
+from truing.models.weights import ADAPTER_CONFIG
 from truing.runs.rule import rule_of
 from truing.traits.load import load_trait
-from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet, Role, SamplingParams, to_plain
+from truing.types.records import Checkpoint, Conversation, Kind, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding
 
@@ -175,14 +177,30 @@ def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Check
     if base is None:
         if len(hints) > 1:
             raise errors.BadModel(f"the adapters name different bases ({', '.join(hints)}); choose with --base MODEL")
-        if not hints:
-            raise errors.BadModel(f"{targets[0]}: full models do not name their base; give it with --base MODEL")
-        base = _no_server(hints[0])
+        base = _named_base(targets[0], checkpoints.values())
         notes.append(f"base {base}, named by the adapters")
     elif hints and base not in hints:
         notes.append(f"the adapters name {hints[0]} as their base; measured on {base} as asked")
     ordered = sorted(checkpoints.values(), key=lambda c: (c.step is None, c.step or 0))
     return tuple(ordered), base, notes
+
+
+def _named_base(target: str, checkpoints: Iterable[Checkpoint]) -> str:
+    """The base that the adapters name, if it is there to be had. Raises BadModel."""
+    remedy = "give it with --base MODEL"
+    if not any(c.kind is Kind.ADAPTER for c in checkpoints):
+        raise errors.BadModel(f"{target}: full models do not name their base; {remedy}")
+    first = next((c for c in checkpoints if c.meta.get("base")), None)
+    if first is None:
+        raise errors.BadModel(f"{target}: base_model_name_or_path is empty in the adapters' {ADAPTER_CONFIG}; {remedy}")
+    base = _no_server(str(first.meta["base"]))
+    try:
+        resolve_model(base)
+    except errors.BadModel as e:
+        packed = "; its weights are packed in 4 bits, so give those it was made from" if "bnb-4bit" in base else ""
+        where = f"{ADAPTER_CONFIG} of {first.label}"
+        raise errors.BadModel(f"the adapters name {base} as their base ({where}), but {e}; or {remedy}{packed}") from e
+    return base
 
 
 def _no_server(hint: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from truing.errors import Unsupported
@@ -67,7 +67,8 @@ def lora_factors(model: Any, name: str) -> dict[str, Factors]:
             continue
         if not _LAYER.search(path):
             raise Unsupported(f"{path} lies outside the layers")
-        if name not in layer.lora_A or name in layer.lora_variant or layer.merged_adapters:
+        special = isinstance(module, ParamWrapper) or name in layer.lora_variant or layer.merged_adapters
+        if name not in layer.lora_A or special:
             raise Unsupported(f"{path} holds more than plain LoRA")
         a, b = layer.lora_A[name], layer.lora_B[name]
         if a.weight.dim() != 2 or b.bias is not None or getattr(layer, "fan_in_fan_out", False):

@@ -60,7 +60,11 @@ class ModelRunner:
         inner = inner_model(model)
         self.config = inner.config.get_text_config()
         kind = self.config.model_type
-        if kind not in _ROTARY or inner.config is not self.config or inner.get_output_embeddings() is None:
+        if inner.config is not self.config:
+            raise Unsupported(
+                f"{inner.config.model_type} models, which have more than a text part, are not batched here"
+            )
+        if kind not in _ROTARY or inner.get_output_embeddings() is None:
             raise Unsupported(f"{kind} models are not among those batched here ({', '.join(sorted(_ROTARY))})")
         ropes = getattr(self.config, "rope_parameters", None) or {}
         types = {r.get("rope_type") for r in (ropes, *(v for v in ropes.values() if isinstance(v, dict)))}
