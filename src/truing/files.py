@@ -182,7 +182,11 @@ def open_lock(path: Path, *, error: Error = BadInput) -> IO[str]:
     try:
         return _regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, "r+", error)
     except OSError as e:
-        why = "is a link; remove it" if e.errno == errno.ELOOP else f"cannot be written ({e.strerror})"
+        why = (
+            "is a link; remove it"
+            if e.errno == errno.ELOOP
+            else f"cannot be written ({e.strerror}); copy the folder to where it can"
+        )
         raise error(f"{path}: {why}") from e
 
 

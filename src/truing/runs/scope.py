@@ -115,7 +115,7 @@ def stored_scope(store: Store, about: Mapping[str, Any], prompts: Sequence[Promp
     kept: Mapping[str, Any] = about.get("labels") or {}
     every = store.checkpoints()
     far = kept.get("far") or {}
-    first = kept["control"] if kept else FIRST_CONTROL
+    first = kept.get("control") if kept else FIRST_CONTROL
     labels = kept.get("subject")
     return Scope(
         prompts=tuple(prompts),

@@ -73,7 +73,7 @@ class _Found(_Part):
 
 class _Labels(_Part):
     params: str
-    control: str | None
+    control: str | None = None
     rule: _Rule
     far: dict[str, bool] | None = None
     subject: list[str] | None = None
