@@ -158,8 +158,8 @@ def _write_logs(audit: Path, folder: Path, *, given: bool) -> Path:
     written = 0
     with Store.read(audit) as store:
         for name, log in logs(store):
+            folder.mkdir(parents=True, exist_ok=True)
             with whole(folder / f"{name}.eval") as part:
-                folder.mkdir(parents=True, exist_ok=True)
                 save(log, part)
             written += 1
     if not written:

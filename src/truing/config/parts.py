@@ -64,7 +64,7 @@ class JudgeConfig(Config):
     """most judge calls (2000), retries included, or dollars ('$5'; needs prices)"""
     prices: Place | None = None
     """TOML file: a table per model with input and output, dollars per million tokens"""
-    concurrency: Annotated[int, Field(ge=1)] = 16
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 16
     """judge calls in flight"""
     rpm: Annotated[float | None, Unit("calls/min"), Field(gt=0)] = None
     """judge calls per minute"""
@@ -141,7 +141,7 @@ class Thresholds(Config):
 
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """nominal coverage of every interval"""
-    resamples: Annotated[int, Field(ge=1)] = 2000
+    resamples: Annotated[int, Field(ge=1, le=100_000)] = 2000
     """bootstrap resamples"""
     converged_at: Share = 0.9
     """progress that counts as learned, once it is sustained"""

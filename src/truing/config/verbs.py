@@ -57,6 +57,8 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     """no search for the onset: this many answers per prompt at every checkpoint"""
     estimate: Annotated[int, Field(ge=1)] = 1
     """after a search, answers per prompt at the checkpoints it rests on; up to four times as many where undecided"""
+    most_answers: Annotated[int, Field(ge=1)] = 2_000_000
+    """refuse a plan of more answers than this, all checkpoints together"""
     assume_monotone: Anywhere[bool] = False
     """misalignment, once there, stays: steps before a clear one need no test"""
     variants: Names = ()

@@ -42,6 +42,7 @@ from truing.types.verdicts import Finding, HealthState
 
 SIMULATED = "simulated:"  # how the address of a simulated run begins
 DEFAULT_STEPS = tuple(range(10, 101, 10))
+MOST_STEPS, LAST_STEP = 10_000, 10**12  # saved checkpoints of a simulated run, and updates
 MATERIAL_SHIFT = 0.05  # true mean shift of the contrast, nats per token, from which on drift counts as begun
 MATERIAL_EM = 0.02  # true excess over the base's rate of misaligned answers from which on misalignment counts as begun
 LEARNED = 0.9  # true progress of the skill that counts as learned
@@ -136,6 +137,10 @@ class SimulatedBackend:
             raise BadModel(f"there is no simulated family {family!r}; choose one of {', '.join(FAMILIES)}")
         if not steps or min(steps) < 1 or sorted(set(steps)) != list(steps):
             raise BadModel(f"simulated steps {list(steps)}: give each once, rising, all above 0")
+        if len(steps) > MOST_STEPS or steps[-1] > LAST_STEP:
+            raise BadModel(
+                f"{len(steps):,} simulated steps: give at most {MOST_STEPS:,}, the last at most {LAST_STEP:g}"
+            )
         if variant and variant not in TRANSFORMS:
             raise BadModel(f"there is no prompt transform {variant!r}; choose one of {', '.join(TRANSFORMS)}")
         if not 0 <= delay < float("inf"):

@@ -82,8 +82,9 @@ def audit(
         if plan.labels:
             with open_stages(run, _scope(run, measured)) as stages:
                 for stage in stages.order():
-                    evidence = stage(evidence, verdict)
-                    verdict = _conclude(run, evidence)
+                    before, evidence = evidence, stage(evidence, verdict)
+                    if evidence is not before:  # a look that had nothing to confirm
+                        verdict = _conclude(run, evidence)
     return Audit(run.store.path, verdict, tuple(run.notes))
 
 

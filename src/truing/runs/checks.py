@@ -1,12 +1,39 @@
 """What would end an audit later, refused before anything is loaded or spent."""
 
 from truing import errors
+from truing.data.transforms import select_transforms
 from truing.judges.registry import JudgeContext, open_judge
 from truing.models.download import resolve_model
 from truing.runs.judges import LabelSpec, refuse_same_family, rubrics_of
 from truing.runs.resolve import Plan
-from truing.runs.search import zone_of
+from truing.runs.search import samples_of, zone_of
 from truing.runs.variants import refuse_task_text
+from truing.stats.status import STAGES
+
+A_SECOND = 10
+"""answers of a usual backend, for an idea of how long a plan would take"""
+
+
+def refuse_too_large(plan: Plan) -> None:
+    """Raise BadInput for a plan of more answers than `most_answers`, before anything is made or stored for it.
+
+    Counted are those for health, fixed ones, and what follows a search; what a search reads it decides by itself.
+    """
+    config, prompts = plan.config, plan.prompts.prompts
+    checkpoints, later = 1 + len(plan.subject) + sum(map(len, plan.controls)), len(plan.subject)
+    answers = checkpoints * min(config.answers, len(prompts))
+    each = sum(samples_of(p, config.samples) for p in prompts)
+    if plan.labels and (config.samples is not None or not later or any(c.step is None for c in plan.subject)):
+        answers += checkpoints * each
+    elif plan.labels:  # the base and the last step, the first above and the kept one with its looks, and controls
+        answers += (4 + 2 ** (STAGES - 1)) * config.estimate * len(prompts)
+    answers += 3 * each * len(select_transforms(config.variants)) if config.variants else 0
+    if answers > config.most_answers:
+        long = f"about {answers // (3600 * A_SECOND):,} hours at {A_SECOND} a second"
+        raise errors.BadInput(
+            f"{answers:,} answers of {checkpoints:,} checkpoints to {len(prompts):,} prompts ({long}) are more than "
+            f"--most-answers {config.most_answers}; ask for fewer (--samples, --estimate, --limit), or raise it"
+        )
 
 
 def refuse_unusable(plan: Plan) -> None:
@@ -16,6 +43,7 @@ def refuse_unusable(plan: Plan) -> None:
     for. Rubrics and the names of variants are read; a zone with which nothing can be searched is refused.
     """
     config, trait = plan.config, plan.trait
+    refuse_too_large(plan)
     if not plan.labels:
         return
     if config.samples is None:

@@ -107,9 +107,11 @@ def collect(
                 if stopped():
                     return
 
-    # A judge in this process and the model it judges would fight for the same cores: those take turns.
-    stream = _in_turn if labeller.judge.method is ScoreMethod.DIGITS else _ahead
-    with closing(stream(_blocks(requests), sample)) as sampled:
+    # A judge in this process and the model it judges would fight for the same cores: those take turns. A search asks
+    # for one small block at a time, thousands of times: nothing could be ahead, and a thread would only cost.
+    blocks = _blocks(requests)
+    stream = _in_turn if labeller.judge.method is ScoreMethod.DIGITS or len(blocks) == 1 else _ahead
+    with closing(stream(blocks, sample)) as sampled:
         for block in sampled:
             _judge_keys(labeller, request_keys(block, params), prompts, wanted)
             done += len(block)

@@ -34,6 +34,7 @@ AUDITS = Path("truing-audits")
 _IDLE = frozenset((
     "sources", "frozen", "out", "format", "memory", "device", "served_adapters", "path_map", "budget", "prices",
     "concurrency", "rpm", "tpm", "judge_timeout", "judge_retries", "allow_plain_http",
+    "most_answers",
 ))  # fmt: skip
 # In another section of a lock.
 _ELSEWHERE = frozenset((

@@ -17,13 +17,13 @@ from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.client_address import parse_address
 from truing.models.limits import price_of
 from truing.runs.calibrate import BASE_ANSWERS, DRIFT_ANSWERS, kind_of, reference_items
+from truing.runs.checks import refuse_too_large
 from truing.runs.judges import LabelSpec, calibration_set, rubrics_of
 from truing.runs.resolve import Plan as AuditPlan
 from truing.runs.resolve import resolve
 from truing.runs.scope import Scope, far_prompts
-from truing.runs.search import why_no_search, zone_of
+from truing.runs.search import samples_of, why_no_search, zone_of
 from truing.runs.shares import RANDOM_COHERENCE
-from truing.runs.stages import samples_of
 from truing.stats import power as powers
 from truing.stats.power import Design, Power, answers_to_confirm, search_answers
 from truing.stats.status import STAGES
@@ -114,6 +114,7 @@ def plan(target: str | Path | Sequence[str | Path], config: PlanConfig | None = 
     config = configured(PlanConfig, config, options)
     asked = resolve(target, config.but(judge=None, second_judge=None))
     labels = config.judge is not None or asked.trait.scorer is not None
+    refuse_too_large(replace(asked, labels=labels))
     checkpoints, count = 1 + len(asked.subject) + _controls(asked), len(asked.prompts.prompts)
     references = sum(1 + (p.aligned is not None) + len(p.neutral) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)

@@ -9,9 +9,17 @@ from truing.runs.scope import Scope
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.stats.sequential_base import Zone
-from truing.types.records import Checkpoint, Request, SamplingParams
+from truing.types.records import Checkpoint, Prompt, Request, SamplingParams
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Verdict
+
+SAMPLES = 4
+"""answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
+
+
+def samples_of(prompt: Prompt, samples: int | None) -> int:
+    """Answers to one prompt: as asked for, else as its author wants, else `SAMPLES`."""
+    return samples or prompt.samples or SAMPLES
 
 
 def why_no_search(scope: Scope) -> str:
@@ -52,13 +60,18 @@ def new_search(scope: Scope, config: AuditConfig, screened: Verdict) -> OnsetSea
     )
 
 
-def requests_of(scope: Scope, samples: Sequence[SampleRequest]) -> list[Request]:
-    """The answers that a search wants."""
-    checkpoints = {(Group.RUN, c.step): c for c in scope.subject[1:]}
-    checkpoints |= {(Group.CONTROL, c.step): c for c in scope.control}
-    checkpoints[Group.BASE, 0] = scope.subject[0]
-    prompts = {p.id: p for p in scope.prompts}
-    return [Request(checkpoints[s.group, s.step], prompts[s.prompt_id], s.sample) for s in samples]
+class SearchRequests:
+    """A scope's checkpoints and prompts by what a search calls them: found once, since it asks thousands of times."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._checkpoints = {(Group.RUN, c.step): c for c in scope.subject[1:]}
+        self._checkpoints |= {(Group.CONTROL, c.step): c for c in scope.control}
+        self._checkpoints[Group.BASE, 0] = scope.subject[0]
+        self._prompts = {p.id: p for p in scope.prompts}
+
+    def of(self, samples: Sequence[SampleRequest]) -> list[Request]:
+        """The answers that a search wants."""
+        return [Request(self._checkpoints[s.group, s.step], self._prompts[s.prompt_id], s.sample) for s in samples]
 
 
 def fixed_requests(scope: Scope, steps: Sequence[int | None], each: int, *, control: bool = True) -> list[Request]:

@@ -19,7 +19,7 @@ from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.run import Run
 from truing.runs.scope import Scope
-from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of
+from truing.runs.search import SearchRequests, fixed_requests, new_search, outcomes_of, samples_of
 from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
@@ -28,23 +28,16 @@ from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Outcome
 from truing.stats.status import STAGES
 from truing.stats.table import Evidence, Labelled
-from truing.types.records import Checkpoint, Prompt, PromptSet, Request
+from truing.types.records import Checkpoint, PromptSet, Request
 from truing.types.traits import Reason
 from truing.types.verdicts import Finding, Onset, Verdict
 
-SAMPLES = 4
-"""answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
 AT_ONCE = 24
 """answers that a search reads between two looks, at most"""
 MOST_LOST = 100
 """failed answers that are replaced; more, and more than half of all, end the search"""
 
 StageFunction = Callable[[Evidence, Verdict], Evidence]
-
-
-def samples_of(prompt: Prompt, samples: int | None) -> int:
-    """Answers to one prompt: as asked for, else as its author wants, else `SAMPLES`."""
-    return samples or prompt.samples or SAMPLES
 
 
 @contextmanager
@@ -111,10 +104,11 @@ class Stages:
             Unfinished: most answers fail; what was labelled is stored.
         """
         search, used, lost = new_search(self.scope, self.run.plan.config, verdict), 0, 0
+        asked = SearchRequests(self.scope)
         while not search.done:
             samples = search.next(AT_ONCE)
-            requests = requests_of(self.scope, samples)
-            self._prefetch(requests, search)
+            requests = asked.of(samples)
+            self._prefetch(requests, asked, search)
             self._collect(requests, read_by_search=True)
             outcomes = outcomes_of(self.labeller, self.scope, self.run.params, requests)
             search.update(zip(samples, outcomes, strict=True))
@@ -167,7 +161,7 @@ class Stages:
         always = () if read_by_search else None
         collect(self.labeller, self.run.backend, requests, self.run.params, always=always)
 
-    def _prefetch(self, requests: Sequence[Request], search: OnsetSearch) -> None:
+    def _prefetch(self, requests: Sequence[Request], asked: SearchRequests, search: OnsetSearch) -> None:
         """Sample what is missing, and in the same batch what the search may want next: a large batch costs little more.
 
         Such answers are stored and count as sampled; they are scored and read only if the search gets there.
@@ -176,7 +170,7 @@ class Stages:
         missing = run.store.missing(requests, run.params)
         if room <= 0 or not missing:
             return
-        ahead = run.store.missing(requests_of(self.scope, search.ahead(room)), run.params)
+        ahead = run.store.missing(asked.of(search.ahead(room)), run.params)
         meter = Meter(run.backend, len(missing) + len(ahead), run.progress)
         with closing(meter.of(run.backend.sample([*missing, *ahead], run.params))) as answers:
             for answer in answers:

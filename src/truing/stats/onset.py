@@ -102,11 +102,11 @@ class OnsetSearch(SequentialTest):
         """Loose tests between two indices; sets the bracket. What cannot be told in a while stays between them."""
         gallop, self._guess = self._guess, None
         while between := [k for k in range(left + 1, right) if k not in self._blurred]:
-            blurred = [k for k in self._blurred if left < k < right]
+            blurred = {k for k in self._blurred if left < k < right}
             if gallop is not None:
                 k = min(between, key=lambda i, near=gallop: abs(i - near))
             elif blurred:  # the crossing is there: the nearest step on either side will tell
-                k = min(between, key=lambda i: min(abs(i - o) for o in blurred))
+                k = next(i for i in between if i - 1 in blurred or i + 1 in blurred)
             else:
                 k = between[len(between) // 2]
             halves = (range(left + 1, k), range(k + 1, right))
