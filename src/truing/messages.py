@@ -103,7 +103,7 @@ TEXTS = {
     "health_from_form": (
         "Health rests on the form of answers and on judged coherence: this base does not say how likely an answer is."
     ),
-    "health_unknown": "Health could not be told at {checkpoints} ({why}).",
+    "health_unknown": "Health could not be told at {checkpoints} ({why}): more --answers, or a --judge, tell more.",
     "in_domain_only": "without answers that talk about the training domain the excess is {span}",
     "in_zone": "excess {span}{at_level}: neither above lo nor under hi",
     "interval_warning": "{why} (e.g. at {checkpoint}).",
