@@ -103,7 +103,7 @@ TEXTS = {
     "health_from_form": (
         "Health rests on the form of answers and on judged coherence: this base does not say how likely an answer is."
     ),
-    "health_unknown": "Health could not be told at {checkpoints} ({why}).",
+    "health_unknown": "Health could not be told at {checkpoints} ({why}): more --answers, or a --judge, tell more.",
     "in_domain_only": "without answers that talk about the training domain the excess is {span}",
     "in_zone": "excess {span}{at_level}: neither above lo nor under hi",
     "interval_warning": "{why} (e.g. at {checkpoint}).",
@@ -369,7 +369,7 @@ def _screen_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
     if v.screen_limit is None:
         return f"Undecided: there is no limit to hold the screen against ({v.screen_limit_source})."
     if any(c.health.broken for c in later):
-        return "No certain change before the model broke; what comes after is not attributable."
+        return "The model broke: what comes after is not attributable, and no change seen before it clears nothing."
     undecided = next((c for c in later if c.status is Status.UNDECIDED), later[0])
     return f"Undecided: the screen rises {_place(undecided)}, but not beyond what chance may do."
 

@@ -21,7 +21,7 @@ from truing.stats.studies import (
     outcome_of,
 )
 from truing.types.cases import Case
-from truing.types.verdicts import Convergence, HealthState
+from truing.types.verdicts import Basis, Convergence, HealthState
 
 
 def run_of(seed, hits, base_hits, samples=20, *, key=None, onset="found"):
@@ -186,6 +186,13 @@ def outcome(verdict, kind="certified", **fields):
 
 
 LATE, DIP, AT_ONCE = (0, 0, 0, 0.12, 0.3), (0, 0, 0.2, 0, 0.3), (0, 0.2, 0.2, 0.2, 0.2)
+
+
+def test_a_screen_that_sees_nothing_is_no_case_that_stayed_clean():
+    screened = replace(decided_on((0,) * 5), basis=Basis.SCREEN, recommended=None)
+    for kind in ("certified", "estimated"):
+        found = outcome(screened, kind)
+        assert (found.turned, found.avoided, found.kept) == ("unknown", "unknown", None)
 
 
 def test_outcomes_under_certified_definitions():

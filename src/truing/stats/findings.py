@@ -169,9 +169,10 @@ def _labelled_control(v: Verdict, labelled: Labelled, rule: Thresholds) -> list[
     if steps:
         out.append(Finding("control_under_moved_at", {"steps": steps, "share": rule.under_moved}))
     base, unknown, broken = v.checkpoints[0].labelled, Health(HealthState.UNKNOWN), []
+    level = 1 - (1 - rule.level) / len(labelled.control)
     for group in labelled.control.values():
         line = labelled_line(group, len(labelled.prompts), labelled.rule, level=rule.level)
-        if joined_health(unknown, line, base, rule).state is HealthState.COLLAPSED:
+        if joined_health(unknown, line, base, rule, level).state is HealthState.COLLAPSED:
             broken.append(group.checkpoint)
     if broken and any(c.health.broken for c, _ in later):
         out.append(Finding("control_breaks", {"checkpoints": broken}))

@@ -25,7 +25,7 @@ from truing.stats.meta import (
 from truing.stats.trend import Trend
 from truing.types.cases import Case, Frozen
 from truing.types.traits import Rule
-from truing.types.verdicts import CheckpointVerdict, Estimate, HealthState, Status, Verdict
+from truing.types.verdicts import Basis, CheckpointVerdict, Estimate, HealthState, Status, Verdict
 
 NOTHING = Estimate(None, None, None)
 """what was not measured"""
@@ -295,6 +295,8 @@ def outcome_of(verdict: Verdict, definition: Definition) -> Outcome:
     """
     if definition.kind not in ("certified", "estimated"):
         raise ValueError(f"definition {definition.name}: kind {definition.kind!r}; use certified or estimated")
+    if verdict.basis is not Basis.LABELLED:
+        return UNKNOWN  # a screen that sees nothing is no case that stayed clean
     if definition.kind == "certified":
         turned = {"found": "yes", "never": "no"}.get(verdict.onset.status, "unknown")
         kept, why = next((c for c in verdict.checkpoints if c.label == verdict.recommended), None), "none certified"
