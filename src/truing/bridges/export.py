@@ -16,6 +16,7 @@ again); Parquet holds the exact text.
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,9 @@ def _write_logs(audit: Path, folder: Path, *, given: bool) -> Path:
     written = 0
     with Store.read(audit) as store:
         for name, log in logs(store):
-            with whole(folder / f"{name}.eval") as part:
+            with suppress(OSError):  # what is wrong with the place is said below
                 folder.mkdir(parents=True, exist_ok=True)
+            with whole(folder / f"{name}.eval") as part:
                 save(log, part)
             written += 1
     if not written:
