@@ -339,7 +339,7 @@ def test_folders_that_are_no_run(base, tmp_path):
     for name, held in (("mine", "thesis.tex"), ("broken", "recipe.json")):
         (tmp_path / name).mkdir()
         (tmp_path / name / held).write_text("{")
-    for name, words in (("file", "is a file"), ("mine", r"holds thesis\.tex"), ("broken", "not readable as a recipe")):
+    for name, words in (("file", "is a file"), ("mine", r"holds thesis\.tex"), ("broken", "not readable as JSON")):
         with pytest.raises(BadRecipe, match=words):
             train(recipe(), conversations(), tmp_path / name, base)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]

@@ -15,6 +15,7 @@ the exact text.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ def _write_logs(audit: Path, folder: Path, *, given: bool) -> Path:
     written = 0
     with Store.read(audit) as store:
         for name, log in logs(store):
-            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # what is wrong with the place is said below
+                folder.mkdir(parents=True, exist_ok=True)
             with whole(folder / f"{name}.eval") as part:
                 save(log, part)
             written += 1

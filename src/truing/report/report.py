@@ -7,6 +7,7 @@ jinja's autoescaping. The page forbids itself scripts and loading anything, by a
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,8 @@ def _base_name(about: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    with whole(path) as part:
+    with suppress(OSError):  # what is wrong with the place is said below
         path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
         part.write_bytes(content)
     return path

@@ -42,8 +42,8 @@ def show(audit: str | Path, *, step: int | None = None, prompt: str | None = Non
 
 def _so_far(store: Store, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What became of the labelled answers of an unfinished audit, by judge and checkpoint; counted, never read."""
-    kept = about.get("labels")
-    if kept is None:
+    kept = about.get("labels") or {}
+    if not kept.get("rule") or not kept.get("params"):
         return []
     rule, params, points = Rule(**kept["rule"]), kept["params"], _points(store)
     out = []

@@ -72,9 +72,9 @@ class _Found(_Part):
 
 
 class _Labels(_Part):
-    params: str
+    params: str | None = None
     control: str | None = None
-    rule: _Rule
+    rule: _Rule | None = None
     far: dict[str, bool] | None = None
     subject: list[str] | None = None
     under_moved: list[_Step] | None = None
