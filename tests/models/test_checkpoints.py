@@ -38,11 +38,6 @@ def labels(found):
     return [(c.label, c.step) for c in found.checkpoints]
 
 
-def edit_config(folder, **fields):
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
-
-
 # -- what is found ----------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +101,7 @@ def test_bad_names_step_0_and_doubles_are_noted(run):
     shutil.copytree(run / "checkpoint-2", run / "checkpoint-abc")
     shutil.copytree(run / "checkpoint-2", run / "checkpoint-0")
     shutil.copytree(run / "checkpoint-2", run / "checkpoint-3")
-    edit_config(run / "checkpoint-4", base_model_name_or_path="org/other")
+    build.edit_config(run / "checkpoint-4", base_model_name_or_path="org/other")
     found = find_run(str(run))
     assert [c.label for c in found.checkpoints] == ["checkpoint-2", "checkpoint-3", "checkpoint-4", "checkpoint-6"]
     notes = "\n".join(found.notes)
@@ -223,7 +218,7 @@ ALTERING = ("pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq", "lora
     ids=str,
 )
 def test_adapters_that_altered_the_base(run, fields):
-    edit_config(run / "checkpoint-4", **fields)
+    build.edit_config(run / "checkpoint-4", **fields)
     with pytest.raises(BadModel, match=f"{fields.get('init_lora_weights', '')}.*full models"):
         find_run(str(run))
 
@@ -312,5 +307,5 @@ def test_hash_is_of_the_content(zoo, tmp_path):
 def test_adapter_hash_covers_what_it_computes(run, fields, same):
     folder = run / "checkpoint-4"
     before = weights_hash(folder)
-    edit_config(folder, **fields)
+    build.edit_config(folder, **fields)
     assert (weights_hash(folder) == before) is same

@@ -161,3 +161,9 @@ def pickled(folder):
     torch.save(load_file(file), file.with_name(name))
     file.unlink()
     return Path(folder)
+
+
+def edit_config(folder, **fields):
+    """Change fields of an adapter's configuration."""
+    file = Path(folder) / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))

@@ -123,8 +123,8 @@ def resized_copy(rows: int, wanted: int) -> str:
     """How to make the base that a run with added tokens began with."""
     return (
         f"the base has {rows:,}: the vocabulary was enlarged in training. Enlarge a copy of the base likewise "
-        f"(transformers: model.resize_token_embeddings({wanted}); model.save_pretrained(DIR)) and give it with "
-        "--base DIR"
+        f"(transformers: model.resize_token_embeddings({wanted}); model.save_pretrained(DIR)) "
+        "and give it with --base DIR"
     )
 
 

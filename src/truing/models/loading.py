@@ -87,13 +87,14 @@ def _load(path: Path, options: ModelConfig, given: dict[str, Any]) -> Model:
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # ours are enough
     transformers_logging.set_verbosity_error()  # its table of random parameters is an error of ours
+    load: Any = AutoModelForCausalLM.from_pretrained
     try:
         try:
-            model, loaded = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa", **given)
+            model, loaded = load(path, attn_implementation="sdpa", **given)
         except ValueError as e:
             if "scaled_dot_product_attention" not in str(e):
                 raise
-            model, loaded = AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", **given)
+            model, loaded = load(path, attn_implementation="eager", **given)
     except ImportError as e:
         raise errors.BadInput(f"{path}: {one_line(e)}") from e
     except Exception as e:  # a folder from anywhere raises anything

@@ -74,7 +74,7 @@ class ResidentModel:
         return Checkpoint(self._weights, "base", 0, f"file:{self._base}", Kind.BASE)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
-        """Put every adapter in force once, and look at full models' names, so what does not fit is refused first."""
+        """Put every adapter in force once and read full models' names: what does not fit is refused before any work."""
         for checkpoint in checkpoints:
             if checkpoint.kind is Kind.ADAPTER:
                 self.use(checkpoint)
@@ -122,7 +122,7 @@ class ResidentModel:
         highest = max((*self.chat.stop_ids, *self.chat.prefix(PROBE)))
         if highest < rows:
             return
-        wanted = max(highest + 1, *(embedding_rows(f) for f in self._folders))
+        wanted = max((highest + 1, *(embedding_rows(f) for f in self._folders)))
         why = f"{path}: the checkpoints' chat uses token {highest}"
         hint = resized_copy(rows, wanted) if path == self._base else f"this model has {rows:,}; leave it out"
         raise errors.BadModel(f"{why}; {hint}")
@@ -159,6 +159,9 @@ class ResidentModel:
             check_filled(model, name, stored, path, self._name)
         except BaseException as e:  # an interrupt too: what is half loaded must not pass for the base
             self._unload()
+            if isinstance(e, KeyError) and isinstance(base, PeftModel):
+                # PEFT cannot load some kinds beside each other: an adapter without tokens of its own after one with.
+                return self._load(self._full(self._base, self._weights), name, checkpoint)
             if isinstance(e, Exception) and not isinstance(e, errors.TruingError):
                 raise errors.BadModel(f"{path}: does not fit the base {self._name}: {one_line(e)}") from e
             raise

@@ -221,8 +221,8 @@ def empty_tensors(path: Path, found: Sequence[tuple[str, tuple[int, ...]]]) -> D
     shards = any((p / "zero_to_fp32.py").exists() for p in (path, path.parent))
     recover = f"recover them: {sharded_state(path) or 'with zero_to_fp32.py'}" if shards else "train it again so"
     return DamagedWeights(
-        f"{path}: {len(empty)} of {len(found)} tensors are empty ({empty[0]} and others): DeepSpeed ZeRO-3 saves them "
-        f"so unless stage3_gather_16bit_weights_on_model_save is true; {recover}, or remove this checkpoint"
+        f"{path}: {len(empty)} of {len(found)} tensors are empty ({empty[0]} and others): DeepSpeed ZeRO-3 saves "
+        f"them so unless stage3_gather_16bit_weights_on_model_save is true; {recover}, or remove this checkpoint"
     )
 
 

@@ -61,9 +61,7 @@ class ModelRunner:
         self.config = inner.config.get_text_config()
         kind = self.config.model_type
         if inner.config is not self.config:
-            raise Unsupported(
-                f"{inner.config.model_type} models, which have more than a text part, are not batched here"
-            )
+            raise Unsupported(f"{inner.config.model_type} models have more than a text part and are not batched here")
         if kind not in _ROTARY or inner.get_output_embeddings() is None:
             raise Unsupported(f"{kind} models are not among those batched here ({', '.join(sorted(_ROTARY))})")
         ropes = getattr(self.config, "rope_parameters", None) or {}
