@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(seconds, work, *given)
 
     def send(self, status, answer, extra="", length=None):
-        """An answer (text and bytes as they are, else as JSON) after which the SDK need not wait long for its next attempt."""
+        """An answer (text or bytes, else as JSON) after which the SDK need not wait long for its next attempt."""
         data = answer if isinstance(answer, str | bytes) else json.dumps(answer)
         data = data.encode() if isinstance(data, str) else data
         wait = "" if "etry-" in extra else "retry-after-ms: 10\r\n"
