@@ -29,7 +29,7 @@ CHAT = "/v1/chat/completions"
 class Other(Server):
     """A server at `at`, which may answer in streams only, or send what `sent` makes of an answer to an item."""
 
-    at, streams, sent, told, listed = CHAT, "", None, (), None
+    at, streams, sent, told, listed, key = CHAT, "", None, (), None, None
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -39,6 +39,10 @@ class Other(Server):
         self.seen.append((path, headers))
         if path.startswith("/v1/models") and self.listed:
             return connection.send(*self.listed)
+        if path.startswith("/old/"):
+            return connection.send(308, "", f"Location: {self.url}/chat/completions\r\n")
+        if self.key and headers["authorization"] != f"Bearer {self.key}":
+            return connection.send(401, {"error": {"message": "Unauthorized"}})
         if path.endswith("/chat/completions") or "/chat/completions?" in path:
             path = CHAT if path == self.at else f"not at {path}"
         return super().handle(connection, path, headers, body)
@@ -187,6 +191,21 @@ def test_a_query_that_may_be_a_key_is_refused_and_not_quoted(query):
     assert "hunter2" not in str(e.value)
 
 
+def test_a_deployment_that_is_not_there_is_told_with_what_was_asked():
+    with serving() as server, pytest.raises(BadModel, match=r"/chat/completions\?api-version=2024-10-21\.$"):
+        judge(server, f"{AZURE}?api-version=2024-10-21").score_method([RUBRIC])
+
+
+def test_neither_texts_nor_keys_go_on_and_the_final_address_and_the_right_key_work(monkeypatch):
+    with serving(key=KEY) as server:
+        for path, problem in (("/old", "give the final URL"), ("/v1", "The key is missing or wrong")):
+            with pytest.raises(BadEndpoint, match=problem):
+                judge(server, path).score_method([RUBRIC])
+        assert len(server.seen) == 2
+        monkeypatch.setenv("TRUING_JUDGE_API_KEY", KEY)
+        assert judge(server).score_method([RUBRIC])
+
+
 def test_who_does_not_list_models_can_be_asked_all_the_same():
     for status, listed in ((404, "Not Found"), (403, {"error": "no"}), (200, {"data": None}), (200, [1]), (200, "hm")):
         with serving(listed=(status, listed), speaks=True) as server:
@@ -225,15 +244,25 @@ def test_the_number_is_read_wherever_the_thinking_is(content):
     assert (score.status, score.score) == (ScoreStatus.SCORED, 85)
 
 
+def test_a_complaint_about_something_else_is_no_wish_for_a_stream():
+    with serving(plan={0: "400"}, sent=lambda _: (400, {"error": "The input stream ended early"})) as server:
+        assert "ended early" in next(iter(judge(server).replies(requests(1)))).error
+        assert "stream" not in server.stats()["fields"]
+
+
 def test_thinking_that_never_ends_is_no_answer():
     assert said("<think>85") == said("<|channel|>analysis<|message|>85") == said("85</think>") == ""
+    started = time.monotonic()
+    for text in ("<|end|>", "<|channel|>final", "<think>", "</think", "<|end|> " + " " * 99):
+        said(text * (1_000_000 // len(text)) + "x")
+    assert time.monotonic() - started < 3
     assert said(" I say 85.\n") == "I say 85." and said("<b>85</b>") == "<b>85</b>"
 
 
 @pytest.mark.parametrize(
     "asks",
     ["This model only support stream mode, please enable the stream parameter to access the model.",
-     "Non-streaming requests are not supported; set stream=true"],
+     "Streaming is required for this model."],
 )  # fmt: skip
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_a_server_that_only_streams_is_streamed(asks, logprobs):

@@ -32,7 +32,7 @@ _THINKING = re.compile(
 )
 """everything up to the last end of thinking; the beginning is often part of the template, and not in the text"""
 _STILL_THINKING = re.compile(r"\s*(?:<(?:think(?:ing)?|thought|reasoning)>|\[THINK\]|◁think▷|<\|?channel\|?>)")
-_ENDS = re.compile(r"(?:<\|(?:return|end|im_end|eot_id)\|>\s*)+\Z")
+_ENDS = re.compile(r"(?:<\|(?:return|end|im_end|eot_id)\|>\s*){1,3}\Z")
 _ONE_TOKEN: Mapping[str, Any] = {
     "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP, "seed": 0
 }  # fmt: skip

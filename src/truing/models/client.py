@@ -390,7 +390,8 @@ class Client:
     def _refusal(self, response: httpx2.Response, body: Mapping[str, Any]) -> Failure:
         data = _parsed(response)
         said = response.text if isinstance(data, Exception) else data
-        tried = f"{self.address.url}/chat/completions" if "messages" in body else ""
+        query = f"?{self.address.query}" if self.address.query else ""
+        tried = f"{self.address.url}/chat/completions{query}" if "messages" in body else ""
         found = status_failure(response.status_code, said, body, self.address.name, self._key, tried)
         wait = self._key.scrub(response.headers.get("retry-after", ""), 40)
         return replace(found, text=f"{found.text} (it asks to wait: {wait})") if wait and not found.fatal else found

@@ -30,7 +30,11 @@ _FATAL: Mapping[int, tuple[type[TruingError], str]] = {
     404: (BadModel, "No such model or path"),
     405: (BadModel, "No such model or path"),
 }
-_STREAMS = re.compile(r"\bstream(?:ing|ed|s)?\b", re.I)
+_STREAMS = re.compile(
+    r"non-?stream|\bstream(?:ing)?\b[^.]{0,40}\b(?:only|required|true|enabled?|must|mode)\b"
+    r"|\b(?:only|requires?|enable|must|set)\b[^.]{0,40}\bstream",
+    re.I,
+)
 _MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.I | re.S)
 _DATED = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|\d{2}-\d{4}|\d{3})(?:-v\d+(?::\d+)?)?|@[\w.\-/]+")
 
@@ -71,12 +75,15 @@ def status_failure(
     status_meant = 402 if status == 429 and _NO_MONEY.search(meaning) else 300 if 300 <= status < 400 else status
     kind, remedy = _FATAL.get(status_meant, (None, ""))
     if kind is BadModel and tried:
-        remedy += f"; asked was {tried}. {_other_url(tried.removesuffix('/chat/completions'))}"
+        remedy += f"; asked was {tried}. {_other_url(tried)}".rstrip()
     return Failure(text, status, fatal=kind(f"{text}. {remedy}") if kind else None)
 
 
-def _other_url(base: str) -> str:
-    """Where else a server may take questions."""
+def _other_url(tried: str) -> str:
+    """Where else a server may take questions; "" where all was said."""
+    base = tried.removesuffix("/chat/completions")
+    if base == tried:  # with a query
+        return ""
     if "/deployments/" in base:
         return f"Azure's deployments need a version: {base}?api-version=2024-10-21#MODEL"
     root = base.removesuffix("/v1")
