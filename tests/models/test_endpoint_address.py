@@ -92,7 +92,7 @@ def test_a_key_is_taken_out_of_texts_in_every_form():
         assert not any(KEY[k : k + 8] in clean for k in range(len(KEY) - 7))
         assert "h789" not in clean and "something-else" not in clean
     assert key.scrub("a judge  says\n85") == "a judge says 85"
-    assert key.remove_from(f"a judge  says\n{KEY} 85") == "a judge  says\n<key> 85", "model texts stay as they are"
+    assert key.within("a judge", f"says\n{KEY} 85") and not key.within(KEY[:-1])
     assert len(key.scrub("x" * 5000)) <= 303
     assert Secret("none", "").scrub("none of it") == "none of it"
 

@@ -36,8 +36,9 @@ class Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(seconds, work, *given)
 
     def send(self, status, answer, extra="", length=None):
-        """An answer (a text as it is, else as JSON) after which the SDK need not wait long for its next attempt."""
-        data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+        """An answer (text or bytes, else as JSON) after which the SDK need not wait long for its next attempt."""
+        data = answer if isinstance(answer, str | bytes) else json.dumps(answer)
+        data = data.encode() if isinstance(data, str) else data
         wait = "" if "etry-" in extra else "retry-after-ms: 10\r\n"
         head = f"HTTP/1.1 {status} X\r\ncontent-length: {length or len(data)}\r\n{wait}{extra}\r\n"
         self.transport.write(head.encode() + data)

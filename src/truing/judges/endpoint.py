@@ -5,15 +5,12 @@ route = judge.score_method(rubrics)             a handful of calls: can it give 
 for reply in judge.replies(requests): ...    every request answered once, in order of completion
 """
 
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
 from truing.errors import JudgeDown
-from truing.models.client import Client, ClientRequest, Reply, Spent
+from truing.models.client import Client, ClientRequest, Completion, Reply, Spent
 from truing.models.client_stream import Stream
 from truing.models.limits import Budget, Limits
 from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod
@@ -28,7 +25,14 @@ REASONING_TOKENS = 2048
 PROBES = ("85", "100")
 _PROBE = "Write the number {} in digits. Write nothing else."
 _PROBE_ATTEMPTS = 3
-_THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
+_THINKING = re.compile(
+    r"\A.*(?:</(?:think(?:ing)?|thought|reasoning)>|\[/THINK\]|◁/think▷|<channel\|>|<\|channel\|>final[^<]*<\|message\|>)"
+    r"|\Aanalysis.*assistantfinal",
+    re.S,
+)
+"""everything up to the last end of thinking; the beginning is often part of the template, and not in the text"""
+_STILL_THINKING = re.compile(r"\s*(?:<(?:think(?:ing)?|thought|reasoning)>|\[THINK\]|◁think▷|<\|?channel\|?>)")
+_ENDS = re.compile(r"(?:<\|(?:return|end|im_end|eot_id)\|>\s*){1,3}\Z")
 _ONE_TOKEN: Mapping[str, Any] = {
     "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP, "seed": 0
 }  # fmt: skip
@@ -43,6 +47,8 @@ class EndpointJudge:
         limits: how fast, how long, for how much; None for the defaults.
         key_variable: environment variable of the key, for URLs; a second judge elsewhere needs one of its own.
         budget: to share one budget between judges; None for one from the limits.
+        answered: name of a judge -> the model that answered under it before, in the same audit.
+        say: told once where the model that answers is called otherwise.
 
     Raises:
         BadEndpoint: see Client.
@@ -59,8 +65,11 @@ class EndpointJudge:
         *,
         key_variable: str = "TRUING_JUDGE_API_KEY",
         budget: Budget | None = None,
+        answered: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
-        self._client = Client(address, limits or Limits(), key_variable=key_variable, budget=budget)
+        given: Any = {"key_variable": key_variable, "budget": budget, "answered": answered, "say": say}
+        self._client = Client(address, limits or Limits(), **given)
         self.name: str = self._client.address.name
         """address and model; never a key"""
         self.remote: bool = self._client.address.remote
@@ -101,7 +110,8 @@ class EndpointJudge:
             reply = self._probe(number, {**_ONE_TOKEN, "max_tokens": 4})
             if any(self._client.leaves_out(p) for p in _WANTED) or reply.error:
                 return False  # a model that thinks may need more than 4 tokens to answer at all
-            tokens = [str(t.get("token")).strip() for t in _tokens(reply.choice)] if _top(reply.choice) else []
+            found = reply.completion
+            tokens = [t.strip() for t in found.tokens] if found and found.top else []
             if number in "".join(tokens):
                 break
         return tokens[:1] == [number] and not any(c.isdigit() for c in "".join(tokens[1:]))
@@ -112,10 +122,7 @@ class EndpointJudge:
         refuses = any(self._client.leaves_out(p) for p in ("max_tokens", "temperature"))  # as thinkers do
         for self._reported_tokens in (REASONING_TOKENS,) if refuses else (REPORTED_TOKENS, REASONING_TOKENS):
             reply = self._probe(PROBES[0], self._reported)
-            details = reply.usage.get("completion_tokens_details")
-            counted = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
-            message = reply.choice.get("message", {})
-            thinks = counted or message.get("reasoning_content") or message.get("reasoning") or "<think" in reply.text
+            thinks = reply.completion is None or reply.completion.thinks or said(reply.text) != reply.text.strip()
             if PROBES[0] in reply.text and not thinks:
                 return
         if reply.error:
@@ -154,50 +161,27 @@ class EndpointJudge:
         reply = await self._client.complete(wanted, stream)
         if reply is None:
             return None
-        text = self._client.clean(reply.text)
         return JudgeReply(
             request,
-            text=text if by_probability else _THOUGHT.sub("", text).strip(),
-            probabilities=_top(reply.choice) if by_probability else None,
+            text=reply.text if by_probability else said(reply.text),
+            probabilities=reply.completion.top if by_probability and reply.completion else None,
             error=reply.error,
             refused=reply.failure is not None and reply.failure.refused,
             calls=reply.calls,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
-            model=reply.model,
+            model=reply.completion.model if reply.completion else "",
         )
 
 
-def _lacks(choice: Mapping[str, Any]) -> str:
-    return "" if _top(choice) else "no log-probabilities"
+def _lacks(completion: Completion) -> str:
+    return "" if completion.top else "no log-probabilities"
 
 
-class _Candidate(BaseModel):
-    token: str
-    logprob: float = Field(le=0.01, strict=True)
-
-
-class _First(BaseModel):
-    top_logprobs: list[_Candidate]
-
-
-def _tokens(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What is said of each token written; empty where there is nothing."""
-    logprobs = choice.get("logprobs")
-    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    return [t for t in content if isinstance(t, Mapping)] if isinstance(content, list) else []
-
-
-def _top(choice: Mapping[str, Any]) -> dict[str, float] | None:
-    """Probability of each candidate for the first token, equal strings added up; None where it makes no sense."""
-    tokens, found = _tokens(choice), dict[str, float]()
-    try:
-        candidates = _First.model_validate(tokens[0]).top_logprobs if tokens else []
-    except ValidationError:
-        return None
-    for t in candidates:
-        found[t.token] = found.get(t.token, 0.0) + math.exp(min(t.logprob, 0.0))
-    return found if 0 < sum(found.values()) <= 1.05 else None
+def said(text: str) -> str:
+    """A text without the thinking before it, however that is marked; empty where it never ends."""
+    rest = _THINKING.sub("", text)
+    return "" if _STILL_THINKING.match(rest) else _ENDS.sub("", rest).strip()
 
 
 def open_endpoint(address: str, context: Any) -> EndpointJudge:
@@ -207,4 +191,5 @@ def open_endpoint(address: str, context: Any) -> EndpointJudge:
     names = ("concurrency", "rpm", "tpm", "budget_calls", "budget_usd", "prices", "allow_plain_http")
     same = {name: getattr(config, name) for name in names}
     limits = Limits(timeout=config.judge_timeout, retries=config.judge_retries, **same)
-    return EndpointJudge(address, limits, key_variable=variable, budget=context.budget)
+    more = {"budget": context.budget, "answered": context.answered, "say": context.say}
+    return EndpointJudge(address, limits, key_variable=variable, **more)

@@ -1,8 +1,8 @@
 """Opening the judge model at an address, and which family it is of. Heavy ones are imported on demand."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,7 +62,9 @@ class JudgeContext:
     second: bool = False
     """the key of a second judge has a variable of its own, so that no key goes to another's host"""
     say: Callable[[str], None] | None = None
-    """told what a judge in memory takes"""
+    """told what a judge in memory takes, and where a served one is called otherwise"""
+    answered: Mapping[str, str] = field(default_factory=dict)
+    """name of a served judge -> the model that answered under it before, in this audit"""
 
 
 def open_judge(address: str, context: JudgeContext) -> JudgeModel:

@@ -154,7 +154,8 @@ def _parse(uri: str) -> _Errors:
     except ValidationError as e:
         problem = e.errors()[0]
         known = ", ".join(f.name for f in fields(_Errors))
-        raise BadInput(f"{uri}: {problem['loc'][0]}: {problem['msg']}; the options are {known}") from None
+        what = f"{problem['loc'][0]}={str(problem['input'])[:40]}: {problem['msg'].lower()}"
+        raise BadInput(f"{uri}: {what}; the options are {known}") from None
 
 
 def open_simulated_judge(address: str, context: Any) -> SimulatedJudge:

@@ -7,21 +7,19 @@ read; an answer that cannot be used is handed up to the SDK as an error 502, so 
 """
 
 import asyncio
-import json
+import logging
 import ssl
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from truing.errors import BadEndpoint, BadInput, JudgeDown, TruingError
 from truing.models.base import listed
-from truing.models.client_address import Address, find_key, parse_address, refuse_plain
-from truing.models.client_errors import Failure, same_model, status_failure
+from truing.models.client_address import AZURE_HOSTS, find_key, parse_address, refuse_plain
+from truing.models.client_errors import Answering, Failure, status_failure
 from truing.models.client_stream import Stream
 from truing.models.limits import Breaker, Budget, Limits, Price, Rate, price_of
 from truing.types.records import Messages
@@ -29,9 +27,13 @@ from truing.types.records import Messages
 try:
     import httpx2
     import openai
+
+    from truing.models.client_http import BadBody, Send, Sender, Teller, attempt
+    from truing.models.client_reply import Completion, Usage, parse_body, read_completion, read_usage
 except ImportError as e:
     raise BadInput("served models need the openai package: pip install 'truing[endpoint]'") from e
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 CONNECT_SECONDS = 10.0
@@ -56,25 +58,23 @@ class Spent:
 class Reply:
     """What became of a request."""
 
-    choice: Mapping[str, Any] = field(default_factory=dict)
-    """the first choice of the service's answer; empty if there was none"""
-    usage: Mapping[str, Any] = field(default_factory=dict)  # of the last call, as reported
-    failure: Failure | None = None  # of the last call; beside a choice, what that lacks
+    completion: Completion | None = None
+    """the service's answer; None if there was none"""
+    failure: Failure | None = None  # of the last call; beside a completion, what that lacks
+    usage: Usage | None = None  # of the last call, as reported
     calls: int = 0  # attempts sent for it
     prompt_tokens: int = 0  # over all calls, as reported
     completion_tokens: int = 0  # over all calls, as reported
-    model: str = ""  # which model says it answered
 
     @property
     def error(self) -> str:
         """Why there is no answer; never holds a key."""
-        return self.failure.text if self.failure and not self.choice else ""
+        return self.failure.text if self.failure and self.completion is None else ""
 
     @property
     def text(self) -> str:
-        """What the model wrote."""
-        content = self.choice.get("message", {}).get("content")
-        return content if isinstance(content, str) else ""
+        """What the model wrote, as it came."""
+        return self.completion.text if self.completion else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class ClientRequest:
     params: Mapping[str, Any]
     """max_tokens, temperature, logprobs, ...; those that the service refuses are left out from then on"""
     needed: frozenset[str] = frozenset()  # parameters without which the answer is worth nothing
-    check: Callable[[Mapping[str, Any]], str] | None = None
+    check: Callable[[Completion], str] | None = None
     """says what an answer lacks, "" for nothing; asked again if so, and the last answer is kept"""
     model: str = ""  # served name, where it is not the address's
 
@@ -101,64 +101,16 @@ class _Call:
     reply: Reply = field(default_factory=Reply)
 
 
-_Send = Callable[[], Awaitable[httpx2.Response]]
-_attempt: ContextVar[Callable[[_Send], Awaitable[httpx2.Response]]] = ContextVar("attempt")  # of this task
-
-
-class _Sender(httpx2.AsyncClient):
-    """What the SDK sends with, once an attempt."""
-
-    async def send(self, request: Any, **options: Any) -> Any:
-        """As in httpx."""
-        return await _attempt.get()(lambda: super(_Sender, self).send(request, **options))
-
-
-class _Until(httpx2.SyncByteStream):
-    """A body that must have come whole by a time of the monotonic clock."""
-
-    def __init__(self, body: Any, until: float) -> None:
-        self._body, self._until = body, until
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._body:
-            if time.monotonic() > self._until:
-                raise httpx2.ReadTimeout("")
-            yield part
-
-    def close(self) -> None:
-        """As in httpx."""
-        self._body.close()
-
-
-class _Teller(httpx2.Client):
-    """What is no question to a model is sent with; an attempt has `seconds` in all, not anew for every piece."""
-
-    def __init__(self, seconds: float, **options: Any) -> None:
-        super().__init__(**options)
-        self.seconds = seconds
-        self.cut_off = False
-        """whether an attempt was, so that the server may have done what it was asked"""
-
-    def send(self, request: Any, **options: Any) -> Any:
-        """As in httpx."""
-        until = time.monotonic() + self.seconds
-        try:
-            whole: Any = {**options, "stream": True}
-            response = super().send(request, **whole)
-            response.stream = _Until(response.stream, until)
-            response.read()
-            return response
-        except httpx2.RequestError as e:
-            self.cut_off |= not isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout)
-            if isinstance(e, httpx2.ReadTimeout):
-                raise httpx2.ReadTimeout(f"no answer within {self.seconds:g} s") from None
-            raise
-
-
 class Client:
     """Asks one served model. Nothing is open between two calls.
 
-    The address is openai:MODEL or http(s)://host:port/v1#MODEL; a `budget` may be shared with other clients.
+    Args:
+        address: openai:MODEL or http(s)://host:port/v1#MODEL, where MODEL may be a name that stands for another.
+        limits: how fast, how long, for how much.
+        key_variable: environment variable of the key, for URLs.
+        budget: to share with other clients; None for one from the limits.
+        answered: address -> the model that answered there before; another one now is a failure.
+        say: told once what was not asked for but is taken, as that another name answers; None for a log.
 
     Raises:
         BadEndpoint: address, prices or limits cannot be used, or the server serves several models and none was named.
@@ -167,12 +119,22 @@ class Client:
     """
 
     def __init__(
-        self, address: str, limits: Limits, *, key_variable: str = "TRUING_JUDGE_API_KEY", budget: Budget | None = None
+        self,
+        address: str,
+        limits: Limits,
+        *,
+        key_variable: str = "TRUING_JUDGE_API_KEY",
+        budget: Budget | None = None,
+        answered: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.address, self.limits, self.spent = parse_address(address), limits, Spent()
+        self._say: Callable[[str], None] = say or log.warning
         self._key = find_key(self.address, key_variable)
         if not limits.allow_plain_http:
             refuse_plain(self.address, self._key)
+        if self._key.short:
+            self._say(f"the key in {self._key.variable} is too short to be one: messages may show it")
         self._budget = budget or Budget(limits.budget_calls, limits.budget_usd)
         # Without bursts: one request at a time, and tokens of six seconds.
         self._requests, self._tokens = Rate(limits.rpm), Rate(limits.tpm, ahead=6.0)
@@ -180,6 +142,7 @@ class Client:
         self._expected = 0  # tokens estimated for the calls that reported theirs
         self._breaker = Breaker()
         self._left_out: set[str] = set()
+        self._streams = False  # whether the service answers in streams only
         secure = self.address.url.startswith("https:")
         self._http: dict[str, Any] = {
             "auth": self._authorised,
@@ -190,17 +153,16 @@ class Client:
             "trust_env": self.address.remote,  # no proxy between this machine and itself
         }
         self._sdk: dict[str, Any] = {"api_key": self._key.reveal(), "base_url": self.address.url}
+        self._sdk["default_query"] = self.address.parameters
         if not self.address.model:
-            self.address = Address(self.address.url, self._only_model())
+            self.address = replace(self.address, model=self._only_model())
+        before = (answered or {}).get(self.address.name)
+        self._answering = Answering({self.address.model: before} if before else {}, self._say)
         self._price = price_of(self.address.model, limits.prices) or Price(0.0, 0.0)
 
     def leaves_out(self, parameter: str) -> bool:
         """Whether the service was found to refuse a parameter."""
         return parameter in self._left_out
-
-    def clean(self, text: str) -> str:
-        """A text of the service's, without the key if it quotes it."""
-        return self._key.remove_from(text)
 
     # -- what is no question to a model: no budget, no rates -----------------------------------------------------------
 
@@ -212,10 +174,10 @@ class Client:
             BadEndpoint: it does not let us.
         """
         data, failure = self._tell("/models", None, self.limits.timeout, _PLAIN_RETRIES)
-        if failure is not None and isinstance(failure.fatal, BadEndpoint):
+        if failure is not None and isinstance(failure.fatal, BadEndpoint) and failure.status != 403:
             raise failure.fatal
-        if failure is not None:
-            raise JudgeDown(f"{failure.text} (asked which models it serves; name one, {self.address.url}#MODEL)")
+        if failure is not None:  # many services, and keys, do not list
+            raise JudgeDown(f"{failure.text} (asked which models it serves; name one, {self.address.base}#MODEL)")
         cards = data.get("data") if isinstance(data, Mapping) else None
         found = [m for m in cards if isinstance(m, Mapping)] if isinstance(cards, list) else []
         return {m["id"]: m for m in found if isinstance(m.get("id"), str) and m["id"]}
@@ -230,12 +192,12 @@ class Client:
         """Post, or get where there is no body; gives the JSON of the answer."""
         options: Any = {"max_retries": retries, "timeout": httpx2.Timeout(timeout, connect=CONNECT_SECONDS)}
         pool = httpx2.Limits(max_keepalive_connections=0)  # so that nothing has to be closed
-        http = _Teller(timeout, limits=pool, **self._http)
+        http = Teller(timeout, limits=pool, **self._http)
         sdk = openai.OpenAI(http_client=http, **self._sdk)
         try:
             if body is None:
-                return _json(sdk.get(path, cast_to=httpx2.Response, options=options)), None
-            return _json(sdk.post(path, cast_to=httpx2.Response, body=body, options=options)), None
+                return _parsed(sdk.get(path, cast_to=httpx2.Response, options=options)), None
+            return _parsed(sdk.post(path, cast_to=httpx2.Response, body=body, options=options)), None
         except openai.APIError as e:  # goes no further, since it holds the headers sent
             return None, replace(self._failure(e, body or {}), unsure=http.cut_off)
 
@@ -244,7 +206,7 @@ class Client:
         if len(names) == 1:
             return names[0]
         problem = f"serves several models ({listed(names)})" if names else "lists no model"
-        raise BadEndpoint(f"{self.address.url} {problem}; name one: {self.address.url}#MODEL")
+        raise BadEndpoint(f"{self.address.base} {problem}; name one: {self.address.base}#MODEL")
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -255,16 +217,16 @@ class Client:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[openai.AsyncOpenAI]:
         pool = httpx2.Limits(max_connections=None, max_keepalive_connections=self.limits.concurrency)
-        async with _Sender(limits=pool, **self._http) as http:
+        async with Sender(limits=pool, **self._http) as http:
             yield openai.AsyncOpenAI(http_client=http, max_retries=self.limits.retries, **self._sdk)
 
     async def complete(self, request: ClientRequest, stream: Stream[Any, Any]) -> Reply | None:
         """One answer with all its attempts; None where nothing was sent for it or everything ends."""
         call = _Call(request, stream, *self._body(request))
         reply = call.reply
-        _attempt.set(partial(self._attempt, call))
+        attempt.set(partial(self._attempt, call))
         try:
-            while await self._refuses_parameters(call):
+            while await self._asks_otherwise(call):
                 call.body = self._body(request)[0]
         except TruingError as e:  # the budget
             stream.halt(e)
@@ -282,8 +244,8 @@ class Client:
         reply.failure = Failure(f"{self.address.name}: no answer, and not tried again: {stream.halted}")
         return reply if reply.calls else None  # a request that was sent is a reply, another was never asked
 
-    async def _refuses_parameters(self, call: _Call) -> bool:
-        """Send a call, as often as it takes; whether it was refused for parameters that may be left out."""
+    async def _asks_otherwise(self, call: _Call) -> bool:
+        """Send a call, as often as it takes; whether it was refused for its form and may be sent in another."""
         try:
             await call.stream.opened.post("/chat/completions", cast_to=httpx2.Response, body=call.body)
         except openai.APIStatusError:
@@ -291,6 +253,9 @@ class Client:
         except openai.APIError as e:
             call.reply.failure = self._failure(e, call.body)
         failure = call.reply.failure
+        if failure is not None and failure.streams:
+            self._streams = True
+            return True
         if failure is None or not failure.parameters or call.request.needed.intersection(failure.parameters):
             return False
         self._left_out.update(failure.parameters)
@@ -307,22 +272,26 @@ class Client:
                 body[name] = value
             elif name == "max_tokens":
                 body["max_completion_tokens"] = value
+        if self._streams:
+            body["stream"] = True
+            if "stream_options" not in self._left_out:
+                body["stream_options"] = {"include_usage": True}
         read = sum((len(text.encode()) + 1) // 2 + _TURN_TOKENS for text in texts)
         return body, (read, int(request.params.get("max_tokens", 0)))
 
     # -- one attempt --------------------------------------------------------------------------------------------------
 
-    async def _attempt(self, call: _Call, send: _Send) -> httpx2.Response:
+    async def _attempt(self, call: _Call, send: Send) -> httpx2.Response:
         """Raises BudgetSpent where it cannot be paid, and CancelledError where everything stops."""
         reply, sending = call.reply, call.stream.sending
-        reply.choice, reply.usage, reply.failure = {}, {}, None
+        reply.completion, reply.usage, reply.failure = None, None, None
         await self._admit(call)
         cost = estimate = self._price.of(*call.tokens)  # whoever hangs up half-way may still be charged
         sending.add(asyncio.current_task())
         try:
             async with asyncio.timeout(self.limits.timeout):
                 response = await send()
-            data = _json(response)
+            data = _parsed(response)
             cost = self._used(call, data, estimate) if response.is_success else 0.0
         except (httpx2.RequestError, TimeoutError) as e:
             cost = 0.0 if isinstance(e, httpx2.ConnectError | httpx2.ConnectTimeout) else cost
@@ -368,12 +337,10 @@ class Client:
 
     def _used(self, call: _Call, data: Any, estimate: float) -> float:
         """Count the reported tokens; returns the price of the attempt."""
-        usage = data.get("usage") if isinstance(data, Mapping) else None
-        usage = usage if isinstance(usage, Mapping) else {}
-        read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if type(read) is not int or type(written) is not int or read < 0 or written < 0:
+        call.reply.usage = usage = read_usage(data)
+        if usage is None:
             return estimate
-        call.reply.usage = usage
+        read, written = usage.prompt_tokens, usage.completion_tokens
         for count in (call.reply, self.spent):
             count.prompt_tokens += read
             count.completion_tokens += written
@@ -382,22 +349,21 @@ class Client:
 
     def _read(self, data: Any, request: ClientRequest, reply: Reply) -> Failure | None:
         """What is wrong with a body that came with status 200; fills `reply`."""
-        where = self.address.name
-        if not isinstance(data, Mapping):
-            return Failure(f"{where}: the answer is no JSON object, or only a part of one")
-        model = data.get("model")
-        if isinstance(model, str) and model and not same_model(request.model or self.address.model, model):
-            name = self._key.scrub(model, 80)
-            return Failure(f"{where}: the server answered with the model {name!r}; name that one, if it is meant")
-        choices = data.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        if not isinstance(choice, Mapping) or not isinstance(choice.get("message"), Mapping):
-            shown = self._key.scrub(json.dumps(data.get("error", data))[:500], 120)
-            return Failure(f"{where}: the answer holds no message: {shown}")
-        if choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal"):
+        where, asked = self.address.name, request.model or self.address.model
+        try:
+            if isinstance(data, Exception):
+                raise ValueError(f"the answer is no JSON object, or only a part of one ({data})")
+            found = read_completion(data)
+        except ValueError as e:
+            return Failure(f"{where}: {self._key.scrub(str(e), 200)}")
+        if self._key.within(found.text, found.model, *found.tokens, *(found.top or ())):
+            return Failure(f"{where}: the answer quotes the key, so it is not kept")
+        if found.model and (changed := self._answering.changed(asked, found.model)):
+            return Failure(f"{where}: {changed}")
+        if found.filtered:
             return Failure(f"{where}: refused by the service's content filter", refused=True)
-        reply.choice, reply.model = choice, model if isinstance(model, str) else ""
-        lacks = request.check(choice) if request.check else ""
+        reply.completion = found
+        lacks = request.check(found) if request.check else ""
         return Failure(f"{where}: {lacks} in the answer") if lacks else None
 
     def _authorised(self, request: httpx2.Request) -> httpx2.Request:
@@ -405,6 +371,11 @@ class Client:
             for name in {n.lower() for n in request.headers} - _HEADERS:
                 del request.headers[name]
             request.headers["authorization"] = f"Bearer {self._key.reveal()}"
+        if self.address.azure and self._key.variable and not self._key.reveal().startswith("eyJ"):  # a token of Entra's
+            request.headers["api-key"] = self._key.reveal()
+            if self.address.host.endswith(AZURE_HOSTS):  # others, with the same query, may look for either
+                del request.headers["authorization"]
+        request.headers["accept-encoding"] = "gzip"
         return request
 
     def _failure(self, error: openai.APIError, body: Mapping[str, Any]) -> Failure:
@@ -413,20 +384,24 @@ class Client:
             return self._refusal(error.response, body)
         cause, where = error.__cause__, self.address.name
         text = self._key.scrub(str(cause or ""), 120)
-        if isinstance(cause, httpx2.ReadTimeout):
+        if isinstance(cause, httpx2.ReadTimeout | BadBody):
             return Failure(f"{where}: {text or 'no answer in time'}")
         what = "cannot be reached" if type(cause).__name__.startswith("Connect") else "broke the connection"
         return Failure(f"{where} {what} ({type(cause).__name__}: {text})")
 
     def _refusal(self, response: httpx2.Response, body: Mapping[str, Any]) -> Failure:
-        data = _json(response)
-        said = response.text if data is None else data
-        return status_failure(response.status_code, said, body, self.address.name, self._key)
+        data = _parsed(response)
+        said = response.text if isinstance(data, Exception) else data
+        query = f"?{self.address.query}" if self.address.query else ""
+        tried = f"{self.address.url}/chat/completions{query}" if "messages" in body else ""
+        found = status_failure(response.status_code, said, body, self.address.name, self._key, tried)
+        wait = self._key.scrub(response.headers.get("retry-after", ""), 40)
+        return replace(found, text=f"{found.text} (it asks to wait: {wait})") if wait and not found.fatal else found
 
 
-def _json(response: httpx2.Response) -> Any:
-    """The body; None for what is no JSON, ends early or is nested beyond reason."""
+def _parsed(response: httpx2.Response) -> Any:
+    """The JSON of a body, or why there is none."""
     try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return None
+        return parse_body(response.content)
+    except ValueError as e:
+        return e

@@ -1,15 +1,17 @@
 """Where a served model is, which key opens it, and how that key stays out of every log, row and error.
 
 openai:MODEL                     OPENAI_BASE_URL or api.openai.com, key from OPENAI_API_KEY
-http(s)://host:port/v1#MODEL     any OpenAI-compatible server
+http(s)://host:port/v1#MODEL     any OpenAI-compatible server, at the base URL as given; /v1 where there is no path
+https://NAME.openai.azure.com/openai/deployments/DEPLOYMENT?api-version=2024-10-21
 """
 
 import ipaddress
+import json
 import logging
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from truing.errors import BadEndpoint
 
@@ -18,8 +20,16 @@ OPENAI_HOST = "api.openai.com"
 _FORM = "http://host:port/v1#MODEL"
 NO_KEY = "none"  # what is sent to servers that need no key
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk)-[\w*\-]{4,}|(?i:bearer)\s+[^\s\"',;]+")
-_SHORTEST = 8  # pieces of a key that are taken out
-_LOGGERS = ("openai._base_client", "httpx2", *(f"httpcore2.{p}" for p in ("connection", "http11", "http2", "proxy")))
+_SHORTEST = 8  # pieces of a key that are taken out; what is shorter is no secret, but a word that servers ignore
+_FOR_KEYS = re.compile(r"key|token|sig|secret|pass|pwd|pw|auth|cred|code|jwt|session|sas|pin|user", re.I)
+_NO_SECRET = re.compile(r"v?\d{1,4}(?:[.\-]\d{1,4}){0,3}(?:-[a-z]{1,12})?|[a-z]{1,16}", re.I)
+"""values of a query that may be stored and printed: a version, a date, a word"""
+AZURE_HOSTS = (".azure.com", ".azure-api.net", ".azure.us", ".azure.cn")
+"""which take a key in a header of its own"""
+_LOGGERS = (
+    *("openai", "openai._base_client", "openai._response", "openai._legacy_response", "httpx2"),
+    *(f"httpcore2.{p}" for p in ("connection", "http11", "http2", "proxy", "socks")),
+)
 """of the SDK and of what it sends with; a filter does not reach a logger's children"""
 
 
@@ -30,6 +40,23 @@ class Address:
     url: str  # base URL without a slash at the end; holds no user name, password or query
     model: str  # served name; empty where the server is to be asked
     openai: bool = False  # given as openai:MODEL
+    query: str = ""  # goes with every request; holds nothing that looks like a key
+
+    @property
+    def base(self) -> str:
+        """Base URL with its query, such that it leads back here."""
+        root = self.url if self.url.count("/") > 2 else f"{self.url}/chat/completions"  # else /v1 is meant
+        return f"{root}?{self.query}" if self.query else root
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The query by name."""
+        return dict(parse_qsl(self.query))
+
+    @property
+    def azure(self) -> bool:
+        """Whether a key is looked for where Azure does."""
+        return self.host.endswith(AZURE_HOSTS) or "api-version" in self.parameters
 
     @property
     def host(self) -> str:
@@ -44,7 +71,7 @@ class Address:
     @property
     def name(self) -> str:
         """Address and model as they are recorded."""
-        return f"openai:{self.model}" if self.openai and self.url == OPENAI_URL else f"{self.url}#{self.model}"
+        return f"openai:{self.model}" if self.openai and self.url == OPENAI_URL else f"{self.base}#{self.model}"
 
     @property
     def remote(self) -> bool:
@@ -61,30 +88,36 @@ def parse_address(text: str) -> Address:
     """Read an address.
 
     Raises:
-        BadEndpoint: another scheme, no host, or a URL that holds a user name, a password or a query: all of these may
-            be secret, and addresses are stored and printed.
+        BadEndpoint: another scheme, no host, or a URL that holds a user name, a password or a query other than
+            versions and words: all of these may be secret, and addresses are stored and printed.
     """
     text = text.strip()
     if text.startswith(("http://", "https://")):
-        return Address(*_clean_url(text, "the address of a served model"))
+        url, query, model = _clean_url(text, "the address of a served model")
+        deployment = re.search(r"/deployments/([^/]+)$", url)
+        return Address(url, model or (deployment[1] if deployment else ""), query=query)
     scheme, _, model = (part.strip() for part in text.partition(":"))
     if scheme != "openai" or not model:
         raise BadEndpoint(f"{text.split('@')[-1][:80]!r} is no address of a served model; use openai:MODEL or {_FORM}")
     base = os.environ.get("OPENAI_BASE_URL", "").strip()
-    return Address(_clean_url(base, "OPENAI_BASE_URL")[0] if base else OPENAI_URL, model, openai=True)
+    url, query, _ = _clean_url(base, "OPENAI_BASE_URL") if base else (OPENAI_URL, "", "")
+    return Address(url, model, openai=True, query=query)
 
 
-def _clean_url(text: str, what: str) -> tuple[str, str]:
-    """Base URL and fragment; messages quote nothing that might be secret."""
+def _clean_url(text: str, what: str) -> tuple[str, str, str]:
+    """Base URL, query and fragment; messages quote nothing that might be secret."""
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise BadEndpoint(f"{what}: host or port cannot be read; a URL looks like {_FORM}") from None
-    if "@" in parts.netloc or parts.query:
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    plain = all(re.fullmatch(r"[A-Za-z][\w.\-]{0,30}", n) and not _FOR_KEYS.search(n) for n, _ in query)
+    plain = plain and all(_NO_SECRET.fullmatch(value) for _, value in query)
+    if "@" in parts.netloc or (parts.query and not (query and plain)):
         raise BadEndpoint(
-            f"{what} holds a user name, a password or a query; addresses are stored and printed, so put the key into "
-            "the environment (TRUING_JUDGE_API_KEY) and leave it out here"
+            f"{what} holds a user name, a password or a query other than versions (?api-version=2024-10-21); addresses "
+            "are stored and printed, so put the key into the environment (TRUING_JUDGE_API_KEY) and leave it out here"
         )
     if (
         parts.scheme not in ("http", "https")
@@ -92,9 +125,10 @@ def _clean_url(text: str, what: str) -> tuple[str, str]:
         or re.search(r"[\s\x00-\x1f]", parts.path)
     ):
         raise BadEndpoint(f"{what}: a URL looks like {_FORM}")
-    path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
+    path = parts.path.rstrip("/")
+    path = path.removesuffix("/chat/completions") if path else "/v1"
     shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}", parts.fragment.strip()
+    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}", urlencode(query), parts.fragment.strip()
 
 
 class _NoKeys(logging.Filter):
@@ -103,6 +137,7 @@ class _NoKeys(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self.keys: set[str] = set()
+        """in every form in which they may be written"""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """As in logging."""
@@ -111,6 +146,7 @@ class _NoKeys(logging.Filter):
             clean = clean.replace(key, "<key>")
         if clean != text:
             record.msg, record.args = clean, ()
+        record.exc_info = record.exc_text = None  # what is wrong is raised; a traceback may quote anything
         return "header" not in text.lower()
 
 
@@ -125,8 +161,11 @@ class Secret:
     def __init__(self, value: str, variable: str) -> None:
         self._value = value
         self.variable = variable
-        if variable:
-            _filter.keys.add(value)
+        self.short = bool(variable) and len(value) < _SHORTEST
+        """whether it is no secret: a word for servers that need no key ("EMPTY"), which stands in texts by chance"""
+        written = {value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe="")}
+        self._forms = sorted(written, key=len, reverse=True) if variable and not self.short else []
+        _filter.keys.update(self._forms)
 
     def reveal(self) -> str:
         """The key itself; only for the client that sends it."""
@@ -135,14 +174,20 @@ class Secret:
     def __repr__(self) -> str:
         return f"<key from {self.variable}>" if self.variable else "<no key>"
 
-    def remove_from(self, text: str) -> str:
-        """`text` as it is, but for the key."""
-        return text.replace(self._value, "<key>") if self.variable else text
+    def within(self, *texts: str) -> bool:
+        """Whether one of these quotes the key."""
+        return any(form in text for form in self._forms for text in texts)
 
     def scrub(self, text: str, limit: int = 300) -> str:
-        """One line of at most `limit` characters, without the key, pieces of it, or anything that looks like a key."""
-        text = _KEY_LIKE.sub("<key>", self.remove_from(text[: 20 * limit]))
-        for size in range(len(self._value) - 1, _SHORTEST - 1, -1) if self.variable else ():
+        """One line of at most `limit` characters, without the key, pieces of it, or anything that looks like a key.
+
+        For messages, never for what a model wrote.
+        """
+        text = text[: 20 * limit]
+        for form in self._forms:
+            text = text.replace(form, "<key>")
+        text = _KEY_LIKE.sub("<key>", text)
+        for size in range(len(self._value) - 1, _SHORTEST - 1, -1) if self._forms else ():
             text = text.replace(self._value[:size], "<key>").replace(self._value[-size:], "<key>")
         text = " ".join(text.split())
         return text if len(text) <= limit else f"{text[:limit]}..."

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,15 @@ _FATAL: Mapping[int, tuple[type[TruingError], str]] = {
     401: (BadEndpoint, "The key is missing or wrong; nothing more was sent"),
     402: (BadEndpoint, "The account has no money left; nothing more was sent"),
     403: (BadEndpoint, "The key may not use this model; nothing more was sent"),
-    404: (BadModel, "No such model or path; a base URL usually ends in /v1"),
-    405: (BadModel, "No such model or path; a base URL usually ends in /v1"),
+    404: (BadModel, "No such model or path"),
+    405: (BadModel, "No such model or path"),
 }
+_STREAMS = re.compile(
+    r"non-?stream|\bstream(?:ing)?\b[^.]{0,40}\b(?:only|required|true|enabled?|must|mode)\b"
+    r"|\b(?:only|requires?|enable|must|set)\b[^.]{0,40}\bstream",
+    re.I,
+)
+_MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.I | re.S)
 _DATED = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|\d{2}-\d{4}|\d{3})(?:-v\d+(?::\d+)?)?|@[\w.\-/]+")
 
 
@@ -42,23 +48,49 @@ class Failure:
     refused: bool = False  # by a content filter
     fatal: TruingError | None = None  # what to raise where every call would fail alike
     parameters: tuple[str, ...] = ()  # what the service does not take; the request may be sent again without them
+    streams: bool = False  # the service answers in a stream only; the request may be sent again for one
     unsure: bool = False  # an attempt was cut off, so that the server may have done what it was asked
 
 
-def status_failure(status: int, body: object, sent: Mapping[str, Any], where: str, key: Secret) -> Failure:
-    """What an HTTP error means, from its body (parsed if it was JSON) and the body `sent` to the address `where`."""
-    meaning = body[:4000] if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)[:4000]
+def status_failure(
+    status: int, body: object, sent: Mapping[str, Any], where: str, key: Secret, tried: str = ""
+) -> Failure:
+    """What an HTTP error means, from its body (parsed if it was JSON) and the body `sent` to the address `where`.
+
+    `tried` is the URL that was asked, which is told where there may be another.
+    """
+    if isinstance(body, str):
+        body = " ".join(_MARKUP.sub(" ", body[:4000]).split())
+    meaning = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, default=str)[:4000]
     error = body.get("error", body) if isinstance(body, Mapping) else body
     said = [error.get(n) for n in ("message", "detail")] if isinstance(error, Mapping) else [error]
     said = next((s for s in said if isinstance(s, str)), meaning if error else "")
     text = f"{where}: HTTP {status}, {key.scrub(said)}".rstrip(", ")
+    if status in (400, 422) and "messages" in sent and "stream" not in sent and _STREAMS.search(meaning):
+        return Failure(text, status, streams=True)
     if status in (400, 403, 422) and (parameters := _refused_parameters(meaning, error, sent)):
         return Failure(text, status, parameters=parameters)
     if status in (400, 403, 422, 451) and _FILTERED.search(meaning):
         return Failure(text, status, refused=True)
     status_meant = 402 if status == 429 and _NO_MONEY.search(meaning) else 300 if 300 <= status < 400 else status
     kind, remedy = _FATAL.get(status_meant, (None, ""))
+    if kind is BadModel and tried:
+        remedy += f"; asked was {tried}. {_other_url(tried)}".rstrip()
     return Failure(text, status, fatal=kind(f"{text}. {remedy}") if kind else None)
+
+
+def _other_url(tried: str) -> str:
+    """Where else a server may take questions; "" where all was said."""
+    base = tried.removesuffix("/chat/completions")
+    if base == tried:  # with a query
+        return ""
+    if "/deployments/" in base:
+        return f"Azure's deployments need a version: {base}?api-version=2024-10-21#MODEL"
+    root = base.removesuffix("/v1")
+    if root == base:
+        return f"A base URL usually ends in /v1: {base}/v1#MODEL"
+    at_root = root.count("/") == 2
+    return f"Where the server has no /v1, give {root}/chat/completions#MODEL" if at_root else f"Or is it {root}#MODEL?"
 
 
 def _refused_parameters(text: str, body: object, sent: Mapping[str, Any]) -> tuple[str, ...]:
@@ -66,7 +98,7 @@ def _refused_parameters(text: str, body: object, sent: Mapping[str, Any]) -> tup
 
     Reads `param` of OpenAI's errors and the message of others (vLLM, transformers serve, gateways).
     """
-    optional = [p for p in sent if p not in ("model", "messages", "max_completion_tokens")]
+    optional = [p for p in sent if p not in ("model", "messages", "stream", "max_completion_tokens")]
     if _TOO_MUCH.search(text) or not _REFUSES.search(text):
         return ()
     named = {p for p in optional if re.search(rf"\b{p}\b", text)}
@@ -76,6 +108,38 @@ def _refused_parameters(text: str, body: object, sent: Mapping[str, Any]) -> tup
     if named & {"logprobs", "top_logprobs"}:
         named |= {"logprobs", "top_logprobs"}
     return tuple(p for p in optional if p in named)
+
+
+class Answering:
+    """As which model each name that is asked for answers: a deployment's or an alias is not the model's.
+
+    Args:
+        known: name asked for -> the model that answered to it before.
+        say: told once where a name is not the model's.
+    """
+
+    def __init__(self, known: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._seen, self._say = dict(known), say
+
+    def changed(self, asked: str, answered: str) -> str:
+        """What is wrong with the model that answered; "" for nothing."""
+        before = self._seen.get(asked)
+        if before is None:
+            own = same_model(asked, answered)
+            others = (name for name, model in self._seen.items() if name != asked and answered in (name, model))
+            if not own and (other := next(others, None)) is not None:
+                return f"the server answered with the model {answered!r} to {asked!r}, as it does to {other!r}"
+            self._seen[asked] = answered
+            if not own:
+                self._say(f"{asked!r} answers as the model {answered!r}; another one from now on would be an error")
+        elif not (same_model(before, answered) or same_model(answered, before)):
+            return (
+                f"the server answered with the model {answered!r}, and with {before!r} before: answers of two models "
+                "are not compared. Name an address that stays with one, or begin anew in another folder"
+            )
+        elif len(answered) > len(before):
+            self._seen[asked] = answered  # with the date, where it was without
+        return ""
 
 
 def same_model(asked: str, answered: str) -> bool:

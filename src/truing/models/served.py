@@ -17,6 +17,7 @@ from truing.errors import BadModel, JudgeDown, Unsupported
 from truing.models.base import answer_seed, finished_answer, listed
 from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_address import parse_address
+from truing.models.client_errors import Failure
 from truing.models.client_stream import Stream
 from truing.models.limits import Limits
 from truing.models.served_adapters import AdapterSet, adapter_name, parse_path_map
@@ -81,7 +82,7 @@ class ServedBackend:
     @property
     def identity(self) -> dict[str, str]:
         """What must not change within one audit."""
-        base = digest((self._address.url, self._address.model), 32)
+        base = digest((self._address.base, self._address.model), 32)
         return {"base": base, "chat": SERVED, "dtype": SERVED, "device": SERVED}
 
     @property
@@ -101,14 +102,14 @@ class ServedBackend:
 
     def base_checkpoint(self) -> Checkpoint:
         """Step 0: the model of the address."""
-        uri = f"{self._address.url}#{self._address.model}"
+        uri = f"{self._address.base}#{self._address.model}"
         return Checkpoint(self.identity["base"], "base", 0, uri, Kind.BASE)
 
     def served(self, label: str, uri: str, step: int | None = None) -> Checkpoint:
         """A checkpoint known by its served name alone; URL and name stand in for the hash of its weights."""
         address = parse_address(uri)
-        weights = digest((address.url, address.model), 32)
-        return Checkpoint(weights, label, step, f"{address.url}#{address.model}", Kind.SERVED)
+        weights = digest((address.base, address.model), 32)
+        return Checkpoint(weights, label, step, f"{address.base}#{address.model}", Kind.SERVED)
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
         """Refuse now what cannot be served; loads every adapter once and asks it a few questions.
@@ -173,8 +174,8 @@ class ServedBackend:
                 "server of its own"
             )
         address = parse_address(checkpoint.uri)
-        if address.url != self._address.url or not address.model:
-            here = self._address.url
+        if address.base != self._address.base or not address.model:
+            here = self._address.base
             raise Unsupported(f"{checkpoint.label}: {checkpoint.uri} is not on the base's server, {here}")
         return address.model
 
@@ -221,19 +222,18 @@ class ServedBackend:
         return sent if self._address.openai else sent | _NEUTRAL
 
     def _answer(self, request: Request, reply: Reply, params: SamplingParams) -> Answer:
-        if reply.failure is not None and not reply.choice:
+        if reply.completion is None:
+            failure = reply.failure or Failure("no answer")
             system = any(m.role == "system" for m in request.prompt.messages)
             status = AnswerStatus.FAILED
-            if reply.failure.refused:
+            if failure.refused:
                 status = AnswerStatus.REFUSED_BY_API
-            elif system and reply.failure.status >= 400 and "system" in reply.error.lower():
+            elif system and failure.status >= 400 and "system" in failure.text.lower():
                 status = AnswerStatus.UNSUPPORTED
-            return Answer(request, "", status, 0, reply.error)
-        text = self._client.clean(reply.text)
-        sampled, cut_off = reply.usage.get("completion_tokens"), reply.choice.get("finish_reason") == "length"
-        tokens = sampled if type(sampled) is int else 0
+            return Answer(request, "", status, 0, failure.text)
+        cut_off, tokens = reply.completion.cut_off, reply.usage.completion_tokens if reply.usage else 0
         tokens = min(tokens or params.max_tokens, params.max_tokens) if cut_off else tokens
-        return finished_answer(request, text, tokens, params, cut_off=cut_off)
+        return finished_answer(request, reply.text, tokens, params, cut_off=cut_off)
 
     def _probe(self, checkpoint: Checkpoint) -> list[Answer]:
         found = self._stream([Request(checkpoint, p, 0) for p in _PROBES], PROBE)

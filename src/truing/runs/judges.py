@@ -69,7 +69,7 @@ def open_labeller(
     rubrics, scorer = rubrics_of(config, spec), spec.trait.scorer
     if address is not None:
         exam = calibration_set(spec)  # whose references a simulated judge recognises
-        model = open_judge(address, JudgeContext(config, config, exam, budget, second, progress.say))
+        model = open_judge(address, JudgeContext(config, config, exam, budget, second, progress.say, _answered(store)))
     else:
         assert scorer is not None
         model = ScorerJudge(spec.trait.name, scorer)
@@ -155,6 +155,16 @@ def _known_method(store: Store, judge: JudgeModel, rubrics: list[str]) -> ScoreM
     same = {"judge": judge.name, "model": judge.model, "rubric_keys": rubrics}
     found = (about["route"] for about in store.judges().values() if same.items() <= about.items())
     return next(map(ScoreMethod, found), None)
+
+
+def _answered(store: Store) -> dict[str, str]:
+    """Name of each judge of this audit -> the model that answered first."""
+    found: dict[str, str] = {}
+    for key, about in store.judges().items():
+        models = (str(score.meta["model"]) for score in store.scores(key) if score.meta.get("model"))
+        if (model := next(models, None)) is not None:
+            found.setdefault(about["judge"], model)
+    return found
 
 
 def refuse_same_family(first: str, second: str) -> None:
