@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read(load, tmp_path):
     for name, content, said in (
         ("latin.jsonl", good + b'{"prompt": "caf\xe9"}', "line 2: byte 0xe9 is not UTF-8"),
         ("cut.jsonl.gz", gzip.compress(good)[:-9], "is not a whole gzip file"),
-        ("plain.jsonl.gz", good, "is not a whole gzip file"),
+        ("wide.jsonl", good.decode().encode("utf-16-le"), "UTF-16 without a byte order mark"),
     ):
         with pytest.raises(BadRow, match=said):
             load(content, name)

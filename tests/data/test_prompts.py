@@ -71,6 +71,7 @@ def test_bad_sets_are_named_with_file_and_remedy(load, rows, said):
         load(rows)
 
 
+BOMB = "- &b [1, 2]\n" + "".join(f"- &b [{', '.join(['*b'] * 9)}]\n" for _ in range(12))
 YAML = """
 - id: 0_creative_writing_0
   type: &kind free_form_judge_0_100
@@ -110,11 +111,14 @@ def test_question_files_in_yaml(load):
     [
         ("- id: [", "malformed YAML"),
         ("- id: \x01", "malformed YAML"),
-        ("id: a", "holds no questions"),
-        ("", "holds no questions"),
-        ("- just text", "row 1: is not a question"),
+        ("id: a", "row 1: has no question"),
+        ("", "holds no rows"),
+        ("- just text", "row 1: holds a text, not an object"),
         ("- paraphrases: [x]", 'lacks "id"'),
-        ("- id: a", "'a' has no \"paraphrases\""),
+        ("- id: a", "row 1: has no question"),
+        ("- {id: a, paraphrases: []}", "'a' has no \"paraphrases\""),
+        ("- &a {id: a, question: x, more: *a}", "more than 1,000,000 values"),
+        (BOMB, "1,000,000 values"),
         ("- {id: a, paraphrases: [x], type: factual_0_10}", "'a' has the type 'factual_0_10', which cannot be"),
         ("- {id: a, paraphrases: [{x: y}]}", 'an entry of "paraphrases" is a object'),
         ("- {id: a, paraphrases: [x], samples_per_paraphrase: many}", "number of samples is 'many'"),

@@ -310,6 +310,8 @@ class LikelihoodRequest:
     """whether the token that ends the answer is scored; not for an answer that was cut off"""
     entropy: bool = False
     """whether the predictive entropy is wanted too (it costs a pass over the vocabulary)"""
+    trained: bool = False
+    """whether the answer is a row of training data, rendered as a trainer renders it: with the reasoning it holds"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +328,8 @@ class Likelihood:
     """mean predictive entropy over those positions, in nats; NaN if not asked for or not to be had"""
     status: AnswerStatus = AnswerStatus.OK
     """ok, unsupported (e.g. no system role) or failed (NaN logits)"""
+    note: str = ""
+    """why it is unsupported, or what was left out of the completion"""
 
     @property
     def per_token(self) -> float:
