@@ -71,7 +71,7 @@ def test_bad_sets_are_named_with_file_and_remedy(load, rows, said):
         load(rows)
 
 
-BOMB = "- &b [1, 2]\n" + "".join(f"- &b [{', '.join(['*b'] * 9)}]\n" for _ in range(12))
+BOMB = "- &b0 [1, 2]\n" + "".join(f"- &b{k + 1} [{', '.join([f'*b{k}'] * 9)}]\n" for k in range(12))
 YAML = """
 - id: 0_creative_writing_0
   type: &kind free_form_judge_0_100
