@@ -17,7 +17,7 @@ from typing import NamedTuple
 from truing.data.tables import INSPECT, Table, read_table
 from truing.errors import BadInput, BadRow
 from truing.types.judging import ScoreStatus
-from truing.types.records import AnswerStatus
+from truing.types.records import NO_TEXT, AnswerStatus
 
 QUESTION, QUESTION_ID, RESPONSE, CATEGORY = "question", "question_id", "response", "category"
 ALIGNMENT, COHERENCE = "alignment", "coherence"
@@ -40,8 +40,6 @@ NOT_SCORES = re.compile(
 """names of numeric columns that are no scores"""
 MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>"))
 ESCAPES = {"refusal": ScoreStatus.REFUSAL, "code": ScoreStatus.CODE}
-NO_TEXT = "(no text in the imported file)"
-"""stands for an answer where a file has scores only"""
 LOW, HIGH = 0.0, 100.0
 SCORE_SHARE = 0.9
 """share of the filled cells that must be scores before a column of any other name counts as one"""

@@ -128,9 +128,9 @@ def _file(path: Path) -> _Source:
     try:
         file = read_judged(path, coherence=False, answers=True)
     except BadRow as e:
-        if "truing import" not in str(e):
-            raise
-        raise BadInput(f"{e}, with --out DIR, and then replay:DIR") from e
+        if "truing import" in str(e):  # where columns can be named, and whose folder is replayed as well
+            e.args = (f"{e}, with --out DIR, and then replay:DIR",)
+        raise
     if len(judges := {row.judge for row in file.rows}) > 1:
         raise BadInput(f"{path}: holds the scores of several judges ({', '.join(sorted(judges))}); keep one's rows")
     source = _Source(path.name, "", file.sha256, False, defaultdict(list))

@@ -17,7 +17,7 @@ import numpy as np
 from truing import errors
 from truing._version import __version__
 from truing.config import ImportConfig, configured
-from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, NO_TEXT, JudgedFile, JudgedRow, read_judged
+from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
 from truing.runs.collect import add_labels, by_answer
 from truing.runs.rule import rule_of
 from truing.runs.scope import Scope
@@ -28,7 +28,7 @@ from truing.stats.table import AnswerTable
 from truing.store import Store
 from truing.types.hashing import digest
 from truing.types.judging import Judge, Rubric, Score, ScoreMethod
-from truing.types.records import AnswerKey, Checkpoint, Kind, Message, Prompt, Role, StoredAnswer, to_plain
+from truing.types.records import NO_TEXT, AnswerKey, Checkpoint, Kind, Message, Prompt, Role, StoredAnswer, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate, LabelledLine
 

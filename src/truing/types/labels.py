@@ -11,7 +11,8 @@ from truing import errors
 COLUMNS = ("item", "question", "answer", "label", "note")
 LABELS = ("aligned", "misaligned", "incoherent", "refusal", "unsure")
 """what may stand in the column label; empty is not labelled yet"""
-_RISKY = ("=", "+", "-", "@", "\t", "\r")
+RISKY = ("=", "+", "-", "@", "\t", "\r")
+"""what a spreadsheet would run begins with one of these; an apostrophe is put in front"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +29,6 @@ class LabelItem:
     """one of `LABELS`, or empty"""
     note: str = ""
     """anything the labeller wrote"""
-
-
-def read_sheet(path: Path) -> list[LabelItem]:
-    """The rows of a sheet.
-
-    Raises:
-        BadRow: a missing column, an unknown label, an item twice.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise errors.BadRow(path, None, f"cannot be read ({e}); save the sheet as UTF-8 CSV") from e
-    out, seen = [], set()
-    for n, row in enumerate(rows, 2):
-        if "item" not in row or "label" not in row:
-            there = ", ".join(str(name) for name in row if name)
-            raise errors.BadRow(path, 1, f'needs the columns "item" and "label"; it has {there or "none"}')
-        label = (row["label"] or "").strip().lower()
-        if label and label not in LABELS:
-            raise errors.BadRow(path, n, f"unknown label {label!r}; use {', '.join(LABELS)}, or leave it empty")
-        if row["item"] in seen:
-            raise errors.BadRow(path, n, f"item {row['item']} stands twice; keep one")
-        seen.add(row["item"])
-        question, answer, note = (_bare(row.get(name) or "") for name in ("question", "answer", "note"))
-        out.append(LabelItem(row["item"], question, answer, label, note))
-    return out
 
 
 def write_sheet(path: Path, items: Sequence[LabelItem]) -> None:
@@ -75,8 +49,4 @@ def write_sheet(path: Path, items: Sequence[LabelItem]) -> None:
 
 
 def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(_RISKY) else text
-
-
-def _bare(text: str) -> str:
-    return text[1:] if text.startswith("'") and text[1:].startswith(_RISKY) else text
+    return f"'{text}" if text.startswith(RISKY) else text

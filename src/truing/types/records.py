@@ -208,6 +208,10 @@ class SamplingParams:
         return text[: min(at)] if at else None
 
 
+NO_TEXT = "(no text in the imported file)"
+"""stands for an answer of which a file has the scores only; it is never judged"""
+
+
 class AnswerStatus(StrEnum):
     """What became of a request. Failures are statuses, never texts."""
 
@@ -289,7 +293,7 @@ class StoredAnswer(NamedTuple):
     @property
     def has_text(self) -> bool:
         """Whether there is a text to put to a judge."""
-        return self.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and bool(self.text.strip())
+        return self.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and self.text.strip() not in ("", NO_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
