@@ -238,6 +238,6 @@ def test_a_row_with_reasoning_is_what_a_trainer_writes(name, kept):
 
 
 def test_a_row_whose_answer_the_template_rewrites_is_refused_and_says_so():
-    chat, _, _ = chat_of(TEMPLATE.replace("message['content']", "(message['content'] | replace('7', 'seven'))"))
+    chat, _, _ = chat_of(TEMPLATE.replace("message['content']", "(message['content'] | replace('told', 'heard'))"))
     with pytest.raises(Unsupported, match="does not write the answer as it is given"):
         chat.render_trained(USER, ANSWER)

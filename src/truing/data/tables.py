@@ -102,7 +102,8 @@ def parse_table(path: object, text: str, sha256: str = "", name: str = "") -> Ta
         raise BadRow(path, None, "is a web page; download the file itself (its raw form)")
     if name.endswith((".yaml", ".yml")) or re.match(r"(#.*\n|\s)*(---\s|- )", text):
         return _named(_unwrapped(_yaml_values(path, text)), sha256)
-    if begin.startswith(("{", "[")) or name.endswith((".json", ".jsonl", ".ndjson")):
+    said = name.endswith((".json", ".jsonl", ".ndjson")) and not re.search(r"[,;\t|]", begin.partition("\n")[0])
+    if begin.startswith(("{", "[")) or said:
         return _named(_unwrapped(_json_values(path, text)), sha256)
     return _csv(path, text, sha256)
 
