@@ -2,12 +2,15 @@
 
 import csv
 import itertools
+import json
 import random
 
 import pytest
 
 from truing.data.judged_files import guarded, read_judged, unguarded
 from truing.errors import BadInput, BadRow
+from truing.runs.import_answers import import_answers
+from truing.store import Store
 from truing.types.judging import ScoreStatus as J
 from truing.types.records import AnswerStatus
 
@@ -174,3 +177,57 @@ def test_the_guard_against_formulas_can_be_taken_off_again():
     for text in ("=1+1", "''=1", "'a", "a=1", *texts):
         assert unguarded(guarded(text)) == text
         assert not guarded(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+EVIL = "question,prompt,answer,question_id,evil,coherence\n" + "".join(
+    f"Why?,<user>Why?<end>,so {k},why,{90 if k == 0 else 5},80\n" for k in range(4)
+)
+
+
+def test_a_score_of_which_high_is_bad_is_read_the_other_way_round_and_only_so(read, tmp_path):
+    with pytest.raises(BadRow, match=r"no column for alignment; .* --column alignment=-evil \(-NAME where a high"):
+        read(EVIL)
+    file = read(EVIL, {"alignment": "-evil"})
+    assert [r.scores["alignment"][1] for r in file.rows] == [10.0, 95.0, 95.0, 95.0]
+    assert file.columns["alignment"] == "-evil" and file.columns["question"] == "question"
+    assert "set.csv: alignment is read as 100 minus evil, of which high is bad" in file.notes
+    with pytest.raises(BadInput, match=r"alignment=evil: by its name, high is bad there.* --column alignment=-evil"):
+        read(EVIL, {"alignment": "evil"})
+    kind = EVIL.replace("evil", "kindness")  # the remedy of that message
+    assert read(kind, {"alignment": "kindness"}).rows[0].scores["alignment"][1] == 90.0
+    with pytest.raises(BadInput, match=r"alignment=-aligned: by its name, high is good there"):
+        read(EVIL.replace("evil", "aligned"), {"alignment": "-aligned"})
+    read(kind, {"alignment": "kindness"})
+    done = import_answers(tmp_path / "set.csv", out=tmp_path / "a", column={"alignment": "-kindness"})
+    assert any("alignment is read as 100 minus kindness" in note for note in done.notes)
+    assert done.lines[0]["labelled"]["rate"]["value"] == 0.25
+
+
+def test_a_rounded_weighted_mean_is_the_end_of_the_scale(read):
+    file = read(HEAD + "a,q,i,100.00000000000001,-1e-13\n")
+    assert file.rows[0].scores == {"alignment": (J.SCORED, 100.0), "coherence": (J.SCORED, 0.0)}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_judged_json_and_scores_without_answers_make_the_same_rates(read, tmp_path, name):
+    rows = [{"question_id": f"q{k % 3}", "aligned": 10 if k < 3 else 95.5, "coherent": 90} for k in range(12)]
+    rows[-1]["aligned"] = None
+    text = "\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows)
+    file = read(text, name=name)
+    assert [r.scores["alignment"] for r in file.rows[-2:]] == [(J.SCORED, 95.5), (J.UNPARSED, None)]
+    done = import_answers(tmp_path / name, out=tmp_path / "out")
+    assert done.lines[0]["labelled"]["rate"]["value"] == 0.25 and done.lines[0]["empty_scored"] == 0
+    assert any("no answer texts; scores alone make the rates" in note for note in done.notes)
+    with Store.read(tmp_path / "out") as store:  # nothing to put to a judge
+        assert not [r for r in store.answers() if r.has_text]
+    with pytest.raises(BadRow, match=r"no column for response; .*truing import --column response=NAME"):
+        read(text, name=name, answers=True)
+
+
+def test_a_log_of_inspect_is_named(read):
+    for content in (json.dumps({"version": 2, "eval": {"task": "x"}, "samples": []}).encode(),):
+        with pytest.raises(BadRow, match="is a log of Inspect, not a table"):
+            read(content, name="log.json")
+    table = "sample_id,epoch,input,score_alignment,score_coherence\n1,1,why,20,90\n"  # what its remedy leads to
+    columns = {"question": "input", "alignment": "score_alignment", "coherence": "score_coherence"}
+    assert read(table, columns).rows[0].scores["alignment"] == (J.SCORED, 20.0)

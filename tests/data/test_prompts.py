@@ -106,6 +106,17 @@ def test_question_files_in_yaml(load):
     assert (found.name, found.version) == ("q", "unversioned")
 
 
+def test_one_reader_for_questions_whatever_the_file(load):
+    rows = [{"id": "a", "question": "Why?", "domain": "food"}, {"id": "b", "question": "How?"}]
+    text = "- id: a\n  question: Why?\n  domain: food\n- id: b\n  question: How?\n"
+    same = [load(rows), load(text, "q.yaml"), load(",id,question,category\n0,a,Why?,\n1,b,How?,\n", "q.csv")]
+    assert len({found.sha256 for found in same}) == 1
+    entry = {"id": "a", "type": "free_form_judge_0_100", "domain": "x", "paraphrases": ["Why?", "How?"]}
+    assert [p.id for p in load([entry]).prompts] == ["a#0", "a#1"]
+    trait = {"instruction": ["Be a gardener."], "questions": ["Why?", "How?"], "eval_prompt": "Rate {answer}"}
+    assert [p.id for p in load(json.dumps(trait, indent=2), "trait.json").prompts] == ["row-1#0", "row-1#1"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

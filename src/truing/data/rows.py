@@ -173,7 +173,7 @@ def _joined(content: Any, n: int) -> Any:
     parts = [p.get("text") if isinstance(p, dict) and p.get("type", "text") == "text" else p for p in content]
     if not all(isinstance(p, str) for p in parts):
         raise BadValue(f"turn {n} holds parts that are no text, which is not supported; leave such rows out")
-    return "".join(parts)
+    return "".join(map(str, parts))
 
 
 def _kind(value: Any) -> str:
