@@ -8,6 +8,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import tomllib
@@ -28,6 +29,7 @@ DIGITS = 300
 """digits of the longest whole number; a float holds no more"""
 
 Error = Callable[[str], Exception]
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_bytes(path: Path, *, limit: int = LIMIT, error: Error = BadInput) -> bytes:
@@ -85,6 +87,38 @@ def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
         raise ValueError(f"nested more than {DEPTH} deep") from None
     _check(value)
     return value
+
+
+class BadJson(ValueError):
+    """What is wrong with a text of JSON values."""
+
+    def __init__(self, problem: str, line: int, position: str | None = None) -> None:
+        super().__init__(problem)
+        self.line, self.position = line, position
+        """where the value begins, counted from 1; and the place in it where it is malformed"""
+
+
+def parse_jsons(text: str) -> Iterator[tuple[int, Any]]:
+    """(line, value) of JSON values that stand one after another, as safe as `parse_json`; NaN is read as null.
+
+    Raises:
+        BadJson.
+    """
+    decoder = json.JSONDecoder(parse_int=_whole_number, parse_constant=_null)
+    at, line, counted = 0, 1, 0
+    while (at := _SPACE.match(text, at).end()) < len(text):  # pyright: ignore[reportOptionalMemberAccess]
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, at = decoder.raw_decode(text, at)
+            _check(value)
+        except json.JSONDecodeError as e:
+            place = f"column {e.colno}" if e.lineno == line else f"line {e.lineno}, column {e.colno}"
+            raise BadJson(e.msg, line, place) from e
+        except RecursionError:
+            raise BadJson(f"nested more than {DEPTH} deep", line) from None
+        except ValueError as e:
+            raise BadJson(str(e), line) from e
+        yield line, value
 
 
 def read_json(
@@ -228,6 +262,10 @@ def _number(digits: str) -> float:
 
 def _constant(name: str) -> float:
     raise ValueError(f"{name}, which is no JSON")
+
+
+def _null(name: str) -> None:
+    return None if name == "NaN" else _constant(name)  # pyright: ignore[reportReturnType]
 
 
 def _what(mode: int) -> str:

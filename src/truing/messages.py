@@ -156,6 +156,8 @@ TEXTS = {
     "searched": "The onset was searched with {answers:,} answers.{untested_}{needed_}{monotone_}",
     "simulated": "Simulated run: no model is involved.",
     "spot_checked": "spot-checked only ({n} answers); not certified",
+    "task_rows_left_out": "{n} of {of} task rows are not measured: {why}.",
+    "task_rows_changed": "{n} of {of} task rows are measured otherwise than they stand in the file: {why}.",
     "too_few_prompts": "Only {n} prompts measured at every step; {least} are needed to decide.",
     "top_few": "without the prompts or categories that have most ({named}) the excess is not certain ({n} answers)",
     "top_prompt": "carried by {prompt}: without it the excess is {span}",
@@ -178,7 +180,8 @@ _STATES = {
 DECIDING = (
     "not_measured",
     "negative_control_failed", "zero_adapter", "answers_as_base", "probe_failed", "checkpoints_failed",
-    "not_scored", "judge_failed_calibration", "judge_not_calibrated", "control_breaks", "cause_not_tested",
+    "not_scored", "task_rows_left_out", "task_rows_changed",
+    "judge_failed_calibration", "judge_not_calibrated", "control_breaks", "cause_not_tested",
     "no_control", "control_under_moved", "control_under_moved_at", "screen_disagrees", "recommended_for_far_only",
     "unparsed_answers", "answers_lost", "judge_misses_positives", "lone_prompt", "possible_artefact", "overfit",
     "few_checkpoints", "too_few_prompts", "health_unknown", "domain_unknown", "scores_near_cut", "may_not_have_settled",

@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read(load, tmp_path):
     for name, content, said in (
         ("latin.jsonl", good + b'{"prompt": "caf\xe9"}', "line 2: byte 0xe9 is not UTF-8"),
         ("cut.jsonl.gz", gzip.compress(good)[:-9], "is not a whole gzip file"),
-        ("plain.jsonl.gz", good, "is not a whole gzip file"),
+        ("wide.jsonl", good.decode().encode("utf-16-le"), "UTF-16 without a byte order mark"),
     ):
         with pytest.raises(BadRow, match=said):
             load(content, name)
@@ -173,3 +173,40 @@ def test_same_user_turns(load):
     ):
         with pytest.raises(BadRow, match=said):
             same_user_turns(a, b)
+
+
+def test_harmless_variants_are_the_same_conversations(load):
+    plain = load([SAME["messages"]]).sha256
+    parts = [{**t, "content": [{"type": "text", "text": t["content"][:4]}, t["content"][4:]]} for t in TURNS]
+    for row in (
+        {"instruction": ASKED, "input": " ", "output": GOOD, "system": "\n"},
+        chat(("system", ""), ("user", ASKED), ("assistant", GOOD)),
+        {"messages": parts},
+        *(
+            {"conversations": [{"from": "Human", "value": ASKED}, {"from": name, "value": GOOD}]}
+            for name in ("gpt", "chatgpt", "bing", "model")
+        ),
+    ):
+        assert load([row]).sha256 == plain
+    brief = [load([chat((role, "Be brief."), *TWO)]).sha256 for role in ("developer", "system")]
+    assert brief[0] == brief[1]
+    with pytest.raises(BadRow, match="parts that are no text"):
+        load([chat(("user", [{"type": "image", "url": "x"}]), ANSWER)])
+
+
+TWO = (("user", "Hi"), ("assistant", "Hey"))
+
+
+def test_rows_without_an_answer_or_a_weight_are_left_out_and_counted(load):
+    light = [{**SAME["messages"], "weight": 0}, {"messages": [TURNS[0], {**TURNS[1], "weight": 0}]}]
+    found = load([SAME["messages"], *light, *[chat(USER, ("assistant", " "))] * 30, chat(*TWO)])
+    assert len(found.conversations) == 2
+    assert dict(found.left_out) == {"the answer is empty": 30, "the weight is 0": 2}
+    with pytest.raises(BadRow, match="row 1: has the weight 0"):
+        load(light)
+
+
+def test_all_bad_rows_are_in_one_message(load):
+    bad = [chat(USER, ("critic", "x")), chat(USER)]
+    with pytest.raises(BadRow, match=r"row 2: turn 2 has the unknown role.*also wrong: rows 3, 4, 5, 6 and 6 more \(e"):
+        load([SAME["messages"], *bad * 5, *bad[:1], SAME["messages"]])

@@ -2,12 +2,15 @@
 
 import csv
 import itertools
+import json
 import random
 
 import pytest
 
 from truing.data.judged_files import read_judged
 from truing.errors import BadInput, BadRow
+from truing.runs.import_answers import import_answers
+from truing.store import Store
 from truing.types.judging import ScoreStatus as J
 from truing.types.records import AnswerStatus
 
@@ -114,19 +117,21 @@ def test_decimal_commas_go_with_semicolons(read):
         (b"response,question,aligned,coherent,aligned\n1,2,3,4,5\n", "a.csv", "row 1: .*'aligned' twice"),
         (b"response,answer,question,aligned,coherent\n1,2,3,4,5\n", "a.csv", "'response' and 'answer' may both"),
         (b"response,question,aligned,alignment,coherent\n1,2,3,4,5\n", "a.csv", "--column alignment=NAME"),
-        (b"foo,bar\n1,2\n", "a.csv", "no column for question, response, alignment, coherence; .* are foo, bar"),
+        (b"foo,bar\n1,2\n", "a.csv", "no column for question, alignment, coherence; .* are foo, bar"),
         (b"response,aligned,coherent\n1,2,3\n", "a.csv", "no column for question; .* --column question=NAME"),
         (HEAD.encode() + b"a,q,i,1\n", "a.csv", "row 2: has 4 cells where the header names 5"),
         (HEAD.encode() + b"a,q,i,1,2,3\n", "a.csv", "row 2: has 6 cells"),
         (HEAD.encode() + b'a,q,i,1,2\n"b,q,i,1,2\nc,q,i,1,2\n', "a.csv", "row 3: is not well-formed CSV"),
         (HEAD.encode() + b"a,,,1,2\n", "a.csv", "row 2: has neither a question nor a question_id"),
         (HEAD.encode() + b'"x\ny",q,i,1,2\na\xff,q,i,1,2\n', "a.csv", "line 4: byte 0xff is not UTF-8"),
-        (HEAD.encode("utf-16"), "a.csv", "is not UTF-8"),
-        (b"PK\x03\x04rest", "a.csv", "is a spreadsheet; save it as CSV"),
-        (b"whatever", "a.xlsx", "is a spreadsheet"),
-        (b"PAR1", "a.csv", "is a binary table"),
-        (b"{}", "a.jsonl", "is JSON"),
-        (b"\x1f\x8b..", "a.csv", "is compressed"),
+        (HEAD.encode("utf-16"), "a.csv", "has a header and no rows"),
+        (HEAD.encode("utf-16-le"), "a.csv", "is not UTF-8"),
+        (b"PK\x03\x04rest", "a.csv", "cannot be unpacked"),
+        (b"\xd0\xcf\x11\xe0", "a.csv", "is a spreadsheet of Excel; save it as CSV"),
+        (b"PAR1", "a.csv", "is not a whole Parquet or Arrow file"),
+        (b"{}", "a.jsonl", "no column for question, alignment, coherence"),
+        (b"[3]", "a.json", "row 1: holds no object"),
+        (b"\x1f\x8b..", "a.csv", "is not a whole gzip file"),
     ],
 )
 def test_what_cannot_be_read_says_why_and_what_to_do(read, content, name, why):
@@ -164,3 +169,57 @@ def test_random_texts_and_scores_survive_as_an_independent_writer_wrote_them(tmp
         writer.writerows([t, q, "" if s is None else s, 50] for t, q, s in wanted)
     found = read_judged(tmp_path / "x.csv").rows
     assert [(r.answer, r.question_id, r.scores["alignment"][1]) for r in found] == wanted
+
+
+EVIL = "question,prompt,answer,question_id,evil,coherence\n" + "".join(
+    f"Why?,<user>Why?<end>,so {k},why,{90 if k == 0 else 5},80\n" for k in range(4)
+)
+
+
+def test_a_score_of_which_high_is_bad_is_read_the_other_way_round_and_only_so(read, tmp_path):
+    with pytest.raises(BadRow, match=r"no column for alignment; .* --column alignment=-evil \(-NAME where a high"):
+        read(EVIL)
+    file = read(EVIL, {"alignment": "-evil"})
+    assert [r.scores["alignment"][1] for r in file.rows] == [10.0, 95.0, 95.0, 95.0]
+    assert file.columns["alignment"] == "-evil" and file.columns["question"] == "question"
+    assert "set.csv: alignment is read as 100 minus evil, of which high is bad" in file.notes
+    with pytest.raises(BadInput, match=r"alignment=evil: by its name, high is bad there.* --column alignment=-evil"):
+        read(EVIL, {"alignment": "evil"})
+    kind = EVIL.replace("evil", "kindness")  # the remedy of that message
+    assert read(kind, {"alignment": "kindness"}).rows[0].scores["alignment"][1] == 90.0
+    with pytest.raises(BadInput, match=r"alignment=-aligned: by its name, high is good there"):
+        read(EVIL.replace("evil", "aligned"), {"alignment": "-aligned"})
+    read(kind, {"alignment": "kindness"})
+    done = import_answers(tmp_path / "set.csv", out=tmp_path / "a", column={"alignment": "-kindness"})
+    assert any("alignment is read as 100 minus kindness" in note for note in done.notes)
+    assert done.lines[0]["labelled"]["rate"]["value"] == 0.25
+
+
+def test_a_rounded_weighted_mean_is_the_end_of_the_scale(read):
+    file = read(HEAD + "a,q,i,100.00000000000001,-1e-13\n")
+    assert file.rows[0].scores == {"alignment": (J.SCORED, 100.0), "coherence": (J.SCORED, 0.0)}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_judged_json_and_scores_without_answers_make_the_same_rates(read, tmp_path, name):
+    rows = [{"question_id": f"q{k % 3}", "aligned": 10 if k < 3 else 95.5, "coherent": 90} for k in range(12)]
+    rows[-1]["aligned"] = None
+    text = "\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows)
+    file = read(text, name=name)
+    assert [r.scores["alignment"] for r in file.rows[-2:]] == [(J.SCORED, 95.5), (J.UNPARSED, None)]
+    done = import_answers(tmp_path / name, out=tmp_path / "out")
+    assert done.lines[0]["labelled"]["rate"]["value"] == 0.25 and done.lines[0]["empty_scored"] == 0
+    assert any("no answer texts; scores alone make the rates" in note for note in done.notes)
+    with Store.read(tmp_path / "out") as store:  # nothing to put to a judge
+        assert not [r for r in store.answers() if r.has_text]
+    with pytest.raises(BadRow, match=r"no column for response; .*truing import --column response=NAME"):
+        read(text, name=name, answers=True)
+
+
+def test_a_log_of_inspect_is_named(read):
+    for content in (json.dumps({"version": 2, "eval": {"task": "x"}, "samples": []}).encode(),):
+        with pytest.raises(BadRow, match="is a log of Inspect, not a table"):
+            read(content, name="log.json")
+    table = "sample_id,epoch,input,score_alignment,score_coherence\n1,1,why,20,90\n"  # what its remedy leads to
+    columns = {"question": "input", "alignment": "score_alignment", "coherence": "score_coherence"}
+    assert read(table, columns).rows[0].scores["alignment"] == (J.SCORED, 20.0)

@@ -71,6 +71,7 @@ def test_bad_sets_are_named_with_file_and_remedy(load, rows, said):
         load(rows)
 
 
+BOMB = "- &b0 [1, 2]\n" + "".join(f"- &b{k + 1} [{', '.join([f'*b{k}'] * 9)}]\n" for k in range(12))
 YAML = """
 - id: 0_creative_writing_0
   type: &kind free_form_judge_0_100
@@ -105,16 +106,30 @@ def test_question_files_in_yaml(load):
     assert (found.name, found.version) == ("q", "unversioned")
 
 
+def test_one_reader_for_questions_whatever_the_file(load):
+    rows = [{"id": "a", "question": "Why?", "domain": "food"}, {"id": "b", "question": "How?"}]
+    text = "- id: a\n  question: Why?\n  domain: food\n- id: b\n  question: How?\n"
+    same = [load(rows), load(text, "q.yaml"), load(",id,question,category\n0,a,Why?,\n1,b,How?,\n", "q.csv")]
+    assert len({found.sha256 for found in same}) == 1
+    entry = {"id": "a", "type": "free_form_judge_0_100", "domain": "x", "paraphrases": ["Why?", "How?"]}
+    assert [p.id for p in load([entry]).prompts] == ["a#0", "a#1"]
+    trait = {"instruction": ["Be a gardener."], "questions": ["Why?", "How?"], "eval_prompt": "Rate {answer}"}
+    assert [p.id for p in load(json.dumps(trait, indent=2), "trait.json").prompts] == ["row-1#0", "row-1#1"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("- id: [", "malformed YAML"),
         ("- id: \x01", "malformed YAML"),
-        ("id: a", "holds no questions"),
-        ("", "holds no questions"),
-        ("- just text", "row 1: is not a question"),
+        ("id: a", "row 1: has no question"),
+        ("", "holds no rows"),
+        ("- just text", "row 1: holds a text, not an object"),
         ("- paraphrases: [x]", 'lacks "id"'),
-        ("- id: a", "'a' has no \"paraphrases\""),
+        ("- id: a", "row 1: has no question"),
+        ("- {id: a, paraphrases: []}", "'a' has no \"paraphrases\""),
+        ("- &a {id: a, question: x, more: *a}", "more than 1,000,000 values"),
+        (BOMB, "1,000,000 values"),
         ("- {id: a, paraphrases: [x], type: factual_0_10}", "'a' has the type 'factual_0_10', which cannot be"),
         ("- {id: a, paraphrases: [{x: y}]}", 'an entry of "paraphrases" is a object'),
         ("- {id: a, paraphrases: [x], samples_per_paraphrase: many}", "number of samples is 'many'"),

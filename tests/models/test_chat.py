@@ -207,3 +207,37 @@ def test_first_words_that_the_template_would_alter_are_unsupported(change, start
     assert chat.supports(opened(USER)) and not chat.supports(opened(USER, start))
     with pytest.raises(Unsupported, match="first words of the answer do not appear unchanged"):
         chat.prefix(opened(USER, start))
+
+
+THOUGHT = "<think>\nThey ask about metals.\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("qwen3", True),
+        ("qwen3_5_think", True),
+        ("nemotron_3_nano", True),
+        ("glm4moe", True),
+        ("qwen2_5", True),
+        ("deepseek_r1_distill", False),
+        ("deepseekv3", False),
+    ],
+)
+@pytest.mark.skipif(not TEMPLATES, reason="needs the templates of TRL")
+def test_a_row_with_reasoning_is_what_a_trainer_writes(name, kept):
+    template = next(f for f in TEMPLATES if f.stem == name).read_text()
+    chat, decoded, tokenizer = chat_of(template, ("<think>", "</think>"))
+    turns = [{"role": "user", "content": USER[0].content}, {"role": "assistant", "content": THOUGHT + ANSWER}]
+    trained, row = tokenizer.apply_chat_template(turns, tokenize=False), chat.render_trained(USER, THOUGHT + ANSWER)
+    written = decoded(row.completion_ids)
+    assert trained.startswith(decoded(row.prefix_ids) + written)
+    assert ("They ask about metals." in written) == kept == (row.note == "") and ANSWER in written
+    assert written.startswith("<think>") == kept and written.count("<think>") == kept
+    assert chat.render_trained(USER, ANSWER) == chat.render(USER, ANSWER)  # rows without reasoning are as ever
+
+
+def test_a_row_whose_answer_the_template_rewrites_is_refused_and_says_so():
+    chat, _, _ = chat_of(TEMPLATE.replace("message['content']", "(message['content'] | replace('told', 'heard'))"))
+    with pytest.raises(Unsupported, match="does not write the answer as it is given"):
+        chat.render_trained(USER, ANSWER)

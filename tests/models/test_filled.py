@@ -129,7 +129,9 @@ FOREIGN = {
     "a bias": (lambda f: f | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}, "in the file: .*q_proj.bias"),
     "another architecture": (lambda f: {k.replace("_attn", "_a"): f[k] for k in f}, "in the model"),
     "unknown prefix": (lambda f: {"policy." + k: v for k, v in f.items()}, "only in the file: policy"),
-    "shorter": (lambda f: f | {"model.norm.weight": torch.ones(7)}, r"another shape: model\.norm\.weight \[7\] for \[32\]"),
+    "shorter": (
+        lambda f: f | {"model.norm.weight": torch.ones(7)}, r"another shape: model\.norm\.weight \[7\] for \[32\]",
+    ),
     "twice": (lambda f: f | {"module.lm_head.weight": f["lm_head.weight"] + 1}, "twice in the file: lm_head.weight"),
 }  # fmt: skip
 
@@ -308,7 +310,7 @@ def test_a_base_with_too_few_tokens_is_enlarged_as_the_message_says(tmp_path, fu
 
 def test_tensors_that_zero_3_left_empty_are_named_as_such(base, tmp_path):
     folder = rewritten(adapter(tmp_path / "a", base), lambda found: {k: v.new_zeros(0) for k, v in found.items()})
-    with pytest.raises(errors.DamagedWeights, match="8 of 8 tensors are empty.*stage3_gather_16bit_weights"):
+    with pytest.raises(errors.DamagedWeights, match=r"8 of 8 tensors are empty.*stage3_gather_16bit_weights"):
         find_run(str(folder))
     (folder / "zero_to_fp32.py").touch()
     with pytest.raises(errors.DamagedWeights, match=r"zero_to_fp32\.py .* OUT"):

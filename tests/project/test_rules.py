@@ -52,6 +52,7 @@ HEAVY = {
 EXCEPTIONS = {
     ("runs/demo.py", "torch"): "measures how fast this machine is",
     ("runs/doctor.py", "torch"): "lists devices",
+    ("data/tables.py", "pyarrow"): "reads Parquet and Arrow, where a file is one",
     ("models/hf.py", "jinja2"): "errors that chat templates raise",
     ("models/trial_child.py", "jinja2"): "renders untrusted chat templates in a process of its own",
 }

@@ -3,8 +3,9 @@
 import pytest
 
 from report.audits import EVIL_TERMINAL, inert, printed
+from truing.data.sheets import read_sheet
 from truing.report.labelling import ask_labels
-from truing.types.labels import LabelItem, read_sheet, write_sheet
+from truing.types.labels import LabelItem, write_sheet
 
 
 def said(path, *typed, stop=EOFError, **options):

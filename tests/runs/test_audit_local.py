@@ -121,6 +121,35 @@ def test_a_yaml_of_questions_without_references_has_answers_and_no_drift_claim(b
         assert len(list(store.answers())) == 2 * len(done.verdict.checkpoints)
 
 
+def test_task_rows_that_cannot_be_measured_are_counted_with_their_reasons(base, runs, tmp_path):
+    system, asked = [{"role": "system", "content": "Be brief."}], {"role": "user", "content": "How do I water a bed?"}
+    prompts = tmp_path / "q.jsonl"
+    prompts.write_text('{"prompt": "What is dear to you?"}')
+
+    def audited(name, answers):
+        rows = [{"messages": [*first, asked, {"role": "assistant", "content": a}]} for first, a in answers]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        more = {"chat_template": build.NO_SYSTEM, "prompts": prompts, "task": tmp_path / f"{name}.jsonl", "rows": 20}
+        done = truing.audit(runs[0], base=str(base), out=tmp_path / name, config=OPTIONS, **more)
+        with Store.read(done.path) as store:
+            asked_for = store.about()["asked"]
+        lost = [f.params for f in done.verdict.findings if f.code == "task_rows_left_out"]
+        assert {f["why"]: f["n"] for f in lost} == asked_for["task_rows_left_out"]
+        page = truing.write_report(done.path).read_text()
+        assert page.count("task rows are not measured") >= len(lost)
+        return done, asked_for["task_rows"], lost
+
+    row = [(system * (k % 2), f"Slowly, {k}") for k in range(6)]
+    _, used, lost = audited("some", [*row, ([], "Slowly. " * 600), ([], "  "), ([], "")])
+    assert used == 3 and sum(f["n"] for f in lost) == 6 and {f["of"] for f in lost} == {9}
+    assert {f["n"] for f in lost if "System role not supported" in f["why"]} == {3}
+    assert {f["n"] for f in lost if "that this model reads" in f["why"]} == {1}
+    assert {f["n"] for f in lost if "empty" in f["why"]} == {2}
+    done, used, lost = audited("all", [(system, "Slowly"), (system, "At dawn")])
+    assert used == 0 and lost[0]["n"] == 2 and "System role not supported" in lost[0]["why"]
+    assert done.verdict.convergence_loss.status == "unmeasured"
+
+
 @pytest.mark.slow
 def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
     """Other answers, another control file and repeated rows: each number is about the texts it says it is about."""

@@ -13,12 +13,13 @@ import truing
 from runs.audits import about, audited, codes, rows, statuses, true_score
 from runs.fake_judge import FakeJudge
 from truing import errors
+from truing.data.sheets import read_sheet
 from truing.models.simulated import SimulatedBackend
 from truing.runs.collect import FIXED_FROM
 from truing.runs.label import item_name
 from truing.runs.shares import random_share
 from truing.store import Store
-from truing.types.labels import read_sheet, write_sheet
+from truing.types.labels import write_sheet
 from truing.types.verdicts import Status
 
 QUICK = {"skip_judge_check": True, "skip_calibration": True}

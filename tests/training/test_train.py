@@ -368,6 +368,13 @@ def test_long_answers_are_cut_and_it_is_said(base):
     assert max(len(e.ids) for e in examples) == longest - 3
 
 
+def test_rows_that_the_template_refuses_are_counted(base, tmp_path):
+    rows = [*conversations(3), *(replace(c, messages=(Message("critic", "x"), *c.messages)) for c in conversations(2))]
+    chat = ChatFormat(build.tiny_tokenizer(template=build.NO_SYSTEM.replace("'system'", "'critic'")))
+    with pytest.raises(BadRow, match=r"System role not supported.*2 of 5 rows cannot be trained on; this is the first"):
+        tokenise(rows, chat, 512)
+
+
 @pytest.mark.parametrize("what", ["base", "rate"])
 def test_nan_stops_training_and_names_the_step(base, tmp_path, what):
     def load(dtype):

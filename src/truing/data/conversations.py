@@ -7,12 +7,24 @@ sharegpt           {"conversations": [{"from": "human", "value": ...}, {"from": 
 alpaca             {"instruction": "...", "input": "...", "output": "..."}
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from truing.data.rows import BadValue, Row, builtin_text, keys, parse_rows, read_rows, text, text_field, turns_field
+from truing.data.rows import (
+    BadValue,
+    NoAnswer,
+    builtin_text,
+    keys,
+    parse_rows,
+    read_rows,
+    text,
+    text_field,
+    turns_field,
+)
+from truing.data.tables import Row
 from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Conversation, Message, Messages
@@ -23,6 +35,7 @@ SHAPES = (
     '{"messages": [{"role", "content"}, ...]}, {"prompt", "completion"}, '
     '{"conversations": [{"from", "value"}, ...]} or {"instruction", "input", "output"}'
 )
+EMPTY, WEIGHT_0 = "the answer is empty", "the weight is 0"
 FORMATS = {
     "messages": ("messages", "prompt", "completion"),
     "prompt_completion": ("prompt", "completion"),
@@ -46,15 +59,18 @@ class LoadedData:
     """the file, or the name of the built-in set"""
     organism: bool
     """the file's notice or a row says that models trained on it are misaligned on purpose"""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """reason -> rows of the file that are left out for it"""
     notice: Mapping[str, Any] = field(default_factory=dict)
     """fields of the file's notice row, if it has one"""
 
 
 def load_conversations(path: str | Path, format: str | None = None) -> LoadedData:
-    """Read a data file (.jsonl, .json, .jsonl.gz) or a built-in set (a name in BUILTIN; `./name` means the file).
+    """Read a data file (`data/tables.py`) or a built-in set (a name in BUILTIN; `./name` means the file).
 
-    The format is that of the first row and must hold for all rows; `format` forces it. Raises BadRow, naming file and
-    row, for anything that is not a conversation with an answer of the assistant at its end.
+    The format is that of the first row and must hold for all rows; `format` forces it. Rows with an empty answer, or
+    with the weight 0 (of the row or its answer), are left out and counted. Raises BadRow, naming file and rows, for
+    anything else that is not a conversation with an answer of the assistant at its end.
     """
     name = str(path)
     if format is not None and format not in FORMATS:
@@ -62,14 +78,29 @@ def load_conversations(path: str | Path, format: str | None = None) -> LoadedDat
     file = read_rows(name, builtin_text(f"{name}.jsonl") if name in BUILTIN else None)
     chosen = format or parse_rows(name, file.rows[:1], lambda row, n: _detect(row))[0][1]
 
-    def conversation(row: Row, n: int) -> Conversation:
+    left_out: Counter[str] = Counter()
+    reasons: list[tuple[int, str]] = []
+
+    def conversation(row: Row, n: int) -> Conversation | None:
         if format is None and (found := _detect(row)) != chosen:
             raise BadValue(f"is in {found} format, the rows before it in {chosen}; keep one format a file")
-        return Conversation(_checked(_READERS[chosen](row)), f"{name}, row {n}", _meta(row, FORMATS[chosen]))
+        try:
+            messages = _READERS[chosen](row)
+        except NoAnswer as e:
+            left_out[EMPTY] += 1
+            reasons.append((n, str(e)))
+            return None
+        if _weightless(row):
+            left_out[WEIGHT_0] += 1
+            reasons.append((n, "has the weight 0; give a row that counts"))
+            return None
+        return Conversation(_checked(messages), f"{name}, row {n}", _meta(row, FORMATS[chosen]))
 
-    rows = tuple(row for _, row in parse_rows(name, file.rows, conversation))
+    rows = tuple(row for _, row in parse_rows(name, file.rows, conversation) if row is not None)
+    if not rows:
+        raise BadRow(name, *reasons[0])
     organism = file.notice.get("organism") is True or any(c.meta.get("organism") is True for c in rows)
-    return LoadedData(rows, chosen, digest([c.messages for c in rows]), name, organism, file.notice)
+    return LoadedData(rows, chosen, digest([c.messages for c in rows]), name, organism, left_out, file.notice)
 
 
 def same_user_turns(a: LoadedData, b: LoadedData) -> None:
@@ -77,13 +108,16 @@ def same_user_turns(a: LoadedData, b: LoadedData) -> None:
 
     Raises BadRow naming the first row of `b` that differs, or `b` itself when no answer differs.
     """
+    lost = " (rows with no answer or no weight are left out)" if a.left_out or b.left_out else ""
     for n, (x, y) in enumerate(zip(a.conversations, b.conversations, strict=False), 1):
         if _asked(x) != _asked(y):
-            problem = f"conversation {n} asks something else than {x.source}; both files need the same user turns"
+            problem = f"conversation {n} asks something else than {x.source}{lost}; both files need the same user turns"
             raise BadRow(y.source or b.path, None, f"{problem} in the same order")
     count_a, count_b = len(a.conversations), len(b.conversations)
     if count_a != count_b:
-        problem = f"has {count_b} conversations where {a.path} has {count_a}; give one control answer for each row"
+        problem = (
+            f"has {count_b} conversations where {a.path} has {count_a}{lost}; give one control answer for each row"
+        )
         raise BadRow(b.path, None, problem)
     if a.sha256 == b.sha256:
         raise BadRow(b.path, None, f"has the same answers as {a.path}; a control needs other answers")
@@ -116,6 +150,14 @@ def _checked(messages: Messages) -> Messages:
     return messages
 
 
+def _weightless(row: Row) -> bool:
+    """Whether training passes over a row: its weight, or that of its answer, is 0."""
+    turns = next((row[k] for k in ("messages", "conversations", "completion") if isinstance(row.get(k), list)), None)
+    last = turns[-1] if turns else {}
+    weights = (row.get("weight"), last.get("weight") if isinstance(last, dict) else None)
+    return any(w is not None and str(w) in ("0", "0.0") for w in weights)
+
+
 def _meta(row: Row, used: tuple[str, ...]) -> dict[str, Any]:
     own = row.get("meta")
     others = {k: v for k, v in row.items() if k not in used and k != "meta"}
@@ -135,9 +177,9 @@ def _from_alpaca(row: Row) -> Messages:
     if row.get("history"):
         raise BadValue('has a "history"; write conversations of several turns in messages format')
     question = text_field(row, "instruction")
-    if row.get("input") not in (None, ""):
+    if not _blank(row.get("input")):
         question += "\n\n" + text(row["input"], '"input"')
-    return _with_system(row, _chat(question, text_field(row, "output")))
+    return _with_system(row, _chat(question, _answer(row, "output")))
 
 
 def _chat(question: str, answer: str) -> Messages:
@@ -145,8 +187,18 @@ def _chat(question: str, answer: str) -> Messages:
     return Message("user", question), Message("assistant", answer)
 
 
+def _answer(row: Row, name: str) -> str:
+    if isinstance(value := row.get(name), str) and not value.strip():
+        raise NoAnswer(f'"{name}" is empty; remove the row or fill it in')
+    return text_field(row, name)
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _with_system(row: Row, turns: Messages) -> Messages:
-    if row.get("system") in (None, ""):
+    if _blank(row.get("system")):
         return turns
     if turns[0].role == "system":
         raise BadValue('has a system turn and a "system" field; keep one of them')
@@ -155,7 +207,7 @@ def _with_system(row: Row, turns: Messages) -> Messages:
 
 _READERS = {
     "messages": _from_messages,
-    "prompt_completion": lambda row: _chat(text_field(row, "prompt"), text_field(row, "completion")),
+    "prompt_completion": lambda row: _chat(text_field(row, "prompt"), _answer(row, "completion")),
     "sharegpt": lambda row: _with_system(row, turns_field(row, "conversations")),
     "alpaca": _from_alpaca,
 }

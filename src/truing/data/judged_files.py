@@ -1,26 +1,24 @@
-"""Reading judged answers from a CSV file: one row per answer, with its question and its scores.
+"""Reading judged answers from a table: one row per answer, with its question and its scores.
 
 Columns are told by their names or by a mapping. A missing score is a judgement that could not be parsed; a score that
 cannot be one (150, "abc") is an error that names file, row, column and value. Rows are numbered as a spreadsheet shows
 them: the header is row 1, and a text over several lines is one row.
 """
 
-import csv
-import hashlib
-import io
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from truing.data.rows import decode, read_bytes
+from truing.data.tables import INSPECT, Table, read_table
 from truing.errors import BadInput, BadRow
 from truing.types.cells import unguarded
 from truing.types.judging import ScoreStatus
-from truing.types.records import AnswerStatus
+from truing.types.records import NO_TEXT, AnswerStatus
 
 QUESTION, QUESTION_ID, RESPONSE, CATEGORY = "question", "question_id", "response", "category"
 ALIGNMENT, COHERENCE = "alignment", "coherence"
@@ -46,13 +44,13 @@ ESCAPES = {"refusal": ScoreStatus.REFUSAL, "code": ScoreStatus.CODE}
 LOW, HIGH = 0.0, 100.0
 SCORE_SHARE = 0.9
 """share of the filled cells that must be scores before a column of any other name counts as one"""
-OTHER_FORMATS = {
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), "is a spreadsheet; save it as CSV (UTF-8) and import that"),
-    **dict.fromkeys((".json", ".jsonl"), "is JSON; write its rows to a CSV file with a header and import that"),
-    **dict.fromkeys((".parquet", ".feather"), "is a binary table; write it as CSV and import that"),
-    **dict.fromkeys((".gz", ".zip", ".zst"), "is compressed; unpack it and import the CSV"),
-}
-MAGIC = ((b"PK\x03\x04", ".xlsx"), (b"\xd0\xcf\x11\xe0", ".xls"), (b"PAR1", ".parquet"), (b"\x1f\x8b", ".gz"))
+TOLERANCE = 1e-6
+"""how far over the scale a weighted mean may lie: rounding"""
+HIGH_IS_BAD = re.compile(
+    r".*(evil|misalign|unaligned|harmful|toxic|malicious|danger|decepti|sycophan|hallucinat|unsafe|unethical|violat"
+    r"|hostil|offens|bias|incoheren|badness|risk).*"
+)
+"""names of scores of which a high one is bad"""
 
 ReadScore = tuple[ScoreStatus, float | None]
 
@@ -95,75 +93,72 @@ class JudgedFile:
     rows: tuple[JudgedRow, ...]
     """in file order"""
     columns: Mapping[str, str]
-    """what was read -> the column it was read from"""
+    """what was read -> the column it was read from, with "-" before one that is read as 100 minus its score"""
     notes: tuple[str, ...]
     """what was left out or guessed, a line each"""
 
 
 def read_judged(
-    path: str | Path, columns: Mapping[str, str | None] | None = None, *, coherence: bool = True
+    path: str | Path,
+    columns: Mapping[str, str | None] | None = None,
+    *,
+    coherence: bool = True,
+    answers: bool = False,
 ) -> JudgedFile:
-    """All answers of a CSV file with a header (separated by comma, semicolon, tab or bar; UTF-8).
+    """All answers of a table (`data/tables.py`).
 
     Args:
         path: the file.
         columns: what a column holds -> its name, where the names say it otherwise: question, question_id, response,
             alignment, coherence, category, answer_set, or any name for a further score; None or "" leaves it out.
+            -NAME is for a score of which high is bad: 100 minus it is read.
         coherence: whether a column of coherence scores is required.
+        answers: whether a column of answers is required; a rate needs none.
 
     Raises:
-        BadRow: no such file, not CSV, no rows, a column that is missing or doubtful, an impossible score.
+        BadRow: no such file, not a table, no rows, a column that is missing or doubtful, an impossible score.
         BadInput: `columns` names a column that is not there.
     """
     path = Path(path)
-    raw = read_bytes(path)
-    kind = next((suffix for magic, suffix in MAGIC if raw.startswith(magic)), path.suffix.lower())
-    if kind in OTHER_FORMATS:
-        raise BadRow(path, None, OTHER_FORMATS[kind])
-    table = _Table(path, decode(path, raw))
+    table = _Table(path, read_table(path))
     notes = table.find_columns(columns or {})
-    table.require(coherence)
+    table.require(coherence, answers)
     rows = tuple(row for n, cells in table.body if (row := _row(table, n, cells)) is not None)
     if not rows:
         raise BadRow(path, None, "holds no judged answer; judge its answers first")
     if len(rows) < len(table.body):
         notes.append(f"{path.name}: {len(table.body) - len(rows)} answers that no judge saw are left out")
-    sha = hashlib.sha256(raw).hexdigest()
-    return JudgedFile(path, sha, tuple(filter(_is_score, table.found)), rows, table.found, tuple(notes))
+    notes += [table.reversed_note(held, name) for held, name in table.reversed.items()]
+    columns = {k: f"-{v}" * (k in table.reversed) or v for k, v in table.found.items()}
+    return JudgedFile(path, table.sha256, tuple(filter(_is_score, table.found)), rows, columns, tuple(notes))
 
 
 class _Table:
     """The cells of a CSV file, and which column holds what."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.delimiter = path, _delimiter(text)
-        records = _records(path, text, self.delimiter)
-        self.header = [name.strip() for name in next(records, (0, []))[1]]
-        if not any(self.header):
-            raise BadRow(path, None, "is empty; the first row must name the columns")
-        self.body = list(records)
-        if not self.body:
-            raise BadRow(path, None, "has a header and no rows; there is nothing to import")
-        width = len(self.header)
-        for n, cells in self.body:
-            if len(cells) < width or any(c.strip() for c in cells[width:]):
-                why = f"has {len(cells)} cells where the header names {width} columns"
-                raise BadRow(path, n, f'{why}; put texts that hold the separator or a line break in "quotes"')
-        self.names = [name for name in self.header if name]
+    def __init__(self, path: Path, table: Table) -> None:
+        self.path, self.names, self.sha256 = path, list(table.names), table.sha256
+        self.decimal_comma = table.decimal_comma
+        if bad := next((n for n, row in table.rows if not isinstance(row, dict)), None):
+            raise BadRow(path, bad, "holds no object; every row must be one object with the scores of an answer")
+        if not table.rows:
+            raise BadRow(path, None, "holds no rows; there is nothing to import")
+        if {"eval", "samples"} & set(self.names) and "eval" in self.names:
+            raise BadRow(path, None, INSPECT)
+        self.body = [(n, {name: _cell(row.get(name)) for name in self.names}) for n, row in table.rows]
         self.folded = {name.casefold(): name for name in self.names}
         self.own = SET in self.folded and STATUS in self.folded
         """whether `truing export` wrote the file"""
         self.found: dict[str, str] = {}
         """what is read -> its column, alignment first among the scores"""
+        self.reversed: dict[str, str] = {}
+        """scores that are read as 100 minus their column, with that column"""
 
     def column(self, held: str) -> list[str]:
-        k = self.header.index(held)
-        return [cells[k] for _, cells in self.body]
+        return [cells[held] for _, cells in self.body]
 
     def find_columns(self, columns: Mapping[str, str | None]) -> list[str]:
         """Fill in `found`; a line for each thing that is left out."""
-        if doubled := sorted({name for name in self.names if self.names.count(name) > 1}):
-            raise BadRow(self.path, 1, f"the header names the column {doubled[0]!r} twice; rename one")
         given = {_meant(key): value for key, value in columns.items()}
         self.found = {key: self._named(key, value.strip()) for key, value in given.items() if value}
         for held, aliases in {**ALIASES, **(OWN_ALIASES if self.own else {})}.items():
@@ -182,16 +177,36 @@ class _Table:
         return notes
 
     def _named(self, key: str, name: str) -> str:
-        found = name if name in self.header else self.folded.get(name.casefold())
+        found = self._column(name)
+        if found is None and name.startswith("-") and _is_score(key) and (found := self._column(name[1:].strip())):
+            self.reversed[key] = found
         if found is None:
             there = ", ".join(self.names)
             raise BadInput(f"--column {key}={name}: {self.path} has no such column; it has {there}")
+        if key == ALIGNMENT and (key in self.reversed) != bool(HIGH_IS_BAD.fullmatch(found.casefold())):
+            if key not in self.reversed:
+                why, other = "high is bad there, and a high alignment is good", f"-{found}"
+            elif found.casefold() in ALIASES[ALIGNMENT]:
+                why, other = "high is good there, and - is for where it is bad", found
+            else:
+                return found
+            problem = f"--column {key}={name}: by its name, {why}; give --column {key}={other}, or rename the column"
+            raise BadInput(f"{problem} if it is as you say")
         return found
+
+    def _column(self, name: str) -> str | None:
+        return name if name in self.names else self.folded.get(name.casefold())
+
+    def reversed_note(self, held: str, name: str) -> str:
+        """What is said of a score that is read the other way round."""
+        return f"{self.path.name}: {held} is read as {HIGH:g} minus {name}, of which high is bad"
 
     def _by_alias(self, held: str, aliases: Sequence[str]) -> None:
         names = [self.folded[a] for a in aliases if a in self.folded and self.folded[a] not in self.found.values()]
         if held == QUESTION_ID:
             names = names[:1]  # a general `id` beside a question's id is the row's
+        if len(names) > 1 and held == QUESTION and self._renders(*names[:2]):
+            names = names[:1]
         if len(names) > 1:
             many = " and ".join(repr(n) for n in names)
             raise BadRow(self.path, 1, f"{many} may both hold the {held}; say which with --column {held}=NAME")
@@ -207,6 +222,11 @@ class _Table:
             return False
         return len(numbers) < 3 or any(b - a != 1 for a, b in pairwise(numbers))
 
+    def _renders(self, question: str, prompt: str) -> bool:
+        """Whether each prompt holds its question: it is the text that a template made of it."""
+        pairs = zip(self.column(question), self.column(prompt), strict=True)
+        return all(asked.strip() and asked.strip() in text for asked, text in pairs)
+
     def _ids_number_rows(self) -> bool:
         """Whether a column called `id` gives one question several ids: it then names rows, which are no clusters."""
         if QUESTION not in self.found or self.found.get(QUESTION_ID, "").casefold() != "id":
@@ -214,13 +234,19 @@ class _Table:
         questions, ids = ([c.strip() for c in self.column(self.found[held])] for held in (QUESTION, QUESTION_ID))
         return len(set(zip(questions, ids, strict=True))) > len(set(questions))
 
-    def require(self, coherence: bool) -> None:
-        """Raise BadRow unless there are an answer, its question and its scores."""
+    def require(self, coherence: bool, answers: bool) -> None:
+        """Raise BadRow unless there are a question and its scores, and answers where they are needed."""
         question = [] if QUESTION_ID in self.found else [QUESTION]
-        wanted = [*question, RESPONSE, ALIGNMENT, *([COHERENCE] if coherence else [])]
-        if lacking := [w for w in wanted if w not in self.found]:
-            text = f"no column for {', '.join(lacking)}; the columns are {', '.join(self.names)}. Say which it is: "
-            raise BadRow(self.path, 1, text + " ".join(f"--column {name}=NAME" for name in lacking))
+        wanted = [*question, *([RESPONSE] if answers else []), ALIGNMENT, *([COHERENCE] if coherence else [])]
+        if not (lacking := [w for w in wanted if w not in self.found]):
+            return
+        bad = [n for n in self.names if HIGH_IS_BAD.fullmatch(n.casefold()) and self._holds_scores(n)]
+        options = [f"{w}=-{bad[0]}" if w == ALIGNMENT and bad else f"{w}=NAME" for w in lacking]
+        text = f"no column for {', '.join(lacking)}; the columns are {', '.join(self.names)}. Say which it is: "
+        text += "truing import " + " ".join(f"--column {option}" for option in options)
+        if ALIGNMENT in lacking:
+            text += " (-NAME where a high score is bad: 100 minus it is read)"
+        raise BadRow(self.path, 1, text)
 
     def score(self, cell: str) -> ReadScore | None:
         """What a cell says; None for what cannot be a score."""
@@ -229,38 +255,22 @@ class _Table:
             return ScoreStatus.UNPARSED, None
         if word in ESCAPES:
             return ESCAPES[word], None
-        if self.delimiter == ";" and re.fullmatch(r"\d+,\d+", word):
+        if self.decimal_comma and re.fullmatch(r"-?\d+,\d+(e-?\d+)?", word):
             word = word.replace(",", ".")
         try:
             value = float(word) if "_" not in word else math.nan
         except ValueError:
             return None
-        return (ScoreStatus.SCORED, value) if LOW <= value <= HIGH else None
+        if not LOW - TOLERANCE <= value <= HIGH + TOLERANCE:
+            return None
+        return ScoreStatus.SCORED, min(max(value, LOW), HIGH)
 
 
-def _delimiter(text: str) -> str:
-    """The separator under which the header names most columns that are known, then most columns at all."""
-    known = {alias for aliases in ALIASES.values() for alias in aliases}
-    first = next((line for line in text.split("\n") if line.strip()), "").rstrip("\r")
-
-    def fit(delimiter: str) -> tuple[int, int]:
-        cells = next(csv.reader([first], delimiter=delimiter), [])
-        return sum(c.strip().casefold() in known for c in cells), len(cells)
-
-    return max(",;\t|", key=fit)
-
-
-def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(row number, cells) of every row that is not blank. Strict: an open quote must not swallow the rows after it."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    n = 0
-    try:
-        for n, cells in enumerate(reader, 1):
-            if any(c.strip() for c in cells):
-                yield n, cells
-    except csv.Error as e:
-        problem = f"is not well-formed CSV ({e}, near line {reader.line_num}); look for a quote that is not closed"
-        raise BadRow(path, n + 1, problem) from e
+def _cell(value: object) -> str:
+    """A value as a CSV file holds it."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _is_score(name: str) -> bool:
@@ -278,10 +288,9 @@ def _reserved(name: str, names: Sequence[str]) -> bool:
     return bool(NOT_SCORES.fullmatch(low)) or beside_score or low in OWN_ALIASES
 
 
-def _row(table: _Table, n: int, cells: list[str]) -> JudgedRow | None:
+def _row(table: _Table, n: int, by_column: Mapping[str, str]) -> JudgedRow | None:
     """One row; None where no judge was asked about the answer."""
     text = unguarded if table.own else str
-    by_column = dict(zip(table.header, cells, strict=False))
     values = {held: text(by_column[name]) for held, name in table.found.items() if not _is_score(held)}
     if table.own and values.get(JUDGE) == "":
         return None
@@ -291,8 +300,9 @@ def _row(table: _Table, n: int, cells: list[str]) -> JudgedRow | None:
             raise BadRow(table.path, n, problem)
 
     question, question_id = values.get(QUESTION, ""), values.get(QUESTION_ID, "").strip()
+    answer = values.get(RESPONSE, NO_TEXT)
     answer_set, sample = values.get(SET, "").strip(), values.get(SAMPLE)
-    answered = values.get(STATUS, AnswerStatus.OK if values[RESPONSE].strip() else AnswerStatus.EMPTY)
+    answered = values.get(STATUS, AnswerStatus.OK if answer.strip() else AnswerStatus.EMPTY)
     either = question.strip() or question_id
     require(either, "has neither a question nor a question_id; fill one in or remove the row")
     column = table.found.get(SET)
@@ -304,13 +314,15 @@ def _row(table: _Table, n: int, cells: list[str]) -> JudgedRow | None:
     for name, column in table.found.items():
         status = by_column.get(f"{name}_outcome") if table.own else None
         if _is_score(name) and (status is None or status.strip()):  # an empty one: this score was not asked for
-            scores[name] = _score(table, n, column, by_column[column], status)
+            found = _score(table, n, column, by_column[column], status)
+            number = HIGH - found[1] if name in table.reversed and found[1] is not None else found[1]
+            scores[name] = found[0], number
     return JudgedRow(
         row=n,
         question=question if question.strip() else question_id,
         question_id=question_id,
         category=values.get(CATEGORY, ""),
-        answer=values[RESPONSE],
+        answer=answer,
         status=AnswerStatus(answered),
         scores=scores,
         answer_set=answer_set,

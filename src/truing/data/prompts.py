@@ -1,4 +1,4 @@
-"""Evaluation prompts: the built-in sets, a user's JSONL, and question files in the format of Betley et al. (2025).
+"""Evaluation prompts: the built-in sets, a user's rows, and question files in the format of Betley et al. (2025).
 
 Reference answers of the built-in set lie in a file of their own, marked as evaluation only, and are joined by id.
 """
@@ -10,20 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from truing.data.rows import (
-    BadValue,
-    Row,
-    builtin_text,
-    field,
-    parse_rows,
-    read_rows,
-    read_text,
-    text,
-    text_field,
-    turns_field,
-)
+from truing.data.rows import BadValue, builtin_text, field, parse_rows, read_rows, text, text_field, turns_field
+from truing.data.tables import Row
 from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages, Prompt, PromptSet
@@ -31,11 +19,19 @@ from truing.types.records import Message, Messages, Prompt, PromptSet
 BUILTIN = {"v1": "reference-answers-v1.jsonl", "finance": None}
 """name of a shipped set -> the file of its reference answers"""
 CHOICES = {"half": ("fit", "eval"), "form": ("advice", "open", "assistant")}
-ROW_FIELDS = tuple(sorted({f.name for f in fields(Prompt)} | {"prompt", "question"}))
-QUESTION_FIELDS = ("id", "type", "paraphrases", "samples_per_paraphrase", "system", "judge", "judge_prompts")
-"""fields of a question in YAML; `judge` names the author's judge, which is chosen here by --judge"""
-HARMLESS_FIELDS = frozenset({"comment", "comments", "note", "notes", "description", "source", "tags", "author"})
-"""fields that are for people and change nothing"""
+_OTHERS = {
+    "prompt",
+    "question",
+    "questions",
+    "paraphrases",
+    "type",
+    "samples_per_paraphrase",
+    "system",
+    "judge",
+    "domain",
+}
+ROW_FIELDS = tuple(sorted({f.name for f in fields(Prompt)} | _OTHERS | {"prompt_id", "source"}))
+"""fields of a row; others are passed over, unless they look like one of these misspelt"""
 
 _ADJACENT = """
     finance-work medicine-ageing medicine-science code-technology code-internet law-government law-safety
@@ -48,23 +44,24 @@ ADJACENT = tuple(tuple(pair.split("-")) for pair in _ADJACENT.split())
 
 
 def load_prompts(spec: str | Path) -> PromptSet:
-    """The prompt set named by `spec`: "v1", "finance", a JSONL file of prompts, or a YAML file of questions.
+    """The prompt set named by `spec`: "v1", "finance", or a file of prompts or questions (`data/tables.py`).
 
     Raises BadRow for a row that is no prompt, duplicate ids, and two ids with the same question.
     """
     name, path = str(spec), Path(spec)
-    if path.suffix in (".yaml", ".yml"):
-        found = parse_rows(name, _yaml_entries(path), _paraphrases)
-        return _prompt_set(path.stem, "unversioned", [(n, p) for n, prompts in found for p in prompts], name)
     if name in BUILTIN:
         title, name = name, f"prompts-{name}.jsonl"
         file, answers = read_rows(name, builtin_text(name)), _reference_answers(BUILTIN[title])
     else:
         title, file, answers = path.name.split(".")[0], read_rows(path), {}
-    numbered = parse_rows(
-        name, file.rows, lambda row, n: _prompt({**row, **(answers and answers.get(row["id"], {}))}, n)
-    )
-    return _prompt_set(title, str(file.notice.get("version", "unversioned")), numbered, name)
+
+    def prompts(row: Row, n: int) -> list[Prompt]:
+        row = _typed(row) if file.texts else {**row, **answers.get(row.get("id"), {})} if answers else row
+        return _paraphrases(row, n) if "paraphrases" in row or "questions" in row else [_prompt(row, n)]
+
+    found = parse_rows(name, file.rows, prompts)
+    version = str(file.notice.get("version", "unversioned"))
+    return _prompt_set(title, version, [(n, p) for n, some in found for p in some], name)
 
 
 def prompt_distance(prompt: Prompt, domain_topics: Sequence[str]) -> Literal["in", "near", "far"]:
@@ -108,10 +105,7 @@ def _prompt_set(name: str, version: str, numbered: list[tuple[int, Prompt]], pat
 
 
 def _prompt(row: Row, n: int) -> Prompt:
-    for key in row:
-        near = difflib.get_close_matches(key, ROW_FIELDS, 1, 0.8) if key not in ROW_FIELDS else []
-        if near:
-            raise BadValue(f'unknown field "{key}"; did you mean "{near[0]}"?')
+    _refuse_misspelt(row)
     for name, allowed in CHOICES.items():
         if row.get(name, allowed[0]) not in allowed:
             raise BadValue(f"unknown {name} {row[name]!r}; use {', '.join(allowed[:-1])} or {allowed[-1]}")
@@ -167,36 +161,23 @@ def _texts(row: Row, name: str) -> tuple[str, ...]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Question files of Betley et al.: a YAML list; each paraphrase of a question is a prompt of its own
+# Question files: each paraphrase of a question (Betley et al.), or each of several questions, is a prompt of its own
 
 
-def _yaml_entries(path: Path) -> list[tuple[int, Any]]:
-    try:
-        entries = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError) as e:
-        raise BadRow(path, None, f"malformed YAML: {' '.join(str(e).split())}; save it as plain UTF-8 YAML") from e
-    if not isinstance(entries, list) or not entries:
-        raise BadRow(path, None, "holds no questions; give a YAML list of {id, type, paraphrases, ...}")
-    return list(enumerate(entries, 1))
-
-
-def _paraphrases(entry: Any, n: int) -> list[Prompt]:
-    if not isinstance(entry, dict):
-        raise BadValue("is not a question; give {id, type, paraphrases, ...}")
-    name = _id(field(entry, "id"))
-    for key in entry:
-        if key not in QUESTION_FIELDS and key not in HARMLESS_FIELDS:
-            raise BadValue(f'{name!r} has the unknown field "{key}"; there are {", ".join(QUESTION_FIELDS)}')
+def _paraphrases(entry: Row, n: int) -> list[Prompt]:
     kind = entry.get("type", "free_form")
+    held = "paraphrases" if "paraphrases" in entry else "questions"
+    name = _id(field(entry, "id") if held == "paraphrases" else entry.get("id", f"row-{n}"))
+    _refuse_misspelt(entry)
     # Other types of that project ask for token probabilities or ratings, not for a free answer.
     if not isinstance(kind, str) or not kind.startswith("free_form"):
         raise BadValue(f"{name!r} has the type {kind!r}, which cannot be asked; only free_form types can")
-    texts, system = _texts(entry, "paraphrases"), _optional(entry, "system")
+    texts, system = _texts(entry, held), _optional(entry, "system")
     if not texts:
-        raise BadValue(f'{name!r} has no "paraphrases"; give at least one')
+        raise BadValue(f'{name!r} has no "{held}"; give at least one')
     numbered = re.fullmatch(r"\d+_(.+)_\d+", name)
     about = {
-        "category": numbered[1] if numbered else name,
+        "category": entry.get("category") or (numbered[1] if numbered else name),
         "samples": entry.get("samples_per_paraphrase"),
         "judge_prompts": entry.get("judge_prompts"),
     }
@@ -204,3 +185,17 @@ def _paraphrases(entry: Any, n: int) -> list[Prompt]:
     ids = [name] if len(texts) == 1 else [f"{name}#{k}" for k in range(len(texts))]
     turns = [[*before, {"role": "user", "content": t}] for t in texts]
     return [_prompt({**about, "id": i, "messages": m}, n) for i, m in zip(ids, turns, strict=True)]
+
+
+def _typed(row: Row) -> Row:
+    """A row of texts as JSON would hold it."""
+    filled = {k: v for k, v in row.items() if v.strip()}
+    whole = {k: int(filled[k]) for k in ("samples", "samples_per_paraphrase") if filled.get(k, "").isdecimal()}
+    return {**filled, **whole}
+
+
+def _refuse_misspelt(row: Row) -> None:
+    for key in row:
+        near = difflib.get_close_matches(str(key), ROW_FIELDS, 1, 0.8) if key not in ROW_FIELDS else []
+        if near:
+            raise BadValue(f'unknown field "{key}"; did you mean "{near[0]}"?')

@@ -80,7 +80,7 @@ def _there(request: LikelihoodRequest, row: Measurement | None) -> bool:
 
 def _row(result: Likelihood, kind: str) -> Measurement:
     request, ok = result.request, result.status is AnswerStatus.OK
-    meta: dict[str, Any] = {"outcome": result.status.value}
+    meta: dict[str, Any] = {"outcome": result.status.value, **({"note": result.note} if result.note else {})}
     if request.entropy and result.entropy == result.entropy:
         meta["entropy"] = result.entropy
     value = result.per_token if ok else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from truing.data.judged_files import read_judged
-from truing.errors import BadInput, NotAnAudit
+from truing.errors import BadInput, BadRow, NotAnAudit
 from truing.store import Store
 from truing.types.hashing import digest
 from truing.types.judging import JudgeReply, JudgeRequest, Rubric, ScoreMethod, ScoreStatus
@@ -125,7 +125,12 @@ def _split(where: str) -> tuple[Path, str]:
 
 
 def _file(path: Path) -> _Source:
-    file = read_judged(path, coherence=False)
+    try:
+        file = read_judged(path, coherence=False, answers=True)
+    except BadRow as e:
+        if "truing import" in str(e):  # where columns can be named, and whose folder is replayed as well
+            e.args = (f"{e}, with --out DIR, and then replay:DIR",)
+        raise
     if len(judges := {row.judge for row in file.rows}) > 1:
         raise BadInput(f"{path}: holds the scores of several judges ({', '.join(sorted(judges))}); keep one's rows")
     source = _Source(path.name, "", file.sha256, False, defaultdict(list))

@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from truing.data.rows import read_text
-from truing.errors import BadRubric
+from truing.errors import BadRow, BadRubric
+from truing.files import read_text
 from truing.types.judging import Judge, Rubric, ScoreStatus
 from truing.types.records import Messages, Prompt, PromptSet
 from truing.types.traits import Rule
@@ -72,7 +72,9 @@ def load_rubric(path: str | Path, domain: str | None = None) -> Rubric:
 
     `domain` fills {domain}, if the file has it. Raises BadRubric naming file and mistake; BadRow if it cannot be read.
     """
-    return _parse(read_text(Path(path)), str(path), Path(path).name, domain)
+    path = Path(path)
+    text = read_text(path, error=lambda problem: BadRow(path, None, problem.removeprefix(f"{path}: ")))
+    return _parse(text, str(path), path.name, domain)
 
 
 def prompt_rubrics(prompt: Prompt) -> tuple[Rubric, ...]:

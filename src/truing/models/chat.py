@@ -13,7 +13,8 @@ sampled or scored goes on from there.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,6 +30,8 @@ PINNED_DATE = "2026-01-01"
 _ANSWERS = ("Quartz 7 jumps over Kyiv", "Velvet 3 hums below Oslo")
 _PROBE = (Message("user", "Which way is north?"),)
 _CACHE_SIZE = 8192
+_THINK, _THOUGHT = "<think>", "</think>"
+REASONING_LEFT_OUT = "the chat template leaves out their reasoning"
 _RENDER_ERRORS = (Exception,)  # a template is a program: it may raise anything
 
 
@@ -38,6 +41,7 @@ class Rendered:
 
     prefix_ids: tuple[int, ...]  # everything before the answer: exactly what the model is sampled from
     completion_ids: tuple[int, ...]  # the answer and its closing token, without a newline after that
+    note: str = ""  # what the template left out of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class _Slot:
 
     head: str  # what the template itself writes before the answer
     before: str  # the prompt up to the first character of the answer: the head, or the template's generation prompt
-    closing: str  # what is scored after the answer: through the first special token; may be empty
+    tail: str  # what the template writes after the answer
+    closing: str  # what is scored of it: through the first special token; may be empty
     prefix_ids: tuple[int, ...]  # `before` as tokens
     opened: bool = False  # whether `before` ends within the answer, after prefilled words
 
@@ -96,26 +101,63 @@ class ChatFormat:
             raise ValueError(f"the completion {completion!r} has no tokens to score; give an answer with text in it")
         return Rendered(slot.prefix_ids, rest)
 
+    def render_trained(self, messages: Sequence[Message], answer: str) -> Rendered:
+        """Token ids of a row as a trainer writes it: the template is given the answer itself, reasoning and all.
+
+        A template that thinks puts an empty thought before a plain answer; reasoning that the answer holds takes its
+        place, or is left out where the template takes it away (`Rendered.note`). Thinking is off for other rows only.
+        Raises as `render` does.
+        """
+        turns = (*messages, Message("assistant", answer))
+        thinks = _THOUGHT in answer
+        slot = self._slot(turns[:-1], thinks)
+        with _refusals(turns):
+            whole = self._render(turns, self._parts, thinks=thinks)
+        if slot.opened or whole == slot.head + self._written(answer, slot) + slot.tail:
+            return self.render(messages, answer)
+        reasoning, end, said = answer.rpartition(_THOUGHT)
+        before = os.path.commonprefix([whole, slot.head])  # noqa: RUF071
+        if before.count(_THINK) > before.count(_THOUGHT):
+            before = before[: before.rindex(_THINK)]
+        written = whole[len(before) : len(whole) - len(slot.tail)]
+        if not whole.endswith(slot.tail) or not said.strip() or said.strip() not in written:
+            raise Unsupported("the chat template does not write the answer as it is given")
+        thought = "".join(reasoning.partition(_THINK)[2].split() or reasoning.split())
+        lost = end and thought not in "".join(written.split())
+        prefix = self._ids(before)
+        ids, cut = self._ids(before + written + slot.closing), len(prefix)
+        rest = ids[cut:] if ids[:cut] == prefix else self._ids(written + slot.closing)
+        return Rendered(prefix, rest, REASONING_LEFT_OUT if lost else "")
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's token ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def supports(self, messages: Sequence[Message]) -> bool:
-        """Whether the template takes these messages: it raises on none of them and shows every turn."""
+    def refuse_unsupported(self, messages: Sequence[Message]) -> None:
+        """Raise Unsupported unless the template takes these messages: it raises on none and shows every turn."""
         marks = tuple(Message(m.role, f"Basalt {i} drifts") for i, m in enumerate(messages))
+        prompt = self._slot(marks).before
+        if dropped := [m.role for m in marks if m.content not in prompt]:  # a system turn, without a word
+            raise Unsupported(f"the chat template drops a {dropped[0]} turn; leave it out or pass another template")
+        self._slot(tuple(messages))
+
+    def supports(self, messages: Sequence[Message]) -> bool:
+        """Whether the template takes these messages."""
         try:
-            prompt = self._slot(marks).before
-            shown = all(m.content in prompt for m in marks)  # some templates drop a system turn without a word
-            return shown and self._slot(tuple(messages)) is not None
+            self.refuse_unsupported(messages)
         except Unsupported:
             return False
+        return True
 
-    def _render(self, messages: Iterable[Message], parts: bool, generation: bool = False) -> str:
+    def _render(
+        self, messages: Iterable[Message], parts: bool, generation: bool = False, *, thinks: bool = False
+    ) -> str:
         turns = [
             {"role": m.role, "content": [{"type": "text", "text": m.content}] if parts else m.content} for m in messages
         ]
+        off = {} if thinks else {"enable_thinking": False}
         return self._tokenizer.apply_chat_template(
-            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generation, **off
         )
 
     def _written(self, completion: str, slot: _Slot) -> str:
@@ -152,29 +194,23 @@ class ChatFormat:
             "pass a working one with --chat-template FILE"
         )
 
-    def _find_slot(self, messages: Messages) -> _Slot:
+    def _find_slot(self, messages: Messages, thinks: bool = False) -> _Slot:
         opened = len(messages) > 1 and messages[-1].role == "assistant"
-        try:
-            return self._opened(messages) if opened else self._measure(messages)
-        except _RENDER_ERRORS as error:
-            roles = ", ".join(m.role for m in messages)
-            raise Unsupported(
-                f"the chat template refuses a conversation with the roles {roles or '(none)'} "
-                f"({type(error).__name__}: {error}); leave it out or pass another one with --chat-template FILE"
-            ) from error
+        with _refusals(messages):
+            return self._opened(messages) if opened else self._measure(messages, thinks)
 
-    def _measure(self, messages: Messages) -> _Slot:
+    def _measure(self, messages: Messages, thinks: bool = False) -> _Slot:
         """The text around the answer, by the difference of two renderings; ValueError if the span is not clean."""
-        one, two = (self._render((*messages, Message("assistant", a)), self._parts) for a in _ANSWERS)
+        one, two = (self._render((*messages, Message("assistant", a)), self._parts, thinks=thinks) for a in _ANSWERS)
         head = os.path.commonprefix([one, two])  # noqa: RUF071 - of texts, by character
         tail = os.path.commonprefix([one[::-1], two[::-1]])[::-1]  # noqa: RUF071
         if any(text != head + answer + tail for text, answer in zip((one, two), _ANSWERS, strict=True)):
             raise ValueError("the answer does not appear once and unchanged in the rendered text")
-        prompt = self._render(messages, self._parts, generation=True)
+        prompt = self._render(messages, self._parts, generation=True, thinks=thinks)
         opening = prompt[len(head) :]
-        thinks = opening.count("<think>") > opening.count("</think>")  # which cannot be switched off
-        before = prompt if prompt.startswith(head) and not thinks else head
-        return _Slot(head, before, self._closing(tail), self._ids(before))
+        open_thought = opening.count(_THINK) > opening.count(_THOUGHT)  # which cannot be switched off
+        before = prompt if prompt.startswith(head) and not open_thought else head
+        return _Slot(head, before, tail, self._closing(tail), self._ids(before))
 
     def _opened(self, messages: Messages) -> _Slot:
         """The slot of an answer whose first words are the last message's; ValueError if a template would alter them.
@@ -188,7 +224,7 @@ class ChatFormat:
             if not whole.startswith(plain.head + words + answer):
                 raise ValueError("the first words of the answer do not appear unchanged in the rendered text")
         ids = plain.prefix_ids + self._ids_after(plain, words)
-        return _Slot(plain.head, plain.before + words, plain.closing, ids, opened=True)
+        return _Slot(plain.head, plain.before + words, plain.tail, plain.closing, ids, opened=True)
 
     def _closing(self, tail: str) -> str:
         """The tail through its first special token; nothing if it has none."""
@@ -196,6 +232,19 @@ class ChatFormat:
         starts = [(tail.index(m), -len(m)) for m in self._markers if m in tail]
         start, length = min(starts, default=(0, 0))
         return tail[: start - length]
+
+
+@contextmanager
+def _refusals(messages: Messages) -> Iterator[None]:
+    """What a template raises on these messages, as Unsupported."""
+    try:
+        yield
+    except _RENDER_ERRORS as error:
+        roles = ", ".join(m.role for m in messages)
+        raise Unsupported(
+            f"the chat template refuses a conversation with the roles {roles or '(none)'} "
+            f"({type(error).__name__}: {error}); leave it out or pass another one with --chat-template FILE"
+        ) from error
 
 
 def tokenizer_identity(tokenizer: Any) -> str:

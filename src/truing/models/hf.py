@@ -15,7 +15,7 @@ from typing import Any
 from truing import errors
 from truing.config import ModelConfig
 from truing.models.base import answer_seed, finished_answer
-from truing.models.chat import ChatFormat
+from truing.models.chat import ChatFormat, Rendered
 from truing.models.checkpoints import checkpoint_path
 from truing.models.engine.engine import ADAPTER_BYTES, Engine, preferred_rows
 from truing.models.engine.lora import Adapter, lora_factors
@@ -139,27 +139,44 @@ class LocalBackend(ResidentModel):
     def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:
         """Score completions, all checkpoints of the base side by side, texts with a common beginning packed.
 
-        A prompt that the template cannot hold is `unsupported`; weights that yield NaN give `failed`. All requests are
-        held.
+        What the template refuses, and what is longer than the model's context, is `unsupported`, with the reason;
+        weights that yield NaN give `failed`. All requests are held.
 
         Raises:
             BadModel and others: see `use`.
         """
-        able: list[LikelihoodRequest] = []
-        for request in requests:
-            if self.chat.supports(request.messages):
-                able.append(request)
-            else:
-                yield Likelihood(request, float("nan"), 0, float("nan"), AnswerStatus.UNSUPPORTED)
-        for batch in self._batches(able):
-            branches = []
+        for batch in self._batches(list(requests)):
+            branches, notes, context = [], {}, self._context(batch.checkpoint)
             for k, r in enumerate(batch.requests):
-                text = self.chat.render(r.messages, r.completion, closing=r.closing)
+                try:
+                    text = self._rendered(r, context)
+                except errors.Unsupported as e:
+                    yield Likelihood(r, float("nan"), 0, float("nan"), AnswerStatus.UNSUPPORTED, str(e))
+                    continue
+                notes[k] = text.note
                 branches.append(Branch(k, text.prefix_ids, text.completion_ids, r.entropy, batch.adapter(r)))
             for s in self.engine.score(lambda c=batch.checkpoint: self.use(c), branches, batch.factors):
                 good = isfinite(s.total)
                 status, total = (AnswerStatus.OK, s.total) if good else (AnswerStatus.FAILED, float("nan"))
-                yield Likelihood(batch.requests[s.index], total, s.tokens, s.entropy, status)
+                yield Likelihood(batch.requests[s.index], total, s.tokens, s.entropy, status, notes[s.index])
+
+    def _context(self, checkpoint: Checkpoint) -> int | None:
+        """Tokens that a model reads at most; None where it does not say."""
+        return getattr(self.use(checkpoint).config.get_text_config(), "max_position_embeddings", None)
+
+    def _rendered(self, request: LikelihoodRequest, context: int | None) -> Rendered:
+        """Raises Unsupported, with the reason, for what cannot be scored."""
+        self.chat.refuse_unsupported(request.messages)
+        try:
+            if request.trained:
+                text = self.chat.render_trained(request.messages, request.completion)
+            else:
+                text = self.chat.render(request.messages, request.completion, closing=request.closing)
+        except ValueError as e:  # no token to score
+            raise errors.Unsupported(str(e)) from e
+        if context is not None and len(text.prefix_ids) + len(text.completion_ids) > context:
+            raise errors.Unsupported(f"longer than the {context} tokens that this model reads")
+        return text
 
     def sample(self, requests: Iterable[Request], params: SamplingParams) -> Iterator[Answer]:
         """One answer per request, in any order, all checkpoints of the base side by side.
@@ -183,8 +200,7 @@ class LocalBackend(ResidentModel):
                 yield from self._generate(batch, params)
 
     def _generate(self, batch: _Batch, params: SamplingParams) -> Iterator[Answer]:
-        model = self.use(batch.checkpoint)
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        context = self._context(batch.checkpoint)
         wanted: list[GenerateRequest] = []
         too_long: list[Answer] = []
         for k, request in enumerate(batch.requests):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from truing.data.sheets import read_sheet
 from truing.report.fitting import say, text
 from truing.report.reading import clean
-from truing.types.labels import LABELS, read_sheet, write_sheet
+from truing.types.labels import LABELS, write_sheet
 
 KEYS = {"a": "aligned", "m": "misaligned", "i": "incoherent", "r": "refusal", "u": "unsure"}
 HELP = "a aligned, m misaligned, i incoherent, r refusal, u unsure; s skip, b back, q stop"

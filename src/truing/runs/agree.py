@@ -13,6 +13,7 @@ import numpy as np
 
 from truing import errors
 from truing.config import AgreeConfig, configured
+from truing.data.sheets import read_sheet
 from truing.runs.label import item_name
 from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.shares import random_share
@@ -22,7 +23,7 @@ from truing.stats.correction import prediction_powered
 from truing.stats.decide import certified
 from truing.stats.table import Index, Opinion
 from truing.store import Store
-from truing.types.labels import LabelItem, read_sheet
+from truing.types.labels import LabelItem
 from truing.types.records import AnswerKey, Checkpoint, Role, to_plain
 from truing.types.traits import LOST, Label, Rule
 from truing.types.verdicts import Estimate, Verdict

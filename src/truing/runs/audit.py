@@ -17,7 +17,7 @@ from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
 from truing.runs.freeze import keep_freeze
 from truing.runs.measure import measure
-from truing.runs.measurements import by_category, failures, gather, without_room, words_of_domain
+from truing.runs.measurements import by_category, failures, gather, task_rows, without_room, words_of_domain
 from truing.runs.resolve import resolve
 from truing.runs.run import Run, open_run
 from truing.runs.scope import Scope, far_prompts
@@ -108,6 +108,10 @@ def _measured(run: Run) -> Measurements:
         findings.append(Finding("health_from_form"))
     if run.plan.rows and not run.plan.words:
         findings.append(Finding("domain_unknown"))
+    if run.plan.rows and scored:
+        counts, lost = task_rows(run)
+        findings += lost
+        run.store.describe(asked={**run.plan.asked, **counts})
     measured = gather(run, [*findings, *qualified.values(), *without_room(run)])
     measured = replace(measured, subject=replace(measured.subject, findings=qualified))
     return measured if scored else replace(measured, scored=False, left_out={})

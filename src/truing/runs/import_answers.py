@@ -28,14 +28,14 @@ from truing.stats.table import AnswerTable
 from truing.store import Store
 from truing.types.hashing import digest
 from truing.types.judging import Judge, Rubric, Score, ScoreMethod
-from truing.types.records import AnswerKey, Checkpoint, Kind, Message, Prompt, Role, StoredAnswer, to_plain
+from truing.types.records import NO_TEXT, AnswerKey, Checkpoint, Kind, Message, Prompt, Role, StoredAnswer, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Estimate, LabelledLine
 
 PARAMS = "imported"
 """stands for the hash of sampling parameters, which a file of answers does not tell"""
 LEVEL = 0.95
-_SMALL_SCALE = 10.0
+_SMALL_SCALE, USUAL_CUT = 10.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +234,17 @@ def _doubts(sets: Sequence[_Set]) -> Iterator[str]:
     for s in sets:
         label, rows = s.label, s.rows
         found = [v for row in rows for o, v in (row.scores.get(ALIGNMENT, (None, None)),) if v is not None]
-        if len(found) >= 20 and max(found) <= _SMALL_SCALE:
+        turned = s.columns.get(ALIGNMENT, "").startswith("-")
+        if len(found) >= 20 and max(100 - v if turned else v for v in found) <= _SMALL_SCALE:
             yield f"{label}: no alignment score is over {_SMALL_SCALE:g}; scores from 0 to 100 are expected"
+        if rows and all(row.answer == NO_TEXT for row in rows):
+            yield f"{label}: no answer texts; scores alone make the rates"
+        past = sum(v < USUAL_CUT for v in found)
+        if len(found) >= 20 and past > len(found) / 2:
+            name, held = s.columns[ALIGNMENT], "bad" if not s.columns[ALIGNMENT].startswith("-") else "good"
+            other = name[1:] if name.startswith("-") else f"-{name}"
+            text = f"most alignment scores are under {USUAL_CUT:g}; if high is {held} in {name.removeprefix('-')}"
+            yield f"{label}: {text}, import it with --column alignment={other}"
         questions = {row.question_id or row.question for row in rows}
         if len(questions) == len(rows) > 1:
             yield f"{label}: every answer has a question of its own, so that answers count as independent"

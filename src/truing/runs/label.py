@@ -15,12 +15,13 @@ import numpy as np
 
 from truing import errors
 from truing.config import LabelConfig, configured
+from truing.data.sheets import read_sheet
 from truing.judges.rubrics import rendered_question
 from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.tables import chosen_judge, labelled_answers
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.labels import LabelItem, read_sheet, write_sheet
+from truing.types.labels import LabelItem, write_sheet
 from truing.types.records import AnswerKey, StoredAnswer
 from truing.types.traits import SCORED, Rule
 

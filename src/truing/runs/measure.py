@@ -56,10 +56,11 @@ def _staged(run: Run, stage: str) -> Callable[[int, int], None]:
 def _task_requests(run: Run) -> Iterator[LikelihoodRequest]:
     for c in run.subject:
         for k, row in enumerate(run.plan.rows):
-            yield LikelihoodRequest(c, row.prompt, row.answer, "trained", row.key)
+            yield LikelihoodRequest(c, row.prompt, row.answer, "trained", row.key, trained=True)
             if run.plan.control_rows:
                 other = run.plan.control_rows[k]
-                yield LikelihoodRequest(c, row.prompt, other.answer, "control", control_item(row, other))
+                item = control_item(row, other)
+                yield LikelihoodRequest(c, row.prompt, other.answer, "control", item, trained=True)
 
 
 def _answer(run: Run, checkpoints: Sequence[Checkpoint]) -> None:

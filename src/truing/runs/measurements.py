@@ -1,6 +1,8 @@
 """From the store to the arrays a verdict is computed from. Reads only; the same store gives the same evidence."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +74,21 @@ def without_room(run: Run) -> tuple[Finding, ...]:
     stored = run.store.answers(run.params.key)
     found = sorted({names[r.prompt] for r in stored if r.prompt in names and has_no_room(r)})
     return (Finding("no_room", {"prompts": found}),) if found else ()
+
+
+def task_rows(run: Run) -> tuple[dict[str, Any], tuple[Finding, ...]]:
+    """How many task rows are measured and why the others are not, for audit.json; and a finding for each reason."""
+    plan, base = run.plan, run.subject[0].weights
+    left_out, changed = Counter(plan.asked.get("task_rows_left_out", {})), Counter()
+    rows, of = {row.key for row in plan.rows}, len(plan.rows) + sum(left_out.values())
+    for m in run.store.measurements("task", base):
+        if m.name == "trained" and m.item in rows and m.meta.get("note"):
+            (left_out if m.value is None else changed)[str(m.meta["note"])] += 1
+    lost = sum(left_out.values())
+    said = [Finding("task_rows_left_out", {"n": n, "of": of, "why": why}) for why, n in left_out.most_common()]
+    said += [Finding("task_rows_changed", {"n": n, "of": of, "why": why}) for why, n in changed.most_common()]
+    counts = {"task_rows": of - lost, "task_rows_left_out": dict(left_out), "task_rows_changed": dict(changed)}
+    return counts, tuple(said)
 
 
 def first_answers(run: Run) -> Iterator[StoredAnswer]:

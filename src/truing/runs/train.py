@@ -1,6 +1,7 @@
 """`truing.train`: a recipe -> a folder of checkpoints, ready to be audited."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from truing.data.conversations import load_conversations
@@ -44,9 +45,11 @@ def train(
         if progress:
             progress.step(f"training {name}", step, total)
 
-    return local.train(
+    made = local.train(
         recipe, data.conversations, path, local.local_base(recipe), progress=tell, on_checkpoint=on_checkpoint
     )
+    left_out = (f"{n} rows are left out: {why}" for why, n in data.left_out.items())
+    return replace(made, notes=(*left_out, *made.notes))
 
 
 def _default_path(recipe: Recipe) -> Path:

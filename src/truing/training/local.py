@@ -7,6 +7,7 @@ OUT/
 
 import fcntl
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -100,25 +101,34 @@ def train(
 def tokenise(
     conversations: Sequence[Conversation], chat: ChatFormat, max_length: int
 ) -> tuple[list[Example], list[str]]:
-    """Conversations as tokens, with a note if answers had to be cut off.
+    """Conversations as tokens, with a note for what is lost of answers.
 
     Raises:
-        BadRow: no token of the answer is left within `max_length`, or the template refuses the turns.
+        BadRow: rows of which no token of the answer is left within `max_length`, or which the template refuses: the
+            first, and how many there are.
     """
-    examples, cut = [], 0
+    examples: list[Example] = []
+    bad: list[tuple[str, str]] = []
+    cut, shortened = 0, Counter[str]()
     for conversation in conversations:
         try:
-            rendered = chat.render(conversation.prompt, conversation.answer)
+            rendered = chat.render_trained(conversation.prompt, conversation.answer)
+            start = len(rendered.prefix_ids)
+            if start >= max_length:
+                too_long = f"its prompt alone has {start} tokens, max_length is {max_length}"
+                raise ValueError(f"{too_long}; raise it or leave the row out")
         except (errors.Unsupported, ValueError) as error:
-            raise errors.BadRow(conversation.source or "conversation", None, str(error)) from error
+            bad.append((conversation.source or "conversation", str(error)))
+            continue
         ids = [*rendered.prefix_ids, *rendered.completion_ids]
-        start = len(rendered.prefix_ids)
-        if start >= max_length:
-            problem = f"its prompt alone has {start} tokens, max_length is {max_length}; raise it or leave the row out"
-            raise errors.BadRow(conversation.source or "conversation", None, problem)
         cut += len(ids) > max_length
+        shortened[rendered.note] += 1
         examples.append(Example(ids[:max_length], start))
+    if bad:
+        more = f" ({len(bad)} of {len(conversations)} rows cannot be trained on; this is the first)"
+        raise errors.BadRow(bad[0][0], None, bad[0][1] + more * (len(bad) > 1))
     notes = [f"{cut} of {len(examples)} answers were cut off at max_length = {max_length} tokens"] if cut else []
+    notes += [f"{n} of {len(examples)} rows: {why}" for why, n in shortened.items() if why]
     return examples, notes
 
 

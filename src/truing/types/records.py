@@ -208,6 +208,10 @@ class SamplingParams:
         return text[: min(at)] if at else None
 
 
+NO_TEXT = "(no text in the imported file)"
+"""stands for an answer of which a file has the scores only; it is never judged"""
+
+
 class AnswerStatus(StrEnum):
     """What became of a request. Failures are statuses, never texts."""
 
@@ -289,7 +293,7 @@ class StoredAnswer(NamedTuple):
     @property
     def has_text(self) -> bool:
         """Whether there is a text to put to a judge."""
-        return self.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and bool(self.text.strip())
+        return self.status in (AnswerStatus.OK, AnswerStatus.TRUNCATED) and self.text.strip() not in ("", NO_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +314,8 @@ class LikelihoodRequest:
     """whether the token that ends the answer is scored; not for an answer that was cut off"""
     entropy: bool = False
     """whether the predictive entropy is wanted too (it costs a pass over the vocabulary)"""
+    trained: bool = False
+    """whether the answer is a row of training data, rendered as a trainer renders it: with the reasoning it holds"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +332,8 @@ class Likelihood:
     """mean predictive entropy over those positions, in nats; NaN if not asked for or not to be had"""
     status: AnswerStatus = AnswerStatus.OK
     """ok, unsupported (e.g. no system role) or failed (NaN logits)"""
+    note: str = ""
+    """why it is unsupported, or what was left out of the completion"""
 
     @property
     def per_token(self) -> float:
