@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from truing.errors import BadInput, BadModel, DamagedWeights, DiskFull
 from truing.files import write_json
 from truing.models.base import one_line
+from truing.models.cache import cache_dir
 from truing.models.weights import check_weights
 from truing.types.hashing import file_digest
 
@@ -58,15 +59,6 @@ SMOLLM2 = PackagedModel(
     origin="HuggingFaceTB/SmolLM2-135M-Instruct, 4-bit (Q4_1) weights converted back to bfloat16",
 )
 MODELS = {SMOLLM2.alias: SMOLLM2}  # what `get_model` knows, by alias
-
-
-def cache_dir() -> Path:
-    """The folder of fetched models' parent: $TRUING_CACHE, else the platform's cache folder for this user."""
-    if own := os.environ.get("TRUING_CACHE"):
-        return Path(own).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "truing"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truing"
 
 
 def resolve_model(name: str, *, revision: str | None = None) -> Path:

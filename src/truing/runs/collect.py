@@ -97,7 +97,7 @@ def collect(
     wanted = _wanted(labeller, request_keys(requests, params)) if always is None else frozenset(always)
     todo = frozenset(request_keys(labeller.store.missing(requests, params), params))
     prompts = {a.prompt.key: a.prompt for a in requests}
-    meter, done = Meter(backend, len(todo), labeller.progress, stage="answers"), 0
+    meter, done = Meter(backend, len(todo), labeller.progress, longest=params.max_tokens), 0
 
     def sample(block: Sequence[Request], stopped: Callable[[], bool]) -> None:
         missing = [a for a, key in zip(block, request_keys(block, params), strict=True) if key in todo]

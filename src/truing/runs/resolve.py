@@ -15,6 +15,7 @@ from truing.models.checkpoints import find_run
 from truing.models.simulated import SIMULATED, open_simulated
 from truing.runs.rule import rule_of
 from truing.traits.load import load_trait
+from truing.types.progress import Progress
 from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding
@@ -72,8 +73,8 @@ class Plan:
         return self.prompts.only(None, self.config.answers).prompts
 
 
-def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> Plan:
-    """Find the checkpoints, prompts and rows that are meant.
+def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, progress: Progress | None = None) -> Plan:
+    """Find the checkpoints, prompts and rows that are meant; `progress` is told how reading the weights goes on.
 
     Raises:
         BadInput: any of its kinds; nothing has been loaded or written yet.
@@ -95,8 +96,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
         subject, control_runs = simulated.run(Role.SUBJECT), (simulated.run(Role.CONTROL),) if controls else ()
         found_base, notes, findings = targets[0], ["no model is involved: a simulated run"], (Finding("simulated"),)
     else:
-        subject, found_base, notes = _subject(targets, config)
-        control_runs = tuple(_control(c, subject, notes, allow_pickle=config.allow_pickle) for c in controls)
+        subject, found_base, notes = _subject(targets, config, progress)
+        control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
     if doubled := asked_task.get("task_rows_repeated", 0):
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     notes += prompt_notes
@@ -155,9 +156,11 @@ def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams
     return SamplingParams(longest, seed=config.seed, stop=config.stop, long_prompts=config.long_prompts, **more)
 
 
-def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
+def _subject(
+    targets: tuple[str, ...], config: AuditConfig, progress: Progress | None
+) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
     base = config.base
-    found = [find_run(t, allow_pickle=config.allow_pickle) for t in targets]
+    found = [find_run(t, allow_pickle=config.allow_pickle, progress=progress) for t in targets]
     notes = [note for run in found for note in run.notes]
     checkpoints: dict[str, Checkpoint] = {}
     for run in found:
@@ -186,9 +189,9 @@ def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Check
 
 
 def _control(
-    target: str, subject: tuple[Checkpoint, ...], notes: list[str], *, allow_pickle: bool
+    target: str, subject: tuple[Checkpoint, ...], notes: list[str], config: AuditConfig, progress: Progress | None
 ) -> tuple[Checkpoint, ...]:
-    run = find_run(target, role=Role.CONTROL, allow_pickle=allow_pickle)
+    run = find_run(target, role=Role.CONTROL, allow_pickle=config.allow_pickle, progress=progress)
     notes += [f"control: {note}" for note in run.notes]
     own = {c.meta["base"] for c in subject if c.meta.get("base")}
     if run.base_hint and own and run.base_hint not in own:

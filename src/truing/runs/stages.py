@@ -18,7 +18,7 @@ from truing.runs.certify import second_opinion
 from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.run import Run
-from truing.runs.scope import Scope
+from truing.runs.scope import Scope, samples_of
 from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of
 from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
@@ -28,23 +28,16 @@ from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Outcome
 from truing.stats.status import STAGES
 from truing.stats.table import Evidence, Labelled
-from truing.types.records import Checkpoint, Prompt, PromptSet, Request
+from truing.types.records import Checkpoint, PromptSet, Request
 from truing.types.traits import Reason
 from truing.types.verdicts import Finding, Onset, Verdict
 
-SAMPLES = 4
-"""answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
 AT_ONCE = 24
 """answers that a search reads between two looks, at most"""
 MOST_LOST = 100
 """failed answers that are replaced; more, and more than half of all, end the search"""
 
 StageFunction = Callable[[Evidence, Verdict], Evidence]
-
-
-def samples_of(prompt: Prompt, samples: int | None) -> int:
-    """Answers to one prompt: as asked for, else as its author wants, else `SAMPLES`."""
-    return samples or prompt.samples or SAMPLES
 
 
 @contextmanager
@@ -177,7 +170,7 @@ class Stages:
         if room <= 0 or not missing:
             return
         ahead = run.store.missing(requests_of(self.scope, search.ahead(room)), run.params)
-        meter = Meter(run.backend, len(missing) + len(ahead), run.progress)
+        meter = Meter(run.backend, len(missing) + len(ahead), run.progress, longest=run.params.max_tokens)
         with closing(meter.of(run.backend.sample([*missing, *ahead], run.params))) as answers:
             for answer in answers:
                 run.store.add_answers([answer], run.params)
