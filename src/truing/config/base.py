@@ -1,6 +1,7 @@
 """What all configs share: fields with help and unit, strict names, errors that name the option."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -44,6 +45,18 @@ class Config(BaseModel):
         """The same options with some changed, unchecked."""
         return self.model_copy(update=changes)
 
+    @contextmanager
+    def given(self, name: str) -> Iterator[None]:
+        """While the value of an option is used: an error about it begins with the option, or the file that set it."""
+        try:
+            yield
+        except BadInput as e:
+            source, text = getattr(self, "sources", {}).get(name), str(e)
+            called = f"{source}: {name}" if source else "--" + name.replace("_", "-")
+            if not text.startswith((called, "--")):
+                e.args = (f"{called} {text}",)
+            raise
+
 
 C = TypeVar("C", bound=Config)
 
@@ -83,6 +96,10 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+_WANTED = {"int_parsing": "give a whole number", "float_parsing": "give a number", "bool_parsing": "give true or false"}
+"""kind of a value that is none -> what to give"""
+
+
 def _told(e: ValidationError, known: Iterable[str]) -> BadOption:
     first = e.errors()[0]
     text = first["msg"].removeprefix("Value error, ")
@@ -91,7 +108,8 @@ def _told(e: ValidationError, known: Iterable[str]) -> BadOption:
         return BadOption(name, f"no such option{near(name, known)}")
     if first["type"] == "missing":
         return BadOption(name, "is needed")
-    return BadOption(name, f"{first['input']}: {text[:1].lower()}{text[1:]}")
+    text = _WANTED.get(first["type"]) or f"{text[:1].lower()}{text[1:]}"
+    return BadOption(name, f"{first['input']}: {text}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
             why = "is an adapter; give the model it was trained on" if adapter else "has no config.json; give a model"
             raise BadModel(f"{name}: the folder {why}")
         return path.resolve()
+    if path.exists():
+        raise BadModel(f"{name}: is a file; give the folder of the model that holds it")
     match = _HUB_NAME.fullmatch(name)
     if match is None or path.is_absolute() or name.startswith(("~", ".")):
         raise BadModel(f"{name}: no such folder; check the path")

@@ -7,6 +7,7 @@ jinja's autoescaping. The page forbids itself scripts and loading anything, by a
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def _page(store: Store, name: str) -> str:
     context: dict[str, Any] = {
         "name": one_line(name),
         "light": Markup(";".join(f"--{name}:{code}" for name, code in COLOURS.items())),
-        "state": str(about.get("status") or "unfinished"),
+        "state": "" if about.get("status") == "done" else messages.state(about.get("status")),
         "base": _base_name(about),
         "verdict": _verdict(verdict, about) if verdict else None,
         "sets": _sets(about) if imported else None,
@@ -169,7 +170,12 @@ def _table(table: FittingTable, v: Verdict | None = None) -> dict[str, Any]:
         rows.append({"cells": cells, "chosen": v is not None and row.label == v.kept})
     heads = [(c.head.replace("-\n", "").replace("\n", " "), "" if c.right else "left") for c in columns]
     word = "" if v is None else messages.kept_word(v)
-    return {"heads": heads, "rows": rows, "word": word, "notes": [n for n in table.notes if not n.startswith("→")]}
+    return {
+        "heads": heads,
+        "rows": rows,
+        "word": word,
+        "notes": [n for n in table.notes if not n.startswith(("→", "["))],
+    }
 
 
 def _sets(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +226,8 @@ def _base_name(about: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    with whole(path) as part:
+    with suppress(OSError):  # where it cannot be made, writing says so
         path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
         part.write_bytes(content)
     return path

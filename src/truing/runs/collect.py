@@ -26,13 +26,11 @@ from truing.traits.label import label
 from truing.types.hashing import digest
 from truing.types.judging import Judge, Score, ScoreMethod, ScoreStatus
 from truing.types.progress import Progress
-from truing.types.records import AnswerKey, Prompt, Request, SamplingParams, StoredAnswer
+from truing.types.records import FIXED_FROM, AnswerKey, Prompt, Request, SamplingParams, StoredAnswer
 from truing.types.traits import Rule
 
 BLOCK = 512
 """answers of a block, about: judged in one random order"""
-FIXED_FROM = 1_000_000
-"""sample index from which answers belong to a fixed sample beside a search"""
 AHEAD = 2
 """blocks that sampling may be ahead of judging"""
 

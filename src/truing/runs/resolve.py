@@ -85,7 +85,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         raise errors.BadModel("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
-    trait = load_trait(config.trait)
+    with config.given("trait"):
+        trait = load_trait(config.trait)
     rule = rule_of(config, trait)
     labels = config.judge is not None or trait.scorer is not None
     whole, chosen, asked_prompts, prompt_notes = _prompts(config, trait)
@@ -97,7 +98,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         found_base, notes, findings = targets[0], ["no model is involved: a simulated run"], (Finding("simulated"),)
     else:
         subject, found_base, notes = _subject(targets, config, progress)
-        control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
+        with config.given("control"):
+            control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
     if doubled := asked_task.get("task_rows_repeated", 0):
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     notes += prompt_notes
@@ -137,7 +139,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
 def _prompts(config: AuditConfig, trait: Trait) -> tuple[PromptSet, PromptSet, dict[str, str], list[str]]:
     """The whole set, what is asked of it, how both are named in audit.json, and notes."""
     source = config.prompts or trait.prompts
-    whole = load_prompts(source)
+    with config.given("prompts" if config.prompts else "trait"):
+        whole = load_prompts(source)
     half = config.half if any(p.half == config.half and p.has_references for p in whole.prompts) else None
     chosen = whole.only(half, config.limit)
     asked = {
@@ -209,12 +212,14 @@ def _control(
 def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...], dict[str, Any]]:
     if config.task is None:
         return (), (), {"task": None}
-    own = load_conversations(config.task, config.format)
+    with config.given("task"):
+        own = load_conversations(config.task, config.format)
     asked = {"task": config.task, "task_format": own.format, "task_sha256": own.sha256, "task_rows": 0}
     rows, others = own.conversations, ()
     if config.task_control is not None:
-        other = load_conversations(config.task_control, config.format)
-        same_user_turns(own, other)
+        with config.given("task_control"):
+            other = load_conversations(config.task_control, config.format)
+            same_user_turns(own, other)
         others = other.conversations
         asked |= {"task_control": config.task_control, "task_control_sha256": other.sha256}
     first = list({row.key: k for k, row in reversed(list(enumerate(rows)))}.values())[::-1]

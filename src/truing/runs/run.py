@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,7 +61,8 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
     config = plan.config
     every = (*plan.subject, *(c for run in plan.controls for c in run))
     progress.step(OPENING, 0, 1)
-    backend = plan.simulated or open_backend(plan.base, every, config)
+    with config.given("base") if config.base is not None else nullcontext():
+        backend = plan.simulated or open_backend(plan.base, every, config)
     progress.step(OPENING, 1, 1)
     try:
         _refuse_unable(backend, plan)

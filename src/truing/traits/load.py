@@ -35,9 +35,8 @@ def load_trait(spec: str | Path) -> Trait:
     folder = Path(spec)
     file = folder / "trait.toml" if folder.is_dir() else folder
     if file.name != "trait.toml" or not file.is_file():
-        raise BadInput(
-            f"--trait {name}: no such trait; give a folder with a trait.toml, or one of {', '.join(BUILTIN)}"
-        )
+        what = "the folder holds no trait.toml, so it is no such trait" if folder.is_dir() else "no such trait"
+        raise BadInput(f"--trait {name}: {what}; give a folder with a trait.toml, or one of {', '.join(BUILTIN)}")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
