@@ -98,8 +98,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         found_base, notes, findings = targets[0], ["no model is involved: a simulated run"], (Finding("simulated"),)
     else:
         subject, found_base, notes = _subject(targets, config, progress)
-        with config.given("control"):
-            control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
+        control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
     if doubled := asked_task.get("task_rows_repeated", 0):
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     notes += prompt_notes
@@ -194,7 +193,8 @@ def _subject(
 def _control(
     target: str, subject: tuple[Checkpoint, ...], notes: list[str], config: AuditConfig, progress: Progress | None
 ) -> tuple[Checkpoint, ...]:
-    run = find_run(target, role=Role.CONTROL, allow_pickle=config.allow_pickle, progress=progress)
+    with config.given("control"):
+        run = find_run(target, role=Role.CONTROL, allow_pickle=config.allow_pickle, progress=progress)
     notes += [f"control: {note}" for note in run.notes]
     own = {c.meta["base"] for c in subject if c.meta.get("base")}
     if run.base_hint and own and run.base_hint not in own:
