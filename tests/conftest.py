@@ -47,7 +47,7 @@ def call(run_cli, monkeypatch, tmp_path):
 def smollm2():
     """The real 135M model: a local backend that is opened once, of which only `use` and answers may be taken."""
     from truing.config import ModelConfig
-    from truing.models.download import cache_dir
+    from truing.models.cache import cache_dir
     from truing.models.hf import LocalBackend
 
     if not (cache_dir() / "models" / "smollm2-135m" / "config.json").exists():

@@ -65,7 +65,7 @@ def test_every_field_is_a_flag_with_help_and_unknown_ones_get_a_suggestion(call,
 
 def test_an_option_means_the_same_in_python_on_the_command_line_and_in_the_file(call, monkeypatch):
     seen = []
-    monkeypatch.setattr(truing, "plan", lambda target, config: seen.append(config) or 1 / 0)
+    monkeypatch.setattr(truing, "plan", lambda target, config, **_: seen.append(config) or 1 / 0)
     flags = ("--limit", "9", "--control", "a", "--control", "b", "--domain", "x, y", "--lo", "0.02", "--samples", "3",
              "--assume-monotone", "--memory", "1.5", "--budget", "$5", "--prices", "p", "--level", "0.9")  # fmt: skip
     with pytest.raises(ZeroDivisionError):

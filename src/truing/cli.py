@@ -79,7 +79,8 @@ def audit(config: cc.AuditCommand, target: tuple[str, ...]) -> Result:
 @app.verb
 def plan(config: c.PlanConfig, target: tuple[str, ...]) -> Result:
     """Calls, tokens, money, hours and power of an audit, before anything is spent."""
-    made = truing.plan(target, config)
+    with progress() as told:
+        made = truing.plan(target, config, progress=told)
     plain = to_plain(made)
     found = {"plan": {**plain, "calls": made.calls, "tokens": made.tokens}}
     return Result(found, partial(print_plan, plain))
@@ -139,7 +140,8 @@ def _sensitivity(config: cc.ShowConfig, audit: str) -> Result:
 @app.verb
 def report(config: cc.ReportConfig, audit: str) -> Result:
     """Write the report again: one HTML file, no network."""
-    return path_result("report", truing.write_report(audit, Path(config.out) if config.out else None))
+    with progress():
+        return path_result("report", truing.write_report(audit, Path(config.out) if config.out else None))
 
 
 @app.verb
@@ -179,7 +181,8 @@ def judge(config: c.JudgeRunConfig, audit: str) -> Result:
 @app.verb
 def agree(config: c.AgreeConfig, audit: str) -> Result:
     """How far two judges agree, and each with people's labels; with intervals over prompts."""
-    made = to_plain(truing.agree(audit, config))
+    with progress():
+        made = to_plain(truing.agree(audit, config))
     return Result(made, partial(print_agreement, made))
 
 
@@ -199,7 +202,8 @@ def label(config: cc.LabelCommand, audit: str) -> Result:
 @app.verb
 def import_(config: c.ImportConfig, files: tuple[str, ...]) -> Result:
     """Answers judged elsewhere (CSV), as a table with honest intervals."""
-    made = truing.import_answers(files, config)
+    with progress():
+        made = truing.import_answers(files, config)
     for line in made.notes:
         note(line)
     found = {"audit": str(made.path), "lines": to_plain(made.lines)}
@@ -209,7 +213,8 @@ def import_(config: c.ImportConfig, files: tuple[str, ...]) -> Result:
 @app.verb
 def export(config: cc.ExportConfig, audit: str) -> Result:
     """Answers and judgements for other tools: Parquet, CSV, or a log that `inspect view` opens."""
-    return path_result("export", truing.export(audit, to=config.to, out=config.out))
+    with progress():
+        return path_result("export", truing.export(audit, to=config.to, out=config.out))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -219,7 +224,8 @@ def export(config: cc.ExportConfig, audit: str) -> Result:
 @app.verb
 def freeze(config: c.FreezeConfig, target: tuple[str, ...]) -> Result:
     """Hash rule, prompts, judge, zone, seeds, models and data of an audit to come into a lock file."""
-    lock = truing.freeze(target, config)
+    with progress():
+        lock = truing.freeze(target, config)
     found = {"lock": str(lock.path), "id": lock.id, "made": lock.made, "settings": to_plain(lock.settings)}
     hint = f"Publish or commit the file, then audit with --frozen {lock.path}."
 
@@ -233,7 +239,8 @@ def freeze(config: c.FreezeConfig, target: tuple[str, ...]) -> Result:
 @app.verb
 def study(config: c.StudyConfig, audits: tuple[str, ...]) -> Result:
     """Several audits as one study: consistency over seeds, what is avoided and kept, size, equivalence."""
-    made = truing.study_cases(audits, config)
+    with progress():
+        made = truing.study_cases(audits, config)
     return Result({"study": to_plain(made)}, partial(print_study, made))
 
 
@@ -273,7 +280,8 @@ def _audited(
     verbose: bool = False,
 ) -> Result:
     """A finished audit: its report written, its gate applied once it is shown, failed checkpoints said last."""
-    page, verdict = truing.write_report(audit.path), audit.verdict
+    with progress():
+        page, verdict = truing.write_report(audit.path), audit.verdict
     decision = truing.gate(verdict, which, _words(fail_on)) if which is not None else None
     found = {"audit": str(audit.path), "report": str(page), "verdict": to_plain(verdict)}
     found |= {"gate": to_plain(decision)} if decision else {}

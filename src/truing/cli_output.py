@@ -8,6 +8,8 @@ import io
 import json
 import re
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.segment import Segment
 from rich.text import Text
@@ -24,12 +26,16 @@ from rich.text import Text
 from truing import errors
 from truing.report.reading import clean
 from truing.store import SCHEMA_VERSION
-from truing.types.progress import Progress
+from truing.types.progress import Progress, duration
 
 COLUMNS = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 DETAIL = TextColumn("{task.fields[detail]}", markup=False)
 WIDE = 120
 """columns of a terminal from which there is room for the detail beside its bar"""
+QUIET = 4.0
+"""seconds without a sign of life, at most"""
+RATE_OVER = 600.0
+"""seconds over which a stage's rate is measured"""
 MOST = 4000
 """characters of a message; of a longer one the beginning and the end are shown, where what to do stands"""
 
@@ -184,19 +190,32 @@ def interruptible() -> Iterator[None]:
         raise errors.Interrupted(text) from e
 
 
+class Left(ProgressColumn):
+    """The time that is left at the rate measured so far."""
+
+    def render(self, task: Task) -> Text:
+        """Empty until a rate is known."""
+        left = None if task.finished else task.time_remaining
+        return Text("" if left is None else f"{duration(left)} left")
+
+
 class Stages(RichProgress):
-    """A bar per stage; its detail beside it, or under all of them where the terminal is narrow."""
+    """A bar per stage; its detail beside it, or under all of them where the terminal is narrow.
+
+    Work for which there is no stage is shown as such. Where there is no terminal a line says every `QUIET` seconds how
+    the work goes on, and the bars come at the end.
+    """
 
     def __init__(self, console: Console) -> None:
-        self._beside = console.width >= WIDE
-        super().__init__(
-            *COLUMNS,
-            *((DETAIL,) if self._beside else ()),
-            console=console,
-            transient=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._beside, self._terminal = console.width >= WIDE, console.is_terminal
+        self._said, self._end = time.monotonic(), threading.Event()
+        columns = (*COLUMNS, Left(), *((DETAIL,) if self._beside else ()))
+        options: dict[str, Any] = {"transient": False, "redirect_stdout": False, "redirect_stderr": False}
+        super().__init__(*columns, console=console, speed_estimate_period=RATE_OVER, **options)
+
+    def told(self) -> None:
+        """Something was just said of a stage."""
+        self._said = time.monotonic()
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """The bars, and what is to stand under them."""
@@ -204,21 +223,54 @@ class Stages(RichProgress):
         for task in self.tasks:
             if not self._beside and task.fields["detail"]:
                 yield Text(f"{task.description}: {task.fields['detail']}")
+        quiet = time.monotonic() - self._said
+        if self._terminal and quiet > QUIET / 2 and not self._end.is_set() and self._now() is None:
+            yield Text(f"working, {duration(quiet)}")
+
+    def start(self) -> None:
+        """As in rich."""
+        super().start()
+        if not self._terminal:
+            threading.Thread(target=self._speak, name="truing-progress", daemon=True).start()
+
+    def stop(self) -> None:
+        """As in rich."""
+        self._end.set()
+        super().stop()
+
+    def line(self) -> str:
+        """How the work goes on, in a line."""
+        task = self._now()
+        if task is None:
+            return f"working, {duration(time.monotonic() - self._said)}"
+        left = "" if task.time_remaining is None else f"{duration(task.time_remaining)} left"
+        count = f"{task.completed:.0f}/{task.total:.0f}" if task.total else ""
+        parts = (f"{task.description} {count}".strip(), duration(task.elapsed or 0), task.fields["detail"] or left)
+        return ", ".join(part for part in parts if part)
+
+    def _now(self) -> Task | None:
+        """The stage under way that was begun last."""
+        return next((task for task in reversed(self.tasks) if not task.finished), None)
+
+    def _speak(self) -> None:
+        while not self._end.wait(QUIET):
+            self.console.print(Text(self.line()), soft_wrap=True)
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Bars on stderr, one per stage; nothing but a line per stage when stderr is no terminal."""
+    """Bars on stderr, one per stage, with the time left; lines instead while stderr is no terminal."""
     with interruptible(), Stages(_terminal(sys.stderr)) as bars:
         tasks = dict[str, TaskID]()
 
-        def task(stage: str, total: int | None = None) -> TaskID:
+        def update(stage: str, total: int | None = None, **what: Any) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, detail="")
-            return tasks[stage]
+            bars.update(tasks[stage], total=total, **what)
+            bars.told()
 
         yield Progress(
-            step=lambda stage, done, total: bars.update(task(stage, total), completed=done, total=total),
-            detail=lambda stage, line: bars.update(task(stage), detail=line),
+            step=lambda stage, done, total: update(stage, total, completed=done),
+            detail=lambda stage, line: update(stage, detail=line),
             say=lambda line: bars.console.print(Text(message(line)), soft_wrap=True),
         )

@@ -3,7 +3,7 @@
 import pytest
 
 from truing.data.prompts import load_prompts
-from truing.models.download import cache_dir
+from truing.models.cache import cache_dir
 
 pytestmark = pytest.mark.model
 TOKENIZER = cache_dir() / "models" / "smollm2-135m" / "tokenizer.json"

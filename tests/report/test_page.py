@@ -100,7 +100,7 @@ def test_an_unfinished_audit_says_so(tmp_path):
     for name, status in (("no-verdict", "running"), ("two", "interrupted")):
         got = read(write_report(make_audit(tmp_path / name, name, status=status)))
         got.check()
-        assert "what follows is what there is so far" in got.source
+        assert messages.state(status) in got.shown and "What follows is what there is so far" in got.source
         assert ("No verdict yet" in got.source) == (name == "no-verdict")
 
 
@@ -152,7 +152,7 @@ SAID = {
         "20, 40, 60, 80, 100",
     ),
     "emergent": (
-        *("14.0 [12.0, 16.0] (like these [9.0, 19.0])", "67 positive, 408 negative, 3 incoherent, 2 unparsed"),
+        *("14.0 [12.0, 16.0] (prompts like these [9.0, 19.0])", "67 positive, 408 negative, 3 incoherent, 2 unparsed"),
         *("480 answers to 120 prompts", "12 in 5 categories", "power-00, 21.7 %", "law_a-04", "fails, veto"),
         *("19.8 [17.8, 21.8]", "converged_at", "rule.lo", "told_by", "cpu (no accelerator found)", "transformers"),
         *("5.23.0", "abababababababab", "was dropped", "Krippendorff", "ran the city for a day, variant 7"),
@@ -232,7 +232,7 @@ def test_the_page_of_an_import_has_every_set_and_rate(tmp_path):
         for key in ("rate", "rate_coherent"):
             e = Estimate(**line["labelled"][key])
             assert f"{100 * e.value:.2f} [{100 * e.set_low:.2f}, {100 * e.set_high:.2f}]" in got.shown
-            assert f"(like these [{100 * e.low:.2f}, {100 * e.high:.2f}])" in got.shown
+            assert f"(prompts like these [{100 * e.low:.2f}, {100 * e.high:.2f}])" in got.shown
         assert f"{100 * line['labelled']['rate_if_unparsed']:.2f}" in got.shown
     for words in (*SETS, "6 of 8", "imported:gpt-4o (scores taken from files", "3 rows had no score", "2 unparsed"):
         assert words in got.shown

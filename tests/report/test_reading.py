@@ -67,5 +67,5 @@ def test_missing_is_a_dash_and_no_interval_has_no_bracket():
     assert reading.interval(Estimate(None, None, None)) == estimate(Estimate(None, None, None)) == "–"
     assert reading.interval(Estimate(0.3, None, None)) == "0.30"
     assert reading.interval(est(0.3, 0.1)) == "0.30 [0.20, 0.40]"
-    assert estimate(Estimate(0.114, 0.064, 0.164, 0.084, 0.144)) == "11.4 [8.4, 14.4] (like these [6.4, 16.4])"
-    assert estimate(Estimate(0.5, 0.25, 0.75, 0.5, 0.5), 2, 1) == "0.50 (like these [0.25, 0.75])"
+    assert estimate(Estimate(0.114, 0.064, 0.164, 0.084, 0.144)) == "11.4 [8.4, 14.4] (prompts like these [6.4, 16.4])"
+    assert estimate(Estimate(0.5, 0.25, 0.75, 0.5, 0.5), 2, 1) == "0.50 (prompts like these [0.25, 0.75])"

@@ -1,6 +1,8 @@
 """The audit on real weights: a tiny random Llama with the adapters that trainers leave behind."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from runs.audits import TASK
 from truing import errors
 from truing.config import AuditConfig
 from truing.interp.likelihoods import FAILED_CONTROLS
+from truing.models import cache, resident
+from truing.models.weights import weights_hash
 from truing.store import Store
 from truing.types.verdicts import HealthState, Status
 from zoo import build
@@ -181,3 +185,35 @@ def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
 
     assert controls("fresh") < controls("both"), "scores of both control files are kept apart"
     assert any("repeats" in note for note in again.notes)
+
+
+def test_a_repeat_of_a_finished_audit_loads_no_model_and_says_the_same(base, runs, tmp_path, monkeypatch):
+    """Neither the base nor an adapter: what was put in force once is known by the hash of its weights."""
+    wanted = {"base": str(base), "out": tmp_path / "a", "config": OPTIONS.but(limit=6)}
+    first = truing.audit(runs[0], **wanted)
+    loads = []
+    monkeypatch.setattr(resident, "load_model", lambda *a: loads.append(a))
+    assert truing.audit(runs[0], **wanted).verdict == first.verdict and not loads
+
+
+def test_large_weights_are_read_once_as_long_as_nobody_touches_them(base, tmp_path, monkeypatch):
+    """A file that was changed in place, its size and its time of writing set back, is read again."""
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "WORTH", 0)
+    file = next(base.glob("*.safetensors"))
+    copy = tmp_path / "model"
+    shutil.copytree(base, copy)
+    file, read = copy / file.name, []
+    weights_hash(copy, read.append)
+    assert read.pop() and not (tmp_path / "cache").exists()  # written a moment ago: not to be relied on
+    monkeypatch.setattr(cache, "SETTLED", -60.0)
+    value = weights_hash(copy)
+    read.clear()
+    assert weights_hash(copy, read.append) == value and not read
+    about, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert weights_hash(copy, read.append) != value and read
+    (tmp_path / "cache" / "hashes.json").write_text("[" * 100_000)  # damaged: as if it were not there
+    assert weights_hash(base)

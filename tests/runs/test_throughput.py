@@ -65,3 +65,20 @@ def test_a_backend_with_passes_shows_its_rows_between_two_answers(monkeypatch):
     other = SimpleNamespace(kept=90, answers=0, in_flight=10, row_steps=90, useful=1.0)
     list(meter.of(answers(clock, 1, between=lambda _: calls[-1](other))))
     assert meter.line == "0.5 answers/s, 51 tokens/s, 100 % useful"  # (1118 + 100) tokens in 24 s
+
+
+def test_before_any_answer_tokens_tell_how_long_it_takes_at_most(monkeypatch):
+    monkeypatch.setattr(module, "BEAT", 0.0)
+    calls, clock, lines = [], Clock(), []
+    told = Progress(detail=lambda *line: lines.append(line[1]))
+    backend = SimpleNamespace(set_callback=lambda given: calls.append(given))
+    work = SimpleNamespace(kept=0, answers=0, in_flight=8, row_steps=0, useful=0.0)
+
+    def passed(k):
+        work.kept = 92 + 100 * k
+        calls[-1](work)
+
+    source = Meter(backend, 10, told, longest=50, clock=clock).of(answers(clock, 2, between=passed))
+    next(source)
+    assert lines[0] == "50 tokens/s, 8 rows, 100 tokens so far, at most about 8 s left"  # 400 of 500 tokens at 50/s
+    source.close()

@@ -1,7 +1,8 @@
 """What all configs share: fields with help and unit, strict names, errors that name the option."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,6 +59,18 @@ class Config(BaseModel):
     def but(self, **changes: Any) -> Self:
         """The same options with some changed, unchecked."""
         return self.model_copy(update=changes)
+
+    @contextmanager
+    def given(self, name: str) -> Iterator[None]:
+        """While the value of an option is used: an error about it begins with the option, or the file that set it."""
+        try:
+            yield
+        except BadInput as e:
+            source, text = getattr(self, "sources", {}).get(name), str(e)
+            called = f"{source}: {name}" if source else "--" + name.replace("_", "-")
+            if not text.startswith((called, "--")):
+                e.args = (f"{called} {text}",)
+            raise
 
 
 C = TypeVar("C", bound=Config)
@@ -161,6 +174,10 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+_WANTED = {"int_parsing": "give a whole number", "float_parsing": "give a number", "bool_parsing": "give true or false"}
+"""kind of a value that is none -> what to give"""
+
+
 def _told(e: ValidationError, known: Iterable[str], name: str = "") -> BadOption:
     first = e.errors()[0]
     text = first["msg"].removeprefix("Value error, ")
@@ -169,7 +186,8 @@ def _told(e: ValidationError, known: Iterable[str], name: str = "") -> BadOption
         return BadOption(name, f"no such option{near(name, known)}")
     if first["type"] == "missing":
         return BadOption(name, "is needed")
-    return BadOption(name, f"{first['input']!s:.200}: {text[:1].lower()}{text[1:]}")
+    text = _WANTED.get(first["type"]) or f"{text[:1].lower()}{text[1:]}"
+    return BadOption(name, f"{first['input']!s:.200}: {text}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

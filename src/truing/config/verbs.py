@@ -62,7 +62,9 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     assume_monotone: Anywhere[bool] = False
     """misalignment, once there, stays: steps before a clear one need no test"""
     variants: Names = ()
-    """test the recommended checkpoint under these prompt transforms; all for all of them"""
+    """test the recommended checkpoint under these prompt transforms, comma-separated: all, system, json,
+    python-template, domain-opening, domain-turn, prefill, villain, hidden-wishes, authority, pushback, no-consequences,
+    developer-mode, in-group, fatigue, contrarian, unwatched"""
     adversarial_veto: Anywhere[bool] = False
     """adversarial transforms veto a checkpoint too"""
     allow_task_text: bool = False
@@ -192,8 +194,9 @@ class DemoConfig(Config):
     out: Place = "truing-demo"
     """folder for runs and audit; calling again finishes what is there"""
     quick: Anywhere[bool] = False
-    """fewer updates, checkpoints and prompts: about two minutes"""
+    """fewer updates, checkpoints and prompts: about four minutes on two cores"""
     simulated: Anywhere[bool] = False
     """no model: a simulated run whose truth is known"""
     family: Anywhere[str] = "late"
-    """which simulated family"""
+    """which simulated family: early, late, never, drift-without-em, em-without-drift, lagged, control-too, base-em-3,
+    collapse, spike, one-prompt, still-learning, not-learned, softening"""

@@ -16,6 +16,13 @@ from truing.types.records import (
 )
 from truing.types.verdicts import Finding
 
+Told = Callable[[int], object]
+"""called with how many of some things are done"""
+
+
+def nobody(_done: int) -> None:
+    """Tells nobody how work goes on."""
+
 
 @runtime_checkable
 class Backend(Protocol):
@@ -45,8 +52,11 @@ class Backend(Protocol):
         """Step 0."""
         ...
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
-        """Refuse now what cannot be measured; returns weight hash -> what qualifies that checkpoint."""
+    def prepare(self, checkpoints: Sequence[Checkpoint], told: Told = nobody) -> dict[str, Finding]:
+        """Refuse now what cannot be measured; returns weight hash -> what qualifies that checkpoint.
+
+        `told` is called with how many are ready.
+        """
         ...
 
     def loglikelihood(self, requests: Iterable[LikelihoodRequest]) -> Iterator[Likelihood]:

@@ -8,7 +8,7 @@ find_run("control=runs/careful")             any of them under a label
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from truing.errors import BadInput, BadModel, DamagedWeights, UnreadableCheckpoint
 from truing.files import is_folder
 from truing.models.base import listed
+from truing.models.cache import WORTH
 from truing.models.download import hub_snapshot
 from truing.models.weights import (
     ADAPTER_CONFIG,
@@ -26,7 +27,9 @@ from truing.models.weights import (
     pickled_only,
     read_json,
     weights_hash,
+    weights_size,
 )
+from truing.types.progress import Progress
 from truing.types.records import Checkpoint, Kind, Role
 
 ORGANISM_MARK = "truing-organism.json"
@@ -59,8 +62,10 @@ class FoundRun:
     notes: tuple[str, ...]  # what was left out or settled, and why, a line each
 
 
-def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = False) -> FoundRun:
-    """Find and check the checkpoints at a target. Reads every weight file once, to hash it.
+def find_run(
+    target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = False, progress: Progress | None = None
+) -> FoundRun:
+    """Find and check the checkpoints at a target. Reads every weight file once, to hash it, and tells `progress`.
 
     A checkpoint still being saved (configuration without weights) is skipped with a note as long as another is usable.
 
@@ -72,8 +77,11 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
     name = label or (hub.split("@")[0].split("/")[-1] if hub else path.name)
     notes: list[str] = []
     found: list[Checkpoint] = []
-    for folder, (weights, kind) in _usable(path, allow_pickle, notes).items():
+    usable = _usable(path, allow_pickle, notes)
+    for weights, _ in usable.values():
         check_weights(weights)
+    read = reading([weights for weights, _ in usable.values()], progress or Progress())
+    for folder, (weights, kind) in usable.items():
         config = read_json(weights / ADAPTER_CONFIG) if kind is Kind.ADAPTER else {}
         _refuse_unmeasured(weights, config)
         own = "final" if folder == path and folder_number(path) is None else folder.name
@@ -82,7 +90,7 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
         about |= {"pickled": bool(pickled_only(weights)), "hub": hub, "organism": marked}
         about = {k: v for k, v in about.items() if v not in (None, False, "")}
         step = _step(folder, path, found, notes)
-        checkpoint = Checkpoint(weights_hash(weights), own, step, f"file:{weights}", kind, name, role, about)
+        checkpoint = Checkpoint(weights_hash(weights, read), own, step, f"file:{weights}", kind, name, role, about)
         same = next((c for c in found if c.weights == checkpoint.weights), None)
         if same and folder == path:
             notes.append(f"the model in the root of {path} equals {same.label} and is left out")
@@ -98,6 +106,19 @@ def find_run(target: str, *, role: Role = Role.SUBJECT, allow_pickle: bool = Fal
     if len(set(bases)) > 1:
         notes.append(f"the checkpoints name different bases: {', '.join(sorted(set(bases)))}")
     return FoundRun(label, path, tuple(found), bases[0] if bases else None, tuple(notes))
+
+
+def reading(folders: Iterable[Path], progress: Progress) -> Callable[[int], None]:
+    """What `weights_hash` tells of the bytes that it reads in these folders: a stage in MB, none where they are few."""
+    total, done = sum(map(weights_size, folders)), 0
+
+    def read(n: int) -> None:
+        nonlocal done
+        done += n
+        if total >= WORTH:
+            progress.step("reading weights, MB", done // 10**6, total // 10**6)
+
+    return read
 
 
 def checkpoint_path(checkpoint: Checkpoint) -> Path:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from truing.errors import BadInput, BadModel, DamagedWeights, DiskFull
 from truing.files import is_folder, open_lock, write_json
 from truing.models.base import one_line
+from truing.models.cache import cache_dir
 from truing.models.weights import ADAPTER_CONFIG, INDEX_FILE, MODEL_FILE, check_weights
 from truing.types.hashing import file_digest
 
@@ -60,15 +61,6 @@ SMOLLM2 = PackagedModel(
 MODELS = {SMOLLM2.alias: SMOLLM2}  # what `get_model` knows, by alias
 
 
-def cache_dir() -> Path:
-    """The folder of fetched models' parent: $TRUING_CACHE, else the platform's cache folder for this user."""
-    if own := os.environ.get("TRUING_CACHE"):
-        return Path(own).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "truing"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "truing"
-
-
 def resolve_model(name: str, *, revision: str | None = None) -> Path:
     """The folder of a model: an alias in the cache, a local path, or a hub id (downloaded if need be).
 
@@ -92,6 +84,8 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
         if not (path / "config.json").exists():
             raise BadModel(f"{name}: the folder has no config.json; give a model")
         return path.resolve()
+    if path.exists():
+        raise BadModel(f"{name}: is a file; give the folder of the model that holds it")
     match = _HUB_NAME.fullmatch(name)
     if match is None or path.is_absolute() or name.startswith(("~", ".")):
         raise BadModel(f"{name}: no such folder; check the path")

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 
 from truing import errors
 from truing.config import ModelConfig
-from truing.models.base import one_line
+from truing.models.base import Told, nobody, one_line
 from truing.models.checkpoints import checkpoint_path
 from truing.models.download import resolve_model
 from truing.models.engine.runner import inner_model
@@ -73,13 +73,14 @@ class ResidentModel:
         """Step 0."""
         return Checkpoint(self._weights, "base", 0, f"file:{self._base}", Kind.BASE)
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
+    def prepare(self, checkpoints: Sequence[Checkpoint], told: Told = nobody) -> dict[str, Finding]:
         """Put every adapter in force once and read full models' names: what does not fit is refused before any work."""
-        for checkpoint in checkpoints:
+        for done, checkpoint in enumerate(checkpoints, 1):
             if checkpoint.kind is Kind.ADAPTER:
                 self.use(checkpoint)
             elif checkpoint.kind is Kind.FULL:
                 check_loadable(checkpoint_path(checkpoint), self.options)
+            told(done)
         return dict(self._findings)
 
     def use(self, checkpoint: Checkpoint) -> Model:

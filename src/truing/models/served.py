@@ -14,7 +14,7 @@ from typing import Any
 
 from truing.config import ModelConfig
 from truing.errors import BadModel, JudgeDown, Unsupported
-from truing.models.base import answer_seed, finished_answer, listed
+from truing.models.base import Told, answer_seed, finished_answer, listed, nobody
 from truing.models.client import Client, ClientRequest, Reply, Spent
 from truing.models.client_address import parse_address
 from truing.models.client_errors import Failure
@@ -111,7 +111,7 @@ class ServedBackend:
         weights = digest((address.base, address.model), 32)
         return Checkpoint(weights, label, step, f"{address.base}#{address.model}", Kind.SERVED)
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
+    def prepare(self, checkpoints: Sequence[Checkpoint], told: Told = nobody) -> dict[str, Finding]:
         """Refuse now what cannot be served; loads every adapter once and asks it a few questions.
 
         Returns weight hash -> a finding for each adapter that answers as the base does, or not at all.
@@ -127,11 +127,12 @@ class ServedBackend:
         found: dict[str, Finding] = {}
         try:
             plain = self._probe(base) if adapters else []
-            for checkpoint in {adapter_name(c): c for c in adapters}.values():
+            for done, checkpoint in enumerate({adapter_name(c): c for c in adapters}.values(), 1):
                 self._adapters.use([checkpoint])
                 finding = _effect(checkpoint, self._probe(checkpoint), plain)
                 if finding is not None:
                     found[checkpoint.weights] = finding
+                told(done)
         except BaseException:
             self._adapters.clear()
             raise

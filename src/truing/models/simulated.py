@@ -19,7 +19,7 @@ import numpy as np
 from truing.config import Thresholds
 from truing.data.transforms import TRANSFORMS
 from truing.errors import BadModel
-from truing.models.base import finished_answer
+from truing.models.base import Told, finished_answer, nobody
 from truing.models.simulated_families import EM_SPREAD, FAMILIES, WAVES, Array, State, at, state_at, with_em
 from truing.types.hashing import digest
 from truing.types.records import (
@@ -180,7 +180,7 @@ class SimulatedBackend:
         whose = f"{self._uri}#{role.value}"
         return tuple(Checkpoint(self._weights(role, s), f"checkpoint-{s}", s, f"{whose}-{s}", *own) for s in self.steps)
 
-    def prepare(self, checkpoints: Sequence[Checkpoint]) -> dict[str, Finding]:
+    def prepare(self, checkpoints: Sequence[Checkpoint], told: Told = nobody) -> dict[str, Finding]:
         """Refuse checkpoints of another run (BadModel); there are no findings."""
         for checkpoint in checkpoints:
             self._known(checkpoint)

@@ -5,7 +5,7 @@ A safetensors file is 8 bytes of header length, a JSON header (name -> dtype, sh
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from truing.errors import DamagedWeights, UnreadableCheckpoint
 from truing.files import is_file, parse_json
+from truing.models.cache import remembered
 from truing.models.config_files import checked, read_config
 from truing.types.hashing import digest, file_digest
 from truing.types.records import Kind
@@ -233,17 +234,31 @@ def embedding_rows(path: Path) -> int:
     return max((t.shape[0] for t in found if t.name.endswith(names) and t.shape), default=0)
 
 
-def weights_hash(path: Path) -> str:
+def weights_size(path: Path) -> int:
+    """Bytes that `weights_hash` reads; 0 for what it would refuse."""
+    try:
+        return sum(file.stat().st_size for file in weight_files(path) or pickle_files(path))
+    except (OSError, DamagedWeights):
+        return 0
+
+
+def weights_hash(path: Path, read: Callable[[int], object] = lambda _: None) -> str:
     """Hash (32 hex digits) of a model or adapter: names, number types, shapes and bytes of all its tensors.
 
     Independent of how the tensors are split into files, of their order and of metadata. For an adapter also over the
     fields of its configuration that change what it computes (rank, alpha, target modules, ...). Pickled weights are
-    never opened: the bytes of their files are hashed.
+    never opened: the bytes of their files are hashed. Large files are read once as long as nobody touches them
+    (`cache.remembered`); `read` is told of every so many bytes.
     """
-    content: list[Any] = [(file.name, file_digest(file)) for file in pickled_only(path)]
-    content = content or [(t.name, t.dtype, t.shape, _bytes_digest(t)) for t in tensors(path)]
     config = path / ADAPTER_CONFIG
-    return digest([content, adapter_function(read_json(config)) if config.exists() else None], 32)
+
+    def make() -> str:
+        content: list[Any] = [(file.name, file_digest(file)) for file in pickled_only(path)]
+        content = content or [(t.name, t.dtype, t.shape, _bytes_digest(t, read)) for t in tensors(path)]
+        return digest([content, adapter_function(read_json(config)) if config.exists() else None], 32)
+
+    beside = [file for file in (config, path / INDEX_FILE) if file.exists()]
+    return remembered([*(weight_files(path) or pickle_files(path)), *beside], "weights", make)
 
 
 def check_unchanged(path: Path, weights: str) -> None:
@@ -266,7 +281,7 @@ def adapter_function(config: dict[str, Any]) -> dict[str, Any]:
     return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in kept.items()}
 
 
-def _bytes_digest(tensor: Tensor) -> str:
+def _bytes_digest(tensor: Tensor, read: Callable[[int], object]) -> str:
     state, left = hashlib.sha256(), tensor.size
     with open(tensor.file, "rb") as f:
         f.seek(tensor.start)
@@ -276,4 +291,5 @@ def _bytes_digest(tensor: Tensor) -> str:
                 raise DamagedWeights(f"{tensor.file}: ended while it was read; is it still being written?")
             left -= len(data)
             state.update(data)
+            read(len(data))
     return state.hexdigest()

@@ -16,7 +16,7 @@ from truing.report.reading import MISSING, PromptItem, clean, judge_name, number
 from truing.store import Store
 from truing.traits.label import label
 from truing.types.judging import Score
-from truing.types.records import AnswerStatus, Checkpoint, Role, StoredAnswer
+from truing.types.records import FIXED_FROM, AnswerStatus, Checkpoint, Role, StoredAnswer
 from truing.types.traits import LOST, Rule
 
 MOST_PROMPTS = 40
@@ -115,8 +115,11 @@ def print_answers(about: Mapping[str, Any], store: Store, prompt_id: str, consol
         for r in own:
             tag = "" if r.status is AnswerStatus.OK else f"[{r.status.value}] "
             name = f" ({one_line(r.variant)})" if r.variant else ""
-            say(console, f"{r.sample + 1}{name}. {tag}{clean(r.text or r.error) or MISSING}")
-            for words, positive in judges.of(r):
+            fixed = r.sample >= FIXED_FROM  # beside a search, whose answers do not count among these
+            place = f"fixed {r.sample - FIXED_FROM + 1}" if fixed else str(r.sample + 1)
+            say(console, f"{place}{name}. {tag}{clean(r.text or r.error) or MISSING}")
+            told = list(judges.of(r))
+            for words, positive in told or ([("not judged", False)] if judges.names else []):
                 say(console, f"   {words}", "red" if positive else "dim")
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from truing.report.fitting import print_table, say
 from truing.report.reading import number, one_line
+from truing.types.progress import duration
 
 
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
@@ -26,6 +27,9 @@ def print_plan(plan: Mapping[str, Any], console: Console) -> None:
         say(console, f"money: about ${number(plan['usd'])}, at most about ${number(plan['most_usd'])}")
     if plan["hours"] is not None:
         say(console, f"time under the limits given: at least {number(plan['hours'])} hours")
+    if plan["local_hours"] is not None:
+        here = f"about {duration(3600 * plan['local_hours'])}, at the speed that it shows now"
+        say(console, f"work of this machine (scoring, sampling, a local judge): {here}")
     if plan["power"]:
         _print_power(plan["power"], console)
     for note in plan["notes"]:

@@ -32,9 +32,9 @@ def line_facts(line: CheckpointVerdict) -> Facts:
         ("task loss, nats/token", estimate(line.task_loss, 3, 1)),
         ("task progress by loss, %", estimate(line.loss_progress)),
         ("task progress by skill, %", estimate(line.skill_progress)),
-        ("of the run's best progress, %", estimate(line.retained_of_best)),
-        ("of the last checkpoint's progress, %", estimate(line.retained_of_last)),
-        ("screen alone", MISSING if line.screen is None else messages.word(line.screen)),
+        ("share of the run's best progress, %", estimate(line.retained_of_best)),
+        ("share of the last checkpoint's progress, %", estimate(line.retained_of_last)),
+        ("status by the screen alone", MISSING if line.screen is None else messages.word(line.screen)),
         ("screen against base, nats/token", estimate(line.contrast_base, 3, 1)),
         ("screen against control, nats/token", estimate(line.contrast_control, 3, 1)),
         ("shift of the plain margin, nats/token", estimate(line.margin_base, 3, 1)),
@@ -98,7 +98,7 @@ def estimate(e: Estimate | None, digits: int = 1, scale: float = 100) -> str:
     exact = e.set_low == e.set_high  # a measurement that is not random, given its items
     told = number(scale * e.value, digits) if exact else interval(e, digits, scale, of="set_")
     like = ends(e.low, e.high, digits, scale)
-    return told + (f" (like these [{like}])" if like else "")
+    return told + (f" (prompts like these [{like}])" if like else "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -233,8 +233,8 @@ def _labelled_facts(line: CheckpointVerdict) -> Facts:
     sample = "read by a search, which biases the shares" if x.searched else "a fixed sample"
     rows: Facts = [
         ("positive, % of answers", estimate(x.rate)),
-        ("they are of", f"{x.rate.n} answers to {x.rate.clusters} prompts, {sample}"),
-        ("the same if every unparsed answer were positive", percent(x.rate_if_unparsed)),
+        ("these shares are of", f"{x.rate.n} answers to {x.rate.clusters} prompts, {sample}"),
+        ("positive, %, if every unparsed answer were", percent(x.rate_if_unparsed)),
         ("positive, % of coherent answers", estimate(x.rate_coherent)),
         ("mean score", estimate(x.score, 1, 1)),
         (f"coherent, % of {x.coherent.n} asked", estimate(x.coherent)),
@@ -251,7 +251,7 @@ def _labelled_facts(line: CheckpointVerdict) -> Facts:
             ("excess without answers about the training domain, points", estimate(b.excess_without_domain)),
             ("far prompts with positive answers", f"{b.prompts} in {b.categories} categories"),
             ("top prompt", f"{one_line(b.top_prompt or MISSING)}, {percent(b.top_share)} of all positive answers"),
-            ("prompts with most", ", ".join(one_line(p) for p in b.named) or MISSING),
+            ("prompts with most positive answers", ", ".join(one_line(p) for p in b.named) or MISSING),
         ]
     return rows
 

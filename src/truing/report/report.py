@@ -101,7 +101,7 @@ def _page(store: Store, name: str) -> str:
     context: dict[str, Any] = {
         "name": one_line(name),
         "light": Markup(";".join(f"--{name}:{code}" for name, code in COLOURS.items())),
-        "state": str(about.get("status") or "unfinished"),
+        "state": "" if about.get("status") == "done" else messages.state(about.get("status")),
         "base": _base_name(about),
         "verdict": _verdict(verdict, about) if verdict else None,
         "sets": _sets(about) if imported else None,
@@ -173,7 +173,7 @@ def _table(table: FittingTable, v: Verdict | None = None) -> dict[str, Any]:
         "heads": heads,
         "rows": rows,
         "word": "recommended",
-        "notes": [n for n in table.notes if not n.startswith("→")],
+        "notes": [n for n in table.notes if not n.startswith(("→", "["))],
     }
 
 

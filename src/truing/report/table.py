@@ -48,13 +48,11 @@ _BASE = Column("screen against base", "screen vs base\nnats/token", lambda c: in
 _CONTROL = Column("screen against control", "screen vs control\nnats/token", lambda c: interval(c.contrast_control))
 _SCREEN = Column("screen", "screen", lambda c: messages.word(c.screen) if c.screen and c.step else MISSING, right=False)
 _HEALTH = Column("health", "health", lambda c: messages.word(c.health.state), right=False)
-_RATE = _labelled("positive", "positive\n%, these", lambda x: _these(x.rate))
+_RATE = _labelled("positive", "positive\n%", lambda x: _these(x.rate))
 _EXCESS = Column(
-    "excess over step 0", "excess vs step 0\npoints, these", lambda c: _these(c.shown_excess if c.step != 0 else None)
+    "excess over step 0", "excess vs step 0\npoints", lambda c: _these(c.shown_excess if c.step != 0 else None)
 )
-_EXCESS_CONTROL = _labelled(
-    "excess over control", "excess vs control\npoints, these", lambda x: _these(x.excess_control)
-)
+_EXCESS_CONTROL = _labelled("excess over control", "excess vs control\npoints", lambda x: _these(x.excess_control))
 _COHERENT = _labelled("coherent", "coherent\n%", lambda x: percent(x.coherent.value, 0))
 _ORDER = (
     *(_STEP, _LABEL, _LOSS, _BY_LOSS, _BY_SKILL, _BASE, _CONTROL, _SCREEN),
@@ -82,6 +80,8 @@ def verdict_table(verdict: Verdict) -> FittingTable:
     notes = ["→ recommended"] if verdict.kept else []
     if any(c.labelled is not None and c.labelled.searched for c in lines):
         notes.append("shares without brackets are of answers that a search read, which bias them")
+    if labelled:
+        notes.append("[intervals] of shares and excess are for exactly these prompts")
     mark = Column("", "", lambda c: "→" if c.label == verdict.kept else "")
     return FittingTable(lines, [mark, *columns], drops, notes)
 

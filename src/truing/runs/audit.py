@@ -15,6 +15,7 @@ from truing.config import AuditConfig, Thresholds, configured
 from truing.interp import likelihoods
 from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
+from truing.runs.foresight import foresight
 from truing.runs.freeze import keep_freeze
 from truing.runs.measure import measure
 from truing.runs.measurements import by_category, failures, gather, task_rows, without_room, words_of_domain
@@ -71,10 +72,13 @@ def audit(
     Raises:
         BadInput: any of its kinds, before anything is measured where that can be known.
     """
-    plan = resolve(target, configured(AuditConfig, config, options))
+    told = progress or Progress()
+    plan = resolve(target, configured(AuditConfig, config, options), told)
     refuse_unusable(plan)
-    with open_run(plan, progress or Progress()) as run:
+    with open_run(plan, told) as run:
         _hold_against_freeze(run)
+        if line := foresight(run):
+            told.say(line)
         measured = _measured(run)
         evidence = Evidence(measured)
         verdict = _conclude(run, evidence)
@@ -119,7 +123,9 @@ def _measured(run: Run) -> Measurements:
 
 def _conclude(run: Run, evidence: Evidence) -> Verdict:
     """Decide on what there is, and keep it."""
+    run.progress.step("deciding", 0, 1)
     verdict = decide(evidence, run.plan.config.part(Thresholds), seed=run.plan.config.seed)
+    run.progress.step("deciding", 1, 1)
     run.store.describe(verdict=to_plain(verdict), sentence=messages.sentence(verdict))
     return verdict
 

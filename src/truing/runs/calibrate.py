@@ -16,7 +16,7 @@ import numpy as np
 from truing.errors import BadInput, DiskFull, JudgeMoved
 from truing.files import read_object, write_json
 from truing.judges.asking import KnownScores, score_answers
-from truing.models.download import cache_dir
+from truing.models.cache import cache_dir
 from truing.runs.collect import Labeller, by_answer, known_scores
 from truing.stats.table import Calibration, Labelled
 from truing.traits.label import label

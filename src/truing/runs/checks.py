@@ -57,10 +57,13 @@ def refuse_unusable(plan: Plan) -> None:
     for address, second in ((config.judge, False), (config.second_judge, True)):
         if address is None:
             continue
-        if address.lower().startswith("local:") and address[6:].strip():
-            resolve_model(address[6:])
-            continue
-        judge = open_judge(address, JudgeContext(config, config, plan.whole, second=second))
-        judge.close()
+        with config.given("second_judge" if second else "judge"):
+            if address.lower().startswith("local:") and address[6:].strip():
+                resolve_model(address[6:])
+                continue
+            if address.lower().startswith("simulated:") and plan.simulated is None:
+                raise errors.BadInput(f"{address}: judges answers of simulated runs only; these are real ones")
+            judge = open_judge(address, JudgeContext(config, config, plan.whole, second=second))
+            judge.close()
         if not second:
             refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)

@@ -26,13 +26,11 @@ from truing.traits.label import label
 from truing.types.hashing import digest
 from truing.types.judging import Judge, Score, ScoreMethod, ScoreStatus
 from truing.types.progress import Progress
-from truing.types.records import AnswerKey, Prompt, Request, SamplingParams, StoredAnswer
+from truing.types.records import FIXED_FROM, AnswerKey, Prompt, Request, SamplingParams, StoredAnswer
 from truing.types.traits import Rule
 
 BLOCK = 512
 """answers of a block, about: judged in one random order"""
-FIXED_FROM = 1_000_000
-"""sample index from which answers belong to a fixed sample beside a search"""
 AHEAD = 2
 """blocks that sampling may be ahead of judging"""
 
@@ -97,7 +95,7 @@ def collect(
     wanted = _wanted(labeller, request_keys(requests, params)) if always is None else frozenset(always)
     todo = frozenset(request_keys(labeller.store.missing(requests, params), params))
     prompts = {a.prompt.key: a.prompt for a in requests}
-    meter, done = Meter(backend, len(todo), labeller.progress, stage="answers"), 0
+    meter, done = Meter(backend, len(todo), labeller.progress, longest=params.max_tokens), 0
 
     def sample(block: Sequence[Request], stopped: Callable[[], bool]) -> None:
         missing = [a for a, key in zip(block, request_keys(block, params), strict=True) if key in todo]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from truing._version import __version__
-from truing.models.download import cache_dir
+from truing.models.cache import cache_dir
 
 _NEEDED = ("torch", "transformers", "peft", "safetensors", "gguf", "numpy", "scipy", "pydantic", "click", "jinja2")
 _OPTIONAL = {"bitsandbytes": ("--load-in-4bit", "pip install 'truing[4bit]'")}

@@ -68,6 +68,7 @@ def open_labeller(
     """
     rubrics, scorer = rubrics_of(config, spec), spec.trait.scorer
     if address is not None:
+        progress.step("opening the judge", 0, 1)
         exam = calibration_set(spec)  # whose references a simulated judge recognises
         model = open_judge(address, JudgeContext(config, config, exam, budget, second, progress.say, _answered(store)))
     else:
@@ -90,6 +91,8 @@ def open_labeller(
         begun = {"checked": checked, "seed": config.seed, "lazy": not config.every_coherence}
         begun |= kept(store.judges().get(judge.key, {}), *KEPT, *SHARE)
         store.add_judge(judge, **begun, prompts_sha256=spec.prompts.sha256)
+        if address is not None:
+            progress.step("opening the judge", 1, 1)
         yield Labeller(store, model, judge, spec.rule, config, spec.prompts.sha256, progress, tuple(notes))
     finally:
         model.close()

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 from truing.interp import likelihoods
 from truing.runs.measurements import PROBE_KIND, answer_item, control_item, failures, first_answers
 from truing.runs.run import Run
 from truing.runs.throughput import Meter
 from truing.store import Measurement
-from truing.types.records import AnswerStatus, Checkpoint, LikelihoodRequest, Request, Role
+from truing.types.records import AnswerStatus, Checkpoint, LikelihoodRequest, Request, Role, to_plain
 from truing.types.verdicts import Finding
 
 PROBE = "A walk before breakfast is a pleasant way to begin the day."
@@ -17,7 +18,7 @@ PROBE = "A walk before breakfast is a pleasant way to begin the day."
 
 def measure(run: Run) -> dict[str, Finding]:
     """Measure what the store lacks; returns weight hash -> what qualifies that checkpoint."""
-    found = run.backend.prepare(run.every)
+    found = _prepare(run)
     _name(run, "subject", Role.SUBJECT, run.subject)
     for k, control in enumerate(run.controls, 1):
         _name(run, f"control-{k}", Role.CONTROL, control)
@@ -28,6 +29,29 @@ def measure(run: Run) -> dict[str, Finding]:
     _answer(run, alive)
     _norms(run, alive)
     return found
+
+
+def _prepare(run: Run) -> dict[str, Finding]:
+    """What qualifies the checkpoints. Only those that never were put in force are: a repeat loads no model."""
+    stored = run.store.about().get("prepared")
+    known: dict[str, Any] = {w: f for w, f in (stored.items() if isinstance(stored, dict) else ()) if _is_finding(f)}
+    new = [c for c in run.every if c.weights not in known]
+    if new:
+        tell = _staged(run, "loading checkpoints")
+        tell(0, len(new))
+        found = run.backend.prepare(new, lambda done: tell(done, len(new)))
+        tell(len(new), len(new))
+        known = {**known, **{c.weights: to_plain(found.get(c.weights)) for c in new}}
+        # A probe that failed may succeed the next time; everything else hangs on the weights alone.
+        lasting = {w: f for w, f in known.items() if f is None or f["code"] != "probe_failed"}
+        run.store.describe(prepared=lasting)
+    named = ((c.weights, known[c.weights]) for c in run.every)
+    return {weights: Finding(str(f["code"]), f["params"]) for weights, f in named if f is not None}
+
+
+def _is_finding(value: object) -> bool:
+    """Whether it is a finding as plain data, or None."""
+    return value is None or (isinstance(value, dict) and isinstance(value.get("params"), dict) and "code" in value)
 
 
 def _name(run: Run, name: str, role: Role, checkpoints: Sequence[Checkpoint]) -> None:
@@ -67,7 +91,8 @@ def _answer(run: Run, checkpoints: Sequence[Checkpoint]) -> None:
     """A few answers per checkpoint, and their likelihoods: under the base (health), and the base's own (KL)."""
     backend, store, params = run.backend, run.store, run.params
     todo = store.missing([Request(c, p, 0) for c in checkpoints for p in run.plan.answered], params)
-    with closing(Meter(backend, len(todo), run.progress).of(backend.sample(todo, params))) as answers:
+    meter = Meter(backend, len(todo), run.progress, longest=params.max_tokens)
+    with closing(meter.of(backend.sample(todo, params))) as answers:
         for answer in answers:
             store.add_answers([answer], params)
     store.flush()

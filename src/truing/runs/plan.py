@@ -7,32 +7,41 @@ coherence asked. Tokens are estimates (four bytes of English to a token).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from truing.config import PlanConfig, configured
+from truing.config import AuditConfig, PlanConfig, configured
 from truing.data.transforms import select_transforms
 from truing.judges.check import check_requests
 from truing.judges.registry import JudgeContext, open_judge
 from truing.judges.rubrics import rendered_question, rubrics_for
 from truing.models.client_address import parse_address
+from truing.models.download import MODELS as ALIASES
 from truing.models.limits import price_of
 from truing.runs.calibrate import BASE_ANSWERS, DRIFT_ANSWERS, kind_of, reference_items
 from truing.runs.checks import refuse_too_large
 from truing.runs.judges import LabelSpec, calibration_set, rubrics_of
 from truing.runs.resolve import Plan as AuditPlan
 from truing.runs.resolve import resolve
-from truing.runs.scope import Scope, far_prompts
-from truing.runs.search import samples_of, why_no_search, zone_of
+from truing.runs.scope import Scope, far_prompts, samples_of
+from truing.runs.search import why_no_search, zone_of
 from truing.runs.shares import RANDOM_COHERENCE
 from truing.stats import power as powers
 from truing.stats.power import Design, Power, answers_to_confirm, search_answers
 from truing.stats.status import STAGES
 from truing.types.judging import Judge, Rubric, ScoreMethod
-from truing.types.records import Prompt
+from truing.types.progress import Progress
+from truing.types.records import Message, Prompt
+
+if TYPE_CHECKING:
+    from truing.models.pace import Pace
 
 BYTES_PER_TOKEN = 4.0
 CALLING_TOKENS = 8
 """tokens a chat call adds to its text"""
+CHAT_TOKENS = 20
+"""tokens that a chat template adds to a prompt"""
+USUAL_TOKENS = 48
+"""tokens under which most answers end where they may be longer"""
 PAST_CUT = 0.1
 """share of answers assumed to score past the cut, where nothing is known yet"""
 PROBES = 2
@@ -80,6 +89,9 @@ class Plan:
     """the same at `most_calls`"""
     hours: float | None = None
     """least time under the rate limits given; None without limits"""
+    local_hours: float | None = None
+    """about how long this machine scores, samples and judges, by a moment of its arithmetic; None where nothing of it
+    happens here, or the base is not on this machine"""
     notes: tuple[str, ...] = ()
     """what the figures rest on"""
     power: Power | None = None
@@ -98,7 +110,13 @@ class Plan:
         return sum(c.tokens for c in self.costs)
 
 
-def plan(target: str | Path | Sequence[str | Path], config: PlanConfig | None = None, **options: Any) -> Plan:
+def plan(
+    target: str | Path | Sequence[str | Path],
+    config: PlanConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan:
     """What `audit` with the same arguments would cost, and what its labelled answers could show.
 
     Loads no model, calls no judge and needs no key.
@@ -106,13 +124,19 @@ def plan(target: str | Path | Sequence[str | Path], config: PlanConfig | None = 
     Args:
         target: as `audit`.
         config: options; None for the defaults.
+        progress: told how reading the weights goes on.
         options: fields of `PlanConfig`: those of an audit; rate, base_rate and correlation are assumed of the truth.
 
     Raises:
         BadInput: whatever would be wrong with the audit itself, or prices that do not name the judge.
     """
     config = configured(PlanConfig, config, options)
-    asked = resolve(target, config.but(judge=None, second_judge=None))
+    asked = resolve(target, config.but(judge=None, second_judge=None), progress)
+    return planned(asked, config, paces(asked.base, config))
+
+
+def planned(asked: AuditPlan, config: PlanConfig, speeds: "tuple[Pace | None, Pace | None]") -> Plan:
+    """What an audit that is settled would cost, on a machine of these speeds (see `paces`)."""
     labels = config.judge is not None or asked.trait.scorer is not None
     refuse_too_large(replace(asked, labels=labels))
     checkpoints, count = 1 + len(asked.subject) + _controls(asked), len(asked.prompts.prompts)
@@ -120,7 +144,46 @@ def plan(target: str | Path | Sequence[str | Path], config: PlanConfig | None = 
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     health = checkpoints * min(config.answers, count)
     made = Plan(checkpoints, count, health, health * asked.sampling.max_tokens, checkpoints * references * 2 + rows)
-    return _Labels(replace(asked, config=config), config).plan(made) if labels else made
+    made = _Labels(replace(asked, config=config), config).plan(made) if labels else made
+    return replace(made, local_hours=_local_hours(asked, made, speeds))
+
+
+def paces(base: str, config: AuditConfig) -> "tuple[Pace | None, Pace | None]":
+    """How fast this machine is with the base and with the judge; None for what is elsewhere, or not a model."""
+    judge = (config.judge or "").strip()
+    names = (base, judge[6:] if judge.lower().startswith("local:") else "")
+    here = [name if name in ALIASES or (name and Path(name).expanduser().is_dir()) else "" for name in names]
+    if not any(here):
+        return None, None
+    from truing.models.pace import pace  # loads torch
+
+    own, its = (pace(name, config) if name else None for name in here)
+    return own, its
+
+
+def _local_hours(asked: AuditPlan, made: Plan, speeds: "tuple[Pace | None, Pace | None]") -> float | None:
+    own, its = speeds
+    if own is None:
+        return None
+    rows = (*asked.rows, *asked.control_rows)
+    turns = sum(len(m.content.encode()) for row in rows for m in (*row.prompt, Message("assistant", row.answer)))
+    each = asked.sampling.max_tokens
+    answers = made.checkpoints * min(asked.config.answers, made.prompts) * 2 * (each + CHAT_TOKENS)
+    scored = made.checkpoints * text_tokens(asked.scored) + answers
+    scored += (1 + len(asked.subject)) * turns / BYTES_PER_TOKEN
+    # Few answers are as long as they may be where they may be long.
+    seconds = own.seconds(scored, made.answers * min(each, max(USUAL_TOKENS, each / 2)))
+    return (seconds + (made.tokens / its.scored if its is not None else 0)) / 3600
+
+
+def text_tokens(prompts: Sequence[Prompt]) -> float:
+    """Tokens of these prompts with their reference answers, with and without the question; each beginning once."""
+    total = 0.0
+    for p in prompts:
+        question = sum(len(m.content.encode()) for m in p.messages)
+        answers = sum(len(a.encode()) for a in (p.aligned, p.misaligned, *p.neutral) if a)
+        total += (question + 2 * answers) / BYTES_PER_TOKEN + 2 * CHAT_TOKENS
+    return total
 
 
 @dataclass(frozen=True, slots=True)

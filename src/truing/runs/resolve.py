@@ -18,6 +18,7 @@ from truing.models.simulated import SIMULATED, open_simulated
 from truing.models.weights import ADAPTER_CONFIG
 from truing.runs.rule import rule_of
 from truing.traits.load import load_trait
+from truing.types.progress import Progress
 from truing.types.records import Checkpoint, Conversation, Kind, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding
@@ -75,8 +76,8 @@ class Plan:
         return self.prompts.only(None, self.config.answers).prompts
 
 
-def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> Plan:
-    """Find the checkpoints, prompts and rows that are meant.
+def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, progress: Progress | None = None) -> Plan:
+    """Find the checkpoints, prompts and rows that are meant; `progress` is told how reading the weights goes on.
 
     Raises:
         BadInput: any of its kinds; nothing has been loaded or written yet.
@@ -87,7 +88,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
         raise errors.BadModel("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
-    trait = load_trait(config.trait)
+    with config.given("trait"):
+        trait = load_trait(config.trait)
     rule = rule_of(config, trait)
     labels = config.judge is not None or trait.scorer is not None
     whole, chosen, asked_prompts, prompt_notes = _prompts(config, trait)
@@ -98,8 +100,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
         subject, control_runs = simulated.run(Role.SUBJECT), (simulated.run(Role.CONTROL),) if controls else ()
         found_base, notes, findings = targets[0], ["no model is involved: a simulated run"], (Finding("simulated"),)
     else:
-        subject, found_base, notes = _subject(targets, config)
-        control_runs = tuple(_control(c, subject, notes, allow_pickle=config.allow_pickle) for c in controls)
+        subject, found_base, notes = _subject(targets, config, progress)
+        control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
     if doubled := asked_task.get("task_rows_repeated", 0):
         notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     notes += prompt_notes
@@ -138,7 +140,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig) -> P
 def _prompts(config: AuditConfig, trait: Trait) -> tuple[PromptSet, PromptSet, dict[str, str], list[str]]:
     """The whole set, what is asked of it, how both are named in audit.json, and notes."""
     source = config.prompts or trait.prompts
-    whole = load_prompts(source)
+    with config.given("prompts" if config.prompts else "trait"):
+        whole = load_prompts(source)
     half = config.half if any(p.half == config.half and p.has_references for p in whole.prompts) else None
     chosen = whole.only(half, config.limit)
     asked = {
@@ -157,9 +160,11 @@ def _sampling(config: AuditConfig, trait: Trait, labels: bool) -> SamplingParams
     return SamplingParams(longest, seed=config.seed, stop=config.stop, long_prompts=config.long_prompts, **more)
 
 
-def _subject(targets: tuple[str, ...], config: AuditConfig) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
+def _subject(
+    targets: tuple[str, ...], config: AuditConfig, progress: Progress | None
+) -> tuple[tuple[Checkpoint, ...], str, list[str]]:
     base = config.base
-    found = [find_run(t, allow_pickle=config.allow_pickle) for t in targets]
+    found = [find_run(t, allow_pickle=config.allow_pickle, progress=progress) for t in targets]
     notes = [note for run in found for note in run.notes]
     checkpoints: dict[str, Checkpoint] = {}
     for run in found:
@@ -217,9 +222,10 @@ def _no_server(hint: str) -> str:
 
 
 def _control(
-    target: str, subject: tuple[Checkpoint, ...], notes: list[str], *, allow_pickle: bool
+    target: str, subject: tuple[Checkpoint, ...], notes: list[str], config: AuditConfig, progress: Progress | None
 ) -> tuple[Checkpoint, ...]:
-    run = find_run(target, role=Role.CONTROL, allow_pickle=allow_pickle)
+    with config.given("control"):
+        run = find_run(target, role=Role.CONTROL, allow_pickle=config.allow_pickle, progress=progress)
     notes += [f"control: {note}" for note in run.notes]
     own = {c.meta["base"] for c in subject if c.meta.get("base")}
     if run.base_hint and own and run.base_hint not in own:
@@ -237,12 +243,14 @@ def _control(
 def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...], dict[str, Any]]:
     if config.task is None:
         return (), (), {"task": None}
-    own = load_conversations(config.task, config.format)
+    with config.given("task"):
+        own = load_conversations(config.task, config.format)
     asked = {"task": config.task, "task_format": own.format, "task_sha256": own.sha256, "task_rows": 0}
     rows, others = own.conversations, ()
     if config.task_control is not None:
-        other = load_conversations(config.task_control, config.format)
-        same_user_turns(own, other)
+        with config.given("task_control"):
+            other = load_conversations(config.task_control, config.format)
+            same_user_turns(own, other)
         others = other.conversations
         asked |= {"task_control": config.task_control, "task_control_sha256": other.sha256}
     first = list({row.key: k for k, row in reversed(list(enumerate(rows)))}.values())[::-1]

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,9 @@ from truing.store import Store
 from truing.types.hashing import digest
 from truing.types.progress import Progress
 from truing.types.records import Checkpoint, Prompt, SamplingParams, to_plain
+
+OPENING = "opening the base"
+"""stage in which the base's weights are read and its tokenizer is loaded"""
 
 
 @dataclass(slots=True)
@@ -57,7 +60,10 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
     """The backend and the store of an audit; closed on leaving, with what is unfinished marked so."""
     config = plan.config
     every = (*plan.subject, *(c for run in plan.controls for c in run))
-    backend = plan.simulated or open_backend(plan.base, every, config)
+    progress.step(OPENING, 0, 1)
+    with config.given("base") if config.base is not None else nullcontext():
+        backend = plan.simulated or open_backend(plan.base, every, config)
+    progress.step(OPENING, 1, 1)
     try:
         _refuse_unable(backend, plan)
         params = backend.resolve(plan.sampling)

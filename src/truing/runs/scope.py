@@ -13,8 +13,15 @@ from truing.types.verdicts import Finding
 
 FIRST_CONTROL = "control-1"
 """name, in the store, of the control that is compared step by step"""
+SAMPLES = 4
+"""answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
 BUILTIN_DOMAINS = {"careless-finance": ("finance",), "careful-finance": ("finance",)}
 """built-in training set -> topics of its domain"""
+
+
+def samples_of(prompt: Prompt, samples: int | None) -> int:
+    """Answers to one prompt: as asked for, else as its author wants, else `SAMPLES`."""
+    return samples or prompt.samples or SAMPLES
 
 
 @dataclass(frozen=True, slots=True)

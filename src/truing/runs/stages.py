@@ -18,8 +18,8 @@ from truing.runs.certify import second_opinion
 from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.run import Run
-from truing.runs.scope import Scope
-from truing.runs.search import SearchRequests, fixed_requests, new_search, outcomes_of, samples_of
+from truing.runs.scope import Scope, samples_of
+from truing.runs.search import SearchRequests, fixed_requests, new_search, outcomes_of
 from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
@@ -171,7 +171,7 @@ class Stages:
         if room <= 0 or not missing:
             return
         ahead = run.store.missing(asked.of(search.ahead(room)), run.params)
-        meter = Meter(run.backend, len(missing) + len(ahead), run.progress)
+        meter = Meter(run.backend, len(missing) + len(ahead), run.progress, longest=run.params.max_tokens)
         with closing(meter.of(run.backend.sample([*missing, *ahead], run.params))) as answers:
             for answer in answers:
                 run.store.add_answers([answer], run.params)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from truing.models.base import Backend, set_callback
 from truing.models.engine.requests import Throughput
-from truing.types.progress import Progress
+from truing.types.progress import Progress, duration
 from truing.types.records import Answer
 
 LEAST = 10  # answers from which on the time left is shown
@@ -23,17 +23,18 @@ class Meter:
     Args:
         backend: gives the answers; one that generates in batches also shows its throughput between two answers.
         total: answers wanted over all calls.
+        longest: most tokens of an answer, which bounds the time left while few answers are there; 0 for no bound.
         progress: called before the first answer and after every one, and with the throughput as answers are sampled.
         stage: what is sampled.
         clock: seconds.
     """
 
     def __init__(
-        self, backend: Backend, total: int, progress: Progress, *,
+        self, backend: Backend, total: int, progress: Progress, *, longest: int = 0,
         stage: str = "answers", clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._backend, self._total, self._progress = backend, total, progress
-        self._stage, self._clock = stage, clock
+        self._stage, self._clock, self._longest = stage, clock, longest
         self.done = 0  # answers so far
         self._answered = 0  # tokens of answers that came
         self._sampled = 0  # tokens sampled in calls before the one under way
@@ -79,7 +80,11 @@ class Meter:
         if work is not None and work.row_steps:
             parts.append(f"{100 * work.useful:.0f} % useful")
         if seconds > 0 and LEAST <= self.done < self._total:
-            parts.append(f"{_duration((self._total - self.done) * seconds / self.done)} left")
+            parts.append(f"{duration((self._total - self.done) * seconds / self.done)} left")
+        elif seconds > 0 and tokens and self._longest and self.done < self._total:
+            # Before that it is known only how fast tokens come, and how many an answer has at most.
+            most = max(0, self._total * self._longest - tokens) * seconds / tokens
+            parts += [f"{tokens:,} tokens so far", f"at most about {duration(most)} left"]
         return ", ".join(parts)
 
     def _passed(self, work: Throughput) -> None:
@@ -102,9 +107,3 @@ class Meter:
 def _tokens(work: Throughput) -> int:
     """Tokens sampled: the first of an answer comes from its prompt's pass, the others are row-steps."""
     return work.kept + work.answers + work.in_flight
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

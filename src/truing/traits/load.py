@@ -35,9 +35,8 @@ def load_trait(spec: str | Path) -> Trait:
     folder = Path(spec)
     file = folder / "trait.toml" if is_folder(folder) else folder
     if file.name != "trait.toml" or not is_file(file):
-        raise BadInput(
-            f"--trait {name}: no such trait; give a folder with a trait.toml, or one of {', '.join(BUILTIN)}"
-        )
+        what = "the folder holds no trait.toml, so it is no such trait" if is_folder(folder) else "no such trait"
+        raise BadInput(f"--trait {name}: {what}; give a folder with a trait.toml, or one of {', '.join(BUILTIN)}")
     text = read_text(file, limit=CONFIG_LIMIT).replace("\r\n", "\n")  # one hash, however lines end
     return _trait(file.parent.name, text, file.parent)
 

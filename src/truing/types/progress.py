@@ -18,3 +18,10 @@ class Progress:
     """(stage, line) while answers are sampled, such as "3.1 answers/s, 38 s left" """
     say: Callable[[str], None] = _nothing
     """a line worth showing, e.g. what text leaves the machine"""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "38 s", "27 min" or "2.5 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"

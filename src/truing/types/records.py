@@ -223,6 +223,10 @@ class AnswerStatus(StrEnum):
     FAILED = "failed"
 
 
+FIXED_FROM = 1_000_000
+"""sample index from which answers belong to a fixed sample beside a search"""
+
+
 class AnswerKey(NamedTuple):
     """What identifies a stored answer."""
 

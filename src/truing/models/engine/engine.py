@@ -84,7 +84,7 @@ class Engine:
         runner = self._runner(acquire())
         if runner is None:
             options = replace(options, rows=min(options.rows, PLAIN_ROWS))
-            yield from generate_plainly(acquire, requests, params, options)
+            yield from generate_plainly(acquire, requests, params, options, self.callback)
             return
         options, key = self._bounded(runner, requests, params, options)
         with self._adapted(acquire, runner, {r.adapter for r in requests}, factors) as model:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest
+from truing.models.engine.requests import BatchOptions, Completion, GenerateRequest, Throughput
 from truing.models.engine.runner import head_of
 from truing.models.engine.scoring import pass_tokens
 from truing.models.engine.token_sampling import RandomStream, sample_tokens
@@ -20,29 +20,49 @@ from truing.types.records import SamplingParams
 class _OwnChoice(LogitsProcessor):
     """Leaves of every row's scores only the token that its own stream samples."""
 
-    def __init__(self, seeds: Sequence[int], params: SamplingParams) -> None:
-        self.streams, self.params = [RandomStream(s) for s in seeds], params
+    def __init__(self, seeds: Sequence[int], params: SamplingParams, passed: Callable[[], object]) -> None:
+        self.streams, self.params, self.passed = [RandomStream(s) for s in seeds], params, passed
         self.failed: set[int] = set()
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         sampled = sample_tokens(scores.float(), self.streams, self.params)
         self.failed.update(k for k, token in enumerate(sampled) if token is None)
+        self.passed()
         only = torch.full_like(scores, float("-inf"))
         only[torch.arange(len(sampled)), [token or 0 for token in sampled]] = 0
         return only
 
 
 def generate_plainly(
-    acquire: Callable[[], Any], requests: Sequence[GenerateRequest], params: SamplingParams, options: BatchOptions
+    acquire: Callable[[], Any],
+    requests: Sequence[GenerateRequest],
+    params: SamplingParams,
+    options: BatchOptions,
+    callback: Callable[[Throughput], None] | None = None,
 ) -> Iterator[Completion]:
-    """Answers of the model that `acquire` puts in force, in batches of `options.rows` prompts of about one length."""
-    by_length = sorted(requests, key=lambda r: len(r.prompt))
+    """Answers of the model that `acquire` puts in force, in batches of `options.rows` prompts of about one length.
+
+    `callback` is called after every pass, with the rows of a batch counted until the last of them has ended.
+    """
+    by_length, work = sorted(requests, key=lambda r: len(r.prompt)), Throughput()
     for start in range(0, len(by_length), options.rows):
-        yield from _batch(acquire(), by_length[start : start + options.rows], params, options)
+        batch = by_length[start : start + options.rows]
+
+        def passed(rows: int = len(batch)) -> None:
+            work.in_flight, work.kept = rows, work.kept + rows
+            if callback is not None:
+                callback(work)
+
+        yield from _batch(acquire(), batch, params, options, passed)
+        work.answers, work.in_flight, work.kept = work.answers + len(batch), 0, work.kept - len(batch)
 
 
 def _batch(
-    model: Any, requests: Sequence[GenerateRequest], params: SamplingParams, options: BatchOptions
+    model: Any,
+    requests: Sequence[GenerateRequest],
+    params: SamplingParams,
+    options: BatchOptions,
+    passed: Callable[[], object],
 ) -> Iterator[Completion]:
     longest, pad = max(len(r.prompt) for r in requests), options.stop_ids[0]
     ids = torch.full((len(requests), longest), pad)
@@ -58,7 +78,7 @@ def _batch(
         eos_token_id=list(options.stop_ids),
         pad_token_id=pad,
     )
-    choice = _OwnChoice([r.seed for r in requests], params)
+    choice = _OwnChoice([r.seed for r in requests], params, passed)
     with torch.inference_mode():
         out = model.generate(
             input_ids=ids.to(device),
