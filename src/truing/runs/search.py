@@ -9,18 +9,9 @@ from truing.runs.scope import Scope
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.stats.sequential_base import Zone
-from truing.types.records import Checkpoint, Prompt, Request, SamplingParams
+from truing.types.records import Checkpoint, Request, SamplingParams
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Verdict
-
-SAMPLES = 4
-"""answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
-
-
-def samples_of(prompt: Prompt, samples: int | None) -> int:
-    """Answers to one prompt: as asked for, else as its author wants, else `SAMPLES`."""
-    return samples or prompt.samples or SAMPLES
-
 
 def why_no_search(scope: Scope) -> str:
     """Why an onset cannot be searched in this run; empty if it can."""
