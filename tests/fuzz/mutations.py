@@ -9,7 +9,8 @@ ODD = (
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**399, 1e308, -0.0, 1e-320, "", " ", "0", "8", "85/100",
     "nan", "\u0000", "\x1b[2J\x1b]0;x\x07", "\u009b31m", "\u202eabc", "\ud800", "=cmd|' /C calc'!A0", "../../x",
     "/dev/zero", "http://203.0.113.7/v1#m", "x" * 70_000, "{{ range(10**9) }}", "(a+)+$", [], {},
-    [[]], [None], {"": None}, {"a": {"b": {"c": []}}}, [0] * 3000, float("nan"), float("inf"), -float("inf"), "٨٥", "日本語",
+    [[]], [None], {"": None}, {"a": {"b": {"c": []}}}, [0] * 3000, float("nan"), float("inf"), -float("inf"),
+    "٨٥", "日本語",
 )  # fmt: skip
 """values to put in the place of others; deeper nests come from `nested`"""
 CHUNKS = (
