@@ -160,6 +160,7 @@ def test_judged_files(made, data):
 @fuzz(0.15)
 def test_configurations(made, data):
     with folder() as here:
+        shutil.copytree(made / "audit", here / "audit")
         match data.draw(st.sampled_from(("toml", "recipe", "trait", "rubric", "study", "labels", "lock", "prices"))):
             case "toml":
                 (here / "truing.toml").write_bytes(data.draw(changed_bytes(TOML)))
@@ -177,13 +178,13 @@ def test_configurations(made, data):
                 (here / "rubric.txt").write_bytes(data.draw(changed_bytes(text)))
                 run(here, *PLAN, "--rubric", "rubric.txt", "--judge", "simulated:")
             case "study":
-                study = {"cases": [{"audit": str(made / "audit"), "case": "a", "seed": n} for n in (1, 2)]}
+                study = {"cases": [{"audit": "audit", "case": "a", "seed": n} for n in (1, 2)]}
                 (here / "study.json").write_bytes(data.draw(changed_value(study)))
                 run(here, "study", "study.json")
             case "labels":
                 sheet = b"item,question,answer,label\n1,Why?,So.,negative\n2,Who?,They.,positive\n"
                 (here / "labels.csv").write_bytes(data.draw(changed_bytes(sheet)))
-                run(here, "agree", made / "audit", "--labels", "labels.csv")
+                run(here, "agree", "audit", "--labels", "labels.csv")
             case "lock":
                 lock = {"schema_version": 2, "id": "0" * 64, "made": "2026-01-01T00:00:00Z", "settings": {"audit": {}}}
                 (here / "lock.json").write_bytes(data.draw(changed_value(lock)))
