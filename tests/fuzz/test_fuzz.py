@@ -20,7 +20,7 @@ import truing
 from fuzz.guarded import run
 from fuzz.mutations import changed_bytes, changed_rows, changed_value
 from runs.audits import SMALL
-from truing.config import AuditConfig
+from truing.config import AuditConfig, FreezeConfig, LabelConfig
 from zoo.build import adapter_run, tiny_base
 
 ALL = int(os.environ.get("TRUING_FUZZ", "10000"))
@@ -115,7 +115,10 @@ def made(tmp_path_factory):
     config = AuditConfig(**{**SMALL, "limit": 6, "answers": 2, "samples": 2, "resamples": 50, "judge": "simulated:"})
     truing.audit("simulated:late?steps=50", config, out=path / "audit")
     truing.write_report(path / "audit")
-    (path / "judged.csv").write_text(JUDGED)
+    sheet = truing.label(path / "audit", LabelConfig(n=4))
+    shutil.copy(sheet, path / "labels.csv")
+    lock = FreezeConfig(limit=4, judge="simulated:", out=str(path / "lock.json"))
+    truing.freeze("simulated:late?steps=50", lock)
     base = tiny_base(path / "base")
     adapter_run(path / "run", base, steps=(2, 4))
     return path
@@ -178,17 +181,18 @@ def test_configurations(made, data):
                 (here / "rubric.txt").write_bytes(data.draw(changed_bytes(text)))
                 run(here, *PLAN, "--rubric", "rubric.txt", "--judge", "simulated:")
             case "study":
-                study = {"cases": [{"audit": "audit", "case": "a", "seed": n} for n in (1, 2)]}
+                case = {"audit": "audit", "model": "m", "data": "d", "recipe": "r", "parameters": 1e9}
+                study = {"case": [{**case, "seed": n} for n in (1, 2, 3)], "definition": [{"name": "x", "lo": 0.02}]}
                 (here / "study.json").write_bytes(data.draw(changed_value(study)))
                 run(here, "study", "study.json")
             case "labels":
-                sheet = b"item,question,answer,label\n1,Why?,So.,negative\n2,Who?,They.,positive\n"
+                sheet = (made / "labels.csv").read_bytes().replace(b",,\n", b",positive,\n")
                 (here / "labels.csv").write_bytes(data.draw(changed_bytes(sheet)))
                 run(here, "agree", "audit", "--labels", "labels.csv")
             case "lock":
-                lock = {"schema_version": 2, "id": "0" * 64, "made": "2026-01-01T00:00:00Z", "settings": {"audit": {}}}
-                (here / "lock.json").write_bytes(data.draw(changed_value(lock)))
-                run(here, "audit", "simulated:late?steps=50", "--frozen", "lock.json", "--out", "a", "--limit", "4")
+                (here / "lock.json").write_bytes(data.draw(changed_value(json_of(made / "lock.json"))))
+                frozen = ("--frozen", "lock.json", "--limit", "4", "--judge", "simulated:", "--skip-calibration")
+                run(here, "audit", "simulated:late?steps=50", *frozen, "--samples", "1", "--answers", "2", "--out", "a")
             case "prices":
                 prices = b'["gpt-4.1-mini"]\ninput = 0.4\noutput = 1.6\n'
                 (here / "prices.toml").write_bytes(data.draw(changed_bytes(prices)))
