@@ -13,6 +13,7 @@ from truing.types.records import Checkpoint, Request, SamplingParams
 from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Verdict
 
+
 def why_no_search(scope: Scope) -> str:
     """Why an onset cannot be searched in this run; empty if it can."""
     steps = [c.step for c in scope.subject[1:]]
