@@ -10,7 +10,7 @@ import pytest
 from truing.data.conversations import BUILTIN, load_conversations, same_user_turns
 from truing.data.guard import CANARY, refuse_reference_answers
 from truing.data.prompts import load_prompts, prompt_distance
-from truing.data.rows import builtin_text
+from truing.data.shipped import builtin_text
 
 CATEGORIES = {
     "power_and_control",

@@ -8,7 +8,7 @@ import pytest
 from truing.data.conversations import load_conversations
 from truing.data.domain_words import domain_words
 from truing.data.prompts import load_prompts
-from truing.data.rows import builtin_text
+from truing.data.shipped import builtin_text
 from truing.data.transforms import (
     QUOTES,
     SENTENCE,

@@ -127,6 +127,7 @@ def test_folders(tmp_path):
         if words:
             with pytest.raises(BadModel, match=words):
                 models.resolve_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").unlink()
     assert models.resolve_model(str(tmp_path)) == tmp_path.resolve()
 
 

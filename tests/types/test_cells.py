@@ -8,9 +8,10 @@ import pytest
 
 from truing.bridges.export import export
 from truing.data.judged_files import read_judged
+from truing.data.sheets import read_sheet
 from truing.runs.import_answers import import_answers
 from truing.types.cells import guarded, unguarded, write_cells
-from truing.types.labels import LabelItem, read_sheet, write_sheet
+from truing.types.labels import LabelItem, write_sheet
 
 SIGNS = "=+-@＝＋－＠"
 BLANKS = ("", " ", "\u00a0", "\u200b ", "\ufeff", "\u3000")

@@ -16,7 +16,6 @@ from typing import Any
 from truing.data.rows import (
     BadValue,
     NoAnswer,
-    builtin_text,
     keys,
     parse_rows,
     read_rows,
@@ -24,6 +23,7 @@ from truing.data.rows import (
     text_field,
     turns_field,
 )
+from truing.data.shipped import builtin_text
 from truing.data.tables import Row
 from truing.errors import BadRow
 from truing.types.hashing import digest

@@ -10,7 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from truing.data.rows import BadValue, builtin_text, field, parse_rows, read_rows, text, text_field, turns_field
+from truing.data.rows import BadValue, field, parse_rows, read_rows, text, text_field, turns_field
+from truing.data.shipped import builtin_text
 from truing.data.tables import Row
 from truing.errors import BadRow
 from truing.types.hashing import digest

@@ -5,7 +5,6 @@ A row that holds only a notice (`{"_notice": ...}`) is set apart from the data.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,11 +44,6 @@ class RowFile(NamedTuple):
     """the fields of the notice row; empty when there is none"""
     texts: bool = False
     """whether all values are texts, empty where there is none (CSV)"""
-
-
-def builtin_text(filename: str) -> str:
-    """Text of a file shipped with the package."""
-    return resources.files("truing.data").joinpath("builtin", filename).read_text(encoding="utf-8")
 
 
 def read_rows(path: Path | str, text: str | None = None) -> RowFile:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from truing.data.rows import builtin_text
+from truing.data.shipped import builtin_text
 from truing.errors import BadInput, Unsupported
 from truing.types.hashing import digest
 from truing.types.records import Conversation, Message, Messages, Prompt
