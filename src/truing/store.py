@@ -42,6 +42,8 @@ from truing.types.traits import Label, Reason, Rule
 
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
+_MARKS = ("frozen", "judge_moved")
+"""what holds of an audit once it is found, whatever becomes of the call that found it"""
 
 _KEY = "weights = ? AND params = ? AND prompt = ? AND variant = ? AND sample = ?"
 _ADD_ANSWER = """INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE
@@ -105,6 +107,8 @@ class Store:
         self._pending = 0
         self._last_commit = time.monotonic()
         self._timer: threading.Timer | None = None
+        self._held: dict[str, Any] | None = None
+        self._begun = False
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -115,6 +119,11 @@ class Store:
         `identity` is what must not change between calls on one folder (base, template, rule, ...); a value that is a
         mapping (prompt id -> hash) may gain keys but not change one. `running` marks the audit so until it says
         otherwise; False for a call that adds to an audit and leaves its state as it is.
+
+        While an audit that was there before runs again, audit.json is held back: what is described lies in memory
+        until `publish` or `close`, so that a call that fails before it did anything leaves the file as it was. The first answer,
+        score or measurement that is added ends that, but for a finished audit: of that, only `running` and `frozen`
+        are written then, and its verdict stays until there is another.
 
         Raises:
             AuditLocked: another process writes. AuditChanged: the identity differs. NotAnAudit: newer schema.
@@ -137,7 +146,10 @@ class Store:
             store = cls(path, _connect(path / "evidence.db"), lock)
             old = store.about()
             merged = _merge_identity(path, old.get("identity", {}), identity)
-            store.describe(identity=merged, **({"status": "running"} if running or "status" not in old else {}))
+            store._held = {} if running and old.get("status") else None  # pyright: ignore[reportPrivateUsage] its own
+            fields = {"identity": merged, **({"status": "running"} if running or "status" not in old else {})}
+            if any(name not in old or old[name] != value for name, value in fields.items()):
+                store.describe(**fields)
         except BaseException:
             lock.close()
             raise
@@ -160,6 +172,8 @@ class Store:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if exc and exc[0] is not None:
+            self._held = None
         self.close()
 
     def close(self) -> None:
@@ -170,6 +184,7 @@ class Store:
             try:
                 if self._lock_file:
                     self.flush()
+                    self.publish()
             finally:
                 self._db.close()
                 if self._lock_file:
@@ -178,7 +193,10 @@ class Store:
     # -- audit.json ---------------------------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """The contents of audit.json; {} for a new folder."""
+        """The contents of audit.json, and what is held back; {} for a new folder."""
+        return {**self._on_disk(), **(self._held or {})}
+
+    def _on_disk(self) -> dict[str, Any]:
         file = self.path / "audit.json"
         if not file.exists():
             return {}
@@ -194,8 +212,44 @@ class Store:
         return upgraded(value)
 
     def describe(self, **fields: Any) -> None:
-        """Set top-level fields of audit.json, atomically."""
-        write_json(self.path / "audit.json", {"schema_version": SCHEMA_VERSION, **self.about(), **fields})
+        """Set top-level fields of audit.json, atomically; in memory while it is held back."""
+        with self._mutex:
+            if self._held is not None:
+                self._held |= fields
+            else:
+                write_json(self.path / "audit.json", {"schema_version": SCHEMA_VERSION, **self._on_disk(), **fields})
+
+    def publish(self, **fields: Any) -> None:
+        """Write what was held back, and these fields; nothing is held back from here on."""
+        with self._mutex:
+            held, self._held = self._held or {}, None
+            if held or fields:
+                self.describe(**{**held, **fields})
+
+    def give_up(self, **fields: Any) -> None:
+        """The work ends unfinished: these fields are written, unless it has not begun, which leaves audit.json alone.
+
+        Of an audit that was finished before, the rest of what was described is dropped: it goes with no verdict.
+        """
+        with self._mutex:
+            held, self._held = self._held, None
+            if held is None:
+                self.describe(**fields)
+            elif self._begun:
+                self.describe(**{**{name: held[name] for name in _MARKS if name in held}, **fields})
+
+    def _begin(self) -> None:
+        """Something is added that was paid for, so audit.json must no longer say that all is done."""
+        with self._mutex:
+            if self._held is None or self._begun:
+                return
+            self._begun = True
+            if self._on_disk().get("status") != "done":
+                self.publish()
+                return
+            held, self._held = self._held, None
+            self.describe(**{name: held[name] for name in ("status", *_MARKS) if name in held})
+            self._held = held
 
     # -- rows in ------------------------------------------------------------------------------------------------------
 
@@ -219,6 +273,7 @@ class Store:
         values = [
             (*m[:4], _no_nan(m.value, f"{m.kind} {m.name} {m.item}"), m.n, json.dumps(dict(m.meta))) for m in rows
         ]
+        self._begin()
         self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
 
     def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
@@ -229,6 +284,7 @@ class Store:
 
     def add_stored_answers(self, rows: Iterable[StoredAnswer]) -> None:
         """Record answers that were sampled elsewhere. One already there is kept, unless it failed."""
+        self._begin()
         self._insert(_ADD_ANSWER, [(*r[:6], r.status.value, r.tokens, r.error) for r in rows])
 
     def add_judge(self, judge: Judge, **about: Any) -> None:
@@ -245,6 +301,7 @@ class Store:
         for j in rows:
             made = (_no_nan(j.score, j.rubric), j.status.value, json.dumps(dict(j.meta)))
             values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, *made))
+        self._begin()
         self._insert(_ADD_SCORE, values)
 
     def add_labels(self, rows: Iterable[tuple[AnswerKey, Label]], judge: str, rule: Rule) -> None:

@@ -15,7 +15,7 @@ from truing.config import AuditConfig, Thresholds, configured
 from truing.interp import likelihoods
 from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
-from truing.runs.freeze import keep_freeze
+from truing.runs.freeze import Lock, keep_freeze, read_lock
 from truing.runs.measure import measure
 from truing.runs.measurements import by_category, failures, gather, without_room
 from truing.runs.resolve import resolve
@@ -72,9 +72,10 @@ def audit(
         BadInput: any of its kinds, before anything is measured where that can be known.
     """
     plan = resolve(target, configured(AuditConfig, config, options))
+    lock = read_lock(plan.config.frozen) if plan.config.frozen is not None else None
     refuse_unusable(plan)
     with open_run(plan, progress or Progress()) as run:
-        _hold_against_freeze(run)
+        _hold_against_freeze(run, lock)
         measured = _measured(run)
         evidence = Evidence(measured)
         verdict = _conclude(run, evidence)
@@ -87,9 +88,9 @@ def audit(
     return Audit(run.store.path, verdict, tuple(run.notes))
 
 
-def _hold_against_freeze(run: Run) -> None:
+def _hold_against_freeze(run: Run, lock: Lock | None) -> None:
     """What differs from the lock that was made before makes the audit exploratory."""
-    kept = keep_freeze(run.store, run.plan, run.plan.config.frozen)
+    kept = keep_freeze(run.store, run.plan, lock)
     if kept is not None and kept.changed:
         run.notes.append(f"exploratory, changed after the freeze: {'; '.join(kept.changed)}")
 

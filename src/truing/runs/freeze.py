@@ -15,7 +15,7 @@ from typing import Any
 from truing import errors
 from truing._version import __version__
 from truing.config import AuditConfig, FreezeConfig, RuleConfig, Thresholds, configured
-from truing.files import write_json
+from truing.files import read_object, write_json
 from truing.judges.rubrics import prompt_rubrics
 from truing.runs.checks import refuse_unusable
 from truing.runs.judges import LabelSpec, rubrics_of
@@ -100,11 +100,11 @@ def read_lock(path: str | Path) -> Lock:
         BadLock: there is none, it is no lock, or its settings are not those it was made with.
     """
     file = Path(path)
+    value = read_object(file, error=errors.BadLock, remedy="restore it, or make another with `truing freeze`")
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
         version, name, made, settings = (value[k] for k in ("lock_version", "id", "made", "settings"))
         sound = isinstance(settings, dict) and all(isinstance(s, dict) for s in settings.values())
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (KeyError, TypeError) as e:
         raise errors.BadLock(f"{file}: is no lock that `truing freeze` writes ({type(e).__name__}: {e})") from e
     if version != LOCK_VERSION or not sound:
         raise errors.BadLock(
@@ -158,22 +158,17 @@ def changes(before: Settings, now: Settings) -> list[str]:
     return out
 
 
-def keep_freeze(store: Store, plan: Plan, lock: str | Path | None) -> Frozen | None:
+def keep_freeze(store: Store, plan: Plan, held: Lock | None) -> Frozen | None:
     """Compare an audit with its lock and keep the result in audit.json as `frozen`; None without a lock.
 
     Called where an audit begins, before anything is measured. A lock given once stays: a repeat without it is held
     against it too, and what was exploratory once stays so.
-
-    Raises:
-        BadLock: the lock cannot be read.
     """
     kept = store.about().get("frozen")
-    if lock is not None:
-        held = read_lock(lock)
-    elif kept is not None:
+    if held is None:
+        if kept is None:
+            return None
         held = Lock(kept["lock"], kept["made"], kept["settings"])
-    else:
-        return None
     changed = changes(held.settings, frozen_settings(plan))
     if kept is None:
         kept = {"lock": held.id, "settings": held.settings}
