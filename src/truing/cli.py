@@ -14,7 +14,7 @@ from rich.console import Console
 
 import truing
 from truing import config as c
-from truing import errors, messages
+from truing import errors
 from truing.cli_config import Verbs
 from truing.cli_output import Result, interruptible, path_result, progress
 from truing.config import commands as cc
@@ -23,13 +23,13 @@ from truing.report.agreement import print_agreement
 from truing.report.answers import print_answers
 from truing.report.costs import print_plan
 from truing.report.labelling import ask_labels
-from truing.report.reading import verdict_of
 from truing.report.sensitivity import print_sensitivity
 from truing.report.study import print_study
-from truing.stats.gate import DEFAULT, Gate, check_gate
+from truing.runs.gate import policy_of
+from truing.stats.gate import Gate
 from truing.store import Store
 from truing.types.records import to_plain
-from truing.types.verdicts import Basis, Status
+from truing.types.verdicts import Status
 
 app = Verbs(
     name="truing",
@@ -66,14 +66,13 @@ def main() -> None:
 @app.verb
 def audit(config: cc.AuditCommand, target: tuple[str, ...]) -> Result:
     """Measure every checkpoint of a run against its base and say which is the last good one."""
-    which = config.gate
-    if config.fail_on is not None and which is None:
-        which = "candidate" if config.judge is None else "recommended"
-    if which is not None:
-        check_gate(which, _words(config.fail_on))
+    gated = config.gate is not None or config.policy is not None or bool(config.allow)
+    told_gate = config.part(c.GateConfig) if gated else None
+    if told_gate is not None:
+        policy_of(told_gate)  # before hours of measuring
     with progress() as told:
         made = truing.audit(target, config.part(c.AuditConfig), progress=told)
-    return _audited(made, which, config.fail_on, verbose=config.verbose)
+    return _audited(made, told_gate, verbose=config.verbose)
 
 
 @app.verb
@@ -90,7 +89,7 @@ def demo(config: c.DemoConfig) -> Result:
     """Train a small run and its control on a real 135M chat model, then audit both."""
     with progress() as told:
         made = truing.demo(config, progress=told)
-    return _audited(made.audit, None, None, truth=made.truth)
+    return _audited(made.audit, None, truth=made.truth)
 
 
 @app.verb
@@ -143,18 +142,10 @@ def report(config: cc.ReportConfig, audit: str) -> Result:
 
 
 @app.verb
-def gate(config: cc.GateConfig, audit: str) -> Result:
+def gate(config: c.GateConfig, audit: str) -> Result:
     """Exit 3 unless the chosen checkpoint of a finished audit passes."""
-    with Store.read(Path(audit)) as store:
-        about = store.about()
-    verdict = verdict_of(about) if about["status"] == "done" else None
-    if about.get("kind") == "import":
-        raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
-    if verdict is None:
-        raise errors.BadInput(f"{audit}: no verdict to gate on; this audit is {messages.state(about['status'])}")
-    which = config.gate or ("recommended" if verdict.basis is Basis.LABELLED else "candidate")
-    decision = truing.gate(verdict, which, _words(config.fail_on))
-    return Result({"gate": to_plain(decision)}, lambda console: None, lambda: _apply(decision, which))
+    decision = truing.gate(audit, config)
+    return Result({"gate": _plain_gate(decision)}, lambda console: None, lambda: _apply(decision))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -266,17 +257,16 @@ def models(get: str, name: str) -> Result:
 
 def _audited(
     audit: "truing.Audit",
-    which: str | None,
-    fail_on: str | None,
+    gate: c.GateConfig | None,
     *,
     truth: Mapping[str, Any] | None = None,
     verbose: bool = False,
 ) -> Result:
     """A finished audit: its report written, its gate applied once it is shown, failed checkpoints said last."""
     page, verdict = truing.write_report(audit.path), audit.verdict
-    decision = truing.gate(verdict, which, _words(fail_on)) if which is not None else None
+    decision = truing.gate(audit.path, gate) if gate is not None else None
     found = {"audit": str(audit.path), "report": str(page), "verdict": to_plain(verdict)}
-    found |= {"gate": to_plain(decision)} if decision else {}
+    found |= {"gate": _plain_gate(decision)} if decision else {}
     found |= {"truth": truth} if truth is not None else {}
 
     def text(console: Console) -> None:
@@ -288,8 +278,8 @@ def _audited(
                 print(f"  {name.replace('_', ' ')}: {'never' if truth[name] is None else truth[name]}")
 
     def end() -> None:
-        if decision is not None and which is not None:
-            _apply(decision, which)
+        if decision is not None:
+            _apply(decision)
         failed = [c.label for c in verdict.checkpoints if c.status is Status.FAILED]
         if failed:
             raise errors.Unfinished(f"finished, but could not measure {', '.join(failed)}")
@@ -302,15 +292,18 @@ def _print_table(path: Path, console: Console) -> None:
         table.print_audit(store.about(), console)
 
 
-def _words(fail_on: str | None) -> tuple[str, ...]:
-    return DEFAULT if fail_on is None else tuple(w.strip() for w in fail_on.split(",") if w.strip())
+def _plain_gate(decision: Gate) -> dict[str, Any]:
+    told = {name: [r._asdict() for r in getattr(decision, name)] for name in ("reasons", "allowed")}
+    return {**to_plain(decision), **told}
 
 
-def _apply(decision: Gate, which: str) -> None:
+def _apply(decision: Gate) -> None:
+    for r in decision.allowed:
+        click.echo(f"allowed: {r.code}: {r.text}", err=True)
     if not decision.passed:
-        who = f"{decision.checkpoint}: " if decision.checkpoint else ""
-        raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
-    click.echo(f"gate {which}: {decision.checkpoint} passes", err=True)
+        told = "".join(f"\n  {r.code}: {r.text}" for r in decision.reasons)
+        raise errors.GateFailed(f"gate {decision.which}: {decision.checkpoint or 'nothing'} does not pass{told}")
+    click.echo(f"gate {decision.which}: {decision.checkpoint} passes", err=True)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,9 @@ class Verb:
         tables = _tables()
         found = dict(tables.get(self.name, {}))
         if self.name == "freeze":
-            found = {k: v for k, v in tables.get("audit", {}).items() if k not in ("out", "gate", "fail_on")} | found
+            found = {
+                k: v for k, v in tables.get("audit", {}).items() if k not in ("out", "gate", "allow", "policy")
+            } | found
         for name in found:
             if name in kind.internal:
                 raise BadInput(f"{FILE}: {name} cannot be set in a file")

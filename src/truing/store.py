@@ -121,9 +121,9 @@ class Store:
         otherwise; False for a call that adds to an audit and leaves its state as it is.
 
         While an audit that was there before runs again, audit.json is held back: what is described lies in memory
-        until `publish` or `close`, so that a call that fails before it did anything leaves the file as it was. The first answer,
-        score or measurement that is added ends that, but for a finished audit: of that, only `running` and `frozen`
-        are written then, and its verdict stays until there is another.
+        until `publish` or `close`, so that a call that fails before it did anything leaves the file as it was. The
+        first answer, score or measurement that is added ends that, but for a finished audit: of that, only what marks
+        it is written then, and its verdict stays until there is another.
 
         Raises:
             AuditLocked: another process writes. AuditChanged: the identity differs. NotAnAudit: newer schema.
@@ -273,8 +273,7 @@ class Store:
         values = [
             (*m[:4], _no_nan(m.value, f"{m.kind} {m.name} {m.item}"), m.n, json.dumps(dict(m.meta))) for m in rows
         ]
-        self._begin()
-        self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
+        self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values, begins=True)
 
     def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
         """Record answers. One already there is kept, unless it failed."""
@@ -284,8 +283,7 @@ class Store:
 
     def add_stored_answers(self, rows: Iterable[StoredAnswer]) -> None:
         """Record answers that were sampled elsewhere. One already there is kept, unless it failed."""
-        self._begin()
-        self._insert(_ADD_ANSWER, [(*r[:6], r.status.value, r.tokens, r.error) for r in rows])
+        self._insert(_ADD_ANSWER, [(*r[:6], r.status.value, r.tokens, r.error) for r in rows], begins=True)
 
     def add_judge(self, judge: Judge, **about: Any) -> None:
         """Record what a judge is, rubric texts included; `about` adds e.g. prices or the server's own name."""
@@ -301,8 +299,7 @@ class Store:
         for j in rows:
             made = (_no_nan(j.score, j.rubric), j.status.value, json.dumps(dict(j.meta)))
             values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, *made))
-        self._begin()
-        self._insert(_ADD_SCORE, values)
+        self._insert(_ADD_SCORE, values, begins=True)
 
     def add_labels(self, rows: Iterable[tuple[AnswerKey, Label]], judge: str, rule: Rule) -> None:
         """Record what answers are under a judge (its hash) and a rule; a label already there is replaced."""
@@ -319,8 +316,10 @@ class Store:
             self._pending = 0
             self._last_commit = time.monotonic()
 
-    def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add rows, and commit: now where many wait or long, else in a moment."""
+    def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]], *, begins: bool = False) -> None:
+        """Add rows, and commit: now where many wait or long, else in a moment. What was paid for `begins` the work."""
+        if begins and rows:
+            self._begin()
         with self._mutex, _disk_errors(self.path):
             self._db.executemany(sql, rows)
             self._pending += len(rows)

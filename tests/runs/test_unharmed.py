@@ -45,6 +45,8 @@ FAILING = {
     "a second judge of no kind": ("--second-judge", "nonsense:x"),
     "a second judge of the same family": ("--second-judge", "simulated:"),
     "no such trait": ("--trait", "missing"),
+    "a gate word of no kind": ("--allow", "missing"),
+    "a policy that is not there": ("--policy", "missing.toml"),
     "no such variant": ("--variants", "missing"),
     "a rubric that is not there": ("--rubric", "missing.txt"),
     "another zone": ("--hi", "0.2"),
@@ -69,6 +71,10 @@ def test_a_call_that_fails_early_leaves_a_finished_audit_as_it_was(there, call):
         code, _, err = call(*asked(given))
         assert code == 2, (name, err)
         assert {p.name: p.read_bytes() for p in there.iterdir() if p.suffix in (".json", ".html")} == before, name
-    for words in (("--judge", "nonsense:x"), ("--judge", "replay:missing.csv"), ("--judge", "simulated:", "--rubric", "x")):
-        assert call("judge", "a", *words)[0] == 2
+    for words in (
+        ("--judge", "nonsense:x"),
+        ("--judge", "replay:missing.csv"),
+        ("--judge", "simulated:", "--rubric", "x"),
+    ):
+        assert call("judge", "a", "--judge", *words)[0] == 2
         assert (there / "audit.json").read_bytes() == before["audit.json"], words

@@ -13,11 +13,13 @@ from typing import Any
 from truing import messages
 from truing.config import AuditConfig, Thresholds, configured
 from truing.interp import likelihoods
+from truing.runs.certify import with_certificate
 from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
 from truing.runs.freeze import Lock, keep_freeze, read_lock
+from truing.runs.kept import keep_variants
 from truing.runs.measure import measure
-from truing.runs.measurements import by_category, failures, gather, without_room
+from truing.runs.measurements import Reading, by_category, failures, gather, keep_qualified
 from truing.runs.resolve import resolve
 from truing.runs.run import Run, open_run
 from truing.runs.scope import Scope, far_prompts
@@ -85,6 +87,8 @@ def audit(
                 for stage in stages.order():
                     evidence = stage(evidence, verdict)
                     verdict = _conclude(run, evidence)
+                keep_variants(run.store, verdict)
+                verdict = _store(run, with_certificate(verdict, run.store, stages.scope))
     return Audit(run.store.path, verdict, tuple(run.notes))
 
 
@@ -99,20 +103,23 @@ def _measured(run: Run) -> Measurements:
     """Measure every checkpoint without labels, and read it back."""
     found = measure(run)
     run.notes.extend(messages.text(found[c.weights]) for c in run.every if c.weights in found)
-    qualified = {c.label: found[c.weights] for c in run.subject if c.weights in found}
     scored, findings = run.backend.capabilities.loglikelihood, [*run.plan.findings]
     if scored and not run.plan.simulated:
         findings += [Finding("negative_control_failed", {"why": why}) for why in likelihoods.FAILED_CONTROLS]
     if not scored:
         findings.append(Finding("health_from_form"))
-    measured = gather(run, [*findings, *qualified.values(), *without_room(run)])
-    measured = replace(measured, subject=replace(measured.subject, findings=qualified))
-    return measured if scored else replace(measured, scored=False, left_out={})
+    keep_qualified(run.store, run.every, found)
+    reading = Reading.of(run, findings)
+    run.store.describe(reading=reading.plain())
+    return gather(reading)
 
 
 def _conclude(run: Run, evidence: Evidence) -> Verdict:
     """Decide on what there is, and keep it."""
-    verdict = decide(evidence, run.plan.config.part(Thresholds), seed=run.plan.config.seed)
+    return _store(run, decide(evidence, run.plan.config.part(Thresholds), seed=run.plan.config.seed))
+
+
+def _store(run: Run, verdict: Verdict) -> Verdict:
     run.store.describe(verdict=to_plain(verdict), sentence=messages.sentence(verdict))
     return verdict
 
@@ -127,7 +134,7 @@ def _keep_screened(run: Run, measured: Measurements, verdict: Verdict) -> None:
 def _scope(run: Run, measured: Measurements) -> Scope:
     """Which labelled answers will count."""
     plan, config = run.plan, run.plan.config
-    broken = failures(run)
+    broken = failures(run.store)
     alive = tuple(c for c in run.subject if c.weights not in broken)
     control = tuple(c for c in (run.controls[0] if run.controls else ()) if c.step != 0 and c.weights not in broken)
     far, told_by = far_prompts(plan.prompts.prompts, config.domain, plan.asked["task"], plan.words)

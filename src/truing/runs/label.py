@@ -26,6 +26,8 @@ from truing.types.traits import SCORED, Rule
 
 NEAR = 0.1
 """share of the scale around the cut that makes the inner strata"""
+STRATA = ("under", "just under", "just over", "over")
+"""parts of the scale from which a sheet draws"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
     strata: dict[str, list[StoredAnswer]] = {}
     for r, found in labelled_answers(store, judge_key, rule, params):
         if r.prompt in known and not r.variant and found.reason in SCORED:
-            strata.setdefault(_stratum(found.score, rule), []).append(r)
+            strata.setdefault(stratum(found.score, rule), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")
     rng, ordered = np.random.default_rng(seed), sorted(strata.items())
@@ -91,7 +93,8 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
     return [out[k] for k in rng.permutation(len(out))]
 
 
-def _stratum(score: float, rule: Rule) -> str:
+def stratum(score: float, rule: Rule) -> str:
+    """Where a score lies about the cut: one of `STRATA`."""
     over = (score - rule.cut) / (rule.high - rule.low)
     side = "under" if over < 0 else "over"
     return f"just {side}" if -NEAR <= over < NEAR else side

@@ -12,20 +12,19 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from truing.data.transforms import VariantContext
-from truing.errors import Unfinished
 from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
 from truing.runs.certify import second_opinion
 from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.run import Run
 from truing.runs.scope import Scope
-from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of
+from truing.runs.search import fixed_requests, new_search, outcomes_of, requests_of, run_search
 from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
 from truing.stats.decide import most_learned, task_curve
 from truing.stats.onset import OnsetSearch
-from truing.stats.samples import Outcome
+from truing.stats.samples import Outcome, SampleRequest
 from truing.stats.status import STAGES
 from truing.stats.table import Evidence, Labelled
 from truing.types.records import Checkpoint, Prompt, PromptSet, Request
@@ -34,10 +33,6 @@ from truing.types.verdicts import Finding, Onset, Verdict
 
 SAMPLES = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
-AT_ONCE = 24
-"""answers that a search reads between two looks, at most"""
-MOST_LOST = 100
-"""failed answers that are replaced; more, and more than half of all, end the search"""
 
 StageFunction = Callable[[Evidence, Verdict], Evidence]
 
@@ -110,21 +105,18 @@ class Stages:
         Raises:
             Unfinished: most answers fail; what was labelled is stored.
         """
-        search, used, lost = new_search(self.scope, self.run.plan.config, verdict), 0, 0
-        while not search.done:
-            samples = search.next(AT_ONCE)
+        search, used = new_search(self.scope, self.run.plan.config, verdict), 0
+
+        def outcomes(samples: Sequence[SampleRequest]) -> list[Outcome | float]:
+            nonlocal used
             requests = requests_of(self.scope, samples)
             self._prefetch(requests, search)
             self._collect(requests, read_by_search=True)
-            outcomes = outcomes_of(self.labeller, self.scope, self.run.params, requests)
-            search.update(zip(samples, outcomes, strict=True))
             used += len(samples)
-            lost += sum(o in (Outcome.MISSING, Outcome.UNJUDGED) for o in outcomes)
-            if lost > used / 2 and (lost > MOST_LOST or search.done):
-                text = f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors"
-                raise Unfinished(text)
             self.run.progress.step("search", used, used)
-        return replace(evidence, labelled=self._labelled(search.result()))
+            return outcomes_of(self.run.store, self.labeller.key, self.scope, self.run.params, requests)
+
+        return replace(evidence, labelled=self._labelled(run_search(search, outcomes)))
 
     def confirm_first(self, evidence: Evidence, verdict: Verdict) -> Evidence:
         """Fixed answers at the base, the first step certified above, and the last step."""
