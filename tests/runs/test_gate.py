@@ -256,3 +256,18 @@ def test_an_audit_ends_with_the_same_gate(copy, call):
     assert code == 3 and [r["code"] for r in json.loads(out)["gate"]["reasons"]] == ["present"]
     assert call(*again, "--allow", "present")[0] == 0
     assert about(path)["verdict"] == before
+
+
+def test_evidence_is_believed_after_another_judge_a_repeat_and_with_broken_checkpoints(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRUING_CACHE", str(tmp_path / "cache"))
+    path = copy("unlabelled")
+    truing.judge(path, judge="simulated:", skip_judge_check=True)
+    assert "evidence" not in words(truing.gate(path))
+    path = copy("searched")
+    truing.judge(path, judge="simulated:?noise=5", skip_judge_check=True)
+    assert about(path)["verdict"]["judge"] == "simulated:?noise=5"
+    assert "evidence" not in words(truing.gate(path))
+    audited(path, samples=None, variants=("all",), **GOOD)
+    assert about(path)["verdict"]["judge"] == "simulated:" and "evidence" not in words(truing.gate(path))
+    broken = audited(tmp_path / "broken", more="&broken=50", **GOOD).path
+    assert "evidence" not in words(truing.gate(broken, gate="last"))

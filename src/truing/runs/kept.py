@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from truing import errors
 from truing.config import AuditConfig, Thresholds, configured
 from truing.runs.certify import with_certificate
-from truing.runs.measurements import Reading, gather
+from truing.runs.measurements import Reading, failures, gather
 from truing.runs.scope import Scope, stored_prompts, stored_scope
 from truing.runs.search import new_search, outcomes_of, requests_of, run_search
 from truing.runs.tables import labelled_of, with_scores
@@ -90,7 +90,9 @@ def verdict_again(store: Store, about: Mapping[str, Any]) -> Verdict:
     screened = decide(Evidence(measured), rule, seed=options.seed)
     if stored.judge_key is None:
         return screened
-    scope = replace(stored_scope(store, about, prompts), under_moved=under_moved(measured, rule))
+    scope, broken = stored_scope(store, about, prompts), failures(store)
+    alive = tuple(c for c in scope.control if c.weights not in broken)
+    scope = replace(scope, control=alive, under_moved=under_moved(measured, rule))
     _refuse_relabelled(store, stored.judge_key, scope)
     search, findings = None, scope.findings
     if scope.fixed_from and stored.onset.errors:

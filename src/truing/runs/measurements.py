@@ -78,11 +78,10 @@ class Reading:
     @classmethod
     def stored(cls, store: Store, about: Mapping[str, Any], asked: Sequence[Prompt]) -> "Reading":
         """The same of a finished audit. Raises LookupError or TypeError where audit.json does not tell."""
-        kept, by_id, by_run = about["reading"], {p.id: p for p in asked}, dict[str, list[Checkpoint]]()
-        for c in store.checkpoints():
-            by_run.setdefault(c.run, []).append(c)
-        runs = {name: tuple(sorted(found, key=lambda c: c.step != 0)) for name, found in by_run.items()}
-        controls = tuple(runs[name] for name in sorted(runs, key=_natural) if name != "subject")
+        kept, by_id = about["reading"], {p.id: p for p in asked}
+        by_name = {(c.run, c.label): c for c in store.checkpoints()}
+        runs = {run: tuple(by_name[run, label] for label in labels) for run, labels in kept["runs"].items()}
+        controls = tuple(found for run, found in runs.items() if run != "subject")
         prompts, scored, answered = (tuple(by_id[name] for name in kept[p]) for p in ("prompts", "scored", "answered"))
         return cls(
             store=store,
@@ -103,7 +102,9 @@ class Reading:
         """What `stored` reads."""
         asked = {"prompts": self.prompts, "scored": self.scored, "answered": self.answered}
         own = {"rows": self.rows, "pairs": self.pairs, "words": self.words, "findings": self.findings}
-        return to_plain({**{k: [p.id for p in v] for k, v in asked.items()}, **own, "texts": self.texts})
+        named = {"subject": self.subject, **{f"control-{k}": run for k, run in enumerate(self.controls, 1)}}
+        runs = {name: [c.label for c in run] for name, run in named.items()}
+        return to_plain({**{k: [p.id for p in v] for k, v in asked.items()}, **own, "texts": self.texts, "runs": runs})
 
 
 def gather(run: Reading) -> Measurements:
@@ -138,12 +139,6 @@ def _qualified(run: Reading) -> dict[str, Finding]:
     """Label -> what qualifies that checkpoint of the subject."""
     kept = {m.checkpoint: m.meta for m in run.store.measurements(QUALIFIED) if m.meta}
     return {c.label: Finding(**kept[c.weights]) for c in run.subject if c.weights in kept}
-
-
-def _natural(name: str) -> tuple[str, int]:
-    """control-2 before control-10."""
-    head, _, number = name.rpartition("-")
-    return head, int(number) if number.isdigit() else 0
 
 
 def by_category(evidence: Measurements) -> dict[str, list[dict[str, object]]]:
