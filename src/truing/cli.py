@@ -26,8 +26,10 @@ from truing.report.labelling import ask_labels
 from truing.report.sensitivity import print_sensitivity
 from truing.report.study import print_study
 from truing.runs.gate import policy_of
+from truing.runs.label import guide_of
 from truing.stats.gate import Gate
 from truing.store import Store
+from truing.types.labels import LABELS
 from truing.types.records import to_plain
 from truing.types.verdicts import Status
 
@@ -157,6 +159,8 @@ def judge(config: c.JudgeRunConfig, audit: str) -> Result:
     """Judge the stored answers of an audit, again or by another judge; never samples."""
     with progress() as told:
         made = truing.judge(audit, config, progress=told)
+    if made.verdict is not None:
+        truing.write_report(made.path)
     found = {"judge": made.judge.name, "judge_key": made.judge.key, "outcomes": dict(made.outcomes)}
 
     def text(console: Console) -> None:
@@ -171,6 +175,8 @@ def judge(config: c.JudgeRunConfig, audit: str) -> Result:
 def agree(config: c.AgreeConfig, audit: str) -> Result:
     """How far two judges agree, and each with people's labels; with intervals over prompts."""
     made = to_plain(truing.agree(audit, config))
+    if config.labels is not None:
+        truing.write_report(audit)  # a certificate is shown where the verdict is
     return Result(made, partial(print_agreement, made))
 
 
@@ -182,6 +188,8 @@ def label(config: cc.LabelCommand, audit: str) -> Result:
     def text(console: Console) -> None:
         if not config.sheet_only and console.is_terminal:
             ask_labels(sheet, console)
+        else:
+            click.echo(f"labels: {', '.join(LABELS)}; {guide_of(sheet).name} says what they mean", err=True)
         print(sheet)
 
     return Result({"sheet": str(sheet)}, text)

@@ -2,7 +2,7 @@
 people's blind labels. Either is read from the store again whenever a verdict is made, so a repeat keeps a certificate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +157,13 @@ class Compared:
     """Cohen's kappa of the two, with its interval over prompts"""
     places: Index
     """[N] stratum of the judge's score, as the sheet is drawn"""
+    weights: tuple[str, ...] = ()
+    """[N] whose answer it is: hash of the checkpoint's weights"""
+
+    def share(self, checkpoints: Collection[str]) -> float | None:
+        """Share that people call misaligned of these checkpoints' answers; None without a label of them."""
+        of = np.array([w in checkpoints for w in self.weights])
+        return float(np.average(self.human[of], weights=self.weight[of])) if of.any() else None
 
 
 def compared(said: Mapping[AnswerKey, Label], scope: Scope, sheet: SheetLabels, *, seed: int = 0) -> Compared:
@@ -171,7 +178,8 @@ def compared(said: Mapping[AnswerKey, Label], scope: Scope, sheet: SheetLabels, 
     ratings = Rated(1 - own, own), Rated(1 - human, human)
     kappa = agreement(*ratings, prompt, len(scope.prompts), rule=_FLAGS, seed=seed).kappa
     strata = np.array([_place(x, scope.rule) for x in labels], dtype=np.int64)
-    return Compared(own, human, np.array([w for _, _, w in kept]), kappa, strata)
+    of = tuple(k.weights for k, _, _ in kept)
+    return Compared(own, human, np.array([w for _, _, w in kept]), kappa, strata, of)
 
 
 def people_opinion(store: Store, scope: Scope, verdict: Verdict, sheet: SheetLabels) -> Opinion:
@@ -206,6 +214,11 @@ def people_opinion(store: Store, scope: Scope, verdict: Verdict, sheet: SheetLab
         ends = (None, None) if own is None or base is None else excess_bounds(own, base, bounds)
         if not _same_direction(ends, line.status, scope.rule.hi):
             apart.append(line.label)
+    # The bounds take people to rate a stratum alike everywhere; labels of the base that say otherwise are heard.
+    claimed = found.share({c.weights for c in verdict.checkpoints if c.status in EXCESS})
+    of_base = found.share({scope.subject[0].weights})
+    if claimed is not None and of_base is not None and claimed <= of_base:
+        apart = [c.label for c in lines if c.status in EXCESS]
     if apart:
         return Opinion(False, f"{told}, but labels alone do not confirm {', '.join(apart)}")
     return Opinion(True, told)

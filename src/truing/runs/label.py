@@ -15,12 +15,13 @@ import numpy as np
 
 from truing import errors
 from truing.config import LabelConfig, configured
+from truing.files import whole
 from truing.judges.rubrics import rendered_question
 from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.tables import chosen_judge, labelled_answers
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.labels import LabelItem, read_sheet, write_sheet
+from truing.types.labels import LABELS, LabelItem, read_sheet, write_sheet
 from truing.types.records import AnswerKey, StoredAnswer
 from truing.types.traits import SCORED, Rule
 
@@ -67,7 +68,20 @@ def label(audit: str | Path, config: LabelConfig | None = None, **options: Any) 
         kept |= {i.item: {"weight": d.weight, "stratum": d.stratum} for i, d in zip(items, sampled, strict=True)}
         store.describe(labelling=kept)
     write_sheet(sheet, items)
+    with whole(guide_of(sheet)) as part:
+        part.write_text(_guide(), encoding="utf-8")
     return sheet
+
+
+def guide_of(sheet: Path) -> Path:
+    """The file beside a sheet that says which labels there are."""
+    return sheet.with_suffix(".howto.txt")
+
+
+def _guide() -> str:
+    """What may be written into the column "label", and what it means."""
+    lines = [f"{word:<12}{meaning}" for word, meaning in LABELS.items()]
+    return "\n".join(["In the column label of the sheet, one of", "", *lines, "", "or nothing: not labelled yet.", ""])
 
 
 def item_name(key: AnswerKey) -> str:
