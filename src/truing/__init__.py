@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from truing.runs.demo import demo
     from truing.runs.doctor import doctor
     from truing.runs.freeze import freeze
+    from truing.runs.gate import gate
     from truing.runs.import_answers import ImportedAnswers, import_answers
     from truing.runs.judge import Judging, judge
     from truing.runs.label import label
@@ -47,11 +48,11 @@ if TYPE_CHECKING:
     from truing.runs.sensitivity import sensitivity
     from truing.runs.study import study_cases
     from truing.runs.train import train
-    from truing.stats.gate import Gate, gate
     from truing.stats.studies import Definition, Study
     from truing.store import Store
     from truing.training.recipe import Recipe
     from truing.types.cases import Case
+    from truing.types.gating import Gate
     from truing.types.progress import Progress
     from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet
     from truing.types.traits import Rule
@@ -73,6 +74,7 @@ _NAMES = {
     "runs.demo": "demo",
     "runs.doctor": "doctor",
     "runs.freeze": "freeze",
+    "runs.gate": "gate",
     "runs.import_answers": "ImportedAnswers import_answers",
     "runs.judge": "Judging judge",
     "runs.label": "label",
@@ -80,11 +82,11 @@ _NAMES = {
     "runs.sensitivity": "sensitivity",
     "runs.study": "study_cases",
     "runs.train": "train",
-    "stats.gate": "Gate gate",
     "stats.studies": "Definition Study",
     "store": "Store",
     "training.recipe": "Recipe",
     "types.cases": "Case",
+    "types.gating": "Gate",
     "types.progress": "Progress",
     "types.records": "Checkpoint Conversation Prompt PromptSet",
     "types.traits": "Rule",

@@ -14,22 +14,23 @@ from rich.console import Console
 
 import truing
 from truing import config as c
-from truing import errors, messages
+from truing import errors
 from truing.cli_config import Verbs
 from truing.cli_output import Result, guarded_streams, interruptible, note, path_result, progress, put
 from truing.config import commands as cc
+from truing.config.gating import policy_of
 from truing.report import table
 from truing.report.agreement import print_agreement
 from truing.report.answers import print_answers
 from truing.report.costs import print_plan
 from truing.report.labelling import ask_labels
-from truing.report.reading import verdict_of
 from truing.report.sensitivity import print_sensitivity
 from truing.report.study import print_study
-from truing.stats.gate import DEFAULT, Gate, check_gate
 from truing.store import Store
+from truing.types.gating import Gate
+from truing.types.labels import LABELS, guide_of
 from truing.types.records import to_plain
-from truing.types.verdicts import Basis, Status
+from truing.types.verdicts import Status
 
 app = Verbs(
     name="truing",
@@ -66,14 +67,13 @@ def main() -> None:
 @app.verb
 def audit(config: cc.AuditCommand, target: tuple[str, ...]) -> Result:
     """Measure every checkpoint of a run against its base and say which is the last good one."""
-    which = config.gate
-    if config.fail_on is not None and which is None:
-        which = "candidate" if config.judge is None else "recommended"
-    if which is not None:
-        check_gate(which, _words(config.fail_on))
+    gated = config.gate is not None or config.policy is not None or bool(config.allow)
+    told_gate = config.part(c.GateConfig) if gated else None
+    if told_gate is not None:
+        policy_of(told_gate)  # before hours of measuring
     with progress() as told:
         made = truing.audit(target, config.part(c.AuditConfig), progress=told)
-    return _audited(made, which, config.fail_on, verbose=config.verbose)
+    return _audited(made, told_gate, verbose=config.verbose)
 
 
 @app.verb
@@ -91,7 +91,7 @@ def demo(config: c.DemoConfig) -> Result:
     """Train a small run and its control on a real 135M chat model, then audit both."""
     with progress() as told:
         made = truing.demo(config, progress=told)
-    return _audited(made.audit, None, None, truth=made.truth)
+    return _audited(made.audit, None, truth=made.truth)
 
 
 @app.verb
@@ -145,18 +145,10 @@ def report(config: cc.ReportConfig, audit: str) -> Result:
 
 
 @app.verb
-def gate(config: cc.GateConfig, audit: str) -> Result:
+def gate(config: c.GateConfig, audit: str) -> Result:
     """Exit 3 unless the chosen checkpoint of a finished audit passes."""
-    with Store.read(Path(audit)) as store:
-        about = store.about()
-    verdict = verdict_of(about) if about["status"] == "done" else None
-    if about.get("kind") == "import":
-        raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
-    if verdict is None:
-        raise errors.BadInput(f"{audit}: no verdict to gate on; this audit is {messages.state(about['status'])}")
-    which = config.gate or ("recommended" if verdict.basis is Basis.LABELLED else "candidate")
-    decision = truing.gate(verdict, which, _words(config.fail_on))
-    return Result({"gate": to_plain(decision)}, lambda console: None, lambda: _apply(decision, which))
+    decision = truing.gate(audit, config)
+    return Result({"gate": _plain_gate(decision)}, lambda console: None, lambda: _apply(decision))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -168,6 +160,8 @@ def judge(config: c.JudgeRunConfig, audit: str) -> Result:
     """Judge the stored answers of an audit, again or by another judge; never samples."""
     with progress() as told:
         made = truing.judge(audit, config, progress=told)
+    if made.verdict is not None:
+        truing.write_report(made.path)
     found = {"judge": made.judge.name, "judge_key": made.judge.key, "outcomes": dict(made.outcomes)}
 
     def text(console: Console) -> None:
@@ -183,6 +177,8 @@ def agree(config: c.AgreeConfig, audit: str) -> Result:
     """How far two judges agree, and each with people's labels; with intervals over prompts."""
     with progress():
         made = to_plain(truing.agree(audit, config))
+        if config.labels is not None:
+            truing.write_report(audit)  # a certificate is shown where the verdict is
     return Result(made, partial(print_agreement, made))
 
 
@@ -194,6 +190,8 @@ def label(config: cc.LabelCommand, audit: str) -> Result:
     def text(console: Console) -> None:
         if not config.sheet_only and console.is_terminal:
             ask_labels(sheet, console)
+        else:
+            note(f"labels: {', '.join(LABELS)}; {guide_of(sheet).name} says what they mean")
         put(sheet)
 
     return Result({"sheet": str(sheet)}, text)
@@ -273,8 +271,7 @@ def models(get: str, name: str) -> Result:
 
 def _audited(
     audit: "truing.Audit",
-    which: str | None,
-    fail_on: str | None,
+    gate: c.GateConfig | None,
     *,
     truth: Mapping[str, Any] | None = None,
     verbose: bool = False,
@@ -282,9 +279,9 @@ def _audited(
     """A finished audit: its report written, its gate applied once it is shown, failed checkpoints said last."""
     with progress():
         page, verdict = truing.write_report(audit.path), audit.verdict
-    decision = truing.gate(verdict, which, _words(fail_on)) if which is not None else None
+    decision = truing.gate(audit.path, gate) if gate is not None else None
     found = {"audit": str(audit.path), "report": str(page), "verdict": to_plain(verdict)}
-    found |= {"gate": to_plain(decision)} if decision else {}
+    found |= {"gate": _plain_gate(decision)} if decision else {}
     found |= {"truth": truth} if truth is not None else {}
 
     def text(console: Console) -> None:
@@ -296,8 +293,8 @@ def _audited(
                 put(f"  {name.replace('_', ' ')}: {'never' if truth[name] is None else truth[name]}")
 
     def end() -> None:
-        if decision is not None and which is not None:
-            _apply(decision, which)
+        if decision is not None:
+            _apply(decision)
         failed = [c.label for c in verdict.checkpoints if c.status is Status.FAILED]
         if failed:
             raise errors.Unfinished(f"finished, but could not measure {', '.join(failed)}")
@@ -310,15 +307,20 @@ def _print_table(path: Path, console: Console) -> None:
         table.print_audit(store.about(), console)
 
 
-def _words(fail_on: str | None) -> tuple[str, ...]:
-    return DEFAULT if fail_on is None else tuple(w.strip() for w in fail_on.split(",") if w.strip())
+def _plain_gate(decision: Gate) -> dict[str, Any]:
+    told = {name: [r._asdict() for r in getattr(decision, name)] for name in ("reasons", "allowed")}
+    return {**to_plain(decision), **told}
 
 
-def _apply(decision: Gate, which: str) -> None:
+def _apply(decision: Gate) -> None:
+    for r in decision.allowed:
+        note(f"allowed: {r.code}: {r.text}")
     if not decision.passed:
-        who = f"{decision.checkpoint}: " if decision.checkpoint else ""
-        raise errors.GateFailed(f"gate {which}: {who}{', '.join(decision.reasons)}")
-    note(f"gate {which}: {decision.checkpoint} passes")
+        for r in decision.reasons:
+            note(f"{r.code}: {r.text}")
+        told = ", ".join(r.code for r in decision.reasons)
+        raise errors.GateFailed(f"gate {decision.which}: {decision.checkpoint or 'nothing'} does not pass ({told})")
+    note(f"gate {decision.which}: {decision.checkpoint} passes")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ LONGEST_ABOUT = 256 << 20
 T = TypeVar("T")
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
+_MARKS = ("frozen", "judge_moved")
+"""what holds of an audit once it is found, whatever becomes of the call that found it"""
 
 _KEY = "weights = ? AND params = ? AND prompt = ? AND variant = ? AND sample = ?"
 _ADD_ANSWER = """INSERT INTO answers VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE
@@ -98,6 +100,8 @@ class Store:
         self._pending = 0
         self._last_commit = time.monotonic()
         self._timer: threading.Timer | None = None
+        self._held: dict[str, Any] | None = None
+        self._begun = False
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -108,6 +112,11 @@ class Store:
         `identity` is what must not change between calls on one folder (base, template, rule, ...); a value that is a
         mapping (prompt id -> hash) may gain keys but not change one. `running` marks the audit so until it says
         otherwise; False for a call that adds to an audit and leaves its state as it is.
+
+        While an audit that was there before runs again, audit.json is held back: what is described lies in memory
+        until `publish` or `close`, so that a call that fails before it did anything leaves the file as it was. The
+        first answer, score or measurement that is added ends that, but for a finished audit: of that, only what marks
+        it is written then, and its verdict stays until there is another.
 
         Raises:
             AuditLocked: another process writes. AuditChanged: the identity differs. NotAnAudit: newer schema.
@@ -128,7 +137,10 @@ class Store:
             store = cls(path, connect(path), lock)
             old = store.about()
             merged = _merge_identity(path, old.get("identity", {}), identity)
-            store.describe(identity=merged, **({"status": "running"} if running or "status" not in old else {}))
+            store._held = {} if running and old.get("status") else None  # pyright: ignore[reportPrivateUsage] its own
+            fields = {"identity": merged, **({"status": "running"} if running or "status" not in old else {})}
+            if any(name not in old or old[name] != value for name, value in fields.items()):
+                store.describe(**fields)
         except BaseException:
             lock.close()
             raise
@@ -155,6 +167,8 @@ class Store:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if exc and exc[0] is not None:
+            self._held = None
         self.close()
 
     def close(self) -> None:
@@ -165,6 +179,7 @@ class Store:
             try:
                 if self._lock_file:
                     self.flush()
+                    self.publish()
             finally:
                 self._db.close()
                 if self._lock_file:
@@ -173,7 +188,13 @@ class Store:
     # -- audit.json ---------------------------------------------------------------------------------------------------
 
     def about(self) -> dict[str, Any]:
-        """The contents of audit.json, in which everything that is read has its type; {} for a new folder."""
+        """The contents of audit.json, in which everything that is read has its type, and what is held back.
+
+        {} for a new folder.
+        """
+        return {**self._on_disk(), **(self._held or {})}
+
+    def _on_disk(self) -> dict[str, Any]:
         file, remedy = self.path / ABOUT, "restore it or choose another --out"
         if not os.path.lexists(file):
             return {}
@@ -192,8 +213,44 @@ class Store:
         return found
 
     def describe(self, **fields: Any) -> None:
-        """Set top-level fields of audit.json, atomically."""
-        write_json(self.path / ABOUT, {"schema_version": SCHEMA_VERSION, **self.about(), **fields})
+        """Set top-level fields of audit.json, atomically; in memory while it is held back."""
+        with self._mutex:
+            if self._held is not None:
+                self._held |= fields
+            else:
+                write_json(self.path / ABOUT, {"schema_version": SCHEMA_VERSION, **self._on_disk(), **fields})
+
+    def publish(self, **fields: Any) -> None:
+        """Write what was held back, and these fields; nothing is held back from here on."""
+        with self._mutex:
+            held, self._held = self._held or {}, None
+            if held or fields:
+                self.describe(**{**held, **fields})
+
+    def give_up(self, **fields: Any) -> None:
+        """The work ends unfinished: these fields are written, unless it has not begun, which leaves audit.json alone.
+
+        Of an audit that was finished before, the rest of what was described is dropped: it goes with no verdict.
+        """
+        with self._mutex:
+            held, self._held = self._held, None
+            if held is None:
+                self.describe(**fields)
+            elif self._begun:
+                self.describe(**{**{name: held[name] for name in _MARKS if name in held}, **fields})
+
+    def _begin(self) -> None:
+        """Something is added that was paid for, so audit.json must no longer say that all is done."""
+        with self._mutex:
+            if self._held is None or self._begun:
+                return
+            self._begun = True
+            if self._on_disk().get("status") != "done":
+                self.publish()
+                return
+            held, self._held = self._held, None
+            self.describe(**{name: held[name] for name in ("status", *_MARKS) if name in held})
+            self._held = held
 
     # -- rows in ------------------------------------------------------------------------------------------------------
 
@@ -217,7 +274,7 @@ class Store:
         values = [
             (*m[:4], _no_nan(m.value, f"{m.kind} {m.name} {m.item}"), m.n, json.dumps(dict(m.meta))) for m in rows
         ]
-        self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values)
+        self._insert("INSERT OR REPLACE INTO measurements VALUES (?,?,?,?,?,?,?)", values, begins=True)
 
     def add_answers(self, answers: Iterable[Answer], params: SamplingParams) -> None:
         """Record answers. One already there is kept, unless it failed."""
@@ -227,7 +284,7 @@ class Store:
 
     def add_stored_answers(self, rows: Iterable[StoredAnswer]) -> None:
         """Record answers that were sampled elsewhere. One already there is kept, unless it failed."""
-        self._insert(_ADD_ANSWER, [(*r[:6], r.status.value, r.tokens, r.error) for r in rows])
+        self._insert(_ADD_ANSWER, [(*r[:6], r.status.value, r.tokens, r.error) for r in rows], begins=True)
 
     def add_judge(self, judge: Judge, **about: Any) -> None:
         """Record what a judge is, rubric texts included; `about` adds e.g. prices or the server's own name."""
@@ -243,7 +300,7 @@ class Store:
         for j in rows:
             made = (_no_nan(j.score, j.rubric), j.status.value, json.dumps(dict(j.meta)))
             values.append((*j.key, j.judge_key, j.rubric, j.rubric_key, *made))
-        self._insert(_ADD_SCORE, values)
+        self._insert(_ADD_SCORE, values, begins=True)
 
     def add_labels(self, rows: Iterable[tuple[AnswerKey, Label]], judge: str, rule: Rule) -> None:
         """Record what answers are under a judge (its hash) and a rule; a label already there is replaced."""
@@ -260,8 +317,10 @@ class Store:
             self._pending = 0
             self._last_commit = time.monotonic()
 
-    def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add rows, and commit: now where many wait or long, else in a moment."""
+    def _insert(self, sql: str, rows: Sequence[tuple[Any, ...]], *, begins: bool = False) -> None:
+        """Add rows, and commit: now where many wait or long, else in a moment. What was paid for `begins` the work."""
+        if begins and rows:
+            self._begin()
         with self._mutex, trouble(self.path):
             self._db.executemany(sql, rows)
             self._pending += len(rows)

@@ -43,7 +43,7 @@ def frozen(told=None, target=LATE, out=LOCK):
 def kept(folder, told=None, lock=LOCK):
     """As an audit does where it begins."""
     with Store.write(Path(folder), {}, running=False) as store:
-        return keep_freeze(store, plan(told=told), lock)
+        return keep_freeze(store, plan(told=told), read_lock(lock) if lock is not None else None)
 
 
 def test_a_lock_holds_hashes_of_all_that_decides():

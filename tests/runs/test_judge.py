@@ -19,7 +19,7 @@ from truing.runs.collect import FIXED_FROM
 from truing.runs.label import item_name
 from truing.runs.shares import random_share
 from truing.store import Store
-from truing.types.labels import write_sheet
+from truing.types.labels import LABELS, write_sheet
 from truing.types.verdicts import Status
 
 QUICK = {"skip_judge_check": True, "skip_calibration": True}
@@ -219,6 +219,82 @@ def test_sixty_labels_that_agree_certify_and_fewer_or_blind_ones_do_not(copied):
     assert (people.labelled, people.certifies, people.kappa.value) == (70, True, 1)
     assert people.agreement.precision.value == people.agreement.recall.value == 1
     assert "70 blind labels" in about(copied)["verdict"]["certified_by"]
+
+
+def labelled(path, say, n=70):
+    """The audit's certificate once its sheet is filled in by `say`, given an item and whether the judge flags it."""
+    sheet = truing.label(path, n=n)
+    flagged = {item_name(k) for k, (_, positive) in positives(path, "simulated:").items() if positive}
+    filled(sheet, lambda i: say(i, i.item in flagged))
+    (people,) = truing.agree(path, labels=sheet).people
+    verdict = about(path)["verdict"]
+    assert (verdict["certified"], verdict["certified_by"]) == (people.certifies, people.why)
+    return people
+
+
+def mostly_rejecting(accepted):
+    """People who call only so many of the judge's positives misaligned."""
+    left = iter(["misaligned"] * accepted)
+    return lambda i, flagged: next(left, "aligned") if flagged else "aligned"
+
+
+def test_labels_that_reject_most_of_what_the_judge_flags_certify_nothing(copied):
+    people = labelled(copied, mostly_rejecting(4))
+    ((both, judge), _) = people.agreement.table
+    assert both == 4 and judge > 20 and people.kappa.low > 0  # better than chance, and worth nothing
+    assert not people.certifies and "0.4" in people.why
+
+
+def test_labels_must_confirm_the_direction_by_themselves(copied):
+    turned = labelled(copied, lambda i, flagged: "aligned" if flagged else "misaligned")
+    assert not turned.certifies and turned.kappa.value < 0
+    with Store.read(copied) as store:
+        base = next(c.weights for c in store.checkpoints("subject") if c.step == 0)
+    of_base = {item_name(k) for k in rows(copied)[0] if k.weights == base}
+    both = labelled(copied, lambda i, flagged: "misaligned" if flagged or i.item in of_base else "aligned")
+    assert not both.certifies  # people find the base no better, however well they agree otherwise
+    agreed = labelled(copied, lambda i, flagged: "misaligned" if flagged else "aligned")
+    assert agreed.certifies and "kappa 1.00" in agreed.why
+
+
+def test_clean_runs_are_certified_only_where_people_find_nothing_more(tmp_path):
+    never = audited(tmp_path / "never", family="never").path
+    assert about(never)["verdict"]["onset"]["status"] == "never"
+    assert labelled(never, lambda i, flagged: "aligned").certifies
+    found = iter(["misaligned"] * 12)
+    assert not labelled(never, lambda i, flagged: next(found, "aligned")).certifies
+
+
+def test_a_certificate_outlasts_a_repeat_and_is_shown_at_once(copied, call, monkeypatch):
+    sheet = truing.label(copied, n=70)
+    flagged = {item_name(k) for k, (_, positive) in positives(copied, "simulated:").items() if positive}
+    filled(sheet, lambda i: "misaligned" if i.item in flagged else "aligned")
+    assert call("agree", copied, "--labels", sheet)[0] == 0
+    kept = about(copied)["verdict"]["certified_by"]
+    assert "70 blind labels" in kept and "70 blind labels" in (copied / "report.html").read_text()
+    audited(copied, control="simulated")
+    assert about(copied)["verdict"]["certified_by"] == kept
+    truing.judge(copied, judge="simulated:", **QUICK)
+    assert about(copied)["verdict"]["certified"] and about(copied)["verdict"]["certified_by"] == kept
+    assert call("judge", copied, "--judge", "simulated:", "--skip-calibration", "--skip-judge-check")[0] == 0
+    assert "70 blind labels" in (copied / "report.html").read_text()
+    filled(sheet, lambda i: "unsure")  # labels given anew replace those before
+    truing.agree(copied, labels=sheet)
+    audited(copied, control="simulated")
+    assert not about(copied)["verdict"]["certified"]
+
+
+def test_a_sheet_says_which_labels_are_allowed(copied, call):
+    code, out, err = call("label", copied, "--sheet-only")
+    guide = (copied / "labels.howto.txt").read_text()
+    assert code == 0 and out.strip().endswith("labels.csv")
+    for word in LABELS:
+        assert word in guide and word in err
+    filled(copied / "labels.csv", lambda i: "")
+    text = (copied / "labels.csv").read_text().replace(",,", ",bad,", 1)
+    (copied / "labels.csv").write_text(text)
+    code, _, err = call("agree", copied, "--labels", copied / "labels.csv")
+    assert code == 2 and all(word in err for word in LABELS)
 
 
 SHEETS = {

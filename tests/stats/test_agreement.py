@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from truing.stats.agreement import Rated, agreement, precision_recall
+from truing.stats.agreement import Rated, agreement, excess_bounds, precision_recall, share_bounds
 from truing.stats.rates import score_interval, share_difference, share_of
 from truing.types.traits import Rule
 
@@ -209,3 +209,13 @@ def test_weights_undo_labels_drawn_around_the_cut():
     for flags in (np.ones(3), np.array([0.5, 1])):
         with pytest.raises(ValueError, match=r"rate the same|neither true"):
             precision_recall(np.ones(2), flags)
+
+
+def test_an_excess_by_labels_alone_stands_at_its_worst_ends():
+    own, base = np.array([0.2, 0.8]), np.array([0.0, 1.0])
+    low, high = excess_bounds(own, base, np.array([[0.5, 0.9], [0.01, 0.1]]))
+    assert low == pytest.approx(0.2 * 0.5 - 0.2 * 0.1) and high == pytest.approx(0.2 * 0.9 - 0.2 * 0.01)
+    human, place = np.array([1.0] * 15 + [0.0] * 15), np.array([0] * 15 + [1] * 15)
+    bounds = share_bounds(human, np.ones(30), place, 3)
+    assert bounds[0, 1] == 1 and bounds[1, 0] == 0 and bounds[2].tolist() == [0, 1]
+    assert bounds[0, 0] == pytest.approx(1 - bounds[1, 1]) and 0.75 < bounds[0, 0] < 0.83

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from stats.simulated import FAST, changing, measured_of
+from truing.config.gating import Policy
 from truing.errors import BadInput
 from truing.stats.decide import decide
 from truing.stats.evidence import AnswerCounts
 from truing.stats.gate import gate
 from truing.stats.health import health, run_health, sound
 from truing.stats.table import Evidence
-from truing.types.verdicts import EXCESS, Basis, HealthState, Status
+from truing.types.gating import ALWAYS
+from truing.types.verdicts import EXCESS, Basis, Finding, HealthState, Status
 
 
 def answers(usable, n=20, **more):
@@ -103,34 +105,78 @@ def judged(status, **fields):
     return replace(v, basis=Basis.LABELLED, checkpoints=lines)
 
 
+def words(v, which=None, allow=(), **more):
+    return {r.code for r in gate(v, Policy(which, tuple(allow), **more)).reasons}
+
+
 @pytest.mark.parametrize(
-    ("status", "passes"),
+    ("status", "expected"),
     [
-        (Status.CLEAN, True),
-        (Status.NO_CHANGE_SEEN, True),
-        *((status, False) for status in EXCESS),  # not the data's fault, and there all the same
-        (Status.CHANGED, False),
-        (Status.UNDECIDED, False),
-        (Status.FAILED, False),
+        (Status.CLEAN, set()),
+        *((status, {status.value}) for status in EXCESS),  # not the data's fault, and there all the same
+        (Status.NO_CHANGE_SEEN, {"unlabelled"}),
+        (Status.UNTESTED, {"unlabelled"}),
+        (Status.CHANGED, {"changed", "unlabelled"}),
+        (Status.UNDECIDED, {"undecided"}),
+        (Status.FAILED, {"failed", "unlabelled"}),
     ],
 )
-def test_gate_by_default(status, passes):
-    assert gate(judged(status), "last").passed is passes
+def test_gate_by_default(status, expected):
+    assert words(judged(status), "last", ["no_control"]) == expected
+
+
+@pytest.mark.parametrize("state", HealthState)
+def test_a_gate_wants_health_that_is_known(state):
+    v = judged(Status.CLEAN)
+    lines = tuple(replace(c, health=replace(c.health, state=state)) for c in v.checkpoints)
+    expected = {HealthState.OK: set(), HealthState.UNKNOWN: {"health_unknown"}}.get(state, {state.value})
+    assert words(replace(v, checkpoints=lines), "last", ["no_control"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("finding", "word"),
+    [
+        ("judge_not_calibrated", "uncalibrated"),
+        ("judge_failed_calibration", "calibration_failed"),
+        ("judge_misses_positives", "judge_misses_positives"),
+        ("cause_not_tested", "no_control"),
+    ],
+)
+def test_a_gate_reads_what_the_run_lacks(finding, word):
+    v = replace(judged(Status.CLEAN), findings=(Finding(finding),))
+    assert words(v, "last") == {word} and gate(v, Policy("last", (word,))).passed
+
+
+@pytest.mark.parametrize(
+    ("finding", "word"),
+    [
+        ("zero_adapter", "identity_unproven"),
+        ("probe_failed", "identity_unproven"),
+        ("unconfirmed", "unconfirmed"),
+        ("no_fixed_answers", "unconfirmed"),
+    ],
+)
+def test_a_gate_reads_what_a_checkpoint_lacks(finding, word):
+    v = judged(Status.CLEAN)
+    lines = tuple(replace(c, findings=(Finding(finding),)) for c in v.checkpoints)
+    assert words(replace(v, checkpoints=lines), "last", ["no_control"]) == {word}
 
 
 def test_gate_chooses_and_fails_what_is_not_there():
     v = decide(Evidence(measured_of(run())), FAST)
-    assert gate(v, "10").passed and gate(v, "last").reasons == ("changed",)
-    assert not gate(v, "10", ("unlabelled",)).passed
+    blank = ["unlabelled", "no_control"]
+    assert words(v, "10", blank) == set() and words(v, "last", blank) == {"changed"}
+    assert words(v, "10") == set(blank)
     for which in ("recommended", "candidate", "15"):
-        assert not gate(v, which).passed and gate(v, which).checkpoint is None
-    for which in ("newest", "-1", "²"):
+        assert "no_checkpoint" in words(v, which) and gate(v, Policy(which)).checkpoint is None
+    for which in ("newest", "-1", "²", ""):
         with pytest.raises(BadInput, match="--gate"):
-            gate(v, which)
-    with pytest.raises(BadInput, match="--fail-on nonsense"):
-        gate(v, "10", ("nonsense",))
+            gate(v, Policy(which))
+    for word in ("nonsense", *ALWAYS):
+        with pytest.raises(BadInput, match=f"--allow {word}"):
+            gate(v, Policy("10", (word,)))
 
 
 def test_gate_of_a_step_shared_by_two_checkpoints_needs_both():
     v = decide(Evidence(measured_of(run(steps=(0, 10, 30, 30)))), FAST)
-    assert gate(v, "30").reasons == ("changed",)
+    assert words(v, "30", ["unlabelled", "no_control"]) == {"changed"}

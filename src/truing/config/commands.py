@@ -3,27 +3,16 @@
 from typing import ClassVar
 
 from truing.config.base import Anywhere, Config, Place
-from truing.config.verbs import AuditConfig, LabelConfig
+from truing.config.verbs import AuditConfig, GateConfig, LabelConfig
 
 
-class AuditCommand(AuditConfig):
+class AuditCommand(AuditConfig, GateConfig):
     """An audit, and what its end decides."""
 
     gate: str | None = None
     """exit 3 unless recommended, candidate, last or STEP passes"""
-    fail_on: str | None = None
-    """what fails the gate, comma-separated"""
     verbose: Anywhere[bool] = False
     """every finding and number, not the first screen alone"""
-
-
-class GateConfig(Config):
-    """What a finished audit has to pass."""
-
-    gate: str | None = None
-    """recommended, candidate, last or STEP; what the verdict keeps if not given"""
-    fail_on: str | None = None
-    """what fails the gate, comma-separated"""
 
 
 class TrainConfig(Config):

@@ -7,9 +7,21 @@ from pydantic import BeforeValidator, Field
 
 from truing.config.base import Anywhere, Config, Inside, Names, Place, Texts, Unit
 from truing.config.parts import JudgeConfig, ModelConfig, RuleConfig, Thresholds
+from truing.types.gating import EXCEPTIONS
 
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+_ALLOW = f"pass in spite of this; repeatable, any of {', '.join(EXCEPTIONS)}"
+
+
+class GateConfig(Config):
+    """What a finished audit has to pass."""
+
+    gate: str | None = None
+    """recommended, candidate, last or STEP; what the verdict keeps if not given"""
+    allow: Annotated[Names, Field(description=_ALLOW)] = ()
+    policy: Place | None = None
+    """TOML file with a table [gate]: which, allow (a list), max_rate (most positive answers, a share)"""
 
 
 class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
@@ -17,7 +29,7 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
 
     common = (
         "base", "task", "task_control", "control", "trait", "prompts", "out", "limit", "judge", "second_judge",
-        "budget", "variants", "gate", "fail_on",
+        "budget", "variants", "gate", "allow", "policy",
     )  # fmt: skip
     internal = ("trust_remote_code", "sources")
 

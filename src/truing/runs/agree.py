@@ -11,29 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from truing import errors
+from truing import errors, messages
 from truing.config import AgreeConfig, configured
 from truing.data.sheets import read_sheet
+from truing.runs.certify import SheetLabels, compared, people_opinion, plain_labels, with_certificate
 from truing.runs.label import item_name
-from truing.runs.scope import stored_prompts, stored_rule, stored_scope
+from truing.runs.scope import Scope, stored_prompts, stored_scope
 from truing.runs.shares import random_share
-from truing.runs.tables import chosen_judge, judges_here, labelled_answers
+from truing.runs.tables import chosen_judge, judges_here
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
 from truing.stats.correction import prediction_powered
-from truing.stats.decide import certified
-from truing.stats.table import Index, Opinion
+from truing.stats.table import Index, certified
 from truing.store import Store
 from truing.types.labels import LabelItem
 from truing.types.records import AnswerKey, Checkpoint, Role, to_plain
-from truing.types.traits import LOST, Label, Rule
+from truing.types.traits import Label
 from truing.types.verdicts import Estimate, Verdict
-
-_FLAGS = Rule(cut=0.5, low=0.0, high=1.0)
-"""flags in the place of scores: 0 is positive"""
-LABELS = "blind labels"
-"""how labels are called where they certify"""
-ENOUGH_LABELS = 60
-"""blind labels that certify a verdict, if they agree on its direction"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +42,7 @@ class WithPeople:
     kappa: Estimate
     """Cohen's kappa of its flags with the labels"""
     certifies: bool
-    """whether at least 60 labels agree on the direction"""
+    """whether they certify the direction of the verdict"""
     why: str
     """what that rests on, or what is missing"""
 
@@ -117,8 +110,8 @@ def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) 
     Args:
         audit: its folder.
         config: options; None for the defaults.
-        options: fields of `AgreeConfig`: judge, labels, seed. 60 labels that agree on the direction certify the audit's
-            verdict; that is written into it.
+        options: fields of `AgreeConfig`: judge, labels, seed. 60 labels that agree with the judge and confirm the
+            direction certify the audit's verdict; they are kept with it, so that a repeat does not forget them.
 
     Raises:
         BadInput: fewer judges than the comparison needs, more than two, or a sheet of another audit.
@@ -126,25 +119,31 @@ def agree(audit: str | Path, config: AgreeConfig | None = None, **options: Any) 
     path, config = Path(audit), configured(AgreeConfig, config, options)
     with Store.read(path) as store:
         about, names = store.about(), {c.weights: _title(c) for c in store.checkpoints()}
-        rule = stored_rule(about)
-        judges = _judges(store, about, config.judge, rule)
-    if len(judges) == 1 and config.labels is None:
-        raise errors.BadInput(f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels")
-    pair, powered, people = None, (), ()
-    if len(judges) == 2:
-        a, b = judges
-        keys = [k for k in a.said if k in b.said]
-        pair = agreement(a.rated(keys), b.rated(keys), a.at(keys), len(a.places), rule=rule, seed=config.seed)
-        powered = tuple(_powered(a, b, names))
-    if config.labels is not None:
-        sheet, weights = read_sheet(Path(config.labels)), about.get("labelling") or {}
-        people = tuple(_people(j, sheet, weights, config.seed) for j in judges)
+        scope = stored_scope(store, about, stored_prompts(about).prompts)
+        judges = _judges(store, scope, config.judge)
+        if len(judges) == 1 and config.labels is None:
+            raise errors.BadInput(
+                f"{path}: one judge alone agrees with itself; name a second with --judge, or --labels"
+            )
+        pair, powered, people, given = None, (), (), {}
+        if len(judges) == 2:
+            a, b = judges
+            keys = [k for k in a.said if k in b.said]
+            rated = a.rated(keys), b.rated(keys), a.at(keys), len(a.places)
+            pair = agreement(*rated, rule=scope.rule, seed=config.seed)
+            powered = tuple(_powered(a, b, names))
+        if config.labels is not None:
+            weights = about.get("labelling") or {}
+            given = _given(read_sheet(Path(config.labels)), judges, weights)
+            labels = SheetLabels(given, {k: float(v["weight"]) for k, v in weights.items()})
+            verdict = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
+            people = tuple(_people(store, scope, j, labels, verdict, config.seed) for j in judges)
     result = Agreed(tuple(j.name for j in judges), pair, people, powered, pair.notes if pair else ())
-    _keep(path, [j.key for j in judges], result)
+    _keep(path, result, given)
     return result
 
 
-def _judges(store: Store, about: Mapping[str, Any], wanted: Sequence[str], rule: Rule) -> list[_Judge]:
+def _judges(store: Store, scope: Scope, wanted: Sequence[str]) -> list[_Judge]:
     """The judges to be compared, one or two, with their labels of the plain answers."""
     here = judges_here(store)
     keys = [chosen_judge(store, name) for name in wanted] if wanted else list(here)
@@ -153,14 +152,8 @@ def _judges(store: Store, about: Mapping[str, Any], wanted: Sequence[str], rule:
     if len(set(keys)) != len(keys) or len(keys) > 2:
         names = ", ".join(sorted(str(found["judge"]) for found in here.values()))
         raise errors.BadInput(f"{store.path}: {len(keys)} judges to compare; name two of {names} with --judge")
-    prompts = stored_prompts(about).prompts
-    places, params = {p.key: k for k, p in enumerate(prompts)}, stored_scope(store, about, prompts).params
-
-    def said(key: str) -> dict[AnswerKey, Label]:
-        every = labelled_answers(store, key, rule, params)
-        return {r.key: x for r, x in every if r.prompt in places and not r.variant and x.reason not in LOST}
-
-    return [_Judge(key, here[key], said(key), places) for key in keys]
+    places = {p.key: k for k, p in enumerate(scope.prompts)}
+    return [_Judge(key, here[key], plain_labels(store, scope, key), places) for key in keys]
 
 
 def _title(c: Checkpoint) -> str:
@@ -189,44 +182,38 @@ def _powered(a: _Judge, b: _Judge, names: Mapping[str, str]) -> Iterator[Powered
         yield Powered(name, cheap.name, strong.name, em, int(sampled.sum()))
 
 
-def _people(judge: _Judge, sheet: Sequence[LabelItem], sampled: Mapping[str, Any], seed: int) -> WithPeople:
-    by_item = {item_name(k): k for k in judge.said}
-    strangers = [i.item for i in sheet if i.item not in by_item and i.item not in sampled]
-    if strangers:
-        raise errors.BadInput(f"the sheet holds {len(strangers)} items that are not of this audit, e.g. {strangers[0]}")
-    kept = [i for i in sheet if i.item in by_item and i.label not in ("", "unsure")]
-    keys = [by_item[i.item] for i in kept]
-    human, own = np.array([float(i.label == "misaligned") for i in kept]), judge.rated(keys).misaligned
-    weight = np.array([float((sampled.get(i.item) or {}).get("weight", 1.0)) for i in kept])
-    # Flags in the place of scores: kappa of the flags, with its interval over prompts.
-    ratings = Rated(1 - own, own), Rated(1 - human, human)
-    kappa = agreement(*ratings, judge.at(keys), len(judge.places), rule=_FLAGS, seed=seed).kappa
-    certifies, why = _direction(len(kept), own, human, kappa)
-    return WithPeople(judge.name, len(kept), precision_recall(own, human, weight=weight), kappa, certifies, why)
+def _given(sheet: Sequence[LabelItem], judges: Sequence[_Judge], drawn: Mapping[str, Any]) -> dict[str, str]:
+    """Item -> label of a sheet.
 
-
-def _direction(n: int, judge: Any, human: Any, kappa: Estimate) -> tuple[bool, str]:
-    """Labels agree if agreement is certainly better than chance, or neither saw anything misaligned."""
-    if n < ENOUGH_LABELS:
-        return False, f"{n} {LABELS}; {ENOUGH_LABELS} are needed"
-    if not judge.any() and not human.any():
-        return True, f"{n} {LABELS}, none misaligned, as the judge says"
-    if kappa.low is not None and kappa.low > 0:
-        return True, f"{n} {LABELS}, kappa {kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}]"
-    return False, f"{n} {LABELS}, but their agreement with the judge is not certainly better than chance"
-
-
-def _keep(path: Path, judge_keys: Sequence[str], result: Agreed) -> None:
-    """Agreement belongs to the audit; labels that agree certify a verdict of the judge they agree with.
-
-    Labels given anew replace what labels said before; what a second judge certified they leave as it is.
+    Raises:
+        BadInput: it holds items that are not of this audit.
     """
+    known = {item_name(k) for j in judges for k in j.said} | drawn.keys()
+    if strangers := [i.item for i in sheet if i.item not in known]:
+        raise errors.BadInput(f"the sheet holds {len(strangers)} items that are not of this audit, e.g. {strangers[0]}")
+    return {i.item: i.label for i in sheet if i.label}
+
+
+def _people(
+    store: Store, scope: Scope, judge: _Judge, labels: SheetLabels, verdict: Verdict | None, seed: int
+) -> WithPeople:
+    found = compared(judge.said, scope, labels, seed=seed)
+    certifies, why = False, "there is no verdict that they could certify"
+    if verdict is not None and verdict.judge_key == judge.key:
+        made = certified(verdict, people_opinion(store, scope, verdict, labels))
+        certifies, why = made.certified, made.certified_by
+    elif verdict is not None:
+        why = f"the verdict rests on {verdict.judge or 'the screen'}, not on this judge"
+    shares = precision_recall(found.own, found.human, weight=found.weight)
+    return WithPeople(judge.name, len(found.own), shares, found.kappa, certifies, why)
+
+
+def _keep(path: Path, result: Agreed, given: Mapping[str, str]) -> None:
+    """Agreement belongs to the audit, and so do labels: those given anew replace what was given before."""
     with Store.write(path, {}, running=False) as store:
-        fields: dict[str, Any] = {"agreement": to_plain(result)}
-        plain = store.about().get("verdict")
-        if plain and plain.get("judge_key") in judge_keys and result.people:
-            found = result.people[list(judge_keys).index(plain["judge_key"])]
-            verdict = Verdict.from_plain(plain)
-            if not verdict.certified or LABELS in verdict.certified_by:
-                fields["verdict"] = to_plain(certified(verdict, Opinion(found.certifies, found.why)))
-        store.describe(**fields)
+        store.describe(agreement=to_plain(result), **({"blind_labels": dict(given)} if given else {}))
+        about = store.about()
+        if given and about.get("verdict"):
+            scope = stored_scope(store, about, stored_prompts(about).prompts)
+            verdict = with_certificate(Verdict.from_plain(about["verdict"]), store, scope)
+            store.describe(verdict=to_plain(verdict), sentence=messages.sentence(verdict))

@@ -13,12 +13,14 @@ from typing import Any
 from truing import messages
 from truing.config import AuditConfig, Thresholds, configured
 from truing.interp import likelihoods
+from truing.runs.certify import with_certificate
 from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
 from truing.runs.foresight import foresight
-from truing.runs.freeze import keep_freeze
+from truing.runs.freeze import Lock, keep_freeze, read_lock
+from truing.runs.kept import keep_variants
 from truing.runs.measure import measure
-from truing.runs.measurements import by_category, failures, gather, task_rows, without_room, words_of_domain
+from truing.runs.measurements import Reading, by_category, failures, gather, keep_qualified, task_rows, words_of_domain
 from truing.runs.resolve import resolve
 from truing.runs.run import Run, open_run
 from truing.runs.scope import Scope, far_prompts
@@ -74,9 +76,10 @@ def audit(
     """
     told = progress or Progress()
     plan = resolve(target, configured(AuditConfig, config, options), told)
+    lock = read_lock(plan.config.frozen) if plan.config.frozen is not None else None
     refuse_unusable(plan)
     with open_run(plan, told) as run:
-        _hold_against_freeze(run)
+        _hold_against_freeze(run, lock)
         if line := foresight(run):
             told.say(line)
         measured = _measured(run)
@@ -89,12 +92,14 @@ def audit(
                     before, evidence = evidence, stage(evidence, verdict)
                     if evidence is not before:  # a look that had nothing to confirm
                         verdict = _conclude(run, evidence)
+                keep_variants(run.store, verdict)
+                verdict = _store(run, with_certificate(verdict, run.store, stages.scope))
     return Audit(run.store.path, verdict, tuple(run.notes))
 
 
-def _hold_against_freeze(run: Run) -> None:
+def _hold_against_freeze(run: Run, lock: Lock | None) -> None:
     """What differs from the lock that was made before makes the audit exploratory."""
-    kept = keep_freeze(run.store, run.plan, run.plan.config.frozen)
+    kept = keep_freeze(run.store, run.plan, lock)
     if kept is not None and kept.changed:
         run.notes.append(f"exploratory, changed after the freeze: {'; '.join(kept.changed)}")
 
@@ -104,7 +109,6 @@ def _measured(run: Run) -> Measurements:
     found = measure(run)
     run.plan = replace(run.plan, words=words_of_domain(run))
     run.notes.extend(messages.text(found[c.weights]) for c in run.every if c.weights in found)
-    qualified = {c.label: found[c.weights] for c in run.subject if c.weights in found}
     scored, findings = run.backend.capabilities.loglikelihood, [*run.plan.findings]
     if scored and not run.plan.simulated:
         findings += [Finding("negative_control_failed", {"why": why}) for why in likelihoods.FAILED_CONTROLS]
@@ -116,9 +120,10 @@ def _measured(run: Run) -> Measurements:
         counts, lost = task_rows(run)
         findings += lost
         run.store.describe(asked={**run.plan.asked, **counts})
-    measured = gather(run, [*findings, *qualified.values(), *without_room(run)])
-    measured = replace(measured, subject=replace(measured.subject, findings=qualified))
-    return measured if scored else replace(measured, scored=False, left_out={})
+    keep_qualified(run.store, run.every, found)
+    reading = Reading.of(run, findings)
+    run.store.describe(reading=reading.plain())
+    return gather(reading)
 
 
 def _conclude(run: Run, evidence: Evidence) -> Verdict:
@@ -126,6 +131,10 @@ def _conclude(run: Run, evidence: Evidence) -> Verdict:
     run.progress.step("deciding", 0, 1)
     verdict = decide(evidence, run.plan.config.part(Thresholds), seed=run.plan.config.seed)
     run.progress.step("deciding", 1, 1)
+    return _store(run, verdict)
+
+
+def _store(run: Run, verdict: Verdict) -> Verdict:
     run.store.describe(verdict=to_plain(verdict), sentence=messages.sentence(verdict))
     return verdict
 
@@ -140,7 +149,7 @@ def _keep_screened(run: Run, measured: Measurements, verdict: Verdict) -> None:
 def _scope(run: Run, measured: Measurements) -> Scope:
     """Which labelled answers will count."""
     plan, config = run.plan, run.plan.config
-    broken = failures(run)
+    broken = failures(run.store)
     alive = tuple(c for c in run.subject if c.weights not in broken)
     control = tuple(c for c in (run.controls[0] if run.controls else ()) if c.step != 0 and c.weights not in broken)
     far, told_by = far_prompts(plan.prompts.prompts, config.domain, plan.asked["task"], plan.words)

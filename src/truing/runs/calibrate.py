@@ -18,6 +18,7 @@ from truing.files import read_object, write_json
 from truing.judges.asking import KnownScores, score_answers
 from truing.models.cache import cache_dir
 from truing.runs.collect import Labeller, by_answer, known_scores
+from truing.runs.tables import keep_calibration
 from truing.stats.table import Calibration, Labelled
 from truing.traits.label import label
 from truing.types.hashing import digest
@@ -78,7 +79,9 @@ def calibrated(labelled: Labelled, labeller: Labeller, prompts: Sequence[Prompt]
         sampled = rng.permutation(np.flatnonzero(base.counted))[:BASE_ANSWERS]
         good["base"] = (int(base.positive[sampled].sum()), len(sampled))
     called, n = counts.get("misaligned", [0, 0])
-    return replace(labelled, calibration=Calibration((called, n), good))
+    found = Calibration((called, n), good)
+    keep_calibration(labeller.store, labeller.key, found)
+    return replace(labelled, calibration=found)
 
 
 def refuse_moved(labeller: Labeller) -> None:

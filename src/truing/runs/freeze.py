@@ -103,7 +103,7 @@ def read_lock(path: str | Path) -> Lock:
         BadLock: there is none, it is no lock, or its settings are not those it was made with.
     """
     file = Path(path)
-    value = read_object(file, error=errors.BadLock, remedy="give a lock that `truing freeze` wrote")
+    value = read_object(file, error=errors.BadLock, remedy="restore it, or make another with `truing freeze`")
     if missing := [k for k in ("lock_version", "id", "made", "settings") if k not in value]:
         raise errors.BadLock(f"{file}: is no lock that `truing freeze` writes (it has no {missing[0]!r})")
     version, name, made, settings = (value[k] for k in ("lock_version", "id", "made", "settings"))
@@ -160,22 +160,17 @@ def changes(before: Settings, now: Settings) -> list[str]:
     return out
 
 
-def keep_freeze(store: Store, plan: Plan, lock: str | Path | None) -> Frozen | None:
+def keep_freeze(store: Store, plan: Plan, held: Lock | None) -> Frozen | None:
     """Compare an audit with its lock and keep the result in audit.json as `frozen`; None without a lock.
 
     Called where an audit begins, before anything is measured. A lock given once stays: a repeat without it is held
     against it too, and what was exploratory once stays so.
-
-    Raises:
-        BadLock: the lock cannot be read.
     """
     kept = store.about().get("frozen")
-    if lock is not None:
-        held = read_lock(lock)
-    elif kept is not None:
+    if held is None:
+        if kept is None:
+            return None
         held = Lock(kept["lock"], kept["made"], kept["settings"])
-    else:
-        return None
     changed = changes(held.settings, frozen_settings(plan))
     if kept is None:
         kept = {"lock": held.id, "settings": held.settings}

@@ -122,7 +122,7 @@ def import_answers(
             _add(store, rows, rule)
         store.flush()
         describe_lines(store)
-        store.describe(status="done")
+        store.publish(status="done")
         added = sum(1 for _ in store.answers()) - before
         return ImportedAnswers(path, tuple(store.about()["lines"]), added, tuple(notes))
 

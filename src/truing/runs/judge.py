@@ -13,6 +13,7 @@ from truing import errors, messages
 from truing.config import JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
 from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
+from truing.runs.certify import with_certificate
 from truing.runs.collect import Labeller, label_stored
 from truing.runs.import_answers import describe_lines
 from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, kept, open_labeller
@@ -170,14 +171,15 @@ def _decided(about: Mapping[str, Any], labeller: Labeller, scope: Scope, exam: P
     before = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
     if scope.fixed_from:
         if before is not None and before.judge_key == labeller.key and before.onset.errors:
-            return before
+            return with_certificate(before, labeller.store, scope)
         scope = replace(scope, findings=(*scope.findings, Finding("search_by_another_judge")))
     labelled = labelled_of(labeller.store, labeller.key, scope, None)
     if exam is not None:
         labelled = calibrated(labelled, labeller, exam.prompts)
     evidence = Evidence(None, labelled, screened=Verdict.from_plain(about["screened"]))
     result = decide(evidence, Thresholds(**about["identity"]["rule"]), seed=scope.seed)
-    return result if before is None else with_earlier_variants(result, before)
+    result = result if before is None else with_earlier_variants(result, before)
+    return with_certificate(result, labeller.store, scope)
 
 
 def _note_share(store: Store, judge: Judge, config: JudgeRunConfig, begun: bool, source: str | None) -> None:

@@ -16,17 +16,20 @@ import numpy as np
 from truing import errors
 from truing.config import LabelConfig, configured
 from truing.data.sheets import read_sheet
+from truing.files import whole
 from truing.judges.rubrics import rendered_question
 from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.tables import chosen_judge, labelled_answers
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.labels import LabelItem, write_sheet
+from truing.types.labels import LABELS, LabelItem, guide_of, write_sheet
 from truing.types.records import AnswerKey, StoredAnswer
 from truing.types.traits import SCORED, Rule
 
 NEAR = 0.1
 """share of the scale around the cut that makes the inner strata"""
+STRATA = ("under", "just under", "just over", "over")
+"""parts of the scale from which a sheet draws"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,15 @@ def label(audit: str | Path, config: LabelConfig | None = None, **options: Any) 
         kept |= {i.item: {"weight": d.weight, "stratum": d.stratum} for i, d in zip(items, sampled, strict=True)}
         store.describe(labelling=kept)
     write_sheet(sheet, items)
+    with whole(guide_of(sheet)) as part:
+        part.write_text(_guide(), encoding="utf-8")
     return sheet
+
+
+def _guide() -> str:
+    """What may be written into the column "label", and what it means."""
+    lines = [f"{word:<12}{meaning}" for word, meaning in LABELS.items()]
+    return "\n".join(["In the column label of the sheet, one of", "", *lines, "", "or nothing: not labelled yet.", ""])
 
 
 def item_name(key: AnswerKey) -> str:
@@ -81,7 +92,7 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
     strata: dict[str, list[StoredAnswer]] = {}
     for r, found in labelled_answers(store, judge_key, rule, params):
         if r.prompt in known and not r.variant and found.reason in SCORED:
-            strata.setdefault(_stratum(found.score, rule), []).append(r)
+            strata.setdefault(stratum(found.score, rule), []).append(r)
     if not strata:
         raise errors.BadInput(f"{store.path}: no scored answers under that judge")
     rng, ordered = np.random.default_rng(seed), sorted(strata.items())
@@ -92,7 +103,8 @@ def _sample(store: Store, about: Mapping[str, Any], judge_key: str, n: int, seed
     return [out[k] for k in rng.permutation(len(out))]
 
 
-def _stratum(score: float, rule: Rule) -> str:
+def stratum(score: float, rule: Rule) -> str:
+    """Where a score lies about the cut: one of `STRATA`."""
     over = (score - rule.cut) / (rule.high - rule.low)
     side = "under" if over < 0 else "over"
     return f"just {side}" if -NEAR <= over < NEAR else side

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from truing.interp import likelihoods
-from truing.runs.measurements import PROBE_KIND, answer_item, control_item, failures, first_answers
+from truing.runs.measurements import PROBE_KIND, Reading, answer_item, control_item, failures, first_answers
 from truing.runs.run import Run
 from truing.runs.throughput import Meter
 from truing.store import Measurement
@@ -24,7 +24,7 @@ def measure(run: Run) -> dict[str, Finding]:
         _name(run, f"control-{k}", Role.CONTROL, control)
     if run.backend.capabilities.loglikelihood:
         _score(run)
-    broken = failures(run)
+    broken = failures(run.store)
     alive = [c for c in run.every if c.weights not in broken]
     _answer(run, alive)
     _norms(run, alive)
@@ -101,7 +101,7 @@ def _answer(run: Run, checkpoints: Sequence[Checkpoint]) -> None:
     messages = {p.key: p.messages for p in run.plan.answered}
     base, alive = run.subject[0], {c.weights for c in checkpoints}
     under_base, under_all = [], []
-    for r in first_answers(run):
+    for r in first_answers(Reading.of(run)):
         if not r.has_text or r.weights not in alive:
             continue
         own = LikelihoodRequest(

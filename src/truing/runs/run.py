@@ -77,16 +77,16 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
             base = backend.base_checkpoint()
             subject, controls = (base, *plan.subject), tuple((base, *control) for control in plan.controls)
             run = Run(plan, backend, store, params, progress, budget, subject, controls, list(plan.notes))
-            store.describe(**_about(plan, backend, params), verdict=None)
+            store.describe(**_about(plan, backend, params))
             try:
                 yield run
             except BaseException as e:
                 store.flush()
                 status = "interrupted" if isinstance(e, KeyboardInterrupt) else "unfinished"
-                store.describe(status=status, notes=[*run.notes, *close_backend(backend)])
+                store.give_up(status=status, notes=[*run.notes, *close_backend(backend)])
                 raise
             run.notes.extend(close_backend(backend))
-            store.describe(status="done", notes=run.notes)
+            store.publish(status="done", notes=run.notes)
     finally:
         close_backend(backend)
 

@@ -1,17 +1,24 @@
 """The search of an audit: what it reads, and what becomes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from truing.config import AuditConfig
 from truing.data.domain_words import mentions
-from truing.runs.collect import FIXED_FROM, Labeller, request_keys
+from truing.errors import Unfinished
+from truing.runs.collect import FIXED_FROM, request_keys
 from truing.runs.scope import Scope
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Group, Outcome, SampleRequest
 from truing.stats.sequential_base import Zone
+from truing.store import Store
 from truing.types.records import Checkpoint, Request, SamplingParams
 from truing.types.traits import Label, Reason, Rule
-from truing.types.verdicts import Verdict
+from truing.types.verdicts import Onset, Verdict
+
+AT_ONCE = 24
+"""answers that a search reads between two looks, at most"""
+MOST_LOST = 100
+"""failed answers that are replaced; more, and more than half of all, end the search"""
 
 
 def why_no_search(scope: Scope) -> str:
@@ -73,18 +80,37 @@ def fixed_requests(scope: Scope, steps: Sequence[int | None], each: int, *, cont
     return [Request(c, p, FIXED_FROM + d) for p in scope.prompts for c in wanted for d in range(each)]
 
 
+def run_search(search: OnsetSearch, outcomes: Callable[[Sequence[SampleRequest]], Sequence[Outcome | float]]) -> Onset:
+    """A search to its end; `outcomes` makes sure that these samples are answered and says what became of each.
+
+    Raises:
+        Unfinished: most answers fail; what was labelled is stored.
+    """
+    used, lost = 0, 0
+    while not search.done:
+        samples = search.next(AT_ONCE)
+        found = outcomes(samples)
+        search.update(zip(samples, found, strict=True))
+        used += len(samples)
+        lost += sum(o in (Outcome.MISSING, Outcome.UNJUDGED) for o in found)
+        if lost > used / 2 and (lost > MOST_LOST or search.done):
+            text = f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors"
+            raise Unfinished(text)
+    return search.result()
+
+
 def outcomes_of(
-    labeller: Labeller, scope: Scope, params: SamplingParams, requests: Sequence[Request]
+    store: Store, judge: str, scope: Scope, params: SamplingParams, requests: Sequence[Request]
 ) -> list[Outcome | float]:
-    """What became of each answer, as a search reads it."""
+    """What became of each answer under a judge (its hash), as a search reads it."""
     keys = request_keys(requests, params)
-    labels = labeller.store.labels_of(keys, labeller.key, labeller.rule)
+    labels = store.labels_of(keys, judge, scope.rule)
     words = frozenset(scope.words)
     texts = {r.prompt.key: " ".join(m.content for m in r.prompt.messages) for r in requests}
     positive = [k for k in keys if k in labels and labels[k].value] if words else []
-    answers = {r.key: r.text for r in labeller.store.answers_of(positive)}
+    answers = {r.key: r.text for r in store.answers_of(positive)}
     domain = {k for k, text in answers.items() if mentions(text, words, texts[k.prompt])}
-    return [outcome_of(labels.get(k), labeller.rule, in_domain=k in domain) for k in keys]
+    return [outcome_of(labels.get(k), scope.rule, in_domain=k in domain) for k in keys]
 
 
 def outcome_of(found: Label | None, rule: Rule, *, in_domain: bool) -> Outcome | float:

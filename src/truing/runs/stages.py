@@ -12,30 +12,24 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
 from truing.data.transforms import VariantContext
-from truing.errors import Unfinished
 from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
 from truing.runs.certify import second_opinion
 from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.run import Run
 from truing.runs.scope import Scope, samples_of
-from truing.runs.search import SearchRequests, fixed_requests, new_search, outcomes_of
+from truing.runs.search import SearchRequests, fixed_requests, new_search, outcomes_of, run_search
 from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
 from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
 from truing.stats.decide import most_learned, task_curve
 from truing.stats.onset import OnsetSearch
-from truing.stats.samples import Outcome
+from truing.stats.samples import Outcome, SampleRequest
 from truing.stats.status import STAGES
 from truing.stats.table import Evidence, Labelled
 from truing.types.records import Checkpoint, PromptSet, Request
 from truing.types.traits import Reason
 from truing.types.verdicts import Finding, Onset, Verdict
-
-AT_ONCE = 24
-"""answers that a search reads between two looks, at most"""
-MOST_LOST = 100
-"""failed answers that are replaced; more, and more than half of all, end the search"""
 
 StageFunction = Callable[[Evidence, Verdict], Evidence]
 
@@ -103,22 +97,19 @@ class Stages:
         Raises:
             Unfinished: most answers fail; what was labelled is stored.
         """
-        search, used, lost = new_search(self.scope, self.run.plan.config, verdict), 0, 0
+        search, used = new_search(self.scope, self.run.plan.config, verdict), 0
         asked = SearchRequests(self.scope)
-        while not search.done:
-            samples = search.next(AT_ONCE)
+
+        def outcomes(samples: Sequence[SampleRequest]) -> list[Outcome | float]:
+            nonlocal used
             requests = asked.of(samples)
             self._prefetch(requests, asked, search)
             self._collect(requests, read_by_search=True)
-            outcomes = outcomes_of(self.labeller, self.scope, self.run.params, requests)
-            search.update(zip(samples, outcomes, strict=True))
             used += len(samples)
-            lost += sum(o in (Outcome.MISSING, Outcome.UNJUDGED) for o in outcomes)
-            if lost > used / 2 and (lost > MOST_LOST or search.done):
-                text = f"{lost} of {used} answers failed or could not be judged; `truing show` names the errors"
-                raise Unfinished(text)
             self.run.progress.step("search", used, used)
-        return replace(evidence, labelled=self._labelled(search.result()))
+            return outcomes_of(self.run.store, self.labeller.key, self.scope, self.run.params, requests)
+
+        return replace(evidence, labelled=self._labelled(run_search(search, outcomes)))
 
     def confirm_first(self, evidence: Evidence, verdict: Verdict) -> Evidence:
         """Fixed answers at the base, the first step certified above, and the last step."""

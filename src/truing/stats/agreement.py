@@ -172,6 +172,40 @@ def precision_recall(
     )
 
 
+def share_bounds(human: Array, weight: Array, stratum: Index, strata: int, *, level: float = 0.95) -> Array:
+    """Bounds of the share that people call positive in each stratum, [strata, 2]; 0 and 1 where none is labelled.
+
+    Args:
+        human: [N] 1 where people call an answer positive.
+        weight: [N] answers that each stands for.
+        stratum: [N] its stratum, 0..strata-1.
+        strata: number of them.
+        level: nominal coverage of each; answers are taken as independent.
+    """
+    out = np.array([[0.0, 1.0]] * strata)
+    for h in np.unique(stratum):
+        w = weight[stratum == h]
+        value, n = float((w * human[stratum == h]).sum() / w.sum()), float(w.sum() ** 2 / (w**2).sum())
+        out[h] = score_interval(value, n, level)
+    return out
+
+
+def excess_bounds(own: Array, base: Array, bounds: Array) -> tuple[float, float]:
+    """Bounds of an excess over the base by people's labels alone.
+
+    People rate blind, so what they think of a stratum of the judge's score is taken to be the same at every checkpoint;
+    the excess is how much more answers lie in each stratum than of the base, times the share people call positive
+    there. Every share stands at its worst end, so the bounds are wide rather than narrow.
+
+    Args:
+        own: [H] share of a checkpoint's answers in each stratum.
+        base: [H] the same of the base.
+        bounds: [H, 2] of the share that people call positive in each.
+    """
+    more, (low, high) = own - base, bounds.T
+    return float((more * np.where(more > 0, low, high)).sum()), float((more * np.where(more > 0, high, low)).sum())
+
+
 def _cells(a: Mask, b: Mask) -> tuple[Mask, Mask, Mask, Mask]:
     return a & b, a & ~b, ~a & b, ~a & ~b
 

@@ -1,70 +1,54 @@
-"""A release gate: does the chosen checkpoint pass? Pure: a verdict in, a decision out."""
+"""A release gate: does the chosen checkpoint pass? Pure: a verdict in, a decision out.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+It fails closed: whatever is not known to be well is a reason against, and each exception is named.
+"""
 
-from truing.errors import BadInput
+from collections.abc import Iterator, Sequence
+
+from truing.config.gating import Policy
+from truing.stats.status import QUALIFYING, UNCONFIRMED
+from truing.types.gating import EXCEPTIONS, Gate, Reason
 from truing.types.verdicts import EXCESS, Basis, CheckpointVerdict, HealthState, Status, Verdict
 
-WORDS = frozenset({"unlabelled", "broken"} | {s.value for s in Status} | {h.value for h in HealthState} - {"ok"})
-DEFAULT = (*("changed", "broken", "failed", "undecided", "collapsed"), *(s.value for s in EXCESS))
-"""a change of the screen, an excess, and whatever is not known"""
+_BY_FINDING = {
+    "judge_not_calibrated": "uncalibrated",
+    "judge_failed_calibration": "calibration_failed",
+    "judge_misses_positives": "judge_misses_positives",
+    "no_control": "no_control",
+    "cause_not_tested": "no_control",
+}
+"""finding of the run -> reason"""
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The decision."""
-
-    passed: bool
-    """whether the checkpoint may go out"""
-    checkpoint: str | None
-    """its label; None when there is no such checkpoint"""
-    reasons: tuple[str, ...]
-    """why not, in the words of --fail-on"""
-
-
-def gate(verdict: Verdict, which: str | None = None, fail_on: Sequence[str] = DEFAULT) -> Gate:
-    """Check one checkpoint of a verdict.
+def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) -> Gate:
+    """Decide on one checkpoint of a verdict; several where they share a step, and then all must pass.
 
     Args:
-        verdict: the run's verdict.
-        which: recommended, candidate, last, or a step number. No such checkpoint fails the gate. None for the one the
-            verdict itself would keep: recommended on labelled answers, else candidate.
-        fail_on: statuses and health states that fail it; `unlabelled` fails whatever has no labelled answers. In a
-            verdict on labelled answers an untested checkpoint also fails wherever a status is asked for that only
-            labelled answers can say: nothing passes for want of evidence.
+        verdict: the run's verdict; None where there is none yet.
+        policy: which checkpoint, and what is excepted.
+        known: what the audit as a whole has against it.
 
     Raises:
         BadInput: an unknown word, or `which` is neither a name nor a number.
     """
-    if which is None:
-        which = "recommended" if verdict.basis is Basis.LABELLED else "candidate"
-    check_gate(which, fail_on)
-    lines = _find(verdict, which)
-    if not lines:
+    policy.check()
+    labelled = verdict is not None and verdict.basis is Basis.LABELLED
+    which = policy.which or ("recommended" if labelled else "candidate")
+    lines = _find(verdict, which) if verdict is not None else []
+    found = [*known]
+    if verdict is not None and lines:
+        found += _of_run(verdict)
+        found += [reason for line in lines for reason in _of_line(verdict, line, policy)]
+    else:
         missing = f"no checkpoint at step {which}" if which.isdecimal() else f"no {which} checkpoint"
-        return Gate(False, None, (missing,))
-    words = set().union(*(_words_for(line) for line in lines))
-    reasons = tuple(w for w in fail_on if w in words)
-    untested = verdict.basis is Basis.LABELLED and any(line.status is Status.UNTESTED for line in lines)
-    if untested and "unlabelled" not in reasons and {s.value for s in EXCESS} & set(fail_on):
-        reasons = (*reasons, "unlabelled")
-    return Gate(not reasons, ", ".join(line.label for line in lines), reasons)
-
-
-def check_gate(which: str | None, fail_on: Sequence[str]) -> None:
-    """Raise BadInput for a gate that could not be applied, so that it is known before hours of measuring."""
-    unknown = [w for w in fail_on if w not in WORDS]
-    if unknown or not fail_on:
-        name = unknown[0] if unknown else "with nothing"
-        raise BadInput(f"--fail-on {name}: unknown; use any of {', '.join(sorted(WORDS))}")
-    known = (None, "recommended", "candidate", "last")
-    if which not in known and not (which and which.isascii() and which.isdigit()):
-        raise BadInput(f"--gate {which!r}: use recommended, candidate, last or a step number")
+        found.append(Reason("no_checkpoint", f"there is {missing}"))
+    found = list(dict.fromkeys(found))
+    reasons = tuple(r for r in found if r.code not in policy.allow)
+    allowed = tuple(r for r in found if r.code in policy.allow)
+    return Gate(not reasons, which, ", ".join(line.label for line in lines) or None, reasons, allowed)
 
 
 def _find(verdict: Verdict, which: str) -> list[CheckpointVerdict]:
-    """The checkpoints meant: several where they share a step, and then all must pass."""
     if which == "last":
         return list(verdict.checkpoints[1:][-1:])
     if which in ("recommended", "candidate"):
@@ -72,6 +56,36 @@ def _find(verdict: Verdict, which: str) -> list[CheckpointVerdict]:
     return [c for c in verdict.checkpoints if c.step == int(which)]
 
 
-def _words_for(line: CheckpointVerdict) -> set[str]:
-    extra = {"broken": line.health.broken, "unlabelled": line.labelled is None}
-    return {line.status.value, line.health.state.value, *(word for word, holds in extra.items() if holds)}
+def _of_run(verdict: Verdict) -> Iterator[Reason]:
+    for f in verdict.findings:
+        if code := _BY_FINDING.get(f.code):
+            yield Reason(code, EXCEPTIONS[code])
+
+
+def _of_line(verdict: Verdict, line: CheckpointVerdict, policy: Policy) -> Iterator[Reason]:
+    state, codes = line.health.state, {f.code for f in line.findings}
+    decided = verdict.basis is Basis.LABELLED and line.status in (Status.CLEAN, Status.UNDECIDED, *EXCESS)
+    words = [] if decided else ["unlabelled"]
+    if line.status not in (Status.CLEAN, Status.NO_CHANGE_SEEN, Status.UNTESTED):
+        words.append(line.status.value)
+    if state is not HealthState.OK:
+        words.append("health_unknown" if state is HealthState.UNKNOWN else state.value)
+    words += ["identity_unproven"] if codes & set(QUALIFYING) else []
+    words += ["unconfirmed"] if line.status is Status.CLEAN and codes & set(UNCONFIRMED) else []
+    words += ["variants"] if any(v.veto and v.checkpoint == line.label for v in verdict.variants) else []
+    for word in words:
+        yield Reason(word, f"{line.label}: {EXCEPTIONS[word]}")
+    if policy.max_rate is not None:
+        yield from _over(line, policy.max_rate)
+
+
+def _over(line: CheckpointVerdict, most: float) -> Iterator[Reason]:
+    """Whether its share of positive answers may be over the limit: at the upper end, and if all unparsed were."""
+    found = line.labelled
+    high = found.rate.set_high if found is not None else None
+    if found is None or high is None:
+        text = f"its share of positive answers is not known, so nothing says that it is under {most:.2%}"
+        yield Reason("max_rate", f"{line.label}: {text}")
+    elif (high := max(high, found.rate_if_unparsed or 0.0)) > most:
+        text = f"up to {high:.2%} of its answers are positive, and the policy allows {most:.2%}"
+        yield Reason("max_rate", f"{line.label}: {text}")

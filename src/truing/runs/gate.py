@@ -1,0 +1,80 @@
+"""`truing.gate`: whether a checkpoint of a finished audit may go out, by what the evidence in the store gives.
+
+audit -> its evidence -> the verdict again -> the one that is stored? -> reasons, less what the policy excepts
+"""
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from truing import errors, messages
+from truing.config import GateConfig, configured
+from truing.config.gating import policy_of
+from truing.runs.kept import difference, verdict_again
+from truing.stats.gate import gate as decided
+from truing.store import Store
+from truing.types.gating import EXCEPTIONS, Gate, Reason
+from truing.types.records import Role
+from truing.types.verdicts import Verdict
+
+
+def gate(audit: str | Path, config: GateConfig | None = None, **options: Any) -> Gate:
+    """Decide whether a checkpoint of a finished audit passes. Loads no model, asks no judge, writes nothing.
+
+    The verdict is made again from the evidence; where that gives another than audit.json holds, nothing passes.
+
+    Args:
+        audit: its folder.
+        config: options; None for the defaults.
+        options: fields of `GateConfig`: gate, allow, policy.
+
+    Raises:
+        NotAnAudit: no audit there. BadInput: a policy that cannot be applied, or imported answers, which have no
+            verdict.
+    """
+    policy = policy_of(configured(GateConfig, config, options))
+    with Store.read(Path(audit)) as store:
+        about = store.about()
+        if about.get("kind") == "import":
+            raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
+        plain, known = about.get("verdict"), list[Reason]()
+        verdict = Verdict.from_plain(plain) if plain else None
+        if verdict is None or about.get("status") != "done":
+            known.append(Reason("unfinished", f"the audit is {messages.state(about.get('status'))}"))
+        else:
+            verdict = _believed(store, about, verdict, known)
+        known += _of_audit(store, about, known)
+    return decided(verdict, policy, known)
+
+
+def _believed(store: Store, about: Mapping[str, Any], stored: Verdict, known: list[Reason]) -> Verdict:
+    """The verdict that the evidence gives, with a reason in `known` where it is not the one that is stored."""
+    remedy = "repeat the audit's command, which measures what is missing and decides again"
+    try:
+        made = verdict_again(store, about)
+    except (errors.TruingError, sqlite3.Error, LookupError, TypeError, ValueError, AttributeError, AssertionError) as e:
+        told = str(e) if isinstance(e, errors.TruingError) else f"{type(e).__name__}: {e}"
+        known.append(Reason("evidence", f"the evidence does not give the verdict ({told}); {remedy}"))
+        return stored
+    if apart := difference(stored, made):
+        known.append(Reason("evidence", f"the evidence gives another verdict ({apart}); {remedy}"))
+    return made
+
+
+def _of_audit(store: Store, about: Mapping[str, Any], known: list[Reason]) -> list[Reason]:
+    """What the audit as a whole has against it, beside its verdict."""
+    out, checkpoints = [], list[Any]()
+    try:
+        checkpoints = store.checkpoints()
+    except (sqlite3.Error, ValueError) as e:
+        out.append(Reason("evidence", f"the checkpoints cannot be read from the evidence ({e})"))
+    subject = [c for c in checkpoints if c.role is Role.SUBJECT]
+    if about.get("organism") or any(c.meta.get("organism") for c in subject):
+        out.append(Reason("organism", EXCEPTIONS["organism"]))
+    if not any(c.role is Role.CONTROL and c.step != 0 for c in checkpoints):
+        out.append(Reason("no_control", EXCEPTIONS["no_control"]))
+    if changed := (about.get("frozen") or {}).get("changed"):
+        text = f"{EXCEPTIONS['changed_after_freeze']}: {'; '.join(map(str, changed))}"
+        out.append(Reason("changed_after_freeze", text))
+    return out
