@@ -7,8 +7,8 @@ from truing.models.download import resolve_model
 from truing.runs.judges import LabelSpec, refuse_same_family, rubrics_of
 from truing.runs.resolve import Plan
 from truing.runs.scope import samples_of
-from truing.runs.search import zone_of
 from truing.runs.variants import refuse_task_text
+from truing.stats.sequential_base import zone_of
 from truing.stats.status import STAGES
 
 A_SECOND = 10

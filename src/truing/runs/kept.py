@@ -16,7 +16,7 @@ from truing.config import AuditConfig, Thresholds, configured
 from truing.runs.certify import with_certificate
 from truing.runs.measurements import Reading, failures, gather
 from truing.runs.scope import Scope, stored_prompts, stored_scope
-from truing.runs.search import new_search, outcomes_of, run_search
+from truing.runs.search import SearchRequests, new_search, outcomes_of, run_search
 from truing.runs.tables import keep_rows, labelled_of, stored_calibration, with_scores
 from truing.stats.decide import decide, under_moved, with_earlier_variants
 from truing.stats.samples import Outcome, SampleRequest

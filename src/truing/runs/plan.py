@@ -23,10 +23,11 @@ from truing.runs.judges import LabelSpec, calibration_set, rubrics_of
 from truing.runs.resolve import Plan as AuditPlan
 from truing.runs.resolve import resolve
 from truing.runs.scope import Scope, far_prompts, samples_of
-from truing.runs.search import why_no_search, zone_of
+from truing.runs.search import why_no_search
 from truing.runs.shares import RANDOM_COHERENCE
 from truing.stats import power as powers
 from truing.stats.power import Design, Power, answers_to_confirm, search_answers
+from truing.stats.sequential_base import zone_of
 from truing.stats.status import STAGES
 from truing.types.judging import Judge, Rubric, ScoreMethod
 from truing.types.progress import Progress

@@ -9,7 +9,7 @@ from truing.runs.collect import FIXED_FROM, request_keys
 from truing.runs.scope import Scope
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Group, Outcome, SampleRequest
-from truing.stats.sequential_base import Zone
+from truing.stats.sequential_base import zone_of
 from truing.store import Store
 from truing.types.records import Checkpoint, Request, SamplingParams
 from truing.types.traits import Label, Reason, Rule
@@ -35,11 +35,6 @@ def why_no_search(scope: Scope) -> str:
     if not any(scope.far):
         return "no prompt is far from the training domain"
     return ""
-
-
-def zone_of(rule: Rule, level: float) -> Zone:
-    """What a search claims, and at what error."""
-    return Zone(rule.lo, rule.hi, 1 - level, 1 - level)
 
 
 def new_search(scope: Scope, config: AuditConfig, screened: Verdict) -> OnsetSearch:

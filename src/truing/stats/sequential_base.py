@@ -13,6 +13,7 @@ from typing import TypeVar
 from truing.errors import BadInput
 from truing.stats.samples import Group, Groups, Outcome, SampleRequest, Segment
 from truing.stats.sequential import log_evidence, log_evidence_below
+from truing.types.traits import Rule
 from truing.types.verdicts import Onset, Tested
 
 T = TypeVar("T")
@@ -60,6 +61,11 @@ class Zone:
         middle, half = (self.lo + self.hi) / 2, (self.hi - self.lo) / 2
         share = min(0.5, base + middle)
         return EFFORT * 2 * share * (1 - share) * enough / half**2
+
+
+def zone_of(rule: Rule, level: float) -> Zone:
+    """What a search claims, and at what error."""
+    return Zone(rule.lo, rule.hi, 1 - level, 1 - level)
 
 
 class SequentialTest:
