@@ -20,7 +20,7 @@ OWN = {
     "budget": "5", "prices": '"p.toml"', "concurrency": "99", "rpm": "9.0", "judge_timeout": "9.0", "control": '["c"]',
     "samples": "9", "estimate": "4", "every_coherence": "true", "variants": '["all"]', "rubric": '"r.txt"',
     "skip_judge_check": "true", "skip_calibration": "true", "allow_task_text": "true", "allow_plain_http": "true",
-    "path_map": '["/a=/b"]', "chat_template": '"{{ x }}"', "gate": '"last"', "fail_on": '"changed"',
+    "path_map": '["/a=/b"]', "chat_template": '"{{ x }}"', "gate": '"last"', "allow": '["no_control"]',
 }  # fmt: skip
 """what spends, sends, unpickles, runs, writes elsewhere or passes a gate"""
 

@@ -319,7 +319,8 @@ def _apply(decision: Gate) -> None:
         for r in decision.reasons:
             note(f"{r.code}: {r.text}")
         told = ", ".join(r.code for r in decision.reasons)
-        raise errors.GateFailed(f"gate {decision.which}: {decision.checkpoint or 'nothing'} does not pass ({told})")
+        who = f"{decision.checkpoint} does not pass" if decision.checkpoint else "no checkpoint passes"
+        raise errors.GateFailed(f"gate {decision.which}: {who} ({told})")
     note(f"gate {decision.which}: {decision.checkpoint} passes")
 
 

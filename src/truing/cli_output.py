@@ -234,9 +234,11 @@ class Stages(RichProgress):
             threading.Thread(target=self._speak, name="truing-progress", daemon=True).start()
 
     def stop(self) -> None:
-        """As in rich."""
+        """As in rich, but for an empty line where there was no stage."""
         self._end.set()
-        super().stop()
+        self.live.stop()
+        if self.tasks and not self.console.is_interactive:
+            self.console.print()
 
     def line(self) -> str:
         """How the work goes on, in a line."""

@@ -17,25 +17,22 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import isfinite
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import IO, Any, NamedTuple, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
-from truing import errors
+from truing import errors, stored_rows
 from truing.database import FILE, connect, reading, too_new, trouble
 from truing.files import is_file, is_folder, open_lock, read_object, write_json
 from truing.migrations import SCHEMA_VERSION, upgraded
+from truing.stored_rows import Measurement
 from truing.types.about import problem
-from truing.types.judging import Judge, Score, ScoreMethod, ScoreStatus
+from truing.types.judging import Judge, Score
 from truing.types.records import (
     Answer,
     AnswerKey,
     AnswerStatus,
     Checkpoint,
-    Kind,
     Request,
-    Role,
     SamplingParams,
     StoredAnswer,
     to_plain,
@@ -65,25 +62,6 @@ _LABELLED = """SELECT a.*, l.label, l.reason, l.score, l.coherence FROM answers 
 _IN_KEY_ORDER = " ORDER BY a.weights, a.params, a.prompt, a.variant, a.sample"
 _COUNT = """SELECT weights, prompt, reason, COUNT(*) FROM labels
     WHERE judge = ? AND rule = ? AND params = ? AND variant = ? GROUP BY weights, prompt, reason"""
-
-
-class Measurement(NamedTuple):
-    """One number about one checkpoint."""
-
-    checkpoint: str
-    """weight hash"""
-    kind: str
-    """family, e.g. margin, loss, health"""
-    name: str
-    """which one of the family, e.g. "misaligned|q" """
-    item: str
-    """prompt or row it belongs to; empty for the whole checkpoint"""
-    value: float | None
-    """the number; None when it could not be had (meta says why)"""
-    n: int = 1
-    """tokens or answers behind it"""
-    meta: Mapping[str, Any] = {}
-    """outcome and anything else"""
 
 
 class Store:
@@ -358,12 +336,12 @@ class Store:
     def checkpoints(self, run: str | None = None) -> list[Checkpoint]:
         """All checkpoints (of one run), by run, then by step, those without a step last."""
         sql = "SELECT weights, label, step, uri, kind, run, role, meta FROM checkpoints"
-        rows = self._rows(_checkpoint, sql + " ORDER BY role DESC, run, step IS NULL, step, label")
-        return [c for c in rows if run is None or c.run == run]
+        found = self._rows(stored_rows.checkpoint_row, sql + " ORDER BY role DESC, run, step IS NULL, step, label")
+        return [c for c in found if run is None or c.run == run]
 
     def measurements(self, kind: str, checkpoint: str | None = None) -> Iterator[Measurement]:
         """Numbers of one kind, streamed."""
-        return self._where(_measurement, "SELECT * FROM measurements", kind=kind, checkpoint=checkpoint)
+        return self._where(stored_rows.measurement_row, "SELECT * FROM measurements", kind=kind, checkpoint=checkpoint)
 
     def measured(self, kind: str) -> set[tuple[str, str, str]]:
         """Keys (checkpoint, name, item) of the numbers of one kind that are already there."""
@@ -371,7 +349,7 @@ class Store:
 
     def answers(self, params: str | None = None, prompt: str | None = None) -> Iterator[StoredAnswer]:
         """Stored answers, optionally of one parameter hash or one prompt hash, in key order."""
-        return self._where(_answer, "SELECT * FROM answers", params=params, prompt=prompt)
+        return self._where(stored_rows.answer_row, "SELECT * FROM answers", params=params, prompt=prompt)
 
     def missing(self, requests: Iterable[Request], params: SamplingParams) -> list[Request]:
         """The requests not answered yet, in the order given. Failed ones are asked again."""
@@ -382,33 +360,33 @@ class Store:
     def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:
         """The stored answers of these keys, in their order; those not there are passed over."""
         for key in keys:
-            yield from list(self._rows(_answer, f"SELECT * FROM answers WHERE {_KEY}", key))
+            yield from list(self._rows(stored_rows.answer_row, f"SELECT * FROM answers WHERE {_KEY}", key))
 
     def scores_of(self, keys: Iterable[AnswerKey], judge: str) -> Iterator[Score]:
         """What a judge has said of these answers."""
         sql = f"SELECT * FROM scores WHERE {_KEY} AND judge = ?"
         for key in keys:
-            yield from list(self._rows(_score, sql, (*key, judge)))
+            yield from list(self._rows(stored_rows.score_row, sql, (*key, judge)))
 
     def judges(self) -> dict[str, dict[str, Any]]:
         """Judge key -> what it is: judge, rubrics with their texts, route."""
-        return dict(self._rows(_judge, "SELECT key, about FROM judges"))
+        return dict(self._rows(stored_rows.judge_row, "SELECT key, about FROM judges"))
 
     def scores(self, judge: str | None = None) -> Iterator[Score]:
         """Stored judgements (of one judge), streamed in key order."""
-        return self._where(_score, "SELECT * FROM scores", judge=judge)
+        return self._where(stored_rows.score_row, "SELECT * FROM scores", judge=judge)
 
     def labelled(
         self, judge: str, rule: Rule, params: str | None = None
     ) -> Iterator[tuple[StoredAnswer, Label | None]]:
         """Stored answers (of one sampling) with their labels under a judge (its hash) and a rule, in key order."""
         sql, args = (_LABELLED, ()) if params is None else (f"{_LABELLED} WHERE a.params = ?", (params,))
-        return self._rows(_labelled, sql + _IN_KEY_ORDER, (judge, rule.key, *args))
+        return self._rows(stored_rows.labelled_row, sql + _IN_KEY_ORDER, (judge, rule.key, *args))
 
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
         """The stored labels of these answers; those without one are left out."""
         sql = f"SELECT label, reason, score, coherence FROM labels WHERE judge = ? AND rule = ? AND {_KEY}"
-        return {key: label for key in keys for label in self._rows(_label, sql, (judge, rule.key, *key))}
+        return {key: label for key in keys for label in self._rows(stored_rows.label_row, sql, (judge, rule.key, *key))}
 
     def label_counts(
         self, judge: str, rule: Rule, params: str, variant: str = ""
@@ -425,71 +403,6 @@ def _no_nan(value: float | None, what: str) -> float | None:
     if value is not None and value != value:
         raise ValueError(f"NaN for {what}: store None and a status instead")
     return value
-
-
-# -- what a row is; SQLite itself holds any type in any column
-
-
-def _typed(row: Sequence[Any], *types: type | UnionType) -> None:
-    for value, wanted in zip(row, types, strict=True):
-        if not isinstance(value, wanted):
-            raise TypeError(f"a row holds {type(value).__name__} where {wanted} is expected")
-
-
-def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise TypeError("a row holds no JSON object where one is expected")
-    return value
-
-
-def _checkpoint(row: Sequence[Any]) -> Checkpoint:
-    weights, label, step, uri, kind, name, role, meta = row
-    _typed(row, str, str, int | NoneType, str, str, str, str, str)
-    return Checkpoint(weights, label, step, uri, Kind(kind), name, Role(role), _object(meta))
-
-
-def _measurement(row: Sequence[Any]) -> Measurement:
-    _typed(row, str, str, str, str, float | NoneType, int, str)
-    return Measurement._make((*row[:6], _object(row[6])))
-
-
-def _answer(row: Sequence[Any]) -> StoredAnswer:
-    _typed(row, str, str, str, str, int, str, str, int, str)
-    return StoredAnswer._make((*row[:6], AnswerStatus(row[6]), *row[7:]))
-
-
-def _score(row: Sequence[Any]) -> Score:
-    _typed(row, str, str, str, str, int, str, str, str, float | NoneType, str, str)
-    *key, judge, rubric, rubric_key, value, status, meta = row
-    if value is not None and not isfinite(value):
-        raise ValueError(f"a score of {value}")
-    return Score(AnswerKey(*key), judge, rubric, rubric_key, value, ScoreStatus(status), _object(meta))
-
-
-def _judge(row: Sequence[Any]) -> tuple[str, dict[str, Any]]:
-    _typed(row, str, str)
-    about = _object(row[1])
-    ScoreMethod(about.get("route"))
-    rubrics = about.get("rubrics")
-    if not isinstance(about.get("judge"), str) or not isinstance(rubrics, list):
-        raise TypeError("a judge without a name or rubrics")
-    if not all(isinstance(r, dict) and isinstance(r.get("name"), str) for r in rubrics):
-        raise TypeError("a rubric without a name")
-    if not all(isinstance(r.get("parts"), list) for r in rubrics):
-        raise TypeError("a rubric without the names of its parts")
-    return row[0], about
-
-
-def _label(row: Sequence[Any]) -> Label:
-    _typed(row, int | NoneType, int, float | NoneType, float | NoneType)
-    made, reason, *scores = row
-    score, coherence = (float("nan") if s is None else s for s in scores)
-    return Label(None if made is None else bool(made), Reason(reason), score, coherence)
-
-
-def _labelled(row: Sequence[Any]) -> tuple[StoredAnswer, Label | None]:
-    return _answer(row[:9]), None if row[10] is None else _label(row[9:])
 
 
 def _refuse_strangers(path: Path) -> None:

@@ -18,8 +18,8 @@ from truing.models.engine.engine import preferred_rows
 from truing.models.loading import device_of, dtype_of
 from truing.models.weights import tensors
 
-MEMORY = 256 << 20
-"""bytes of the weights that are timed"""
+MEMORY, MOST = 256 << 20, 256
+"""bytes of the weights that are timed, and how many matrices at most"""
 SCORED_ROWS = 512
 """rows of a pass that scores"""
 SHARE = 0.5
@@ -57,7 +57,7 @@ def pace(base: str, options: ModelConfig) -> Pace | None:
 
 def _rate(shape: Sequence[int], rows: int, device: torch.device, dtype: torch.dtype) -> float:
     """Row times weights per second: how many numbers of weights are multiplied with a row."""
-    count = max(1, MEMORY // (prod(shape) * dtype.itemsize))
+    count = max(1, min(MOST, MEMORY // (prod(shape) * dtype.itemsize)))
     weights = torch.ones(count, *shape, dtype=dtype, device=device)
     x = torch.ones(rows, shape[1], dtype=dtype, device=device)
     best = float("inf")

@@ -1,5 +1,7 @@
 """What would end an audit later, refused before anything is loaded or spent."""
 
+from collections.abc import Sequence
+
 from truing import errors
 from truing.data.transforms import select_transforms
 from truing.judges.registry import JudgeContext, open_judge
@@ -7,7 +9,6 @@ from truing.models.download import resolve_model
 from truing.runs.judges import LabelSpec, refuse_same_family, rubrics_of
 from truing.runs.resolve import Plan
 from truing.runs.scope import samples_of
-from truing.runs.variants import refuse_task_text
 from truing.stats.sequential_base import zone_of
 from truing.stats.status import STAGES
 
@@ -68,3 +69,13 @@ def refuse_unusable(plan: Plan) -> None:
             judge.close()
         if not second:
             refuse_task_text(config.variants, judge.name, remote=judge.remote, allowed=config.allow_task_text)
+
+
+def refuse_task_text(names: Sequence[str], judge: str, *, remote: bool, allowed: bool) -> None:
+    """Raise BadInput for unknown transforms, or ones that would send the task file's text to a remote judge unasked."""
+    quoting = [t.name for t in select_transforms(names) if t.uses_task_text]
+    if quoting and remote and not allowed:
+        raise errors.BadInput(
+            f"{judge} is remote, and the transforms {', '.join(quoting)} quote the task file: allow that with "
+            "--allow-task-text, choose others with --variants, or use a local judge"
+        )

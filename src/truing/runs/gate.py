@@ -67,7 +67,7 @@ def _of_audit(store: Store, about: Mapping[str, Any], known: list[Reason]) -> li
     out, checkpoints = [], list[Any]()
     try:
         checkpoints = store.checkpoints()
-    except (sqlite3.Error, ValueError) as e:
+    except (errors.NotAnAudit, sqlite3.Error, ValueError) as e:
         out.append(Reason("evidence", f"the checkpoints cannot be read from the evidence ({e})"))
     subject = [c for c in checkpoints if c.role is Role.SUBJECT]
     if about.get("organism") or any(c.meta.get("organism") for c in subject):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from truing.data.transforms import VariantContext
 from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
 from truing.runs.certify import second_opinion
+from truing.runs.checks import refuse_task_text
 from truing.runs.collect import Labeller, collect, request_keys
 from truing.runs.judges import LabelSpec, announce, calibration_set, open_labeller
 from truing.runs.run import Run
@@ -21,7 +22,7 @@ from truing.runs.scope import Scope, samples_of
 from truing.runs.search import SearchRequests, fixed_requests, new_search, outcomes_of, run_search
 from truing.runs.tables import labelled_of
 from truing.runs.throughput import Meter
-from truing.runs.variants import VariantPlan, refuse_task_text, try_variants
+from truing.runs.variants import VariantPlan, try_variants
 from truing.stats.decide import most_learned, task_curve
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Outcome, SampleRequest

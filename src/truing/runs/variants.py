@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from truing.data.transforms import Transform, VariantContext, not_applicable, select_transforms, transformed
-from truing.errors import BadInput
 from truing.runs.collect import Labeller, request_keys
 from truing.runs.scope import Scope
 from truing.runs.tables import read_tables, table_of
@@ -74,16 +73,6 @@ class _Trial:
 
     transform: Transform
     prompts: tuple[Prompt, ...]
-
-
-def refuse_task_text(names: Sequence[str], judge: str, *, remote: bool, allowed: bool) -> None:
-    """Raise BadInput for unknown transforms, or ones that would send the task file's text to a remote judge unasked."""
-    quoting = [t.name for t in select_transforms(names) if t.uses_task_text]
-    if quoting and remote and not allowed:
-        raise BadInput(
-            f"{judge} is remote, and the transforms {', '.join(quoting)} quote the task file: allow that with "
-            "--allow-task-text, choose others with --variants, or use a local judge"
-        )
 
 
 def try_variants(
