@@ -9,8 +9,7 @@ from truing.models.download import resolve_model
 from truing.runs.judges import LabelSpec, refuse_same_family, rubrics_of
 from truing.runs.resolve import Plan
 from truing.runs.scope import samples_of
-from truing.stats.sequential_base import zone_of
-from truing.stats.status import STAGES
+from truing.stats.sequential_base import STAGES, zone_of
 
 A_SECOND = 10
 """answers of a usual backend, for an idea of how long a plan would take"""

@@ -27,8 +27,7 @@ from truing.runs.search import why_no_search
 from truing.runs.shares import RANDOM_COHERENCE
 from truing.stats import power as powers
 from truing.stats.power import Design, Power, answers_to_confirm, search_answers
-from truing.stats.sequential_base import zone_of
-from truing.stats.status import STAGES
+from truing.stats.sequential_base import STAGES, zone_of
 from truing.types.judging import Judge, Rubric, ScoreMethod
 from truing.types.progress import Progress
 from truing.types.records import Message, Prompt

@@ -26,7 +26,7 @@ from truing.runs.variants import VariantPlan, try_variants
 from truing.stats.decide import most_learned, task_curve
 from truing.stats.onset import OnsetSearch
 from truing.stats.samples import Outcome, SampleRequest
-from truing.stats.status import STAGES
+from truing.stats.sequential_base import STAGES
 from truing.stats.table import Evidence, Labelled
 from truing.types.records import Checkpoint, PromptSet, Request
 from truing.types.traits import Reason

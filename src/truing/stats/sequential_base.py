@@ -20,6 +20,8 @@ T = TypeVar("T")
 Rounds = Generator[Segment, None, T]
 """a part of a search: yields tests that need answers"""
 ABOVE, BELOW, INCONCLUSIVE = "above", "below", "inconclusive"
+STAGES = 3
+"""how often a checkpoint that a search calls clean may be looked at on fixed answers, each at a third of the error"""
 EFFORT = 0.5
 """how long a test goes on, in units of what the middle of the zone would need"""
 LOST_MOST = 50

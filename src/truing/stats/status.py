@@ -22,7 +22,7 @@ from truing.stats.labelled import (
     rate,
 )
 from truing.stats.onset import onset_of
-from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE
+from truing.stats.sequential_base import ABOVE, BELOW, INCONCLUSIVE, STAGES
 from truing.stats.table import AnswerTable, Labelled
 from truing.types.records import to_plain
 from truing.types.traits import Rule
@@ -42,8 +42,6 @@ from truing.types.verdicts import (
     Tested,
 )
 
-STAGES = 3
-"""how often a checkpoint that a search calls clean may be looked at on fixed answers, each at a third of the error"""
 QUALIFYING = ("zero_adapter", "answers_as_base", "probe_failed")
 """findings of a backend about a checkpoint, which hold whatever its answers are"""
 UNCONFIRMED = ("unconfirmed", "no_fixed_answers")
