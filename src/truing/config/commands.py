@@ -10,7 +10,7 @@ class AuditCommand(AuditConfig, GateConfig):
     """An audit, and what its end decides."""
 
     gate: str | None = None
-    """exit 3 unless recommended, candidate, last or STEP passes"""
+    """exit 3 unless recommended, last or STEP passes"""
     verbose: Anywhere[bool] = False
     """every finding and number, not the first screen alone"""
 
