@@ -79,8 +79,8 @@ REPLY = {
 PLAN = ("plan", "simulated:late?steps=50", "--limit", "6", "--out", "planned")
 
 
-def fuzz(share):
-    """A test over drawn input: a handful always, its share of all when slow tests are wanted."""
+def fuzz(share, few=6):
+    """A test over drawn input: a few always, its share of all when slow tests are wanted."""
 
     def make(test):
         def at(examples):
@@ -90,7 +90,7 @@ def fuzz(share):
             )  # fmt: skip
             return options(given(data=st.data())(test))
 
-        @pytest.mark.parametrize("examples", [6, pytest.param(round(share * ALL), marks=pytest.mark.slow)])
+        @pytest.mark.parametrize("examples", [few, pytest.param(round(share * ALL), marks=pytest.mark.slow)])
         def runs(examples, made, monkeypatch):
             monkeypatch.setenv("TRUING_CACHE", str(made / "cache"))
             monkeypatch.setenv("XDG_CONFIG_HOME", str(made / "config"))
@@ -240,7 +240,7 @@ REPLIES = 12
 
 
 @pytest.mark.usefixtures("judge")
-@fuzz(0.2 / REPLIES)
+@fuzz(0.2 / REPLIES, few=1)
 def test_replies_of_a_judge(made, data):
     Judge.bodies = tuple(data.draw(st.one_of(changed_value(REPLY), changed_bytes(json.dumps(REPLY).encode())))
                          for _ in range(REPLIES))  # fmt: skip

@@ -219,7 +219,7 @@ def test_what_would_fail_for_every_call_stops_at_once_and_loses_nothing(fault, e
 def test_judgements_under_mixed_faults_lose_and_double_nothing(n):
     asked = requests(n)
     with running(faults=0.2, seed=5, retry_after=0.02, calm=2) as server:
-        j = judge(server, concurrency=64, timeout=0.7, retries=12)
+        j = judge(server, concurrency=64, timeout=1.5, retries=12)
         replies = list(j.replies(asked))
         stats = server.stats()
     each_once(replies, asked)

@@ -28,7 +28,7 @@ _Sampling = Annotated[SamplingParams, BeforeValidator(_fields_of(SamplingParams)
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="ignore")
 
 
 class _Turn(_Part):
