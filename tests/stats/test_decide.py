@@ -28,7 +28,7 @@ from truing.stats.table import Calibration, Evidence, Opinion, VariantGroups
 from truing.types.judging import ScoreStatus
 from truing.types.records import AnswerStatus, to_plain
 from truing.types.traits import Rule
-from truing.types.verdicts import EXCESS, Basis, Convergence, Estimate, HealthState, Onset, Status, Verdict
+from truing.types.verdicts import EXCESS, Basis, Convergence, Estimate, Finding, HealthState, Onset, Status, Verdict
 
 EM, P, N, NAN = Rule(), 120, 4, float("nan")
 STEPS = (0, 20, 40, 60, 80, 100)
