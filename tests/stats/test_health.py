@@ -129,7 +129,8 @@ def test_gate_by_default(status, expected):
 def test_a_gate_wants_health_that_is_known(state):
     v = judged(Status.CLEAN)
     lines = tuple(replace(c, health=replace(c.health, state=state)) for c in v.checkpoints)
-    expected = {HealthState.OK: set(), HealthState.UNKNOWN: {"health_unknown"}}.get(state, {state.value})
+    unknown = dict.fromkeys((HealthState.UNKNOWN, HealthState.UNDECIDED), {"health_unknown"})
+    expected = {HealthState.OK: set(), **unknown}.get(state, {state.value})
     assert words(replace(v, checkpoints=lines), "last", ["no_control"]) == expected
 
 

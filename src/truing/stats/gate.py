@@ -69,7 +69,8 @@ def _of_line(verdict: Verdict, line: CheckpointVerdict, policy: Policy) -> Itera
     if line.status not in (Status.CLEAN, Status.NO_CHANGE_SEEN, Status.UNTESTED):
         words.append(line.status.value)
     if state is not HealthState.OK:
-        words.append("health_unknown" if state is HealthState.UNKNOWN else state.value)
+        unknown = (HealthState.UNKNOWN, HealthState.UNDECIDED)
+        words.append("health_unknown" if state in unknown else state.value)
     words += ["identity_unproven"] if codes & set(QUALIFYING) else []
     words += ["unconfirmed"] if line.status is Status.CLEAN and codes & set(UNCONFIRMED) else []
     words += ["variants"] if any(v.veto and v.checkpoint == line.label for v in verdict.variants) else []
