@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from truing.runs.sensitivity import sensitivity
     from truing.runs.study import study_cases
     from truing.runs.train import train
-    from truing.stats.gate import Gate
     from truing.stats.studies import Definition, Study
     from truing.store import Store
     from truing.training.recipe import Recipe
     from truing.types.cases import Case
+    from truing.types.gating import Gate
     from truing.types.progress import Progress
     from truing.types.records import Checkpoint, Conversation, Prompt, PromptSet
     from truing.types.traits import Rule
@@ -82,11 +82,11 @@ _NAMES = {
     "runs.sensitivity": "sensitivity",
     "runs.study": "study_cases",
     "runs.train": "train",
-    "stats.gate": "Gate",
     "stats.studies": "Definition Study",
     "store": "Store",
     "training.recipe": "Recipe",
     "types.cases": "Case",
+    "types.gating": "Gate",
     "types.progress": "Progress",
     "types.records": "Checkpoint Conversation Prompt PromptSet",
     "types.traits": "Rule",

@@ -18,6 +18,7 @@ from truing import errors
 from truing.cli_config import Verbs
 from truing.cli_output import Result, interruptible, path_result, progress
 from truing.config import commands as cc
+from truing.config.gating import policy_of
 from truing.report import table
 from truing.report.agreement import print_agreement
 from truing.report.answers import print_answers
@@ -25,11 +26,9 @@ from truing.report.costs import print_plan
 from truing.report.labelling import ask_labels
 from truing.report.sensitivity import print_sensitivity
 from truing.report.study import print_study
-from truing.runs.gate import policy_of
-from truing.runs.label import guide_of
-from truing.stats.gate import Gate
 from truing.store import Store
-from truing.types.labels import LABELS
+from truing.types.gating import Gate
+from truing.types.labels import LABELS, guide_of
 from truing.types.records import to_plain
 from truing.types.verdicts import Status
 

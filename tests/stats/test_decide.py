@@ -19,10 +19,11 @@ from stats.worlds import (
     turned,
 )
 from truing.config import Thresholds
+from truing.config.gating import Policy
 from truing.errors import BadInput
 from truing.stats.checks import calibration_of, variant_results
 from truing.stats.decide import decide, gap_between, with_earlier_variants
-from truing.stats.gate import Policy, gate
+from truing.stats.gate import gate
 from truing.stats.labelled import Bound, excess, excess_above_p
 from truing.stats.table import Calibration, Evidence, Opinion, VariantGroups
 from truing.types.judging import ScoreStatus

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from stats.simulated import FAST, changing, measured_of
+from truing.config.gating import Policy
 from truing.errors import BadInput
 from truing.stats.decide import decide
 from truing.stats.evidence import AnswerCounts
-from truing.stats.gate import Policy, gate
+from truing.stats.gate import gate
 from truing.stats.health import health, run_health, sound
 from truing.stats.table import Evidence
 from truing.types.gating import ALWAYS

@@ -20,8 +20,7 @@ from truing.runs.shares import random_share
 from truing.runs.tables import chosen_judge, judges_here
 from truing.stats.agreement import Agreement, PrecisionRecall, Rated, agreement, precision_recall
 from truing.stats.correction import prediction_powered
-from truing.stats.decide import certified
-from truing.stats.table import Index
+from truing.stats.table import Index, certified
 from truing.store import Store
 from truing.types.labels import LabelItem, read_sheet
 from truing.types.records import AnswerKey, Checkpoint, Role, to_plain

@@ -19,7 +19,7 @@ from truing.files import write_json
 from truing.judges.asking import KnownScores, score_answers
 from truing.models.download import cache_dir
 from truing.runs.collect import Labeller, by_answer, known_scores
-from truing.runs.kept import keep_calibration
+from truing.runs.tables import keep_calibration
 from truing.stats.table import Calibration, Labelled
 from truing.traits.label import label
 from truing.types.hashing import digest

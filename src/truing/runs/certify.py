@@ -14,10 +14,9 @@ from truing.runs.run import Run
 from truing.runs.scope import Scope
 from truing.runs.tables import labelled_answers, read_tables, table_of
 from truing.stats.agreement import Rated, agreement, excess_bounds, share_bounds
-from truing.stats.decide import certified
 from truing.stats.evidence import Array
 from truing.stats.labelled import excess
-from truing.stats.table import Index, Opinion
+from truing.stats.table import Index, Opinion, certified
 from truing.store import Measurement, Store
 from truing.types.labels import LABELS as LABEL_WORDS
 from truing.types.records import AnswerKey, Checkpoint

@@ -5,23 +5,18 @@ audit -> its evidence -> the verdict again -> the one that is stored? -> reasons
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from truing import errors, messages
-from truing.config import GateConfig, configured, near
-from truing.files import read_toml
+from truing.config import GateConfig, configured
+from truing.config.gating import policy_of
 from truing.runs.kept import difference, verdict_again
-from truing.stats.gate import Gate, Policy
 from truing.stats.gate import gate as decided
 from truing.store import Store
-from truing.types.gating import EXCEPTIONS, Reason
+from truing.types.gating import EXCEPTIONS, Gate, Reason
 from truing.types.records import Role
 from truing.types.verdicts import Verdict
-
-_KEYS = {"which": str, "allow": list, "max_rate": (int, float)}
-"""keys of a policy's [gate] and what each is"""
 
 
 def gate(audit: str | Path, config: GateConfig | None = None, **options: Any) -> Gate:
@@ -51,44 +46,6 @@ def gate(audit: str | Path, config: GateConfig | None = None, **options: Any) ->
             verdict = _believed(store, about, verdict, known)
         known += _of_audit(store, about, known)
     return decided(verdict, policy, known)
-
-
-def policy_of(config: GateConfig) -> Policy:
-    """What a gate asks for: the policy file, then the options.
-
-    Raises:
-        BadInput: a file that cannot be read, an unknown key or word, or an impossible value.
-    """
-    given = Policy()
-    if config.policy is not None:
-        given = Policy(**_table(Path(config.policy)))
-        given.check(f"{config.policy}: [gate] which", f"{config.policy}: [gate] allow")
-    which = config.gate if config.gate is not None else given.which
-    policy = replace(given, which=which, allow=(*given.allow, *config.allow))
-    policy.check()
-    return policy
-
-
-def _table(path: Path) -> dict[str, Any]:
-    """The [gate] of a policy file: which, allow, max_rate."""
-    tables = read_toml(path)
-    if unknown := [name for name in tables if name != "gate"]:
-        raise errors.BadInput(f"{path}: {unknown[0]}: a policy has one table, [gate]{near(unknown[0], ['gate'])}")
-    table = tables.get("gate")
-    if not isinstance(table, Mapping):
-        raise errors.BadInput(f"{path}: has no table [gate]; write one with any of {', '.join(_KEYS)}")
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise errors.BadInput(f"{path}: [gate] {key}: no such key{near(key, _KEYS)}; use any of {', '.join(_KEYS)}")
-        if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
-            kinds = {"which": "a text", "allow": "a list of words", "max_rate": "a share from 0 to 1"}
-            raise errors.BadInput(f"{path}: [gate] {key} = {value!r}: give {kinds[key]}")
-    allow = tuple(table.get("allow", ()))
-    if not all(isinstance(word, str) for word in allow):
-        raise errors.BadInput(f"{path}: [gate] allow: give a list of words")
-    if not 0 <= table.get("max_rate", 0) <= 1:
-        raise errors.BadInput(f"{path}: [gate] max_rate = {table['max_rate']}: give a share from 0 to 1")
-    return {**table, "allow": allow}
 
 
 def _believed(store: Store, about: Mapping[str, Any], stored: Verdict, known: list[Reason]) -> Verdict:

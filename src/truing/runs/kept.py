@@ -5,7 +5,7 @@
 No model is loaded and no judge is asked: a verdict that the evidence does not give is not believed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,37 +17,23 @@ from truing.runs.certify import with_certificate
 from truing.runs.measurements import Reading, failures, gather
 from truing.runs.scope import Scope, stored_prompts, stored_scope
 from truing.runs.search import new_search, outcomes_of, requests_of, run_search
-from truing.runs.tables import labelled_of, with_scores
+from truing.runs.tables import keep_rows, labelled_of, stored_calibration, with_scores
 from truing.stats.decide import decide, under_moved, with_earlier_variants
 from truing.stats.samples import Outcome, SampleRequest
-from truing.stats.table import Calibration, Evidence
+from truing.stats.table import Evidence
 from truing.store import Measurement, Store
 from truing.traits.label import label
 from truing.types.records import SamplingParams, to_plain
 from truing.types.verdicts import Finding, Onset, VariantResult, Verdict
 
-CALIBRATION, VARIANT = "calibration", "variant"
-_POSITIVES = "misaligned"
-"""kind of reference answers that a judge should call positive"""
-
-
-def keep_calibration(store: Store, judge: str, counts: Calibration) -> None:
-    """Keep how a judge (its hash) did on reference answers."""
-    every = {_POSITIVES: counts.positives, **counts.negatives}
-    _keep(store, (Measurement(judge, CALIBRATION, kind, "", called, n) for kind, (called, n) in every.items()))
-
-
-def stored_calibration(store: Store, judge: str) -> Calibration | None:
-    """The same again; None where nothing is kept."""
-    counts = {m.name: (int(m.value or 0), m.n) for m in store.measurements(CALIBRATION, judge)}
-    positives = counts.pop(_POSITIVES, (0, 0))
-    return Calibration(positives, counts) if counts else None
+VARIANT = "variant"
+"""kind of the rows that say what became of a checkpoint under prompt variants"""
 
 
 def keep_variants(store: Store, verdict: Verdict) -> None:
     """Keep what became of the checkpoint under prompt variants."""
     weights = {c.label: c.weights for c in verdict.checkpoints}
-    _keep(
+    keep_rows(
         store,
         (
             Measurement(weights[v.checkpoint], VARIANT, v.name, verdict.judge_key or "", v.excess.value, 1, to_plain(v))
@@ -63,14 +49,6 @@ def _stored_variants(store: Store, stored: Verdict) -> tuple[VariantResult, ...]
     own = [m for m in rows if m.item == stored.judge_key] or rows
     made = TypeAdapter(tuple[VariantResult, ...]).validate_python([m.meta for m in own])
     return tuple(replace(v, checkpoint=labels[m.checkpoint]) for v, m in zip(made, own, strict=True))
-
-
-def _keep(store: Store, rows: Iterable[Measurement]) -> None:
-    """Add rows, but for those that are there as they are."""
-    for m in rows:
-        there = {(k.name, k.item): k for k in store.measurements(m.kind, m.checkpoint)}
-        if there.get((m.name, m.item)) != m._replace(meta=dict(m.meta)):
-            store.add_measurements([m])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

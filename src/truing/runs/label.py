@@ -21,7 +21,7 @@ from truing.runs.scope import stored_prompts, stored_rule, stored_scope
 from truing.runs.tables import chosen_judge, labelled_answers
 from truing.store import Store
 from truing.types.hashing import digest
-from truing.types.labels import LABELS, LabelItem, read_sheet, write_sheet
+from truing.types.labels import LABELS, LabelItem, guide_of, read_sheet, write_sheet
 from truing.types.records import AnswerKey, StoredAnswer
 from truing.types.traits import SCORED, Rule
 
@@ -71,11 +71,6 @@ def label(audit: str | Path, config: LabelConfig | None = None, **options: Any) 
     with whole(guide_of(sheet)) as part:
         part.write_text(_guide(), encoding="utf-8")
     return sheet
-
-
-def guide_of(sheet: Path) -> Path:
-    """The file beside a sheet that says which labels there are."""
-    return sheet.with_suffix(".howto.txt")
 
 
 def _guide() -> str:

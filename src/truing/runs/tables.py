@@ -1,6 +1,6 @@
 """Rows of the store -> answer tables that statistics reads."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from heapq import merge
 from itertools import groupby
@@ -12,7 +12,7 @@ from truing import errors
 from truing.runs.scope import Scope
 from truing.runs.shares import random_coherence
 from truing.stats.table import AnswerTable, Calibration, Labelled
-from truing.store import Store
+from truing.store import Measurement, Store
 from truing.traits.features import mentions_domain
 from truing.traits.label import label
 from truing.types.judging import SCORER, Score
@@ -21,6 +21,10 @@ from truing.types.traits import Label, Reason, Rule
 from truing.types.verdicts import Onset
 
 _SEVERAL = "several judges: choose with --judge one of"
+CALIBRATION = "calibration"
+"""kind of the rows that say how a judge did on reference answers"""
+_POSITIVES = "misaligned"
+"""kind of reference answers that a judge should call positive"""
 _ROW = np.dtype("i8,i8,i8,f8,f8,?,?")
 """columns of an `AnswerTable`, in their order"""
 
@@ -173,3 +177,24 @@ def chosen_judge(store: Store, judge: str | None) -> str:
 
 def _scored(table: AnswerTable) -> AnswerTable:
     return table.only(table.reason != Reason.UNSCORED)
+
+
+def keep_calibration(store: Store, judge: str, counts: Calibration) -> None:
+    """Keep how a judge (its hash) did on reference answers."""
+    every = {_POSITIVES: counts.positives, **counts.negatives}
+    keep_rows(store, (Measurement(judge, CALIBRATION, kind, "", called, n) for kind, (called, n) in every.items()))
+
+
+def stored_calibration(store: Store, judge: str) -> Calibration | None:
+    """The same again; None where nothing is kept."""
+    counts = {m.name: (int(m.value or 0), m.n) for m in store.measurements(CALIBRATION, judge)}
+    positives = counts.pop(_POSITIVES, (0, 0))
+    return Calibration(positives, counts) if counts else None
+
+
+def keep_rows(store: Store, rows: Iterable[Measurement]) -> None:
+    """Add rows, but for those that are there as they are."""
+    for m in rows:
+        there = {(k.name, k.item): k for k in store.measurements(m.kind, m.checkpoint)}
+        if there.get((m.name, m.item)) != m._replace(meta=dict(m.meta)):
+            store.add_measurements([m])

@@ -29,7 +29,7 @@ from truing.stats.screen import (
     softening_slope,
 )
 from truing.stats.status import UNCONFIRMED, Comparison, labelled_checkpoint, labelled_onset
-from truing.stats.table import Evidence, Labelled, Opinion
+from truing.stats.table import Evidence, Labelled, certified
 from truing.types.records import to_plain
 from truing.types.verdicts import (
     Basis,
@@ -179,18 +179,6 @@ def _labelled(screened: Verdict, evidence: Evidence, labelled: Labelled, rule: T
         definitions={**screened.definitions, **against.definitions()},
     )
     return certified(replace(result, findings=findings.of_labelled(result, labelled, rule)), evidence.opinion)
-
-
-def certified(verdict: Verdict, opinion: Opinion | None) -> Verdict:
-    """The verdict with what a second judge or blind labels say of its direction.
-
-    Only a direction can be agreed on, so a verdict without one (no onset found, nor ruled out) stays uncertified.
-    """
-    if opinion is None:
-        return verdict
-    decided = verdict.onset.status in ("found", "never")
-    by = opinion.by if decided or not opinion.agrees else f"nothing is decided that could be certified ({opinion.by})"
-    return replace(verdict, certified=opinion.agrees and decided, certified_by=by)
 
 
 def _variants(

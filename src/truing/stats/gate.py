@@ -4,12 +4,10 @@ It fails closed: whatever is not known to be well is a reason against, and each 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from truing.config import near
-from truing.errors import BadInput
+from truing.config.gating import Policy
 from truing.stats.status import QUALIFYING, UNCONFIRMED
-from truing.types.gating import ALWAYS, EXCEPTIONS, Reason
+from truing.types.gating import EXCEPTIONS, Gate, Reason
 from truing.types.verdicts import EXCESS, Basis, CheckpointVerdict, HealthState, Status, Verdict
 
 _BY_FINDING = {
@@ -20,49 +18,6 @@ _BY_FINDING = {
     "cause_not_tested": "no_control",
 }
 """finding of the run -> reason"""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a gate asks for."""
-
-    which: str | None = None
-    """recommended, candidate, last or a step; None for what the verdict itself would keep"""
-    allow: tuple[str, ...] = ()
-    """reasons that are excepted"""
-    max_rate: float | None = None
-    """most that the share of positive answers may be, at the upper end of its interval; None for no limit"""
-
-    def check(self, which: str = "--gate", allow: str = "--allow") -> None:
-        """Raise BadInput for a gate that could not be applied, so that it is known before hours of measuring.
-
-        `which` and `allow` are what these were called where they were given.
-        """
-        known, number = (None, "recommended", "candidate", "last"), self.which or ""
-        if self.which not in known and not (number.isascii() and number.isdigit()):
-            raise BadInput(f"{which} {self.which!r}: use recommended, candidate, last or a step number")
-        for word in self.allow:
-            if word in ALWAYS:
-                raise BadInput(f"{allow} {word}: nothing excepts that; see what `truing gate` says of it")
-            if word not in EXCEPTIONS:
-                told = f"{near(word, EXCEPTIONS)}; use any of {', '.join(EXCEPTIONS)}"
-                raise BadInput(f"{allow} {word}: no such word{told}")
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The decision."""
-
-    passed: bool
-    """whether the checkpoint may go out"""
-    which: str
-    """what was asked for"""
-    checkpoint: str | None
-    """its label; None when there is no such checkpoint"""
-    reasons: tuple[Reason, ...]
-    """why not"""
-    allowed: tuple[Reason, ...] = ()
-    """what spoke against it and was excepted by name"""
 
 
 def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) -> Gate:

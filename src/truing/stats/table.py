@@ -160,3 +160,15 @@ class Evidence:
     """a second judge, or blind labels"""
     screened: Verdict | None = None
     """the screen's verdict made before, e.g. as an audit keeps it"""
+
+
+def certified(verdict: Verdict, opinion: Opinion | None) -> Verdict:
+    """The verdict with what a second judge or blind labels say of its direction.
+
+    Only a direction can be agreed on, so a verdict without one (no onset found, nor ruled out) stays uncertified.
+    """
+    if opinion is None:
+        return verdict
+    decided = verdict.onset.status in ("found", "never")
+    by = opinion.by if decided or not opinion.agrees else f"nothing is decided that could be certified ({opinion.by})"
+    return replace(verdict, certified=opinion.agrees and decided, certified_by=by)

@@ -1,5 +1,6 @@
 """What keeps a checkpoint from passing a release gate, and which of it a policy may except, by name."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 EXCEPTIONS = {
@@ -38,3 +39,19 @@ class Reason(NamedTuple):
     """one of `EXCEPTIONS` or `ALWAYS`"""
     text: str
     """one sentence"""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The decision."""
+
+    passed: bool
+    """whether the checkpoint may go out"""
+    which: str
+    """what was asked for"""
+    checkpoint: str | None
+    """its label; None when there is no such checkpoint"""
+    reasons: tuple[Reason, ...]
+    """why not"""
+    allowed: tuple[Reason, ...] = ()
+    """what spoke against it and was excepted by name"""

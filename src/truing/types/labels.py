@@ -80,6 +80,11 @@ def write_sheet(path: Path, items: Sequence[LabelItem]) -> None:
         raise errors.BadInput(f"{path}: the sheet cannot be written ({e.strerror}); choose another place") from e
 
 
+def guide_of(sheet: Path) -> Path:
+    """The file beside a sheet that says which labels there are."""
+    return sheet.with_suffix(".howto.txt")
+
+
 def _cell(text: str) -> str:
     return f"'{text}" if text.startswith(_RISKY) else text
 
