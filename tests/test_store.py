@@ -284,7 +284,7 @@ def test_an_audit_of_the_first_edition_is_read_as_it_lies(first_edition, run_cli
         assert by_checkpoint and all(np.isfinite(contrast(v)).all() for v in by_checkpoint.values())
     code, out, _ = run_cli("show", first_edition)
     assert code == 0 and "truing judge" in out and "older version" in out
-    assert run_cli("gate", first_edition)[0] == 2
+    assert run_cli("gate", first_edition)[0] == 3
     assert {p.name: p.read_bytes() for p in first_edition.iterdir()} == before
 
 
