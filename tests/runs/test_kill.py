@@ -155,7 +155,7 @@ def test_ten_thousand_judgements_and_two_hundred_kills(tmp_path):
     audit = ("audit", "simulated:late?steps=25,50,75,100", *every, "--out", "a")
     ended(tmp_path, *audit, "--judge", "simulated:", "--skip-calibration")
     out, rng, kills = tmp_path / "a", random.Random(0), 0
-    with running(delay=0.01, faults=0.2, kinds=("429", "500", "close", "html"), calm=4) as server:
+    with running(delay=0.15, faults=0.2, kinds=("429", "500", "close", "html"), calm=4) as server:
         command = ("judge", "a", "--judge", f"{server.url}#judge", *ASKED)
         seen = [({}, settled(server))]
         while kills < 200:
@@ -163,6 +163,7 @@ def test_ten_thousand_judgements_and_two_hundred_kills(tmp_path):
             kills += 1
             if kills % 20 == 0:  # what each life found is compared for the lives in between together
                 seen.append((rows(out), settled(server)))
+        server.delay = 0
         ended(tmp_path, *command)
         seen.append((rows(out), settled(server)))
         faults = sum(server.stats()["faults"].values())
