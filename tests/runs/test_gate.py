@@ -210,7 +210,7 @@ def test_a_policy_file_and_its_mistakes(made, tmp_path):
         "[gate]\nmax_rate = 2": "a share from 0 to 1",
         '[gate]\nmax_rate = "1"': "a share from 0 to 1",
         "[gate]\nmax_rate = true": "a share from 0 to 1",
-        '[gate]\nwhich = "best"': "recommended, candidate, last or a step",
+        '[gate]\nwhich = "best"': "recommended, last or a step",
         "[gates]\n": "did you mean gate",
         "": "no table [gate]",
         "[gate": "not valid TOML",

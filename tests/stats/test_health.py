@@ -168,7 +168,7 @@ def test_gate_chooses_and_fails_what_is_not_there():
     blank = ["unlabelled", "no_control"]
     assert words(v, "10", blank) == set() and words(v, "last", blank) == {"changed"}
     assert words(v, "10") == set(blank)
-    for which in ("recommended", "candidate", "15"):
+    for which in ("recommended", "15"):
         assert "no_checkpoint" in words(v, which) and gate(v, Policy(which)).checkpoint is None
     for which in ("newest", "-1", "²", ""):
         with pytest.raises(BadInput, match="--gate"):

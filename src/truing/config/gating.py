@@ -19,7 +19,7 @@ class Policy:
     """What a gate asks for."""
 
     which: str | None = None
-    """recommended, candidate, last or a step; None for what the verdict itself would keep"""
+    """recommended, last or a step; None for recommended"""
     allow: tuple[str, ...] = ()
     """reasons that are excepted"""
     max_rate: float | None = None
@@ -30,9 +30,9 @@ class Policy:
 
         `which` and `allow` are what these were called where they were given.
         """
-        known, number = (None, "recommended", "candidate", "last"), self.which or ""
+        known, number = (None, "recommended", "last"), self.which or ""
         if self.which not in known and not (number.isascii() and number.isdigit()):
-            raise BadInput(f"{which} {self.which!r}: use recommended, candidate, last or a step number")
+            raise BadInput(f"{which} {self.which!r}: use recommended, last or a step number")
         for word in self.allow:
             if word in ALWAYS:
                 raise BadInput(f"{allow} {word}: nothing excepts that; see what `truing gate` says of it")

@@ -18,7 +18,7 @@ class GateConfig(Config):
     """What a finished audit has to pass."""
 
     gate: str | None = None
-    """recommended, candidate, last or STEP; what the verdict keeps if not given"""
+    """recommended (if not given), last or STEP"""
     allow: Annotated[Names, Field(description=_ALLOW)] = ()
     policy: Place | None = None
     """TOML file with a table [gate]: which, allow (a list), max_rate (most positive answers, a share)"""

@@ -32,8 +32,7 @@ def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) 
         BadInput: an unknown word, or `which` is neither a name nor a number.
     """
     policy.check()
-    labelled = verdict is not None and verdict.basis is Basis.LABELLED
-    which = policy.which or ("recommended" if labelled else "candidate")
+    which = policy.which or "recommended"
     lines = _find(verdict, which) if verdict is not None else []
     found = [*known]
     if verdict is not None and lines:
@@ -51,8 +50,8 @@ def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) 
 def _find(verdict: Verdict, which: str) -> list[CheckpointVerdict]:
     if which == "last":
         return list(verdict.checkpoints[1:][-1:])
-    if which in ("recommended", "candidate"):
-        return [c for c in verdict.checkpoints if c.label == getattr(verdict, which)]
+    if which == "recommended":
+        return [c for c in verdict.checkpoints if c.label == verdict.recommended]
     return [c for c in verdict.checkpoints if c.step == int(which)]
 
 
