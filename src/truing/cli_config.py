@@ -99,6 +99,12 @@ class Verbs(click.Group):
         self.verbs[name] = Verb(name, config.annotation if config else None, arguments, run)
         return run
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As in click; of a word that is no command the nearest one is said."""
+        if args[0] not in self.verbs and not args[0].startswith("-"):
+            raise click.UsageError(f"{args[0]}: no such command{near(args[0], self.verbs)}", ctx)
+        return super().resolve_command(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order in which they are written."""
         return list(self.verbs)
