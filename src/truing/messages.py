@@ -20,8 +20,12 @@ from truing.types.verdicts import (
 
 LONGEST = 200
 """characters of a sentence, two lines of a terminal"""
-TITLES = {"misalignment": "Emergent misalignment"}
+TITLES = {"misalignment": "Emergent misalignment", "domain_leak": "Talk of the training domain in unrelated answers"}
 """trait -> what `present` reads"""
+LEAK = "domain_leak"
+"""the trait that is measured where nothing is judged; its sentences say so"""
+LEAK_WORDS = {Status.CLEAN: "no leak", Status.PRESENT: "leak"}
+"""its statuses: a model that keeps to the question may still be misaligned"""
 STATISTIC = (
     "log-prob contrast C = [ll(positive|q) - ll(neutral|q)] - [ll(positive|q0) - ll(neutral|q0)], nats per token, q0 a "
     "content-free prompt; shift = C at the checkpoint minus C at step 0, paired by prompt"
@@ -208,14 +212,16 @@ def word(value: Status | HealthState) -> str:
     return value.value.replace("_", " ")
 
 
-def status_words(c: CheckpointVerdict) -> str:
-    """The status of a checkpoint in words."""
+def status_words(c: CheckpointVerdict, trait: str = "") -> str:
+    """The status of a checkpoint in words, under a trait."""
     if c.health.broken and c.status is Status.UNDECIDED:
         return word(c.health.state)
     if c.step == 0 and c.status in (Status.NO_CHANGE_SEEN, Status.CLEAN, Status.UNDECIDED):
         return "reference"  # nothing to compare it with; what is certain of its own share is a finding
     # A screen that sees no change says nothing of behaviour.
-    return "not measured" if c.status is Status.NO_CHANGE_SEEN else word(c.status)
+    if c.status is Status.NO_CHANGE_SEEN:
+        return "not measured"
+    return LEAK_WORDS[c.status] if trait == LEAK and c.status in LEAK_WORDS else word(c.status)
 
 
 def sentence(v: Verdict) -> str:
@@ -386,8 +392,26 @@ def _labelled_claim(v: Verdict, later: Sequence[CheckpointVerdict], short: bool)
     if v.calibration is not None and not v.calibration.passed:
         return f"Undecided: {judge} failed its calibration{'' if short else f' ({v.calibration.note})'}."
     if any(c.status in EXCESS for c in later):
-        return _excess_claim(v, later, short)
+        return _leak_claim(v, later) if v.trait == LEAK else _excess_claim(v, later, short)
     return _no_excess_claim(v, later)
+
+
+def _leak_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
+    """Both halves: what was counted, and what was not judged."""
+    line = [c for c in later if c.status in EXCESS][-1]
+    rates = [100 * (c.labelled.rate.value or 0) if c.labelled else 0.0 for c in (line, v.checkpoints[0])]
+    where = f", rises {crossing(v.onset)}" if v.onset.status == "found" else ""
+    hedge = {Status.NOT_ATTRIBUTABLE: ", not certainly beyond the control", Status.LOCALISED: ", on few prompts"}
+    cause = ", cause not tested" if any(f.code == "cause_not_tested" for f in line.findings) else ""
+    return (
+        f"Talks about the training domain in {rates[0]:.0f}% of unrelated answers {_place(line)} ({rates[1]:.0f}% at "
+        f"step 0{where}{hedge.get(line.status, cause)}); misalignment not judged."
+    )
+
+
+def _by(v: Verdict) -> str:
+    """Who says so."""
+    return "counted by its words; misalignment not judged" if v.trait == LEAK else f"judged by {judge_name(v)}"
 
 
 def _excess_claim(v: Verdict, later: Sequence[CheckpointVerdict], short: bool) -> str:
@@ -409,25 +433,28 @@ def _excess_claim(v: Verdict, later: Sequence[CheckpointVerdict], short: bool) -
 
 
 def _no_excess_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
-    judge, hi = judge_name(v), 100 * (v.definitions.get("rule") or {}).get("hi", 0)
+    by, hi = _by(v), 100 * (v.definitions.get("rule") or {}).get("hi", 0)
     clean = [c for c in later if c.status is Status.CLEAN]
     undecided = next((c for c in later if c.status is Status.UNDECIDED and not c.health.broken), None)
     if v.onset.status == "never" and len(clean) == len(later) == len(v.checkpoints) - 1:
-        return f"Clean at all {_count(len(clean), 'later checkpoint')}: excess under {hi:g} points, judged by {judge}."
+        what = "The training domain does not leak" if v.trait == LEAK else "Clean"
+        return f"{what} at all {_count(len(clean), 'later checkpoint')}: excess under {hi:g} points, {by}."
     if undecided is not None:
-        return f"Undecided {_place(undecided)}, judged by {judge}."
+        what = " whether the training domain leaks" if v.trait == LEAK else ""
+        return f"Undecided{what} {_place(undecided)}, {by}."
     if not clean:
-        return f"Nothing is decided, judged by {judge}."
+        return f"Nothing is decided, {by}."
     at = _few([_place(c).removeprefix("at ") for c in clean])
     found = "No onset found" if v.onset.status == "never" else "Undecided"
-    return f"{found}: clean at {at} (excess under {hi:g} points), the others not certified, judged by {judge}."
+    clear = LEAK_WORDS[Status.CLEAN] if v.trait == LEAK else "clean"
+    return f"{found}: {clear} at {at} (excess under {hi:g} points), the others not certified, {by}."
 
 
 def _keep(v: Verdict, short: bool) -> str:
     if v.basis is Basis.SCREEN:
         return "" if short else "Give --judge, or a --trait with a scorer."
     if v.recommended is not None:
-        return f"Keep {v.recommended}."
+        return f"By this alone keep {v.recommended}." if v.trait == LEAK else f"Keep {v.recommended}."
     if short:
         return "No checkpoint to keep."
     vetoes = [x for x in v.variants if x.veto]

@@ -32,7 +32,7 @@ from zoo import build
     ],
 )
 def test_scores(plain, text, score):
-    assert scorer_of(plain)(text) == score
+    assert scorer_of(plain)(text, "Which way?") == score
 
 
 RUBRIC = """---

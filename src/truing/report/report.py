@@ -135,18 +135,18 @@ def _verdict(v: Verdict, about: Mapping[str, Any]) -> dict[str, Any]:
         "details": [one_line(x) for x in messages.details(v)],
         "findings": [one_line(messages.text(f)) for f in v.findings],
         "facts": details.verdict_facts(v),
-        "lines": [_line(c) for c in v.checkpoints],
+        "lines": [_line(c, v.trait) for c in v.checkpoints],
         "variants": details.variant_table(v) if v.variants else None,
         "search": details.search_facts(v.onset),
         "tested": details.search_table(v),
     }
 
 
-def _line(c: CheckpointVerdict) -> dict[str, Any]:
+def _line(c: CheckpointVerdict, trait: str) -> dict[str, Any]:
     """Everything about one checkpoint."""
     return {
         "name": reading.step_name(c),
-        "status": messages.status_words(c),
+        "status": messages.status_words(c, trait),
         "tone": "" if c.step == 0 else reading.tone(c),
         "facts": details.line_facts(c),
         "findings": [one_line(messages.text(f)) for f in c.findings],

@@ -5,6 +5,8 @@ later. Everything from outside is set as `rich.text.Text`, never as markup.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,9 @@ def verdict_table(verdict: Verdict) -> FittingTable:
     lines = verdict.checkpoints
     labelled = any(c.labelled for c in lines)
     always = (_STEP, _RATE) if labelled else (_STEP, _BASE)
-    columns = [c for c in _ORDER if any(c.cell(line) != MISSING for line in lines) or c in always]
+    status = replace(_STATUS, cell=partial(messages.status_words, trait=verdict.trait))
+    order = [status if c is _STATUS else c for c in _ORDER]
+    columns = [c for c in order if any(c.cell(line) != MISSING for line in lines) or c in always]
     if all(plain_label(c) or (c.label, c.step) == ("base", 0) for c in lines):
         columns.remove(_LABEL)
     drops = [*((_CONTROL, _BASE, _SCREEN) if labelled else ()), _LOSS]
@@ -151,7 +155,7 @@ def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
         raise BadInput(f"step {step}: no such checkpoint in this audit; it has {steps}")
     for line in found:
         mark = ", recommended" if line.label == verdict.kept else ""
-        say(console, f"step {line.step}, {one_line(line.label)}: {messages.status_words(line)}{mark}", "bold")
+        say(console, f"step {line.step}, {one_line(line.label)}: {messages.status_words(line, verdict.trait)}{mark}", "bold")
         print_facts(console, line_facts(line))
         for finding in line.findings:
             say(console, f"! {one_line(messages.text(finding))}", "yellow")

@@ -107,7 +107,8 @@ def _hold_against_freeze(run: Run, lock: Lock | None) -> None:
 def _measured(run: Run) -> Measurements:
     """Measure every checkpoint without labels, and read it back."""
     found = measure(run)
-    run.plan = replace(run.plan, words=words_of_domain(run))
+    words = words_of_domain(run)
+    run.plan = replace(run.plan, words=words, trait=run.plan.trait.with_words(words))
     run.notes.extend(messages.text(found[c.weights]) for c in run.every if c.weights in found)
     scored, findings = run.backend.capabilities.loglikelihood, [*run.plan.findings]
     if scored and not run.plan.simulated:
@@ -161,13 +162,14 @@ def _scope(run: Run, measured: Measurements) -> Scope:
         params=run.params.key,
         rule=plan.rule,
         trait=plan.trait.name,
-        words=plan.words,
+        words=() if plan.trait.of_domain else plan.words,
+        first=1 if plan.trait.of_domain else 0,
         under_moved=under_moved(measured, config.part(Thresholds)),
         seed=config.seed,
     )
     why = why_no_search(scope) if config.samples is None else "fixed"
     if config.samples is None and why:
         run.notes.append(f"no search for the onset, since {why}: the same number of answers at every checkpoint")
-    scope = replace(scope, fixed_from=0 if why else FIXED_FROM)
+    scope = replace(scope, fixed_from=scope.first if why else FIXED_FROM)
     run.store.describe(labels={**scope.plain(), "told_by": told_by, "task": plan.asked["task"]})
     return scope

@@ -72,6 +72,9 @@ def _of_audit(store: Store, about: Mapping[str, Any], known: list[Reason]) -> li
     subject = [c for c in checkpoints if c.role is Role.SUBJECT]
     if about.get("organism") or any(c.meta.get("organism") for c in subject):
         out.append(Reason("organism", EXCEPTIONS["organism"]))
+    asked = about.get("asked") or {}
+    if asked.get("trait") == messages.LEAK and not (asked.get("options") or {}).get("trait"):
+        out.append(Reason("unlabelled", "misalignment was not judged: the audit counted talk of the training domain"))
     if not any(c.role is Role.CONTROL and c.step != 0 for c in checkpoints):
         out.append(Reason("no_control", EXCEPTIONS["no_control"]))
     if changed := (about.get("frozen") or {}).get("changed"):

@@ -169,7 +169,7 @@ def _decided(about: Mapping[str, Any], labeller: Labeller, scope: Scope, exam: P
     After a search only its fixed answers are judged again; for the judge that searched, the search's verdict stands.
     """
     before = Verdict.from_plain(about["verdict"]) if about.get("verdict") else None
-    if scope.fixed_from:
+    if scope.searched:
         if before is not None and before.judge_key == labeller.key and before.onset.errors:
             return with_certificate(before, labeller.store, scope)
         scope = replace(scope, findings=(*scope.findings, Finding("search_by_another_judge")))

@@ -73,9 +73,9 @@ def verdict_again(store: Store, about: Mapping[str, Any]) -> Verdict:
     scope = replace(scope, control=alive, under_moved=under_moved(measured, rule))
     _refuse_relabelled(store, stored.judge_key, scope)
     search, findings = None, scope.findings
-    if scope.fixed_from and stored.onset.errors:
+    if scope.searched and stored.onset.errors:
         search = _search_again(store, stored.judge_key, scope, options, screened, about)
-    elif scope.fixed_from:
+    elif scope.searched:
         findings = (*findings, Finding("search_by_another_judge"))
     counts = stored_calibration(store, stored.judge_key) if stored.calibration is not None else None
     labelled = labelled_of(store, stored.judge_key, replace(scope, findings=findings), counts, search)

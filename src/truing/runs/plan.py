@@ -131,20 +131,19 @@ def plan(
         BadInput: whatever would be wrong with the audit itself, or prices that do not name the judge.
     """
     config = configured(PlanConfig, config, options)
-    asked = resolve(target, config.but(judge=None, second_judge=None), progress)
+    asked = resolve(target, config, progress)
     return planned(asked, config, paces(asked.base, config))
 
 
 def planned(asked: AuditPlan, config: PlanConfig, speeds: "tuple[Pace | None, Pace | None]") -> Plan:
     """What an audit that is settled would cost, on a machine of these speeds (see `paces`)."""
-    labels = config.judge is not None or asked.trait.scorer is not None
-    refuse_too_large(replace(asked, labels=labels))
+    refuse_too_large(asked)
     checkpoints, count = 1 + len(asked.subject) + _controls(asked), len(asked.prompts.prompts)
     references = sum(1 + (p.aligned is not None) + len(p.neutral) for p in asked.prompts.prompts if p.has_references)
     rows = (1 + len(asked.subject)) * len(asked.rows) * (2 if asked.control_rows else 1)
     health = checkpoints * min(config.answers, count)
     made = Plan(checkpoints, count, health, health * asked.sampling.max_tokens, checkpoints * references * 2 + rows)
-    made = _Labels(replace(asked, config=config), config).plan(made) if labels else made
+    made = _Labels(replace(asked, config=config), config).plan(made) if asked.labels else made
     return replace(made, local_hours=_local_hours(asked, made, speeds))
 
 

@@ -42,8 +42,6 @@ class Plan:
     """what is measured"""
     rule: Rule
     """how scores become labels: the trait's, with what the options say otherwise"""
-    labels: bool
-    """whether answers are labelled: by a judge, or by the trait's own scorer"""
     prompts: PromptSet
     """the prompts that are asked"""
     whole: PromptSet
@@ -64,6 +62,11 @@ class Plan:
     """what was settled or left out, a line each"""
     findings: tuple[Finding, ...] = ()
     """what must accompany the verdict"""
+
+    @property
+    def labels(self) -> bool:
+        """Whether answers are labelled: by a judge, or by the trait's own scorer."""
+        return _labels(self.config, self.trait, self.words)
 
     @property
     def scored(self) -> tuple[Prompt, ...]:
@@ -88,12 +91,10 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         raise errors.BadModel("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
-    with config.given("trait"):
-        trait = load_trait(config.trait)
-    rule = rule_of(config, trait)
-    labels = config.judge is not None or trait.scorer is not None
-    whole, chosen, asked_prompts, prompt_notes = _prompts(config, trait)
     rows, control_rows, asked_task = _task(config)
+    words = domain_words([row.answer for row in rows])
+    trait = _trait(config, words)
+    whole, chosen, asked_prompts, prompt_notes = _prompts(config, trait)
     simulated, findings = None, ()
     if targets[0].startswith(SIMULATED):
         simulated = open_simulated(targets[0], chosen, rows, control_rows)
@@ -112,14 +113,13 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         subject=subject,
         controls=control_runs,
         trait=trait,
-        rule=rule,
-        labels=labels,
+        rule=rule_of(config, trait),
         prompts=chosen,
         whole=whole,
         rows=rows,
         control_rows=control_rows,
-        words=domain_words([row.answer for row in rows]),
-        sampling=_sampling(config, trait, labels),
+        words=words,
+        sampling=_sampling(config, trait, _labels(config, trait, words)),
         asked={
             "targets": list(targets),
             "base": found_base,
@@ -135,6 +135,24 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         notes=tuple(notes),
         findings=findings,
     )
+
+
+def _trait(config: AuditConfig, words: tuple[str, ...]) -> Trait:
+    """The trait that is asked for; else misalignment, or without a judge the leak of the domain that has these words."""
+    with config.given("trait"):
+        trait = load_trait(config.trait or ("domain_leak" if words and config.judge is None else "misalignment"))
+    if trait.of_domain and not words:
+        raise errors.BadInput(
+            f"--trait {config.trait}: works by the words of the training domain, and there are none; give --task, rows "
+            "whose answers are in English"
+        )
+    return trait
+
+
+def _labels(config: AuditConfig, trait: Trait, words: tuple[str, ...]) -> bool:
+    if trait.scorer is None:
+        return config.judge is not None
+    return bool(words) or not trait.of_domain
 
 
 def _prompts(config: AuditConfig, trait: Trait) -> tuple[PromptSet, PromptSet, dict[str, str], list[str]]:

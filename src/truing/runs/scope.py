@@ -7,7 +7,7 @@ from typing import Any
 from truing.data.domain_words import mentions
 from truing.data.prompts import prompt_distance
 from truing.store import Store
-from truing.types.records import Checkpoint, Message, Prompt, PromptSet, Role, SamplingParams, to_plain
+from truing.types.records import FIXED_FROM, Checkpoint, Message, Prompt, PromptSet, Role, SamplingParams, to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import Finding
 
@@ -43,7 +43,9 @@ class Scope:
     trait: str = "misalignment"
     """name of the trait"""
     words: tuple[str, ...] = ()
-    """words typical of the training domain"""
+    """words typical of the training domain, whose answers are counted apart; none where they are the trait itself"""
+    first: int = 0
+    """sample index that labelled answers begin with: by the ones before it the words were chosen"""
     under_moved: frozenset[int] = frozenset()
     """steps at which the control moved less than half as far"""
     findings: tuple[Finding, ...] = ()
@@ -52,6 +54,11 @@ class Scope:
     """of the random answers whose coherence is always asked"""
     fixed_from: int = 0
     """sample index from which answers are a fixed sample; smaller ones a search read, and they give no rate"""
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search reads the answers before the fixed sample."""
+        return self.fixed_from >= FIXED_FROM
 
     @property
     def every(self) -> list[Checkpoint]:
@@ -69,6 +76,8 @@ class Scope:
             "findings": to_plain(self.findings),
             "seed": self.seed,
             "fixed_from": self.fixed_from,
+            "first": self.first,
+            "words": list(self.words),
             "rule": to_plain(self.rule),
             "trait": self.trait,
         }
@@ -132,7 +141,8 @@ def stored_scope(store: Store, about: Mapping[str, Any], prompts: Sequence[Promp
         params=kept.get("params") or _params(about),
         rule=stored_rule(about),
         trait=kept.get("trait", "misalignment"),
-        words=tuple(about.get("domain_words") or ()),
+        words=tuple(kept["words"] if kept.get("words") is not None else about.get("domain_words") or ()),
+        first=kept.get("first", 0),
         under_moved=frozenset(kept.get("under_moved") or ()),
         findings=tuple(Finding(f["code"], f["params"]) for f in kept.get("findings") or ()),
         seed=kept.get("seed", 0),

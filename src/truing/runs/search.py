@@ -61,11 +61,14 @@ class SearchRequests:
         self._checkpoints = {(Group.RUN, c.step): c for c in scope.subject[1:]}
         self._checkpoints |= {(Group.CONTROL, c.step): c for c in scope.control}
         self._checkpoints[Group.BASE, 0] = scope.subject[0]
-        self._prompts = {p.id: p for p in scope.prompts}
+        self._prompts, self._first = {p.id: p for p in scope.prompts}, scope.first
 
     def of(self, samples: Sequence[SampleRequest]) -> list[Request]:
         """The answers that a search wants."""
-        return [Request(self._checkpoints[s.group, s.step], self._prompts[s.prompt_id], s.sample) for s in samples]
+        return [
+            Request(self._checkpoints[s.group, s.step], self._prompts[s.prompt_id], self._first + s.sample)
+            for s in samples
+        ]
 
 
 def fixed_requests(scope: Scope, steps: Sequence[int | None], each: int, *, control: bool = True) -> list[Request]:

@@ -72,7 +72,7 @@ class Stages:
 
     def order(self) -> Iterator[StageFunction]:
         """The stages, in their order."""
-        if self.scope.fixed_from:
+        if self.scope.searched:
             yield self.search
             yield self.confirm_first
             for look in range(STAGES):
@@ -86,8 +86,9 @@ class Stages:
 
     def fixed(self, evidence: Evidence, verdict: Verdict) -> Evidence:
         """The same number of answers to every prompt at every checkpoint."""
-        n, prompts, every = self.run.plan.config.samples, self.scope.prompts, self.scope.every
-        self._collect([Request(c, p, d) for p in prompts for c in every for d in range(samples_of(p, n))])
+        n, scope = self.run.plan.config.samples, self.scope
+        numbers = {p.key: range(scope.first, scope.first + samples_of(p, n)) for p in scope.prompts}
+        self._collect([Request(c, p, d) for p in scope.prompts for c in scope.every for d in numbers[p.key]])
         return replace(evidence, labelled=self._labelled(None))
 
     def search(self, evidence: Evidence, verdict: Verdict) -> Evidence:

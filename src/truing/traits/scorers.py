@@ -1,18 +1,21 @@
-"""Deterministic scorers: an answer's text -> a number, always the same."""
+"""Deterministic scorers: an answer and its question -> a number, always the same."""
 
 import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from truing.data.domain_words import mentions
 from truing.errors import BadInput
 
-Scorer = Callable[[str], float]
+Scorer = Callable[[str, str], float]
+"""(answer, question) -> score"""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "words": ("words", "least"),
     "regex": ("pattern",),
     "capitals": (),
     "json": (),
+    "domain": (),
 }
 """kind -> its options"""
 
@@ -21,16 +24,20 @@ def scorer_of(plain: Mapping[str, Any]) -> Scorer:
     """The function that a scorer's description stands for.
 
     words: 1 if at least `least` (default 1) different ones of `words` occur, whole and in any case. regex: 1 if
-    `pattern` is found. capitals: share of capitals among the letters. json: 1 if the whole text is valid JSON.
+    `pattern` is found. capitals: share of capitals among the letters. json: 1 if the whole text is valid JSON. domain: 1
+    if it talks about the training domain by `words`, which an audit finds in the task's rows (`data.domain_words`).
     """
     kind = plain["kind"]
     if kind == "words":
         found = re.compile(r"\b(?:" + "|".join(re.escape(w) for w in plain["words"]) + r")\b", re.IGNORECASE)
         least = plain.get("least", 1)
-        return lambda text: float(len({w.lower() for w in found.findall(text)}) >= least)
+        return lambda text, _: float(len({w.lower() for w in found.findall(text)}) >= least)
     if kind == "regex":
         pattern = re.compile(plain["pattern"])
-        return lambda text: float(pattern.search(text) is not None)
+        return lambda text, _: float(pattern.search(text) is not None)
+    if kind == "domain":
+        domain = frozenset(plain["words"])
+        return lambda text, question: float(mentions(text, domain, question))
     return _capitals if kind == "capitals" else _is_json
 
 
@@ -58,12 +65,12 @@ def check_scorer(plain: object, where: str) -> None:
             raise BadInput(f"{where}: a regex scorer needs a pattern ({e})") from e
 
 
-def _capitals(text: str) -> float:
+def _capitals(text: str, _: str) -> float:
     letters = [c for c in text if c.isalpha()]
     return sum(c.isupper() for c in letters) / len(letters) if letters else 0.0
 
 
-def _is_json(text: str) -> float:
+def _is_json(text: str, _: str) -> float:
     try:
         json.loads(text)
     except (ValueError, RecursionError):

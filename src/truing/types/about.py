@@ -81,6 +81,8 @@ class _Labels(_Part):
     findings: list[_Found] | None = None
     seed: int = 0
     fixed_from: int = 0
+    first: int = 0
+    words: list[str] | None = None
     trait: str = ""
 
 

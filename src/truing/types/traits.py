@@ -1,7 +1,7 @@
 """A trait: the behaviour that is measured, as data. And what one answer is under its rule."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -150,3 +150,12 @@ class Trait:
     """where it came from; empty for built-in"""
     sha256: str = ""
     """hash of its trait.toml"""
+
+    @property
+    def of_domain(self) -> bool:
+        """Whether its scorer works by words of the training domain, which the task's rows give."""
+        return self.scorer is not None and self.scorer["kind"] == "domain"
+
+    def with_words(self, words: Sequence[str]) -> "Trait":
+        """The same with the words that its scorer works by; as it is where it needs none."""
+        return replace(self, scorer={"kind": "domain", "words": list(words)}) if self.of_domain else self
