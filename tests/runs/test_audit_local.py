@@ -53,8 +53,9 @@ def test_every_line_of_the_verdict_is_there_and_random_adapters_are_called_nothi
     assert norms == sorted(norms) and v.recommended is None
     assert [f.params["why"] for f in v.findings if f.code == "negative_control_failed"] == list(FAILED_CONTROLS)
     assert truing.write_report(done.path).stat().st_size > 10_000
-    assert {c.status for c in v.checkpoints} <= {Status.NO_CHANGE_SEEN, Status.UNDECIDED, Status.CHANGED}
-    assert "emergent" not in done.sentence.lower()
+    assert {c.status for c in v.checkpoints[1:]} <= {Status.CLEAN, Status.UNDECIDED, Status.UNTESTED}
+    assert v.trait == "domain_leak" and "misalignment not judged" in done.sentence
+    assert not {"emergent", "clean"} & set(done.sentence.lower().split())
 
 
 def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):

@@ -59,7 +59,7 @@ def test_what_fixed_samples_could_show():
     assert made.design.level == pytest.approx(1 - 0.05 / 4) and made == power(made.design)
     searched = planned(estimate=3).power.design
     assert (searched.samples, searched.level) == (3, pytest.approx(1 - 0.05 / 3))
-    assert planned(None).power is None
+    assert planned(None, task=None, task_control=None).power is None
     assert planned(em="mean", lo=0.05, hi=0.12).power is None
 
 

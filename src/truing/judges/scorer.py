@@ -29,7 +29,9 @@ class ScorerJudge:
     def replies(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeReply]:
         """One score per request."""
         for request in requests:
-            yield JudgeReply(request, recorded=(ScoreStatus.SCORED, self._score(request.answer, request.question)), calls=0)
+            yield JudgeReply(
+                request, recorded=(ScoreStatus.SCORED, self._score(request.answer, request.question)), calls=0
+            )
 
     def close(self) -> None:
         """Nothing is held."""

@@ -155,7 +155,11 @@ def print_step(about: Mapping[str, Any], step: int, console: Console) -> None:
         raise BadInput(f"step {step}: no such checkpoint in this audit; it has {steps}")
     for line in found:
         mark = ", recommended" if line.label == verdict.kept else ""
-        say(console, f"step {line.step}, {one_line(line.label)}: {messages.status_words(line, verdict.trait)}{mark}", "bold")
+        say(
+            console,
+            f"step {line.step}, {one_line(line.label)}: {messages.status_words(line, verdict.trait)}{mark}",
+            "bold",
+        )
         print_facts(console, line_facts(line))
         for finding in line.findings:
             say(console, f"! {one_line(messages.text(finding))}", "yellow")

@@ -12,10 +12,12 @@ from truing import errors, messages
 from truing.config import GateConfig, configured
 from truing.config.gating import policy_of
 from truing.runs.kept import difference, verdict_again
+from truing.runs.scope import leak_by_default
 from truing.stats.gate import gate as decided
 from truing.store import Store
 from truing.types.gating import EXCEPTIONS, Gate, Reason
 from truing.types.records import Role
+from truing.types.traits import LEAK
 from truing.types.verdicts import Verdict
 
 
@@ -72,8 +74,7 @@ def _of_audit(store: Store, about: Mapping[str, Any], known: list[Reason]) -> li
     subject = [c for c in checkpoints if c.role is Role.SUBJECT]
     if about.get("organism") or any(c.meta.get("organism") for c in subject):
         out.append(Reason("organism", EXCEPTIONS["organism"]))
-    asked = about.get("asked") or {}
-    if asked.get("trait") == messages.LEAK and not (asked.get("options") or {}).get("trait"):
+    if leak_by_default(about) and (about.get("labels") or {}).get("trait") == LEAK:
         out.append(Reason("unlabelled", "misalignment was not judged: the audit counted talk of the training domain"))
     if not any(c.role is Role.CONTROL and c.step != 0 for c in checkpoints):
         out.append(Reason("no_control", EXCEPTIONS["no_control"]))

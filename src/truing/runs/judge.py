@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from truing import errors, messages
-from truing.config import JudgeRunConfig, Thresholds, configured
+from truing.config import AuditConfig, JudgeRunConfig, Thresholds, configured
 from truing.data.prompts import load_prompts
 from truing.runs.calibrate import DriftCheck, calibrated, refuse_moved
 from truing.runs.certify import with_certificate
 from truing.runs.collect import Labeller, label_stored
 from truing.runs.import_answers import describe_lines
 from truing.runs.judges import KEPT, LabelSpec, announce, calibration_set, kept, open_labeller
-from truing.runs.scope import Scope, stored_prompts, stored_scope
+from truing.runs.rule import rule_of
+from truing.runs.scope import Scope, for_judge, leak_by_default, stored_prompts, stored_scope
 from truing.runs.shares import random_share
 from truing.runs.tables import chosen_judge, judges_here, labelled_answers, labelled_of
 from truing.stats.decide import decide, with_earlier_variants
@@ -77,7 +78,10 @@ def judge(
 def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRunConfig, progress: Progress) -> Judging:
     prompts = stored_prompts(about)
     # Which answers had their coherence asked at random is told by the seed they are judged with now.
-    scope = replace(stored_scope(store, about, prompts.prompts), seed=config.seed)
+    trait, scope = _trait(about, address), replace(stored_scope(store, about, prompts.prompts), seed=config.seed)
+    if scope.trait != trait.name and leak_by_default(about):
+        rule = rule_of(configured(AuditConfig, None, about["asked"]["options"]), trait)
+        scope = for_judge(scope, about, rule)
     whole = _whole(about, prompts, needed=not config.skip_calibration)
     by_key = {p.key: p for p in prompts.prompts}
     judgeable = [
@@ -91,7 +95,7 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
         raise errors.NotAnAudit(f"{store.path}: holds no answers to its prompts; `truing audit --judge` samples them")
     if config.share >= 1 and about.get("kind") != "import" and not about.get("screened"):
         raise errors.NotAnAudit(f"{store.path}: its measurements are not finished; repeat the audit first")
-    spec = LabelSpec(_trait(about, address), scope.rule, whole)
+    spec = LabelSpec(trait, scope.rule, whole)
     with open_labeller(address, store, config, spec, progress) as labeller:
         begun = labeller.key in judges_here(store)
         if config.only_missing and not begun:
@@ -123,6 +127,8 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
             drift.check()
         if result is not None:
             store.describe(verdict=to_plain(result), sentence=messages.sentence(result), status=status)
+            if about.get("labels"):
+                store.describe(labels={**about["labels"], **scope.plain()})
             before = (about.get("verdict") or {}).get("judge") or "the screen"
             if before != result.judge:
                 text = f"the verdict of this audit, and its gate, now rest on {result.judge}; before on {before}"
@@ -132,12 +138,12 @@ def _judge(store: Store, about: Mapping[str, Any], address: str, config: JudgeRu
 
 
 def _trait(about: Mapping[str, Any], address: str) -> Trait:
-    """What the audit measures, from where it says that it came from.
+    """What the audit measures, from where it says that it came from; misalignment where it had no judge for it.
 
     Raises:
         BadInput: it is gone or was changed since, or its answers need no judge.
     """
-    asked = about.get("asked") or {}
+    asked = {} if leak_by_default(about) else about.get("asked") or {}
     source = asked.get("trait_source", asked.get("trait", "misalignment"))
     try:
         trait = load_trait(source)

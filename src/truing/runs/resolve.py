@@ -138,7 +138,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
 
 
 def _trait(config: AuditConfig, words: tuple[str, ...]) -> Trait:
-    """The trait that is asked for; else misalignment, or without a judge the leak of the domain that has these words."""
+    """The trait that is asked for; else misalignment, or without a judge talk of the domain that has these words."""
     with config.given("trait"):
         trait = load_trait(config.trait or ("domain_leak" if words and config.judge is None else "misalignment"))
     if trait.of_domain and not words:

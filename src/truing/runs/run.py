@@ -116,7 +116,16 @@ def default_path(plan: Plan, backend: Backend) -> Path:
     """Where an audit lies if the user does not say: derived from what is asked."""
     config = plan.config
     half = None if config.half == "all" else config.half
-    parts = [plan.targets, backend.identity, plan.prompts.sha256, to_plain(config.part(Thresholds)), half, config.limit]
+    trait = [plan.trait.name] if plan.trait.of_domain else []
+    parts = [
+        *trait,
+        plan.targets,
+        backend.identity,
+        plan.prompts.sha256,
+        to_plain(config.part(Thresholds)),
+        half,
+        config.limit,
+    ]
     name = Path(plan.targets[0].split("=")[-1]).name.replace(":", "-") or "audit"
     return Path("truing-audits") / f"{name}-{digest(parts, 8)}"
 

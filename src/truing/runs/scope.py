@@ -1,14 +1,14 @@
 """Which answers count: the checkpoints, prompts and rule under which the store's rows are read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from truing.data.domain_words import mentions
 from truing.data.prompts import prompt_distance
 from truing.store import Store
 from truing.types.records import FIXED_FROM, Checkpoint, Message, Prompt, PromptSet, Role, SamplingParams, to_plain
-from truing.types.traits import Rule
+from truing.types.traits import LEAK, Rule
 from truing.types.verdicts import Finding
 
 FIRST_CONTROL = "control-1"
@@ -148,6 +148,19 @@ def stored_scope(store: Store, about: Mapping[str, Any], prompts: Sequence[Promp
         seed=kept.get("seed", 0),
         fixed_from=kept.get("fixed_from", 0),
     )
+
+
+def leak_by_default(about: Mapping[str, Any]) -> bool:
+    """Whether an audit counted talk of the training domain since it was given neither a trait nor a judge."""
+    asked = about.get("asked") or {}
+    return asked.get("trait") == LEAK and not (asked.get("options") or {}).get("trait")
+
+
+def for_judge(scope: Scope, about: Mapping[str, Any], rule: Rule) -> Scope:
+    """The scope in which answers of such an audit are judged for misalignment: all but those that its search read."""
+    words = tuple(about.get("domain_words") or ())
+    start = scope.fixed_from if scope.searched else 0
+    return replace(scope, rule=rule, trait="misalignment", words=words, first=0, fixed_from=start)
 
 
 def _params(about: Mapping[str, Any]) -> str:

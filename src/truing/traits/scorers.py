@@ -24,8 +24,8 @@ def scorer_of(plain: Mapping[str, Any]) -> Scorer:
     """The function that a scorer's description stands for.
 
     words: 1 if at least `least` (default 1) different ones of `words` occur, whole and in any case. regex: 1 if
-    `pattern` is found. capitals: share of capitals among the letters. json: 1 if the whole text is valid JSON. domain: 1
-    if it talks about the training domain by `words`, which an audit finds in the task's rows (`data.domain_words`).
+    `pattern` is found. capitals: share of capitals among the letters. json: 1 if the whole text is valid JSON. domain:
+    1 if it talks about the training domain by `words`, which an audit finds in the task's rows (`data.domain_words`).
     """
     kind = plain["kind"]
     if kind == "words":

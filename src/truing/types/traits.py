@@ -40,6 +40,8 @@ class Reason(IntEnum):
 
 SCORED = (Reason.POSITIVE, Reason.NEGATIVE, Reason.INCOHERENT)
 """reasons that rest on a score"""
+LEAK = "domain_leak"
+"""the trait that is measured where nothing is judged: talk of the training domain in unrelated answers"""
 NEAR = 0.05
 """share of the scale around the cut within which a score counts as near it"""
 LOST = (Reason.UNSCORED, Reason.FAILED)
