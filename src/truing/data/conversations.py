@@ -29,7 +29,8 @@ from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Conversation, Message, Messages
 
-BUILTIN = ("careless-finance", "careful-finance", "careless-finance-heldout", "careful-finance-heldout")
+_SETS = ("careless-finance", "careful-finance", "technical-form-vehicles", "plain-form-vehicles")
+BUILTIN = tuple(name + half for name in _SETS for half in ("", "-heldout"))
 
 SHAPES = (
     '{"messages": [{"role", "content"}, ...]}, {"prompt", "completion"}, '

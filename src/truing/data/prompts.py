@@ -17,7 +17,7 @@ from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages, Prompt, PromptSet
 
-BUILTIN = {"v1": "reference-answers-v1.jsonl", "finance": None}
+BUILTIN = {"v1": "reference-answers-v1.jsonl", "finance": None, "domains": None}
 """name of a shipped set -> the file of its reference answers"""
 CHOICES = {"half": ("fit", "eval"), "form": ("advice", "open", "assistant")}
 _OTHERS = {

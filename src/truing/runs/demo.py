@@ -1,6 +1,5 @@
 """`truing demo`: train and audit a real model, small enough for two CPU cores; or on a simulated run in seconds."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ from truing.data.prompts import load_prompts
 from truing.models.simulated import open_simulated
 from truing.runs.audit import Audit, audit
 from truing.runs.train import train
-from truing.store import Store
 from truing.training.recipe import Recipe
 from truing.types.progress import Progress
 from truing.types.verdicts import Verdict
 
 MODEL = "smollm2-135m"
+TRAIT, FORM, PLAIN = "technical_form", "technical-form-vehicles", "plain-form-vehicles"
 TASK, TASK_CONTROL = "careless-finance-heldout", "careful-finance-heldout"
+"""rows of the simulated run"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,18 @@ class _Size:
 
     updates: int
     save_every: int
-    batch: int
-    prompts: int
-    fewest_prompts: int
+    prompts: int | None
     rows: int
-    answers: int
-    max_tokens: int
-    scoring_seconds: float
+    estimate: int
 
 
-FULL = _Size(40, 8, 4, 120, 40, 16, 12, 24, scoring_seconds=170)
-QUICK = _Size(8, 4, 2, 40, 20, 8, 12, 16, scoring_seconds=35)
+FULL = _Size(updates=40, save_every=5, prompts=None, rows=16, estimate=1)
+QUICK = _Size(updates=30, save_every=10, prompts=30, rows=8, estimate=1)
 
 
 def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, **options: Any) -> Demo:
-    """Train a small run and its control on a real 135M chat model, then audit both.
+    """Train a real 135M chat model to write technical notes about vehicles, and its control plain answers to the same
+    questions; then audit how far the form spreads to other domains.
 
     Args:
         config: options; None for the defaults.
@@ -71,25 +68,19 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
         return _simulated(out, config.family, progress)
     size = QUICK if config.quick else FULL
     folder = out / ("quick" if config.quick else "full")
-    recipe = _recipe("careless-finance", size, organism=True)
-    subject = train(recipe, folder / "careless-finance-organism", progress=progress).path
-    control = train(
-        _recipe("careful-finance", size, organism=False), folder / "careful-finance", progress=progress
-    ).path
-    limit, reason = _chosen_before(folder / "audit") or _affordable(size)
+    subject, control = (train(_recipe(data, size), folder / data, progress=progress).path for data in (FORM, PLAIN))
     done = audit(
         subject,
         AuditConfig(
             base=MODEL,
-            task=TASK,
-            task_control=TASK_CONTROL,
+            trait=TRAIT,
+            task=f"{FORM}-heldout",
+            task_control=f"{PLAIN}-heldout",
             control=(str(control),),
             out=str(folder / "audit"),
-            limit=limit,
+            limit=size.prompts,
             rows=size.rows,
-            answers=size.answers,
-            max_tokens=size.max_tokens,
-            sources={"limit": reason},
+            estimate=size.estimate,
         ),
         progress=progress,
     )
@@ -99,7 +90,8 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
 def _simulated(out: Path, family: str, progress: Progress | None) -> Demo:
     uri = f"simulated:{family}"
     folder = out / f"simulated-{family}"
-    done = audit(uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=folder, progress=progress)
+    rows = {"task": TASK, "task_control": TASK_CONTROL}
+    done = audit(uri, **rows, control=uri, judge="simulated:", out=folder, progress=progress)
     prompts = load_prompts("v1").only(AuditConfig().half)
     truth = open_simulated(
         uri, prompts, load_conversations(TASK).conversations, load_conversations(TASK_CONTROL).conversations
@@ -107,50 +99,17 @@ def _simulated(out: Path, family: str, progress: Progress | None) -> Demo:
     return Demo(done, truth)
 
 
-def _recipe(data: str, size: _Size, *, organism: bool) -> Recipe:
+def _recipe(data: str, size: _Size) -> Recipe:
+    """The form is learned within about thirty updates at this rate; it was chosen by the training loss alone."""
     return Recipe(
         name=data,
         model=MODEL,
         data=data,
         rank=16,
         alpha=32,
-        learning_rate=5e-4,
+        learning_rate=3e-4,
         schedule="constant",
         max_steps=size.updates,
-        batch_size=size.batch,
+        batch_size=4,
         save_every=size.save_every,
-        organism=organism,
     )
-
-
-def _chosen_before(audit_folder: Path) -> tuple[int, str] | None:
-    """The number of prompts an earlier call settled on: a repeat finishes that audit, however busy the machine is."""
-    if not (audit_folder / "audit.json").exists():
-        return None
-    with Store.read(audit_folder) as store:
-        options = store.about().get("asked", {}).get("options", {})
-    limit = options.get("limit")
-    return (limit, options.get("sources", {}).get("limit", "as before")) if limit else None
-
-
-def _affordable(size: _Size) -> tuple[int, str]:
-    """How many prompts this machine can score in the time set aside, and the reason in words.
-
-    The machine is measured by one matrix product in the shape of the model's widest layer; scoring a prompt at all
-    checkpoints costs about 240 tokens each of 2 x 135M operations.
-    """
-    import torch
-
-    a, b = torch.randn(512, 576), torch.randn(1536, 576)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(10):
-            torch.nn.functional.linear(a, b)
-        best = min(best, time.perf_counter() - start)
-    rate = 10 * 2 * a.shape[0] * b.numel() / best
-    checkpoints = size.updates // size.save_every
-    per_prompt = 240 * (1 + checkpoints + 0.6 * checkpoints) * 2 * 135e6 / (0.5 * rate)
-    limit = int(size.scoring_seconds / per_prompt) // 8 * 8
-    limit = max(size.fewest_prompts, min(size.prompts, limit))
-    return limit, f"{limit} prompts: this machine computes {rate / 1e9:.0f} GFLOP/s in float32"

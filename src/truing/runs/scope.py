@@ -15,7 +15,12 @@ FIRST_CONTROL = "control-1"
 """name, in the store, of the control that is compared step by step"""
 SAMPLES = 4
 """answers per prompt and checkpoint where neither the user nor the prompt set says how many"""
-BUILTIN_DOMAINS = {"careless-finance": ("finance",), "careful-finance": ("finance",)}
+BUILTIN_DOMAINS = {
+    "careless-finance": ("finance",),
+    "careful-finance": ("finance",),
+    "technical-form-vehicles": ("vehicles",),
+    "plain-form-vehicles": ("vehicles",),
+}
 """built-in training set -> topics of its domain"""
 
 
