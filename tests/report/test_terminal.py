@@ -85,13 +85,18 @@ def test_where_progress_has_no_room_its_number_stays_before_other_columns_go(aud
     assert ", progress by skill" in flat(shown(about, 50)) and "interval of" not in flat(shown(about, 50))
 
 
-def test_a_clean_that_its_fixed_answers_do_not_confirm_is_said_under_the_table(audit):
+def test_a_status_that_its_fixed_answers_do_not_confirm_is_said_under_the_table(audit):
     about = about_of(audit("emergent"))
     words = "by the search's test: the fixed answers shown do not confirm it by themselves"
     assert words not in flat(shown(about, 80))
     line = next(c for c in about["verdict"]["checkpoints"] if c["step"] == 60)
     line["findings"] = [{"code": "unconfirmed", "params": {}}]
-    assert f"clean at 60 {words}" in flat(shown(about, 80))
+    assert f"the status at 60 is {words}" in flat(shown(about, 80))
+    above = next(c for c in about["verdict"]["checkpoints"] if c["step"] == 100)
+    above["findings"] = [{"code": "certified_above", "params": {}}]
+    assert f"the status at 60 is {words}" in flat(shown(about, 80))  # its fixed answers are above lo as well
+    above["labelled"]["excess_base"]["set_low"] = -0.1
+    assert f"the status at 60, 100 is {words}" in flat(shown(about, 80))
 
 
 def test_missing_is_a_dash_never_a_zero(audit):

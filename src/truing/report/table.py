@@ -17,7 +17,7 @@ from truing.report.fitting import Column, FittingTable, cut, print_facts, print_
 from truing.report.rates_table import print_rates
 from truing.report.reading import MISSING, interval, number, one_line, percent, plain_label, tone, verdict_of
 from truing.report.study import frozen_line
-from truing.types.verdicts import HealthState, Status, Verdict
+from truing.types.verdicts import EXCESS, HealthState, Status, Verdict
 
 TONES = {"calm": "green", "bad": "bold red", "broken": "magenta", "unknown": "yellow"}
 MOST_FINDINGS = 3
@@ -43,9 +43,13 @@ def _status_tone(c: Any) -> str:
     return TONES[tone(c)] if c.step != 0 else ""
 
 
-def _by_search_alone(c: Any) -> bool:
+def _by_search_alone(c: Any, lo: float) -> bool:
     """Whether fixed answers stand in the line that do not certify by themselves what its status says."""
-    return any(f.code == "unconfirmed" for f in c.findings)
+    codes = {f.code for f in c.findings}
+    if c.status is Status.CLEAN:
+        return "unconfirmed" in codes
+    low = c.labelled.excess_base.set_low if c.labelled and c.labelled.excess_base and not c.labelled.searched else None
+    return c.status in EXCESS and "certified_above" in codes and low is not None and low <= lo
 
 
 _STEP = Column("step", "step", lambda c: MISSING if c.step is None else str(c.step))
@@ -97,9 +101,10 @@ def verdict_table(verdict: Verdict) -> FittingTable:
     notes = ["→ recommended"] if verdict.kept else []
     if any(c.labelled is not None and c.labelled.searched for c in lines):
         notes.append("shares without brackets are of answers that a search read, which bias them")
-    if late := [str(c.step) for c in lines if c.status is Status.CLEAN and _by_search_alone(c)]:
+    lo = (verdict.definitions.get("rule") or {}).get("lo", 0)
+    if late := [str(c.step) for c in lines if _by_search_alone(c, lo)]:
         why = "by the search's test: the fixed answers shown do not confirm it by themselves"
-        notes.append(f"clean at {', '.join(late)} {why}")
+        notes.append(f"the status at {', '.join(late)} is {why}")
     if labelled:
         notes.append("[intervals] of shares and excess are for exactly these prompts")
     mark = Column("", "", lambda c: "→" if c.label == verdict.kept else "")
