@@ -267,6 +267,12 @@ def crossing(o: Onset) -> str:
     return f"at step {o.latest}" if start == o.latest else f"between step {start} and step {o.latest}"
 
 
+def left_open(o: Onset) -> list[int]:
+    """Steps at which a search's loose test told nothing, so that neither a test nor a spot check stands for them."""
+    told = {*o.spots, *(t.step for t in o.tested)}
+    return [s for s in o.steps if s not in told] if o.errors and o.status == "never" else []
+
+
 def title(v: Verdict) -> str:
     """What `present` reads, e.g. Emergent misalignment."""
     return TITLES.get(v.trait, v.trait.replace("_", " ").capitalize() or "The trait")
@@ -419,7 +425,8 @@ def _no_excess_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
     if not clean:
         return f"Nothing is decided, judged by {judge}."
     at = _few([_place(c).removeprefix("at ") for c in clean])
-    found = "No onset found" if v.onset.status == "never" else "Undecided"
+    untold = {c.step for c in later if c.status is Status.UNTESTED} & {*left_open(v.onset)}
+    found = "No onset found" if v.onset.status == "never" and not untold else "Undecided"
     return f"{found}: clean at {at} (excess under {hi:g} points), the others not certified, judged by {judge}."
 
 

@@ -29,6 +29,8 @@ class Column:
     """whether it is set to the right"""
     style: Callable[[Any], str] = lambda row: ""
     """a row -> rich style of its text"""
+    short: "Column | None" = None
+    """what takes its place where there is no room: the number without its interval"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,10 @@ class FittingTable:
             if self._width(columns, console, options) <= options.max_width:
                 break
             if column in columns:
-                columns.remove(column)
-                left_out.append(column.name)
+                k = columns.index(column)
+                columns[k : k + 1] = [column.short] if column.short else []
+                left_out = [x for x in left_out if x != f"interval of {column.name}"]
+                left_out.append(f"interval of {column.name}" if column.short else column.name)
         yield self._table(columns, options)
         notes = [*self.notes, *([f"not shown at this width: {', '.join(left_out)}"] if left_out else [])]
         if notes:

@@ -70,7 +70,7 @@ class Plan:
     """What an audit would do and cost."""
 
     checkpoints: int
-    """models that answer: step 0, the run, the control"""
+    """checkpoints that answer: step 0, the run, any control"""
     prompts: int
     """prompts each is asked"""
     answers: int
