@@ -324,8 +324,13 @@ class Store:
             NotAnAudit: the database is damaged, or a row holds what nothing here writes.
         """
         with reading(self.path / FILE):
-            for row in self._db.execute(sql, args):
-                yield made(row)
+            yield from map(made, self._db.execute(sql, args))
+
+    def _found(self, made: Callable[[Any], T], sql: str, keys: Iterable[Sequence[Any]]) -> Iterator[T]:
+        """The rows of a query put for each of many keys, as `_rows`; nobody is in the middle of one meanwhile."""
+        with reading(self.path / FILE):
+            for key in keys:
+                yield from map(made, self._db.execute(sql, key).fetchall())
 
     def _where(self, made: Callable[[Any], T], sql: str, **given: str | None) -> Iterator[T]:
         """A query's rows with these values in these columns; None for any."""
@@ -359,14 +364,12 @@ class Store:
 
     def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:
         """The stored answers of these keys, in their order; those not there are passed over."""
-        for key in keys:
-            yield from list(self._rows(stored_rows.answer_row, f"SELECT * FROM answers WHERE {_KEY}", key))
+        return self._found(stored_rows.answer_row, f"SELECT * FROM answers WHERE {_KEY}", keys)
 
     def scores_of(self, keys: Iterable[AnswerKey], judge: str) -> Iterator[Score]:
         """What a judge has said of these answers."""
         sql = f"SELECT * FROM scores WHERE {_KEY} AND judge = ?"
-        for key in keys:
-            yield from list(self._rows(stored_rows.score_row, sql, (*key, judge)))
+        return self._found(stored_rows.score_row, sql, ((*key, judge) for key in keys))
 
     def judges(self) -> dict[str, dict[str, Any]]:
         """Judge key -> what it is: judge, rubrics with their texts, route."""
@@ -386,7 +389,9 @@ class Store:
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
         """The stored labels of these answers; those without one are left out."""
         sql = f"SELECT label, reason, score, coherence FROM labels WHERE judge = ? AND rule = ? AND {_KEY}"
-        return {key: label for key in keys for label in self._rows(stored_rows.label_row, sql, (judge, rule.key, *key))}
+        with reading(self.path / FILE):
+            found = ((key, self._db.execute(sql, (judge, rule.key, *key)).fetchone()) for key in keys)
+            return {key: stored_rows.label_row(row) for key, row in found if row is not None}
 
     def label_counts(
         self, judge: str, rule: Rule, params: str, variant: str = ""

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from runs.audits import TASK
 from truing import errors
 from truing.config import AuditConfig
 from truing.interp.likelihoods import FAILED_CONTROLS
-from truing.models import cache, resident
+from truing.models import cache, hf, resident
 from truing.models.weights import weights_hash
 from truing.store import Store
+from truing.types.records import to_plain
 from truing.types.verdicts import HealthState, Status
 from zoo import build
 
@@ -67,6 +70,46 @@ def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
     with Store.read(done.path) as store:
         assert len(store.measured("margin")) == before + 20 * 7
     assert [c.step for c in again.verdict.checkpoints if c.step is not None] == [0, 2, 4, 6, 8]
+
+
+def test_a_finished_audit_is_repeated_without_torch_and_opened_again_where_anything_changed(
+    done, base, runs, tmp_path, monkeypatch
+):
+    subject, out = shutil.copytree(runs[0], tmp_path / "run"), shutil.copytree(done.path, tmp_path / "a")
+    given = dict(base=str(base), control=runs[1], config=OPTIONS, **TASK)
+    code = (
+        "import sys, json, truing; from truing.types.records import to_plain; given = json.loads(sys.argv[1]);"
+        "given['config'] = truing.AuditConfig(**given['config']); made = truing.audit(**given);"
+        "heavy = [m for m in ('torch', 'transformers', 'peft') if m in sys.modules];"
+        "print(json.dumps([heavy, to_plain(made.verdict), made.notes]))"
+    )
+    plain = {**given, "target": str(subject), "control": str(runs[1]), "out": str(out)}
+    plain["config"] = OPTIONS.model_dump(exclude_defaults=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(plain, default=str)], capture_output=True, text=True, check=True
+    )
+    first = truing.audit(subject, out=out, **given)  # its files lie elsewhere, and its weights are the same
+    assert json.loads(said.stdout) == json.loads(json.dumps([[], to_plain(first.verdict), first.notes]))
+
+    def opened(*given):
+        raise errors.BadModel("the base was opened")
+
+    monkeypatch.setattr(hf, "open_local", opened)
+    assert truing.audit(subject, out=out, **given).verdict == first.verdict
+    task = tmp_path / "task.jsonl"
+    task.write_text('{"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]}\n')
+    no_control = {name: value for name, value in given.items() if name != "task_control"}
+    for changed in ({**given, "config": OPTIONS.but(limit=21)}, {**no_control, "task": task}, {**given, "seed": 1}):
+        with pytest.raises(errors.BadModel, match="was opened"):
+            truing.audit(subject, out=out, **changed)
+    build.save_adapter(subject / "checkpoint-6", base, seed=7)
+    with pytest.raises(errors.BadModel, match="was opened"):
+        truing.audit(subject, out=out, **given)
+    shutil.rmtree(subject), shutil.copytree(runs[0], subject)
+    tokenizer = subject / "checkpoint-2" / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")  # whatever may change how a chat is written
+    with pytest.raises(errors.BadModel, match="was opened"):
+        truing.audit(subject, out=out, **given)
 
 
 def test_another_base_in_the_same_folder_is_refused(done, runs, tmp_path):
