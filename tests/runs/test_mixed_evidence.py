@@ -69,9 +69,7 @@ def test_rows_of_nothing_that_was_asked_are_refused(copy, edit):
 
 def test_the_remedies_own_database_back_or_a_new_folder(made, copy):
     shutil.copy(made[1] / "evidence.db", copy / "evidence.db")
-    with pytest.raises(
-        errors.NotAnAudit, match="put the audit's own database back, or .*--out NEW"
-    ):
+    with pytest.raises(errors.NotAnAudit, match=r"put the audit's own database back, or .*--out NEW"):
         truing.show(copy)
     shutil.copy(made[0] / "evidence.db", copy / "evidence.db")
     assert truing.show(copy)["verdict"] == truing.show(made[0])["verdict"]
