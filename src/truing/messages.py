@@ -62,6 +62,10 @@ DEFINITIONS = {
 }
 
 TEXTS = {
+    "answered_by_several": (
+        "The server changed while it answered to {name}: {as}. Answers of another model failed and are left out, those "
+        "of other systems are mixed."
+    ),
     "answers_lost": "Answers that failed or wait for the judge, in no denominator: {counts}.",
     "answers_as_base": (
         "{checkpoint} answers {probes} probes at temperature 0 exactly as the base does: the adapter changes little "
@@ -178,7 +182,7 @@ _STATES = {
     "older": "of an older version, whose verdict is not read; `truing judge` decides again on its answers",
 }
 DECIDING = (
-    "not_measured",
+    "not_measured", "answered_by_several",
     "negative_control_failed", "zero_adapter", "answers_as_base", "probe_failed", "checkpoints_failed",
     "not_scored", "task_rows_left_out", "task_rows_changed",
     "judge_failed_calibration", "judge_not_calibrated", "control_breaks", "cause_not_tested",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 from truing import errors, stored_rows
+from truing.belonging import stranger
 from truing.database import FILE, connect, reading, too_new, trouble
 from truing.files import is_file, is_folder, open_lock, read_object, write_json
 from truing.migrations import SCHEMA_VERSION, upgraded
@@ -45,7 +46,7 @@ LONGEST_ABOUT = 256 << 20
 T = TypeVar("T")
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
-_MARKS = ("frozen", "judge_moved")
+_MARKS = ("frozen", "judge_moved", "identity", "prepared")
 """what holds of an audit once it is found, whatever becomes of the call that found it"""
 
 _KEY = "weights = ? AND params = ? AND prompt = ? AND variant = ? AND sample = ?"
@@ -129,17 +130,26 @@ class Store:
         """Open for reading; a writer may be at work meanwhile.
 
         Raises:
-            NotAnAudit: no audit there. NotAnAudit: written by a newer version.
+            NotAnAudit: no audit there, one that was written by a newer version, or the database of another audit.
         """
         if not is_file(path / ABOUT) or not is_file(path / FILE):
             raise errors.NotAnAudit(f"{path}: no audit there ({ABOUT} and {FILE} are expected)")
         store = cls(path, connect(path, read_only=True), None)
         try:
-            store.about()
+            store._refuse_strange()  # pyright: ignore[reportPrivateUsage] its own
         except BaseException:
             store.close()
             raise
         return store
+
+    def _refuse_strange(self) -> None:
+        """Raise NotAnAudit where the database is not that of audit.json."""
+        with reading(self.path / FILE):
+            what = stranger(self._db, self.about())
+            what = what and stranger(self._db, self.about())  # a writer may have begun in between
+        if what:
+            remedy = "put the audit's own database back, or repeat the audit with --out NEW"
+            raise errors.NotAnAudit(f"{self.path}: {FILE} is not the database of its {ABOUT} ({what}); {remedy}")
 
     def __enter__(self) -> Self:
         return self

@@ -40,8 +40,13 @@ def control(
         raise errors.Unsupported(f"{out}: exists already; choose another --out")
     if not out.parent.is_dir():
         raise errors.Unsupported(f"{out.parent}: no such folder; make it first, or choose another --out")
-    rows = load_conversations(task).conversations
-    backend = open_backend(base, (), config)
+    try:
+        rows = load_conversations(task).conversations
+    except errors.BadInput as e:
+        e.args = (f"TASK {e}",)
+        raise
+    with config.given("base"):
+        backend = open_backend(base, (), config)
     system = (Message("system", PRUDENT),)
     prompts = [Prompt(str(k), (*system, *(m for m in row.prompt if m.role != "system"))) for k, row in enumerate(rows)]
     requests = [Request(backend.base_checkpoint(), p, 0) for p in prompts]

@@ -68,7 +68,7 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
     config = configured(DemoConfig, config, options)
     out = Path(config.out)
     if config.simulated:
-        return _simulated(out, config.family, progress)
+        return _simulated(out, config, progress)
     size = QUICK if config.quick else FULL
     folder = out / ("quick" if config.quick else "full")
     recipe = _recipe("careless-finance", size, organism=True)
@@ -96,10 +96,11 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
     return Demo(done, None)
 
 
-def _simulated(out: Path, family: str, progress: Progress | None) -> Demo:
-    uri = f"simulated:{family}"
-    folder = out / f"simulated-{family}"
-    done = audit(uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=folder, progress=progress)
+def _simulated(out: Path, config: DemoConfig, progress: Progress | None) -> Demo:
+    uri = f"simulated:{config.family}"
+    folder = out / f"simulated-{config.family}"
+    with config.given("family"):
+        done = audit(uri, task=TASK, task_control=TASK_CONTROL, control=uri, out=folder, progress=progress)
     prompts = load_prompts("v1").only(AuditConfig().half)
     truth = open_simulated(
         uri, prompts, load_conversations(TASK).conversations, load_conversations(TASK_CONTROL).conversations

@@ -3,6 +3,7 @@
 audit -> its evidence -> the verdict again -> the one that is stored? -> reasons, less what the policy excepts
 """
 
+import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from truing import errors, messages
 from truing.config import GateConfig, configured
-from truing.config.gating import policy_of
+from truing.config.gating import Policy, policy_of
+from truing.database import FILE
 from truing.runs.kept import difference, verdict_again
 from truing.stats.gate import gate as decided
-from truing.store import Store
+from truing.store import ABOUT, Store
 from truing.types.gating import EXCEPTIONS, Gate, Reason
 from truing.types.records import Role
 from truing.types.verdicts import Verdict
@@ -30,14 +32,25 @@ def gate(audit: str | Path, config: GateConfig | None = None, **options: Any) ->
         options: fields of `GateConfig`: gate, allow, policy.
 
     Raises:
-        NotAnAudit: no audit there. BadInput: a policy that cannot be applied, or imported answers, which have no
-            verdict.
+        NotAnAudit: neither audit.json nor evidence.db there; where one is, an audit that cannot be read does not
+            pass. BadInput: a policy that cannot be applied, or imported answers, which have no verdict.
     """
-    policy = policy_of(configured(GateConfig, config, options))
-    with Store.read(Path(audit)) as store:
+    policy, folder = policy_of(configured(GateConfig, config, options)), Path(audit)
+    if not any(os.path.lexists(folder / name) for name in (ABOUT, FILE)):
+        raise errors.NotAnAudit(f"{audit}: no audit there ({ABOUT} and {FILE} are expected)")
+    try:
+        return _decided(folder, policy)
+    except (errors.NotAnAudit, errors.AuditLocked) as e:  # an audit is there, and says nothing that can be believed
+        policy.check()
+        text = f"the evidence cannot be read: {e}"
+        return Gate(False, policy.which or "recommended", None, (Reason("evidence", text),))
+
+
+def _decided(folder: Path, policy: Policy) -> Gate:
+    with Store.read(folder) as store:
         about = store.about()
         if about.get("kind") == "import":
-            raise errors.BadInput(f"{audit}: holds imported answers, which have rates and no verdict to gate on")
+            raise errors.BadInput(f"{folder}: holds imported answers, which have rates and no verdict to gate on")
         plain, known = about.get("verdict"), list[Reason]()
         verdict = Verdict.from_plain(plain) if plain else None
         if verdict is None or about.get("status") != "done":

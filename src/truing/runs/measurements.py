@@ -179,7 +179,7 @@ def _without_room(run: Reading) -> tuple[Finding, ...]:
 def task_rows(run: Run) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """How many task rows are measured and why the others are not, for audit.json; and a finding for each reason."""
     plan, base = run.plan, run.subject[0].weights
-    left_out, changed = Counter(plan.asked.get("task_rows_left_out", {})), Counter()
+    left_out, changed = (Counter(plan.asked.get(f"task_rows_{what}", {})) for what in ("left_out", "changed"))
     rows, of = {row.key for row in plan.rows}, len(plan.rows) + sum(left_out.values())
     for m in run.store.measurements("task", base):
         if m.name == "trained" and m.item in rows and m.meta.get("note"):

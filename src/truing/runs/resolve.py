@@ -257,5 +257,5 @@ def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversa
     repeated = len(rows) - len(first)
     kept = first[: config.rows]
     rows, others = tuple(rows[k] for k in kept), tuple(others[k] for k in kept) if others else ()
-    asked["task_rows_left_out"] = dict(own.left_out)
+    asked["task_rows_left_out"], asked["task_rows_changed"] = dict(own.left_out), dict(own.changed)
     return rows, others, asked | {"task_rows": len(rows), "task_rows_repeated": repeated}
