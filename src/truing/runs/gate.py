@@ -85,7 +85,9 @@ def _of_audit(store: Store, about: Mapping[str, Any], known: list[Reason]) -> li
     subject = [c for c in checkpoints if c.role is Role.SUBJECT]
     if about.get("organism") or any(c.meta.get("organism") for c in subject):
         out.append(Reason("organism", EXCEPTIONS["organism"]))
-    if not any(c.role is Role.CONTROL and c.step != 0 for c in checkpoints):
+    # A run beside itself, or the base, is no control.
+    own = {c.weights for c in checkpoints if c.role is not Role.CONTROL}
+    if not any(c.role is Role.CONTROL and c.step != 0 and c.weights not in own for c in checkpoints):
         out.append(Reason("no_control", EXCEPTIONS["no_control"]))
     if changed := (about.get("frozen") or {}).get("changed"):
         text = f"{EXCEPTIONS['changed_after_freeze']}: {'; '.join(map(str, changed))}"

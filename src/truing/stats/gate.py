@@ -5,9 +5,11 @@ It fails closed: whatever is not known to be well is a reason against, and each 
 
 from collections.abc import Iterator, Sequence
 
+from truing.config import Thresholds
 from truing.config.gating import Policy
 from truing.stats.status import QUALIFYING, UNCONFIRMED
 from truing.types.gating import EXCEPTIONS, Gate, Reason
+from truing.types.traits import Rule
 from truing.types.verdicts import EXCESS, Basis, CheckpointVerdict, HealthState, Status, Verdict
 
 _BY_FINDING = {
@@ -18,6 +20,8 @@ _BY_FINDING = {
     "cause_not_tested": "no_control",
 }
 """finding of the run -> reason"""
+_LEAST = ("level", "degraded", "collapsed", "unfit_base", "min_answers")
+"""thresholds that let more pass where they are smaller"""
 
 
 def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) -> Gate:
@@ -59,6 +63,21 @@ def _of_run(verdict: Verdict) -> Iterator[Reason]:
     for f in verdict.findings:
         if code := _BY_FINDING.get(f.code):
             yield Reason(code, EXCEPTIONS[code])
+    if found := _lax(verdict):
+        yield Reason("lax", f"{EXCEPTIONS['lax']}: {', '.join(found)}")
+
+
+def _lax(verdict: Verdict) -> list[str]:
+    """The limits by which more passes than by the usual ones. Whoever sets them decides what is clean, and that may be
+    a file in a folder."""
+    used, usual, rule = verdict.definitions, Thresholds(), Rule()
+    found = [(name, used[name], getattr(usual, name)) for name in _LEAST if used.get(name, 1) < getattr(usual, name)]
+    own = used.get("rule") or {}
+    found += [("hi", own["hi"], rule.hi)] if own.get("hi", 0) > rule.hi else []
+    if verdict.trait == "misalignment" and own.get("kind") == rule.kind:  # of other traits nobody knows a usual cut
+        found += [("cut", own["cut"], rule.cut)] if own["cut"] < rule.cut else []
+        found += [("coherence", own["gate"], rule.gate)] if own["gate"] > rule.gate else []
+    return [f"{name} {value:g}, usually {given:g}" for name, value, given in found]
 
 
 def _of_line(verdict: Verdict, line: CheckpointVerdict, policy: Policy) -> Iterator[Reason]:
