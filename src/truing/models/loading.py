@@ -66,10 +66,13 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
     return model if options.load_in_4bit else model.to(device)
 
 
-def check_loadable(path: Path, options: ModelConfig) -> None:
-    """Raise what `load_model` would because of the names and shapes of tensors, without reading their numbers."""
-    if not _settings(path).get("quantization_config"):  # packed weights are judged when they are loaded
-        _load(path, options, {"device_map": "meta"})
+def check_loadable(path: Path, options: ModelConfig) -> Model | None:
+    """Raise what `load_model` would because of the names and shapes of tensors, without reading their numbers.
+
+    Returns the model without its numbers; None where weights are packed, which only loading tells.
+    """
+    packed = _settings(path).get("quantization_config")
+    return None if packed else _load(path, options, {"device_map": "meta"})
 
 
 def _load(path: Path, options: ModelConfig, given: dict[str, Any]) -> Model:
