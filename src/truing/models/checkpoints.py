@@ -344,7 +344,8 @@ def _counted(folder: Path, notes: list[str]) -> int | None:
     try:
         step = read_json(file).get("global_step") if file.exists() else None
     except DamagedWeights as error:
-        notes.append(f"the step of {folder.name} is not taken from its trainer_state.json: {error}")
+        if _UPDATES.fullmatch(folder.name):
+            notes.append(f"step of {folder.name} is taken from its name: {error}")
         return None
     number = folder_number(folder)
     if step is not None and number not in (None, step):
