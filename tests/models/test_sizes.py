@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,14 @@ def test_a_tokenizer_in_parts_is_made_in_the_child_first_within_limits(tmp_path,
 
 # -- masks ------------------------------------------------------------------------------------------------------------
 
-SMALL = {"vocab_size": 264, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 16, "bos_token_id": 0}
+SMALL: dict[str, Any] = {
+    "vocab_size": 264,
+    "n_embd": 32,
+    "n_layer": 1,
+    "n_head": 4,
+    "n_positions": 16,
+    "bos_token_id": 0,
+}
 MASKED = {
     "gpt2": (t.GPT2LMHeadModel, t.GPT2Config(**SMALL, eos_token_id=0), "transformer.h.0.attn"),
     "gptj": (t.GPTJForCausalLM, t.GPTJConfig(**SMALL, eos_token_id=0, rotary_dim=4), "transformer.h.0.attn"),
