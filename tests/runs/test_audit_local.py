@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import truing
 from runs.audits import TASK
@@ -58,6 +59,12 @@ def test_every_line_of_the_verdict_is_there_and_random_adapters_are_called_nothi
     assert truing.write_report(done.path).stat().st_size > 10_000
     assert {c.status for c in v.checkpoints} <= {Status.NO_CHANGE_SEEN, Status.UNDECIDED, Status.CHANGED}
     assert "emergent" not in done.sentence.lower()
+
+
+def with_stranger(folder):
+    """A tensor more in a folder's weights than its model has."""
+    file = build.weights_of(folder)
+    save_file(load_file(file) | {"stranger": torch.ones(2)}, file, metadata={"format": "pt"})
 
 
 def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
@@ -138,6 +145,40 @@ def test_nan_weights_fail_alone_and_an_adapter_without_effect_is_said(base, tmp_
     assert [f.params["checkpoint"] for f in done.verdict.findings if f.code == "zero_adapter"] == ["checkpoint-6"]
     text = (tmp_path / "a" / "audit.json").read_text()
     assert "NaN" not in json.dumps(json.loads(text)["verdict"]["checkpoints"][0])
+
+
+def test_checkpoints_that_do_not_fit_fail_alone(base, tmp_path):
+    run = build.adapter_run(tmp_path / "run", base, steps=(2, 4, 6), final=False)
+    build.foreign_keys(run / "checkpoint-4")
+    build.save_adapter(run / "checkpoint-6", build.tiny_base(tmp_path / "wide", hidden=64))
+    options = OPTIONS.but(limit=6, answers=2, rows=4)
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=options, **TASK)
+    lines = {c.step: c for c in done.verdict.checkpoints}
+    assert {step for step, c in lines.items() if c.status is Status.FAILED} == {4, 6}
+    why = {step: f.params["why"] for step, c in lines.items() for f in c.findings if f.code == "failed"}
+    assert "checkpoint-4: adapter tensors do not reach" in why[4] and "checkpoint-6: does not fit" in why[6]
+    assert done.verdict.recommended in (None, "checkpoint-2")
+    (lost,) = (f.params["checkpoints"] for f in done.verdict.findings if f.code == "checkpoints_failed")
+    assert lost == ["checkpoint-4", "checkpoint-6"]
+    with Store.read(tmp_path / "a") as store:
+        assert {m.checkpoint for m in store.measurements("task")} == {lines[0].weights, lines[2].weights}
+
+
+def test_full_models_that_do_not_fit_fail_alone_and_a_control_never(base, tmp_path):
+    run = build.full_run(tmp_path / "full", base, steps=(2, 4))
+    control = build.full_run(tmp_path / "control", base, steps=(2,), seed=1)
+    with_stranger(control / "checkpoint-2")
+    config = run / "checkpoint-4" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    options = {"base": str(base), "config": OPTIONS.but(limit=6, answers=2)}
+    done = truing.audit(run, out=tmp_path / "a", **options)
+    assert [c.status is Status.FAILED for c in done.verdict.checkpoints] == [False, False, True]
+    config.write_text(text)
+    done = truing.audit(run, out=tmp_path / "a", **options)
+    assert Status.FAILED not in {c.status for c in done.verdict.checkpoints}
+    with pytest.raises(errors.BadModel, match=r"control.*only in the file: stranger"):
+        truing.audit(run, control=control, out=tmp_path / "b", **options)
 
 
 REFUSED = {
