@@ -133,13 +133,13 @@ def _asked(conversation: Conversation) -> Messages:
 
 def _detect(row: Row) -> str:
     """The format a row is in, by its keys."""
-    if "messages" in row:
+    if row.get("messages") is not None:
         return "messages"
-    if "conversations" in row:
+    if row.get("conversations") is not None:
         return "sharegpt"
-    if "prompt" in row and "completion" in row:
+    if row.get("prompt") is not None and "completion" in row:
         return "messages" if isinstance(row["prompt"], list) else "prompt_completion"
-    if "instruction" in row and "output" in row:
+    if row.get("instruction") is not None and "output" in row:
         return "alpaca"
     raise BadValue(f"unknown format with the keys {keys(row)}; accepted: {SHAPES}")
 
@@ -175,8 +175,10 @@ def _meta(row: Row, used: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _from_messages(row: Row) -> Messages:
-    if "messages" in row:
+    if row.get("messages") is not None:
         return turns_field(row, "messages")
+    if isinstance(row.get("prompt"), list) and "completion" in row and not row["completion"]:
+        raise NoAnswer('"completion" is empty; remove the row or fill it in')
     prompt, completion = turns_field(row, "prompt"), turns_field(row, "completion")
     if completion[0].role == "system":
         raise BadValue("the completion holds a system turn; move it to the start of the prompt")
@@ -198,7 +200,7 @@ def _chat(question: str, answer: str) -> Messages:
 
 
 def _answer(row: Row, name: str) -> str:
-    if isinstance(value := row.get(name), str) and not value.strip():
+    if name in row and _blank(row[name]):
         raise NoAnswer(f'"{name}" is empty; remove the row or fill it in')
     return text_field(row, name)
 

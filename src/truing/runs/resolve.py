@@ -102,8 +102,6 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
     else:
         subject, found_base, notes = _subject(targets, config, progress)
         control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
-    if doubled := asked_task.get("task_rows_repeated", 0):
-        notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     notes += prompt_notes
     return Plan(
         config=config,
