@@ -17,7 +17,7 @@ _HELD = ("checkpoints WHERE weights = ?", "answers WHERE weights = ?", "measurem
 
 def stranger(db: sqlite3.Connection, about: Mapping[str, Any]) -> str:
     """How a database contradicts a finished audit's audit.json, in words; empty where it does not."""
-    if about.get("status") != "done":
+    if about.get("status") != "done" or not (about.get("reading") or about.get("sets")):  # older ones tell too little
         return ""
     return next(_contradictions(db, about), "")
 
