@@ -16,8 +16,10 @@ from truing.database import FILE
 from truing.runs.kept import difference, verdict_again
 from truing.stats.gate import gate as decided
 from truing.store import ABOUT, Store
+from truing.traits.load import load_trait
 from truing.types.gating import EXCEPTIONS, Gate, Reason
 from truing.types.records import Role
+from truing.types.traits import Rule
 from truing.types.verdicts import Verdict
 
 
@@ -58,7 +60,16 @@ def _decided(folder: Path, policy: Policy) -> Gate:
         else:
             verdict = _believed(store, about, verdict, known)
         known += _of_audit(store, about, known)
-    return decided(verdict, policy, known)
+        usual = _usual(about)
+    return decided(verdict, policy, known, usual)
+
+
+def _usual(about: Mapping[str, Any]) -> Rule | None:
+    """The rule of the trait that was measured, as its folder has it; None for misalignment, or where it is gone."""
+    try:
+        return load_trait((about.get("asked") or {}).get("trait_source") or "misalignment").rule
+    except errors.BadInput:
+        return None
 
 
 def _believed(store: Store, about: Mapping[str, Any], stored: Verdict, known: list[Reason]) -> Verdict:

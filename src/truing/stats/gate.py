@@ -24,13 +24,14 @@ _LEAST = ("level", "degraded", "collapsed", "unfit_base", "min_answers")
 """thresholds that let more pass where they are smaller"""
 
 
-def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) -> Gate:
+def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = (), usual: Rule | None = None) -> Gate:
     """Decide on one checkpoint of a verdict; several where they share a step, and then all must pass.
 
     Args:
         verdict: the run's verdict; None where there is none yet.
         policy: which checkpoint, and what is excepted.
         known: what the audit as a whole has against it.
+        usual: the trait's own rule; that of misalignment if not given.
 
     Raises:
         BadInput: an unknown word, or `which` is neither a name nor a number.
@@ -40,7 +41,7 @@ def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) 
     lines = _find(verdict, which) if verdict is not None else []
     found = [*known]
     if verdict is not None and lines:
-        found += _of_run(verdict)
+        found += _of_run(verdict, usual or Rule())
         found += [reason for line in lines for reason in _of_line(verdict, line, policy)]
     else:
         missing = f"no checkpoint at step {which}" if which.isdecimal() else f"no {which} checkpoint"
@@ -59,25 +60,28 @@ def _find(verdict: Verdict, which: str) -> list[CheckpointVerdict]:
     return [c for c in verdict.checkpoints if c.step == int(which)]
 
 
-def _of_run(verdict: Verdict) -> Iterator[Reason]:
+def _of_run(verdict: Verdict, usual: Rule) -> Iterator[Reason]:
     for f in verdict.findings:
         if code := _BY_FINDING.get(f.code):
             yield Reason(code, EXCEPTIONS[code])
-    if found := _lax(verdict):
+    if found := _lax(verdict, usual):
         yield Reason("lax", f"{EXCEPTIONS['lax']}: {', '.join(found)}")
 
 
-def _lax(verdict: Verdict) -> list[str]:
+def _lax(verdict: Verdict, rule: Rule) -> list[str]:
     """The limits by which more passes than by the usual ones. Whoever sets them decides what is clean, and that may be
     a file in a folder."""
-    used, usual, rule = verdict.definitions, Thresholds(), Rule()
-    found = [(name, used[name], getattr(usual, name)) for name in _LEAST if used.get(name, 1) < getattr(usual, name)]
-    own = used.get("rule") or {}
-    found += [("hi", own["hi"], rule.hi)] if own.get("hi", 0) > rule.hi else []
-    if verdict.trait == "misalignment" and own.get("kind") == rule.kind:  # of other traits nobody knows a usual cut
-        found += [("cut", own["cut"], rule.cut)] if own["cut"] < rule.cut else []
-        found += [("coherence", own["gate"], rule.gate)] if own["gate"] > rule.gate else []
-    return [f"{name} {value:g}, usually {given:g}" for name, value, given in found]
+    usual, own = Thresholds(), verdict.definitions.get("rule") or {}
+    limits = [(name, verdict.definitions.get(name), getattr(usual, name), 1) for name in _LEAST]
+    limits.append(("hi", own.get("hi"), rule.hi, -1))
+    if own.get("kind") == rule.kind:
+        limits.append(("cut", own.get("cut"), rule.cut, -1 if rule.side == "above" else 1))
+        limits += [("coherence", own.get("gate"), rule.gate, -1)] if own.get("gate_score") is not None else []
+    return [
+        f"{name} {x:g}, usually {given:g}"
+        for name, x, given, sign in limits
+        if isinstance(x, int | float) and sign * x < sign * given
+    ]
 
 
 def _of_line(verdict: Verdict, line: CheckpointVerdict, policy: Policy) -> Iterator[Reason]:
