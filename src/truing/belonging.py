@@ -47,7 +47,7 @@ def _of_answers(db: sqlite3.Connection, about: Mapping[str, Any], weights: Seque
     if not params or not answered:
         return
     base = answered[0]
-    prompts = list(_distinct(db, "answers", "prompt", "weights = ? AND params = ?", base, params))
+    prompts = list(_distinct(db, "answers", "prompt", "weights = ? AND params = ? AND variant = ''", base, params))
     if not prompts:
         yield f"its answers are at another sampling than {params:.12}"
         return
@@ -70,8 +70,13 @@ def _of_judge(db: sqlite3.Connection, about: Mapping[str, Any], judge: str | Non
     if not _any(db, "SELECT 1 FROM judges WHERE key = ?", judge):
         yield f"the judge of the verdict, {judge:.12}, is not in it"
     rule = about.get("rule") or (about.get("labels") or {}).get("rule")
-    if rule and not _any(db, "SELECT 1 FROM labels WHERE judge = ? AND rule = ?", judge, Rule(**rule).key):
-        yield f"it holds no labels of the verdict's judge, {judge:.12}, by the audit's rule"
+    own = "SELECT 1 FROM labels WHERE judge = ? AND rule {} ?"
+    if (
+        rule
+        and _any(db, own.format("!="), judge, key := Rule(**rule).key)
+        and not _any(db, own.format("="), judge, key)
+    ):
+        yield f"the labels of the verdict's judge, {judge:.12}, are by another rule"
     for other in _distinct(db, "labels", "judge"):
         if not _any(db, "SELECT 1 FROM judges WHERE key = ?", other):
             yield f"it holds labels of {other:.12}, which is no judge of the audit"
