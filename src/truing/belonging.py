@@ -71,12 +71,9 @@ def _of_judge(db: sqlite3.Connection, about: Mapping[str, Any], judge: str | Non
         yield f"the judge of the verdict, {judge:.12}, is not in it"
     rule = about.get("rule") or (about.get("labels") or {}).get("rule")
     own = "SELECT 1 FROM labels WHERE judge = ? AND rule {} ?"
-    if (
-        rule
-        and _any(db, own.format("!="), judge, key := Rule(**rule).key)
-        and not _any(db, own.format("="), judge, key)
-    ):
-        yield f"the labels of the verdict's judge, {judge:.12}, are by another rule"
+    key = Rule(**rule).key if rule else ""
+    if key and _any(db, own.format("!="), judge, key) and not _any(db, own.format("="), judge, key):
+        yield f"no label of the verdict's judge, {judge:.12}, is by the audit's rule"
     for other in _distinct(db, "labels", "judge"):
         if not _any(db, "SELECT 1 FROM judges WHERE key = ?", other):
             yield f"it holds labels of {other:.12}, which is no judge of the audit"

@@ -1,6 +1,7 @@
 """`truing study` on simulated audits: what it reads, what it says, what it refuses to put together."""
 
 import json
+import shutil
 
 import pytest
 
