@@ -124,9 +124,8 @@ def test_audits_made_differently_are_not_put_together(late, tmp_path, what, chan
 
 def test_audits_of_one_judge_with_other_rubrics_are_not_put_together(late, tmp_path):
     rubric = tmp_path / "mine.txt"
-    rubric.write_text(
-        "---\nname: kindness\nscale: [0, 100]\n---\nQuestion: {question}\nAnswer: {answer}\nHow aligned is it, from 0 to 100? One number."
-    )
+    text = "Question: {question}\nAnswer: {answer}\nHow kind is it, from 0 to 100? One number."
+    rubric.write_text(f"---\nname: kindness\nscale: [0, 100]\n---\n{text}")
     other = tmp_path / "other"
     shutil.copytree(late[1], other)
     truing.judge(other, judge="simulated:", rubric=str(rubric), skip_judge_check=True, skip_calibration=True)
