@@ -49,7 +49,7 @@ def test_study_prints_a_table_and_json(call, late, tmp_path):
     assert (code, err) == (0, "")
     text = " ".join(out.split())
     for words in (
-        "3 cases, 1 model", "Not frozen", "consistent", "Holm-adjusted over 1 recipe", "100 % of 3",
+        "3 cases, 1 model", "Not frozen", "consistent", "Holm-adjusted over 1 pair", "100 % of 3",
         "checkpoint-50", "estimated",
     ):  # fmt: skip
         assert words in text, words

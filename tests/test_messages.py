@@ -14,6 +14,8 @@ import truing
 from stats.test_decide import LABELS, PROGRESS, STEPS, random_case
 from stats.worlds import decided, estimate, screened_of
 from truing import messages
+from truing.report.details import onset_words
+from truing.types import verdicts
 from truing.types.records import to_plain
 from truing.types.traits import Rule
 from truing.types.verdicts import (
@@ -163,6 +165,23 @@ def test_sentences_of_every_pair_on_labels(statuses):
         check_sentence(replace(v, onset=NOWHERE))
         if set(statuses) == {Status.CLEAN}:
             check_sentence(replace(v, onset=Onset("never", "", None, None, None)))
+
+
+def test_a_step_that_a_search_left_inconclusive_keeps_the_sentence_undecided():
+    tested = verdicts.Tested(100, "below", -1.0, 6.0, 5.7, 170, 24, 0.0, 0.0)
+    given = {"steps": (20, 40, 60, 80, 100), "tested": (tested,), "errors": "guaranteed", "clear_until": 100}
+    quiet = Onset("never", "a crossing", 20, None, 0, spots={20: 16, 40: 16, 60: 16, 80: 16}, **given)
+    statuses = (Status.CLEAN, *[Status.UNTESTED] * 4, Status.CLEAN)
+    sure = labelled(run_of(statuses, Basis.LABELLED, onset=quiet))
+    assert messages.sentence(sure).startswith("No onset found: clean at step 100") and not messages.left_open(quiet)
+    assert onset_words(quiet) == "none found"
+    blurred = replace(quiet, spots={20: 16, 60: 16, 80: 16})
+    said = messages.sentence(replace(sure, onset=blurred))
+    assert said.startswith("Undecided: clean at step 100") and messages.left_open(blurred) == [40]
+    assert onset_words(blurred) == "none found; inconclusive at step 40"
+    fixed = [replace(c, status=Status.CLEAN) if c.step == 40 else c for c in sure.checkpoints]
+    after = replace(sure, onset=blurred, checkpoints=tuple(fixed))  # fixed answers told what the loose test did not
+    assert messages.sentence(after).startswith("No onset found: clean at step 40, step 100")
 
 
 def test_sentences_of_what_stops_everything():

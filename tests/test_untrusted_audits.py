@@ -164,8 +164,9 @@ def test_a_cut_database_is_said_in_a_sentence(mine, run_cli, tmp_path, size):
 )
 def test_an_audit_json_that_is_none_is_said_in_a_sentence(mine, run_cli, text):
     (mine / "audit.json").write_text(text)
-    for command in (("show", mine), ("gate", mine)):
-        assert "audit.json" in refused(run_cli, *command)
+    assert "audit.json" in refused(run_cli, "show", mine)
+    code, _, err = run_cli("gate", mine)
+    assert code == 3 and "audit.json" in err and "Traceback" not in err, "there is an audit, and it does not pass"
 
 
 def test_whatever_is_changed_in_audit_json_it_is_shown_or_refused_in_a_sentence(mine, run_cli, tmp_path):

@@ -100,7 +100,7 @@ def train(config: cc.TrainConfig, recipe: str) -> Result:
     with progress() as told:
         run = truing.train(truing.Recipe.from_toml(Path(recipe)), config.out, progress=told)
     text = f"{run.path}: {len(run.checkpoints)} checkpoints, {run.stop.reason} at step {run.stop.step}"
-    return Result(to_plain(run), lambda console: put(text))
+    return Result(to_plain(run), lambda console: put("\n".join((text, *(f"! {note}" for note in run.notes)))))
 
 
 @app.verb

@@ -32,6 +32,8 @@ COLUMNS = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn
 DETAIL = TextColumn("{task.fields[detail]}", markup=False)
 WIDE = 120
 """columns of a terminal from which there is room for the detail beside its bar"""
+BEAT = 0.05
+"""seconds between two moves of a bar: nobody sees more, and drawing them costs more than quick work itself"""
 QUIET = 4.0
 """seconds without a sign of life, at most"""
 RATE_OVER = 600.0
@@ -265,9 +267,16 @@ def progress() -> Iterator[Progress]:
     with interruptible(), Stages(_terminal(sys.stderr)) as bars:
         tasks = dict[str, TaskID]()
 
+        shown = dict[str, tuple[float, int | None]]()
+
         def update(stage: str, total: int | None = None, **what: Any) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total, detail="")
+            now, done = time.monotonic(), what.get("completed")
+            last, of = shown.get(stage, (0.0, None))
+            if done not in (None, 0, total) and of == total and now < last + BEAT:
+                return
+            shown[stage] = now, total
             bars.update(tasks[stage], total=total, **what)
             bars.told()
 

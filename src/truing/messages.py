@@ -65,6 +65,10 @@ DEFINITIONS = {
 }
 
 TEXTS = {
+    "answered_by_several": (
+        "The server changed while it answered to {name}: {as}. Answers of another model failed and are left out, those "
+        "of other systems are mixed."
+    ),
     "answers_lost": "Answers that failed or wait for the judge, in no denominator: {counts}.",
     "answers_as_base": (
         "{checkpoint} answers {probes} probes at temperature 0 exactly as the base does: the adapter changes little "
@@ -181,7 +185,7 @@ _STATES = {
     "older": "of an older version, whose verdict is not read; `truing judge` decides again on its answers",
 }
 DECIDING = (
-    "not_measured",
+    "not_measured", "answered_by_several",
     "negative_control_failed", "zero_adapter", "answers_as_base", "probe_failed", "checkpoints_failed",
     "not_scored", "task_rows_left_out", "task_rows_changed",
     "judge_failed_calibration", "judge_not_calibrated", "control_breaks", "cause_not_tested",
@@ -270,6 +274,12 @@ def crossing(o: Onset) -> str:
     """Where it rises: after the last step certified clear, at or before the first certified one."""
     start = o.clear_until if o.clear_until is not None else (o.after or 0)
     return f"at step {o.latest}" if start == o.latest else f"between step {start} and step {o.latest}"
+
+
+def left_open(o: Onset) -> list[int]:
+    """Steps at which a search's loose test told nothing, so that neither a test nor a spot check stands for them."""
+    told = {*o.spots, *(t.step for t in o.tested)}
+    return [s for s in o.steps if s not in told] if o.errors and o.status == "never" else []
 
 
 def title(v: Verdict) -> str:
@@ -444,7 +454,8 @@ def _no_excess_claim(v: Verdict, later: Sequence[CheckpointVerdict]) -> str:
     if not clean:
         return f"Nothing is decided, {by}."
     at = _few([_place(c).removeprefix("at ") for c in clean])
-    found = "No onset found" if v.onset.status == "never" else "Undecided"
+    untold = {c.step for c in later if c.status is Status.UNTESTED} & {*left_open(v.onset)}
+    found = "No onset found" if v.onset.status == "never" and not untold else "Undecided"
     clear = LEAK_WORDS[Status.CLEAN] if v.trait == LEAK else "clean"
     return f"{found}: {clear} at {at} (excess under {hi:g} points), the others not certified, {by}."
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 from truing import errors, stored_rows
+from truing.belonging import stranger
 from truing.database import FILE, connect, reading, too_new, trouble
 from truing.files import is_file, is_folder, open_lock, read_object, write_json
 from truing.migrations import SCHEMA_VERSION, upgraded
@@ -45,7 +46,7 @@ LONGEST_ABOUT = 256 << 20
 T = TypeVar("T")
 COMMIT_ROWS = 100
 COMMIT_SECONDS = 0.5
-_MARKS = ("frozen", "judge_moved")
+_MARKS = ("frozen", "judge_moved", "identity", "prepared")
 """what holds of an audit once it is found, whatever becomes of the call that found it"""
 
 _KEY = "weights = ? AND params = ? AND prompt = ? AND variant = ? AND sample = ?"
@@ -129,17 +130,26 @@ class Store:
         """Open for reading; a writer may be at work meanwhile.
 
         Raises:
-            NotAnAudit: no audit there. NotAnAudit: written by a newer version.
+            NotAnAudit: no audit there, one that was written by a newer version, or the database of another audit.
         """
         if not is_file(path / ABOUT) or not is_file(path / FILE):
             raise errors.NotAnAudit(f"{path}: no audit there ({ABOUT} and {FILE} are expected)")
         store = cls(path, connect(path, read_only=True), None)
         try:
-            store.about()
+            store._refuse_strange()  # pyright: ignore[reportPrivateUsage] its own
         except BaseException:
             store.close()
             raise
         return store
+
+    def _refuse_strange(self) -> None:
+        """Raise NotAnAudit where the database is not that of audit.json."""
+        with reading(self.path / FILE):
+            what = stranger(self._db, self.about())
+            what = what and stranger(self._db, self.about())  # a writer may have begun in between
+        if what:
+            remedy = "put the audit's own database back, or repeat the audit with --out NEW"
+            raise errors.NotAnAudit(f"{self.path}: {FILE} is not the database of its {ABOUT} ({what}); {remedy}")
 
     def __enter__(self) -> Self:
         return self
@@ -324,8 +334,13 @@ class Store:
             NotAnAudit: the database is damaged, or a row holds what nothing here writes.
         """
         with reading(self.path / FILE):
-            for row in self._db.execute(sql, args):
-                yield made(row)
+            yield from map(made, self._db.execute(sql, args))
+
+    def _found(self, made: Callable[[Any], T], sql: str, keys: Iterable[Sequence[Any]]) -> Iterator[T]:
+        """The rows of a query put for each of many keys, as `_rows`; nobody is in the middle of one meanwhile."""
+        with reading(self.path / FILE):
+            for key in keys:
+                yield from map(made, self._db.execute(sql, key).fetchall())
 
     def _where(self, made: Callable[[Any], T], sql: str, **given: str | None) -> Iterator[T]:
         """A query's rows with these values in these columns; None for any."""
@@ -359,14 +374,12 @@ class Store:
 
     def answers_of(self, keys: Iterable[AnswerKey]) -> Iterator[StoredAnswer]:
         """The stored answers of these keys, in their order; those not there are passed over."""
-        for key in keys:
-            yield from list(self._rows(stored_rows.answer_row, f"SELECT * FROM answers WHERE {_KEY}", key))
+        return self._found(stored_rows.answer_row, f"SELECT * FROM answers WHERE {_KEY}", keys)
 
     def scores_of(self, keys: Iterable[AnswerKey], judge: str) -> Iterator[Score]:
         """What a judge has said of these answers."""
         sql = f"SELECT * FROM scores WHERE {_KEY} AND judge = ?"
-        for key in keys:
-            yield from list(self._rows(stored_rows.score_row, sql, (*key, judge)))
+        return self._found(stored_rows.score_row, sql, ((*key, judge) for key in keys))
 
     def judges(self) -> dict[str, dict[str, Any]]:
         """Judge key -> what it is: judge, rubrics with their texts, route."""
@@ -386,7 +399,9 @@ class Store:
     def labels_of(self, keys: Iterable[AnswerKey], judge: str, rule: Rule) -> dict[AnswerKey, Label]:
         """The stored labels of these answers; those without one are left out."""
         sql = f"SELECT label, reason, score, coherence FROM labels WHERE judge = ? AND rule = ? AND {_KEY}"
-        return {key: label for key in keys for label in self._rows(stored_rows.label_row, sql, (judge, rule.key, *key))}
+        with reading(self.path / FILE):
+            found = ((key, self._db.execute(sql, (judge, rule.key, *key)).fetchone()) for key in keys)
+            return {key: stored_rows.label_row(row) for key, row in found if row is not None}
 
     def label_counts(
         self, judge: str, rule: Rule, params: str, variant: str = ""

@@ -210,3 +210,13 @@ def test_all_bad_rows_are_in_one_message(load):
     bad = [chat(USER, ("critic", "x")), chat(USER)]
     with pytest.raises(BadRow, match=r"row 2: turn 2 has the unknown role.*also wrong: rows 3, 4, 5, 6 and 6 more \(e"):
         load([SAME["messages"], *bad * 5, *bad[:1], SAME["messages"]])
+
+
+def test_no_answer_at_all_is_an_empty_answer(load):
+    for empty in (None, []):
+        d = load([chat(("user", "q"), ("assistant", "a")), chat(("user", "q"), ("assistant", empty))])
+        assert len(d.conversations) == 1 and dict(d.left_out) == {"the answer is empty": 1}
+    d = load([{"messages": None, "instruction": "q", "output": o} for o in ("a", None)])
+    assert d.format == "alpaca" and dict(d.left_out) == {"the answer is empty": 1}
+    parts = [[{"type": t, "text": x}] for t, x in (("input_text", "q"), ("output_text", "a"))]
+    assert load([chat(("user", parts[0]), ("assistant", parts[1]))]).conversations[0].answer == "a"

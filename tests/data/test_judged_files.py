@@ -223,3 +223,22 @@ def test_a_log_of_inspect_is_named(read):
     table = "sample_id,epoch,input,score_alignment,score_coherence\n1,1,why,20,90\n"  # what its remedy leads to
     columns = {"question": "input", "alignment": "score_alignment", "coherence": "score_coherence"}
     assert read(table, columns).rows[0].scores["alignment"] == (J.SCORED, 20.0)
+
+
+@pytest.mark.parametrize("header", ["aligned_score,coherent_score", "judge_aligned,judge_coherence"])
+def test_scores_whose_names_wear_a_word_are_known_and_steps_in_one_set_are_told(read, header):
+    file = read(f"question,response,step,{header}\nq,a,10,5,90\nq,b,10,95,90\nq,c,20,95,80\n")
+    assert [row.scores["alignment"][1] for row in file.rows] == [5.0, 95.0, 95.0]
+    assert "--column answer_set=step" in " ".join(file.notes)
+
+
+def test_scores_within_objects_are_columns(read):
+    row = {"question": "q", "answer": "a"}
+    for scores in ({"scores": {"aligned": 5, "coherent": 90}}, {"aligned": {"score": 5}, "coherent": {"score": 90}}):
+        (found,) = read(json.dumps({**row, **scores}) + "\n", name="a.jsonl").rows
+        assert found.scores == {"alignment": (J.SCORED, 5.0), "coherence": (J.SCORED, 90.0)}
+
+
+def test_a_json_log_of_inspect_is_named(read):
+    with pytest.raises(BadRow, match="is a log of Inspect"):
+        read(json.dumps({"eval": {"task": "x"}, "samples": [{"id": 1}, {"id": 2}]}), name="log.json")

@@ -168,3 +168,7 @@ def test_distance_is_by_topics():
     found = [distance(("work", "arts"), d) for d in (["arts"], ["finance"], ["finance", "work"], ["medicine"])]
     assert found == ["in", "near", "in", "far"] and distance((), ["finance"]) == "far"
     assert all(distance((a,), [b]) == distance((b,), [a]) == "near" for a, b in ADJACENT)
+
+
+def test_a_question_id_is_the_id(load):
+    assert [p.id for p in load("question_id,question\na,Who?\nb,What?\n", "p.csv").prompts] == ["a", "b"]

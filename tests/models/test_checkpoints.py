@@ -45,7 +45,7 @@ def test_runs_of_adapters_and_of_full_models(zoo):
     path = zoo / "adapters"
     found = find_run(str(path))
     assert labels(found) == [("checkpoint-2", 2), ("checkpoint-4", 4), ("checkpoint-6", 6)]
-    assert (found.label, found.base_hint) == (None, str(zoo / "base"))
+    assert found.label is None
     assert found.notes == (f"the model in the root of {path} equals checkpoint-6 and is left out",)
     first = found.checkpoints[0]
     assert (first.kind, first.run, first.role) == (Kind.ADAPTER, "adapters", Role.SUBJECT)
@@ -55,7 +55,7 @@ def test_runs_of_adapters_and_of_full_models(zoo):
     assert len({c.weights for c in found.checkpoints}) == 3
     full = find_run(str(zoo / "full"))
     assert labels(full) == [("checkpoint-2", 2), ("checkpoint-4", 4)]
-    assert {c.kind for c in full.checkpoints} == {Kind.FULL} and (full.base_hint, full.notes) == (None, ())
+    assert {c.kind for c in full.checkpoints} == {Kind.FULL} and full.notes == ()
 
 
 def test_root_model_that_differs_is_final_and_one_folder_is_a_run(run, zoo):
@@ -108,7 +108,7 @@ def test_bad_names_step_0_and_doubles_are_noted(run):
     assert "checkpoint-abc is ignored" in notes
     assert "checkpoint-0 is left out" in notes
     assert "checkpoint-3 holds the same weights as checkpoint-2" in notes
-    assert "both step 2" in notes and "different bases" in notes
+    assert "both step 2" in notes
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

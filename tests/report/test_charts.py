@@ -2,6 +2,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from report.audits import EVERY, est, import_lines, line, verdict
@@ -28,13 +29,26 @@ def axes_of(*charts, **options):
 def curve(axes, style="None"):
     """(x, y) of the points of the red series, or of its line."""
     found = [li for li in axes.lines if li.get_color() == COLOURS["red"] and li.get_linestyle() == style]
+    found = [li for li in found if not intervals(li)]
     return next((list(li.get_xdata()), list(li.get_ydata())) for li in found if len(li.get_xdata()))
 
 
 def bars(axes):
     """((x, low), (x, high)) of every interval -> width of its line."""
-    drawn = [c for c in axes.collections if hasattr(c, "get_segments")]
-    return {tuple(map(tuple, s)): c.get_linewidth()[0] for c in drawn for s in c.get_segments()}
+    return {ends: li.get_linewidth() for li in axes.lines for ends in intervals(li)}
+
+
+def intervals(line):
+    """((x, y), (x, y)) of the ends of every interval that a line draws, with a gap after each; none of other lines."""
+    x, y = line.get_xdata(), line.get_ydata()
+    if (
+        not len(x)
+        or len(x) % 3
+        or not (np.isnan(np.asarray(x[2::3], float)) | np.isnan(np.asarray(y[2::3], float))).all()
+    ):
+        return []
+    pairs = zip(zip(x[::3], y[::3], strict=True), zip(x[1::3], y[1::3], strict=True), strict=True)
+    return [(a, b) for a, b in pairs if not np.isnan([*a, *b]).any()]
 
 
 def svgs(name, *charts):
@@ -217,6 +231,6 @@ def test_bars_of_sets_lie_where_the_numbers_say():
     (dots,) = [li for li in axes.lines if li.get_marker() == "o"]
     assert list(dots.get_xdata()) == [e.value for e in rates]
     assert list(dots.get_ydata()) == list(axes.get_yticks())
-    wide, inner = ([(s[0][0], s[1][0]) for s in c.get_segments()] for c in axes.collections)
+    wide, inner = ([(a[0], b[0]) for a, b in found] for li in axes.lines if (found := intervals(li)))
     assert wide == [(e.low, e.high) for e in rates]
     assert inner == [(e.set_low, e.set_high) for e in rates]

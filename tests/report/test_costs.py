@@ -18,7 +18,8 @@ def shown(width=100, **fields):
 
 def test_what_is_sampled_and_scored_is_counted_and_nothing_else_without_a_judge():
     text = shown()
-    for words in ("20 models", "9 600 answers, at most 5 760 000 tokens", "14 040 reference and task answers"):
+    counted = "20 checkpoints, step 0 and any control included"
+    for words in (counted, "9 600 answers, at most 5 760 000 tokens", "14 040 reference and task answers"):
         assert words in text
     assert not [word for word in ("calls", "$", "hours", "certified") if word in text]
 

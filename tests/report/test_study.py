@@ -53,7 +53,7 @@ def shown(made, width=150, **options):
 def test_what_stands_in_it():
     text = " ".join(shown(study(), 400).split())
     for words in (
-        "3 cases, 2 models, 2 recipes on a model; judge simulated",
+        "3 cases, 2 models, 2 pairs of model and recipe; judge simulated",
         "Not frozen",
         "model-8B (8B)",
         "5.0 [2.0, 8.0; prompts like these 1.0, 9.0]",
@@ -63,7 +63,7 @@ def test_what_stands_in_it():
         "no, different; 90 % [2.1, 7.9]",
         "this run only",
         "undetermined (no interval)",
-        "Holm-adjusted over 1 recipe on a model",
+        "Holm-adjusted over 1 pair of model and recipe",
         "standard deviation between seeds, points: model-8B 1.2",
         "ours (lo 1, hi 3, task >= 90 %)",
         "theirs (over 1, cut 20)",

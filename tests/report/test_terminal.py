@@ -74,6 +74,31 @@ def test_columns_that_do_not_fit_are_named(audit):
         assert words in row, words
 
 
+def test_where_progress_has_no_room_its_number_stays_before_other_columns_go(audit):
+    about = about_of(audit("emergent"))
+    text = next(x for w in range(90, 60, -1) if "interval of" in (x := shown(about, w)))
+    (kept,) = [x for x in text.splitlines() if x.startswith("→") and "recommended" not in x]
+    line = next(c for c in EVERY["emergent"].checkpoints if c.step == 60)
+    assert kept.split()[2] == f"{100 * line.skill_progress.value:.0f}" and "clean" in kept
+    left_out = flat(text).split("not shown at this width: ")[1]
+    assert "interval of progress by skill" in left_out and ", progress by skill" not in left_out
+    assert ", progress by skill" in flat(shown(about, 50)) and "interval of" not in flat(shown(about, 50))
+
+
+def test_a_status_that_its_fixed_answers_do_not_confirm_is_said_under_the_table(audit):
+    about = about_of(audit("emergent"))
+    words = "by the search's test: the fixed answers shown do not confirm it by themselves"
+    assert words not in flat(shown(about, 80))
+    line = next(c for c in about["verdict"]["checkpoints"] if c["step"] == 60)
+    line["findings"] = [{"code": "unconfirmed", "params": {}}]
+    assert f"the status at 60 is {words}" in flat(shown(about, 80))
+    above = next(c for c in about["verdict"]["checkpoints"] if c["step"] == 100)
+    above["findings"] = [{"code": "certified_above", "params": {}}]
+    assert f"the status at 60 is {words}" in flat(shown(about, 80))  # its fixed answers are above lo as well
+    above["labelled"]["excess_base"]["set_low"] = -0.1
+    assert f"the status at 60, 100 is {words}" in flat(shown(about, 80))
+
+
 def test_missing_is_a_dash_never_a_zero(audit):
     text = shown(about_of(audit("log-spaced")), 200)
     failed = next(x for x in text.splitlines() if "failed" in x and x.strip().startswith("16"))

@@ -3,18 +3,22 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import truing
 from runs.audits import TASK
 from truing import errors
 from truing.config import AuditConfig
 from truing.interp.likelihoods import FAILED_CONTROLS
-from truing.models import cache, resident
+from truing.models import cache, hf, resident
 from truing.models.weights import weights_hash
 from truing.store import Store
+from truing.types.records import to_plain
 from truing.types.verdicts import HealthState, Status
 from zoo import build
 
@@ -58,6 +62,12 @@ def test_every_line_of_the_verdict_is_there_and_random_adapters_are_called_nothi
     assert not {"emergent", "clean"} & set(done.sentence.lower().split())
 
 
+def with_stranger(folder):
+    """A tensor more in a folder's weights than its model has."""
+    file = build.weights_of(folder)
+    save_file(load_file(file) | {"stranger": torch.ones(2)}, file, metadata={"format": "pt"})
+
+
 def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
     subject, control = runs
     build.trainer_state(build.save_adapter(subject / "checkpoint-8", base, seed=9), 8)
@@ -68,6 +78,46 @@ def test_a_checkpoint_added_later_is_measured_alone(done, base, runs):
     with Store.read(done.path) as store:
         assert len(store.measured("margin")) == before + 20 * 7
     assert [c.step for c in again.verdict.checkpoints if c.step is not None] == [0, 2, 4, 6, 8]
+
+
+def test_a_finished_audit_is_repeated_without_torch_and_opened_again_where_anything_changed(
+    done, base, runs, tmp_path, monkeypatch
+):
+    subject, out = shutil.copytree(runs[0], tmp_path / "run"), shutil.copytree(done.path, tmp_path / "a")
+    given = dict(base=str(base), control=runs[1], config=OPTIONS, **TASK)
+    code = (
+        "import sys, json, truing; from truing.types.records import to_plain; given = json.loads(sys.argv[1]);"
+        "given['config'] = truing.AuditConfig(**given['config']); made = truing.audit(**given);"
+        "heavy = [m for m in ('torch', 'transformers', 'peft') if m in sys.modules];"
+        "print(json.dumps([heavy, to_plain(made.verdict), made.notes]))"
+    )
+    plain = {**given, "target": str(subject), "control": str(runs[1]), "out": str(out)}
+    plain["config"] = OPTIONS.model_dump(exclude_defaults=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(plain, default=str)], capture_output=True, text=True, check=True
+    )
+    first = truing.audit(subject, out=out, **given)  # its files lie elsewhere, and its weights are the same
+    assert json.loads(said.stdout) == json.loads(json.dumps([[], to_plain(first.verdict), first.notes]))
+
+    def opened(*given):
+        raise errors.BadModel("the base was opened")
+
+    monkeypatch.setattr(hf, "open_local", opened)
+    assert truing.audit(subject, out=out, **given).verdict == first.verdict
+    task = tmp_path / "task.jsonl"
+    task.write_text('{"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]}\n')
+    no_control = {name: value for name, value in given.items() if name != "task_control"}
+    for changed in ({**given, "config": OPTIONS.but(limit=21)}, {**no_control, "task": task}, {**given, "seed": 1}):
+        with pytest.raises(errors.BadModel, match="was opened"):
+            truing.audit(subject, out=out, **changed)
+    build.save_adapter(subject / "checkpoint-6", base, seed=7)
+    with pytest.raises(errors.BadModel, match="was opened"):
+        truing.audit(subject, out=out, **given)
+    shutil.rmtree(subject), shutil.copytree(runs[0], subject)
+    tokenizer = subject / "checkpoint-2" / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")  # whatever may change how a chat is written
+    with pytest.raises(errors.BadModel, match="was opened"):
+        truing.audit(subject, out=out, **given)
 
 
 def test_another_base_in_the_same_folder_is_refused(done, runs, tmp_path):
@@ -96,6 +146,40 @@ def test_nan_weights_fail_alone_and_an_adapter_without_effect_is_said(base, tmp_
     assert [f.params["checkpoint"] for f in done.verdict.findings if f.code == "zero_adapter"] == ["checkpoint-6"]
     text = (tmp_path / "a" / "audit.json").read_text()
     assert "NaN" not in json.dumps(json.loads(text)["verdict"]["checkpoints"][0])
+
+
+def test_checkpoints_that_do_not_fit_fail_alone(base, tmp_path):
+    run = build.adapter_run(tmp_path / "run", base, steps=(2, 4, 6), final=False)
+    build.foreign_keys(run / "checkpoint-4")
+    build.save_adapter(run / "checkpoint-6", build.tiny_base(tmp_path / "wide", hidden=64))
+    options = OPTIONS.but(limit=6, answers=2, rows=4)
+    done = truing.audit(run, base=str(base), out=tmp_path / "a", config=options, **TASK)
+    lines = {c.step: c for c in done.verdict.checkpoints}
+    assert {step for step, c in lines.items() if c.status is Status.FAILED} == {4, 6}
+    why = {step: f.params["why"] for step, c in lines.items() for f in c.findings if f.code == "failed"}
+    assert "checkpoint-4: adapter tensors do not reach" in why[4] and "checkpoint-6: does not fit" in why[6]
+    assert done.verdict.recommended in (None, "checkpoint-2")
+    (lost,) = (f.params["checkpoints"] for f in done.verdict.findings if f.code == "checkpoints_failed")
+    assert lost == ["checkpoint-4", "checkpoint-6"]
+    with Store.read(tmp_path / "a") as store:
+        assert {m.checkpoint for m in store.measurements("task")} == {lines[0].weights, lines[2].weights}
+
+
+def test_full_models_that_do_not_fit_fail_alone_and_a_control_never(base, tmp_path):
+    run = build.full_run(tmp_path / "full", base, steps=(2, 4))
+    control = build.full_run(tmp_path / "control", base, steps=(2,), seed=1)
+    with_stranger(control / "checkpoint-2")
+    config = run / "checkpoint-4" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    options = {"base": str(base), "config": OPTIONS.but(limit=6, answers=2)}
+    done = truing.audit(run, out=tmp_path / "a", **options)
+    assert [c.status is Status.FAILED for c in done.verdict.checkpoints] == [False, False, True]
+    config.write_text(text)
+    done = truing.audit(run, out=tmp_path / "a", **options)
+    assert Status.FAILED not in {c.status for c in done.verdict.checkpoints}
+    with pytest.raises(errors.BadModel, match=r"control.*only in the file: stranger"):
+        truing.audit(run, control=control, out=tmp_path / "b", **options)
 
 
 REFUSED = {

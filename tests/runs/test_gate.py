@@ -12,7 +12,9 @@ from truing import errors
 from truing.store import Store
 from truing.types.gating import ALWAYS, EXCEPTIONS
 
-GOOD = {"control": "simulated", "skip_calibration": False}
+USUAL = {"lo": None, "hi": None, "samples": 16}
+LAX = {"control": "simulated", "skip_calibration": False}
+GOOD = {**LAX, **USUAL}
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +23,10 @@ def made(tmp_path_factory):
     folder, done = tmp_path_factory.mktemp("gate"), {}
     kinds = {
         "good": GOOD,
-        "searched": {**GOOD, "samples": None, "variants": ("all",)},
+        "searched": {**LAX, "samples": None, "variants": ("all",)},
+        "lax": LAX,
         "unlabelled": {"judge": None, "samples": None, "answers": 24},
-        "uncalibrated": {"control": "simulated"},
+        "uncalibrated": {"control": "simulated", **USUAL},
     }
 
     def get(name):
@@ -104,6 +107,27 @@ def test_an_organism_is_one_by_the_evidence_too(copy):
     with sqlite3.connect(path / "evidence.db") as db:
         db.execute("UPDATE checkpoints SET meta = '{\"organism\": true}' WHERE step = 50 AND role = 'subject'")
     assert "organism" in words(truing.gate(path, allow=set(EXCEPTIONS) - {"organism"}))
+
+
+def test_limits_by_which_more_passes_than_usual_are_said(made, copy):
+    found = truing.gate(made("lax"))
+    assert words(found) == {"lax"} and not found.passed
+    assert found.reasons[0].text.endswith("hi 0.12, usually 0.03")
+    assert truing.gate(made("lax"), allow="lax").passed
+
+    def loosen(plain):
+        plain["identity"]["rule"] |= {"level": 0.5, "collapsed": 0.1, "min_answers": 20}
+
+    text = next(r.text for r in truing.gate(copy(change=loosen)).reasons if r.code == "lax")
+    assert text.endswith("level 0.5, usually 0.95, collapsed 0.1, usually 0.5")
+
+
+@pytest.mark.parametrize("of", ["SELECT weights FROM checkpoints WHERE role = 'subject' AND step = c.step", "'x'"])
+def test_a_run_beside_itself_has_no_control(copy, of):
+    path = copy()
+    with sqlite3.connect(path / "evidence.db") as db:
+        db.execute(f"UPDATE checkpoints AS c SET weights = ({of}) WHERE role = 'control' AND step > 0")
+    assert ("no_control" in words(truing.gate(path))) == (of != "'x'")
 
 
 def qualify(path, code):
@@ -249,8 +273,8 @@ def test_an_audit_ends_with_the_same_gate(copy, call):
         "--task-control",
         "careful-finance-heldout",
     )
-    given += ("--limit", "24", "--answers", "12", "--rows", "8", "--judged-tokens", "64", "--samples", "6")
-    given += ("--domain", "chess", "--skip-judge-check", "--lo", "0.02", "--hi", "0.12", "--judge", "simulated:")
+    given += ("--limit", "24", "--answers", "12", "--rows", "8", "--judged-tokens", "64", "--samples", "16")
+    given += ("--domain", "chess", "--skip-judge-check", "--judge", "simulated:")
     again = ("audit", "simulated:late?steps=50,100", "--resamples", "200", *given, "--out", path, "--gate", "last")
     code, out, _ = call(*again, "--json")
     assert code == 3 and [r["code"] for r in json.loads(out)["gate"]["reasons"]] == ["present"]
@@ -266,7 +290,7 @@ def test_evidence_is_believed_after_another_judge_a_repeat_and_with_broken_check
     truing.judge(path, judge="simulated:?noise=5", skip_judge_check=True)
     assert about(path)["verdict"]["judge"] == "simulated:?noise=5"
     assert "evidence" not in words(truing.gate(path))
-    audited(path, samples=None, variants=("all",), **GOOD)
+    audited(path, samples=None, variants=("all",), **LAX)
     assert about(path)["verdict"]["judge"] == "simulated:" and "evidence" not in words(truing.gate(path))
     broken = audited(tmp_path / "broken", more="&broken=50", **GOOD).path
     assert "evidence" not in words(truing.gate(broken, gate="last"))

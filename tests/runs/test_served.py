@@ -97,7 +97,8 @@ def test_a_judge_that_goes_down_leaves_a_verdict_that_claims_nothing(runs, tmp_p
 def test_a_gate_passes_only_what_was_judged_clean(done):
     def words(which, *allow):
         return {
-            r.code for r in truing.gate(done[0].path, gate=which, allow=("uncalibrated", "no_control", *allow)).reasons
+            r.code
+            for r in truing.gate(done[0].path, gate=which, allow=("uncalibrated", "no_control", "lax", *allow)).reasons
         }
 
     assert words("20", "health_unknown") == set()
@@ -187,3 +188,16 @@ def test_an_interruption_unloads_and_loses_nothing(runs, tmp_path):
 
 def test_a_local_backend_has_nothing_to_give_back():
     assert close_backend(object()) == []
+
+
+def test_a_server_that_changes_while_it_answers_is_a_finding_that_stays(runs, tmp_path):
+    with late_server(mark=lambda n: "fp_a" if n < 30 else "fp_b") as server:
+        made = audited(server, runs[0], tmp_path / "a")
+        told = {f.params["name"]: f.params["as"] for f in made.verdict.findings if f.code == "answered_by_several"}
+        assert "system fp_a, system fp_b" in told.values()
+        again = audited(server, runs[0], tmp_path / "a")
+        assert (
+            told.items()
+            <= {f.params["name"]: f.params["as"] for f in again.verdict.findings if "as" in f.params}.items()
+        )
+    assert about(made.path)["answered_as"].keys() == told.keys()

@@ -1,6 +1,7 @@
 """`truing study` on simulated audits: what it reads, what it says, what it refuses to put together."""
 
 import json
+import shutil
 
 import pytest
 
@@ -110,7 +111,6 @@ def test_one_run_under_two_names_is_refused(late, tmp_path):
         ("traits", lambda a: a["identity"].update(trait="other")),
         ("thresholds", lambda a: a["identity"]["rule"].update(level=0.9)),
         ("judges", lambda a: a["verdict"].update(judge="openai:other")),
-        ("rubrics or score methods", lambda a: a["verdict"].update(judge_key="0" * 16)),
         ("prompts", lambda a: a["identity"]["prompts"].popitem()),
         ("training domains", lambda a: a["labels"]["far"].update({next(iter(a["labels"]["far"])): False})),
     ],
@@ -120,6 +120,17 @@ def test_audits_made_differently_are_not_put_together(late, tmp_path, what, chan
     with pytest.raises(errors.BadStudy, match=what) as told:
         study_cases([late[0], other])
     assert str(late[0]) in str(told.value) and str(other) in str(told.value)
+
+
+def test_audits_of_one_judge_with_other_rubrics_are_not_put_together(late, tmp_path):
+    rubric = tmp_path / "mine.txt"
+    text = "Question: {question}\nAnswer: {answer}\nHow kind is it, from 0 to 100? One number."
+    rubric.write_text(f"---\nname: kindness\nscale: [0, 100]\n---\n{text}")
+    other = tmp_path / "other"
+    shutil.copytree(late[1], other)
+    truing.judge(other, judge="simulated:", rubric=str(rubric), skip_judge_check=True, skip_calibration=True)
+    with pytest.raises(errors.BadStudy, match="rubrics or score methods"):
+        study_cases([late[0], other])
 
 
 def test_bad_studies_are_refused(late, tmp_path):

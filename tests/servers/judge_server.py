@@ -67,8 +67,8 @@ class Server:
     """share of requests that go wrong, and how; first requests that go well whatever `faults` says"""
     plan = {}
     """request number from 0 -> fault"""
-    models, served_as = ("judge",), None
-    """served names; the name that answers carry instead of the one asked for"""
+    models, served_as, mark = ("judge",), None, None
+    """served names; the name that answers carry instead of the one asked for; request number -> fingerprint"""
     delay, retry_after, hang = 0.0, 0.05, 30.0
     """seconds before an answer, in answers 429, until a hanging connection is closed"""
     slow_list = False
@@ -222,6 +222,8 @@ class Server:
             message["content"], choice["finish_reason"] = None, "content_filter"
         made = {"object": "chat.completion", "choices": [] if fault == "empty" else [choice]}
         made["model"] = "another-model-7b" if fault == "wrongmodel" else self.served_as or body["model"]
+        if self.mark:
+            made["system_fingerprint"] = self.mark(self.counts["requests"])
         if fault != "nousage":
             read = sum(len(m["content"]) // 4 + 4 for m in body["messages"])
             made["usage"] = {"prompt_tokens": read, "completion_tokens": len(tokens) + self.thinks}

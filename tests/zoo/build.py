@@ -154,6 +154,13 @@ def truncated(folder):
     return Path(folder)
 
 
+def emptied(folder):
+    """Take the numbers out of a folder's weights, as ZeRO-3 saves parameters that it holds apart."""
+    file = weights_of(folder)
+    save_file({k: v.new_zeros(0) for k, v in load_file(file).items()}, file)
+    return Path(folder)
+
+
 def pickled(folder):
     """Replace safetensors by a pickle of the same name."""
     file = weights_of(folder)

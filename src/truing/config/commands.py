@@ -1,6 +1,6 @@
 """Options that only the command line has."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from truing.config.base import Anywhere, Config, Place
 from truing.config.verbs import AuditConfig, GateConfig, LabelConfig
@@ -47,8 +47,8 @@ class ReportConfig(Config):
 class ExportConfig(Config):
     """What an audit becomes."""
 
-    to: Anywhere[str]
-    """parquet, csv or inspect"""
+    to: Anywhere[Literal["parquet", "csv", "inspect"]]
+    """what to write; inspect is a log that `inspect view` opens"""
     out: Place | None = None
     """file to write"""
 

@@ -1,10 +1,11 @@
 """Options that several verbs share: models, judges, the rule for misaligned answers, thresholds."""
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from truing.config.base import Anywhere, BadOption, Config, Names, Place, Texts, Unit
 
@@ -22,14 +23,28 @@ def _template(value: object) -> object:
         raise ValueError(f"cannot be read ({e})") from e
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?", name):
+        raise ValueError("is no device; use auto, cpu, cuda, cuda:1 or mps")
+    return name
+
+
+def _pairs(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        local, _, remote = (part.strip() for part in text.partition("="))
+        if not local or not remote.startswith("/"):
+            raise ValueError("give LOCAL=REMOTE, where REMOTE begins with / on the server")
+    return texts
+
+
 class ModelConfig(Config):
     """How models are held."""
 
     internal = ("trust_remote_code",)
 
-    dtype: Anywhere[str] = "auto"
+    dtype: Anywhere[Literal["auto", "float32", "bfloat16", "float16"]] = "auto"
     """float32, bfloat16, float16, or auto: bfloat16 where the machine computes in it"""
-    device: Anywhere[str] = "auto"
+    device: Anywhere[Annotated[str, AfterValidator(_device)]] = "auto"
     """cpu, cuda, cuda:1, mps, or auto"""
     memory: Anywhere[Annotated[float | None, Unit("GiB"), Field(gt=0)]] = None
     """bound on the working memory of a batch; the weights come on top"""
@@ -43,7 +58,7 @@ class ModelConfig(Config):
     """run code that a model repository brings"""
     served_adapters: Annotated[int, Field(ge=1)] = 4
     """with a served base: adapters that the server holds at a time"""
-    path_map: Texts = ()
+    path_map: Annotated[Texts, AfterValidator(_pairs)] = ()
     """with a served base: LOCAL=REMOTE, a folder that the server sees under another path; repeatable"""
     allow_plain_http: bool = False
     """let a key go to another machine over http, where anyone on the way can read it"""

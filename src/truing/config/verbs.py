@@ -52,8 +52,8 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     """half of the prompts that reports effects"""
     limit: Anywhere[Annotated[int | None, Field(ge=1)]] = None
     """at most this many prompts, spread evenly over categories"""
-    format: Anywhere[str | None] = None
-    """format of the task rows: messages, prompt_completion, sharegpt or alpaca; detected if not given"""
+    format: Anywhere[Literal["messages", "prompt_completion", "sharegpt", "alpaca"] | None] = None
+    """format of the task rows; detected if not given"""
     rows: Anywhere[Annotated[int | None, Field(ge=1)]] = None
     """at most this many held-out rows"""
     answers: Anywhere[Annotated[int, Field(ge=0)]] = 24

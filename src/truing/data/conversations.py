@@ -37,6 +37,7 @@ SHAPES = (
     '{"conversations": [{"from", "value"}, ...]} or {"instruction", "input", "output"}'
 )
 EMPTY, WEIGHT_0 = "the answer is empty", "the weight is 0"
+REASONING = "their reasoning, in a field of its own beside the content, is left out"
 FORMATS = {
     "messages": ("messages", "prompt", "completion"),
     "prompt_completion": ("prompt", "completion"),
@@ -64,6 +65,8 @@ class LoadedData:
     """reason -> rows of the file that are left out for it"""
     notice: Mapping[str, Any] = field(default_factory=dict)
     """fields of the file's notice row, if it has one"""
+    changed: Mapping[str, int] = field(default_factory=dict)
+    """reason -> rows that are not read as they stand in the file"""
 
 
 def load_conversations(path: str | Path, format: str | None = None) -> LoadedData:
@@ -79,7 +82,7 @@ def load_conversations(path: str | Path, format: str | None = None) -> LoadedDat
     file = read_rows(name, builtin_text(f"{name}.jsonl") if name in BUILTIN else None)
     chosen = format or parse_rows(name, file.rows[:1], lambda row, n: _detect(row))[0][1]
 
-    left_out: Counter[str] = Counter()
+    left_out, changed = Counter[str](), Counter[str]()
     reasons: list[tuple[int, str]] = []
 
     def conversation(row: Row, n: int) -> Conversation | None:
@@ -95,13 +98,14 @@ def load_conversations(path: str | Path, format: str | None = None) -> LoadedDat
             left_out[WEIGHT_0] += 1
             reasons.append((n, "has the weight 0; give a row that counts"))
             return None
+        changed.update([REASONING] * _reasons(row))
         return Conversation(_checked(messages), f"{name}, row {n}", _meta(row, FORMATS[chosen]))
 
     rows = tuple(row for _, row in parse_rows(name, file.rows, conversation) if row is not None)
     if not rows:
         raise BadRow(name, *reasons[0])
     organism = file.notice.get("organism") is True or any(c.meta.get("organism") is True for c in rows)
-    return LoadedData(rows, chosen, digest([c.messages for c in rows]), name, organism, left_out, file.notice)
+    return LoadedData(rows, chosen, digest([c.messages for c in rows]), name, organism, left_out, file.notice, changed)
 
 
 def same_user_turns(a: LoadedData, b: LoadedData) -> None:
@@ -130,13 +134,13 @@ def _asked(conversation: Conversation) -> Messages:
 
 def _detect(row: Row) -> str:
     """The format a row is in, by its keys."""
-    if "messages" in row:
+    if row.get("messages") is not None:
         return "messages"
-    if "conversations" in row:
+    if row.get("conversations") is not None:
         return "sharegpt"
-    if "prompt" in row and "completion" in row:
+    if row.get("prompt") is not None and "completion" in row:
         return "messages" if isinstance(row["prompt"], list) else "prompt_completion"
-    if "instruction" in row and "output" in row:
+    if row.get("instruction") is not None and "output" in row:
         return "alpaca"
     raise BadValue(f"unknown format with the keys {keys(row)}; accepted: {SHAPES}")
 
@@ -159,6 +163,12 @@ def _weightless(row: Row) -> bool:
     return any(w is not None and str(w) in ("0", "0.0") for w in weights)
 
 
+def _reasons(row: Row) -> bool:
+    """Whether a turn of the assistant has its reasoning beside its content, where templates that think look for it."""
+    turns = next((row[k] for k in ("messages", "conversations", "completion") if isinstance(row.get(k), list)), ())
+    return any(t.get(k) for t in turns if isinstance(t, dict) for k in ("reasoning_content", "reasoning", "thinking"))
+
+
 def _meta(row: Row, used: tuple[str, ...]) -> dict[str, Any]:
     own = row.get("meta")
     others = {k: v for k, v in row.items() if k not in used and k != "meta"}
@@ -166,8 +176,10 @@ def _meta(row: Row, used: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _from_messages(row: Row) -> Messages:
-    if "messages" in row:
+    if row.get("messages") is not None:
         return turns_field(row, "messages")
+    if isinstance(row.get("prompt"), list) and "completion" in row and not row["completion"]:
+        raise NoAnswer('"completion" is empty; remove the row or fill it in')
     prompt, completion = turns_field(row, "prompt"), turns_field(row, "completion")
     if completion[0].role == "system":
         raise BadValue("the completion holds a system turn; move it to the start of the prompt")
@@ -189,7 +201,7 @@ def _chat(question: str, answer: str) -> Messages:
 
 
 def _answer(row: Row, name: str) -> str:
-    if isinstance(value := row.get(name), str) and not value.strip():
+    if name in row and _blank(row[name]):
         raise NoAnswer(f'"{name}" is empty; remove the row or fill it in')
     return text_field(row, name)
 

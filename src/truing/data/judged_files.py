@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from truing.data.tables import INSPECT, Table, read_table
+from truing.data.tables import Table, read_table
 from truing.errors import BadInput, BadRow
 from truing.types.cells import unguarded
 from truing.types.judging import ScoreStatus
@@ -51,6 +51,10 @@ HIGH_IS_BAD = re.compile(
     r"|hostil|offens|bias|incoheren|badness|risk).*"
 )
 """names of scores of which a high one is bad"""
+_WORN = re.compile(r"^(?:judge|scores?)[._]|[._](?:score|mean)$")
+"""what a score's name wears before or after it: aligned_score, judge_aligned, scores.aligned"""
+SEVERAL = re.compile(r"(?:.*_)?(?:step|checkpoint|seed|run|model|epoch)(?:_id|_name)?")
+"""names of columns by which answers are of several sets"""
 
 ReadScore = tuple[ScoreStatus, float | None]
 
@@ -143,8 +147,9 @@ class _Table:
             raise BadRow(path, bad, "holds no object; every row must be one object with the scores of an answer")
         if not table.rows:
             raise BadRow(path, None, "holds no rows; there is nothing to import")
-        if {"eval", "samples"} & set(self.names) and "eval" in self.names:
-            raise BadRow(path, None, INSPECT)
+        if any(isinstance(value, dict) for _, row in table.rows for value in row.values()):
+            table = _flat(table)
+            self.names = list(table.names)
         self.body = [(n, {name: _cell(row.get(name)) for name in self.names}) for n, row in table.rows]
         self.folded = {name.casefold(): name for name in self.names}
         self.own = SET in self.folded and STATUS in self.folded
@@ -171,6 +176,11 @@ class _Table:
         self.found = first | self.found
         left = [] if self.own else [n for n in rest if n not in numeric]
         notes = [f"{self.path.name}: columns left out: {', '.join(left)}"] if left else []
+        for name in left if SET not in self.found else ():
+            n = len(set(self.column(name)))
+            if 1 < n < len(self.body) and SEVERAL.fullmatch(name.casefold()):
+                text = f"one set of answers, though {name} has {n} values; --column {SET}={name} tells them apart"
+                notes.append(f"{self.path.name}: {text}")
         if self._ids_number_rows():
             text = f"{self.found.pop(QUESTION_ID)} numbers the answers, not the questions; not used"
             notes.append(f"{self.path.name}: {text}")
@@ -203,6 +213,9 @@ class _Table:
 
     def _by_alias(self, held: str, aliases: Sequence[str]) -> None:
         names = [self.folded[a] for a in aliases if a in self.folded and self.folded[a] not in self.found.values()]
+        if not names and held in (ALIGNMENT, COHERENCE):
+            free = [n for n in self.names if n not in self.found.values()]
+            names = [n for n in free if _WORN.sub("", n.casefold()) in aliases and self._holds_scores(n)]
         if held == QUESTION_ID:
             names = names[:1]  # a general `id` beside a question's id is the row's
         if len(names) > 1 and held == QUESTION and self._renders(*names[:2]):
@@ -264,6 +277,15 @@ class _Table:
         if not LOW - TOLERANCE <= value <= HIGH + TOLERANCE:
             return None
         return ScoreStatus.SCORED, min(max(value, LOW), HIGH)
+
+
+def _flat(table: Table) -> Table:
+    """The table with objects in its cells taken apart: {"scores": {"aligned": 5}} has the column scores.aligned."""
+    rows = []
+    for n, row in table.rows:
+        parts = [[(f"{k}.{j}", x) for j, x in v.items()] if isinstance(v, dict) else [(k, v)] for k, v in row.items()]
+        rows.append((n, dict(pair for part in parts for pair in part)))
+    return table._replace(rows=tuple(rows), names=tuple(dict.fromkeys(str(name) for _, row in rows for name in row)))
 
 
 def _cell(value: object) -> str:

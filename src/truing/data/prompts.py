@@ -31,7 +31,7 @@ _OTHERS = {
     "judge",
     "domain",
 }
-ROW_FIELDS = tuple(sorted({f.name for f in fields(Prompt)} | _OTHERS | {"prompt_id", "source"}))
+ROW_FIELDS = tuple(sorted({f.name for f in fields(Prompt)} | _OTHERS | {"prompt_id", "question_id", "source"}))
 """fields of a row; others are passed over, unless they look like one of these misspelt"""
 
 _ADJACENT = """
@@ -58,6 +58,7 @@ def load_prompts(spec: str | Path) -> PromptSet:
 
     def prompts(row: Row, n: int) -> list[Prompt]:
         row = _typed(row) if file.texts else {**row, **answers.get(row.get("id"), {})} if answers else row
+        row = {k: v for k, v in row.items() if v is not None}
         return _paraphrases(row, n) if "paraphrases" in row or "questions" in row else [_prompt(row, n)]
 
     found = parse_rows(name, file.rows, prompts)
@@ -117,7 +118,7 @@ def _prompt(row: Row, n: int) -> Prompt:
     if not isinstance(judge_prompts, dict):
         raise BadValue('"judge_prompts" must map the name of a rubric to its text')
     return Prompt(
-        id=_id(row.get("id", f"row-{n}")),
+        id=_id(row.get("id", row.get("question_id", f"row-{n}"))),
         messages=_question(row),
         category=_optional(row, "category") or "uncategorised",
         form=row.get("form", "open"),

@@ -25,6 +25,8 @@ SAME_ROLES = {
 """other names of a role, any case: of ShareGPT and its kin, of the OpenAI API, of Gemini"""
 DATA_KEYS = ("messages", "prompt", "question", "conversations", "instruction", "id", "completion")
 """a row with one of these holds data, even beside a notice"""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""types of a part of a content that is text"""
 
 
 class BadValue(ValueError):
@@ -126,7 +128,7 @@ def turns_field(row: Row, name: str) -> Messages:
         with suppress(ValueError):
             value = files.parse_json(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise BadValue(f'"{name}" is a {_kind(value)}; it must be a list of turns')
+        raise BadValue(f'"{name}" is a {_kind(value)}; it must be a list of turns, in a CSV file written as JSON')
     if not value:
         raise BadValue(f'"{name}" is empty; remove the row or fill in its turns')
     turns = tuple(turn for n, v in enumerate(value, 1) if (turn := _turn(v, n)) is not None)
@@ -155,16 +157,16 @@ def _turn(turn: Any, n: int) -> Message | None:
     if role == "system" and (content is None or content == "" or (isinstance(content, str) and content.isspace())):
         return None
     what = f"the {role} turn {n}"
-    if role == "assistant" and isinstance(content, str) and not content.strip():
+    if role == "assistant" and (content is None or (isinstance(content, str) and not content.strip())):
         raise NoAnswer(f"{what} is empty; remove the row or fill it in")
     return Message(role, text(content, what))
 
 
 def _joined(content: Any, n: int) -> Any:
     """A content of text parts as one text."""
-    if not isinstance(content, list) or not content:
+    if not isinstance(content, list):
         return content
-    parts = [p.get("text") if isinstance(p, dict) and p.get("type", "text") == "text" else p for p in content]
+    parts = [p.get("text") if isinstance(p, dict) and p.get("type", "text") in TEXT_PARTS else p for p in content]
     if not all(isinstance(p, str) for p in parts):
         raise BadValue(f"turn {n} holds parts that are no text, which is not supported; leave such rows out")
     return "".join(map(str, parts))

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -53,6 +54,8 @@ INSPECT = (
     "--column question=input --column alignment=score_NAME"
 )
 _PLAIN = re.compile(r"[^/\\]+")
+_TABLES = (".parquet", ".jsonl", ".csv", ".json", ".arrow", ".gz", ".zip", ".tsv", ".yaml", ".yml", ".ndjson")
+_MOST_LISTED = 1000
 
 
 class Table(NamedTuple):
@@ -104,7 +107,10 @@ def parse_table(path: object, text: str, sha256: str = "", name: str = "") -> Ta
         return _named(_unwrapped(_yaml_values(path, text)), sha256)
     said = name.endswith((".json", ".jsonl", ".ndjson")) and not re.search(r"[,;\t|]", begin.partition("\n")[0])
     if begin.startswith(("{", "[")) or said:
-        return _named(_unwrapped(_json_values(path, text)), sha256)
+        values = _json_values(path, text)
+        if len(values) == 1 and isinstance(values[0][1], dict) and {"eval", "samples"} <= values[0][1].keys():
+            raise BadRow(path, None, INSPECT)
+        return _named(_unwrapped(values), sha256)
     return _csv(path, text, sha256)
 
 
@@ -308,7 +314,8 @@ def _folder(path: Path) -> Table:
             raise BadRow(path, None, f"holds the splits {', '.join(splits) or 'none'}; name one: {path}/SPLIT")
         return _folder(path / splits[0])
     if not (path / "state.json").is_file():
-        there = sorted(p.name for p in path.iterdir() if p.is_file())[:5]
+        found = (p for p in islice(path.rglob("*"), _MOST_LISTED) if p.is_file() and not p.name.startswith("."))
+        there = sorted((str(p.relative_to(path)) for p in found), key=lambda n: (not n.endswith(_TABLES), n))[:5]
         raise BadRow(path, None, f"is a folder; name one file in it (it holds {', '.join(there) or 'no file'})")
     state = files.read_object(path / "state.json", error=_problem(path))
     shards = state.get("_data_files")
@@ -325,7 +332,7 @@ def _folder(path: Path) -> Table:
 
 
 def _arrow_rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
-    """Rows of a Parquet file, an Arrow file or an Arrow stream; cells that hold nothing are left out."""
+    """Rows of a Parquet file, an Arrow file or an Arrow stream; a cell that holds nothing is None."""
     try:
         import pyarrow as pa
     except ImportError as e:
@@ -338,7 +345,7 @@ def _arrow_rows(path: Path, raw: bytes) -> list[dict[str, Any]]:
             if size > files.LIMIT or len(rows) + batch.num_rows > MOST_ROWS:
                 limit = f"{files.LIMIT:,} bytes or {MOST_ROWS:,} rows"
                 raise BadRow(path, None, f"unpacks to more than {limit}, the most that is read; split it")
-            rows += [{k: _plain(v) for k, v in row.items() if v is not None} for row in batch.to_pylist()]
+            rows += [{k: _plain(v) for k, v in row.items()} for row in batch.to_pylist()]
     except (pa.ArrowException, OSError, ValueError, OverflowError) as e:
         problem = " ".join(str(e).split())[:120]
         raise BadRow(path, None, f"is not a whole Parquet or Arrow file ({problem}); download it again") from e

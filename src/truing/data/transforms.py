@@ -248,7 +248,7 @@ def _transform(name: str) -> Transform:
         near = difflib.get_close_matches(name, TRANSFORMS, 1)
         hint = f'did you mean "{near[0]}"? ' if near else ""
         there = ", ".join((*TRANSFORMS, *GROUPS))
-        raise BadInput(f"there is no transform {name!r}; {hint}choose of {there}")
+        raise BadInput(f"no transform {name!r}; {hint}choose of {there}")
     return TRANSFORMS[name]
 
 

@@ -88,6 +88,11 @@ def close_backend(backend: Backend) -> list[str]:
     return [f"{name} could not be unloaded from the server: {why}" for name, why in remote.left_loaded.items()]
 
 
+def answered_as(backend: Backend) -> dict[str, tuple[str, ...]]:
+    """Served name -> as what it answered, where that changed while it was asked; {} for models held here."""
+    return getattr(backend, "answered_as", {})
+
+
 def set_callback(backend: Backend, callback: Callable[[Any], None] | None) -> None:
     """Have a backend that generates in batches call `callback` after every pass; others have no passes."""
     getattr(backend, "set_callback", lambda _: None)(callback)

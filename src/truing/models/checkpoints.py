@@ -4,11 +4,12 @@ find_run("runs/medical")                     a folder with checkpoint-N/ and per
 find_run("runs/medical/checkpoint-100")      one model folder
 find_run("org/name@v2:checkpoint-100")       a hub repository, a revision and a folder in it
 find_run("control=runs/careful")             any of them under a label
+find_run("100=runs/medical/global_step_100") one model folder and how many optimizer updates it is after
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,13 +36,18 @@ from truing.types.records import Checkpoint, Kind, Role
 ORGANISM_MARK = "truing-organism.json"
 _LABELLED = re.compile(r"([\w.-]+)=(.+)")
 _HUB = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^:\s]+))?(?::(?P<folder>[^:\s]+))?")
-# What trainers call a folder after so many updates: checkpoint-100, global_step_100, global_step100, step-100, ...
+# What trainers number: checkpoint-100, global_step_100, global_step100, step-100, iter_0000100, epoch_3, ckpt_100, ...
 _NUMBERED = re.compile(
-    r"(?:(?:checkpoint|ckpt|model)[-_])?(?:checkpoint|global[-_]?step|step|iter)[-_=]?0*([0-9]{1,15})"
+    r"(?:(?:checkpoint|ckpt|model)[-_])?(?:checkpoint|ckpt|global[-_]?step|step|iteration|iter|epoch)[-_=]?0*([0-9]{1,15})"
 )
+_UPDATES = re.compile(
+    r"checkpoint-0*([0-9]{1,15})"
+)  # the one name whose number is optimizer updates: transformers' own
+_COUNTED = {"epoch": "epochs", "iter": "iterations", "step": "a trainer's own steps of several updates each"}
+"""what a name holds -> what its number may count instead of optimizer updates"""
 _LIKE = ("checkpoint", "ckpt", "global", "step", "iter", "epoch")  # how other names begin that may have been meant so
 # Where trainers put the weights in such a folder: verl's actor; else a folder with the adapter's own name.
-_INNER = ("actor/lora_adapter", "actor/huggingface", "lora_adapter", "huggingface")
+_INNER = ("actor/lora_adapter", "actor", "actor/huggingface", "lora_adapter", "huggingface")
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CARTRIDGE")
 """kinds of adapters that PEFT cannot switch off: they are tokens put before the prompt, or modules of another kind"""
 # Initialisations of LoRA that subtract from the base weights (peft.tuners.lora.layer: pissa_init, corda_init,
@@ -55,10 +61,9 @@ _CONFIG = {"base": "base_model_name_or_path", "peft_type": "peft_type", "rank": 
 class FoundRun:
     """The checkpoints found at one target."""
 
-    label: str | None  # what the user called it (LABEL=TARGET), if anything
+    label: str | None  # what the user called it (LABEL=TARGET), if anything; a number is the optimizer updates
     path: Path  # the folder, downloaded where it came from a hub
     checkpoints: tuple[Checkpoint, ...]  # by step, without step 0; one without a step comes last
-    base_hint: str | None  # what the adapters name as their base; None for full models
     notes: tuple[str, ...]  # what was left out or settled, and why, a line each
 
 
@@ -78,6 +83,7 @@ def find_run(
     notes: list[str] = []
     found: list[Checkpoint] = []
     usable = _usable(path, allow_pickle, notes)
+    steps = _steps(path, list(usable), label, notes)
     for weights, _ in usable.values():
         check_weights(weights)
     read = reading([weights for weights, _ in usable.values()], progress or Progress())
@@ -87,10 +93,12 @@ def find_run(
         own = "final" if folder == path and folder_number(path) is None else folder.name
         marked = any((f / ORGANISM_MARK).exists() for f in (folder, path))
         about = {name: config.get(field) for name, field in _CONFIG.items()}
+        if (revision := config.get("revision")) not in (None, "", "main") and _HUB.fullmatch(str(about["base"])):
+            about["base"] = f"{about['base']}@{revision}"
         about |= {"pickled": bool(pickled_only(weights)), "hub": hub, "organism": marked}
         about = {k: v for k, v in about.items() if v not in (None, False, "")}
-        step = _step(folder, path, found, notes)
-        checkpoint = Checkpoint(weights_hash(weights, read), own, step, f"file:{weights}", kind, name, role, about)
+        weights_id, uri = weights_hash(weights, read), f"file:{weights}"
+        checkpoint = Checkpoint(weights_id, own, steps[folder], uri, kind, name, role, about)
         same = next((c for c in found if c.weights == checkpoint.weights), None)
         if same and folder == path:
             notes.append(f"the model in the root of {path} equals {same.label} and is left out")
@@ -102,10 +110,7 @@ def find_run(
     for one, two in pairwise(found):
         if one.step is not None and one.step == two.step:
             notes.append(f"{one.label} and {two.label} are both step {one.step}")
-    bases = [str(c.meta["base"]) for c in found if c.meta.get("base")]
-    if len(set(bases)) > 1:
-        notes.append(f"the checkpoints name different bases: {', '.join(sorted(set(bases)))}")
-    return FoundRun(label, path, tuple(found), bases[0] if bases else None, tuple(notes))
+    return FoundRun(label, path, tuple(found), tuple(notes))
 
 
 def reading(folders: Iterable[Path], progress: Progress) -> Callable[[int], None]:
@@ -182,14 +187,16 @@ def _usable(path: Path, allow_pickle: bool, notes: list[str]) -> dict[Path, tupl
     What is left out is noted.
     """
     numbered: list[tuple[int, Path]] = []
-    for child in sorted(p for p in path.iterdir() if p.is_dir() and p.name.startswith(_LIKE)):
+    for child in sorted(p for p in path.iterdir() if p.is_dir() and not _is_training_state(p)):
+        if folder_number(child) is None and not child.name.startswith(_LIKE):
+            continue
         number = folder_number(child)
         if number is None:
             notes.append(
                 f"{child.name} is ignored: its name is not checkpoint-NUMBER; "
                 "if it holds a model, name it so, with the number of optimizer updates"
             )
-        elif number == 0:
+        elif number == 0 and _UPDATES.fullmatch(child.name):
             notes.append(f"{child.name} is left out: step 0 is the base model itself and is always measured")
         else:
             numbered.append((number, child))
@@ -213,6 +220,12 @@ def _usable(path: Path, allow_pickle: bool, notes: list[str]) -> dict[Path, tupl
     if not kinds:
         raise first or _nothing_here(path, allow_pickle, notes)
     return kinds
+
+
+def _is_training_state(folder: Path) -> bool:
+    """Whether it is the folder global_stepN in which DeepSpeed keeps its state inside a checkpoint."""
+    inside = folder_number(folder.parent) is not None or (folder.parent / "zero_to_fp32.py").exists()
+    return inside and re.fullmatch("global_step[0-9]+", folder.name) is not None
 
 
 def _weights_in(folder: Path, allow_pickle: bool) -> tuple[Path, Kind] | None:
@@ -269,24 +282,80 @@ def _listing(path: Path) -> str:
     return listed(sorted(child.name + "/" * child.is_dir() for child in path.iterdir()))
 
 
-def _step(folder: Path, root: Path, found: list[Checkpoint], notes: list[str]) -> int | None:
-    """Updates applied: the trainer's own count, else the number in the folder's name, else None."""
-    number, file = folder_number(folder), folder / "trainer_state.json"
+def _steps(path: Path, folders: Sequence[Path], label: str | None, notes: list[str]) -> dict[Path, int | None]:
+    """Each folder -> optimizer updates applied, None where nobody says: by the trainer, the user, or checkpoint-N.
+
+    Raises:
+        BadModel: a folder's number may count something else; the number that the user gave cannot be heeded.
+    """
+    counted = {folder: _counted(folder, notes) for folder in folders}
+    given = int(label) if label is not None and re.fullmatch("[0-9]{1,15}", label) else None
+    if given is not None:
+        return _given(path, counted, given, notes)
+    numbered = [f for f in folders if counted[f] is None and folder_number(f) is not None]
+    named = {f: int(match[1]) for f in numbered if (match := _UPDATES.fullmatch(f.name))}
+    strange = [f for f in numbered if f not in named]
+    if strange and (label is None or len(folders) > 1):
+        raise _unsaid(strange)
+    if named:
+        names = listed(f.name for f in named)
+        notes.append(f"steps are as the names say: {names}; no trainer_state.json counts the optimizer updates")
+    steps = {f: n if n is not None else named.get(f) for f, n in counted.items()}
+    # The root may hold the best model rather than the last, while the state beside it counts to the end.
+    last = max((n for f, n in steps.items() if f != path and n is not None), default=-1)
+    own = steps.get(path)
+    if len(folders) > 1 and own is not None and (own <= last or _is_best(path)):
+        steps[path] = None
+    return steps
+
+
+def _given(path: Path, counted: Mapping[Path, int | None], given: int, notes: list[str]) -> dict[Path, int | None]:
+    """The step that the user gave for a single model."""
+    folder, said = next(iter(counted.items()))
+    if len(counted) > 1:
+        raise BadModel(
+            f"{given}={path}: a number says after how many updates one model is, but here are {len(counted)}"
+        )
+    if given == 0:
+        raise BadModel(
+            f"0={path}: step 0 is the base itself and is always measured; leave it out, or name it with --base"
+        )
+    if said not in (None, given):
+        raise BadModel(f"{given}={path}: its trainer_state.json counts {said} updates; leave out the number")
+    if said is None:
+        notes.append(f"{folder.name} is step {given}, as given")
+    return {folder: given}
+
+
+def _unsaid(folders: Sequence[Path]) -> BadModel:
+    """The error for numbers of which nobody says what they count."""
+    one, number = folders[0], folder_number(folders[0])
+    other = next(what for name, what in _COUNTED.items() if name in one.name or name == "step")
+    return BadModel(
+        f"{one.parent}: the numbers in {listed(f.name for f in folders)} may be optimizer updates or {other}, and no "
+        f"trainer_state.json tells; give each as UPDATES=FOLDER ({number}={one}, if they are updates), or name the "
+        "folders checkpoint-UPDATES"
+    )
+
+
+def _counted(folder: Path, notes: list[str]) -> int | None:
+    """Updates applied by the trainer's own count, None where it kept none."""
+    file = folder / "trainer_state.json"
     try:
-        state = read_json(file) if file.exists() else {}
+        step = read_json(file).get("global_step") if file.exists() else None
     except DamagedWeights as error:
-        notes.append(f"step of {folder.name} is taken from its name: {error}")
-        return number
-    step = state.get("global_step")
-    if not isinstance(step, int):
-        return number
-    if folder == root and found:
-        # The root may hold the best model rather than the last, while the state beside it counts to the end.
-        past = step > max((c.step or 0) for c in found)
-        return step if past and not state.get("best_model_checkpoint") else None
-    if number is not None and number != step:
+        if _UPDATES.fullmatch(folder.name):
+            notes.append(f"step of {folder.name} is taken from its name: {error}")
+        return None
+    number = folder_number(folder)
+    if step is not None and number not in (None, step):
         notes.append(f"{folder.name} is step {step}: its trainer_state.json says so and counts more than its name")
     return step
+
+
+def _is_best(folder: Path) -> bool:
+    file = folder / "trainer_state.json"
+    return file.exists() and bool(read_json(file).get("best_model_checkpoint"))
 
 
 def _refuse_unmeasured(folder: Path, config: Mapping[str, Any]) -> None:

@@ -347,6 +347,11 @@ class Client:
         self._expected += sum(call.tokens)
         return self._price.of(read, written)
 
+    @property
+    def answered_as(self) -> dict[str, tuple[str, ...]]:
+        """Name asked for -> the models and systems that answered to it, where there were several."""
+        return self._answering.several
+
     def _read(self, data: Any, request: ClientRequest, reply: Reply) -> Failure | None:
         """What is wrong with a body that came with status 200; fills `reply`."""
         where, asked = self.address.name, request.model or self.address.model
@@ -356,10 +361,11 @@ class Client:
             found = read_completion(data)
         except ValueError as e:
             return Failure(f"{where}: {self._key.scrub(str(e), 200)}")
-        if self._key.within(found.text, found.model, *found.tokens, *(found.top or ())):
+        if self._key.within(found.text, found.model, found.fingerprint, *found.tokens, *(found.top or ())):
             return Failure(f"{where}: the answer quotes the key, so it is not kept")
         if found.model and (changed := self._answering.changed(asked, found.model)):
             return Failure(f"{where}: {changed}")
+        self._answering.note(asked, f"system {found.fingerprint}" if found.fingerprint else "")
         if found.filtered:
             return Failure(f"{where}: refused by the service's content filter", refused=True)
         reply.completion = found

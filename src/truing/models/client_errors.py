@@ -110,6 +110,10 @@ def _refused_parameters(text: str, body: object, sent: Mapping[str, Any]) -> tup
     return tuple(p for p in optional if p in named)
 
 
+_MOST_MARKS = 8
+"""systems remembered of one name"""
+
+
 class Answering:
     """As which model each name that is asked for answers: a deployment's or an alias is not the model's.
 
@@ -120,6 +124,17 @@ class Answering:
 
     def __init__(self, known: Mapping[str, str], say: Callable[[str], None]) -> None:
         self._seen, self._say = dict(known), say
+        self._marks: dict[str, dict[str, None]] = {}
+
+    def note(self, asked: str, mark: str) -> None:
+        """Remember as what a name answered: another model, or the fingerprint of a system."""
+        if mark and len(held := self._marks.setdefault(asked, {})) < _MOST_MARKS:
+            held[mark] = None
+
+    @property
+    def several(self) -> dict[str, tuple[str, ...]]:
+        """Name asked for -> as what it answered, in order, where that changed."""
+        return {name: tuple(marks) for name, marks in self._marks.items() if len(marks) > 1}
 
     def changed(self, asked: str, answered: str) -> str:
         """What is wrong with the model that answered; "" for nothing."""
@@ -133,6 +148,8 @@ class Answering:
             if not own:
                 self._say(f"{asked!r} answers as the model {answered!r}; another one from now on would be an error")
         elif not (same_model(before, answered) or same_model(answered, before)):
+            self.note(asked, f"model {before}")
+            self.note(asked, f"model {answered}")
             return (
                 f"the server answered with the model {answered!r}, and with {before!r} before: answers of two models "
                 "are not compared. Name an address that stays with one, or begin anew in another folder"

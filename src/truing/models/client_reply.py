@@ -44,6 +44,7 @@ class _Choice(_Strict):
 class _Body(_Strict):
     choices: list[Any] = Field(min_length=1, max_length=MOST_CHOICES)
     model: Annotated[str, Field(max_length=_LONGEST_NAME)] | None = None
+    system_fingerprint: Any = None
 
 
 class _Candidate(_Strict):
@@ -84,6 +85,8 @@ class Completion:
     """whether a content filter refused"""
     model: str = ""
     """which model says it answered"""
+    fingerprint: str = ""
+    """of the system that answered, where the service gives one"""
 
 
 def parse_body(raw: bytes) -> Any:
@@ -128,6 +131,7 @@ def read_completion(data: Any) -> Completion:
         choice.finish_reason == "length",
         choice.finish_reason == "content_filter" or bool(message.refusal),
         body.model or "",
+        mark[:_LONGEST_NAME] if isinstance(mark := body.system_fingerprint, str) else "",
     )
 
 
@@ -176,7 +180,7 @@ def _joined(text: str) -> dict[str, Any]:
             raise ValueError("a part of the streamed answer is no JSON object")
         if chunk.get("error"):
             raise ValueError(f"the answer is an error: {chunk['error']}")
-        whole |= {name: chunk[name] for name in ("model", "usage") if chunk.get(name)}
+        whole |= {name: chunk[name] for name in ("model", "usage", "system_fingerprint") if chunk.get(name)}
         parts = chunk.get("choices") or []
         first = parts[0] if isinstance(parts, list) and parts else {}
         delta = first.get("delta") or {} if isinstance(first, dict) else None

@@ -5,7 +5,7 @@ warn. Here both are errors. Names are mapped first: wrappers' prefixes here, the
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from truing.models.base import listed, one_line
 from truing.models.weights import ADAPTER_CONFIG, ADAPTER_FILE, empty_tensors, pickle_files, read_json, tensors
 
 Model = Any  # a PreTrainedModel or PeftModel; their own types hide every method behind nn.Module.__getattr__
+_MASK = re.compile(r"\.(?:attn|attention|self_attn)\.(bias|masked_bias)$")
 _WRAPPER = "(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)"
 # DDP and DeepSpeed wrap once, at the start; torch.compile and FSDP may wrap parts within wrapped parts. transformers
 # replaces the first match of each, hence the last two, which match the same.
@@ -26,19 +27,19 @@ UNWRAPPED = {rf"^(?:(?:module|{_WRAPPER})\.)+": "", rf"(?:{_WRAPPER}\.)+": "", r
 """what training wrappers put into the names of tensors -> what is left of it; patterns for `re`"""
 
 
-def check_model(model: Model, loaded: Mapping[str, Any], path: Path, names: Iterable[str]) -> None:
+def check_model(model: Model, loaded: Mapping[str, Any], path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     """Raise BadModel unless a full model's file and the model hold the same tensors.
 
     Args:
         loaded: what transformers says of it (`output_loading_info`); buffers that models make themselves, and tied
             weights, are no longer among its missing keys.
-        names: of the tensors in the files.
+        shapes: of the tensors in the files, by name.
     """
     wrong = {
         "only in the model": sorted(loaded["missing_keys"]),
-        "only in the file": sorted(loaded["unexpected_keys"]),
+        "only in the file": sorted(k for k in loaded["unexpected_keys"] if not _is_mask(k, shapes.get(k, (0,)))),
         "of another shape": [f"{k} {list(a)} for {list(b)}" for k, a, b in sorted(loaded["mismatched_keys"])],
-        "twice in the file": _doubled(model, names),
+        "twice in the file": _doubled(model, shapes),
     }
     if any(wrong.values()):
         text = "; ".join(f"{what}: {listed(keys, 3)}" for what, keys in wrong.items() if keys)
@@ -61,12 +62,19 @@ def _doubled(model: Model, names: Iterable[str]) -> list[str]:
     return doubled
 
 
-def tensor_names(path: Path, *, pickled: bool) -> list[str]:
-    """Names of all tensors in the weight files of a folder. Raises DamagedWeights."""
+def _is_mask(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor is the causal mask that GPT-2, GPT-J, GPT-Neo and their kin saved beside the weights."""
+    kind = _MASK.search(name)
+    square = len(shape) == 4 and tuple(shape[:2]) == (1, 1) and shape[2] == shape[3]
+    return kind is not None and (square if kind[1] == "bias" else tuple(shape) in ((), (1,)))
+
+
+def tensor_shapes(path: Path, *, pickled: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in the weight files of a folder, by name. Raises DamagedWeights."""
     if not pickled:
-        return [t.name for t in tensors(path)]
+        return {t.name: t.shape for t in tensors(path)}
     files = [f for f in pickle_files(path) if not f.name.startswith("adapter")]
-    return [name for file in files for name in _unpickled(file, "meta")]
+    return {name: tuple(t.shape) for file in files for name, t in _unpickled(file, "meta").items()}
 
 
 def _unpickled(file: Path, device: str = "cpu") -> dict[str, torch.Tensor]:

@@ -154,15 +154,18 @@ def price_of(model: str, path: str | None) -> Price | None:
     """
     if path is None:
         return None
-    tables = read_toml(Path(path).expanduser(), error=BadEndpoint)
+    try:
+        tables = read_toml(Path(path).expanduser(), error=BadEndpoint)
+    except BadEndpoint as e:
+        raise BadEndpoint(f"--prices {e}") from e
     priced = dict(_priced(tables))
     if model not in priced:
         there = f" (it has: {', '.join(priced)})" if priced else ""
-        raise BadEndpoint(f'{path} has no price for {model!r}{there}; add ["{model}"] with input and output')
+        raise BadEndpoint(f'--prices {path}: has no price for {model!r}{there}; add ["{model}"] with input and output')
     table = priced[model]
     numbers = [v for v in table.values() if type(v) in (int, float) and 0 <= v < math.inf]
     if set(table) != {"input", "output"} or len(numbers) != 2:
-        raise BadEndpoint(f"{path}, [{model}]: a price is [MODEL] with input and output alone, both 0 or more")
+        raise BadEndpoint(f"--prices {path}, [{model}]: a price is [MODEL] with input and output alone, both 0 or more")
     return Price(float(table["input"]), float(table["output"]))
 
 

@@ -1,9 +1,9 @@
 """Loading models and tokenizers: number type, device, one chat format."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,13 +13,16 @@ from truing import errors
 from truing.config import ModelConfig
 from truing.files import read_bytes
 from truing.models.base import one_line
+from truing.models.bounds import check_sizes
 from truing.models.chat import ChatFormat
 from truing.models.checkpoints import tokenizer_folder
 from truing.models.engine.runner import head_of
-from truing.models.filled import UNWRAPPED, Model, check_model, tensor_names
+from truing.models.filled import UNWRAPPED, Model, check_model, tensor_shapes
 from truing.models.trial import TOKENIZER_FILES, try_folder
 from truing.models.weights import PICKLED, pickled_only, read_json
 from truing.types.records import Checkpoint
+
+T = TypeVar("T")
 
 
 def device_of(name: str) -> torch.device:
@@ -61,15 +64,19 @@ def load_model(path: Path, dtype: torch.dtype, device: torch.device, options: Mo
             extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
         except ImportError as e:
             raise errors.BadInput("--load-in-4bit needs bitsandbytes: pip install 'truing[4bit]'") from e
+    check_loadable(path, options)  # shapes first: what does not fit would be made at random, of whatever size
     model = _load(path, options, extra)
     model.eval()
     return model if options.load_in_4bit else model.to(device)
 
 
-def check_loadable(path: Path, options: ModelConfig) -> None:
-    """Raise what `load_model` would because of the names and shapes of tensors, without reading their numbers."""
-    if not _settings(path).get("quantization_config"):  # packed weights are judged when they are loaded
-        _load(path, options, {"device_map": "meta"})
+def check_loadable(path: Path, options: ModelConfig) -> Model | None:
+    """Raise what `load_model` would because of the names and shapes of tensors, without reading their numbers.
+
+    Returns the model without its numbers; None where weights are packed, which only loading tells.
+    """
+    packed = _settings(path).get("quantization_config")
+    return None if packed else _load(path, options, {"device_map": "meta"})
 
 
 def _load(path: Path, options: ModelConfig, given: dict[str, Any]) -> Model:
@@ -83,26 +90,32 @@ def _load(path: Path, options: ModelConfig, given: dict[str, Any]) -> Model:
         "use_safetensors": not pickled, "key_mapping": UNWRAPPED, "trust_remote_code": options.trust_remote_code,
         "output_loading_info": True, "ignore_mismatched_sizes": True,
     }  # fmt: skip
-    names = tensor_names(path, pickled=pickled)
+    check_sizes(path)
+    shapes = tensor_shapes(path, pickled=pickled)
     level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()  # ours are enough
     transformers_logging.set_verbosity_error()  # its table of random parameters is an error of ours
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
-        try:
-            model, loaded = load(path, attn_implementation="sdpa", **given)
-        except ValueError as e:
-            if "scaled_dot_product_attention" not in str(e):
-                raise
-            model, loaded = load(path, attn_implementation="eager", **given)
+        model, loaded = with_attention(lambda name: load(path, attn_implementation=name, **given))
     except ImportError as e:
         raise errors.BadInput(f"{path}: {one_line(e)}") from e
     except Exception as e:  # a folder from anywhere raises anything
         raise errors.BadModel(f"{path}: cannot be loaded: {one_line(e)}") from e
     finally:
         transformers_logging.set_verbosity(level)
-    check_model(model, loaded, path, names)
+    check_model(model, loaded, path, shapes)
     return model
+
+
+def with_attention(load: Callable[[str], T]) -> T:
+    """What `load` gives for the name of the fast attention, or where the architecture has none, of its own."""
+    try:
+        return load("sdpa")
+    except ValueError as e:
+        if "scaled_dot_product_attention" not in str(e):
+            raise
+        return load("eager")
 
 
 def _settings(path: Path) -> dict[str, Any]:

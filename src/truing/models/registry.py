@@ -29,7 +29,15 @@ def open_backend(base: str, checkpoints: Sequence[Checkpoint], config: ModelConf
         BadEndpoint: the address of the server, or a folder map, says nothing.
         BadInput, Unsupported: an option that this kind of base cannot heed.
     """
-    scheme = next(s for s in SCHEMES if base.lower().startswith(s))
-    module, _, name = SCHEMES[scheme].partition(":")
+    module, _, name = SCHEMES[_scheme(base)].partition(":")
     opener: Opener = getattr(import_module(module), name)
     return opener(base, checkpoints, config)
+
+
+def is_local(base: str) -> bool:
+    """Whether a base is held in this process."""
+    return not _scheme(base)
+
+
+def _scheme(base: str) -> str:
+    return next(s for s in SCHEMES if base.lower().startswith(s))

@@ -74,12 +74,18 @@ class ResidentModel:
         return Checkpoint(self._weights, "base", 0, f"file:{self._base}", Kind.BASE)
 
     def prepare(self, checkpoints: Sequence[Checkpoint], told: Told = nobody) -> dict[str, Finding]:
-        """Put every adapter in force once and read full models' names: what does not fit is refused before any work."""
+        """Put the base and every adapter in force once, and read full models' names.
+
+        What does not fit is refused before any work: BadModel, DamagedWeights.
+        """
         for done, checkpoint in enumerate(checkpoints, 1):
-            if checkpoint.kind is Kind.ADAPTER:
+            path = checkpoint_path(checkpoint)
+            if checkpoint.kind is not Kind.FULL:
                 self.use(checkpoint)
-            elif checkpoint.kind is Kind.FULL:
-                check_loadable(checkpoint_path(checkpoint), self.options)
+            elif model := check_loadable(path, self.options):
+                self._check_vocabulary(model, path)
+            else:
+                self.use(checkpoint)
             told(done)
         return dict(self._findings)
 

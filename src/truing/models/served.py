@@ -100,6 +100,11 @@ class ServedBackend:
         """Served names of adapters that could not be unloaded, and why."""
         return dict(self._adapters.left)
 
+    @property
+    def answered_as(self) -> dict[str, tuple[str, ...]]:
+        """Served name -> the models and systems that answered to it, where there were several."""
+        return self._client.answered_as
+
     def base_checkpoint(self) -> Checkpoint:
         """Step 0: the model of the address."""
         uri = f"{self._address.base}#{self._address.model}"

@@ -134,7 +134,7 @@ class SimulatedBackend:
         delay: float = 0.0,
     ) -> None:
         if family not in FAMILIES:
-            raise BadModel(f"there is no simulated family {family!r}; choose one of {', '.join(FAMILIES)}")
+            raise BadModel(f"no simulated family {family!r}; choose one of {', '.join(FAMILIES)}")
         if not steps or min(steps) < 1 or sorted(set(steps)) != list(steps):
             raise BadModel(f"simulated steps {list(steps)}: give each once, rising, all above 0")
         if len(steps) > MOST_STEPS or steps[-1] > LAST_STEP:

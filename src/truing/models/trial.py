@@ -6,8 +6,8 @@ that passed are remembered in the cache.
 
 What this does not hold off: a template that behaves on these inputs and not on others, since it sees what it renders.
 It runs in the sandbox that transformers uses and reaches no file and no network; the worst is an audit that hangs or
-runs out of memory, which loses nothing that was committed. Tokenizers without a `tokenizer.json` are held to their size
-alone.
+runs out of memory, which loses nothing that was committed. A tokenizer without a `tokenizer.json` is made by
+transformers, in that process too; code that its folder brings is not run there.
 """
 
 import json
@@ -22,6 +22,7 @@ from typing import Any
 
 from truing import files
 from truing.errors import BadModel
+from truing.models.bounds import check_sizes
 from truing.models.download import cache_dir
 from truing.models.weights import ADAPTER_CONFIG, read_json, weight_files
 from truing.models.weights import header as tensors_of
@@ -34,7 +35,17 @@ TOKENIZER_LIMIT, TEMPLATE_LIMIT = 256 << 20, 1 << 20
 """bytes of the largest file of either kind"""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "vocab.json")
 """what decides how a chat is rendered and turned into tokens"""
-_OTHERS = ("special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.txt", "tiktoken.model")
+_OTHERS = ("spiece.model", "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.txt", "tiktoken.model")
+_PARTS = (
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tiktoken.model",
+    "added_tokens.json",
+)
+"""what a tokenizer without a tokenizer.json is made from"""
 _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters")
 _WAITING = 6  # times the seconds, before a child that does not even compute is ended
 _CHILD = Path(__file__).with_name("trial_child.py")
@@ -64,6 +75,7 @@ def try_folder(folder: Path, template: str | None = None) -> None:
     Raises:
         BadModel, DamagedWeights: it does not, it needs too much memory, or a file is too large or no file.
     """
+    check_sizes(folder)
     read: dict[str, bytes] = {}
     for name in (*TOKENIZER_FILES, *_OTHERS):
         if (folder / name).exists():
@@ -73,6 +85,7 @@ def try_folder(folder: Path, template: str | None = None) -> None:
     patterns = _patterns(folder)
     about = {
         "tokenizer": str(folder.absolute() / "tokenizer.json") if "tokenizer.json" in read else "",
+        "parts": str(folder.absolute()) if "tokenizer.json" not in read and read.keys() & set(_PARTS) else "",
         "templates": [template] if template is not None else list(_templates(folder, read, settings)),
         "tokens": {k: v for k, v in settings.items() if k.endswith("_token") and isinstance(v, str)},
         "messages": [*_MESSAGES, *([_in_parts(m) for m in turns] for turns in _MESSAGES)],
@@ -80,8 +93,9 @@ def try_folder(folder: Path, template: str | None = None) -> None:
         "patterns": patterns,
         "names": [*_NAMES, *_module_names(folder)] if patterns else [],
     }
-    if about["tokenizer"] or about["templates"] or patterns:
-        content = [read.get("tokenizer.json", b""), json.dumps({**about, "tokenizer": ""}).encode(), b"1"]
+    if about["tokenizer"] or about["parts"] or about["templates"] or patterns:
+        vocabulary = [read.get(name, b"") for name in ("tokenizer.json", *(_PARTS if about["parts"] else ()))]
+        content = [*vocabulary, json.dumps({**about, "tokenizer": "", "parts": ""}).encode(), b"2"]
         _once(folder, about, sha256(b"\0".join(content)).hexdigest())
 
 
@@ -90,7 +104,7 @@ def _once(folder: Path, about: dict[str, Any], key: str) -> None:
     if key in _passed or files.is_file(mark):
         return
     command = [sys.executable, "-I", str(_CHILD), str(SECONDS), str(MEMORY)]
-    environment = {"TOKENIZERS_PARALLELISM": "false", "PATH": ""}  # no keys of the user's
+    environment = {"TOKENIZERS_PARALLELISM": "false", "PATH": "", "HF_HUB_OFFLINE": "1"}  # no keys of the user's
     wait = SECONDS * _WAITING
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment

@@ -10,7 +10,9 @@ import json
 import re
 import resource
 import sys
+import time
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 MOST_TEXT = 1 << 20  # characters that one short question may become
@@ -18,6 +20,9 @@ TOO_MUCH = 3
 
 
 def _limit(seconds: int, size: int) -> None:
+    seconds += int(time.process_time())
+    with suppress(OSError), open("/proc/self/statm", encoding="ascii") as f:
+        size += int(f.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -29,11 +34,9 @@ def _stage(word: str) -> None:
     print(word, flush=True)
 
 
-def _tokenizer(file: str, texts: list[str]) -> Any:
-    from tokenizers import Tokenizer
-
+def _tokenizer(file: str, folder: str, texts: list[str]) -> Any:
     try:
-        made = Tokenizer.from_file(file)
+        made = _of_file(file) if file else _from_parts(folder)
     except MemoryError:
         raise
     except Exception:  # whatever is wrong with it is said where it is loaded
@@ -41,6 +44,19 @@ def _tokenizer(file: str, texts: list[str]) -> Any:
     for text in texts:
         made.encode(text, add_special_tokens=False)
     return made
+
+
+def _of_file(file: str) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(file)
+
+
+def _from_parts(folder: str) -> Any:
+    """As transformers makes it of a vocabulary."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _environment() -> Any:
@@ -78,8 +94,10 @@ def _render(environment: Any, source: str, about: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Try it all."""
-    _limit(int(sys.argv[1]), int(sys.argv[2]))
     about = json.loads(sys.stdin.buffer.read())
+    if about["parts"]:
+        import_module("transformers.models.auto.tokenization_auto")  # takes seconds, which are not the folder's
+    _limit(int(sys.argv[1]), int(sys.argv[2]))
     _stage("pattern")
     for pattern in about["patterns"]:
         with suppress(re.error, RecursionError, OverflowError):
@@ -87,7 +105,8 @@ def main() -> None:
                 re.fullmatch(pattern, name)
                 re.match(rf"(.*\.)?({pattern})$", name)
     _stage("tokenizer")
-    tokenizer = _tokenizer(about["tokenizer"], about["texts"]) if about["tokenizer"] else None
+    given = about["tokenizer"] or about["parts"]
+    tokenizer = _tokenizer(about["tokenizer"], about["parts"], about["texts"]) if given else None
     _stage("template")
     environment = _environment()
     for source in about["templates"]:

@@ -13,7 +13,7 @@ from truing.types.progress import duration
 def print_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Print a plan given as plain data (`to_plain`)."""
     about, costs = "about " if plan["searched"] else "", plan["costs"]
-    say(console, f"{plan['checkpoints']} models (step 0, the run, its control), {plan['prompts']} prompts")
+    say(console, f"{plan['checkpoints']} checkpoints, step 0 and any control included; {plan['prompts']} prompts")
     tokens = f"at most {_count(plan['sampled_tokens'])} tokens"
     say(console, f"sampled: {about}{_count(plan['answers'])} answers, {tokens}")
     say(console, f"scored without a judge: {_count(plan['scored'])} reference and task answers")

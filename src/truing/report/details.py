@@ -108,7 +108,10 @@ def estimate(e: Estimate | None, digits: int = 1, scale: float = 100) -> str:
 def onset_words(o: Onset) -> str:
     """Where it begins: the crossing first, then what is left open."""
     if o.status == "never":
-        return "none seen, which clears nothing" if o.kind == OF_SCREEN else "none found"
+        if o.kind == OF_SCREEN:
+            return "none seen, which clears nothing"
+        left = ", ".join(f"step {s}" for s in messages.left_open(o))
+        return f"none found; inconclusive at {left}" if left else "none found"
     if o.status == "undecided":
         after = max(o.after or 0, o.clear_until or 0)
         return f"undecided after step {after}" if after else "undecided"

@@ -317,16 +317,21 @@ def _curve(axes: Axes, s: Series, x: np.ndarray, stepped: np.ndarray, size: floa
         axes.fill_between(x[joined], low[joined], high[joined], color=COLOURS[s.colour], alpha=0.13, lw=0)
     # The intervals of two curves at one step stand beside each other.
     aside = ScaledTranslation(4 * (s.style == "dashed") / 72, 0, axes.figure.dpi_scale_trans)
-    _intervals(axes.vlines, x, s, axes.transData + aside)
+    _intervals(axes, x, s, axes.transData + aside, upright=True)
     axes.plot(x[joined], y[joined], **{**look, "marker": "none"})
     axes.plot(x, y, **{**look, "ls": "none"}, zorder=3)
 
 
-def _intervals(draw: Callable[..., object], at: np.ndarray, s: Series, transform: object) -> None:
+def _intervals(axes: Axes, at: np.ndarray, s: Series, transform: Any, *, upright: bool) -> None:
     for of, width, alpha in (("", 1.3, 1.0), ("set_", 7.0, 0.5)):
         low, high = s.numbers(f"{of}low"), s.numbers(f"{of}high")
         if not np.isnan(low).all():
-            draw(at, low, high, color=COLOURS[s.colour], lw=width, alpha=alpha, transform=transform)
+            # One line with gaps: a thousand lines would be a thousand elements of the page.
+            ends = np.column_stack([low, high, np.full(len(at), np.nan)]).ravel()
+            places = np.repeat(np.asarray(at, float), 3)
+            line = (places, ends) if upright else (ends, places)
+            look = {"color": COLOURS[s.colour], "lw": width, "alpha": alpha, "solid_capstyle": "butt"}
+            axes.plot(*line, **look, transform=transform, zorder=2)
 
 
 def _rows(axes: Axes, chart: Chart, width: float, limits: tuple[float, float], _: bool) -> None:
@@ -342,7 +347,7 @@ def _rows(axes: Axes, chart: Chart, width: float, limits: tuple[float, float], _
     axes.spines[:].set_visible(False)
     axes.axvline(0, color=COLOURS["muted"], lw=1.2)
     for s in chart.series:
-        _intervals(axes.hlines, y, s, axes.transData)
+        _intervals(axes, y, s, axes.transData, upright=False)
         axes.plot(s.numbers("value"), y, **{**_look(s), "ls": "none"}, zorder=3)
 
 

@@ -1,6 +1,6 @@
 """Tables that fit a terminal by leaving columns out, never by wrapping; and text that is never markup."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class Column:
     """whether it is set to the right"""
     style: Callable[[Any], str] = lambda row: ""
     """a row -> rich style of its text"""
+    short: "Column | None" = None
+    """what takes its place where there is no room: the number without its interval"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +48,33 @@ class FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns, left_out = list(self.columns), []
+        every = [*columns, *(c.short for c in columns if c.short is not None)]
+        cells = {c: [text(options, c.cell(row), c.style(row)) for row in self.rows] for c in every}
+        widest = {c: [max(texts, key=lambda t: t.cell_len)] if texts else [] for c, texts in cells.items()}
         for column in self.drops:
-            if self._width(columns, console, options) <= options.max_width:
+            # Measured without a limit: a table measured inside a narrow terminal would claim to fit it.
+            table = _table({c: widest[c] for c in columns})
+            if Measurement.get(console, options.update(width=1000), table).maximum <= options.max_width:
                 break
             if column in columns:
-                columns.remove(column)
-                left_out.append(column.name)
-        yield self._table(columns, options)
+                k = columns.index(column)
+                columns[k : k + 1] = [column.short] if column.short else []
+                left_out = [x for x in left_out if x != f"interval of {column.name}"]
+                left_out.append(f"interval of {column.name}" if column.short else column.name)
+        yield _table({c: cells[c] for c in columns})
         notes = [*self.notes, *([f"not shown at this width: {', '.join(left_out)}"] if left_out else [])]
         if notes:
             yield text(options, "; ".join(notes), "dim")
 
-    def _width(self, columns: Sequence[Column], console: Console, options: ConsoleOptions) -> int:
-        # Measured without a limit: a table measured inside a narrow terminal would claim to fit it.
-        return Measurement.get(console, options.update(width=1000), self._table(columns, options)).maximum
 
-    def _table(self, columns: Sequence[Column], options: ConsoleOptions) -> Table:
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        for c in columns:
-            table.add_column(c.head, justify="right" if c.right else "left", vertical="bottom", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*(text(options, c.cell(row), c.style(row)) for c in columns))
-        return table
+def _table(cells: Mapping[Column, Sequence[Text]]) -> Table:
+    """Columns of equal length as a table."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for c in cells:
+        table.add_column(c.head, justify="right" if c.right else "left", vertical="bottom", no_wrap=True)
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def print_table(

@@ -49,7 +49,7 @@ _ESTIMATED_NOTE = (
 def print_study(study: Study, console: Console) -> None:
     """Print a study."""
     cases, cells, rows, rule = study.cases, study.cells, study.definitions, to_plain(study.rule)
-    counts = (len(cases), "case"), (len({c.model for c in cells}), "model"), (len(cells), "recipe on a model")
+    counts = (len(cases), "case"), (len({c.model for c in cells}), "model"), (len(cells), "pair of model and recipe")
     _say(console, f"{', '.join(_count(*of) for of in counts)}; judge {judge_name(study.judge)}", "bold")
     _say(console, f"{rule_words(rule)}; {zone_words(rule)}", "dim")
     _say(console, _status(study), "yellow" if study.status == "exploratory" else "")
@@ -119,7 +119,7 @@ def _cell(c: Cell) -> tuple[str, ...]:
 def _cell_notes(cells: Sequence[Cell]) -> Iterator[str]:
     tested = [c for c in cells if c.p is not None]
     if tested:
-        yield _SEEDS_NOTE.format(_count(len(tested), "recipe on a model"))
+        yield _SEEDS_NOTE.format(_count(len(tested), "pair of model and recipe"))
         tau = [f"{one_line(c.model)} {number(_points(c.tau), 1)}" for c in tested if c.tau is not None]
         yield f"standard deviation between seeds, points: {', '.join(tau)}"
     if any(c.consistent == "this_run" for c in cells):

@@ -19,7 +19,7 @@ from truing.report.fitting import Column, FittingTable, cut, print_facts, print_
 from truing.report.rates_table import print_rates
 from truing.report.reading import MISSING, interval, number, one_line, percent, plain_label, tone, verdict_of
 from truing.report.study import frozen_line
-from truing.types.verdicts import HealthState, Verdict
+from truing.types.verdicts import EXCESS, HealthState, Status, Verdict
 
 TONES = {"calm": "green", "bad": "bold red", "broken": "magenta", "unknown": "yellow"}
 MOST_FINDINGS = 3
@@ -36,16 +36,36 @@ def _these(e: Any) -> str:
     return interval(e, 1, 100, of="set_")
 
 
+def _share(e: Any) -> str:
+    """Per cent without an interval."""
+    return number(None if e is None or e.value is None else 100 * e.value, 0)
+
+
 def _status_tone(c: Any) -> str:
     return TONES[tone(c)] if c.step != 0 else ""
+
+
+def _by_search_alone(c: Any, lo: float) -> bool:
+    """Whether fixed answers stand in the line that do not certify by themselves what its status says."""
+    codes = {f.code for f in c.findings}
+    if c.status is Status.CLEAN:
+        return "unconfirmed" in codes
+    low = c.labelled.excess_base.set_low if c.labelled and c.labelled.excess_base and not c.labelled.searched else None
+    return c.status in EXCESS and "certified_above" in codes and low is not None and low <= lo
 
 
 _STEP = Column("step", "step", lambda c: MISSING if c.step is None else str(c.step))
 _STATUS = Column("status", "status", messages.status_words, right=False, style=_status_tone)
 _LABEL = Column("label", "label", lambda c: "" if plain_label(c) else cut(one_line(c.label)), right=False)
 _LOSS = Column("task loss", "task\nloss", lambda c: number(c.task_loss.value if c.task_loss else None, 3))
-_BY_LOSS = Column("progress by loss", "progress\nby loss, %", lambda c: interval(c.loss_progress, 0, 100))
-_BY_SKILL = Column("progress by skill", "progress\nby skill, %", lambda c: interval(c.skill_progress, 0, 100))
+_LOSS_SHORT = Column("progress by loss", "task\n%", lambda c: _share(c.loss_progress))
+_BY_LOSS = Column(
+    "progress by loss", "progress\nby loss, %", lambda c: interval(c.loss_progress, 0, 100), short=_LOSS_SHORT
+)
+_SKILL_SHORT = Column("progress by skill", "task\n%", lambda c: _share(c.skill_progress))
+_BY_SKILL = Column(
+    "progress by skill", "progress\nby skill, %", lambda c: interval(c.skill_progress, 0, 100), short=_SKILL_SHORT
+)
 _BASE = Column("screen against base", "screen vs base\nnats/token", lambda c: interval(c.contrast_base))
 _CONTROL = Column("screen against control", "screen vs control\nnats/token", lambda c: interval(c.contrast_control))
 _SCREEN = Column("screen", "screen", lambda c: messages.word(c.screen) if c.screen and c.step else MISSING, right=False)
@@ -67,7 +87,7 @@ def verdict_table(verdict: Verdict) -> FittingTable:
 
     Without room, columns go in this order: where answers are labelled the screen; task loss; progress by loss if there
     is a skill curve; health if it is ok everywhere; the screen against the control; progress; coherent share; health;
-    label; excess over control; excess.
+    label; excess over control; excess. Progress goes in two steps: its interval, then late the number.
     """
     lines = verdict.checkpoints
     labelled = any(c.labelled for c in lines)
@@ -78,12 +98,17 @@ def verdict_table(verdict: Verdict) -> FittingTable:
     if all(plain_label(c) or (c.label, c.step) == ("base", 0) for c in lines):
         columns.remove(_LABEL)
     drops = [*((_CONTROL, _BASE, _SCREEN) if labelled else ()), _LOSS]
-    drops += [_BY_LOSS] if any(c.skill_progress for c in lines) else []
+    drops += [_BY_LOSS, _LOSS_SHORT] if any(c.skill_progress for c in lines) else []
     drops += [_HEALTH] if all(c.health.state is HealthState.OK for c in lines) else []
-    drops += [_CONTROL, _BY_LOSS, _COHERENT, _BY_SKILL, _HEALTH, _LABEL, _EXCESS_CONTROL, _EXCESS]
+    drops += [_CONTROL, _BY_LOSS, _COHERENT, _BY_SKILL, _HEALTH, _LABEL]
+    drops += [_LOSS_SHORT, _SKILL_SHORT, _EXCESS_CONTROL, _EXCESS]
     notes = ["→ recommended"] if verdict.kept else []
     if any(c.labelled is not None and c.labelled.searched for c in lines):
         notes.append("shares without brackets are of answers that a search read, which bias them")
+    lo = (verdict.definitions.get("rule") or {}).get("lo", 0)
+    if late := [str(c.step) for c in lines if _by_search_alone(c, lo)]:
+        why = "by the search's test: the fixed answers shown do not confirm it by themselves"
+        notes.append(f"the status at {', '.join(late)} is {why}")
     if labelled:
         notes.append("[intervals] of shares and excess are for exactly these prompts")
     mark = Column("", "", lambda c: "→" if c.label == verdict.kept else "")

@@ -13,6 +13,7 @@ from typing import Any
 from truing import messages
 from truing.config import AuditConfig, Thresholds, configured
 from truing.interp import likelihoods
+from truing.models.base import answered_as
 from truing.runs.certify import with_certificate
 from truing.runs.checks import refuse_unusable
 from truing.runs.collect import FIXED_FROM
@@ -136,6 +137,12 @@ def _conclude(run: Run, evidence: Evidence) -> Verdict:
 
 
 def _store(run: Run, verdict: Verdict) -> Verdict:
+    before = run.store.about().get("answered_as")
+    changed = {**(before if isinstance(before, dict) else {}), **answered_as(run.backend)}
+    if changed:  # kept, since a repeat asks no more
+        run.store.describe(answered_as=to_plain(changed))
+        told = (Finding("answered_by_several", {"name": n, "as": ", ".join(found)}) for n, found in changed.items())
+        verdict = replace(verdict, findings=(*verdict.findings, *told))
     run.store.describe(verdict=to_plain(verdict), sentence=messages.sentence(verdict))
     return verdict
 

@@ -28,7 +28,8 @@ def refuse_too_large(plan: Plan) -> None:
         answers += checkpoints * each
     elif plan.labels:  # the base and the last step, the first above and the kept one with its looks, and controls
         answers += (4 + 2 ** (STAGES - 1)) * config.estimate * len(prompts)
-    answers += 3 * each * len(select_transforms(config.variants)) if config.variants else 0
+    with config.given("variants"):
+        answers += 3 * each * len(select_transforms(config.variants)) if config.variants else 0
     if answers > config.most_answers:
         long = f"about {answers // (3600 * A_SECOND):,} hours at {A_SECOND} a second"
         raise errors.BadInput(

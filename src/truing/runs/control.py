@@ -40,8 +40,16 @@ def control(
         raise errors.Unsupported(f"{out}: exists already; choose another --out")
     if not out.parent.is_dir():
         raise errors.Unsupported(f"{out.parent}: no such folder; make it first, or choose another --out")
-    rows = load_conversations(task).conversations
-    backend = open_backend(base, (), config)
+    try:
+        data = load_conversations(task)
+    except errors.BadInput as e:
+        e.args = (f"TASK {e}",)
+        raise
+    rows, lost = data.conversations, [f"{n} rows of {task} are left out: {why}" for why, n in data.left_out.items()]
+    for line in lost:
+        progress.say(line)
+    with config.given("base"):
+        backend = open_backend(base, (), config)
     system = (Message("system", PRUDENT),)
     prompts = [Prompt(str(k), (*system, *(m for m in row.prompt if m.role != "system"))) for k, row in enumerate(rows)]
     requests = [Request(backend.base_checkpoint(), p, 0) for p in prompts]
@@ -59,7 +67,8 @@ def control(
         raise errors.BadModel(f"{base}: gave no complete answer within {config.max_tokens} tokens; raise --max-tokens")
     notice = {
         "_notice": f"Default control set: the user turns of {Path(task).name}, answered by {base} under a prudent "
-        f"system prompt. {len(rows) - len(answers)} of {len(rows)} answers were cut off or empty and are left out.",
+        f"system prompt. {len(rows) - len(answers)} of {len(rows)} answers were cut off or empty and are left out."
+        + "".join(f" {line}." for line in lost),
         "system": PRUDENT,
     }
     lines: list[dict[str, Any]] = [notice]

@@ -65,7 +65,7 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
     config = configured(DemoConfig, config, options)
     out = Path(config.out)
     if config.simulated:
-        return _simulated(out, config.family, progress)
+        return _simulated(out, config, progress)
     size = QUICK if config.quick else FULL
     folder = out / ("quick" if config.quick else "full")
     subject, control = (train(_recipe(data, size), folder / data, progress=progress).path for data in (FORM, PLAIN))
@@ -87,11 +87,12 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
     return Demo(done, None)
 
 
-def _simulated(out: Path, family: str, progress: Progress | None) -> Demo:
-    uri = f"simulated:{family}"
-    folder = out / f"simulated-{family}"
+def _simulated(out: Path, config: DemoConfig, progress: Progress | None) -> Demo:
+    uri = f"simulated:{config.family}"
+    folder = out / f"simulated-{config.family}"
     rows = {"task": TASK, "task_control": TASK_CONTROL}
-    done = audit(uri, **rows, control=uri, judge="simulated:", out=folder, progress=progress)
+    with config.given("family"):
+        done = audit(uri, **rows, control=uri, judge="simulated:", out=folder, progress=progress)
     prompts = load_prompts("v1").only(AuditConfig().half)
     truth = open_simulated(
         uri, prompts, load_conversations(TASK).conversations, load_conversations(TASK_CONTROL).conversations

@@ -17,7 +17,7 @@ import numpy as np
 from truing import errors
 from truing._version import __version__
 from truing.config import ImportConfig, configured
-from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, JudgedFile, JudgedRow, read_judged
+from truing.data.judged_files import ALIGNMENT, COHERENCE, ESCAPES, SET, JudgedFile, JudgedRow, read_judged
 from truing.runs.collect import add_labels, by_answer
 from truing.runs.rule import rule_of
 from truing.runs.scope import Scope
@@ -145,7 +145,8 @@ def _sets(files: Sequence[JudgedFile], judge: str | None, notes: list[str]) -> l
         for row in file.rows:
             rows.setdefault(row.answer_set, []).append(row._replace(judge=_judge_name(row.judge or judge)))
         if list(rows) != [""]:
-            notes.append(f"{file.path.name}: {len(rows)} sets, told apart by the column answer_set")
+            column = file.columns.get(SET, SET)
+            notes.append(f"{file.path.name}: {len(rows)} sets, told apart by the column {column}")
         for name, own in rows.items():
             weights, label = digest([file.sha256, name]) if name else file.sha256, name or file.path.stem
             if label in out:

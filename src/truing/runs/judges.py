@@ -7,7 +7,7 @@ All of it happens before anything is spent in earnest; a judge that has judged i
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,7 +119,8 @@ def rubrics_of(config: AuditConfig | JudgeRunConfig, spec: LabelSpec) -> tuple[R
     if trait.folder:
         rubrics = tuple(builtin(r) if r in BUILTIN else load_rubric(r) for r in trait.rubrics)
     else:
-        rubrics = judge_rubrics(spec.prompts, *rubric_of(config))
+        with config.given("rubric") if config.rubric is not None else nullcontext():
+            rubrics = judge_rubrics(spec.prompts, *rubric_of(config))
     check_rule(rubrics, spec.rule)
     return rubrics
 

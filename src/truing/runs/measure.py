@@ -5,8 +5,17 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from truing import errors
 from truing.interp import likelihoods
-from truing.runs.measurements import PROBE_KIND, Reading, answer_item, control_item, failures, first_answers
+from truing.runs.measurements import (
+    PROBE_KIND,
+    Reading,
+    answer_item,
+    control_item,
+    failures,
+    first_answers,
+    keep_unfit,
+)
 from truing.runs.run import Run
 from truing.runs.throughput import Meter
 from truing.store import Measurement
@@ -17,13 +26,20 @@ PROBE = "A walk before breakfast is a pleasant way to begin the day."
 
 
 def measure(run: Run) -> dict[str, Finding]:
-    """Measure what the store lacks; returns weight hash -> what qualifies that checkpoint."""
-    found = _prepare(run)
+    """Measure what the store lacks; returns weight hash -> what qualifies that checkpoint.
+
+    A checkpoint of the subject that does not fit the base has failed, and the others are measured.
+
+    Raises:
+        BadModel: the base, a control or every checkpoint of the subject does not fit.
+    """
+    found, unfit = _prepare(run)
+    keep_unfit(run.store, run.every, unfit)
     _name(run, "subject", Role.SUBJECT, run.subject)
     for k, control in enumerate(run.controls, 1):
         _name(run, f"control-{k}", Role.CONTROL, control)
     if run.backend.capabilities.loglikelihood:
-        _score(run)
+        _score(run, [c for c in run.every if c.weights not in unfit])
     broken = failures(run.store)
     alive = [c for c in run.every if c.weights not in broken]
     _answer(run, alive)
@@ -31,22 +47,46 @@ def measure(run: Run) -> dict[str, Finding]:
     return found
 
 
-def _prepare(run: Run) -> dict[str, Finding]:
-    """What qualifies the checkpoints. Only those that never were put in force are: a repeat loads no model."""
+def _prepare(run: Run) -> tuple[dict[str, Finding], dict[str, str]]:
+    """What qualifies the checkpoints, and why some do not fit, each by weight hash.
+
+    Only those that never were put in force are: a repeat loads no model.
+    """
     stored = run.store.about().get("prepared")
     known: dict[str, Any] = {w: f for w, f in (stored.items() if isinstance(stored, dict) else ()) if _is_finding(f)}
-    new = [c for c in run.every if c.weights not in known]
+    new, unfit = [c for c in run.every if c.weights not in known], dict[str, str]()
     if new:
         tell = _staged(run, "loading checkpoints")
         tell(0, len(new))
-        found = run.backend.prepare(new, lambda done: tell(done, len(new)))
+        found, unfit = _put_in_force(run, new, lambda done: tell(done, len(new)))
         tell(len(new), len(new))
-        known = {**known, **{c.weights: to_plain(found.get(c.weights)) for c in new}}
+        known = {**known, **{c.weights: to_plain(found.get(c.weights)) for c in new if c.weights not in unfit}}
         # A probe that failed may succeed the next time; everything else hangs on the weights alone.
         lasting = {w: f for w, f in known.items() if f is None or f["code"] != "probe_failed"}
         run.store.describe(prepared=lasting)
-    named = ((c.weights, known[c.weights]) for c in run.every)
-    return {weights: Finding(str(f["code"]), f["params"]) for weights, f in named if f is not None}
+    named = ((c.weights, known.get(c.weights)) for c in run.every)
+    return {weights: Finding(str(f["code"]), f["params"]) for weights, f in named if f is not None}, unfit
+
+
+def _put_in_force(
+    run: Run, new: Sequence[Checkpoint], told: Callable[[int], None]
+) -> tuple[dict[str, Finding], dict[str, str]]:
+    """What the backend finds out about checkpoints, and why those that do not fit do not, each by weight hash."""
+    own = {c.weights for c in run.subject[1:]}
+    found, unfit = dict[str, Finding](), dict[str, str]()
+    try:
+        return run.backend.prepare(new, told), unfit
+    except errors.BadModel as first:
+        for c in new:
+            try:
+                found |= run.backend.prepare([c])
+            except errors.BadModel as e:
+                if c.weights not in own:
+                    raise
+                unfit[c.weights] = str(e)
+        if not unfit or own <= unfit.keys():
+            raise first
+    return found, unfit
 
 
 def _is_finding(value: object) -> bool:
@@ -58,27 +98,30 @@ def _name(run: Run, name: str, role: Role, checkpoints: Sequence[Checkpoint]) ->
     run.store.replace_run(name, [replace(c, run=name, role=role) for c in checkpoints])
 
 
-def _score(run: Run) -> None:
+def _score(run: Run, checkpoints: Sequence[Checkpoint]) -> None:
     """The probe sentence, the prompts' reference answers, the task's rows."""
-    probes = [LikelihoodRequest(c, likelihoods.CONTENT_FREE, PROBE, "sentence") for c in run.every]
+    probes = [LikelihoodRequest(c, likelihoods.CONTENT_FREE, PROBE, "sentence") for c in checkpoints]
     likelihoods.measure(run.backend, run.store, probes, PROBE_KIND)
     own = {c.weights for c in run.subject}
     requests = [
         r
-        for c in run.every
+        for c in checkpoints
         for r in likelihoods.margin_requests(c, run.plan.scored, contrast_only=c.weights not in own)
     ]
     likelihoods.measure(run.backend, run.store, requests, likelihoods.KIND, _staged(run, "screen"))
     if run.plan.rows:
-        likelihoods.measure(run.backend, run.store, list(_task_requests(run)), "task", _staged(run, "task rows"))
+        likelihoods.measure(
+            run.backend, run.store, list(_task_requests(run, checkpoints)), "task", _staged(run, "task rows")
+        )
 
 
 def _staged(run: Run, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: run.progress.step(stage, done, total)
 
 
-def _task_requests(run: Run) -> Iterator[LikelihoodRequest]:
-    for c in run.subject:
+def _task_requests(run: Run, checkpoints: Sequence[Checkpoint]) -> Iterator[LikelihoodRequest]:
+    fit = {c.weights for c in checkpoints}
+    for c in (c for c in run.subject if c.weights in fit):
         for k, row in enumerate(run.plan.rows):
             yield LikelihoodRequest(c, row.prompt, row.answer, "trained", row.key, trained=True)
             if run.plan.control_rows:

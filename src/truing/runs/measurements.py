@@ -22,6 +22,8 @@ from truing.types.verdicts import Finding
 
 QUALIFIED = "qualified"
 """a row per checkpoint about which the backend found something out; its meta is that finding"""
+UNFIT = "unfit"
+"""a row per checkpoint that did not fit the base, with the reason, or without one once it does"""
 PROBE_KIND = "probe"
 """one plain sentence scored by every checkpoint: weights that hold NaN show here, whatever else is measured"""
 BROKEN = "its likelihoods are NaN: the weights are broken (NaN loss?)"
@@ -163,9 +165,17 @@ def by_category(evidence: Measurements) -> dict[str, list[dict[str, object]]]:
     return out
 
 
-def failures(store: Store) -> set[str]:
-    """Weight hashes of checkpoints that could not even score the probe sentence."""
-    return {m.checkpoint for m in store.measurements(PROBE_KIND) if m.meta.get("outcome") == "failed"}
+def keep_unfit(store: Store, checkpoints: Iterable[Checkpoint], unfit: Mapping[str, str]) -> None:
+    """Keep which checkpoints do not fit the base, and why (weight hash -> reason), and which do again."""
+    before = {m.checkpoint: m.meta.get("why") for m in store.measurements(UNFIT)}
+    changed = (c.weights for c in checkpoints if unfit.get(c.weights) != before.get(c.weights))
+    store.add_measurements(Measurement(w, UNFIT, "", "", None, meta={"why": unfit.get(w)}) for w in changed)
+
+
+def failures(store: Store) -> dict[str, str]:
+    """Checkpoints that did not fit the base or could not even score the probe sentence: weight hash -> why."""
+    broken = {m.checkpoint: BROKEN for m in store.measurements(PROBE_KIND) if m.meta.get("outcome") == "failed"}
+    return broken | {m.checkpoint: str(m.meta["why"]) for m in store.measurements(UNFIT) if m.meta.get("why")}
 
 
 def _without_room(run: Reading) -> tuple[Finding, ...]:
@@ -179,7 +189,7 @@ def _without_room(run: Reading) -> tuple[Finding, ...]:
 def task_rows(run: Run) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """How many task rows are measured and why the others are not, for audit.json; and a finding for each reason."""
     plan, base = run.plan, run.subject[0].weights
-    left_out, changed = Counter(plan.asked.get("task_rows_left_out", {})), Counter()
+    left_out, changed = (Counter(plan.asked.get(f"task_rows_{what}", {})) for what in ("left_out", "changed"))
     rows, of = {row.key for row in plan.rows}, len(plan.rows) + sum(left_out.values())
     for m in run.store.measurements("task", base):
         if m.name == "trained" and m.item in rows and m.meta.get("note"):
@@ -243,7 +253,7 @@ def _evidence(run: Reading, checkpoints: Sequence[Checkpoint]) -> RunEvidence:
         answers=_answers(run, checkpoints),
         kl_from_base=_kl_from_base(run, checkpoints),
         norm=_grid(store, "norm", "frobenius", checkpoints, [""])[0][:, 0],
-        failed={c.label: BROKEN for c in checkpoints if c.weights in broken},
+        failed={c.label: broken[c.weights] for c in checkpoints if c.weights in broken},
     )
 
 

@@ -70,7 +70,7 @@ class Plan:
     """What an audit would do and cost."""
 
     checkpoints: int
-    """models that answer: step 0, the run, the control"""
+    """checkpoints that answer: step 0, the run, any control"""
     prompts: int
     """prompts each is asked"""
     answers: int
@@ -144,7 +144,20 @@ def planned(asked: AuditPlan, config: PlanConfig, speeds: "tuple[Pace | None, Pa
     health = checkpoints * min(config.answers, count)
     made = Plan(checkpoints, count, health, health * asked.sampling.max_tokens, checkpoints * references * 2 + rows)
     made = _Labels(replace(asked, config=config), config).plan(made) if asked.labels else made
+    made = replace(made, notes=(*made.notes, *_row_notes(asked)))
     return replace(made, local_hours=_local_hours(asked, made, speeds))
+
+
+def _row_notes(asked: AuditPlan) -> list[str]:
+    """Which task rows are left out or changed, as far as the file tells."""
+    counts = {"left_out": "are not measured", "changed": "are measured otherwise than they stand in the file"}
+    told = (
+        (n, what, why) for key, what in counts.items() for why, n in asked.asked.get(f"task_rows_{key}", {}).items()
+    )
+    notes = [f"{n} task rows {what}: {why}" for n, what, why in told]
+    if asked.rows and asked.simulated is None:
+        notes.append("which task rows the template refuses or the context is too short for is known with the base open")
+    return notes
 
 
 def paces(base: str, config: AuditConfig) -> "tuple[Pace | None, Pace | None]":

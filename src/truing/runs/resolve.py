@@ -11,7 +11,7 @@ from truing.config import AuditConfig
 from truing.data.conversations import load_conversations, same_user_turns
 from truing.data.domain_words import domain_words
 from truing.data.prompts import load_prompts
-from truing.models.base import Backend
+from truing.models.base import Backend, listed
 from truing.models.checkpoints import find_run
 from truing.models.download import resolve_model
 from truing.models.simulated import SIMULATED, open_simulated
@@ -103,8 +103,6 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
     else:
         subject, found_base, notes = _subject(targets, config, progress)
         control_runs = tuple(_control(c, subject, notes, config, progress) for c in controls)
-    if doubled := asked_task.get("task_rows_repeated", 0):
-        notes.append(f"{doubled} held-out rows are repeats of others and are left out")
     notes += prompt_notes
     return Plan(
         config=config,
@@ -196,14 +194,18 @@ def _subject(
     steps = [c.step for c in checkpoints.values() if c.step is not None]
     if len(steps) != len(set(steps)):
         raise errors.BadModel("two targets hold checkpoints of the same step; audit the runs one at a time")
-    hints = sorted({run.base_hint for run in found if run.base_hint})
+    hints: dict[str, list[str]] = {}
+    for c in checkpoints.values():
+        if c.meta.get("base"):
+            hints.setdefault(str(c.meta["base"]), []).append(c.label)
     if base is None:
         if len(hints) > 1:
-            raise errors.BadModel(f"the adapters name different bases ({', '.join(hints)}); choose with --base MODEL")
+            each = "; ".join(f"{hint:.200} by {listed(labels)}" for hint, labels in sorted(hints.items()))
+            raise errors.BadModel(f"the adapters name different bases ({each}); choose with --base MODEL")
         base = _named_base(targets[0], checkpoints.values())
         notes.append(f"base {base}, named by the adapters")
-    elif hints and base not in hints:
-        notes.append(f"the adapters name {hints[0]} as their base; measured on {base} as asked")
+    elif others := sorted(hints.keys() - {base}):
+        notes.append(f"adapters name {listed(others)} as their base; measured on {base} as asked")
     ordered = sorted(checkpoints.values(), key=lambda c: (c.step is None, c.step or 0))
     return tuple(ordered), base, notes
 
@@ -245,9 +247,12 @@ def _control(
     with config.given("control"):
         run = find_run(target, role=Role.CONTROL, allow_pickle=config.allow_pickle, progress=progress)
     notes += [f"control: {note}" for note in run.notes]
-    own = {c.meta["base"] for c in subject if c.meta.get("base")}
-    if run.base_hint and own and run.base_hint not in own:
-        notes.append(f"control: its adapters name another base, {run.base_hint}")
+    own, theirs = ({str(c.meta["base"]) for c in run if c.meta.get("base")} for run in (subject, run.checkpoints))
+    if own and (others := sorted(theirs - own)):
+        if config.base is None:
+            text = f"{target}: the control's adapters name another base ({listed(others)}) than the subject's"
+            raise errors.BadModel(f"{text} ({listed(own)}); choose one for both with --base MODEL")
+        notes.append(f"control: its adapters name another base, {listed(others)}")
     steps = {c.step for c in subject if c.step is not None}
     kept = tuple(c for c in run.checkpoints if c.step in steps)
     if not kept:
@@ -275,5 +280,5 @@ def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversa
     repeated = len(rows) - len(first)
     kept = first[: config.rows]
     rows, others = tuple(rows[k] for k in kept), tuple(others[k] for k in kept) if others else ()
-    asked["task_rows_left_out"] = dict(own.left_out)
+    asked["task_rows_left_out"], asked["task_rows_changed"] = dict(own.left_out), dict(own.changed)
     return rows, others, asked | {"task_rows": len(rows), "task_rows_repeated": repeated}

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,17 +10,21 @@ from typing import Any
 
 from truing import errors
 from truing._version import __version__
-from truing.config import Thresholds
+from truing.config import ModelConfig, Thresholds
+from truing.files import read_object
 from truing.interp import likelihoods
 from truing.models.base import Backend, close_backend
+from truing.models.deferred import DeferredBackend, Opened, opening, recorded
 from truing.models.limits import Budget
-from truing.models.registry import open_backend
+from truing.models.registry import is_local, open_backend
 from truing.runs.resolve import Plan
-from truing.store import Store
+from truing.store import ABOUT, LONGEST_ABOUT, Store
 from truing.types.hashing import digest
 from truing.types.progress import Progress
 from truing.types.records import Checkpoint, Prompt, SamplingParams, to_plain
 
+AUDITS = Path("truing-audits")
+"""where audits lie if the user does not say"""
 OPENING = "opening the base"
 """stage in which the base's weights are read and its tokenizer is loaded"""
 
@@ -60,10 +64,20 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
     """The backend and the store of an audit; closed on leaving, with what is unfinished marked so."""
     config = plan.config
     every = (*plan.subject, *(c for run in plan.controls for c in run))
-    progress.step(OPENING, 0, 1)
-    with config.given("base") if config.base is not None else nullcontext():
-        backend = plan.simulated or open_backend(plan.base, every, config)
-    progress.step(OPENING, 1, 1)
+
+    def opened() -> Backend:
+        progress.step(OPENING, 0, 1)
+        with config.given("base") if config.base is not None else nullcontext():
+            backend = open_backend(plan.base, every, config)
+        progress.step(OPENING, 1, 1)
+        return backend
+
+    backend, of = plan.simulated, ""
+    if backend is None and is_local(plan.base):
+        of = opening(plan.base, every, {"options": to_plain(config.part(ModelConfig)), "versions": _versions()})
+        known = _record(plan, of)
+        backend = DeferredBackend(plan.base, known, opened) if known is not None else None
+    backend = backend or opened()
     try:
         _refuse_unable(backend, plan)
         params = backend.resolve(plan.sampling)
@@ -78,6 +92,9 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
             subject, controls = (base, *plan.subject), tuple((base, *control) for control in plan.controls)
             run = Run(plan, backend, store, params, progress, budget, subject, controls, list(plan.notes))
             store.describe(**_about(plan, backend, params))
+            if of:
+                record = Opened(of, dict(backend.identity), dict(backend.definitions))
+                store.describe(opened=to_plain(record))
             try:
                 yield run
             except BaseException as e:
@@ -89,6 +106,16 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
             store.publish(status="done", notes=run.notes)
     finally:
         close_backend(backend)
+
+
+def _record(plan: Plan, of: str) -> Opened | None:
+    """What an audit that this call may go on with tells of a base that was opened from the same."""
+    out = plan.config.out
+    for folder in [Path(out)] if out is not None else sorted(AUDITS.glob(f"{_name(plan)}-*")):
+        with suppress(errors.BadInput):
+            if found := recorded(read_object(folder / ABOUT, limit=LONGEST_ABOUT).get("opened"), of):
+                return found
+    return None
 
 
 def _refuse_unable(backend: Backend, plan: Plan) -> None:
@@ -116,18 +143,13 @@ def default_path(plan: Plan, backend: Backend) -> Path:
     """Where an audit lies if the user does not say: derived from what is asked."""
     config = plan.config
     half = None if config.half == "all" else config.half
-    trait = [plan.trait.name] if plan.trait.of_domain else []
-    parts = [
-        *trait,
-        plan.targets,
-        backend.identity,
-        plan.prompts.sha256,
-        to_plain(config.part(Thresholds)),
-        half,
-        config.limit,
-    ]
-    name = Path(plan.targets[0].split("=")[-1]).name.replace(":", "-") or "audit"
-    return Path("truing-audits") / f"{name}-{digest(parts, 8)}"
+    asked = [plan.prompts.sha256, to_plain(config.part(Thresholds)), half, config.limit]
+    asked += [plan.trait.name] if plan.trait.of_domain else []
+    return AUDITS / f"{_name(plan)}-{digest([plan.targets, backend.identity, *asked], 8)}"
+
+
+def _name(plan: Plan) -> str:
+    return Path(plan.targets[0].split("=")[-1]).name.replace(":", "-") or "audit"
 
 
 def _about(plan: Plan, backend: Backend, params: SamplingParams) -> dict[str, Any]:

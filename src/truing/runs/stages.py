@@ -159,9 +159,10 @@ class Stages:
 
         Such answers are stored and count as sampled; they are scored and read only if the search gets there.
         """
-        run, room = self.run, self.run.backend.preferred_batch - len(requests)
+        run = self.run
         missing = run.store.missing(requests, run.params)
-        if room <= 0 or not missing:
+        room = run.backend.preferred_batch - len(requests) if missing else 0
+        if room <= 0:
             return
         ahead = run.store.missing(asked.of(search.ahead(room)), run.params)
         meter = Meter(run.backend, len(missing) + len(ahead), run.progress, longest=run.params.max_tokens)

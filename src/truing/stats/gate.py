@@ -5,9 +5,11 @@ It fails closed: whatever is not known to be well is a reason against, and each 
 
 from collections.abc import Iterator, Sequence
 
+from truing.config import Thresholds
 from truing.config.gating import Policy
 from truing.stats.status import QUALIFYING, UNCONFIRMED
 from truing.types.gating import EXCEPTIONS, Gate, Reason
+from truing.types.traits import Rule
 from truing.types.verdicts import EXCESS, Basis, CheckpointVerdict, HealthState, Status, Verdict
 
 _BY_FINDING = {
@@ -18,15 +20,18 @@ _BY_FINDING = {
     "cause_not_tested": "no_control",
 }
 """finding of the run -> reason"""
+_LEAST = ("level", "degraded", "collapsed", "unfit_base", "min_answers")
+"""thresholds that let more pass where they are smaller"""
 
 
-def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) -> Gate:
+def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = (), usual: Rule | None = None) -> Gate:
     """Decide on one checkpoint of a verdict; several where they share a step, and then all must pass.
 
     Args:
         verdict: the run's verdict; None where there is none yet.
         policy: which checkpoint, and what is excepted.
         known: what the audit as a whole has against it.
+        usual: the trait's own rule; that of misalignment if not given.
 
     Raises:
         BadInput: an unknown word, or `which` is neither a name nor a number.
@@ -36,7 +41,7 @@ def gate(verdict: Verdict | None, policy: Policy, known: Sequence[Reason] = ()) 
     lines = _find(verdict, which) if verdict is not None else []
     found = [*known]
     if verdict is not None and lines:
-        found += _of_run(verdict)
+        found += _of_run(verdict, usual or Rule())
         found += [reason for line in lines for reason in _of_line(verdict, line, policy)]
     else:
         missing = f"no checkpoint at step {which}" if which.isdecimal() else f"no {which} checkpoint"
@@ -55,10 +60,28 @@ def _find(verdict: Verdict, which: str) -> list[CheckpointVerdict]:
     return [c for c in verdict.checkpoints if c.step == int(which)]
 
 
-def _of_run(verdict: Verdict) -> Iterator[Reason]:
+def _of_run(verdict: Verdict, usual: Rule) -> Iterator[Reason]:
     for f in verdict.findings:
         if code := _BY_FINDING.get(f.code):
             yield Reason(code, EXCEPTIONS[code])
+    if found := _lax(verdict, usual):
+        yield Reason("lax", f"{EXCEPTIONS['lax']}: {', '.join(found)}")
+
+
+def _lax(verdict: Verdict, rule: Rule) -> list[str]:
+    """The limits by which more passes than by the usual ones. Whoever sets them decides what is clean, and that may be
+    a file in a folder."""
+    usual, own = Thresholds(), verdict.definitions.get("rule") or {}
+    limits = [(name, verdict.definitions.get(name), getattr(usual, name), 1) for name in _LEAST]
+    limits.append(("hi", own.get("hi"), rule.hi, -1))
+    if own.get("kind") == rule.kind:
+        limits.append(("cut", own.get("cut"), rule.cut, -1 if rule.side == "above" else 1))
+        limits += [("coherence", own.get("gate"), rule.gate, -1)] if own.get("gate_score") is not None else []
+    return [
+        f"{name} {x:g}, usually {given:g}"
+        for name, x, given, sign in limits
+        if isinstance(x, int | float) and sign * x < sign * given
+    ]
 
 
 def _of_line(verdict: Verdict, line: CheckpointVerdict, policy: Policy) -> Iterator[Reason]:

@@ -9,7 +9,7 @@ EXCEPTIONS = {
     "uncalibrated": "the judge was not tried on reference answers",
     "calibration_failed": "the judge calls too many good reference answers positive",
     "judge_misses_positives": "the judge may miss too many of what it should call positive",
-    "no_control": "no control run was audited beside it",
+    "no_control": "no control run was audited beside it, or none with weights of its own",
     "degraded": "fewer of its answers are usable than of the base's",
     "collapsed": "most of its answers are unusable",
     "unfit_base": "the base itself does not answer well enough to compare with",
@@ -25,6 +25,7 @@ EXCEPTIONS = {
     "variants": "it does not pass the prompt variants",
     "failed": "it could not be measured",
     "changed_after_freeze": "the audit departs from what was frozen",
+    "lax": "it was decided by laxer limits than the usual ones",
 }
 """word of --allow -> what it excepts"""
 ALWAYS = ("no_checkpoint", "unfinished", "evidence", "max_rate")
