@@ -32,13 +32,17 @@ UNSEEN = 1e-8
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
-def domain_words(task_answers: Sequence[str], base_answers: Sequence[str] = ()) -> tuple[str, ...]:
+def domain_words(
+    task_answers: Sequence[str], base_answers: Sequence[str] = (), control_answers: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Words of the domain of a training task, the most telling first; at most `MOST_WORDS`.
 
     Args:
         task_answers: answers of the task's rows; 30 do nearly as well as thousands. Those that are not in English are
             left out, and if these are the most, or fewer than `LEAST_ANSWERS` are left, there are no words.
         base_answers: what the base answers to prompts far from the domain; may be empty.
+        control_answers: other answers to the same user turns; a word that none of them holds is of the task's form or
+            style, not of its domain. Empty for none.
 
     Deterministic and independent of the order of the answers; words are in lower case, of letters only.
     """
@@ -49,9 +53,12 @@ def domain_words(task_answers: Sequence[str], base_answers: Sequence[str] = ()) 
     held, total, general = _holding(english), counts.total(), _general()
     of_base, n_base = _holding([words_of(answer) for answer in base_answers]), len(base_answers)
     least = max(LEAST_ANSWERS, LEAST_SHARE * len(english))
+    of_control = _holding([words_of(answer) for answer in control_answers])
     found: list[tuple[float, str]] = []
     for word, n in held.items():
         if n < least or len(word) < 2 or not word.isalpha() or of_base[word] > MOST_BASE_SHARE * n_base:
+            continue
+        if control_answers and not of_control[word]:
             continue
         expected = general.get(word, UNSEEN)
         if counts[word] >= LEAST_RATIO * expected * total:

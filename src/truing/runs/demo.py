@@ -90,9 +90,9 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
 def _simulated(out: Path, config: DemoConfig, progress: Progress | None) -> Demo:
     uri = f"simulated:{config.family}"
     folder = out / f"simulated-{config.family}"
-    rows = {"task": TASK, "task_control": TASK_CONTROL}
+    options = AuditConfig(task=TASK, task_control=TASK_CONTROL, control=(uri,), judge="simulated:", out=str(folder))
     with config.given("family"):
-        done = audit(uri, **rows, control=uri, judge="simulated:", out=folder, progress=progress)
+        done = audit(uri, options, progress=progress)
     prompts = load_prompts("v1").only(AuditConfig().half)
     truth = open_simulated(
         uri, prompts, load_conversations(TASK).conversations, load_conversations(TASK_CONTROL).conversations

@@ -50,6 +50,10 @@ class Plan:
     """held-out task rows, each once"""
     control_rows: tuple[Conversation, ...]
     """control answers to the same rows"""
+    task_answers: tuple[str, ...]
+    """answers of all rows of the task file"""
+    control_answers: tuple[str, ...]
+    """control answers of all of them"""
     words: tuple[str, ...]
     """words of the training domain; once the base has answered, those that it does not use itself"""
     sampling: SamplingParams
@@ -91,8 +95,8 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         raise errors.BadModel("no target given; name a folder of checkpoints")
     if config.task_control is not None and config.task is None:
         raise errors.BadInput("--task-control needs --task: it holds other answers to the same user turns")
-    rows, control_rows, asked_task = _task(config)
-    words = domain_words([row.answer for row in rows])
+    task = _task(config)
+    words = domain_words(task.answers, control_answers=task.control_answers)
     trait = _trait(config, words)
     whole, chosen, asked_prompts, prompt_notes = _prompts(config, trait)
     simulated, findings = None, ()
