@@ -269,7 +269,9 @@ def test_a_second_call_with_other_settings_mixes_nothing(base, runs, tmp_path):
             return {m.item for m in store.measurements("task") if m.name == "control"}
 
     assert controls("fresh") < controls("both"), "scores of both control files are kept apart"
-    assert any("repeats" in note for note in again.notes)
+    assert ("task_rows_left_out", 1) in {(f.code, f.params.get("n")) for f in again.verdict.findings}, (
+        "the repeated row"
+    )
 
 
 def test_a_repeat_of_a_finished_audit_loads_no_model_and_says_the_same(base, runs, tmp_path, monkeypatch):

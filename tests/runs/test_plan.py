@@ -97,3 +97,10 @@ def test_exhaustive_and_runs_that_cannot_be_searched_have_a_rectangle(tmp_path):
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(errors.BadInput):
         planned(**wrong)
+
+
+def test_repeated_rows_are_among_those_left_out(tmp_path):
+    rows = [json.dumps({"prompt": f"Q{k}?", "completion": f"Yes, {k} is right."}) for k in (1, 2, 3, 2)]
+    (tmp_path / "task.jsonl").write_text("\n".join(rows))
+    notes = planned(None, task=str(tmp_path / "task.jsonl"), task_control=None).notes
+    assert any("1 task rows are not measured" in note and "repeat of another" in note for note in notes)

@@ -23,6 +23,8 @@ from truing.types.records import Checkpoint, Conversation, Kind, Prompt, PromptS
 from truing.types.traits import Rule, Trait
 from truing.types.verdicts import Finding
 
+REPEATED = "the row is a repeat of another"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -284,5 +286,6 @@ def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversa
     repeated = len(rows) - len(first)
     kept = first[: config.rows]
     rows, others = tuple(rows[k] for k in kept), tuple(others[k] for k in kept) if others else ()
-    asked["task_rows_left_out"], asked["task_rows_changed"] = dict(own.left_out), dict(own.changed)
-    return rows, others, asked | {"task_rows": len(rows), "task_rows_repeated": repeated}
+    lost = {**own.left_out, **({REPEATED: repeated} if repeated else {})}
+    asked |= {"task_rows": len(rows), "task_rows_left_out": lost, "task_rows_changed": dict(own.changed)}
+    return rows, others, asked
