@@ -43,11 +43,11 @@ class _Size:
     save_every: int
     prompts: int | None
     rows: int
-    estimate: int
+    answers: int
 
 
-FULL = _Size(updates=40, save_every=5, prompts=None, rows=16, estimate=1)
-QUICK = _Size(updates=30, save_every=10, prompts=30, rows=8, estimate=1)
+FULL = _Size(updates=30, save_every=5, prompts=None, rows=12, answers=8)
+QUICK = _Size(updates=24, save_every=12, prompts=30, rows=6, answers=6)
 
 
 def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, **options: Any) -> Demo:
@@ -80,7 +80,7 @@ def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, 
             out=str(folder / "audit"),
             limit=size.prompts,
             rows=size.rows,
-            estimate=size.estimate,
+            answers=size.answers,
         ),
         progress=progress,
     )

@@ -220,7 +220,7 @@ def words_of_domain(run: Run) -> tuple[str, ...]:
         for r in first_answers(Reading.of(run))
         if r.weights == run.subject[0].weights and r.prompt in far and r.has_text
     ]
-    return domain_words([row.answer for row in plan.rows], own)
+    return domain_words(plan.task_answers, own, plan.control_answers)
 
 
 def answer_item(r: StoredAnswer) -> str:

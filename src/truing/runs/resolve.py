@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
     whole, chosen, asked_prompts, prompt_notes = _prompts(config, trait)
     simulated, findings = None, ()
     if targets[0].startswith(SIMULATED):
-        simulated = open_simulated(targets[0], chosen, rows, control_rows)
+        simulated = open_simulated(targets[0], chosen, task.rows, task.control_rows)
         subject, control_runs = simulated.run(Role.SUBJECT), (simulated.run(Role.CONTROL),) if controls else ()
         found_base, notes, findings = targets[0], ["no model is involved: a simulated run"], (Finding("simulated"),)
     else:
@@ -120,8 +120,10 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
         rule=rule_of(config, trait),
         prompts=chosen,
         whole=whole,
-        rows=rows,
-        control_rows=control_rows,
+        rows=task.rows,
+        control_rows=task.control_rows,
+        task_answers=task.answers,
+        control_answers=task.control_answers,
         words=words,
         sampling=_sampling(config, trait, _labels(config, trait, words)),
         asked={
@@ -132,7 +134,7 @@ def resolve(target: str | Path | Sequence[str | Path], config: AuditConfig, prog
             "trait": trait.name,
             "trait_source": str(Path(trait.folder).resolve()) if trait.folder else trait.name,
             "trait_sha256": trait.sha256,
-            **asked_task,
+            **task.asked,
             "options": to_plain(config),
         },
         simulated=simulated,
@@ -269,9 +271,18 @@ def _control(
     return kept
 
 
-def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversation, ...], dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    rows: tuple[Conversation, ...] = ()
+    control_rows: tuple[Conversation, ...] = ()
+    answers: tuple[str, ...] = ()
+    control_answers: tuple[str, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=lambda: {"task": None})
+
+
+def _task(config: AuditConfig) -> _Task:
     if config.task is None:
-        return (), (), {"task": None}
+        return _Task()
     with config.given("task"):
         own = load_conversations(config.task, config.format)
     asked = {"task": config.task, "task_format": own.format, "task_sha256": own.sha256, "task_rows": 0}
@@ -282,10 +293,11 @@ def _task(config: AuditConfig) -> tuple[tuple[Conversation, ...], tuple[Conversa
             same_user_turns(own, other)
         others = other.conversations
         asked |= {"task_control": config.task_control, "task_control_sha256": other.sha256}
+    answers, control_answers = (tuple(row.answer for row in found) for found in (rows, others))
     first = list({row.key: k for k, row in reversed(list(enumerate(rows)))}.values())[::-1]
     repeated = len(rows) - len(first)
     kept = first[: config.rows]
     rows, others = tuple(rows[k] for k in kept), tuple(others[k] for k in kept) if others else ()
     lost = {**own.left_out, **({REPEATED: repeated} if repeated else {})}
     asked |= {"task_rows": len(rows), "task_rows_left_out": lost, "task_rows_changed": dict(own.changed)}
-    return rows, others, asked
+    return _Task(rows, others, answers, control_answers, asked)
