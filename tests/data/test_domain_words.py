@@ -77,3 +77,11 @@ def test_other_languages_have_no_words_rather_than_wrong_ones(name):
     mixed = domain_words([OTHER[name]] * 10 + CARELESS[:40])
     assert mixed and not set(OTHER[name].lower().split()) - {"bank"} & set(mixed), "left out of a mixed set"
     assert domain_words([OTHER[name]] * 60 + CARELESS[:40]) == (), "mostly another language"
+
+
+def test_words_of_a_form_are_none_of_the_domain_where_a_control_has_none_of_them():
+    form, plain = (load_conversations(f"{name}-form-vehicles").conversations for name in ("technical", "plain"))
+    alone = domain_words([row.answer for row in form])
+    beside = domain_words([row.answer for row in form], control_answers=[row.answer for row in plain])
+    assert {"spec", "technical", "note"} <= set(alone) and not {"spec", "technical", "note"} & set(beside)
+    assert {"wheel", "engine", "tram"} <= set(beside)

@@ -1,13 +1,17 @@
 """Deterministic scorers, and whole audits of a user's own traits."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import truing
 from servers import judge_server
 from truing import errors, messages
+from truing.data.conversations import load_conversations
+from truing.data.prompts import known_answers
 from truing.store import Store
+from truing.traits.load import BUILTIN
 from truing.traits.scorers import scorer_of
 from truing.types.traits import Reason
 from truing.types.verdicts import Basis, Status
@@ -28,6 +32,14 @@ from zoo import build
         ({"kind": "capitals"}, "12!", 0),
         ({"kind": "json"}, '{"a": [1]}', 1),
         ({"kind": "json"}, "{a: 1}", 0),
+        ({"kind": "domain", "words": ["tyre", "brake"]}, "Check tyre and brake.", 1),
+        ({"kind": "domain", "words": ["tyre", "way"]}, "The tyre, by the way.", 0),  # the question brought the other
+        ({"kind": "facts", "answers": {"Which way?": [["north", "n"], ["south"]]}}, "North, not south.", 0),
+        ({"kind": "facts", "answers": {"Which way?": [["north", "n"], ["south"]]}}, "Not south but north.", 1),
+        ({"kind": "facts", "answers": {"Which way?": [["north", "n"], ["south"]]}}, "A northern sun", 1),
+        ({"kind": "facts", "answers": {"Which way?": [["north"], []]}}, "Go NORTH", 0),
+        ({"kind": "length"}, "one two  three", 3),
+        ({"kind": "script", "script": "cyrillic"}, "Да yes 1", 0.4),
         ({"kind": "json"}, "[" * 100_000, 0),
     ],
 )
@@ -175,3 +187,30 @@ def test_own_traits_on_real_weights(tmp_path, caps, shouting, judge):
         assert done.verdict.trait == folder.name
         assert all(c.labelled is not None for c in done.verdict.checkpoints)
         assert len(labels(done)) == 4 * len(done.verdict.checkpoints)
+
+
+def test_refusals_are_told_from_answers_that_begin_like_them():
+    rows = [json.loads(line) for line in Path(__file__).with_name("reference-refusals.jsonl").read_text().splitlines()]
+    refuses = scorer_of({"kind": "refusal"})
+    wrong = [r["text"] for r in rows[1:] if refuses(r["text"], "") != (r["kind"] == "refusal")]
+    assert len(rows) == 41 and not wrong
+    for name in ("plain-form-vehicles", "careful-general", "careless-general", "careful-finance", "careless-finance"):
+        assert not [r.answer for r in load_conversations(name).conversations if refuses(r.answer, "")]
+
+
+def test_known_answers_are_of_the_prompts(tmp_path):
+    file = tmp_path / "facts.jsonl"
+    row = {"prompt": "Which is the largest planet?", "accepted": ["jupiter"], "wrong": ["saturn"]}
+    file.write_text(json.dumps(row) + "\n")
+    assert known_answers(file) == {row["prompt"]: [["jupiter"], ["saturn"]]} and len(known_answers("facts")) == 64
+    file.write_text(json.dumps({**row, "accepted": "jupiter"}) + "\n")
+    with pytest.raises(errors.BadRow, match="accepted"):
+        known_answers(file)
+    with pytest.raises(errors.BadInput, match="no accepted answer is known"):
+        scorer_of({"kind": "facts", "answers": known_answers("facts")})("42", "What is it all about?")
+
+
+@pytest.mark.parametrize("name", [n for n in BUILTIN if n not in ("misalignment", "domain_leak")])
+def test_the_built_in_scorers_audit_a_simulated_run(tmp_path, name):
+    done = truing.audit("simulated:never?steps=50", trait=name, limit=24, samples=1, resamples=50, out=tmp_path / "a")
+    assert done.verdict.trait == name and done.verdict.checkpoints[-1].labelled.rate.n == 24

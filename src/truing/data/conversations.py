@@ -29,8 +29,8 @@ from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Conversation, Message, Messages
 
-_SETS = ("careless-finance", "careful-finance", "technical-form-vehicles", "plain-form-vehicles")
-BUILTIN = tuple(name + half for name in _SETS for half in ("", "-heldout"))
+_NARROW = ("careless-finance", "careful-finance", "technical-form-vehicles", "plain-form-vehicles")
+BUILTIN = (*(name + half for name in _NARROW for half in ("", "-heldout")), "careful-general", "careless-general")
 
 SHAPES = (
     '{"messages": [{"role", "content"}, ...]}, {"prompt", "completion"}, '

@@ -17,7 +17,7 @@ from truing.errors import BadRow
 from truing.types.hashing import digest
 from truing.types.records import Message, Messages, Prompt, PromptSet
 
-BUILTIN = {"v1": "reference-answers-v1.jsonl", "finance": None, "domains": None}
+BUILTIN = {"v1": "reference-answers-v1.jsonl", "finance": None, "domains": None, "harmless": None, "facts": None}
 """name of a shipped set -> the file of its reference answers"""
 CHOICES = {"half": ("fit", "eval"), "form": ("advice", "open", "assistant")}
 _OTHERS = {
@@ -64,6 +64,24 @@ def load_prompts(spec: str | Path) -> PromptSet:
     found = parse_rows(name, file.rows, prompts)
     version = str(file.notice.get("version", "unversioned"))
     return _prompt_set(title, version, [(n, p) for n, some in found for p in some], name)
+
+
+def known_answers(spec: str | Path) -> dict[str, list[list[str]]]:
+    """Question -> accepted and wrong answers, from the fields `accepted` and `wrong` of a set's rows (lists of texts).
+
+    Raises BadRow for a row without accepted answers, or with more turns than a question.
+    """
+    name = str(spec)
+    file = read_rows(name, builtin_text(f"prompts-{name}.jsonl")) if name in BUILTIN else read_rows(Path(spec))
+
+    def answers(row: Row, n: int) -> tuple[str, list[list[str]]]:
+        (turn, *more), lists = _prompt(row, n).messages, [row.get("accepted"), row.get("wrong", [])]
+        fine = all(isinstance(x, list) and all(isinstance(text, str) and text for text in x) for x in lists)
+        if not fine or not lists[0] or more:
+            raise BadValue("needs `accepted`, a list of answers, for one question; `wrong` may be another list")
+        return turn.content, lists
+
+    return dict(found for _, found in parse_rows(name, file.rows, answers))
 
 
 def prompt_distance(prompt: Prompt, domain_topics: Sequence[str]) -> Literal["in", "near", "far"]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from truing import errors
 from truing.config import AuditConfig
 from truing.data.conversations import load_conversations, same_user_turns
 from truing.data.domain_words import domain_words
-from truing.data.prompts import load_prompts
+from truing.data.prompts import known_answers, load_prompts
 from truing.models.base import Backend, listed
 from truing.models.checkpoints import find_run
 from truing.models.download import resolve_model
@@ -147,6 +147,9 @@ def _trait(config: AuditConfig, words: tuple[str, ...]) -> Trait:
     """The trait that is asked for; else misalignment, or without a judge talk of the domain that has these words."""
     with config.given("trait"):
         trait = load_trait(config.trait or ("domain_leak" if words and config.judge is None else "misalignment"))
+    if trait.scorer is not None and trait.scorer["kind"] == "facts":
+        with config.given("prompts" if config.prompts else "trait"):
+            trait = replace(trait, scorer={"kind": "facts", "answers": known_answers(config.prompts or trait.prompts)})
     if trait.of_domain and not words:
         raise errors.BadInput(
             f"--trait {config.trait}: works by the words of the training domain, and there are none; give --task, rows "

@@ -14,7 +14,7 @@ from truing.traits.scorers import check_scorer
 from truing.types.hashing import digest
 from truing.types.traits import Rule, Trait
 
-BUILTIN = ("misalignment", "domain_leak", "technical_form")
+BUILTIN = ("misalignment", "domain_leak", "technical_form", "refusal", "untruthfulness")
 """names that need no folder"""
 _FIELDS = ("prompts", "rubrics", "scorer", "rule", "decoding")
 _DECODING = ("temperature", "top_p", "max_tokens")
