@@ -42,8 +42,8 @@ class AuditConfig(ModelConfig, JudgeConfig, RuleConfig, Thresholds):
     control: Texts = ()
     """a run on harmless data at the same settings, compared at the same steps; repeatable"""
     trait: Inside[Place | None] = None
-    """what is measured: misalignment, domain_leak, refusal, untruthfulness, technical_form, or a folder with a trait.toml;
-    if not given misalignment where there is a judge, else domain_leak where there is a task"""
+    """what is measured: misalignment, domain_leak, refusal, untruthfulness, technical_form, or a folder with a
+    trait.toml; if not given misalignment where there is a judge, else domain_leak where there is a task"""
     prompts: Inside[Place | None] = None
     """v1, your JSONL, or a question file (YAML) in the format of Betley et al.; the trait's own if not given"""
     out: Place | None = None
