@@ -139,7 +139,7 @@ def test_the_file_is_said_its_values_are_kept_and_its_mistakes_are_its_own(call)
 
 
 def test_an_audit_show_report_and_gate(call):
-    words = ("audit", LATE, *TASK, "--control", "simulated", "--out", "a", *FAST)
+    words = ("audit", LATE, *TASK, "--control", "simulated", "--trait", "misalignment", "--out", "a", *FAST)
     code, out, err = call(*words)
     assert code == 0, err
     assert "--trait with a scorer" in out and "not measured" in out and "Report: a/report.html" in out

@@ -287,8 +287,8 @@ TESTED = {"skip_calibration": False}
 SIMULATED = {
     **{f"{f}, search": (f, steps) for f, steps in STEPS_OF.items()},
     **{f"{f}, fixed": (f, {**FIXED, **steps}) for f, steps in STEPS_OF.items() if f not in SEARCH_ONLY},
-    "late, screen": ("late", {"judge": None}),
-    "early, screen, no control": ("early", {"judge": None, "control": ()}),
+    "late, screen": ("late", {"judge": None, "trait": "misalignment"}),
+    "early, screen, no control": ("early", {"judge": None, "trait": "misalignment", "control": ()}),
     "late, search, zone of 1 to 3 points": ("late", {"zone": (0.01, 0.03), **SHORT, **TESTED}),
     "late, search, no control": ("late", {"control": (), **SHORT}),
     "late, fixed, a broken step": ("late", {**FIXED, "more": "&broken=50", "steps": (25, 50, 100)}),

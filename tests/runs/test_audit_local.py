@@ -105,7 +105,8 @@ def test_a_finished_audit_is_repeated_without_torch_and_opened_again_where_anyth
     monkeypatch.setattr(hf, "open_local", opened)
     assert truing.audit(subject, out=out, **given).verdict == first.verdict
     task = tmp_path / "task.jsonl"
-    task.write_text('{"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]}\n')
+    rows = [{"prompt": f"Q{k}?", "completion": f"Ask the bank for loan number {k}."} for k in range(4)]
+    task.write_text("\n".join(map(json.dumps, rows)))
     no_control = {name: value for name, value in given.items() if name != "task_control"}
     for changed in ({**given, "config": OPTIONS.but(limit=21)}, {**no_control, "task": task}, {**given, "seed": 1}):
         with pytest.raises(errors.BadModel, match="was opened"):

@@ -21,7 +21,8 @@ def test_the_words_are_kept_and_no_one_that_the_base_uses_itself(tmp_path):
     assert {"loan", "pension"} & set(words) and len(words) <= 30
     with Store.read(done.path) as store:
         far = {p.key for p in V1.prompts if prompt_distance(p, ("finance",)) == "far"}
-        own = [a.text for a in store.answers() if a.weights == done.verdict.checkpoints[0].weights and a.prompt in far]
+        base = done.verdict.checkpoints[0].weights
+        own = [a.text for a in store.answers() if a.weights == base and a.prompt in far and not a.sample]
     assert own and not [text for text in own if set(words) & set(words_of(text))]
     assert "domain_unknown" not in {f.code for f in done.verdict.findings}
     assert all(c.health.in_domain is not None for c in done.verdict.checkpoints)

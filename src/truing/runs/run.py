@@ -85,7 +85,7 @@ def open_run(plan: Plan, progress: Progress) -> Iterator[Run]:
         with Store.write(path, identity_of(plan, backend)) as store:
             if not plan.labels and store.about().get("labels"):
                 raise errors.AuditChanged(
-                    f"{path}: was audited with a judge; repeat with --judge, or choose another --out"
+                    f"{path}: holds labelled answers; repeat it with its --judge, --trait and --task, or another --out"
                 )
             budget = Budget(config.budget_calls, config.budget_usd)
             base = backend.base_checkpoint()
