@@ -98,9 +98,9 @@ def adapter_tensors(path: Path, base: Model) -> dict[str, torch.Tensor]:
     stored = load_file(file) if file.exists() else _unpickled(path / "adapter_model.bin")
     if empty := empty_tensors(path, [(k, tuple(t.shape)) for k, t in stored.items()]):
         raise empty
-    saved = read_json(path / ADAPTER_CONFIG).get("modules_to_save") or ()
+    saved, parts = read_json(path / ADAPTER_CONFIG).get("modules_to_save") or (), _embeddings(base)
     for key, brought in stored.items():
-        part = _embedding(key, base)
+        part = parts.get(_last(key)) if key.endswith(".weight") else None
         if part is None:
             continue
         original = getattr(part, "original_module", part)  # wrapped by another adapter
@@ -136,14 +136,16 @@ def resized_copy(rows: int, wanted: int) -> str:
     )
 
 
-def _embedding(key: str, base: Model) -> Any:
-    """The embedding or head of the base that a key of an adapter's file names; None for all other keys."""
-    name = re.sub(r"(\.base_layer|\.original_module)?\.weight$", "", key).rpartition(".")[2]
-    if key.endswith(".weight"):
-        for part in (base.get_input_embeddings(), base.get_output_embeddings()):
-            if any(module is part and path.rpartition(".")[2] == name for path, module in base.named_modules()):
-                return part
-    return None
+def _last(key: str) -> str:
+    """The last part of the name of the module that a tensor belongs to."""
+    return re.sub(r"(\.base_layer|\.original_module)?\.weight$", "", key).rpartition(".")[2]
+
+
+def _embeddings(base: Model) -> dict[str, Any]:
+    """The embedding and the head of the base by the last part of their names, as a key of an adapter's file has it."""
+    parts = (base.get_output_embeddings(), base.get_input_embeddings())
+    named = [(path.rpartition(".")[2], module) for path, module in base.named_modules()]
+    return {name: module for part in parts if part is not None for name, module in named if module is part}
 
 
 def check_filled(model: Model, name: str, stored: Mapping[str, torch.Tensor], path: Path, base: str) -> None:
@@ -160,7 +162,9 @@ def check_filled(model: Model, name: str, stored: Mapping[str, torch.Tensor], pa
     # Where a vocabulary was enlarged, PEFT saves what was trained as a whole twice, once under the name of its wrapper.
     short = {k: k.replace(".modules_to_save.", ".") for k in stored}
     twice = [k for k, s in short.items() if s != k and s in stored and _equal(stored[k], stored[s])]
-    strangers = {k: t for k, t in stored.items() if k not in loaded and k not in twice and _embedding(k, model) is None}
+    parts = _embeddings(model)
+    kept = {k for k in stored if k.endswith(".weight") and _last(k) in parts}
+    strangers = {k: t for k, t in stored.items() if k not in loaded and k not in twice and k not in kept}
     unfilled = {k: t for k, t in loaded.items() if k not in stored}
     kinds = {t.dtype for t in unfilled.values()} or {torch.float32}
     coarse = max(kinds, key=lambda kind: torch.finfo(kind).eps)

@@ -47,7 +47,7 @@ class _Size:
 
 
 FULL = _Size(updates=30, save_every=5, prompts=None, rows=12, answers=8)
-QUICK = _Size(updates=24, save_every=12, prompts=30, rows=6, answers=6)
+QUICK = _Size(updates=20, save_every=10, prompts=30, rows=6, answers=6)
 
 
 def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, **options: Any) -> Demo:
