@@ -141,8 +141,9 @@ def _store(run: Run, verdict: Verdict) -> Verdict:
     changed = {**(before if isinstance(before, dict) else {}), **answered_as(run.backend)}
     if changed:  # kept, since a repeat asks no more
         run.store.describe(answered_as=to_plain(changed))
-        told = (Finding("answered_by_several", {"name": n, "as": ", ".join(found)}) for n, found in changed.items())
-        verdict = replace(verdict, findings=(*verdict.findings, *told))
+        told = [Finding("answered_by_several", {"name": n, "as": ", ".join(x)}) for n, x in changed.items()]
+        others = [f for f in verdict.findings if f.code != "answered_by_several"]  # each is said once
+        verdict = replace(verdict, findings=(*others, *told))
     run.store.describe(verdict=to_plain(verdict), sentence=messages.sentence(verdict))
     return verdict
 
