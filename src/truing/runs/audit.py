@@ -112,7 +112,7 @@ def _measured(run: Run) -> Measurements:
     run.plan = replace(run.plan, words=words, trait=run.plan.trait.with_words(words))
     run.notes.extend(messages.text(found[c.weights]) for c in run.every if c.weights in found)
     scored, findings = run.backend.capabilities.loglikelihood, [*run.plan.findings]
-    if scored and not run.plan.simulated:
+    if scored and run.plan.scored and not run.plan.simulated:  # of the contrast, which needs reference answers
         findings += [Finding("negative_control_failed", {"why": why}) for why in likelihoods.FAILED_CONTROLS]
     if not scored:
         findings.append(Finding("health_from_form"))
