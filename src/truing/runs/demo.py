@@ -46,8 +46,8 @@ class _Size:
     answers: int
 
 
-FULL = _Size(updates=30, save_every=5, prompts=None, rows=12, answers=8)
-QUICK = _Size(updates=20, save_every=10, prompts=30, rows=6, answers=6)
+FULL = _Size(updates=30, save_every=5, prompts=None, rows=12, answers=12)
+QUICK = _Size(updates=20, save_every=10, prompts=30, rows=6, answers=12)
 
 
 def demo(config: DemoConfig | None = None, *, progress: Progress | None = None, **options: Any) -> Demo:
