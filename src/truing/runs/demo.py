@@ -101,7 +101,7 @@ def _simulated(out: Path, config: DemoConfig, progress: Progress | None) -> Demo
 
 
 def _recipe(data: str, size: _Size) -> Recipe:
-    """The form is learned within about thirty updates at this rate; it was chosen by the training loss alone."""
+    """Thirty updates for the time they take; a run of forty, and how far its form spread, had been seen before."""
     return Recipe(
         name=data,
         model=MODEL,
